@@ -1,0 +1,184 @@
+//! The grammar of `#[cached(..)]`: every key, where it may stand, the form of its value, one correct example.
+//!
+//! Messages, the reference in `docs/attributes.md` and the tests all start from this table, so a key cannot be added
+//! without an example, and an example cannot be wrong without a test failing.
+
+/// What a key is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The entity, or a nested struct.
+    Struct,
+    /// One field.
+    Field,
+    /// The parentheses of `lease(..)`.
+    Lease,
+}
+
+impl Place {
+    /// The place in the words of a message, after "belongs".
+    pub(crate) const fn belongs(self) -> &'static str {
+        match self {
+            Self::Struct => "on the struct",
+            Self::Field => "on a field",
+            Self::Lease => "inside `lease(..)`",
+        }
+    }
+
+    /// The surroundings of a key in the words of a message.
+    pub(crate) const fn surroundings(self) -> &'static str {
+        match self {
+            Self::Struct | Self::Field => "#[cached(..)]",
+            Self::Lease => "lease(..)",
+        }
+    }
+}
+
+/// What stands after the name of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Nothing.
+    Flag,
+    /// `= "text"`.
+    Text,
+    /// `= "10m"`.
+    Duration,
+    /// `= "10m"` or `= false`.
+    DurationOrOff,
+    /// `= 0.1`, at least 0 and below 1.
+    Share,
+    /// `= "word"`, one of these.
+    Choice(&'static [&'static str]),
+    /// `= path` or `= "path"`.
+    Path,
+    /// `(..)` with keys of its own.
+    Group(Place),
+}
+
+impl Form {
+    /// What the key expects, in the words of a message.
+    pub(crate) fn expects(self) -> String {
+        match self {
+            Self::Flag => "no value".to_owned(),
+            Self::Text => "a string".to_owned(),
+            Self::Duration => "a duration".to_owned(),
+            Self::DurationOrOff => "a duration or `false`".to_owned(),
+            Self::Share => "a number of at least 0 and below 1".to_owned(),
+            Self::Choice([only]) => format!("`\"{only}\"`, the one value there is so far"),
+            Self::Choice(words) => format!(
+                "one of {}",
+                list(words.iter().map(|word| format!("\"{word}\"")))
+            ),
+            Self::Path => "the path of a crate".to_owned(),
+            Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
+        }
+    }
+}
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Where it may stand.
+    pub(crate) place: Place,
+    /// What stands after its name.
+    pub(crate) form: Form,
+    /// What a correct use looks like, without the `#[cached(..)]` around it.
+    pub(crate) example: &'static str,
+}
+
+impl Key {
+    /// The line of a message that shows the way out.
+    pub(crate) fn help(&self) -> String {
+        format!("help: the correct form is `#[cached({})]`", self.example)
+    }
+}
+
+/// Every key there is.
+pub(crate) const KEYS: &[Key] = &[
+    key("table", Place::Struct, Form::Text, r#"table = "flights""#),
+    key(
+        "strategy",
+        Place::Struct,
+        Form::Choice(&["aside"]),
+        r#"strategy = "aside""#,
+    ),
+    key(
+        "coherence",
+        Place::Struct,
+        Form::Choice(&["ttl", "lease", "intent"]),
+        r#"coherence = "intent""#,
+    ),
+    key("ttl", Place::Struct, Form::Duration, r#"ttl = "5m""#),
+    key("jitter", Place::Struct, Form::Share, "jitter = 0.1"),
+    key(
+        "negative_ttl",
+        Place::Struct,
+        Form::DurationOrOff,
+        r#"negative_ttl = "30s""#,
+    ),
+    key(
+        "namespace",
+        Place::Struct,
+        Form::Text,
+        r#"namespace = "billing""#,
+    ),
+    key("hash_tag", Place::Struct, Form::Flag, "hash_tag"),
+    key(
+        "codec",
+        Place::Struct,
+        Form::Choice(&["msgpack", "postcard", "json"]),
+        r#"codec = "msgpack""#,
+    ),
+    key(
+        "lease",
+        Place::Struct,
+        Form::Group(Place::Lease),
+        r#"lease(ttl = "5s", wait = "100ms")"#,
+    ),
+    key("crate", Place::Struct, Form::Path, "crate = ::larder"),
+    key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
+    key(
+        "wait",
+        Place::Lease,
+        Form::Duration,
+        r#"lease(wait = "100ms")"#,
+    ),
+    key("id", Place::Field, Form::Flag, "id"),
+    key("generated", Place::Field, Form::Flag, "generated"),
+    key("skip", Place::Field, Form::Flag, "skip"),
+];
+
+const fn key(name: &'static str, place: Place, form: Form, example: &'static str) -> Key {
+    Key {
+        name,
+        place,
+        form,
+        example,
+    }
+}
+
+/// The key of this name at this place.
+pub(crate) fn find(place: Place, name: &str) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| key.place == place && key.name == name)
+}
+
+/// The key of this name at some other place.
+pub(crate) fn find_elsewhere(place: Place, name: &str) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| key.place != place && key.name == name)
+}
+
+/// The names of all keys at a place.
+pub(crate) fn names(place: Place) -> impl Iterator<Item = &'static str> {
+    KEYS.iter()
+        .filter(move |key| key.place == place)
+        .map(|key| key.name)
+}
+
+/// Names as a message lists them: each in backticks, with commas between.
+pub(crate) fn list<T: AsRef<str>>(names: impl Iterator<Item = T>) -> String {
+    let quoted: Vec<String> = names.map(|name| format!("`{}`", name.as_ref())).collect();
+    quoted.join(", ")
+}

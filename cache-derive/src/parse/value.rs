@@ -1,0 +1,118 @@
+//! Reads the value of a `#[cached(..)]` key in the form that the grammar gives it.
+
+use proc_macro2::TokenStream;
+use syn::{Lit, LitStr, Path, parse::Parser};
+
+use super::{
+    cached, duration,
+    list::{Entry, Written},
+};
+use crate::{
+    ast::{Settings, Value, Word},
+    diagnostics::{Errors, nearest},
+    grammar::{Form, Key, Place, list},
+};
+
+/// Reads the value of `key`, or reports that it has another form.
+pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Value {
+    let value = match (key.form, &entry.value) {
+        (Form::Flag, Written::Nothing) => Some(Value::Flag),
+        (Form::Text, Written::Equals(tokens)) => text(tokens).map(Value::Text),
+        (Form::Duration | Form::DurationOrOff, Written::Equals(tokens)) => {
+            duration(errors, key, tokens)
+        }
+        (Form::Share, Written::Equals(tokens)) => share(tokens).map(Value::Share),
+        (Form::Choice(words), Written::Equals(tokens)) => {
+            text(tokens).map(|written| choice(errors, key, words, &written))
+        }
+        (Form::Path, Written::Equals(tokens)) => path(tokens).map(Value::Path),
+        (Form::Group(place), Written::Parentheses(tokens)) if !tokens.is_empty() => {
+            Some(group(errors, place, tokens.clone()))
+        }
+        _ => None,
+    };
+    value.unwrap_or_else(|| {
+        let message = format!(
+            "`{}` expects {}\n{}",
+            key.name,
+            key.form.expects(),
+            key.help()
+        );
+        errors.report(&entry.tokens, message);
+        Value::Unreadable
+    })
+}
+
+fn text(tokens: &TokenStream) -> Option<LitStr> {
+    syn::parse2(tokens.clone()).ok()
+}
+
+/// `None` if the value is not even of the right kind; a text that is no duration is reported here, with the reason.
+fn duration(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Value> {
+    match syn::parse2(tokens.clone()).ok()? {
+        Lit::Str(text) => Some(match duration::milliseconds(&text.value()) {
+            Ok(milliseconds) => Value::Duration(milliseconds),
+            Err(reason) => {
+                let expects = key.form.expects();
+                errors.report(
+                    text,
+                    format!(
+                        "`{}` expects {expects}, but {reason}\n{}",
+                        key.name,
+                        key.help()
+                    ),
+                );
+                Value::Unreadable
+            }
+        }),
+        Lit::Bool(off) if !off.value && key.form == Form::DurationOrOff => Some(Value::Off),
+        _ => None,
+    }
+}
+
+fn share(tokens: &TokenStream) -> Option<f64> {
+    let share = match syn::parse2(tokens.clone()).ok()? {
+        Lit::Int(number) if number.suffix().is_empty() => number.base10_parse().ok()?,
+        Lit::Float(number) if number.suffix().is_empty() => number.base10_parse().ok()?,
+        _ => return None,
+    };
+    (0.0..1.0).contains(&share).then_some(share)
+}
+
+fn choice(
+    errors: &mut Errors,
+    key: &Key,
+    words: &'static [&'static str],
+    written: &LitStr,
+) -> Value {
+    let value = written.value();
+    if let Some(word) = words.iter().find(|word| **word == value) {
+        let span = written.span();
+        return Value::Word(Word { word, span });
+    }
+    let way_out = match nearest(&value, words.iter().copied()) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None if words.len() == 1 => {
+            format!("the one value there is so far is {}", list(words.iter()))
+        }
+        None => format!("the values are {}", list(words.iter())),
+    };
+    errors.report(
+        written,
+        format!("unknown value `{value}` for `{}`; {way_out}", key.name),
+    );
+    Value::Unreadable
+}
+
+fn path(tokens: &TokenStream) -> Option<Path> {
+    match text(tokens) {
+        Some(text) => text.parse_with(Path::parse_mod_style).ok(),
+        None => Path::parse_mod_style.parse2(tokens.clone()).ok(),
+    }
+}
+
+fn group(errors: &mut Errors, place: Place, tokens: TokenStream) -> Value {
+    let mut settings = Settings::default();
+    cached::group(errors, place, tokens, &mut settings);
+    Value::Group(settings)
+}
