@@ -1,0 +1,205 @@
+//! What will be generated. Built by `validate` only, and cannot be wrong: an entity has an id, a flattened field has no
+//! column name, a duration is above zero.
+//!
+//! Facts that follow from others are methods, so they cannot disagree.
+
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{Type, Visibility, ext::IdentExt};
+
+use crate::{ast::Word, paths::Paths};
+
+/// What a derive generates.
+pub(crate) enum Model {
+    /// `#[derive(Cached)]`.
+    Entity(Box<Entity>),
+    /// `#[derive(Columns)]`.
+    Nested(Table),
+}
+
+/// The columns of a struct.
+pub(crate) struct Table {
+    pub(crate) ident: Ident,
+    pub(crate) paths: Paths,
+    /// The fields that take part in statements, in the order of writing.
+    pub(crate) members: Vec<Member>,
+}
+
+impl Table {
+    /// The name of the struct as a user reads it.
+    pub(crate) fn name(&self) -> String {
+        self.ident.unraw().to_string()
+    }
+}
+
+/// An entity.
+pub(crate) struct Entity {
+    pub(crate) table: Table,
+    pub(crate) visibility: Visibility,
+    /// The table in the database.
+    pub(crate) table_name: String,
+    pub(crate) fingerprint: u32,
+    /// What in the struct a positional codec cannot carry.
+    pub(crate) hazard: Option<String>,
+    pub(crate) policy: Policy,
+    pub(crate) id: Id,
+}
+
+/// One field that takes part in statements.
+pub(crate) struct Member {
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+    pub(crate) kind: Kind,
+}
+
+impl Member {
+    /// The type that is sent to the database, where larder must know it.
+    pub(crate) fn stored(&self) -> Option<&Type> {
+        match &self.kind {
+            Kind::Column { .. } => Some(&self.ty),
+            Kind::Converted { stored, .. } => Some(stored),
+            Kind::Json { .. } | Kind::Flatten => None,
+        }
+    }
+}
+
+/// How a field is stored.
+pub(crate) enum Kind {
+    /// As it is.
+    Column { column: Column },
+    /// As a value of another type.
+    Converted { column: Column, stored: Box<Type> },
+    /// As JSON; `nullable` if an absent value is `NULL` and not the JSON value `null`.
+    Json { column: Column, nullable: bool },
+    /// As the columns of a nested struct.
+    Flatten,
+}
+
+/// A column.
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+/// What the statements do with a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Id,
+    GeneratedId,
+    Plain,
+    Generated,
+}
+
+/// The fields that identify a row: at least one.
+pub(crate) struct Id {
+    pub(crate) first: IdPart,
+    pub(crate) rest: Vec<IdPart>,
+}
+
+impl Id {
+    /// All parts in the order of their fields.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &IdPart> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+}
+
+/// One field of the id.
+pub(crate) struct IdPart {
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+    /// The type it is sent as, where that is another one.
+    pub(crate) stored: Option<Type>,
+}
+
+/// The options that were named; the runtime has the defaults.
+#[derive(Default)]
+pub(crate) struct Policy {
+    pub(crate) strategy: Option<Word>,
+    pub(crate) coherence: Option<Word>,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) jitter: Option<f64>,
+    pub(crate) negative_ttl: Option<Negative>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) hash_tag: bool,
+    pub(crate) codec: Option<Word>,
+    pub(crate) lease_ttl: Option<u64>,
+    pub(crate) lease_wait: Option<u64>,
+}
+
+/// What to do about rows that are not there.
+#[derive(Clone, Copy)]
+pub(crate) enum Negative {
+    /// Remember their absence for so many milliseconds.
+    For(u64),
+    /// Do not remember it.
+    Off,
+}
+
+/// The argument of `Option<..>`, if the type is spelled as one.
+pub(crate) fn option_argument(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ungrouped(ty) else {
+        return None;
+    };
+    let last = path.path.segments.last()?;
+    match &last.arguments {
+        syn::PathArguments::AngleBracketed(arguments) if last.ident == "Option" => {
+            match arguments.args.first()? {
+                syn::GenericArgument::Type(argument) => Some(argument),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The name of a type without its path and arguments, if it has one.
+pub(crate) fn type_name(ty: &Type) -> Option<String> {
+    match ungrouped(ty) {
+        Type::Path(path) => Some(path.path.segments.last()?.ident.to_string()),
+        _ => None,
+    }
+}
+
+/// The type inside the invisible groups that `macro_rules!` puts around a `$ty:ty`.
+fn ungrouped(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => ungrouped(&group.elem),
+        Type::Paren(paren) => ungrouped(&paren.elem),
+        _ => ty,
+    }
+}
+
+/// A type as text that depends on its tokens only: not on spacing, nor on the compiler that prints it.
+pub(crate) fn spelling(ty: &Type) -> String {
+    let mut text = String::new();
+    spell(ty.to_token_stream(), &mut text);
+    text
+}
+
+fn spell(tokens: TokenStream, text: &mut String) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    Delimiter::Parenthesis => ("(", ")"),
+                    Delimiter::Brace => ("{", "}"),
+                    Delimiter::Bracket => ("[", "]"),
+                    Delimiter::None => ("", ""),
+                };
+                text.push_str(open);
+                spell(group.stream(), text);
+                text.push_str(close);
+            }
+            token => {
+                let token = token.to_string();
+                let touches = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                if text.ends_with([',', ';'])
+                    || touches(text.chars().last()) && touches(token.chars().next())
+                {
+                    text.push(' ');
+                }
+                text.push_str(&token);
+            }
+        }
+    }
+}

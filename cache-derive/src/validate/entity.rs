@@ -1,0 +1,313 @@
+//! The rules about a whole entity, and its model.
+
+use syn::{LitStr, ext::IdentExt};
+
+use super::{help, named, table};
+use crate::{
+    ast::{Field, Input, Serde, Setting, Settings, Value, Word},
+    diagnostics::Errors,
+    grammar::Place,
+    model::{Entity, Id, IdPart, Negative, Policy, spelling, type_name},
+};
+
+/// What the runtime uses where `lease(..)` does not say: see `Policy::DEFAULT` there.
+const DEFAULT_LEASE_TTL: u64 = 5_000;
+const DEFAULT_LEASE_WAIT: u64 = 100;
+
+/// Judges the entity; `None` if it has no table or no id.
+pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
+    let table_name = check_table(errors, input);
+    let id = check_id(errors, input);
+    check_namespace(errors, &input.settings);
+    check_lease(errors, &input.settings);
+    check_positions(errors, input);
+    Some(Entity {
+        table: table(input),
+        visibility: input.visibility.clone(),
+        table_name: table_name?,
+        fingerprint: fingerprint(input.fields()),
+        hazard: hazards(input).next().map(|(hazard, _)| hazard),
+        policy: policy(&input.settings),
+        id: id?,
+    })
+}
+
+/// Larder writes the name into statements, quoted part by part, so it must be the bare name.
+fn check_table(errors: &mut Errors, input: &Input) -> Option<String> {
+    let settings = &input.settings;
+    let Some(setting) = settings.get("table") else {
+        let elsewhere = |field: &Field| {
+            field
+                .settings
+                .misplaced
+                .iter()
+                .any(|key| key.name == "table")
+        };
+        if !settings.garbled && !input.fields().iter().any(elsewhere) {
+            let help = help(Place::Struct, "table");
+            errors.report(&input.ident, format!("the entity names no table\n{help}"));
+        }
+        return None;
+    };
+    let text = text(setting)?;
+    let name = text.value();
+    let parts: Vec<&str> = name.split('.').collect();
+    let fault = if name.is_empty() {
+        "`table` is empty".to_owned()
+    } else if name.contains(['"', '`', '[', ']']) {
+        format!("`{name}` contains quotes, which larder adds itself")
+    } else if parts.iter().any(|part| part.is_empty()) {
+        format!("`{name}` has an empty part")
+    } else if parts.len() > 2 {
+        format!("`{name}` has more parts than a schema and a table")
+    } else if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        format!("`{name}` contains white space")
+    } else {
+        return Some(name);
+    };
+    errors.report(
+        text,
+        format!("{fault}\nhelp: write `flights`, or `app.flights` with a schema"),
+    );
+    None
+}
+
+/// Without an id there is no key. A composite id is chosen by the application: larder could not learn from the database
+/// one generated part of it on every backend.
+fn check_id(errors: &mut Errors, input: &Input) -> Option<Id> {
+    let parts: Vec<&Field> = input
+        .fields()
+        .iter()
+        .filter(|field| named(field, "id").is_some())
+        .collect();
+    if let [_, _, ..] = parts[..] {
+        for generated in parts.iter().filter_map(|field| named(field, "generated")) {
+            let message = "one part of a composite id cannot be generated, because the application must know the whole id; \
+                           remove `generated`, or make this field the only id";
+            errors.report(generated, message);
+        }
+    }
+    let mut parts = parts.into_iter().map(|field| IdPart {
+        ident: field.ident.clone(),
+        ty: field.ty.clone(),
+        stored: field
+            .sqlx
+            .try_from
+            .as_ref()
+            .map(|try_from| try_from.stored.clone()),
+    });
+    let Some(first) = parts.next() else {
+        let misplaced = input.settings.misplaced.iter().any(|key| key.name == "id");
+        let garbled = input.fields().iter().any(|field| field.settings.garbled);
+        if !misplaced && !garbled {
+            errors.report(&input.ident, no_id(input.fields()));
+        }
+        return None;
+    };
+    Some(Id {
+        first,
+        rest: parts.collect(),
+    })
+}
+
+fn no_id(fields: &[Field]) -> String {
+    let field = fields
+        .iter()
+        .find(|field| field.ident == "id")
+        .or(fields.first());
+    let name = field.map_or_else(String::new, |field| field.ident.to_string());
+    format!(
+        "no field is the id\nhelp: write `#[cached(id)]` on the primary key, for example above `{name}`"
+    )
+}
+
+/// A namespace is the first part of a key, and the separator of the parts is `:`.
+fn check_namespace(errors: &mut Errors, settings: &Settings) {
+    let Some(text) = settings.get("namespace").and_then(text) else {
+        return;
+    };
+    let name = text.value();
+    let fault = if name.is_empty() {
+        "`namespace` is empty".to_owned()
+    } else if name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+        format!(
+            "`{}` contains a colon, white space or a control character",
+            name.escape_debug()
+        )
+    } else {
+        return;
+    };
+    errors.report(
+        text,
+        format!("{fault}\n{}", help(Place::Struct, "namespace")),
+    );
+}
+
+/// A reader that waits longer than a lease can live waits for nobody.
+fn check_lease(errors: &mut Errors, settings: &Settings) {
+    let Some(lease) = lease(settings) else {
+        return;
+    };
+    if lease
+        .list
+        .iter()
+        .any(|setting| matches!(setting.value, Value::Unreadable))
+    {
+        return;
+    }
+    let (ttl, wait) = (milliseconds(lease, "ttl"), milliseconds(lease, "wait"));
+    if wait.unwrap_or(DEFAULT_LEASE_WAIT) <= ttl.unwrap_or(DEFAULT_LEASE_TTL) {
+        return;
+    }
+    let message = match (wait, ttl) {
+        (Some(wait), None) => format!(
+            "`wait` is {wait} ms, longer than the lease, which lives {DEFAULT_LEASE_TTL} ms"
+        ),
+        (None, _) => {
+            format!("`ttl` is shorter than the wait for the lease, {DEFAULT_LEASE_WAIT} ms")
+        }
+        (Some(_), Some(_)) => "`wait` is longer than the `ttl` of the lease".to_owned(),
+    };
+    let named = lease.get("wait").or_else(|| lease.get("ttl"));
+    let help = help(Place::Struct, "lease");
+    errors.report(
+        named.map(|setting| &setting.name),
+        format!("{message}\n{help}"),
+    );
+}
+
+/// Postcard writes the fields in order and without names. A field that may be missing shifts all that follow.
+fn check_positions(errors: &mut Errors, input: &Input) {
+    let codec = input.settings.get("codec").and_then(word);
+    if codec.is_none_or(|codec| codec.word != "postcard") {
+        return;
+    }
+    for (hazard, place) in hazards(input) {
+        let message = format!(
+            "`codec = \"postcard\"` cannot carry {hazard}, because it knows fields by their position only\n\
+             help: use `codec = \"msgpack\"`, or change the field"
+        );
+        match place {
+            Hazard::Serde(serde) => errors.report(&serde.tokens, message),
+            Hazard::Type(field) => errors.report(&field.ty, message),
+        }
+    }
+}
+
+/// Where a hazard stands.
+enum Hazard<'a> {
+    Serde(&'a Serde),
+    Type(&'a Field),
+}
+
+/// Everything in the struct that a positional codec cannot carry, in the words of a message.
+fn hazards(input: &Input) -> impl Iterator<Item = (String, Hazard<'_>)> {
+    let on_struct = input
+        .serde
+        .iter()
+        .filter(|serde| serde.kind.breaks_positions());
+    let on_struct = on_struct.map(|serde| {
+        (
+            format!("`#[serde({})]`", serde.kind.name()),
+            Hazard::Serde(serde),
+        )
+    });
+    on_struct.chain(input.fields().iter().flat_map(|field| {
+        let name = &field.ident;
+        let is_column = !super::is_skipped(field);
+        // On a column this is a fault with every codec, and reported as such.
+        let serde = field
+            .serde
+            .iter()
+            .filter(move |serde| {
+                serde.kind.breaks_positions() && !(is_column && serde.kind.loses_field())
+            })
+            .map(move |serde| {
+                let hazard = format!("`#[serde({})]` on `{name}`", serde.kind.name());
+                (hazard, Hazard::Serde(serde))
+            });
+        // A value that does not know its own type until it is read can only be read from a self-describing payload.
+        let dynamic = spelling(&field.ty).contains("serde_json::Value")
+            || type_name(&field.ty).is_some_and(|name| name == "JsonValue");
+        let dynamic = dynamic.then(|| {
+            (
+                format!("the `serde_json::Value` in `{name}`"),
+                Hazard::Type(field),
+            )
+        });
+        serde.chain(dynamic)
+    }))
+}
+
+fn policy(settings: &Settings) -> Policy {
+    let lease = lease(settings);
+    Policy {
+        strategy: settings.get("strategy").and_then(word),
+        coherence: settings.get("coherence").and_then(word),
+        ttl: milliseconds(settings, "ttl"),
+        jitter: settings
+            .get("jitter")
+            .and_then(|setting| match setting.value {
+                Value::Share(share) => Some(share),
+                _ => None,
+            }),
+        negative_ttl: settings
+            .get("negative_ttl")
+            .and_then(|setting| match setting.value {
+                Value::Duration(milliseconds) => Some(Negative::For(milliseconds)),
+                Value::Off => Some(Negative::Off),
+                _ => None,
+            }),
+        namespace: settings.get("namespace").and_then(text).map(LitStr::value),
+        hash_tag: settings.names("hash_tag"),
+        codec: settings.get("codec").and_then(word),
+        lease_ttl: lease.and_then(|lease| milliseconds(lease, "ttl")),
+        lease_wait: lease.and_then(|lease| milliseconds(lease, "wait")),
+    }
+}
+
+fn lease(settings: &Settings) -> Option<&Settings> {
+    match &settings.get("lease")?.value {
+        Value::Group(lease) => Some(lease),
+        _ => None,
+    }
+}
+
+fn text(setting: &Setting) -> Option<&LitStr> {
+    match &setting.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn word(setting: &Setting) -> Option<Word> {
+    match setting.value {
+        Value::Word(word) => Some(word),
+        _ => None,
+    }
+}
+
+fn milliseconds(settings: &Settings, name: &str) -> Option<u64> {
+    match settings.get(name)?.value {
+        Value::Duration(milliseconds) => Some(milliseconds),
+        _ => None,
+    }
+}
+
+/// FNV-1a over the names and types of all fields: what a payload looks like. Stable across compilers and releases, since
+/// it decides whether an entry that another build wrote may be read.
+fn fingerprint(fields: &[Field]) -> u32 {
+    let text = fields
+        .iter()
+        .flat_map(|field| [field.ident.unraw().to_string(), spelling(&field.ty)]);
+    // A terminator per word keeps `ab, c` apart from `a, bc`.
+    let bytes = text.flat_map(|word| {
+        word.into_bytes()
+            .into_iter()
+            .chain([0])
+            .collect::<Vec<u8>>()
+    });
+    bytes.fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
