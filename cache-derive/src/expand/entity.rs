@@ -1,0 +1,120 @@
+//! `impl Entity`: what does not depend on a database.
+
+use proc_macro2::{Literal, Span, TokenStream};
+use quote::quote;
+use syn::Ident;
+
+use crate::{
+    ast::Word,
+    model::{Entity, Id, Negative, Policy},
+};
+
+/// ```text
+/// impl Entity for Flight {
+///     type Id = i64;
+///     const SPEC: EntitySpec = EntitySpec::new("Flight", "flights", 0x1234abcd_u32)
+///         .with_policy(Policy::DEFAULT.ttl(600000u64));
+///     fn id(&self) -> Self::Id {
+///         Clone::clone(&self.id)
+///     }
+///     bindings! { Flight }
+/// }
+/// ```
+pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
+    let private = entity.table.paths.private();
+    let ident = &entity.table.ident;
+    let name = entity.table.name();
+    let table = &entity.table_name;
+    let fingerprint = hexadecimal(entity.fingerprint);
+    let hazard = entity
+        .hazard
+        .iter()
+        .map(|hazard| quote!(.with_positional_hazard(#hazard)));
+    let policy = policy(&private, &entity.policy);
+    let id_type = id_type(&entity.id);
+    let id_value = id_value(&entity.id);
+    quote! {
+        #[automatically_derived]
+        impl #private::Entity for #ident {
+            type Id = #id_type;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #policy;
+            fn id(&self) -> Self::Id {
+                #id_value
+            }
+            #private::bindings! { #ident }
+        }
+    }
+}
+
+/// The type of the one id, or a tuple.
+pub(super) fn id_type(id: &Id) -> TokenStream {
+    let types: Vec<_> = id.parts().map(|part| &part.ty).collect();
+    match types[..] {
+        [only] => quote!(#only),
+        _ => quote!((#(#types),*)),
+    }
+}
+
+fn id_value(id: &Id) -> TokenStream {
+    let values = id.parts().map(|part| {
+        let ident = &part.ident;
+        quote!(::core::clone::Clone::clone(&self.#ident))
+    });
+    match id.rest.is_empty() {
+        true => quote!(#(#values)*),
+        false => quote!((#(#values),*)),
+    }
+}
+
+/// One call per option that was named.
+fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
+    let choice = |method: &str, choice: &str, word: Option<Word>| {
+        let method = Ident::new(method, Span::call_site());
+        let choice = Ident::new(choice, Span::call_site());
+        word.map(|word| {
+            let variant = variant(word);
+            quote!(.#method(#private::#choice::#variant))
+        })
+    };
+    let negative_ttl = policy.negative_ttl.map(|negative| match negative {
+        Negative::For(milliseconds) => quote!(.negative_ttl(#milliseconds)),
+        Negative::Off => quote!(.without_negative()),
+    });
+    let calls = [
+        choice("strategy", "Strategy", policy.strategy),
+        choice("coherence", "Coherence", policy.coherence),
+        policy.ttl.map(|milliseconds| quote!(.ttl(#milliseconds))),
+        policy.jitter.map(|share| quote!(.jitter(#share))),
+        negative_ttl,
+        policy
+            .namespace
+            .as_ref()
+            .map(|namespace| quote!(.namespace(#namespace))),
+        policy.hash_tag.then(|| quote!(.hash_tag())),
+        choice("codec", "Codec", policy.codec),
+        policy
+            .lease_ttl
+            .map(|milliseconds| quote!(.lease_ttl(#milliseconds))),
+        policy
+            .lease_wait
+            .map(|milliseconds| quote!(.lease_wait(#milliseconds))),
+    ];
+    let calls: Vec<TokenStream> = calls.into_iter().flatten().collect();
+    (!calls.is_empty()).then(|| quote!(.with_policy(#private::Policy::DEFAULT #(#calls)*)))
+}
+
+/// The variant of a word. It stands where the word was written, because a codec whose feature is off does not exist.
+fn variant(word: Word) -> Ident {
+    let variant = match word.word {
+        "msgpack" => "MessagePack".to_owned(),
+        word => heck::ToUpperCamelCase::to_upper_camel_case(word),
+    };
+    Ident::new(&variant, word.span)
+}
+
+/// A literal that is easy to compare with the one in a cached entry.
+fn hexadecimal(fingerprint: u32) -> Literal {
+    let text = format!("0x{fingerprint:08x}_u32");
+    text.parse()
+        .expect("a hexadecimal number with a suffix is a literal")
+}

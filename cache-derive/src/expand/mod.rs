@@ -1,0 +1,87 @@
+//! From the model to tokens. Nothing here can fail, and nothing here decides: a branch in generated code would be logic
+//! that belongs into the runtime.
+//!
+//! Invariant: generated impls stand inside `const _: () = { .. }`, so nothing they import is seen outside. Only the
+//! repository type, which the user must be able to name, stands beside it. What larder adds to the user's own names
+//! starts with `__cached`.
+
+mod bounds;
+mod entity;
+mod methods;
+mod repository;
+mod skeleton;
+mod source;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::{
+    ast,
+    model::{Entity, Model, Table},
+};
+
+/// The items of a correct input.
+pub(crate) fn model(model: &Model) -> TokenStream {
+    match model {
+        Model::Entity(entity) => expand_entity(entity),
+        Model::Nested(table) => expand_nested(table),
+    }
+}
+
+/// The items that take their place after an error.
+pub(crate) fn skeleton(input: &ast::Input) -> TokenStream {
+    skeleton::items(input)
+}
+
+/// ```text
+/// pub struct FlightRepository<DB: Backend> { .. }
+/// const _: () = {
+///     use ::larder::__private::{ProbeFallback as _, ProbeTypeFallback as _};
+///     impl Entity for Flight { .. }
+///     impl<__CachedDb: Backend> Columns<__CachedDb> for Flight where .. { .. }
+///     impl<__CachedDb: Backend> Source<__CachedDb> for Flight where .. { .. }
+///     impl Flight { /* repository, try_repository */ }
+///     impl<DB: Backend> FlightRepository<DB> { /* find, insert, .. */ }
+///     assert!(/* the fields fit a database */);
+/// };
+/// ```
+fn expand_entity(entity: &Entity) -> TokenStream {
+    let private = entity.table.paths.private();
+    let repository::Items { type_item, impls } = repository::of_entity(entity);
+    let entity_impl = entity::entity_impl(entity);
+    let columns_impl = source::columns_impl(&entity.table);
+    let source_impl = source::source_impl(entity);
+    let bounds = bounds::entity(&entity.table);
+    quote! {
+        #type_item
+        const _: () = {
+            // `bindings!` and `fits_any!` ask these where a type does not fit.
+            use #private::{ProbeFallback as _, ProbeTypeFallback as _};
+            #entity_impl
+            #columns_impl
+            #source_impl
+            #impls
+            #bounds
+        };
+    }
+}
+
+/// ```text
+/// const _: () = {
+///     use ::larder::__private::ProbeTypeFallback as _;
+///     impl<__CachedDb: Backend> Columns<__CachedDb> for Address where .. { .. }
+///     assert!(/* the fields fit a database */);
+/// };
+/// ```
+fn expand_nested(table: &Table) -> TokenStream {
+    let private = table.paths.private();
+    let columns_impl = source::columns_impl(table);
+    let bounds = bounds::nested(table);
+    quote! {
+        const _: () = {
+            use #private::ProbeTypeFallback as _;
+            #columns_impl
+            #bounds
+        };
+    }
+}

@@ -1,0 +1,242 @@
+//! The repository of an entity: a type of its own, so that its methods can be documented in the entity's words and a
+//! signature can say `FlightRepository<Postgres>`.
+//!
+//! Invariant: every method is one call of the method with its name on the inner repository of the runtime.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Visibility, ext::IdentExt};
+
+use super::{
+    entity,
+    methods::{self, Method, Parameter},
+};
+use crate::{ast::Input, model::Entity, validate};
+
+/// What is generated around a repository.
+pub(super) struct Items {
+    /// The type, which users name.
+    pub(super) type_item: TokenStream,
+    /// Everything that is implemented for it, and its constructors on the entity.
+    pub(super) impls: TokenStream,
+}
+
+/// The repository of a correct entity.
+pub(super) fn of_entity(entity: &Entity) -> Items {
+    let id = entity::id_type(&entity.id);
+    let private = entity.table.paths.private();
+    items(&entity.visibility, &entity.table.ident, private, Some(id))
+}
+
+/// The repository of an entity with a mistake: the same names, and bodies that are never run.
+pub(super) fn of_faulty(input: &Input) -> Items {
+    let private = validate::paths(&input.settings).private();
+    items(&input.visibility, &input.ident, private, None)
+}
+
+fn items(
+    visibility: &Visibility,
+    entity: &Ident,
+    private: TokenStream,
+    id: Option<TokenStream>,
+) -> Items {
+    // Seen where the struct is, but resolved as generated code, so that lints do not blame the user for it.
+    let span = Span::call_site().located_at(entity.span());
+    let repository = Repository {
+        entity,
+        ident: format_ident!("{}Repository", entity.unraw(), span = span),
+        private,
+        id,
+    };
+    Items {
+        type_item: repository.type_item(visibility),
+        impls: [
+            repository.traits(),
+            repository.constructors(),
+            repository.methods(),
+        ]
+        .into_iter()
+        .collect(),
+    }
+}
+
+struct Repository<'a> {
+    entity: &'a Ident,
+    ident: Ident,
+    private: TokenStream,
+    /// The type of the id; `None` after an error.
+    id: Option<TokenStream>,
+}
+
+impl Repository<'_> {
+    /// ```text
+    /// /// The cached rows of [`Flight`].
+    /// pub struct FlightRepository<DB: Backend> {
+    ///     inner: Repository<Flight, DB>,
+    /// }
+    /// ```
+    fn type_item(&self, visibility: &Visibility) -> TokenStream {
+        let Self {
+            entity,
+            ident,
+            private,
+            ..
+        } = self;
+        let docs = [
+            format!(
+                "The cached rows of [`{}`], read and written through one database pool.",
+                entity.unraw()
+            ),
+            "Clones are cheap and share the cache and the pool.".to_owned(),
+        ]
+        .join("\n\n");
+        quote! {
+            #[doc = #docs]
+            #visibility struct #ident<DB: #private::Backend> {
+                inner: #private::Repository<#entity, DB>,
+            }
+        }
+    }
+
+    /// Written out, because a derive would ask for `DB: Clone`.
+    fn traits(&self) -> TokenStream {
+        let Self { ident, private, .. } = self;
+        let name = ident.to_string();
+        quote! {
+            #[automatically_derived]
+            impl<DB: #private::Backend> ::core::clone::Clone for #ident<DB> {
+                fn clone(&self) -> Self {
+                    Self { inner: ::core::clone::Clone::clone(&self.inner) }
+                }
+            }
+            #[automatically_derived]
+            impl<DB: #private::Backend> ::core::fmt::Debug for #ident<DB> {
+                fn fmt(&self, __cached_formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    __cached_formatter.debug_struct(#name).finish_non_exhaustive()
+                }
+            }
+        }
+    }
+
+    /// ```text
+    /// impl Flight {
+    ///     pub fn repository<DB: Backend>(cache: &Cache, pool: Pool<DB>) -> FlightRepository<DB> {
+    ///         const { assert_fits::<Flight, DB>() };
+    ///         FlightRepository { inner: Repository::new(cache, pool) }
+    ///     }
+    ///     pub fn try_repository<DB: Backend>(..) -> Result<FlightRepository<DB>, Error> { .. }
+    /// }
+    /// ```
+    fn constructors(&self) -> TokenStream {
+        let Self {
+            entity,
+            ident,
+            private,
+            id,
+        } = self;
+        let name = entity.unraw();
+        let fits = id
+            .as_ref()
+            .map(|_| quote!(const { #private::assert_fits::<#entity, DB>() };));
+        let docs = [
+            format!("The repository that keeps rows of `{name}` in `cache` and reads and writes them through `pool`."),
+            "# Panics".to_owned(),
+            "Panics when the options of the entity and those of the cache contradict each other, so that the mistake is \
+             found at start-up. `try_repository` returns it instead."
+                .to_owned(),
+        ]
+        .join("\n\n");
+        let try_docs = [
+            format!("The repository of `{name}`, as `repository` makes it, for programs that must not panic."),
+            "# Errors".to_owned(),
+            "Fails when the options of the entity and those of the cache contradict each other.".to_owned(),
+        ]
+        .join("\n\n");
+        quote! {
+            impl #entity {
+                #[doc = #docs]
+                pub fn repository<DB: #private::Backend>(cache: &#private::Cache, pool: #private::Pool<DB>) -> #ident<DB> {
+                    #fits
+                    #ident { inner: #private::Repository::new(cache, pool) }
+                }
+                #[doc = #try_docs]
+                pub fn try_repository<DB: #private::Backend>(
+                    cache: &#private::Cache,
+                    pool: #private::Pool<DB>,
+                ) -> ::core::result::Result<#ident<DB>, #private::Error> {
+                    #fits
+                    ::core::result::Result::Ok(#ident { inner: #private::Repository::try_new(cache, pool)? })
+                }
+            }
+        }
+    }
+
+    fn methods(&self) -> TokenStream {
+        let Self {
+            entity,
+            ident,
+            private,
+            ..
+        } = self;
+        let methods = methods::methods(entity, private);
+        let methods = methods.iter().map(|method| self.method(method));
+        quote! {
+            impl<DB: #private::Backend> #ident<DB> {
+                #(#methods)*
+
+                /// What the cache has done for this entity since the repository was made.
+                #[must_use]
+                pub fn stats(&self) -> #private::Stats {
+                    self.inner.stats()
+                }
+
+                /// The pool that rows are read and written through.
+                #[must_use]
+                pub fn pool(&self) -> &#private::Pool<DB> {
+                    self.inner.pool()
+                }
+
+                /// The repository of the runtime, for code that is generic over the entity.
+                #[must_use]
+                pub fn inner(&self) -> &#private::Repository<#entity, DB> {
+                    &self.inner
+                }
+            }
+        }
+    }
+
+    /// ```text
+    /// pub async fn find(&self, id: impl AsId<i64>) -> Result<Option<Arc<Flight>>, Error> {
+    ///     self.inner.find(id).await
+    /// }
+    /// ```
+    fn method(&self, method: &Method) -> TokenStream {
+        let Self {
+            entity, private, ..
+        } = self;
+        let name = Ident::new(method.name, Span::call_site());
+        let returns = &method.returns;
+        let docs = &method.docs;
+        let (parameter, argument) = match (&method.parameter, &self.id) {
+            (Parameter::Nothing, _) => (None, None),
+            (Parameter::Row, _) => (Some(quote!(row: &#entity)), Some(quote!(row))),
+            (Parameter::Id, Some(id)) => {
+                (Some(quote!(id: impl #private::AsId<#id>)), Some(quote!(id)))
+            }
+            (Parameter::Id, None) => (
+                Some(quote!(id: impl ::core::marker::Sized)),
+                Some(quote!(id)),
+            ),
+        };
+        let body = match &self.id {
+            Some(_) => quote!(self.inner.#name(#argument).await),
+            None => quote!(::core::panic!("this entity has a mistake")),
+        };
+        quote! {
+            #[doc = #docs]
+            pub async fn #name(&self, #parameter) -> ::core::result::Result<#returns, #private::Error> {
+                #body
+            }
+        }
+    }
+}

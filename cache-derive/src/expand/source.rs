@@ -1,0 +1,188 @@
+//! `impl Columns` and `impl Source`: the fields in order, once as columns and once as values.
+//!
+//! Both are written for any database, with a `where` clause per field type. So an entity compiles whatever its columns
+//! are, and fits exactly the databases that can store them all.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::{Type, spanned::Spanned};
+
+use crate::model::{Column, Entity, Kind, Member, Role, Table, option_argument, spelling};
+
+/// ```text
+/// impl<__CachedDb: Backend> Columns<__CachedDb> for Flight
+/// where
+///     i64: Column<__CachedDb>,
+/// {
+///     fn describe(__cached_columns: &mut ColumnList<__CachedDb>) {
+///         __cached_columns.column::<i64>("id", Role::Id, Nullable::No);
+///     }
+///     fn bind(&self, __cached_values: &mut Binder<'_, __CachedDb>) -> BindResult {
+///         __cached_values.value(Role::Id, &self.id)?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub(super) fn columns_impl(table: &Table) -> TokenStream {
+    let private = table.paths.private();
+    let ident = &table.ident;
+    let bounds = bounds(&private, table);
+    let describe = table
+        .members
+        .iter()
+        .map(|member| describe(&private, member));
+    let bind = table.members.iter().map(|member| bind(&private, member));
+    quote! {
+        #[automatically_derived]
+        impl<__CachedDb: #private::Backend> #private::Columns<__CachedDb> for #ident
+        where
+            #(#bounds,)*
+        {
+            fn describe(__cached_columns: &mut #private::ColumnList<__CachedDb>) {
+                #(#describe;)*
+            }
+            fn bind(&self, __cached_values: &mut #private::Binder<'_, __CachedDb>) -> #private::BindResult {
+                #(#bind?;)*
+                ::core::result::Result::Ok(())
+            }
+        }
+    }
+}
+
+/// ```text
+/// impl<__CachedDb: Backend> Source<__CachedDb> for Flight
+/// where
+///     Self: Columns<__CachedDb>,
+///     Self: for<'r> FromRow<'r, __CachedDb::Row>,
+///     i64: Column<__CachedDb>,
+/// {
+///     fn bind_id(__cached_id: &Self::Id, __cached_values: &mut Binder<'_, __CachedDb>) -> BindResult {
+///         __cached_values.value(Role::Id, __cached_id)?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub(super) fn source_impl(entity: &Entity) -> TokenStream {
+    let private = entity.table.paths.private();
+    let ident = &entity.table.ident;
+    let parts = || entity.id.parts();
+    let bounds = distinct(parts().map(|part| part.stored.as_ref().unwrap_or(&part.ty)));
+    let bind = parts().enumerate().map(|(index, part)| {
+        let index = syn::Index::from(index);
+        let value = match entity.id.rest.is_empty() {
+            true => quote!(__cached_id),
+            false => quote!(&__cached_id.#index),
+        };
+        match &part.stored {
+            Some(stored) => {
+                quote!(__cached_values.converted::<#stored, _>(#private::Role::Id, #value))
+            }
+            None => quote!(__cached_values.value(#private::Role::Id, #value)),
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl<__CachedDb: #private::Backend> #private::Source<__CachedDb> for #ident
+        where
+            Self: #private::Columns<__CachedDb>,
+            Self: for<'__cached> #private::FromRow<'__cached, __CachedDb::Row>,
+            #(#bounds: #private::Column<__CachedDb>,)*
+        {
+            fn bind_id(
+                __cached_id: &Self::Id,
+                __cached_values: &mut #private::Binder<'_, __CachedDb>,
+            ) -> #private::BindResult {
+                #(#bind?;)*
+                ::core::result::Result::Ok(())
+            }
+        }
+    }
+}
+
+/// One bound per distinct type, in the order of the fields.
+fn bounds(private: &TokenStream, table: &Table) -> Vec<TokenStream> {
+    let stored = distinct(table.members.iter().filter_map(Member::stored));
+    let nested = table
+        .members
+        .iter()
+        .filter(|member| matches!(member.kind, Kind::Flatten));
+    let nested = distinct(nested.map(|member| &member.ty));
+    let stored = stored
+        .into_iter()
+        .map(|ty| quote!(#ty: #private::Column<__CachedDb>));
+    let nested = nested
+        .into_iter()
+        .map(|ty| quote!(#ty: #private::Columns<__CachedDb>));
+    stored.chain(nested).collect()
+}
+
+/// The types without repetition, so that no bound is stated twice.
+fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
+    let mut seen = Vec::new();
+    types
+        .filter(|ty| {
+            !seen.contains(&spelling(ty)) && {
+                seen.push(spelling(ty));
+                true
+            }
+        })
+        .collect()
+}
+
+fn describe(private: &TokenStream, member: &Member) -> TokenStream {
+    let ty = &member.ty;
+    match &member.kind {
+        Kind::Column { column } => describe_column(private, column, ty),
+        Kind::Converted { column, stored } => describe_column(private, column, stored),
+        Kind::Json { column, nullable } => {
+            let (name, role) = (&column.name, role(private, column));
+            let nullable = nullability(private, *nullable);
+            quote!(__cached_columns.json(#name, #role, #nullable))
+        }
+        Kind::Flatten => quote!(__cached_columns.flatten::<#ty>()),
+    }
+}
+
+fn describe_column(private: &TokenStream, column: &Column, stored: &Type) -> TokenStream {
+    let (name, role) = (&column.name, role(private, column));
+    let nullable = nullability(private, option_argument(stored).is_some());
+    quote!(__cached_columns.column::<#stored>(#name, #role, #nullable))
+}
+
+fn bind(private: &TokenStream, member: &Member) -> TokenStream {
+    let ident = &member.ident;
+    // Located at the field, so that a type mistake found in here is shown there.
+    let span = Span::call_site().located_at(member.ty.span());
+    match &member.kind {
+        Kind::Column { column } => {
+            let role = role(private, column);
+            quote_spanned!(span=> __cached_values.value(#role, &self.#ident))
+        }
+        Kind::Converted { column, stored } => {
+            let role = role(private, column);
+            quote_spanned!(span=> __cached_values.converted::<#stored, _>(#role, &self.#ident))
+        }
+        Kind::Json { column, nullable } => {
+            let role = role(private, column);
+            let method = Ident::new(if *nullable { "json_nullable" } else { "json" }, span);
+            quote_spanned!(span=> __cached_values.#method(#role, &self.#ident))
+        }
+        Kind::Flatten => quote_spanned!(span=> __cached_values.flatten(&self.#ident)),
+    }
+}
+
+fn role(private: &TokenStream, column: &Column) -> TokenStream {
+    match column.role {
+        Role::Id => quote!(#private::Role::Id),
+        Role::GeneratedId => quote!(#private::Role::GeneratedId),
+        Role::Plain => quote!(#private::Role::Plain),
+        Role::Generated => quote!(#private::Role::Generated),
+    }
+}
+
+fn nullability(private: &TokenStream, nullable: bool) -> TokenStream {
+    match nullable {
+        true => quote!(#private::Nullable::Yes),
+        false => quote!(#private::Nullable::No),
+    }
+}
