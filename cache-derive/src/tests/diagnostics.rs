@@ -1,0 +1,442 @@
+//! Which faults are reported for which mistakes, and that each mistake is reported once.
+
+use super::{faults, messages};
+use crate::{ast::Derive, diagnostics::nearest};
+
+/// Asserts that the input has exactly one fault, which starts with `message`.
+#[track_caller]
+fn one(input: &str, message: &str) {
+    let faults = faults(input);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(
+        faults[0].starts_with(message),
+        "{:?} does not start with {message:?}",
+        faults[0]
+    );
+}
+
+/// An entity whose struct has these keys beside `table`.
+fn entity(keys: &str) -> String {
+    format!(r#"#[cached(table = "flights", {keys})] struct Flight {{ #[cached(id)] id: i64 }}"#)
+}
+
+/// An entity with an id and this field.
+fn with_field(field: &str) -> String {
+    format!(r#"#[cached(table = "flights")] struct Flight {{ #[cached(id)] id: i64, {field} }}"#)
+}
+
+/// An entity with this field and no other.
+fn with_only(field: &str) -> String {
+    format!(r#"#[cached(table = "flights")] struct Flight {{ {field} }}"#)
+}
+
+#[test]
+fn three_mistakes_are_three_messages() {
+    let faults = faults(
+        r#"#[cached(table = "flights", tll = "5m", jitter = 2)]
+           struct Flight { #[cached(id)] id: Option<i64>, name: String }"#,
+    );
+    assert_eq!(faults.len(), 3, "{faults:#?}");
+    assert!(faults[0].contains("`tll`"));
+    assert!(faults[1].contains("`jitter`"));
+    assert!(faults[2].contains("`Option`"));
+}
+
+#[test]
+fn misspelled_required_key_is_not_missing_as_well() {
+    one(
+        r#"#[cached(tabel = "flights")] struct Flight { #[cached(id)] id: i64 }"#,
+        "unknown key `tabel` in `#[cached(..)]`; did you mean `table`?",
+    );
+    one(
+        &with_only("#[cached(idd)] id: i64"),
+        "unknown key `idd` in `#[cached(..)]`; did you mean `id`?",
+    );
+    one(
+        &with_only("#[cached(id = 1)] id: i64"),
+        "`id` expects no value",
+    );
+    one(
+        r#"#[cached(table = 5)] struct Flight { #[cached(id)] id: i64 }"#,
+        "`table` expects a string",
+    );
+    one(
+        r#"#[cached(table)] struct Flight { #[cached(id)] id: i64 }"#,
+        "`table` expects a string",
+    );
+}
+
+#[test]
+fn misplaced_required_key_is_not_missing_as_well() {
+    one(
+        r#"struct Flight { #[cached(id, table = "flights")] id: i64 }"#,
+        "`table` belongs on the struct, not on a field",
+    );
+    one(
+        r#"#[cached(table = "flights", id)] struct Flight { id: i64 }"#,
+        "`id` belongs on a field, not on the struct",
+    );
+}
+
+#[test]
+fn attribute_without_keys_is_one_fault() {
+    for attribute in ["#[cached]", "#[cached()]", r#"#[cached = "flights"]"#] {
+        one(
+            &format!("{attribute} struct Flight {{ #[cached(id)] id: i64 }}"),
+            "`cached` expects keys in parentheses",
+        );
+        one(
+            &with_only(&format!("{attribute} id: i64")),
+            "`cached` expects keys in parentheses",
+        );
+    }
+    one(&entity("5"), "expected a key of `#[cached(..)]`");
+    one(&entity(", hash_tag"), "expected a key of `#[cached(..)]`");
+}
+
+#[test]
+fn missing_required_key_is_reported_once() {
+    one(
+        "struct Flight { #[cached(id)] id: i64 }",
+        "the entity names no table",
+    );
+    one(&with_only("id: i64"), "no field is the id");
+}
+
+#[test]
+fn shape_without_fields_is_the_only_fault() {
+    one(
+        "enum Flight { A }",
+        "`Cached` needs a struct with named fields",
+    );
+    one(
+        "union Flight { a: i64 }",
+        "`Cached` needs a struct with named fields",
+    );
+    one(
+        "struct Flight;",
+        "`Cached` needs a struct with named fields",
+    );
+    one(
+        "struct Flight(i64);",
+        "`Cached` needs a struct with named fields",
+    );
+    one("struct Flight {}", "`Cached` needs a struct with fields");
+}
+
+#[test]
+fn generics_of_every_kind_are_refused() {
+    for generics in ["<T>", "<'a>", "<const N: usize>"] {
+        let input = format!(
+            r#"#[cached(table = "t")] struct Flight{generics} {{ #[cached(id)] id: i64 }}"#
+        );
+        one(&input, "larder does not support generic structs");
+    }
+}
+
+#[test]
+fn repeated_key_is_reported_wherever_it_stands() {
+    one(
+        &entity(r#"ttl = "5m", ttl = "6m""#),
+        "`ttl` is named twice; remove one",
+    );
+    one(
+        &entity(r#"lease(ttl = "5s", ttl = "6s")"#),
+        "`ttl` is named twice; remove one",
+    );
+    one(
+        &with_only("#[cached(id)] #[cached(id)] id: i64"),
+        "`id` is named twice; remove one",
+    );
+}
+
+#[test]
+fn unknown_value_names_the_known_ones() {
+    one(
+        &entity(r#"strategy = "write_through""#),
+        "unknown value `write_through` for `strategy`; the one value there is so far is `aside`",
+    );
+    one(
+        &entity(r#"codec = "postcrad""#),
+        "unknown value `postcrad` for `codec`; did you mean `postcard`?",
+    );
+    one(
+        &entity(r#"coherence = "strict""#),
+        "unknown value `strict` for `coherence`; the values are `ttl`, `lease`, `intent`",
+    );
+}
+
+#[test]
+fn durations_and_shares_have_limits() {
+    one(
+        &entity(r#"ttl = "0s""#),
+        "`ttl` expects a duration, but `0s` is zero",
+    );
+    one(
+        &entity("ttl = 5"),
+        "`ttl` expects a duration\nhelp: the correct form is `#[cached(ttl = \"5m\")]`",
+    );
+    one(&entity("ttl = false"), "`ttl` expects a duration\n");
+    one(
+        &entity("negative_ttl = true"),
+        "`negative_ttl` expects a duration or `false`\n",
+    );
+    for share in ["1", "1.0", "-0.1", "2", r#""0.1""#, "0.1f32"] {
+        one(
+            &entity(&format!("jitter = {share}")),
+            "`jitter` expects a number of at least 0 and below 1",
+        );
+    }
+}
+
+#[test]
+fn names_are_checked() {
+    for table in [
+        "",
+        ".",
+        "a.",
+        "a.b.c",
+        "my table",
+        "\\\"flights\\\"",
+        "[flights]",
+    ] {
+        let input =
+            format!("#[cached(table = \"{table}\")] struct Flight {{ #[cached(id)] id: i64 }}");
+        assert_eq!(faults(&input).len(), 1, "{table}");
+    }
+    for namespace in ["", "a:b", "a b", "a\\n"] {
+        assert_eq!(
+            faults(&entity(&format!("namespace = \"{namespace}\""))).len(),
+            1,
+            "{namespace}"
+        );
+    }
+}
+
+#[test]
+fn lease_must_outlive_the_wait_for_it() {
+    one(
+        &entity(r#"lease(ttl = "1s", wait = "2s")"#),
+        "`wait` is longer than the `ttl` of the lease",
+    );
+    one(
+        &entity(r#"lease(wait = "6s")"#),
+        "`wait` is 6000 ms, longer than the lease",
+    );
+    one(
+        &entity(r#"lease(ttl = "50ms")"#),
+        "`ttl` is shorter than the wait for the lease",
+    );
+    one(&entity("lease()"), "`lease` expects keys in parentheses");
+    one(
+        &entity(r#"lease(ttl = 5, wait = "6s")"#),
+        "`ttl` expects a duration",
+    );
+    assert_eq!(
+        faults(&entity(r#"lease(ttl = "1s", wait = "1s")"#)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn id_must_be_one_plain_column() {
+    one(
+        &with_only("#[cached(id)] id: Option<i64>"),
+        "an id cannot be an `Option`",
+    );
+    one(
+        &with_only("#[cached(id)] id: ::std::option::Option<i64>"),
+        "an id cannot be an `Option`",
+    );
+    one(
+        &with_only("#[cached(id, generated)] id: Option<i64>"),
+        "an id cannot be an `Option`",
+    );
+    one(
+        &with_only("#[cached(id)] id: f64"),
+        "an id cannot be a floating point number",
+    );
+    one(
+        &with_only("#[cached(id)] #[sqlx(json)] id: Vec<i64>"),
+        "an id cannot be stored as JSON",
+    );
+    one(
+        &with_only("#[cached(id)] #[sqlx(flatten)] id: Key"),
+        "an id cannot be flattened",
+    );
+    one(
+        &with_only("#[cached(id, skip)] id: i64"),
+        "`id` is left out of every statement",
+    );
+    one(
+        &with_only("#[cached(id)] #[sqlx(skip)] id: i64"),
+        "`id` is left out of every statement",
+    );
+    one(
+        &with_only("#[cached(id, generated)] a: i64, #[cached(id)] b: i64"),
+        "one part of a composite id cannot be generated",
+    );
+}
+
+#[test]
+fn generated_field_must_be_a_column() {
+    one(
+        &with_field("#[cached(generated, skip)] at: i64"),
+        "`at` is left out of every statement, so nobody",
+    );
+    one(
+        &with_field("#[cached(generated)] #[sqlx(skip)] at: i64"),
+        "`at` is left out of every statement",
+    );
+    one(
+        &with_field("#[cached(generated)] #[sqlx(flatten)] at: At"),
+        "`at` is flattened",
+    );
+}
+
+#[test]
+fn skipped_field_needs_a_value() {
+    one(
+        &with_field("#[cached(skip)] note: String"),
+        "`note` is left out of every statement, but",
+    );
+    for filled in ["#[sqlx(skip)]", "#[sqlx(default)]"] {
+        assert_eq!(
+            faults(&with_field(&format!(
+                "#[cached(skip)] {filled} note: String"
+            ))),
+            [""; 0]
+        );
+    }
+    let input = r#"#[cached(table = "t")] #[sqlx(default)] struct E { #[cached(id)] id: i64, #[cached(skip)] n: i64 }"#;
+    assert_eq!(faults(input), [""; 0]);
+}
+
+#[test]
+fn columns_have_different_names() {
+    one(
+        &with_field(r#"#[sqlx(rename = "id")] other: i64"#),
+        "`id` and `other` are both the column `id`",
+    );
+    assert_eq!(
+        faults(&with_field(r#"#[sqlx(rename = "id", skip)] other: i64"#)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn sqlx_attribute_that_cannot_be_honoured_is_reported() {
+    one(
+        &with_field("#[sqlx(flatten, json)] a: A"),
+        "a field cannot be flattened and stored as JSON",
+    );
+    one(
+        &with_field(r#"#[sqlx(flatten, try_from = "B")] a: A"#),
+        "larder cannot write a flattened field",
+    );
+    one(
+        &with_field(r#"#[sqlx(json, try_from = "B")] a: A"#),
+        "larder cannot write JSON through `try_from`",
+    );
+    one(
+        &with_field("#[sqlx(renam)] a: A"),
+        "larder cannot honour `renam` in `#[sqlx(..)]` on a field; did you mean `rename`?",
+    );
+    one(
+        &with_field("#[sqlx(json(always))] a: A"),
+        "sqlx does not know this form of `json`",
+    );
+    one(
+        &with_field("#[sqlx(rename = 5)] a: A"),
+        "sqlx does not know this form of `rename`",
+    );
+}
+
+#[test]
+fn column_that_serde_skips_is_reported() {
+    for key in ["skip", "skip_serializing", "skip_deserializing"] {
+        one(
+            &with_field(&format!("#[serde({key})] a: i64")),
+            &format!("`a` is a column, but `#[serde({key})]`"),
+        );
+        assert_eq!(
+            faults(&with_field(&format!(
+                "#[serde({key})] #[sqlx(skip)] a: i64"
+            ))),
+            [""; 0]
+        );
+    }
+}
+
+#[test]
+fn positional_codec_refuses_what_it_cannot_carry() {
+    let postcard = |field: &str| {
+        format!(
+            r#"#[cached(table = "t", codec = "postcard")] struct E {{ #[cached(id)] id: i64, {field} }}"#
+        )
+    };
+    for field in [
+        "#[serde(flatten)] #[sqlx(json)] a: A",
+        r#"#[serde(skip_serializing_if = "Option::is_none")] a: Option<i64>"#,
+        "#[serde(skip_serializing)] #[sqlx(skip)] a: i64",
+        "#[sqlx(json)] a: serde_json::Value",
+        "#[sqlx(json)] a: Vec<serde_json::Value>",
+    ] {
+        one(&postcard(field), "`codec = \"postcard\"` cannot carry ");
+    }
+    one(&postcard("#[serde(skip)] a: i64"), "`a` is a column");
+    one(
+        r#"#[cached(table = "t", codec = "postcard")] #[serde(tag = "type")] struct E { #[cached(id)] id: i64 }"#,
+        "`codec = \"postcard\"` cannot carry `#[serde(tag)]`",
+    );
+}
+
+#[test]
+fn nested_struct_has_no_id_and_no_policy() {
+    let faults = |input: &str| messages(Derive::Columns, input);
+    let id = faults("struct Address { #[cached(id)] id: i64 }");
+    assert_eq!(id.len(), 1, "{id:?}");
+    assert!(
+        id[0].starts_with("`Columns` is for nested structs"),
+        "{id:?}"
+    );
+    let ttl = faults(r#"#[cached(ttl = "5m")] struct Address { city: String }"#);
+    assert_eq!(ttl.len(), 1, "{ttl:?}");
+    assert!(
+        ttl[0].starts_with("`ttl` means nothing on a nested struct"),
+        "{ttl:?}"
+    );
+    assert_eq!(
+        faults("#[cached(crate = crate)] struct Address { city: String }"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn message_is_lower_case_without_full_stop() {
+    let inputs = [
+        entity("tll"),
+        entity("ttl = 5"),
+        with_only("id: i64"),
+        with_only("#[cached(id)] id: f32"),
+        with_field("#[cached(skip)] a: i64"),
+        "enum Flight { A }".to_owned(),
+    ];
+    for message in inputs.iter().flat_map(|input| faults(input)) {
+        assert!(!message.ends_with('.'), "{message}");
+        assert!(
+            !message.starts_with(|c: char| c.is_uppercase()),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn nearest_name_is_a_slip_away() {
+    let names = ["table", "ttl", "jitter", "negative_ttl"];
+    assert_eq!(nearest("tll", names), Some("ttl"));
+    assert_eq!(nearest("tabel", names), Some("table"));
+    assert_eq!(nearest("negative_tttl", names), Some("negative_ttl"));
+    assert_eq!(nearest("expiry", names), None);
+    assert_eq!(nearest("x", names), None);
+}

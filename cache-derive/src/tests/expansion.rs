@@ -1,0 +1,317 @@
+//! What the derive generates, beside its input, in one snapshot per behaviour.
+
+use quote::ToTokens;
+
+use super::{cached, columns};
+
+/// Compares what is generated for some inputs with the stored snapshot.
+#[track_caller]
+fn check(name: &str, expand: impl Fn(&str) -> String, inputs: &[(&str, &str)]) {
+    let sections: Vec<String> = inputs
+        .iter()
+        .map(|(label, input)| {
+            let (input, output) = (unindented(input), expand(input));
+            format!("// ===== {label} =====\n\n{input}\n\n// ----- becomes -----\n\n{output}")
+        })
+        .collect();
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, snapshot_path => "snapshots" }, {
+        insta::assert_snapshot!(name, sections.join("\n"));
+    });
+}
+
+/// Of an entity, only the impls of one trait.
+fn only(trait_name: &'static str) -> impl Fn(&str) -> String {
+    move |input| {
+        let file = syn::parse_file(&cached(input)).expect("an expansion is a file");
+        let statements = file.items.into_iter().filter_map(|item| match item {
+            syn::Item::Const(item) => match *item.expr {
+                syn::Expr::Block(block) => Some(block.block.stmts),
+                _ => None,
+            },
+            _ => None,
+        });
+        let items = statements
+            .flatten()
+            .filter_map(|statement| match statement {
+                syn::Stmt::Item(syn::Item::Impl(item)) => {
+                    let (path, _) = item.trait_.as_ref()?;
+                    (path.segments.last()?.ident == trait_name).then(|| item.to_token_stream())
+                }
+                _ => None,
+            });
+        let file = syn::parse2(items.collect()).expect("impls are a file");
+        prettyplease::unparse(&file)
+    }
+}
+
+/// The input without the indentation of the test around it.
+fn unindented(input: &str) -> String {
+    let lines = || input.lines().filter(|line| !line.trim().is_empty());
+    let indent = lines()
+        .map(|line| line.len() - line.trim_start().len())
+        .min()
+        .unwrap_or(0);
+    lines()
+        .map(|line| &line[indent..])
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn smallest_entity_expands_to_one_line_per_method() {
+    let input = r#"
+        #[cached(table = "flights")]
+        pub struct Flight {
+            #[cached(id)]
+            pub id: i64,
+            pub number: String,
+        }
+    "#;
+    check("smallest_entity", cached, &[("an id and a column", input)]);
+}
+
+#[test]
+fn id_is_a_value_or_a_tuple_in_field_order() {
+    let one = r#"
+        #[cached(table = "flights")]
+        struct Flight { #[cached(id)] number: String, gate: i32 }
+    "#;
+    let composite = r#"
+        #[cached(table = "seats")]
+        struct Seat { #[cached(id)] flight: i64, class: Option<String>, #[cached(id)] seat: String }
+    "#;
+    let converted = r#"
+        #[cached(table = "flights")]
+        struct Flight { #[cached(id)] #[sqlx(try_from = "String")] number: Number, #[cached(id)] day: i32 }
+    "#;
+    let inputs = [
+        ("one field", one),
+        ("two fields", composite),
+        ("a converted field", converted),
+    ];
+    check("id_entity", only("Entity"), &inputs);
+    check("id_source", only("Source"), &inputs);
+}
+
+#[test]
+fn generated_columns_have_their_own_role() {
+    let input = r#"
+        #[cached(table = "flights")]
+        struct Flight {
+            #[cached(id, generated)] id: i64,
+            number: String,
+            #[cached(generated)] updated_at: i64,
+        }
+    "#;
+    check(
+        "generated",
+        only("Columns"),
+        &[("a generated id and a generated column", input)],
+    );
+}
+
+#[test]
+fn policy_names_only_what_was_named() {
+    let with = |keys: &str| {
+        format!(
+            r#"#[cached(table = "app.flights"{keys})] struct Flight {{ #[cached(id)] id: i64 }}"#
+        )
+    };
+    let cases = [
+        ("nothing", ""),
+        ("strategy", r#", strategy = "aside""#),
+        ("coherence", r#", coherence = "lease""#),
+        ("ttl", r#", ttl = "10m""#),
+        ("jitter", ", jitter = 0"),
+        ("negative ttl", r#", negative_ttl = "1s500ms""#),
+        ("no negative ttl", ", negative_ttl = false"),
+        ("namespace", r#", namespace = "billing""#),
+        ("hash tag", ", hash_tag"),
+        ("codec", r#", codec = "msgpack""#),
+        ("lease", r#", lease(ttl = "3s", wait = "50ms")"#),
+        ("half a lease", r#", lease(wait = "50ms")"#),
+        (
+            "everything",
+            r#", ttl = "1h", jitter = 0.25, hash_tag, codec = "postcard", coherence = "ttl""#,
+        ),
+    ];
+    let inputs = cases.map(|(label, keys)| (label, with(keys)));
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|(label, input)| (*label, input.as_str()))
+        .collect();
+    let spec = |input: &str| {
+        let entity = only("Entity")(input);
+        let start = entity.find("const SPEC").expect("an entity has a SPEC");
+        let end = entity.find("fn id").expect("an entity has an id");
+        format!("{}\n", entity[start..end].trim_end())
+    };
+    check("policy", spec, &inputs);
+}
+
+#[test]
+fn sqlx_attributes_decide_the_columns() {
+    let fields = r#"
+        #[cached(table = "flights")]
+        #[sqlx(rename_all = "SCREAMING_SNAKE_CASE", default)]
+        struct Flight {
+            #[cached(id)] id: i64,
+            arrival_time: Option<i64>,
+            #[sqlx(rename = "Gate No")] gate: String,
+            #[sqlx(json)] meta: Meta,
+            #[sqlx(json(nullable))] extra: Option<Extra>,
+            #[sqlx(flatten)] route: Route,
+            #[sqlx(try_from = "Option<String>")] status: Status,
+            #[sqlx(skip)] cached_label: String,
+            #[cached(skip)] note: String,
+            #[sqlx(default)] added_later: i32,
+        }
+    "#;
+    let raw = r#"
+        #[cached(table = "events")]
+        struct r#Event { #[cached(id)] r#type: i64, r#match: i64 }
+    "#;
+    check(
+        "sqlx",
+        only("Columns"),
+        &[("every attribute", fields), ("raw identifiers", raw)],
+    );
+}
+
+#[test]
+fn rename_all_follows_sqlx() {
+    let patterns = [
+        "snake_case",
+        "lowercase",
+        "UPPERCASE",
+        "camelCase",
+        "PascalCase",
+        "SCREAMING_SNAKE_CASE",
+        "kebab-case",
+    ];
+    let names = patterns.map(|pattern| {
+        let input = format!(
+            r#"#[cached(table = "t")] #[sqlx(rename_all = "{pattern}")]
+               struct E {{ #[cached(id)] arrival_time_2: i64, wifi: i64, _seq: i64 }}"#
+        );
+        let columns = only("Columns")(&input);
+        let names: Vec<_> = columns.split('"').skip(1).step_by(2).collect();
+        format!("{pattern}: {}", names.join(", "))
+    });
+    insta::assert_snapshot!(names.join("\n"), @r"
+    snake_case: arrival_time_2, wifi, seq
+    lowercase: arrival_time_2, wifi, _seq
+    UPPERCASE: ARRIVAL_TIME_2, WIFI, _SEQ
+    camelCase: arrivalTime2, wifi, seq
+    PascalCase: ArrivalTime2, Wifi, Seq
+    SCREAMING_SNAKE_CASE: ARRIVAL_TIME_2, WIFI, SEQ
+    kebab-case: arrival-time-2, wifi, seq
+    ");
+}
+
+#[test]
+fn each_type_is_bound_once() {
+    let input = r#"
+        #[cached(table = "t")]
+        struct E { #[cached(id)] a: i64, b: i64, c: Vec < u8 >, d: Vec<u8>, #[sqlx(flatten)] e: E1, #[sqlx(flatten)] f: E1 }
+    "#;
+    check("bounds", only("Columns"), &[("repeated types", input)]);
+}
+
+#[test]
+fn hazard_for_positional_codecs_is_recorded() {
+    let optional = r#"
+        #[cached(table = "t")]
+        struct E { #[cached(id)] a: i64, #[serde(skip_serializing_if = "Option::is_none")] b: Option<i64> }
+    "#;
+    let dynamic = r#"
+        #[cached(table = "t")]
+        struct E { #[cached(id)] a: i64, #[sqlx(json)] b: serde_json::Value }
+    "#;
+    let inputs = [
+        ("a field that may be missing", optional),
+        ("a value of any type", dynamic),
+    ];
+    check("hazard", only("Entity"), &inputs);
+}
+
+#[test]
+fn nested_struct_has_columns_and_nothing_else() {
+    let input = r#"
+        struct Address {
+            street: String,
+            #[sqlx(rename = "zip")] code: String,
+            #[cached(generated)] verified_at: Option<i64>,
+            #[sqlx(flatten)] country: Country,
+        }
+    "#;
+    let path = r#"
+        #[cached(crate = crate::cache)]
+        struct Address { street: String }
+    "#;
+    check(
+        "nested",
+        columns,
+        &[("a nested struct", input), ("with a crate path", path)],
+    );
+}
+
+#[test]
+fn crate_path_is_used_everywhere() {
+    let with = |path: &str| {
+        format!(r#"#[cached(table = "t", crate = {path})] struct E {{ #[cached(id)] id: i64 }}"#)
+    };
+    for path in ["::my::larder", r#""::my::larder""#] {
+        let expansion = cached(&with(path));
+        assert!(
+            !expansion.contains("::larder::__private") || expansion.contains("::my::larder"),
+            "{expansion}"
+        );
+        assert_eq!(
+            expansion.matches("larder::__private").count(),
+            expansion.matches("::my::larder::__private").count(),
+        );
+    }
+}
+
+#[test]
+fn fingerprint_depends_on_names_and_types_only() {
+    let fingerprint = |fields: &str| {
+        let entity = only("Entity")(&format!(
+            r#"#[cached(table = "t")] struct E {{ #[cached(id)] id: i64, {fields} }}"#
+        ));
+        let start = entity.find("0x").expect("a fingerprint is hexadecimal");
+        entity[start..start + 10].to_owned()
+    };
+    let base = fingerprint("a: Option<String>");
+    assert_eq!(base, fingerprint("pub a : Option < String >"));
+    assert_eq!(
+        base,
+        fingerprint(r#"#[sqlx(rename = "b")] a: Option<String>"#)
+    );
+    assert_ne!(base, fingerprint("b: Option<String>"));
+    assert_ne!(base, fingerprint("a: Option<&'static str>"));
+    assert_ne!(base, fingerprint("a: Option<String>, #[sqlx(skip)] b: i64"));
+    // Stored by other builds: a change here makes every cached entry of every user read as absent.
+    assert_eq!(base, "0xc980a0ca");
+}
+
+#[test]
+fn error_leaves_the_names_in_place() {
+    let entity = r#"
+        #[cached(table = "flights", tll = "5m")]
+        pub struct Flight { #[cached(id)] id: i64 }
+    "#;
+    check("skeleton", cached, &[("an entity with a mistake", entity)]);
+    check(
+        "skeleton_nested",
+        columns,
+        &[(
+            "a nested struct with a mistake",
+            "struct Address { #[cached(id)] id: i64 }",
+        )],
+    );
+    assert!(
+        !cached(r#"#[cached(table = "t")] struct E<T> { #[cached(id)] id: T }"#).contains("impl")
+    );
+}

@@ -1,0 +1,107 @@
+//! The grammar table agrees with the parser, with the reference, and with the messages.
+
+use super::faults;
+use crate::grammar::{KEYS, Place};
+
+/// An entity without a mistake in which `key` stands at its place.
+fn entity_with(key: &str, place: Place) -> String {
+    let table = if key.starts_with("table") {
+        ""
+    } else {
+        r#"#[cached(table = "t")]"#
+    };
+    match place {
+        Place::Struct | Place::Lease => {
+            format!("#[cached({key})] {table} struct E {{ #[cached(id)] id: i64 }}")
+        }
+        Place::Field if key == "id" => format!("{table} struct E {{ #[cached({key})] id: i64 }}"),
+        Place::Field => {
+            format!(
+                "{table} struct E {{ #[cached(id)] id: i64, #[sqlx(default)] #[cached({key})] field: i64 }}"
+            )
+        }
+    }
+}
+
+#[test]
+fn every_example_is_accepted() {
+    for key in KEYS {
+        assert_eq!(
+            faults(&entity_with(key.example, key.place)),
+            [""; 0],
+            "{}",
+            key.example
+        );
+    }
+}
+
+#[test]
+fn every_key_refuses_a_wrong_form_with_its_example() {
+    for key in KEYS {
+        let wrong = match key.place {
+            Place::Lease => format!("lease({} = [])", key.name),
+            Place::Struct | Place::Field => format!("{} = []", key.name),
+        };
+        let faults = faults(&entity_with(&wrong, key.place));
+        assert_eq!(faults.len(), 1, "{wrong}: {faults:?}");
+        assert!(
+            faults[0].starts_with(&format!("`{}` expects ", key.name)),
+            "{faults:?}"
+        );
+        assert!(faults[0].contains(key.example), "{faults:?}");
+    }
+}
+
+#[test]
+fn every_key_is_misplaced_elsewhere() {
+    for key in KEYS
+        .iter()
+        .filter(|key| key.place != Place::Lease && key.name != "ttl")
+    {
+        let elsewhere = match key.place {
+            Place::Struct => Place::Field,
+            Place::Field | Place::Lease => Place::Struct,
+        };
+        // The key stands beside the required ones, so that it is the one mistake.
+        let input = match elsewhere {
+            Place::Field => format!(
+                r#"#[cached(table = "t")] struct E {{ #[cached(id)] id: i64, #[cached({})] field: i64 }}"#,
+                key.example
+            ),
+            Place::Struct | Place::Lease => format!(
+                r#"#[cached(table = "t", {})] struct E {{ #[cached(id)] id: i64 }}"#,
+                key.example
+            ),
+        };
+        let faults = faults(&input);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("belongs on"), "{faults:?}");
+    }
+}
+
+#[test]
+fn every_key_has_a_section_in_the_reference() {
+    let reference = include_str!("../../docs/attributes.md");
+    for key in KEYS.iter().filter(|key| key.place != Place::Lease) {
+        let heading = format!("\n### `{}`\n", key.name);
+        let section = reference
+            .split(&heading)
+            .nth(1)
+            .unwrap_or_else(|| panic!("no section for `{}`", key.name));
+        let section = section.split("\n### ").next().unwrap_or(section);
+        for label in [
+            "Applies to",
+            "Forms",
+            "Default",
+            "Interactions",
+            "Not supported",
+        ] {
+            assert!(
+                section.contains(&format!("**{label}**")),
+                "`{}` has no `{label}`",
+                key.name
+            );
+        }
+        assert!(section.contains(key.name), "`{}` is not shown", key.name);
+    }
+}
