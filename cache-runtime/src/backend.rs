@@ -1,0 +1,215 @@
+//! The databases larder speaks to: one sealed trait over sqlx's drivers.
+//!
+//! Code generic over the database would otherwise repeat sqlx's bounds on every function; here they are met once, by the
+//! macro at the bottom, and everything above sees `DB: Backend`.
+
+use std::future::Future;
+
+use serde_json::value::RawValue;
+use sqlx::{
+    Database, Executor, Pool, Row, SqlStr, Type, error::BoxDynError, pool::PoolConnection,
+    query_with, types::Json,
+};
+
+use crate::{entity::Entity, source::Binding, statement::Dialect};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A database larder can read from and write to: `sqlx::Postgres`, `sqlx::MySql` (MariaDB too) or `sqlx::Sqlite`, each
+/// behind the feature of its name. Sealed: it is not meant to be implemented elsewhere.
+#[diagnostic::on_unimplemented(
+    message = "larder cannot use the database `{Self}`",
+    note = "the supported ones are `sqlx::Postgres`, `sqlx::MySql` and `sqlx::Sqlite`; each needs the larder feature of its name"
+)]
+pub trait Backend: Database + sealed::Sealed + Sync {
+    /// How the database spells its statements.
+    #[doc(hidden)]
+    const DIALECT: Dialect;
+
+    /// The column type that holds JSON.
+    #[doc(hidden)]
+    type JsonValue: Type<Self>;
+
+    /// Names the binding of an entity to this database.
+    #[doc(hidden)]
+    type Of<E: Entity>: Bound<E, Self>;
+
+    /// Appends a JSON value, or `NULL`.
+    #[doc(hidden)]
+    fn add_json(
+        arguments: &mut Self::Arguments,
+        json: Option<Box<RawValue>>,
+    ) -> Result<(), BoxDynError>;
+
+    /// Runs a statement and returns its first row, if any.
+    #[doc(hidden)]
+    fn fetch(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
+
+    /// Runs a statement and returns all of its rows.
+    #[doc(hidden)]
+    fn fetch_all(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+    /// Runs a statement that returns no rows.
+    #[doc(hidden)]
+    fn execute(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Executed, sqlx::Error>> + Send;
+
+    /// The types of the columns that a statement returns, in order.
+    #[doc(hidden)]
+    fn column_types(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+    ) -> impl Future<Output = Result<Vec<Self::TypeInfo>, sqlx::Error>> + Send;
+
+    /// Reads a text column.
+    #[doc(hidden)]
+    fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error>;
+
+    /// Appends a text value.
+    #[doc(hidden)]
+    fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError>;
+
+    /// Appends the id that the database generated, for the statement that reads the new row back.
+    #[doc(hidden)]
+    fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
+
+    /// Takes a connection out of the pool.
+    #[doc(hidden)]
+    fn acquire(
+        pool: &Pool<Self>,
+    ) -> impl Future<Output = Result<PoolConnection<Self>, sqlx::Error>> + Send {
+        pool.acquire()
+    }
+}
+
+/// What a statement without rows did.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Executed {
+    /// How many rows the statement matched.
+    pub rows: u64,
+    /// The id the database generated, where the protocol reports it.
+    pub generated_id: Option<u64>,
+}
+
+/// The constant behind [`Backend::Of`].
+#[doc(hidden)]
+pub trait Bound<E: Entity, DB: Backend> {
+    /// The functions of the entity, if all of its columns fit the database.
+    const BINDING: Option<Binding<E, DB>>;
+}
+
+macro_rules! backend {
+    ($database:ident, $feature:literal, $dialect:ident, $constant:ident, $bound:ident, $generated_id:expr) => {
+        #[cfg(feature = $feature)]
+        impl sealed::Sealed for sqlx::$database {}
+
+        /// Names the binding of an entity to this database.
+        #[cfg(feature = $feature)]
+        #[doc(hidden)]
+        #[derive(Debug)]
+        pub struct $bound<E>(std::marker::PhantomData<E>);
+
+        #[cfg(feature = $feature)]
+        impl<E: Entity> Bound<E, sqlx::$database> for $bound<E> {
+            const BINDING: Option<Binding<E, sqlx::$database>> = E::$constant;
+        }
+
+        #[cfg(feature = $feature)]
+        impl Backend for sqlx::$database {
+            const DIALECT: Dialect = Dialect::$dialect;
+            type JsonValue = Json<serde_json::Value>;
+            type Of<E: Entity> = $bound<E>;
+
+            fn add_json(
+                arguments: &mut Self::Arguments,
+                json: Option<Box<RawValue>>,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, json.map(Json))
+            }
+
+            async fn fetch(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Option<Self::Row>, sqlx::Error> {
+                connection.fetch_optional(query_with(sql, arguments)).await
+            }
+
+            async fn fetch_all(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Vec<Self::Row>, sqlx::Error> {
+                connection.fetch_all(query_with(sql, arguments)).await
+            }
+
+            async fn execute(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Executed, sqlx::Error> {
+                let result = connection.execute(query_with(sql, arguments)).await?;
+                let generated_id: fn(&Self::QueryResult) -> Option<u64> = $generated_id;
+                Ok(Executed {
+                    rows: result.rows_affected(),
+                    generated_id: generated_id(&result),
+                })
+            }
+
+            async fn column_types(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+            ) -> Result<Vec<Self::TypeInfo>, sqlx::Error> {
+                use sqlx::{Column as _, Statement as _};
+                let statement = connection.prepare(sql).await?;
+                Ok(statement
+                    .columns()
+                    .iter()
+                    .map(|column| column.type_info().clone())
+                    .collect())
+            }
+
+            fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, text)
+            }
+
+            fn add_generated_id(
+                arguments: &mut Self::Arguments,
+                id: u64,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, i64::try_from(id)?)
+            }
+        }
+    };
+}
+
+backend!(
+    Postgres,
+    "postgres",
+    Postgres,
+    POSTGRES,
+    PostgresBound,
+    |_| None
+);
+backend!(MySql, "mysql", MySql, MYSQL, MySqlBound, |result| Some(
+    result.last_insert_id()
+));
+backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None);

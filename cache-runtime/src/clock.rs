@@ -1,0 +1,116 @@
+//! The only file that reads time, so that a test can hand in a clock of its own.
+//!
+//! [`Clock::System`] is monotonic for deadlines and the wall clock for load times shown to people. Nothing that decides
+//! whether an entry may be served compares the clocks of two machines.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Where a cache reads time from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Clock {
+    /// The clocks of the operating system.
+    System(SystemClock),
+    /// A clock that moves only when told to. It starts at zero.
+    Manual(Arc<AtomicU64>),
+}
+
+/// The origin that monotonic readings are counted from.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl Default for Clock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads time"
+    )]
+    fn default() -> Self {
+        Self::System(SystemClock {
+            origin: Instant::now(),
+        })
+    }
+}
+
+impl Clock {
+    /// A clock that moves only when told to with [`Clock::advance`].
+    #[must_use]
+    pub fn manual() -> Self {
+        Self::Manual(Arc::default())
+    }
+
+    /// Moves a manual clock forward; does nothing to the system's clock.
+    pub fn advance(&self, by: Duration) {
+        if let Self::Manual(now) = self {
+            now.fetch_add(micros(by), Ordering::SeqCst);
+        }
+    }
+
+    /// Microseconds since an arbitrary origin; never goes back.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads time"
+    )]
+    pub(crate) fn now_us(&self) -> u64 {
+        match self {
+            Self::System(clock) => micros(Instant::now().duration_since(clock.origin)),
+            Self::Manual(now) => now.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Milliseconds since the same origin; never goes back.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_us() / 1_000
+    }
+
+    /// Milliseconds since 1970, for load times shown to people.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads time"
+    )]
+    pub(crate) fn wall_ms(&self) -> u64 {
+        match self {
+            Self::System(_) => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| millis(since)),
+            Self::Manual(now) => now.load(Ordering::SeqCst) / 1_000,
+        }
+    }
+}
+
+/// A duration in whole milliseconds, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A moment after which something is no longer waited for. Follows the runtime's timer, which tests can pause.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(tokio::time::Instant);
+
+impl Deadline {
+    /// The moment so long from now.
+    pub(crate) fn after(duration: Duration) -> Self {
+        Self(tokio::time::Instant::now() + duration)
+    }
+
+    /// Whether the moment has come.
+    pub(crate) fn has_passed(self) -> bool {
+        tokio::time::Instant::now() >= self.0
+    }
+
+    /// Waits for a future until the moment comes.
+    pub(crate) async fn bound<T>(self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.0, future).await.ok()
+    }
+}

@@ -1,0 +1,233 @@
+//! The columns of an entity, and how a row's values become statement arguments.
+//!
+//! The derive lists the fields twice, always in the same order: once as a description ([`ColumnList`]), from which the
+//! statements are written, and once as values ([`Binder`]), from which their arguments are. Both carry the [`Role`] of
+//! the field, so a statement that wants only some columns asks both for the same roles and cannot disagree with itself.
+
+use serde::Serialize;
+use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
+
+use crate::backend::Backend;
+
+/// A type that database `DB` can store in a column.
+pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
+
+impl<T, DB: Backend> Column<DB> for T where T: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
+
+/// What a column is to the statements that larder writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Part of the id; the application chooses it.
+    Id,
+    /// Part of the id; the database chooses it on insert.
+    GeneratedId,
+    /// Written by insert and update.
+    Plain,
+    /// Never written by insert or update: the database fills it in.
+    Generated,
+}
+
+impl Role {
+    /// Whether the column is part of the id.
+    #[must_use]
+    pub const fn is_id(self) -> bool {
+        matches!(self, Self::Id | Self::GeneratedId)
+    }
+
+    /// Whether the database fills the column in on insert.
+    #[must_use]
+    pub const fn is_generated(self) -> bool {
+        matches!(self, Self::GeneratedId | Self::Generated)
+    }
+}
+
+/// Whether a column may hold `NULL` as far as the struct is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nullable {
+    /// The field is an `Option`.
+    Yes,
+    /// The field is not.
+    No,
+}
+
+/// One column as the struct describes it.
+#[derive(Clone, Debug)]
+pub struct ColumnSpec<DB: Backend> {
+    /// The name in the table.
+    pub name: &'static str,
+    /// What the statements do with it.
+    pub role: Role,
+    /// Whether the field can hold `NULL`.
+    pub nullable: Nullable,
+    /// The type the field is sent as.
+    pub type_info: DB::TypeInfo,
+    /// Whether a column of the given type can be read into the field.
+    pub compatible: fn(&DB::TypeInfo) -> bool,
+}
+
+impl<DB: Backend> ColumnSpec<DB> {
+    /// The name of the type the field is sent as, in the words of the database.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        self.type_info.name()
+    }
+}
+
+/// The columns of an entity, in the order of its fields.
+#[derive(Debug)]
+pub struct ColumnList<DB: Backend>(Vec<ColumnSpec<DB>>);
+
+impl<DB: Backend> ColumnList<DB> {
+    /// The columns that `describe` lists.
+    #[must_use]
+    pub fn of(describe: fn(&mut Self)) -> Vec<ColumnSpec<DB>> {
+        let mut list = Self(Vec::new());
+        describe(&mut list);
+        list.0
+    }
+
+    /// Adds a column that holds a `T`.
+    pub fn column<T: Type<DB>>(&mut self, name: &'static str, role: Role, nullable: Nullable) {
+        self.0.push(ColumnSpec {
+            name,
+            role,
+            nullable,
+            type_info: T::type_info(),
+            compatible: T::compatible,
+        });
+    }
+
+    /// Adds a column that holds a value as JSON.
+    pub fn json(&mut self, name: &'static str, role: Role, nullable: Nullable) {
+        self.column::<DB::JsonValue>(name, role, nullable);
+    }
+
+    /// Adds the columns of a nested struct.
+    pub fn flatten<T: Columns<DB>>(&mut self) {
+        T::describe(self);
+    }
+}
+
+/// Takes the values of a row, in the order of its fields, and keeps those a statement wants.
+pub struct Binder<'a, DB: Backend> {
+    arguments: &'a mut DB::Arguments,
+    wanted: fn(Role) -> bool,
+    text_only: bool,
+}
+
+impl<DB: Backend> std::fmt::Debug for Binder<'_, DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Binder").finish_non_exhaustive()
+    }
+}
+
+/// Fails when a value cannot be encoded for the database.
+pub type BindResult = Result<(), BoxDynError>;
+
+impl<'a, DB: Backend> Binder<'a, DB> {
+    /// A binder that appends to `arguments` the values whose role is wanted.
+    pub fn new(arguments: &'a mut DB::Arguments, wanted: fn(Role) -> bool) -> Self {
+        Self {
+            arguments,
+            wanted,
+            text_only: false,
+        }
+    }
+
+    /// A binder that appends only the text parts of an id.
+    pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
+        Self {
+            arguments,
+            wanted: Role::is_id,
+            text_only: true,
+        }
+    }
+
+    /// Offers the value of a column.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be encoded for the database.
+    pub fn value<T: Column<DB>>(&mut self, role: Role, value: &T) -> BindResult {
+        let wanted =
+            (self.wanted)(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()));
+        if wanted {
+            self.arguments.add(value)?;
+        }
+        Ok(())
+    }
+
+    /// Offers the value of a column that holds JSON.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be written as JSON.
+    pub fn json<T: Serialize>(&mut self, role: Role, value: &T) -> BindResult {
+        if (self.wanted)(role) {
+            DB::add_json(
+                self.arguments,
+                Some(serde_json::value::to_raw_value(value)?),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Offers the value of a column that holds JSON or `NULL`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be written as JSON.
+    pub fn json_nullable<T: Serialize>(&mut self, role: Role, value: &Option<T>) -> BindResult {
+        if (self.wanted)(role) {
+            let json = value.as_ref().map(serde_json::value::to_raw_value);
+            DB::add_json(self.arguments, json.transpose()?)?;
+        }
+        Ok(())
+    }
+
+    /// Offers the value of a column that is stored as a `Stored` (`#[sqlx(try_from = "Stored")]`).
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be converted to `Stored`.
+    pub fn converted<Stored, T>(&mut self, role: Role, value: &T) -> BindResult
+    where
+        Stored: Column<DB> + TryFrom<T>,
+        T: Clone,
+        <Stored as TryFrom<T>>::Error: Into<BoxDynError>,
+    {
+        if (self.wanted)(role) {
+            let stored = Stored::try_from(value.clone()).map_err(Into::into)?;
+            self.arguments.add(&stored)?;
+        }
+        Ok(())
+    }
+
+    /// Offers the values of a nested struct.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one of them cannot be encoded.
+    pub fn flatten<T: Columns<DB>>(&mut self, value: &T) -> BindResult {
+        value.bind(self)
+    }
+}
+
+/// The columns of a struct in database `DB`. Implemented by `#[derive(Cached)]`, and by `#[derive(Columns)]` for a struct
+/// that is nested with `#[sqlx(flatten)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say which columns it holds",
+    label = "its columns are unknown",
+    note = "a struct nested with `#[sqlx(flatten)]` needs `#[derive(larder::Columns)]`"
+)]
+pub trait Columns<DB: Backend> {
+    /// Lists the columns in field order.
+    fn describe(columns: &mut ColumnList<DB>);
+
+    /// Offers the values in field order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a value cannot be encoded for the database.
+    fn bind(&self, values: &mut Binder<'_, DB>) -> BindResult;
+}

@@ -1,0 +1,332 @@
+//! The database side of one repository: the only place where a statement leaves for the database.
+//!
+//! It binds, runs and decodes, and says of a failed write whether it certainly did nothing. It knows nothing of caches.
+
+use sqlx::{Connection, Pool, error::BoxDynError, pool::PoolConnection};
+
+use crate::{
+    backend::{Backend, Executed},
+    column::{Binder, ColumnList, ColumnSpec, Role},
+    entity::Entity,
+    error::{Error, ErrorKind},
+    source::Binding,
+    statement::Statements,
+};
+
+/// The rows of one entity in one database.
+pub(crate) struct Database<E: Entity, DB: Backend> {
+    pub(crate) pool: Pool<DB>,
+    pub(crate) columns: Vec<ColumnSpec<DB>>,
+    binding: Binding<E, DB>,
+    statements: Statements,
+}
+
+/// One write.
+pub(crate) enum Write<E: Entity> {
+    Insert(E),
+    Update(E),
+    Save(E),
+    Delete(E::Id),
+}
+
+/// What a write did.
+pub(crate) struct Written<E> {
+    /// How many rows it matched.
+    pub(crate) rows: u64,
+    /// The row as the database holds it, where the database filled in a part of it.
+    pub(crate) row: Option<E>,
+}
+
+impl<E: Entity> Write<E> {
+    /// The word for it in messages.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Insert(_) => "insert",
+            Self::Update(_) => "update",
+            Self::Save(_) => "save",
+            Self::Delete(_) => "delete",
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Database<E, DB> {
+    pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>) -> Self {
+        let columns = ColumnList::of(binding.describe);
+        Self {
+            statements: Statements::new(E::SPEC.table, &columns),
+            pool,
+            columns,
+            binding,
+        }
+    }
+
+    /// Whether the database chooses the id, so that the key of a new row is known only after its insert.
+    pub(crate) fn generates_id(&self) -> bool {
+        self.statements.generates_id
+    }
+
+    /// Whether a write takes more than one statement, or one whose key is known too late to announce it before.
+    pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
+        let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
+        match write {
+            Write::Insert(_) => reads_back || self.statements.generates_id,
+            Write::Update(_) | Write::Save(_) => reads_back,
+            Write::Delete(_) => false,
+        }
+    }
+
+    /// Takes a connection out of the pool.
+    pub(crate) async fn acquire(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
+        DB::acquire(&self.pool).await
+    }
+
+    /// Reads one row on a connection of its own, outside any transaction.
+    pub(crate) async fn load(&self, id: &E::Id) -> Result<Option<E>, sqlx::Error> {
+        let mut connection = self.acquire().await?;
+        self.select(&mut connection, id).await
+    }
+
+    async fn select(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        self.bind_id(id, &mut arguments)
+            .map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(connection, self.statements.select.clone(), arguments).await?;
+        row.as_ref().map(self.binding.from_row).transpose()
+    }
+
+    /// Runs one write on a connection or inside a transaction on it.
+    pub(crate) async fn apply(
+        &self,
+        connection: &mut DB::Connection,
+        write: &Write<E>,
+    ) -> Result<Written<E>, sqlx::Error> {
+        match write {
+            Write::Insert(entity) => self.insert(connection, entity).await,
+            Write::Update(entity) => self.update(connection, entity).await,
+            Write::Save(entity) if DB::DIALECT.returns_rows() => {
+                self.upsert(connection, entity).await
+            }
+            Write::Save(entity) => self.update_or_insert(connection, entity).await,
+            Write::Delete(id) => {
+                let mut arguments = DB::Arguments::default();
+                self.bind_id(id, &mut arguments)
+                    .map_err(sqlx::Error::Encode)?;
+                let done =
+                    DB::execute(connection, self.statements.delete.clone(), arguments).await?;
+                Ok(Written {
+                    rows: done.rows,
+                    row: None,
+                })
+            }
+        }
+    }
+
+    async fn insert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let arguments = self.arguments(entity, |role| !role.is_generated())?;
+        let (written, done) = self
+            .run(connection, self.statements.insert.clone(), arguments)
+            .await?;
+        let (Some(done), true) = (done, self.statements.reads_back) else {
+            return Ok(written);
+        };
+        // The dialect returns no rows: read back what the database has filled in.
+        let row = if self.statements.generates_id {
+            let mut arguments = DB::Arguments::default();
+            DB::add_generated_id(&mut arguments, done.generated_id.unwrap_or_default())
+                .map_err(sqlx::Error::Encode)?;
+            let row = DB::fetch(
+                connection,
+                self.statements.select_generated.clone(),
+                arguments,
+            )
+            .await?;
+            row.as_ref().map(self.binding.from_row).transpose()?
+        } else {
+            self.select(connection, &entity.id()).await?
+        };
+        Ok(Written {
+            rows: done.rows,
+            row,
+        })
+    }
+
+    async fn update(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
+        self.bind_id(&entity.id(), &mut arguments)
+            .map_err(sqlx::Error::Encode)?;
+        let (written, done) = self
+            .run(connection, self.statements.update.clone(), arguments)
+            .await?;
+        match done {
+            Some(Executed { rows, .. }) if rows > 0 && self.statements.reads_back => Ok(Written {
+                rows,
+                row: self.select(connection, &entity.id()).await?,
+            }),
+            _ => Ok(written),
+        }
+    }
+
+    async fn upsert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let arguments = self.arguments(entity, |role| role != Role::Generated)?;
+        let (written, _) = self
+            .run(connection, self.statements.upsert.clone(), arguments)
+            .await?;
+        Ok(written)
+    }
+
+    /// A save where the dialect's own upsert could reach a row with another id: change the row, insert it if it is not
+    /// there, and if somebody inserted it in between, change that one.
+    async fn update_or_insert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let updated = self.update(connection, entity).await?;
+        if updated.rows > 0 {
+            return Ok(updated);
+        }
+        let arguments = self.arguments(entity, |role| role != Role::Generated)?;
+        match DB::execute(connection, self.statements.upsert.clone(), arguments).await {
+            Ok(done) => Ok(Written {
+                rows: done.rows,
+                row: match self.statements.reads_back {
+                    true => self.select(connection, &entity.id()).await?,
+                    false => None,
+                },
+            }),
+            Err(refused) if is_duplicate(&refused) => {
+                let updated = self.update(connection, entity).await?;
+                // Still not there: another unique key, or another spelling of the id, refused the insert.
+                if updated.rows > 0 {
+                    Ok(updated)
+                } else {
+                    Err(refused)
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a write whose dialect returns the row where that is wanted; otherwise tells what the driver reported.
+    async fn run(
+        &self,
+        connection: &mut DB::Connection,
+        sql: sqlx::SqlStr,
+        arguments: DB::Arguments,
+    ) -> Result<(Written<E>, Option<Executed>), sqlx::Error> {
+        if self.statements.reads_back && DB::DIALECT.returns_rows() {
+            // All rows, not the first: the statement has not ended before its last row was taken.
+            let rows = DB::fetch_all(connection, sql, arguments).await?;
+            let written = Written {
+                rows: rows.len() as u64,
+                row: rows.first().map(self.binding.from_row).transpose()?,
+            };
+            return Ok((written, None));
+        }
+        let done = DB::execute(connection, sql, arguments).await?;
+        Ok((
+            Written {
+                rows: done.rows,
+                row: None,
+            },
+            Some(done),
+        ))
+    }
+
+    fn arguments(
+        &self,
+        entity: &E,
+        wanted: fn(Role) -> bool,
+    ) -> Result<DB::Arguments, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        (self.binding.bind)(entity, &mut Binder::new(&mut arguments, wanted))
+            .map_err(sqlx::Error::Encode)?;
+        Ok(arguments)
+    }
+
+    fn bind_id(&self, id: &E::Id, arguments: &mut DB::Arguments) -> Result<(), BoxDynError> {
+        (self.binding.bind_id)(id, &mut Binder::new(arguments, Role::is_id))?;
+        if self.statements.repeats_text_ids {
+            (self.binding.bind_id)(id, &mut Binder::text_only(arguments))?;
+        }
+        Ok(())
+    }
+}
+
+/// Begins a transaction on a connection.
+pub(crate) async fn begin<DB: Backend>(
+    connection: &mut DB::Connection,
+) -> Result<sqlx::Transaction<'_, DB>, sqlx::Error> {
+    connection.begin().await
+}
+
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(refusal) if refusal.is_unique_violation())
+}
+
+/// Whether a failed write certainly changed nothing. A connection that broke while the statement was on its way tells
+/// neither; then the write may even be applied later.
+pub(crate) fn certainly_failed(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(refusal) => {
+            let code = refusal.code().unwrap_or_default();
+            // Postgres: connection exceptions and shutdown. MySQL: shutdown, connection killed.
+            !(code.starts_with("08") || code.starts_with("57P") || code == "1053" || code == "1927")
+        }
+        sqlx::Error::Encode(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Configuration(_)
+        | sqlx::Error::TypeNotFound { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether a write was applied although it returned an error: its row came back and could not be read.
+pub(crate) fn applied_but_unreadable(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_)
+    )
+}
+
+/// The error of larder for an error of sqlx. Its message names what was attempted and on what.
+pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error) -> Error {
+    let (kind, why) = match &error {
+        refusal if is_duplicate(refusal) => {
+            (ErrorKind::Duplicate, "a unique constraint refused the row")
+        }
+        sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_) => (
+            ErrorKind::Conversion,
+            "the row does not fit the struct; `check_schema` lists the differences",
+        ),
+        sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => (
+            ErrorKind::Conversion,
+            "a value cannot be encoded for the database",
+        ),
+        _ if verb != "load" && !certainly_failed(&error) => (
+            ErrorKind::OutcomeUnknown,
+            "the connection was lost, so the write may or may not have been applied",
+        ),
+        _ => (ErrorKind::Database, "the database refused or failed"),
+    };
+    Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)
+}

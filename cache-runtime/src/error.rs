@@ -1,0 +1,117 @@
+//! The one error of larder: what was attempted, on which entity and key, and a kind to match on.
+//!
+//! A cache that is away is not an error of a read; such failures are counted (`stats`) and never reach a caller. What
+//! does reach a caller came from the database, from the entity itself, or from the way larder was set up.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+/// What went wrong, for code that reacts to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// `update` or `delete` named a row that does not exist.
+    NotFound,
+    /// A unique constraint of the database refused the row.
+    Duplicate,
+    /// The database failed or refused a statement; the cause is in [`source`](StdError::source).
+    Database,
+    /// The connection was lost while a write was under way: it may or may not have been applied.
+    OutcomeUnknown,
+    /// A row that the database returned could not be decoded into the entity, or a value not encoded for the database.
+    Conversion,
+    /// larder was set up in a way that cannot work; the message says what to change.
+    Configuration,
+    /// The store could not be reached for an operation that is about the store alone.
+    Store,
+    /// The task that loaded or wrote the row panicked or was stopped with its runtime.
+    Aborted,
+}
+
+/// An error of a repository operation.
+///
+/// Cheap to clone: callers that shared one load share its error.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    pub(crate) fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            source: Some(source.into()),
+        }))
+    }
+
+    /// What went wrong, for code that reacts to it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The error of sqlx that caused this one, if it was one.
+    #[must_use]
+    pub fn database_error(&self) -> Option<&sqlx::Error> {
+        self.0.source.as_deref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// The failure of a store. It never reaches the caller of a read.
+#[derive(Clone, Debug)]
+pub struct StoreError(pub(crate) Arc<str>);
+
+impl StoreError {
+    pub(crate) fn new(message: impl Into<Arc<str>>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for StoreError {}

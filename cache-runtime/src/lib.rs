@@ -1,0 +1,73 @@
+//! The runtime of larder: everything that runs behind a repository that `#[derive(Cached)]` generates.
+//!
+//! Depend on the `larder` package; this one is its engine, and its hidden items change without notice.
+//!
+//! # Concepts
+//!
+//! - A [`Cache`] is a store (Redis, or the memory of this process) with defaults for the entities that use it.
+//! - An entity ([`Entity`]) is a struct whose rows are cached, under a [`policy::Policy`] that its attributes choose.
+//! - A [`Repository`] reads and writes the rows of one entity in one database, through one cache.
+//! - `state` is the state machine of one key. It is the heart: every store executes it, and nothing else decides.
+//!
+//! # One read, one write
+//!
+//! The module docs of `read` and `write` tell them step by step; `flight` tells how callers share a load.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+compile_error!(
+    "larder needs at least one database: enable the feature `postgres`, `mysql` or `sqlite`"
+);
+#[cfg(not(any(feature = "msgpack", feature = "postcard", feature = "json")))]
+compile_error!(
+    "larder needs at least one codec: enable the feature `msgpack`, `postcard` or `json`"
+);
+
+pub mod backend;
+mod cache;
+mod clock;
+pub mod codec;
+#[doc(hidden)]
+pub mod column;
+mod database;
+mod entity;
+#[doc(hidden)]
+pub mod entry;
+mod error;
+mod flight;
+#[doc(hidden)]
+pub mod key;
+pub mod policy;
+#[doc(hidden)]
+pub mod private;
+mod read;
+mod repository;
+pub mod schema;
+#[doc(hidden)]
+pub mod source;
+#[doc(hidden)]
+pub mod state;
+mod statement;
+mod stats;
+#[doc(hidden)]
+pub mod store;
+#[doc(hidden)]
+pub mod token;
+mod wake;
+mod write;
+
+#[doc(hidden)]
+pub use sqlx;
+
+pub use crate::{
+    backend::Backend,
+    cache::{Cache, CacheBuilder},
+    clock::Clock,
+    codec::Codec,
+    entity::{Entity, EntitySpec},
+    error::{Error, ErrorKind},
+    key::AsId,
+    repository::{Origin, Outcome, Repository},
+    schema::SchemaReport,
+    stats::Stats,
+};

@@ -1,0 +1,150 @@
+//! How an entity is cached: plain data, validated by the derive, never looked up anywhere else.
+//!
+//! Every duration is stored in whole milliseconds, the resolution of Redis.
+
+use std::time::Duration;
+
+use crate::codec::Codec;
+
+/// The caching policy of an entity.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// The caching pattern.
+    pub strategy: Strategy,
+    /// How much a read may lag behind a write.
+    pub coherence: Coherence,
+    /// How long a row may be served, counted from the moment its load was allowed to begin.
+    pub ttl: Duration,
+    /// The largest share of `ttl` that is taken off at random, so that entries filled together do not expire together.
+    pub jitter: f64,
+    /// How long the absence of a row may be served; `None` switches absence caching off.
+    pub negative_ttl: Option<Duration>,
+    /// The namespace of the entity's keys, in place of the cache's own.
+    pub namespace: Option<&'static str>,
+    /// Whether all keys of the entity carry one Redis Cluster hash tag and so live in one slot.
+    pub hash_tag: bool,
+    /// The payload codec, in place of the cache's own.
+    pub codec: Option<Codec>,
+    /// How long one reader may take to load a row before another may try.
+    pub lease_ttl: Duration,
+    /// How long a reader waits for somebody else's load before it reads the database itself.
+    pub lease_wait: Duration,
+    /// How long an announced write keeps readers off the cache if its writer disappears.
+    pub intent_ttl: Duration,
+}
+
+impl Policy {
+    /// The policy of an entity that names no option.
+    pub const DEFAULT: Self = Self {
+        strategy: Strategy::Aside,
+        coherence: Coherence::Intent,
+        ttl: Duration::from_secs(300),
+        jitter: 0.1,
+        negative_ttl: Some(Duration::from_secs(30)),
+        namespace: None,
+        hash_tag: false,
+        codec: None,
+        lease_ttl: Duration::from_secs(5),
+        lease_wait: Duration::from_millis(100),
+        intent_ttl: Duration::from_secs(10),
+    };
+
+    /// Sets the caching pattern.
+    #[must_use]
+    pub const fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Sets how much a read may lag behind a write.
+    #[must_use]
+    pub const fn coherence(mut self, coherence: Coherence) -> Self {
+        self.coherence = coherence;
+        self
+    }
+
+    /// Sets the time to live of a row, in milliseconds.
+    #[must_use]
+    pub const fn ttl(mut self, milliseconds: u64) -> Self {
+        self.ttl = Duration::from_millis(milliseconds);
+        self
+    }
+
+    /// Sets the largest share of the time to live that is taken off at random.
+    #[must_use]
+    pub const fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
+    /// Sets the time to live of an absence, in milliseconds.
+    #[must_use]
+    pub const fn negative_ttl(mut self, milliseconds: u64) -> Self {
+        self.negative_ttl = Some(Duration::from_millis(milliseconds));
+        self
+    }
+
+    /// Switches absence caching off.
+    #[must_use]
+    pub const fn without_negative(mut self) -> Self {
+        self.negative_ttl = None;
+        self
+    }
+
+    /// Sets the namespace of the entity's keys.
+    #[must_use]
+    pub const fn namespace(mut self, namespace: &'static str) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// Puts all keys of the entity into one Redis Cluster slot.
+    #[must_use]
+    pub const fn hash_tag(mut self) -> Self {
+        self.hash_tag = true;
+        self
+    }
+
+    /// Sets the payload codec.
+    #[must_use]
+    pub const fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
+    /// Sets the time one reader may take to load a row, in milliseconds.
+    #[must_use]
+    pub const fn lease_ttl(mut self, milliseconds: u64) -> Self {
+        self.lease_ttl = Duration::from_millis(milliseconds);
+        self
+    }
+
+    /// Sets the time a reader waits for somebody else's load, in milliseconds.
+    #[must_use]
+    pub const fn lease_wait(mut self, milliseconds: u64) -> Self {
+        self.lease_wait = Duration::from_millis(milliseconds);
+        self
+    }
+}
+
+/// The caching pattern of an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Reads fill the cache, writes go to the database and drop the entry.
+    Aside,
+}
+
+/// How much a cached read may lag behind a write made through a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Coherence {
+    /// Up to the time to live: writes do not touch the cache at all.
+    Ttl,
+    /// Not at all once the write has returned; between its commit and its return an old row may still be served.
+    /// A writer that dies in that window leaves the old row until its time to live ends.
+    Lease,
+    /// Not at all: reads by id are linearizable with writes, also when a writer dies half-way.
+    Intent,
+}

@@ -1,0 +1,100 @@
+//! What generated code calls. Used by the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` and by nobody else;
+//! it changes without notice, which is why the derive and the runtime are pinned to each other.
+
+pub use sqlx::{FromRow, Pool, error::BoxDynError};
+
+pub use crate::{
+    backend::{Backend, Bound},
+    cache::Cache,
+    codec::Codec,
+    column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
+    entity::{Entity, EntitySpec},
+    error::Error,
+    key::AsId,
+    policy::{Coherence, Policy, Strategy},
+    repository::{Outcome, Repository},
+    schema::SchemaReport,
+    source::{Probe, ProbeFallback, ProbeTypeFallback, Source},
+    stats::Stats,
+};
+
+/// Stops the build with a message unless the entity fits database `DB`. Evaluated where `DB` becomes a concrete type.
+pub const fn assert_fits<E: Entity, DB: Backend>() {
+    assert!(
+        <DB::Of<E> as Bound<E, DB>>::BINDING.is_some(),
+        "a column of this entity has a type that this database cannot store"
+    );
+}
+
+// The database features are features of this crate, so generated code cannot test them with `cfg`. It calls these macros
+// instead, and each exists in the form that fits the features.
+
+macro_rules! per_database {
+    ($dollar:tt $feature:literal, $binding:ident, $fits:ident, $constant:ident, $database:ident) => {
+        /// Defines the entity's binding to one database.
+        #[cfg(feature = $feature)]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $binding {
+            ($dollar entity:ty) => {
+                const $constant: ::core::option::Option<
+                    $dollar crate::source::Binding<$dollar entity, $dollar crate::sqlx::$database>,
+                > = $dollar crate::private::Probe::<$dollar entity, $dollar crate::sqlx::$database>::BINDING;
+            };
+        }
+
+        /// Defines nothing: the database's feature is off.
+        #[cfg(not(feature = $feature))]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $binding {
+            ($dollar entity:ty) => {};
+        }
+
+        /// Whether a type has a property in one database.
+        #[cfg(feature = $feature)]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $fits {
+            ($dollar property:ident, $dollar type:ty) => {
+                $dollar crate::private::Probe::<$dollar type, $dollar crate::sqlx::$database>::$dollar property
+            };
+        }
+
+        /// Never: the database's feature is off.
+        #[cfg(not(feature = $feature))]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $fits {
+            ($dollar property:ident, $dollar type:ty) => { false };
+        }
+    };
+}
+
+per_database!($ "postgres", __binding_postgres, __fits_postgres, POSTGRES, Postgres);
+per_database!($ "mysql", __binding_mysql, __fits_mysql, MYSQL, MySql);
+per_database!($ "sqlite", __binding_sqlite, __fits_sqlite, SQLITE, Sqlite);
+
+/// Defines the entity's bindings to all enabled databases, inside its `impl Entity`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __bindings {
+    ($entity:ty) => {
+        $crate::__binding_postgres!($entity);
+        $crate::__binding_mysql!($entity);
+        $crate::__binding_sqlite!($entity);
+    };
+}
+
+/// Whether a type has a property (`IS_COLUMN`, `IS_ROW`, `HAS_COLUMNS`) in at least one enabled database.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fits_any {
+    ($property:ident, $type:ty) => {
+        $crate::__fits_postgres!($property, $type)
+            || $crate::__fits_mysql!($property, $type)
+            || $crate::__fits_sqlite!($property, $type)
+    };
+}
+
+pub use crate::{__bindings as bindings, __fits_any as fits_any};

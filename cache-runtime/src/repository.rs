@@ -1,0 +1,367 @@
+//! The repository: every public operation on the rows of one entity. It holds no policy; each operation is a call into
+//! `read`, `write` or `schema`.
+
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use sqlx::Pool;
+
+use crate::{
+    backend::{Backend, Bound},
+    cache::{self, Cache},
+    codec::{self, Codec},
+    database::{Database, Write},
+    entity::Entity,
+    error::{Error, ErrorKind},
+    flight::Flights,
+    key::{AsId, Key, KeySpace},
+    policy::Policy,
+    schema::{self, SchemaReport},
+    state::Identity,
+    stats::{Counters, Stats},
+    store::Store,
+};
+
+/// The cached rows of one entity in one database. Generated code wraps it in a type of the entity's own.
+///
+/// Cheap to clone; clones share their loads and their counters.
+pub struct Repository<E: Entity, DB: Backend>(pub(crate) Arc<Inner<E, DB>>);
+
+pub(crate) struct Inner<E: Entity, DB: Backend> {
+    pub(crate) cache: Arc<cache::Inner>,
+    pub(crate) database: Database<E, DB>,
+    pub(crate) keys: KeySpace,
+    pub(crate) codec: Codec,
+    pub(crate) policy: Policy,
+    pub(crate) counters: Counters,
+    pub(crate) flights: Flights<E>,
+}
+
+/// A row, and where it came from.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome<E> {
+    /// The row, or `None` if it does not exist.
+    pub row: Option<Arc<E>>,
+    /// Where the answer came from.
+    pub origin: Origin,
+    /// How long ago the row was loaded from the database, by the clocks of the two machines; zero for a fresh load.
+    pub age: Duration,
+}
+
+impl<E> Clone for Outcome<E> {
+    fn clone(&self) -> Self {
+        Self {
+            row: self.row.clone(),
+            origin: self.origin,
+            age: self.age,
+        }
+    }
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// From the cache.
+    Cache,
+    /// From the database, by a statement of this call.
+    Database,
+    /// From the database, by a statement that another caller of this process had under way.
+    Shared,
+}
+
+impl<E: Entity, DB: Backend> Clone for Repository<E, DB> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E: Entity, DB: Backend> fmt::Debug for Repository<E, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository")
+            .field("entity", &E::SPEC.name)
+            .field("table", &E::SPEC.table)
+            .field("database", &DB::NAME)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: Entity, DB: Backend> Repository<E, DB> {
+    /// A repository of the rows that `pool` reaches, cached in `cache`. The pool is used as it is.
+    ///
+    /// # Panics
+    ///
+    /// When [`Repository::try_new`] would return an error: the entity and the cache cannot work together.
+    #[must_use]
+    #[track_caller]
+    pub fn new(cache: &Cache, pool: Pool<DB>) -> Self {
+        match Self::try_new(cache, pool) {
+            Ok(repository) => repository,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`Repository::new`], for programs that would rather have an error than a panic at start-up.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] when a column has no type in this database, when the codec cannot carry the entity, or
+    /// when the id has a type whose values have several spellings.
+    pub fn try_new(cache: &Cache, pool: Pool<DB>) -> Result<Self, Error> {
+        let spec = E::SPEC;
+        let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
+            configuration(format!(
+                "a column of {} has a type that {} cannot store",
+                spec.name,
+                DB::NAME
+            ))
+        })?;
+        let cache = Arc::clone(cache.inner());
+        let policy = spec.policy;
+        let codec = policy.codec.unwrap_or(cache.codec);
+        check_codec::<E>(codec, spec.positional_hazard)?;
+        let database = Database::new(pool, binding);
+        schema::check_id(spec.name, &database.columns)?;
+        Ok(Self(Arc::new(Inner {
+            keys: KeySpace::new(&cache.namespace, spec.name, &policy),
+            database,
+            codec,
+            policy,
+            counters: Counters::default(),
+            flights: Flights::default(),
+            cache,
+        })))
+    }
+
+    /// The row with this id, from the cache if it can be.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database only: a cache that is away is not an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: a load that has begun goes on for those who share it, and fills the cache.
+    pub async fn find(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
+        Ok(self.0.read(id.as_id()).await?.row)
+    }
+
+    /// As [`Repository::find`], and also where the answer came from and how old it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find`].
+    pub async fn find_outcome(&self, id: impl AsId<E::Id>) -> Result<Outcome<E>, Error> {
+        self.0.read(id.as_id()).await
+    }
+
+    /// The row with this id, read past the cache, which is neither asked nor filled.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database.
+    pub async fn find_uncached(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
+        let id = id.as_id();
+        let key = self.0.key(&id)?;
+        self.0.load(&key, &id).await
+    }
+
+    /// Whether there is a row with this id, from the cache if it can be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find`].
+    pub async fn exists(&self, id: impl AsId<E::Id>) -> Result<bool, Error> {
+        Ok(self.find(id).await?.is_some())
+    }
+
+    /// Inserts a row and returns it, with the columns that the database fills in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Duplicate`] when the row exists or a unique constraint refuses it; other errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// A write that has begun runs to its end, also when the future is dropped.
+    pub async fn insert(&self, entity: &E) -> Result<Arc<E>, Error> {
+        let row = self.write(Write::Insert(entity.clone())).await?;
+        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+    }
+
+    /// Changes the row with the entity's id and returns it, with the columns that the database fills in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such row; other errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn update(&self, entity: &E) -> Result<Arc<E>, Error> {
+        let row = self.write(Write::Update(entity.clone())).await?;
+        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+    }
+
+    /// Inserts the row, or changes it if there is one with the entity's id, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Duplicate`] when another unique constraint refuses the row; other errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn save(&self, entity: &E) -> Result<Arc<E>, Error> {
+        let row = self.write(Write::Save(entity.clone())).await?;
+        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+    }
+
+    /// Deletes the row with this id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such row; other errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn delete(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
+        self.write(Write::Delete(id.as_id().into_owned())).await?;
+        Ok(())
+    }
+
+    /// Drops what the cache knows of this id, loads in flight included. For rows that were changed past the repository.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] when the store cannot be reached: then the old row may be served until its time to live ends.
+    pub async fn invalidate(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
+        let key = self.0.key(&id.as_id())?;
+        self.0.invalidate(&key).await
+    }
+
+    /// Loads the row anew, whatever the cache holds, and caches it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::find`].
+    pub async fn refresh(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
+        Ok(self.0.reload(id.as_id()).await?.row)
+    }
+
+    /// Compares the table with the struct: columns, types, nullability, primary key and text collations.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database. Differences are no error; they are in the report.
+    pub async fn check_schema(&self) -> Result<SchemaReport, Error> {
+        schema::check(E::SPEC, &self.0.database.pool, &self.0.database.columns).await
+    }
+
+    /// What this repository and its clones have counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.counters.snapshot()
+    }
+
+    /// The pool of the repository.
+    #[must_use]
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.0.database.pool
+    }
+
+    /// The key of an id in the store.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conversion`] for an id that cannot be written as a key.
+    pub fn key(&self, id: impl AsId<E::Id>) -> Result<Key, Error> {
+        self.0.key(&id.as_id())
+    }
+
+    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it.
+    async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let inner = Arc::clone(&self.0);
+        let verb = write.verb();
+        match tokio::spawn(async move { inner.write(write).await }).await {
+            Ok(result) => result,
+            Err(stopped) => Err(Error::with_source(
+                ErrorKind::Aborted,
+                format!(
+                    "failed to {verb} {}: the task was stopped half-way",
+                    E::SPEC.name
+                ),
+                stopped,
+            )),
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    pub(crate) fn key(&self, id: &E::Id) -> Result<Key, Error> {
+        self.keys.key(id).map_err(|error| {
+            let message = format!(
+                "the id of {} cannot be written as a key: {error}",
+                E::SPEC.name
+            );
+            Error::with_source(ErrorKind::Conversion, message, error)
+        })
+    }
+
+    /// What entries must carry for this repository to believe them now.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            stamp: self.cache.store.stamp(),
+            fingerprint: E::SPEC.fingerprint,
+            codec: self.codec.number(),
+        }
+    }
+
+    async fn invalidate(&self, key: &Key) -> Result<(), Error> {
+        self.counters.invalidations.add_one();
+        self.cache.store.invalidate(key).await.map_err(|error| {
+            self.counters.store_errors.add_one();
+            Error::with_source(
+                ErrorKind::Store,
+                format!("failed to invalidate key {key}"),
+                error,
+            )
+        })
+    }
+
+    async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
+        let key = self.key(&id)?;
+        let dropped = self.invalidate(&key).await;
+        // A flight that is under way may have read the row before this call.
+        self.flights.close_current(&key);
+        self.miss(key, id.into_owned(), dropped.is_ok()).await
+    }
+}
+
+fn check_codec<E: Entity>(codec: Codec, hazard: Option<&'static str>) -> Result<(), Error> {
+    if !codec.is_positional() {
+        return Ok(());
+    }
+    let name = E::SPEC.name;
+    if let Some(hazard) = hazard {
+        return Err(configuration(format!(
+            "{name} cannot be cached with {codec:?}, which finds fields by position: it has {hazard}; use `codec = \"msgpack\"`"
+        )));
+    }
+    if codec::requires_self_describing::<E>() {
+        return Err(configuration(format!(
+            "{name} cannot be cached with {codec:?}: a field describes itself (serde_json::Value, an untagged enum or a \
+             flattened struct); use `codec = \"msgpack\"`"
+        )));
+    }
+    Ok(())
+}
+
+fn configuration(message: String) -> Error {
+    Error::new(ErrorKind::Configuration, message)
+}

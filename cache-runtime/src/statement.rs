@@ -1,0 +1,295 @@
+//! The statements of one entity in one dialect, written once when its repository is made.
+//!
+//! Text ids are compared twice: as the column's collation does, which finds the index, and byte for byte. Under a collation
+//! that ignores case (MariaDB's default) `abc` and `ABC` are one row to the database but two keys to the cache; with the
+//! second comparison they are two ids to the database too, so no write can reach a row past its key.
+//!
+//! Invariant: the text never contains a value; values are bound, in the order given by [`Binding`](crate::source::Binding).
+
+use std::{fmt::Write, sync::Arc};
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use crate::{
+    backend::Backend,
+    column::{ColumnSpec, Role},
+};
+
+/// How a database spells its statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL and MariaDB.
+    MySql,
+    /// SQLite.
+    Sqlite,
+}
+
+impl Dialect {
+    fn placeholder(self, number: usize) -> String {
+        match self {
+            Self::Postgres => format!("${number}"),
+            Self::MySql => "?".to_owned(),
+            Self::Sqlite => format!("?{number}"),
+        }
+    }
+
+    /// A name as the dialect quotes it; a dot separates the parts of a table's name.
+    pub(crate) fn quote(self, name: &str) -> String {
+        let quote = match self {
+            Self::MySql => '`',
+            Self::Postgres | Self::Sqlite => '"',
+        };
+        let part = |part: &str| {
+            let doubled = part.replace(quote, &format!("{quote}{quote}"));
+            format!("{quote}{doubled}{quote}")
+        };
+        name.split('.').map(part).collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether a write can return the row it wrote.
+    pub(crate) const fn returns_rows(self) -> bool {
+        !matches!(self, Self::MySql)
+    }
+
+    /// Whether a parameter of the statement can be used twice by its number.
+    const fn numbers_parameters(self) -> bool {
+        !matches!(self, Self::MySql)
+    }
+
+    /// Whether values of a type have spellings that differ but that a collation may call equal.
+    pub(crate) fn is_text(self, type_name: &str) -> bool {
+        let name = type_name.trim_matches('"').to_ascii_uppercase();
+        match self {
+            Self::Postgres => matches!(
+                name.as_str(),
+                "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "CITEXT"
+            ),
+            Self::MySql => name.ends_with("CHAR") || name.ends_with("TEXT") || name == "ENUM",
+            Self::Sqlite => name == "TEXT",
+        }
+    }
+
+    /// The byte-for-byte comparison of a text column with a parameter.
+    fn exactly(self, column: &str, parameter: &str) -> String {
+        match self {
+            Self::Postgres => format!("{column}::text = {parameter}::text COLLATE \"C\""),
+            Self::MySql => format!(
+                "CAST(CONVERT({column} USING utf8mb4) AS BINARY) = CAST({parameter} AS BINARY)"
+            ),
+            Self::Sqlite => format!("{column} = {parameter} COLLATE BINARY"),
+        }
+    }
+}
+
+/// The statements of an entity.
+#[derive(Clone, Debug)]
+pub(crate) struct Statements {
+    /// Reads the row with an id. Binds the id (see [`Statements::repeats_text_ids`]).
+    pub(crate) select: SqlStr,
+    /// Reads the row whose generated id the driver reported. Binds that number.
+    pub(crate) select_generated: SqlStr,
+    /// Inserts a row. Binds the columns that the database does not fill in.
+    pub(crate) insert: SqlStr,
+    /// Changes a row. Binds the plain columns, then the id.
+    pub(crate) update: SqlStr,
+    /// Inserts a row or changes it. Binds the ids and the plain columns in field order.
+    pub(crate) upsert: SqlStr,
+    /// Deletes a row. Binds the id.
+    pub(crate) delete: SqlStr,
+    /// Whether the id's text parts are bound a second time behind the id, because parameters cannot be used twice.
+    pub(crate) repeats_text_ids: bool,
+    /// Whether the database fills in columns, so that a written row has to be read back.
+    pub(crate) reads_back: bool,
+    /// Whether the database chooses the id.
+    pub(crate) generates_id: bool,
+}
+
+impl Statements {
+    /// Writes the statements for a table with these columns.
+    pub(crate) fn new<DB: Backend>(table: &str, columns: &[ColumnSpec<DB>]) -> Self {
+        let text = Text {
+            dialect: DB::DIALECT,
+            table: DB::DIALECT.quote(table),
+            columns,
+        };
+        let reads_back = columns.iter().any(|column| column.role.is_generated());
+        let has_text_id = columns.iter().any(|column| text.is_text_id(column));
+        Self {
+            select: sql(text.select(&text.id_condition(1))),
+            select_generated: sql(text.select_generated()),
+            insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
+            update: sql(text.update(reads_back)),
+            upsert: sql(text.upsert(reads_back)),
+            delete: sql(format!(
+                "DELETE FROM {} WHERE {}",
+                text.table,
+                text.id_condition(1)
+            )),
+            repeats_text_ids: has_text_id && !text.dialect.numbers_parameters(),
+            reads_back,
+            generates_id: columns
+                .iter()
+                .any(|column| column.role == Role::GeneratedId),
+        }
+    }
+}
+
+fn sql(text: String) -> SqlStr {
+    // The text is made of quoted names out of the struct's attributes; no value of a user is in it.
+    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
+
+struct Text<'a, DB: Backend> {
+    dialect: Dialect,
+    table: String,
+    columns: &'a [ColumnSpec<DB>],
+}
+
+impl<DB: Backend> Text<'_, DB> {
+    fn is_text_id(&self, column: &ColumnSpec<DB>) -> bool {
+        column.role.is_id() && self.dialect.is_text(column.type_name())
+    }
+
+    fn names(&self, wanted: fn(Role) -> bool) -> Vec<String> {
+        self.columns
+            .iter()
+            .filter(|column| wanted(column.role))
+            .map(|column| self.dialect.quote(column.name))
+            .collect()
+    }
+
+    fn all_names(&self) -> String {
+        self.names(|_| true).join(", ")
+    }
+
+    /// `id = ..`, exactly, for parameters from `first` on.
+    fn id_condition(&self, first: usize) -> String {
+        let mut equal = Vec::new();
+        let mut exact = Vec::new();
+        for (at, column) in self
+            .columns
+            .iter()
+            .filter(|column| column.role.is_id())
+            .enumerate()
+        {
+            let name = self.dialect.quote(column.name);
+            let parameter = self.dialect.placeholder(first + at);
+            equal.push(format!("{name} = {parameter}"));
+            if self.is_text_id(column) {
+                exact.push(self.dialect.exactly(&name, &parameter));
+            }
+        }
+        equal.append(&mut exact);
+        equal.join(" AND ")
+    }
+
+    fn select(&self, condition: &str) -> String {
+        format!(
+            "SELECT {} FROM {} WHERE {condition}",
+            self.all_names(),
+            self.table
+        )
+    }
+
+    fn select_generated(&self) -> String {
+        let id = self.names(|role| role == Role::GeneratedId).pop();
+        let condition = id.map(|id| format!("{id} = {}", self.dialect.placeholder(1)));
+        self.select(condition.as_deref().unwrap_or("1 = 0"))
+    }
+
+    fn insert(&self, wanted: fn(Role) -> bool, reads_back: bool) -> String {
+        let names = self.names(wanted);
+        let mut text = format!("INSERT INTO {}", self.table);
+        if names.is_empty() {
+            text.push_str(match self.dialect {
+                Dialect::MySql => " () VALUES ()",
+                Dialect::Postgres | Dialect::Sqlite => " DEFAULT VALUES",
+            });
+        } else {
+            let placeholders: Vec<_> = (1..=names.len())
+                .map(|number| self.dialect.placeholder(number))
+                .collect();
+            write!(
+                text,
+                " ({}) VALUES ({})",
+                names.join(", "),
+                placeholders.join(", ")
+            )
+            .expect("writing to a string cannot fail");
+        }
+        text + &self.returning(reads_back)
+    }
+
+    fn update(&self, reads_back: bool) -> String {
+        let plain = self.names(|role| role == Role::Plain);
+        let assignments: Vec<_> = if plain.is_empty() {
+            // Nothing to change: the statement still tells whether the row exists.
+            self.names(Role::is_id)
+                .iter()
+                .map(|id| format!("{id} = {id}"))
+                .collect()
+        } else {
+            plain
+                .iter()
+                .enumerate()
+                .map(|(at, name)| format!("{name} = {}", self.dialect.placeholder(at + 1)))
+                .collect()
+        };
+        format!(
+            "UPDATE {} SET {} WHERE {}{}",
+            self.table,
+            assignments.join(", "),
+            self.id_condition(plain.len() + 1),
+            self.returning(reads_back)
+        )
+    }
+
+    /// Insert or change. MySQL's `ON DUPLICATE KEY UPDATE` would change the row that any unique key collides with, whatever
+    /// its id, and so past its cache key; there an update is tried first, and this is the insert that follows.
+    fn upsert(&self, reads_back: bool) -> String {
+        let wanted: fn(Role) -> bool = |role| role != Role::Generated;
+        let insert = self.insert(wanted, false);
+        if self.dialect == Dialect::MySql {
+            return insert;
+        }
+        let ids = self.names(Role::is_id);
+        let plain = self.names(|role| role == Role::Plain);
+        let changed = if plain.is_empty() { &ids } else { &plain };
+        let assignments: Vec<_> = changed
+            .iter()
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
+        let mut text = format!(
+            "{insert} ON CONFLICT ({}) DO UPDATE SET {}",
+            ids.join(", "),
+            assignments.join(", ")
+        );
+        let exact: Vec<_> = self
+            .columns
+            .iter()
+            .filter(|column| self.is_text_id(column))
+            .map(|column| {
+                let name = self.dialect.quote(column.name);
+                self.dialect.exactly(
+                    &format!("{}.{name}", self.table),
+                    &format!("excluded.{name}"),
+                )
+            })
+            .collect();
+        if !exact.is_empty() {
+            write!(text, " WHERE {}", exact.join(" AND "))
+                .expect("writing to a string cannot fail");
+        }
+        text + &self.returning(reads_back)
+    }
+
+    fn returning(&self, reads_back: bool) -> String {
+        if reads_back && self.dialect.returns_rows() {
+            format!(" RETURNING {}", self.all_names())
+        } else {
+            String::new()
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! A store that fails, stops or misbehaves on request, in front of a real one (feature `test-util`).
+//!
+//! Tests need three things that a real store does not do by itself: fail at a given operation, stop just before one so that
+//! something else can happen first, and leave out one mechanism, to show that a test would notice its absence. Every
+//! operation still goes to the real store behind.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Semaphore;
+
+#[cfg(feature = "redis")]
+use crate::entry;
+use crate::{
+    error::StoreError,
+    key::Key,
+    state::{Change, Identity, Lease, State},
+    store::{Filling, Found, Keeps, Payload, RealStore, Store},
+    token::Token,
+    wake::Wakeups,
+};
+
+/// An operation of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is named after the method of `Store`")]
+pub enum Operation {
+    Get,
+    Acquire,
+    Wait,
+    Fill,
+    Release,
+    Begin,
+    End,
+    Invalidate,
+}
+
+/// A mechanism that a negative control leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// The comparison of the lease when a row is stored: without it, any late fill is stored.
+    FillCompare,
+    /// The announcement of a write before its commit: without it, keys are dropped only after the commit.
+    Intent,
+    /// The rule that a caller shares a load only if it began after the call or its fill was accepted.
+    AcceptedFill,
+}
+
+/// The faults of one store, shared with the test that commands them.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Arc<Mutex<Plan>>);
+
+#[derive(Debug, Default)]
+struct Plan {
+    failing: HashMap<Operation, u64>,
+    pauses: HashMap<Operation, VecDeque<Pause>>,
+    off: Vec<Mechanism>,
+    calls: HashMap<Operation, u64>,
+}
+
+/// A stop before one operation.
+#[derive(Clone, Debug)]
+pub struct Pause {
+    reached: Arc<Semaphore>,
+    resumed: Arc<Semaphore>,
+}
+
+impl Pause {
+    /// Returns when a caller has reached the operation and waits before it.
+    pub async fn reached(&self) {
+        take(&self.reached).await;
+    }
+
+    /// Lets the caller go on.
+    pub fn resume(&self) {
+        self.resumed.add_permits(1);
+    }
+}
+
+async fn take(semaphore: &Semaphore) {
+    semaphore
+        .acquire()
+        .await
+        .expect("the semaphore is never closed")
+        .forget();
+}
+
+impl Faults {
+    /// No faults yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the next so many calls of an operation fail.
+    pub fn fail(&self, operation: Operation, times: u64) {
+        self.plan().failing.insert(operation, times);
+    }
+
+    /// Stops the next call of an operation (one call per pause) before it reaches the store.
+    #[must_use]
+    pub fn pause(&self, operation: Operation) -> Pause {
+        let pause = Pause {
+            reached: Arc::new(Semaphore::new(0)),
+            resumed: Arc::new(Semaphore::new(0)),
+        };
+        let mut plan = self.plan();
+        plan.pauses
+            .entry(operation)
+            .or_default()
+            .push_back(pause.clone());
+        pause
+    }
+
+    /// Leaves a mechanism out from now on.
+    pub fn leave_out(&self, mechanism: Mechanism) {
+        self.plan().off.push(mechanism);
+    }
+
+    /// Whether a mechanism is left out.
+    #[must_use]
+    pub fn is_left_out(&self, mechanism: Mechanism) -> bool {
+        self.plan().off.contains(&mechanism)
+    }
+
+    /// How often an operation was called.
+    #[must_use]
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.plan().calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        let pause = {
+            let mut plan = self.plan();
+            *plan.calls.entry(operation).or_default() += 1;
+            plan.pauses
+                .get_mut(&operation)
+                .and_then(VecDeque::pop_front)
+        };
+        if let Some(pause) = pause {
+            pause.reached.add_permits(1);
+            take(&pause.resumed).await;
+        }
+        match self.plan().failing.get_mut(&operation) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                Err(StoreError::new("a fault was asked for"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A real store behind faults.
+#[derive(Debug)]
+pub struct FaultyStore {
+    store: RealStore,
+    faults: Option<Faults>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(store: RealStore, faults: Option<Faults>) -> Self {
+        Self { store, faults }
+    }
+
+    /// Awaits one attempt to connect, where there is something to connect to.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn connect(&self) -> Result<(), StoreError> {
+        self.store.connect().await
+    }
+
+    /// Whether a mechanism is left out.
+    pub(crate) fn is_left_out(&self, mechanism: Mechanism) -> bool {
+        self.faults
+            .as_ref()
+            .is_some_and(|faults| faults.is_left_out(mechanism))
+    }
+
+    /// Stores a state past all rules for so many milliseconds, or removes the key.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the store does.
+    pub async fn force(
+        &self,
+        key: &Key,
+        entry: Option<(State<Payload>, u64)>,
+    ) -> Result<(), StoreError> {
+        match &self.store {
+            RealStore::Memory(store) => {
+                store.force(
+                    key,
+                    entry.map_or(Change::Delete, |(state, ttl_ms)| Change::Put(state, ttl_ms)),
+                );
+                Ok(())
+            }
+            #[cfg(feature = "redis")]
+            RealStore::Redis(store) => {
+                let bytes = entry
+                    .as_ref()
+                    .map(|(state, ttl_ms)| (to_bytes(state), *ttl_ms));
+                store
+                    .force(
+                        key,
+                        bytes
+                            .as_ref()
+                            .map(|(bytes, ttl_ms)| (bytes.as_slice(), *ttl_ms)),
+                    )
+                    .await
+            }
+        }
+    }
+
+    /// Stores raw bytes at a key of Redis for so many milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the store does, or has no bytes.
+    #[cfg(feature = "redis")]
+    pub async fn force_bytes(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        match &self.store {
+            RealStore::Memory(_) => Err(StoreError::new("the in-process store keeps no bytes")),
+            RealStore::Redis(store) => store.force(key, Some((bytes, ttl_ms))).await,
+        }
+    }
+
+    /// The bytes at a key of Redis and the milliseconds left to them.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the store does, or has no bytes.
+    #[cfg(feature = "redis")]
+    pub async fn peek_bytes(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
+        match &self.store {
+            RealStore::Memory(_) => Err(StoreError::new("the in-process store keeps no bytes")),
+            RealStore::Redis(store) => store.peek(key).await,
+        }
+    }
+
+    /// The milliseconds left to what is at a key.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the store does.
+    pub async fn remaining_ms(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        match &self.store {
+            RealStore::Memory(store) => Ok(store.peek(key).map(|slot| slot.remaining_ms)),
+            #[cfg(feature = "redis")]
+            RealStore::Redis(store) => {
+                Ok(store.peek(key).await?.map(|(_, remaining_ms)| remaining_ms))
+            }
+        }
+    }
+
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        match &self.faults {
+            Some(faults) => faults.before(operation).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+fn to_bytes(state: &State<Payload>) -> Vec<u8> {
+    let payload = |payload: &Payload| match payload {
+        Payload::Bytes(bytes, header) => bytes[*header..].to_vec(),
+        Payload::Shared(_) => Vec::new(),
+    };
+    match state {
+        State::Value(meta, row) => entry::encode(&State::Value(*meta, payload(row).as_slice())),
+        State::Loading(lease, waiters) => entry::encode(&State::Loading(*lease, waiters.clone())),
+        State::Negative(meta) => entry::encode(&State::Negative(*meta)),
+        State::Writing(writers) => entry::encode(&State::Writing(writers.clone())),
+        State::Unreadable(unreadable) => entry::encode(&State::Unreadable(*unreadable)),
+    }
+}
+
+impl Store for FaultyStore {
+    fn keeps(&self) -> Keeps {
+        self.store.keeps()
+    }
+
+    fn stamp(&self) -> u64 {
+        self.store.stamp()
+    }
+
+    fn wakeups(&self) -> &Wakeups {
+        self.store.wakeups()
+    }
+
+    async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
+        self.before(Operation::Get).await?;
+        self.store.get(key, fingerprint, codec).await
+    }
+
+    async fn acquire(
+        &self,
+        key: &Key,
+        lease: Lease,
+        lease_ttl_ms: u64,
+        over: bool,
+    ) -> Result<Option<Found>, StoreError> {
+        self.before(Operation::Acquire).await?;
+        self.store.acquire(key, lease, lease_ttl_ms, over).await
+    }
+
+    async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
+        self.before(Operation::Wait).await?;
+        self.store.wait(key, identity).await
+    }
+
+    async fn fill(
+        &self,
+        key: &Key,
+        filling: Filling,
+        ttl_ms: u64,
+        lease_ttl_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.before(Operation::Fill).await?;
+        if self.is_left_out(Mechanism::FillCompare) {
+            let state = match filling {
+                Filling::Value(meta, payload) => State::Value(meta, payload),
+                Filling::Negative(meta) => State::Negative(meta),
+            };
+            self.force(key, Some((state, ttl_ms))).await?;
+            return Ok(true);
+        }
+        self.store.fill(key, filling, ttl_ms, lease_ttl_ms).await
+    }
+
+    async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
+        self.before(Operation::Release).await?;
+        self.store.release(key, lease).await
+    }
+
+    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
+        self.before(Operation::Begin).await?;
+        if self.is_left_out(Mechanism::Intent) {
+            return Ok(());
+        }
+        self.store.begin(key, intent, intent_ttl_ms).await
+    }
+
+    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
+        self.before(Operation::End).await?;
+        self.store.end(key, intent).await
+    }
+
+    async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
+        self.before(Operation::Invalidate).await?;
+        self.store.invalidate(key).await
+    }
+}

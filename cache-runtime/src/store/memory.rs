@@ -1,0 +1,288 @@
+//! The in-process store: the embedded default, coherent inside one process.
+//!
+//! Rows and absences live in a bounded cache that may drop any of them; leases and intents live in a small table that
+//! drops none, because a lost intent is the one loss that a later crash could turn into a stale row. Both belong to the
+//! same shard of the key, and every operation but a plain look runs `state`'s transition under that shard's lock.
+//!
+//! 1. A hit looks into the bounded cache and takes no lock of ours.
+//! 2. Everything else locks the shard, reads the slot, applies the transition, and writes the slot back.
+//!
+//! Invariant: a key is in the table or in the bounded cache, never in both, when the shard's lock is free.
+//! Nothing here waits, so the futures of this store are ready at once.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::BuildHasher,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use quick_cache::sync::Cache as BoundedCache;
+
+use crate::{
+    clock::Clock,
+    error::StoreError,
+    key::Key,
+    state::{self, Change, Identity, Lease, Slot, State, Step, View},
+    store::{Filling, Found, Keeps, Payload, Store},
+    token::{ProcessId, Token},
+    wake::Wakeups,
+};
+
+const SHARDS: usize = 64;
+/// How many expired intents and leases a shard gathers before it looks for them.
+const SWEEP_FROM: usize = 64;
+
+/// A state and the moment it ends, in milliseconds of the store's clock.
+#[derive(Clone, Debug)]
+struct Kept {
+    state: State<Payload>,
+    until_ms: u64,
+}
+
+/// Leases and intents of the keys of one shard.
+#[derive(Debug, Default)]
+struct Shard {
+    busy: HashMap<Key, Kept>,
+    sweep_at: usize,
+}
+
+/// Entries in the memory of this process.
+pub struct MemoryStore {
+    rows: BoundedCache<Key, Kept>,
+    shards: Box<[Mutex<Shard>]>,
+    hasher: std::collections::hash_map::RandomState,
+    clock: Clock,
+    wakeups: Wakeups,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("rows", &self.rows.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// A store for about so many rows.
+    pub fn new(capacity: usize, clock: Clock) -> Self {
+        Self {
+            rows: BoundedCache::new(capacity),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: std::collections::hash_map::RandomState::new(),
+            clock,
+            wakeups: Wakeups::default(),
+        }
+    }
+
+    /// What is at a key, and for how long.
+    pub fn peek(&self, key: &Key) -> Option<Slot<Payload>> {
+        let shard = self.shard(key);
+        self.slot(&shard, key, self.clock.now_ms())
+    }
+
+    /// Puts anything at a key, past all rules, or removes what is there.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn force(&self, key: &Key, change: Change<Payload>) {
+        let mut shard = self.shard(key);
+        self.apply(&mut shard, key, change, self.clock.now_ms());
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(key.as_bytes());
+        let at =
+            usize::try_from(hash % SHARDS as u64).expect("the remainder is smaller than a usize");
+        self.shards[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, shard: &Shard, key: &Key, now_ms: u64) -> Option<Slot<Payload>> {
+        let kept = match shard.busy.get(key) {
+            Some(kept) => kept.clone(),
+            None => self.rows.peek(key.as_bytes())?,
+        };
+        (kept.until_ms > now_ms).then(|| Slot {
+            state: kept.state,
+            remaining_ms: kept.until_ms - now_ms,
+        })
+    }
+
+    fn step<R>(
+        &self,
+        key: &Key,
+        transition: impl FnOnce(Option<&Slot<Payload>>) -> Step<Payload, R>,
+    ) -> R {
+        let step = {
+            let mut shard = self.shard(key);
+            let now_ms = self.clock.now_ms();
+            let slot = self.slot(&shard, key, now_ms);
+            let step = transition(slot.as_ref());
+            self.apply(&mut shard, key, step.change, now_ms);
+            (step.reply, step.wake)
+        };
+        let (reply, wake) = step;
+        if !wake.is_empty() {
+            self.wakeups.wake(key.as_bytes());
+        }
+        reply
+    }
+
+    fn apply(&self, shard: &mut Shard, key: &Key, change: Change<Payload>, now_ms: u64) {
+        match change {
+            Change::Keep => {}
+            Change::Delete => {
+                shard.busy.remove(key);
+                self.rows.remove(key.as_bytes());
+            }
+            Change::Put(state @ (State::Value(..) | State::Negative(_)), ttl_ms) => {
+                shard.busy.remove(key);
+                let until_ms = now_ms.saturating_add(ttl_ms);
+                self.rows.insert(key.clone(), Kept { state, until_ms });
+            }
+            Change::Put(state, ttl_ms) => {
+                self.rows.remove(key.as_bytes());
+                if shard.busy.len() >= shard.sweep_at.max(SWEEP_FROM) {
+                    shard.busy.retain(|_, kept| kept.until_ms > now_ms);
+                    shard.sweep_at = shard.busy.len() * 2;
+                }
+                let until_ms = now_ms.saturating_add(ttl_ms);
+                shard.busy.insert(key.clone(), Kept { state, until_ms });
+            }
+        }
+    }
+
+    fn found(&self, slot: Option<Slot<Payload>>, identity: Identity) -> Found {
+        match (
+            state::view(slot.as_ref().map(|slot| &slot.state), identity),
+            slot,
+        ) {
+            (
+                View::Value,
+                Some(Slot {
+                    state: State::Value(meta, payload),
+                    ..
+                }),
+            ) => Found::Value(meta, payload),
+            (
+                View::Negative,
+                Some(Slot {
+                    state: State::Negative(meta),
+                    ..
+                }),
+            ) => Found::Negative(meta),
+            (View::Loading, _) => Found::Loading,
+            (View::Writing, _) => Found::Writing,
+            (View::Foreign, slot) => Found::Foreign {
+                damaged: matches!(
+                    slot,
+                    Some(Slot {
+                        state: State::Unreadable(_),
+                        ..
+                    })
+                ),
+            },
+            (View::Absent | View::Value | View::Negative, _) => Found::Absent,
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::Rows
+    }
+
+    fn stamp(&self) -> u64 {
+        0
+    }
+
+    fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
+    }
+
+    async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
+        let identity = Identity {
+            stamp: 0,
+            fingerprint,
+            codec,
+        };
+        let now_ms = self.clock.now_ms();
+        // No lock: a value found here was current when it was found, because a writer removes it before it commits.
+        if let Some(kept) = self.rows.get(key.as_bytes())
+            && kept.until_ms > now_ms
+        {
+            let slot = Slot {
+                state: kept.state,
+                remaining_ms: kept.until_ms - now_ms,
+            };
+            return Ok(self.found(Some(slot), identity));
+        }
+        Ok(self.found(self.peek(key), identity))
+    }
+
+    async fn acquire(
+        &self,
+        key: &Key,
+        lease: Lease,
+        lease_ttl_ms: u64,
+        _over: bool,
+    ) -> Result<Option<Found>, StoreError> {
+        let mut seen = None;
+        let granted = self.step(key, |slot| {
+            let step = state::acquire(slot, lease, lease_ttl_ms);
+            if !step.reply {
+                seen = slot.cloned();
+            }
+            step
+        });
+        Ok((!granted).then(|| self.found(seen, lease.identity)))
+    }
+
+    async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
+        let mut seen = None;
+        let waiting = self.step(key, |slot| {
+            let step = state::wait(slot, identity, ProcessId::current());
+            if !step.reply {
+                seen = slot.cloned();
+            }
+            step
+        });
+        Ok((!waiting).then(|| self.found(seen, identity)))
+    }
+
+    async fn fill(
+        &self,
+        key: &Key,
+        filling: Filling,
+        ttl_ms: u64,
+        lease_ttl_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (token, entry) = match filling {
+            Filling::Value(meta, payload) => (meta.lease.token, State::Value(meta, payload)),
+            Filling::Negative(meta) => (meta.lease.token, State::Negative(meta)),
+        };
+        Ok(self.step(key, |slot| {
+            state::fill(slot, token, entry, ttl_ms, lease_ttl_ms)
+        }))
+    }
+
+    async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
+        Ok(self.step(key, |slot| state::release(slot, lease.token)))
+    }
+
+    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
+        self.step(key, |slot| state::begin(slot, intent, intent_ttl_ms));
+        Ok(())
+    }
+
+    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
+        self.step(key, |slot| state::end(slot, intent, None, 0));
+        Ok(())
+    }
+
+    async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
+        self.step(key, |slot| state::invalidate(slot));
+        Ok(())
+    }
+}

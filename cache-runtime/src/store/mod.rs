@@ -1,0 +1,241 @@
+//! The store: the cache side of the contract. Two of them implement it, Redis and the in-process one.
+//!
+//! Each method is one operation of the state machine in `state` on one key, and MUST be atomic. A store MUST NOT keep an
+//! entry beyond its time to live, MAY drop an entry at any time, and MUST NOT answer from anything but the one place where
+//! all operations on a key are ordered (no replica, no local copy).
+//!
+//! Not here: what to do with an answer (`read`, `write`), and what a failing store means for the caller (nothing).
+
+#[cfg(feature = "test-util")]
+pub mod faulty;
+pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+use std::{any::Any, fmt, future::Future, sync::Arc};
+
+use crate::{
+    error::StoreError,
+    key::Key,
+    state::{Identity, Lease, Meta},
+    token::Token,
+    wake::Wakeups,
+};
+
+/// A row as a store keeps it.
+#[derive(Clone)]
+pub enum Payload {
+    /// The bytes that a codec wrote, starting behind so many bytes of header.
+    Bytes(Vec<u8>, usize),
+    /// The row itself, for a store in this process.
+    Shared(Arc<dyn Any + Send + Sync>),
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes, header) => write!(f, "Bytes({} bytes)", bytes.len() - header),
+            Self::Shared(_) => f.write_str("Shared(..)"),
+        }
+    }
+}
+
+/// What a reader finds at a key; see [`state::View`](crate::state::View).
+#[derive(Debug)]
+pub enum Found {
+    /// The row.
+    Value(Meta, Payload),
+    /// The row does not exist.
+    Negative(Meta),
+    /// Nothing.
+    Absent,
+    /// Something to overwrite; whether it was damaged rather than of another layout or history.
+    Foreign {
+        /// Whether the bytes made no sense.
+        damaged: bool,
+    },
+    /// Somebody else's load.
+    Loading,
+    /// A write.
+    Writing,
+}
+
+/// What a fill stores.
+#[derive(Clone, Debug)]
+pub enum Filling {
+    /// The row.
+    Value(Meta, Payload),
+    /// That there is none.
+    Negative(Meta),
+}
+
+/// How a store keeps rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// As bytes, which a codec writes.
+    Bytes,
+    /// As they are.
+    Rows,
+}
+
+/// A place where entries live.
+pub trait Store: Send + Sync + 'static {
+    /// How the store keeps rows.
+    fn keeps(&self) -> Keeps;
+
+    /// The hash of the store's identity at this moment, for leases taken now.
+    fn stamp(&self) -> u64;
+
+    /// The registry that the store wakes.
+    fn wakeups(&self) -> &Wakeups;
+
+    /// Looks at a key.
+    fn get(
+        &self,
+        key: &Key,
+        fingerprint: u32,
+        codec: u8,
+    ) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// Takes the fill lease, or tells what is there. `over` says that something foreign was seen and may be overwritten.
+    fn acquire(
+        &self,
+        key: &Key,
+        lease: Lease,
+        lease_ttl_ms: u64,
+        over: bool,
+    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
+
+    /// Asks to be woken when the present load ends; `None` if so, or what is there instead of a load.
+    fn wait(
+        &self,
+        key: &Key,
+        identity: Identity,
+    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
+
+    /// Stores what was loaded under a lease, if the lease is still the current one.
+    fn fill(
+        &self,
+        key: &Key,
+        filling: Filling,
+        ttl_ms: u64,
+        lease_ttl_ms: u64,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Gives a lease back.
+    fn release(
+        &self,
+        key: &Key,
+        lease: Lease,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Announces a write.
+    fn begin(
+        &self,
+        key: &Key,
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Takes the announcement of a write back, leaving nothing at the key unless other writers are at work.
+    fn end(&self, key: &Key, intent: Token) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Drops what is known of a key.
+    fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// The store of a cache: the real one, or in tests the real one behind faults.
+#[cfg(not(feature = "test-util"))]
+pub type AnyStore = RealStore;
+/// The store of a cache: the real one, or in tests the real one behind faults.
+#[cfg(feature = "test-util")]
+pub type AnyStore = faulty::FaultyStore;
+
+/// The stores there are, behind one type, so that a hit in this process costs no allocation and no virtual call.
+#[derive(Debug)]
+pub enum RealStore {
+    /// The in-process store.
+    Memory(memory::MemoryStore),
+    /// Redis.
+    #[cfg(feature = "redis")]
+    Redis(redis::RedisStore),
+}
+
+macro_rules! dispatch {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Self::Memory($store) => $call,
+            #[cfg(feature = "redis")]
+            Self::Redis($store) => $call,
+        }
+    };
+}
+
+impl Store for RealStore {
+    fn keeps(&self) -> Keeps {
+        dispatch!(self, store => store.keeps())
+    }
+
+    fn stamp(&self) -> u64 {
+        dispatch!(self, store => store.stamp())
+    }
+
+    fn wakeups(&self) -> &Wakeups {
+        dispatch!(self, store => store.wakeups())
+    }
+
+    async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
+        dispatch!(self, store => store.get(key, fingerprint, codec).await)
+    }
+
+    async fn acquire(
+        &self,
+        key: &Key,
+        lease: Lease,
+        lease_ttl_ms: u64,
+        over: bool,
+    ) -> Result<Option<Found>, StoreError> {
+        dispatch!(self, store => store.acquire(key, lease, lease_ttl_ms, over).await)
+    }
+
+    async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
+        dispatch!(self, store => store.wait(key, identity).await)
+    }
+
+    async fn fill(
+        &self,
+        key: &Key,
+        filling: Filling,
+        ttl_ms: u64,
+        lease_ttl_ms: u64,
+    ) -> Result<bool, StoreError> {
+        dispatch!(self, store => store.fill(key, filling, ttl_ms, lease_ttl_ms).await)
+    }
+
+    async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
+        dispatch!(self, store => store.release(key, lease).await)
+    }
+
+    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
+        dispatch!(self, store => store.begin(key, intent, intent_ttl_ms).await)
+    }
+
+    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
+        dispatch!(self, store => store.end(key, intent).await)
+    }
+
+    async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
+        dispatch!(self, store => store.invalidate(key).await)
+    }
+}
+
+impl RealStore {
+    /// Awaits one attempt to connect, where there is something to connect to.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn connect(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Redis(store) => store.connect().await,
+        }
+    }
+}

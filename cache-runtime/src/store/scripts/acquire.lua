@@ -1,0 +1,10 @@
+-- state::acquire over something that may have to be overwritten. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
+-- Answers nil if the lease was granted, else what is there.
+local key, lease, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local raw = redis.call('GET', key)
+local k = kind(raw)
+local known = k == WRITING or k == -2 or (k > 0 and identity(raw) == identity(lease))
+if known then return raw end
+wake(key, raw)
+put(key, lease, ttl)
+return false

@@ -1,0 +1,21 @@
+-- state::begin. KEYS[1]; ARGV: intent, an empty Writing entry, intent TTL in ms, the largest number of listed intents.
+-- Must succeed when memory is full: without it a write would have to choose between failing and leaving a stale row.
+local key, mine, empty, ttl, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local raw = redis.call('GET', key)
+if kind(raw) ~= WRITING then
+  wake(key, raw)
+  put(key, empty .. mine, ttl)
+  return 1
+end
+if not position(raw, mine) then
+  local marks = flags(raw)
+  if #raw > HEADER or has(marks, SATURATED) then marks = add(marks, CONTENDED) end
+  if (#raw - HEADER) / TOKEN < most then
+    raw = raw .. mine
+  else
+    marks = add(marks, SATURATED)
+  end
+  raw = with_flags(raw, marks)
+end
+put(key, raw, math.max(ttl, remaining(key)))
+return 1

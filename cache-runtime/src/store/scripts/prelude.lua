@@ -1,0 +1,67 @@
+-- Reads and writes the binary entry of docs/format.md. Every script below starts with this text; each is one operation of
+-- the state machine in state.rs, atomic because Redis runs it alone. Byte positions are counted from one, as Lua does.
+
+local MAGIC, FORMAT, HEADER = 0xCA, 1, 56
+local LOADING, VALUE, NEGATIVE, WRITING = 1, 2, 3, 4
+local CONTENDED, SATURATED = 1, 2
+local TOKEN, PROCESS = 16, 8
+
+-- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format.
+local function kind(raw)
+  if not raw then return 0 end
+  local magic, format, number = string.byte(raw, 1, 3)
+  if magic ~= MAGIC or not format or format == 0 then return -1 end
+  if format > FORMAT then return -2 end
+  if #raw < HEADER then return -1 end
+  local body = #raw - HEADER
+  if number == LOADING and body % PROCESS == 0 then return number end
+  if number == WRITING and body % TOKEN == 0 then return number end
+  if number == VALUE or (number == NEGATIVE and body == 0) then return number end
+  return -1
+end
+
+-- Fingerprint, stamp and codec: two entries with the same identity can be read by the same reader.
+local function identity(raw)
+  return string.sub(raw, 5, 16) .. string.sub(raw, 37, 37)
+end
+
+local function token(raw) return string.sub(raw, 41, 56) end
+
+-- Tells the processes that wait for a lease that it has ended. A refused PUBLISH must not undo the step: the waiters go on
+-- by themselves when their time is up.
+local function wake(key, raw)
+  if kind(raw) ~= LOADING then return end
+  for at = HEADER + 1, #raw, PROCESS do
+    redis.pcall('PUBLISH', 'larder:wake:' .. string.sub(raw, at, at + PROCESS - 1), key)
+  end
+end
+
+-- Milliseconds until a key is dropped; an entry without an end is as good as one that is about to go.
+local function remaining(key)
+  local left = redis.call('PTTL', key)
+  if left < 0 then return 0 end
+  return left
+end
+
+local function put(key, raw, ttl) redis.call('SET', key, raw, 'PX', math.max(1, ttl)) end
+
+-- Where a token stands in the list behind the header, or nil.
+local function position(raw, wanted)
+  for at = HEADER + 1, #raw, TOKEN do
+    if string.sub(raw, at, at + TOKEN - 1) == wanted then return at end
+  end
+end
+
+local function flags(raw) return string.byte(raw, 4) end
+
+local function with_flags(raw, value)
+  return string.sub(raw, 1, 3) .. string.char(value) .. string.sub(raw, 5)
+end
+
+-- Lua 5.1 has no bit operations; two bits are few enough to take apart by hand.
+local function has(value, bit) return math.floor(value / bit) % 2 == 1 end
+
+local function add(value, bit)
+  if has(value, bit) then return value end
+  return value + bit
+end

@@ -1,0 +1,186 @@
+//! One write, step by step.
+//!
+//! 1. Announce: `begin` puts this write's intent on the key, so that nothing can be served from it or stored at it.
+//! 2. Run the statement. It commits by itself, or in a transaction of its own where it takes more than one statement or
+//!    where the database chooses the id; then the intent is placed after the insert and before the commit.
+//! 3. Take the announcement back: `end` leaves nothing at the key, and the next read loads the new row.
+//! 4. Answer the caller.
+//!
+//! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`; an intent that is
+//! about to expire while its statement runs is renewed.
+//! Invariant: a write whose outcome is unknown keeps its intent, which then expires by itself: the statement may still
+//! commit after the connection broke.
+//! Not here: when the store is away the write is made all the same; see `docs/coherence.md` for what that costs.
+
+use std::{future::Future, sync::Arc};
+
+use crate::{
+    backend::Backend,
+    clock::{Deadline, millis},
+    database::{self, Write, Written},
+    entity::Entity,
+    error::{Error, ErrorKind},
+    key::Key,
+    policy::Coherence,
+    repository::Inner,
+    store::Store,
+    token::Token,
+};
+
+/// The announcement of one write.
+struct Announcement<'a, E: Entity, DB: Backend> {
+    repository: &'a Inner<E, DB>,
+    intent: Token,
+    /// The key it stands on, once that is known.
+    key: Option<Key>,
+    /// When it has to be renewed.
+    renewal: Deadline,
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// Runs a write to its end. The row, where the database filled in a part of it.
+    pub(crate) async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let verb = write.verb();
+        let key = match &write {
+            Write::Insert(_) if self.database.generates_id() => None,
+            Write::Insert(entity) | Write::Update(entity) | Write::Save(entity) => {
+                Some(self.key(&entity.id())?)
+            }
+            Write::Delete(id) => Some(self.key(id)?),
+        };
+        let what = match &key {
+            Some(key) => format!("{} with key {key}", E::SPEC.name),
+            None => E::SPEC.name.to_owned(),
+        };
+        let mut announcement = Announcement {
+            repository: self,
+            intent: Token::draw(),
+            key,
+            renewal: Deadline::after(self.policy.intent_ttl / 3),
+        };
+        let result = self.write_announced(&write, &mut announcement).await;
+        match &result {
+            Err(error)
+                if !database::certainly_failed(error)
+                    && !database::applied_but_unreadable(error) =>
+            {
+                // The outcome is unknown: the intent stays until it expires.
+                tracing::warn!(entity = E::SPEC.name, %error, "the outcome of a write is unknown; its key stays uncached for a while");
+            }
+            _ => announcement.end().await,
+        }
+        match result {
+            Ok(written) if written.rows == 0 => {
+                self.counters.write_errors.add_one();
+                Err(refused(verb, &what))
+            }
+            Ok(written) => {
+                self.counters.writes.add_one();
+                Ok(written.row.map(Arc::new))
+            }
+            Err(error) => {
+                self.counters.write_errors.add_one();
+                Err(database::describe(verb, &what, error))
+            }
+        }
+    }
+
+    async fn write_announced(
+        &self,
+        write: &Write<E>,
+        announcement: &mut Announcement<'_, E, DB>,
+    ) -> Result<Written<E>, sqlx::Error> {
+        // The pool's own round trip and the announcement's go on at the same time.
+        let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
+        let mut connection = connection?;
+        announcement.renew_if_due().await;
+        if !self.database.needs_transaction(write) {
+            return announcement
+                .during(self.database.apply(&mut connection, write))
+                .await;
+        }
+        let mut transaction = database::begin::<DB>(&mut connection).await?;
+        let written = announcement
+            .during(self.database.apply(&mut transaction, write))
+            .await?;
+        if announcement.key.is_none()
+            && let Some(row) = &written.row
+        {
+            // The database has chosen the id; nobody can have seen the row yet.
+            announcement.key = self.key(&row.id()).ok();
+            announcement.begin().await;
+        }
+        announcement.during(transaction.commit()).await?;
+        Ok(written)
+    }
+}
+
+impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
+    /// Puts the intent on the key, or prolongs it. A store that fails does not stop the write.
+    async fn begin(&mut self) {
+        if self.repository.policy.coherence < Coherence::Intent {
+            return;
+        }
+        let Some(key) = &self.key else { return };
+        let intent_ttl = self.repository.policy.intent_ttl;
+        // Counted from before the command is sent, so from earlier than the store counts.
+        self.renewal = Deadline::after(intent_ttl / 3);
+        if let Err(error) = self
+            .repository
+            .cache
+            .store
+            .begin(key, self.intent, millis(intent_ttl))
+            .await
+        {
+            self.repository.counters.store_errors.add_one();
+            tracing::debug!(%key, %error, "a write could not be announced");
+        }
+    }
+
+    async fn renew_if_due(&mut self) {
+        if self.renewal.has_passed() {
+            self.begin().await;
+        }
+    }
+
+    /// Runs a step of the write, renewing the intent as long as it takes.
+    async fn during<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = std::pin::pin!(step);
+        loop {
+            if let Some(done) = self.renewal.bound(step.as_mut()).await {
+                return done;
+            }
+            self.begin().await;
+        }
+    }
+
+    /// Takes the intent back, or drops the key where writes are not announced.
+    async fn end(&self) {
+        let Some(key) = &self.key else { return };
+        let store = &self.repository.cache.store;
+        let result = match self.repository.policy.coherence {
+            Coherence::Ttl => return,
+            Coherence::Lease => store.invalidate(key).await,
+            Coherence::Intent => store.end(key, self.intent).await,
+        };
+        if let Err(error) = result {
+            self.repository.counters.store_errors.add_one();
+            tracing::debug!(%key, %error, "the end of a write did not reach the store");
+        }
+    }
+}
+
+fn refused(verb: &str, what: &str) -> Error {
+    match verb {
+        "save" => Error::new(
+            ErrorKind::Duplicate,
+            format!(
+                "failed to save {what}: there is a row whose id the database calls equal but spells differently"
+            ),
+        ),
+        _ => Error::new(
+            ErrorKind::NotFound,
+            format!("failed to {verb} {what}: there is no such row"),
+        ),
+    }
+}
