@@ -78,9 +78,9 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error>;
 
-    /// Appends a text value.
+    /// Appends a text value or `NULL`.
     #[doc(hidden)]
-    fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError>;
+    fn add_text(arguments: &mut Self::Arguments, text: Option<&str>) -> Result<(), BoxDynError>;
 
     /// Appends the id that the database generated, for the statement that reads the new row back.
     #[doc(hidden)]
@@ -187,7 +187,10 @@ macro_rules! backend {
                 row.try_get(index)
             }
 
-            fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError> {
+            fn add_text(
+                arguments: &mut Self::Arguments,
+                text: Option<&str>,
+            ) -> Result<(), BoxDynError> {
                 sqlx::Arguments::add(arguments, text)
             }
 
