@@ -1,0 +1,223 @@
+//! `cargo xtask`: the commands of this repository, for people and for CI alike.
+//! They live in Rust rather than in scripts so that servers are stopped whatever happens.
+//! 1. `test` starts its own servers and runs every test against them. 2. `servers` starts the same
+//!    servers for manual use. 3. `lint` and `tidy` check style. 4. `ci` is lint, then test.
+//!    5. `bench` runs the benchmarks against fresh servers.
+//!
+//! Invariant: a command that ends, however it ends, leaves neither processes nor folders behind.
+//! Not here: what the commands do. Each has a file of its own; this one reads arguments.
+
+mod bench;
+mod cargo;
+mod clock;
+mod failure;
+mod interrupt;
+mod lint;
+mod servers;
+mod test;
+mod tidy;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use failure::{Failure, Outcome};
+use interrupt::Interrupt;
+use servers::Kind;
+
+const HELP: &str = "\
+usage: cargo xtask <command>
+
+  test [--no-install] [-- filter..]
+      start Redis, PostgreSQL and MariaDB in temporary folders and run every test against them;
+      missing servers are installed with apt-get when that is allowed
+  servers [--only redis,postgres,mysql] [--no-install] [-- command ..]
+      start the same servers and print their addresses; stop at Ctrl-C or at the end of the input,
+      or run the given command with the addresses in its environment
+  lint
+      formatting, clippy, documentation and tidy
+  tidy
+      rules that no other tool checks
+  ci
+      lint, then test
+  bench [--no-install] [names ..]
+      start the servers and run the benchmarks
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Help,
+    Test {
+        install: bool,
+        filter: Vec<OsString>,
+    },
+    Servers {
+        only: Vec<Kind>,
+        install: bool,
+        command: Vec<OsString>,
+    },
+    Lint,
+    Tidy,
+    Ci,
+    Bench {
+        install: bool,
+        names: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = parse(std::env::args_os().skip(1)).and_then(run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    let interrupt = Interrupt::listen()?;
+    match command {
+        Command::Help => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Command::Test { install, filter } => test::run(&interrupt, install, &filter),
+        Command::Servers {
+            only,
+            install,
+            command,
+        } => servers::manual(&interrupt, &only, install, &command),
+        Command::Lint => lint::run(&interrupt),
+        Command::Tidy => tidy::run(),
+        Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
+        Command::Bench { install, names } => bench::run(&interrupt, install, &names),
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    // lexopt mixes what stands before and after `--`; these commands give it a meaning.
+    let rest = match arguments.iter().position(|argument| argument == "--") {
+        Some(at) => {
+            let rest = arguments.split_off(at + 1);
+            arguments.pop();
+            rest
+        }
+        None => Vec::new(),
+    };
+    let takes_rest = !rest.is_empty();
+    let mut install = true;
+    let mut only = Kind::ALL.to_vec();
+    let mut values = Vec::new();
+    let mut seen = Vec::new();
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Value(value) => values.push(value),
+            lexopt::Arg::Long("no-install") => {
+                install = false;
+                seen.push("--no-install");
+            }
+            lexopt::Arg::Long("only") => {
+                only = Kind::parse_list(&parser.value()?.to_string_lossy())?;
+                seen.push("--only");
+            }
+            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if values.is_empty() {
+        return Ok(Command::Help);
+    }
+    let name = values.remove(0);
+    let name = name.to_string_lossy();
+    let (command, options): (Command, &[&str]) = match &*name {
+        "help" => (Command::Help, &[]),
+        "test" => (
+            Command::Test {
+                install,
+                filter: rest,
+            },
+            &["--no-install"],
+        ),
+        "servers" => (
+            Command::Servers {
+                only,
+                install,
+                command: rest,
+            },
+            &["--no-install", "--only"],
+        ),
+        "lint" => (Command::Lint, &[]),
+        "tidy" => (Command::Tidy, &[]),
+        "ci" => (Command::Ci, &[]),
+        "bench" => {
+            let names = values.drain(..).chain(rest).collect();
+            (Command::Bench { install, names }, &["--no-install"])
+        }
+        unknown => return Err(Failure::usage(format!("unknown command `{unknown}`"))),
+    };
+    if let Some(option) = seen.iter().find(|option| !options.contains(option)) {
+        return Err(Failure::usage(format!("`{name}` does not take `{option}`")));
+    }
+    if let Some(value) = values.first() {
+        let value = value.to_string_lossy();
+        return Err(Failure::usage(format!("`{name}` does not take `{value}`")));
+    }
+    if takes_rest && !matches!(&*name, "test" | "servers" | "bench") {
+        return Err(Failure::usage(format!("`{name}` takes nothing after `--`")));
+    }
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Outcome<Command> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn refused(line: &str) -> String {
+        parsed(line).expect_err(line).to_string()
+    }
+
+    #[test]
+    fn filter_after_the_dashes_reaches_the_tests() {
+        let expected = Command::Test {
+            install: false,
+            filter: vec!["lease".into(), "--x".into()],
+        };
+        assert_eq!(parsed("test --no-install -- lease --x").unwrap(), expected);
+    }
+
+    #[test]
+    fn servers_can_be_chosen() {
+        let expected = Command::Servers {
+            only: vec![Kind::Redis, Kind::Mysql],
+            install: true,
+            command: Vec::new(),
+        };
+        assert_eq!(parsed("servers --only redis,mysql").unwrap(), expected);
+    }
+
+    #[test]
+    fn bench_takes_names_with_and_without_dashes() {
+        let expected = Command::Bench {
+            install: true,
+            names: vec!["a".into(), "b".into()],
+        };
+        assert_eq!(parsed("bench a -- b").unwrap(), expected);
+    }
+
+    #[test]
+    fn misplaced_words_are_refused() {
+        assert!(refused("lint --only redis").contains("does not take `--only`"));
+        assert!(refused("tidy now").contains("does not take `now`"));
+        assert!(refused("lint -- now").contains("nothing after `--`"));
+        assert!(refused("tset").contains("unknown command `tset`"));
+        assert!(refused("servers --only redis,oracle").contains("oracle"));
+    }
+}
