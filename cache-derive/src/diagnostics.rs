@@ -41,6 +41,7 @@ pub(crate) fn nearest<'a>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    let wrong = &wrong.to_lowercase();
     candidates
         .into_iter()
         .map(|candidate| (distance(wrong, candidate), candidate))

@@ -18,12 +18,15 @@ use crate::model::{Kind, Member, Table, spelling};
 
 /// ```text
 /// assert!(fits_any!(IS_COLUMN, Status), "column `status` of `Flight`: no enabled database can store `Status`; ..");
-/// assert!(fits_any!(IS_ROW, Flight), "`Flight` cannot be read from a row; derive `sqlx::FromRow` for it");
+/// assert!(fits_any!(IS_ROW, Flight), "`Flight` cannot be read from a row of any enabled database; ..");
 /// ```
 pub(super) fn entity(table: &Table) -> TokenStream {
     let ident = &table.ident;
     let name = table.name();
-    let message = format!("`{name}` cannot be read from a row; derive `sqlx::FromRow` for it");
+    let message = format!(
+        "`{name}` cannot be read from a row of any enabled database; derive `sqlx::FromRow` for it, \
+         with fields that sqlx can decode"
+    );
     let fields = nested(table);
     let row = assertion(table, "IS_ROW", ident, ident.span(), &message);
     quote_spanned!(Span::call_site()=> #fields #row)

@@ -14,12 +14,15 @@ use crate::{
 ///     type Id = i64;
 ///     const SPEC: EntitySpec = EntitySpec::new("Flight", "flights", 0x1234abcd_u32)
 ///         .with_policy(Policy::DEFAULT.ttl(600000u64));
-///     fn id(&self) -> Self::Id {
+///     fn id(&self) -> i64 {
 ///         Clone::clone(&self.id)
 ///     }
 ///     bindings! { Flight }
 /// }
 /// ```
+///
+/// The type of the id is spelled out: behind `Self::Id` rustc would look for the whole of `Entity` a second time, and
+/// report a derive that is missing on the struct a second time.
 pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     let private = entity.table.paths.private();
     let ident = &entity.table.ident;
@@ -38,7 +41,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #policy;
-            fn id(&self) -> Self::Id {
+            fn id(&self) -> #id_type {
                 #id_value
             }
             #private::bindings! { #ident }

@@ -3,14 +3,14 @@
 //! Without it one forgotten key would be reported at the struct and then again wherever `Flight::repository` or
 //! `FlightRepository` is used. The methods take anything as an id, because the id may be the mistake.
 //!
-//! Not here: generic structs, whose repository could not be named either way.
+//! Not here: generic structs, whose repository could not be named either way, and unions, which serde cannot write.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::repository::{self, Items};
 use crate::{
-    ast::{Derive, Input},
+    ast::{Derive, Input, Shape},
     validate,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 /// };
 /// ```
 pub(super) fn items(input: &Input) -> TokenStream {
-    if !input.generics.params.is_empty() {
+    if !input.generics.params.is_empty() || matches!(input.shape, Shape::Union) {
         return TokenStream::new();
     }
     match input.derive {

@@ -50,13 +50,15 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
 }
 
 /// ```text
+/// trait __CachedEntity<'__cached>: Entity {}
 /// impl<__CachedDb: Backend> Source<__CachedDb> for Flight
 /// where
+///     Self: for<'__cached> __CachedEntity<'__cached>,
 ///     Self: Columns<__CachedDb>,
 ///     Self: for<'r> FromRow<'r, __CachedDb::Row>,
 ///     i64: Column<__CachedDb>,
 /// {
-///     fn bind_id(__cached_id: &Self::Id, __cached_values: &mut Binder<'_, __CachedDb>) -> BindResult {
+///     fn bind_id(__cached_id: &i64, __cached_values: &mut Binder<'_, __CachedDb>) -> BindResult {
 ///         __cached_values.value(Role::Id, __cached_id)?;
 ///         Ok(())
 ///     }
@@ -65,6 +67,7 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
 pub(super) fn source_impl(entity: &Entity) -> TokenStream {
     let private = entity.table.paths.private();
     let ident = &entity.table.ident;
+    let id_type = super::entity::id_type(&entity.id);
     let parts = || entity.id.parts();
     let bounds = distinct(parts().map(|part| part.stored.as_ref().unwrap_or(&part.ty)));
     let bind = parts().enumerate().map(|(index, part)| {
@@ -81,15 +84,21 @@ pub(super) fn source_impl(entity: &Entity) -> TokenStream {
         }
     });
     quote! {
+        // A struct that lacks a derive is no entity, which rustc says at `impl Entity`. With this bound it does not say so
+        // here again: a bound on `Self` alone would be checked here, one for every lifetime is not.
+        trait __CachedEntity<'__cached>: #private::Entity {}
+        #[automatically_derived]
+        impl<__CachedEntityType: #private::Entity> __CachedEntity<'_> for __CachedEntityType {}
         #[automatically_derived]
         impl<__CachedDb: #private::Backend> #private::Source<__CachedDb> for #ident
         where
+            Self: for<'__cached> __CachedEntity<'__cached>,
             Self: #private::Columns<__CachedDb>,
             Self: for<'__cached> #private::FromRow<'__cached, __CachedDb::Row>,
             #(#bounds: #private::Column<__CachedDb>,)*
         {
             fn bind_id(
-                __cached_id: &Self::Id,
+                __cached_id: &#id_type,
                 __cached_values: &mut #private::Binder<'_, __CachedDb>,
             ) -> #private::BindResult {
                 #(#bind?;)*

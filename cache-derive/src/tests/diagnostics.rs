@@ -437,6 +437,7 @@ fn nearest_name_is_a_slip_away() {
     assert_eq!(nearest("tll", names), Some("ttl"));
     assert_eq!(nearest("tabel", names), Some("table"));
     assert_eq!(nearest("negative_tttl", names), Some("negative_ttl"));
+    assert_eq!(nearest("TTL", names), Some("ttl"));
     assert_eq!(nearest("expiry", names), None);
     assert_eq!(nearest("x", names), None);
 }
