@@ -35,30 +35,7 @@ pub fn derive_cached(input: TokenStream) -> TokenStream {
     expand(Derive::Cached, &input).into()
 }
 
-/// Tells larder which columns a struct holds that is nested in an entity with `#[sqlx(flatten)]`.
-///
-/// It honours the `#[sqlx(..)]` attributes that `#[derive(sqlx::FromRow)]` honours, and the keys `generated`, `skip` and
-/// `crate` of `#[cached(..)]`, which mean what they mean for [`Cached`](macro@Cached). A nested struct has no id.
-///
-/// ```rust
-/// use larder::{Cached, Columns};
-/// use serde::{Deserialize, Serialize};
-///
-/// #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Columns)]
-/// struct Address {
-///     street: String,
-///     city: String,
-/// }
-///
-/// #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
-/// #[cached(table = "customers")]
-/// struct Customer {
-///     #[cached(id)]
-///     id: i64,
-///     #[sqlx(flatten)]
-///     address: Address,
-/// }
-/// ```
+#[doc = include_str!("../docs/columns.md")]
 #[proc_macro_derive(Columns, attributes(cached, sqlx))]
 pub fn derive_columns(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
