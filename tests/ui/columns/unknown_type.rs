@@ -1,0 +1,16 @@
+//! A column of a nested struct has a type that a database can store.
+
+use larder::Columns;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Columns)]
+struct Route {
+    status: Status,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+enum Status {
+    Open,
+}
+
+fn main() {}

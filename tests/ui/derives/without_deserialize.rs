@@ -1,0 +1,19 @@
+//! A cached row can be read by serde.
+
+use larder::Cached;
+use serde::Serialize;
+
+#[derive(Clone, Serialize, sqlx::FromRow, Cached)]
+#[cached(table = "flights")]
+struct Flight {
+    #[cached(id)]
+    id: i64,
+    gate: String,
+}
+
+async fn first(cache: &larder::Cache, pool: sqlx::PgPool) -> bool {
+    let flights: FlightRepository<sqlx::Postgres> = Flight::repository(cache, pool);
+    flights.find(1).await.is_ok_and(|flight| flight.is_some())
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! A row has columns.
+
+use larder::Cached;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, Cached)]
+#[cached(table = "flights")]
+struct Flight;
+
+fn main() {}

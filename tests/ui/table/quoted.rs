@@ -1,0 +1,13 @@
+//! Larder quotes the name of the table itself.
+
+use larder::Cached;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "\"flights\"")]
+struct Flight {
+    #[cached(id)]
+    id: i64,
+}
+
+fn main() {}
