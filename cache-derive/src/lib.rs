@@ -2,11 +2,11 @@
 //!
 //! An input goes through three phases, and only the first two can find fault with it:
 //!
-//! 1. `parse` writes down what the user wrote ([`ast`]), mistakes included, and reports what cannot be read.
-//! 2. `validate` knows the rules. It turns the [`ast`] into a [`model`], which cannot be wrong.
+//! 1. `parse` writes down what the user wrote (`ast`), mistakes included, and reports what cannot be read.
+//! 2. `validate` knows the rules. It turns the ast into a `model`, which cannot be wrong.
 //! 3. `expand` turns the model into tokens: names and order, no logic.
 //!
-//! All faults of an input are collected ([`diagnostics`]) and reported in one compile, and beside them a skeleton of the
+//! All faults of an input are collected (`diagnostics`) and reported in one compile, and beside them a skeleton of the
 //! generated items is emitted so that the code that uses them does not fail as well.
 //!
 //! Not here: anything that runs. Generated code calls the runtime, one line per method.

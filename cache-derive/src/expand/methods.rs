@@ -63,7 +63,8 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
             Parameter::Row,
             row,
             &format!("Inserts a new `{name}` and returns it as it was written. {GENERATED}"),
-            "Fails when the database refuses the row, for example because its id is taken.",
+            "Fails with the kind `Duplicate` when there is such a row or a unique constraint refuses it, and when the \
+             database fails.",
         ),
         write(
             "update",
@@ -72,7 +73,7 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
             &format!(
                 "Overwrites the `{name}` with the same id and returns it as it was written. {GENERATED}"
             ),
-            "Fails with the kind `NotFound` when there is no such row, and when the database refuses the new one.",
+            "Fails with the kind `NotFound` when there is no such row, and when the database fails.",
         ),
         write(
             "save",
@@ -82,32 +83,36 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
                 "Inserts the `{name}`, or overwrites the one with the same id, and returns it as it was \
                  written. {GENERATED}"
             ),
-            "Fails when the database refuses the row.",
+            "Fails with the kind `Duplicate` when another unique constraint refuses the row, and when the database \
+             fails.",
         ),
         write(
             "delete",
             Parameter::Id,
             nothing,
             &format!("Deletes the `{name}` with this id."),
-            "Fails with the kind `NotFound` when there is no such row, and when the database refuses to delete it.",
+            "Fails with the kind `NotFound` when there is no such row, and when the database fails.",
         ),
-        write(
-            "invalidate",
-            Parameter::Id,
-            nothing,
-            &format!(
-                "Drops the `{name}` with this id from the cache, after a write that did not go through larder."
+        Method {
+            name: "invalidate",
+            parameter: Parameter::Id,
+            returns: nothing.clone(),
+            docs: docs(
+                &format!(
+                    "Drops the `{name}` with this id from the cache, after a write that did not go through larder."
+                ),
+                "Fails with the kind `Store` when the cache cannot be reached: it may then serve the old row until its \
+                 time to live ends.",
+                "A future that is dropped before it ends may have dropped nothing from the cache; call it again.",
             ),
-            "Fails when the cache cannot be reached: it may then serve the old row until its time to live ends.",
-        ),
-        write(
+        },
+        read(
             "refresh",
-            Parameter::Id,
             maybe_row,
             &format!(
-                "Drops the `{name}` with this id from the cache and loads it from the database."
+                "Loads the `{name}` with this id anew, whatever the cache holds, and caches it."
             ),
-            "Fails when the database cannot be read, or the cache cannot be reached.",
+            DATABASE_UNREADABLE,
         ),
         Method {
             parameter: Parameter::Nothing,
@@ -129,7 +134,7 @@ const DATABASE_UNREADABLE: &str = "Fails when the database cannot be read. A cac
                                    the row then comes from the database.";
 
 fn read(name: &'static str, returns: &TokenStream, does: &str, errors: &str) -> Method {
-    let cancel = "The future may be dropped at any time: nothing but the answer is lost.";
+    let cancel = "The future may be dropped at any time. A load that others wait for goes on.";
     Method {
         name,
         parameter: Parameter::Id,
@@ -145,8 +150,8 @@ fn write(
     does: &str,
     errors: &str,
 ) -> Method {
-    let cancel = "What has begun runs to its end even if the future is dropped; only the answer is lost. A future that \
-                  was never polled has begun nothing.";
+    let cancel = "A write that has begun runs to its end even if the future is dropped; only the answer is lost. A future \
+                  that was never polled has begun nothing.";
     Method {
         name,
         parameter,

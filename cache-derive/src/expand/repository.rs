@@ -155,6 +155,8 @@ impl Repository<'_> {
         quote! {
             impl #entity {
                 #[doc = #docs]
+                #[must_use]
+                #[track_caller]
                 pub fn repository<DB: #private::Backend>(cache: &#private::Cache, pool: #private::Pool<DB>) -> #ident<DB> {
                     #fits
                     #ident { inner: #private::Repository::new(cache, pool) }
