@@ -14,5 +14,5 @@ struct Flight {
 fn main() {
     let cache: fn() -> larder::Cache = || unreachable!();
     let pool: fn() -> sqlx::SqlitePool = || unreachable!();
-    Flight::repository(&cache(), pool());
+    let _flights = Flight::repository(&cache(), pool());
 }
