@@ -1,5 +1,22 @@
-//! facade, replaced soon
+#![doc = include_str!("../README.md")]
+//!
+//! # Map of this documentation
+//!
+//! - [`Cached`], the derive: every attribute with its forms, defaults and interactions; [`Columns`] for nested structs.
+//! - [`Cache`] and [`CacheBuilder`]: where entries live.
+//! - [`Repository`]: every operation with its errors and what happens when its future is dropped. The derive wraps it in a
+//!   type of the entity's own.
+//! - [`policy`]: what the attributes choose.
+//! - [`SchemaReport`], [`Stats`], [`Error`]: what a program in production looks at.
+
+#[doc(inline)]
 pub use larder_derive::{Cached, Columns};
-pub use larder_runtime::*;
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
+pub use larder_runtime::{
+    AsId, Backend, Cache, CacheBuilder, Clock, Codec, Entity, EntitySpec, Error, ErrorKind, Origin,
+    Outcome, Repository, SchemaReport, Stats, policy, schema,
+};
+// The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
+#[doc(hidden)]
+pub use larder_runtime::{entry, key, state, store, token};
