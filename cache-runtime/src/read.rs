@@ -357,6 +357,8 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             }
         };
         let outcome = fresh(row);
+        // Whoever asks from here on may ask after a write that follows the fill, so nobody joins any more.
+        self.close();
         self.answer(Ok(outcome.clone()));
         let cost_us = self
             .repository
@@ -370,8 +372,6 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             load_cost_us: u32::try_from(cost_us).unwrap_or(u32::MAX),
             version: 0,
         };
-        // Whoever asks from here on may ask after a write that follows the fill.
-        self.close();
         let accepted = match self.filling(&outcome, meta) {
             Some((filling, ttl)) => self.fill(filling, ttl).await,
             None => {

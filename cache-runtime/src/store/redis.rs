@@ -102,25 +102,34 @@ struct Scripts {
 }
 
 static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-    // A script that takes something away must also run when Redis has no memory left, or a write could not announce itself.
-    let script = |header: &str, body: &str| {
-        Script::new(&format!(
-            "{header}\n{}\n{body}",
-            include_str!("scripts/prelude.lua")
-        ))
-    };
-    let plain = "#!lua";
-    let oom = "#!lua flags=allow-oom";
+    let script = |name| Script::new(&script_text(name).expect("the script is in the table"));
     Scripts {
-        acquire: script(plain, include_str!("scripts/acquire.lua")),
-        wait: script(plain, include_str!("scripts/wait.lua")),
-        fill: script(plain, include_str!("scripts/fill.lua")),
-        release: script(oom, include_str!("scripts/release.lua")),
-        begin: script(oom, include_str!("scripts/begin.lua")),
-        end: script(oom, include_str!("scripts/end.lua")),
-        invalidate: script(oom, include_str!("scripts/invalidate.lua")),
+        acquire: script("acquire"),
+        wait: script("wait"),
+        fill: script("fill"),
+        release: script("release"),
+        begin: script("begin"),
+        end: script("end"),
+        invalidate: script("invalidate"),
     }
 });
+
+/// The text of a script as Redis runs it: flags, the common prelude, the script itself.
+pub fn script_text(name: &str) -> Option<String> {
+    // A script that takes something away must also run when Redis has no memory left, or a write could not announce itself.
+    let (flags, body) = match name {
+        "acquire" => ("", include_str!("scripts/acquire.lua")),
+        "wait" => ("", include_str!("scripts/wait.lua")),
+        "fill" => ("", include_str!("scripts/fill.lua")),
+        "release" => (" flags=allow-oom", include_str!("scripts/release.lua")),
+        "begin" => (" flags=allow-oom", include_str!("scripts/begin.lua")),
+        "end" => (" flags=allow-oom", include_str!("scripts/end.lua")),
+        "invalidate" => (" flags=allow-oom", include_str!("scripts/invalidate.lua")),
+        _ => return None,
+    };
+    let prelude = include_str!("scripts/prelude.lua");
+    Some(format!("#!lua{flags}\n{prelude}\n{body}"))
+}
 
 impl RedisStore {
     /// A store at a URL; nothing is connected yet.

@@ -1,0 +1,223 @@
+//! A row that was read before a write must not be served after it, by whatever path it comes.
+//!
+//! Each mechanism that prevents this is then left out, and the same scene shows the stale row: the tests can fail.
+
+use larder::{
+    Cached,
+    store::faulty::{Mechanism, Operation},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::Postgres;
+
+use crate::world::{Item, Tested, World, eventually, on_both_stores, on_postgres};
+
+on_both_stores!(
+    a_row_read_before_an_update_is_not_stored_after_it,
+    a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_written_before,
+    a_read_that_begins_after_an_update_fills_at_once,
+    without_the_lease_comparison_a_late_fill_is_stale,
+    between_commit_and_return_nobody_is_served_the_old_row,
+    without_intents_the_old_row_is_served_after_the_commit,
+    a_row_read_during_a_write_is_not_stored,
+    a_write_that_fails_leaves_the_key_usable,
+    a_write_whose_caller_is_gone_runs_to_its_end,
+);
+on_postgres!(
+    a_caller_that_joins_late_does_not_get_a_row_from_before_its_call,
+    without_the_rule_for_joiners_a_late_caller_gets_an_old_row,
+);
+
+/// The scene of V1: a row is read, then changed by another process, and only then stored. What is served afterwards.
+async fn fill_after_update<DB: Tested>(world: &World<DB>) -> String {
+    let items = world.items();
+    let elsewhere = world.items_elsewhere().await;
+    let fill = world.faults.pause(Operation::Fill);
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "old");
+    fill.reached().await;
+    elsewhere.update(&Item::new(1, "new")).await.unwrap();
+    fill.resume();
+    eventually("the late fill has been judged", async || {
+        let stats = items.stats();
+        stats.fills_accepted + stats.fills_refused == 1
+    })
+    .await;
+    let served = elsewhere.find(1).await.unwrap().unwrap().name.clone();
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, served, "all see the same");
+    served
+}
+
+/// V1.
+async fn a_row_read_before_an_update_is_not_stored_after_it<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    assert_eq!(fill_after_update(world).await, "new");
+}
+
+/// V2.
+async fn a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_written_before<DB: Tested>(
+    world: &World<DB>,
+) {
+    world.put(&Item::new(1, "older")).await;
+    world.items().find(1).await.unwrap();
+    world.items().update(&Item::new(1, "old")).await.unwrap();
+    assert_eq!(fill_after_update(world).await, "new");
+}
+
+async fn without_the_lease_comparison_a_late_fill_is_stale<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::FillCompare);
+    world.put(&Item::new(1, "old")).await;
+    assert_eq!(fill_after_update(world).await, "old", "the scene must show what the comparison prevents");
+}
+
+/// V2, the second half.
+async fn a_read_that_begins_after_an_update_fills_at_once<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    let items = world.items();
+    world.warm(&items, 1).await;
+    items.update(&Item::new(1, "new")).await.unwrap();
+    world.warm(&items, 1).await;
+    let loads = items.stats().loads;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+    assert_eq!(items.stats().loads, loads, "the first read after the update had filled");
+}
+
+/// The scene between a commit and its return: what a cached read sees once another read has seen the new row.
+async fn read_between_commit_and_return<DB: Tested>(world: &World<DB>) -> String {
+    let items = world.items();
+    world.warm(&items, 1).await;
+    let end = world.faults.pause(Operation::End);
+    let write = tokio::spawn({
+        let items = items.clone();
+        async move { items.update(&Item::new(1, "new")).await }
+    });
+    end.reached().await;
+    assert_eq!(items.find_uncached(1).await.unwrap().unwrap().name, "new", "the commit is done");
+    let elsewhere = world.items_elsewhere().await;
+    let served = elsewhere.find(1).await.unwrap().unwrap().name.clone();
+    end.resume();
+    write.await.unwrap().unwrap();
+    assert_eq!(elsewhere.find(1).await.unwrap().unwrap().name, "new", "at the latest when the write has returned");
+    served
+}
+
+async fn between_commit_and_return_nobody_is_served_the_old_row<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    assert_eq!(read_between_commit_and_return(world).await, "new");
+}
+
+async fn without_intents_the_old_row_is_served_after_the_commit<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::Intent);
+    world.put(&Item::new(1, "old")).await;
+    assert_eq!(read_between_commit_and_return(world).await, "old", "the scene must show what intents prevent");
+}
+
+async fn a_row_read_during_a_write_is_not_stored<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    let items = world.items();
+    let end = world.faults.pause(Operation::End);
+    let write = tokio::spawn({
+        let items = items.clone();
+        async move { items.update(&Item::new(1, "new")).await }
+    });
+    end.reached().await;
+    for _ in 0..3 {
+        items.find(1).await.unwrap();
+    }
+    let stats = items.stats();
+    assert_eq!((stats.fills_accepted, stats.bypasses), (0, 3));
+    end.resume();
+    write.await.unwrap().unwrap();
+}
+
+async fn a_write_that_fails_leaves_the_key_usable<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let items = world.items();
+    assert!(items.insert(&Item::new(1, "again")).await.is_err());
+    assert!(items.update(&Item::new(2, "nobody")).await.is_err());
+    for id in [1, 2] {
+        world.warm(&items, id).await;
+        items.find(id).await.unwrap();
+    }
+    let stats = items.stats();
+    assert_eq!((stats.hits, stats.negative_hits, stats.bypasses), (1, 1, 0));
+}
+
+async fn a_write_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    let items = world.items();
+    items.find(1).await.unwrap();
+    let end = world.faults.pause(Operation::End);
+    let caller = tokio::spawn({
+        let items = items.clone();
+        async move { items.update(&Item::new(1, "new")).await }
+    });
+    end.reached().await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    end.resume();
+    eventually("the write has ended", async || items.stats().writes == 1).await;
+    world.warm(&items, 1).await;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+    assert!(items.stats().hits >= 1, "the key is cached again: {:?}", items.stats());
+}
+
+/// Rows of a view whose reading stops, after the row was read, until the test lets go of a lock.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "slow_items", lease(ttl = "60s", wait = "20s"))]
+struct SlowItem {
+    #[cached(id)]
+    id: i64,
+    name: String,
+}
+
+/// The scene for joiners: A's statement has read the old row and is still under way; the row is changed and invalidated;
+/// only then B asks. What B gets.
+async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> String {
+    world
+        .sql(
+            "CREATE VIEW slow_items AS SELECT id, name FROM (SELECT id, name::text, \
+             pg_advisory_xact_lock_shared(4711) FROM items OFFSET 0) AS rows",
+        )
+        .await;
+    world.put(&Item::new(1, "old")).await;
+    let slow = SlowItem::repository(&world.cache, world.pool.clone());
+    let mut holder = world.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut *holder).await.unwrap();
+    let a = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.find(1).await }
+    });
+    eventually("A's statement has read the row and waits", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+        waiting == 1
+    })
+    .await;
+    world.sql("UPDATE items SET name = 'new'").await;
+    slow.invalidate(1).await.unwrap();
+    let b = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.find(1).await }
+    });
+    eventually("B has joined", async || slow.stats().misses == 2).await;
+    sqlx::query("SELECT pg_advisory_unlock(4711)").execute(&mut *holder).await.unwrap();
+    assert_eq!(a.await.unwrap().unwrap().unwrap().name, "old", "A asked before the change");
+    b.await.unwrap().unwrap().unwrap().name.clone()
+}
+
+async fn a_caller_that_joins_late_does_not_get_a_row_from_before_its_call(world: &World<Postgres>) {
+    assert_eq!(join_a_load_that_read_before_the_call(world).await, "new");
+}
+
+async fn without_the_rule_for_joiners_a_late_caller_gets_an_old_row(world: &World<Postgres>) {
+    world.faults.leave_out(Mechanism::AcceptedFill);
+    assert_eq!(
+        join_a_load_that_read_before_the_call(world).await,
+        "old",
+        "the scene must show what the rule prevents"
+    );
+}

@@ -1,0 +1,21 @@
+//! All tests that need a server or both crates, in one binary: one module per concept, named as the module it tests.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+fn workers() -> &'static [(&'static str, support::process::WorkerFn)] { &[] }
+
+mod expiry;
+mod key;
+mod late_fills;
+mod negative;
+mod outage;
+mod read;
+mod schema;
+mod scripts;
+mod stampede;
+mod stats;
+mod types;
+mod upgrade;
+mod world;
+mod write;

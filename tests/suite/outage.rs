@@ -1,0 +1,299 @@
+//! Servers that are away, die, refuse or hang: reads go on, nothing false is remembered, caching comes back by itself.
+
+use std::time::Duration;
+
+use larder::{Cache, ErrorKind, Origin, store::faulty::{Faults, Operation}};
+use sqlx::Sqlite;
+
+use crate::{
+    support::{proxy::Proxy, redis_server::RedisServer},
+    world::{Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique},
+};
+
+everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
+on_both_stores!(
+    a_store_that_fails_at_any_step_never_fails_a_read,
+    a_store_that_fails_at_any_step_never_fails_a_write,
+);
+
+/// A cache in a server of the test's own.
+async fn cache_at(url: String) -> Cache {
+    Cache::builder()
+        .redis(url)
+        .namespace(unique("outage"))
+        .connect_timeout(Duration::from_millis(500))
+        .response_timeout(Duration::from_millis(500))
+        .connect()
+        .await
+        .unwrap()
+}
+
+async fn world() -> World<Sqlite> {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    world.put(&Item::new(1, "one")).await;
+    world
+}
+
+async fn works_uncached(items: &ItemRepository<Sqlite>, round: i64) {
+    let outcome = items.find_outcome(1).await.unwrap();
+    assert_eq!((outcome.origin, outcome.row.unwrap().id), (Origin::Database, 1));
+    let name = format!("round {round}");
+    items.update(&Item::new(1, &name)).await.unwrap();
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, name);
+    assert_eq!(items.find(404).await.unwrap(), None);
+}
+
+async fn caches_again(items: &ItemRepository<Sqlite>) {
+    eventually("the row is served from the cache", async || {
+        items.find_outcome(1).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+}
+
+/// F1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_starts_without_redis_and_begins_caching_when_it_appears() {
+    let world = world().await;
+    let mut server = RedisServer::start().await;
+    server.stop().await;
+    let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
+    for round in 0..3 {
+        works_uncached(&items, round).await;
+    }
+    assert_eq!(items.stats().fills_accepted, 0);
+    server.restart().await;
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+/// F2.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_dies_in_the_middle_of_a_load() {
+    let world = world().await;
+    let mut server = RedisServer::start().await;
+    let faults = Faults::new();
+    let cache = Cache::builder().redis(server.url()).namespace(unique("outage")).faults(&faults).connect().await.unwrap();
+    let items = Item::repository(&cache, world.pool.clone());
+    let acquire = faults.pause(Operation::Acquire);
+    let read = tokio::spawn({
+        let items = items.clone();
+        async move { items.find(1).await }
+    });
+    acquire.reached().await;
+    server.kill().await;
+    acquire.resume();
+    assert_eq!(read.await.unwrap().unwrap().unwrap().name, "one");
+    let fill = faults.pause(Operation::Fill);
+    server.restart().await;
+    eventually("a load reaches its fill", async || {
+        items.find(1).await.unwrap();
+        faults.calls(Operation::Fill) == 1
+    })
+    .await;
+    fill.reached().await;
+    server.kill().await;
+    fill.resume();
+    works_uncached(&items, 0).await;
+    server.restart().await;
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+/// F6. Each of these servers takes connections and then refuses, in its own way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_is_never_a_request_that_fails() {
+    let world = world().await;
+    let primary = RedisServer::start().await;
+    let port = primary.address().port().to_string();
+    let cases: [(&str, &[&str]); 3] = [
+        ("memory is full", &["--maxmemory", "1", "--maxmemory-policy", "noeviction"]),
+        ("it is a replica", &["--replicaof", "127.0.0.1", &port]),
+        ("it wants more replicas", &["--min-replicas-to-write", "3"]),
+    ];
+    for (round, (what, options)) in cases.into_iter().enumerate() {
+        let server = RedisServer::start_with(options).await;
+        let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
+        for again in 0..3 {
+            works_uncached(&items, (round * 10 + again) as i64).await;
+        }
+        let stats = items.stats();
+        assert!(stats.store_errors > 0, "{what}: {stats:?}");
+        assert_eq!((stats.hits, stats.load_errors, stats.write_errors), (0, 0, 0), "{what}: {stats:?}");
+    }
+    let server = RedisServer::start().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", "secret"]).exec_async(&mut admin).await.unwrap();
+    for url in [server.url(), server.url().replace("redis://", "redis://:wrong@")] {
+        let items = Item::repository(&cache_at(url).await, world.pool.clone());
+        works_uncached(&items, 100).await;
+        assert!(items.stats().store_errors > 0, "without the password: {:?}", items.stats());
+    }
+    world.database.close().await;
+}
+
+/// F6, permissions: a user who may read and write keys but neither run scripts, ask for INFO nor subscribe.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_permissions_is_never_a_request_that_fails() {
+    let world = world().await;
+    let server = RedisServer::start().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "larder", "on", ">secret", "~*", "resetchannels", "+get", "+set", "+client", "+hello"])
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
+    let url = server.url().replace("redis://", "redis://larder:secret@");
+    let items = Item::repository(&cache_at(url).await, world.pool.clone());
+    for round in 0..3 {
+        works_uncached(&items, round).await;
+    }
+    let stats = items.stats();
+    assert!(stats.store_errors > 0 && stats.load_errors == 0 && stats.write_errors == 0, "{stats:?}");
+    world.database.close().await;
+}
+
+/// A frozen server delays a read by its time-outs, and does not fail it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_does_not_fail_reads() {
+    let world = world().await;
+    let mut server = RedisServer::start().await;
+    let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
+    caches_again(&items).await;
+    server.freeze().await;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+    server.thaw();
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+/// The connection is reset again and again, at whatever moment: every read is answered, and caching comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_connections_are_made_again() {
+    let world = world().await;
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.address());
+    let items = Item::repository(&cache_at(format!("redis://{}", proxy.address())).await, world.pool.clone());
+    for _ in 0..5 {
+        caches_again(&items).await;
+        proxy.reset();
+        assert_eq!(items.find(1).await.unwrap().unwrap().id, 1);
+        let name = unique("name");
+        items.update(&Item::new(1, &name)).await.unwrap();
+        eventually("the new row is read", async || items.find(1).await.unwrap().unwrap().name == name).await;
+    }
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+/// A restart with the old data still there: its entries carry another stamp and are not believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_a_restarted_server_are_not_believed() {
+    let world = world().await;
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
+    caches_again(&items).await;
+    server.stop().await;
+    // An invalidation that the server never saw.
+    world.sql("UPDATE items SET name = 'changed meanwhile'").await;
+    server.restart().await;
+    eventually("the connection is back", async || {
+        items.find(1).await.unwrap();
+        items.stats().foreign > 0
+    })
+    .await;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "changed meanwhile");
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_sockets_are_served() {
+    let world = world().await;
+    let server = RedisServer::start().await;
+    let items = Item::repository(&cache_at(server.socket_url()).await, world.pool.clone());
+    caches_again(&items).await;
+    world.database.close().await;
+}
+
+#[tokio::test]
+async fn urls_that_cannot_be_used_are_told_without_their_password() {
+    for url in ["http://user:secret@127.0.0.1", "redis://:secret@127.0.0.1:port", "nonsense"] {
+        let error = Cache::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
+    let error = Cache::builder().namespace("two words").build().unwrap_err();
+    assert!(error.to_string().contains("two words"), "{error}");
+    assert_eq!(Cache::builder().capacity(0).build().unwrap_err().kind(), ErrorKind::Configuration);
+}
+
+/// F7.
+async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    world.put(&Item::new(2, "two")).await;
+    let items = world.items();
+    world.warm(&items, 1).await;
+    world.warm(&items, 404).await;
+    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
+    assert_eq!(items.find_outcome(404).await.unwrap().origin, Origin::Cache);
+    world.pool.close().await;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+    assert_eq!(items.find(404).await.unwrap(), None);
+    for _ in 0..3 {
+        let error = items.find(2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Database, "not an absence");
+    }
+    assert_eq!(items.update(&Item::new(1, "lost")).await.unwrap_err().kind(), ErrorKind::Database);
+    assert_eq!(items.stats().fills_accepted, 2);
+}
+
+const OPERATIONS: [Operation; 8] = [
+    Operation::Get,
+    Operation::Acquire,
+    Operation::Wait,
+    Operation::Fill,
+    Operation::Release,
+    Operation::Begin,
+    Operation::End,
+    Operation::Invalidate,
+];
+
+async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let items = world.items();
+    for operation in OPERATIONS {
+        world.faults.fail(operation, u64::MAX);
+    }
+    for _ in 0..5 {
+        assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+        assert_eq!(items.find(2).await.unwrap(), None);
+        assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "one");
+    }
+    for operation in OPERATIONS {
+        world.faults.fail(operation, 0);
+        for id in 1..3 {
+            items.find(id).await.unwrap();
+        }
+    }
+    items.invalidate(1).await.unwrap();
+    items.find(1).await.unwrap();
+    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache, "all is well again");
+}
+
+async fn a_store_that_fails_at_any_step_never_fails_a_write<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    items.insert(&Item::new(1, "inserted")).await.unwrap();
+    for operation in [Operation::Begin, Operation::End] {
+        items.find(1).await.unwrap();
+        items.find(1).await.unwrap();
+        let name = format!("{operation:?}");
+        world.faults.fail(operation, 1);
+        items.update(&Item::new(1, &name)).await.unwrap();
+        assert_eq!(items.find(1).await.unwrap().unwrap().name, name, "one of the two steps is enough");
+        items.invalidate(1).await.unwrap();
+    }
+    world.faults.fail(Operation::Invalidate, 1);
+    assert_eq!(items.invalidate(1).await.unwrap_err().kind(), ErrorKind::Store, "never silent");
+}

@@ -1,0 +1,366 @@
+//! The Lua scripts say what `state.rs` says: random sequences of operations run against both, and after every step the
+//! bytes, the time to live, the answer and the wake-ups are compared.
+//!
+//! Time is moved by shortening the key's time to live on both sides; what really passes in between is measured and bounds
+//! the comparison, so a slow machine cannot fail it.
+
+use std::time::{Duration, Instant};
+
+use larder::{
+    entry,
+    state::{self, Change, Identity, Lease, Meta, Slot, State, Step, Unreadable, Writers},
+    store::redis::script_text,
+    token::{ProcessId, Token},
+};
+use proptest::prelude::*;
+use redis::{Commands, Connection, Script, Value};
+
+use crate::world::{redis_url, unique};
+
+type Model = Option<Slot<Vec<u8>>>;
+
+#[derive(Clone, Debug)]
+enum Operation {
+    SetIfAbsent { lease: u64, identity: u8 },
+    Acquire { lease: u64, identity: u8 },
+    Wait { process: u8, identity: u8 },
+    Fill { lease: u64, identity: u8, negative: bool, ttl_ms: u64 },
+    Release { lease: u64 },
+    Begin { intent: u64, ttl_ms: u64 },
+    End { intent: u64, publish: bool },
+    Invalidate,
+    Age { by_ms: u64 },
+    Evict,
+    Damage { later_format: bool },
+    Crowd,
+}
+
+const LEASE_TTL_MS: u64 = 60_000;
+const VALUE_TTL_MS: u64 = 300_000;
+
+fn operation() -> impl Strategy<Value = Operation> {
+    // Few tokens and identities, so that operations meet each other.
+    let token = 0..4_u64;
+    let identity = 0..2_u8;
+    prop_oneof![
+        2 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::SetIfAbsent { lease, identity }),
+        3 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::Acquire { lease, identity }),
+        2 => (0..3_u8, identity.clone()).prop_map(|(process, identity)| Operation::Wait { process, identity }),
+        4 => (token.clone(), identity, any::<bool>(), prop_oneof![Just(30_000), Just(VALUE_TTL_MS)])
+            .prop_map(|(lease, identity, negative, ttl_ms)| Operation::Fill { lease, identity, negative, ttl_ms }),
+        1 => token.clone().prop_map(|lease| Operation::Release { lease }),
+        4 => (token.clone(), prop_oneof![Just(40_000), Just(80_000)]).prop_map(|(intent, ttl_ms)| Operation::Begin { intent, ttl_ms }),
+        4 => (token, any::<bool>()).prop_map(|(intent, publish)| Operation::End { intent, publish }),
+        1 => Just(Operation::Invalidate),
+        2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
+        1 => Just(Operation::Evict),
+        1 => any::<bool>().prop_map(|later_format| Operation::Damage { later_format }),
+        1 => Just(Operation::Crowd),
+    ]
+}
+
+fn identity(number: u8) -> Identity {
+    Identity {
+        stamp: 7 + u64::from(number),
+        fingerprint: 0xABCD_0123,
+        codec: 1,
+    }
+}
+
+fn lease(token: u64, number: u8) -> Lease {
+    Lease {
+        token: Token::numbered(token),
+        identity: identity(number),
+    }
+}
+
+fn entry_of(lease: Lease, negative: bool) -> State<Vec<u8>> {
+    let meta = Meta {
+        lease,
+        loaded_at_ms: 1_700_000_000_123,
+        load_cost_us: 4_500,
+        version: 9,
+    };
+    if negative {
+        State::Negative(meta)
+    } else {
+        State::Value(meta, b"\x00payload\xff".to_vec())
+    }
+}
+
+fn process(number: u8) -> ProcessId {
+    ProcessId([b'p', 0, 1, 2, 3, 4, 255, number])
+}
+
+fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
+    let borrowed = match state {
+        State::Value(meta, payload) => State::Value(*meta, payload.as_slice()),
+        State::Negative(meta) => State::Negative(*meta),
+        State::Loading(lease, waiters) => State::Loading(*lease, waiters.clone()),
+        State::Writing(writers) => State::Writing(writers.clone()),
+        State::Unreadable(Unreadable::Damaged) => return b"something else entirely".to_vec(),
+        State::Unreadable(Unreadable::LaterFormat) => return vec![entry::MAGIC, entry::FORMAT + 1, 9, 9, 9],
+    };
+    entry::encode(&borrowed)
+}
+
+/// Both sides of the comparison.
+struct Bench {
+    redis: Connection,
+    news: Connection,
+    key: String,
+    model: Model,
+    /// When the model's time to live was last read from Redis.
+    read_at: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let client = redis::Client::open(redis_url()).expect("the URL of the test server is valid");
+        let mut news = client.get_connection().expect("the test server answers");
+        news.set_read_timeout(Some(Duration::from_secs(10))).expect("the timeout is positive");
+        redis::cmd("PSUBSCRIBE").arg("larder:wake:*").exec(&mut news).expect("the test server lets us subscribe");
+        Self {
+            redis: client.get_connection().expect("the test server answers"),
+            news,
+            key: unique("scripts"),
+            model: None,
+            read_at: now(),
+        }
+    }
+
+    fn script(&mut self, name: &str, arguments: &[&[u8]]) -> Value {
+        let script = Script::new(&script_text(name).expect("the script exists"));
+        let mut invocation = script.key(&self.key);
+        for argument in arguments {
+            invocation.arg(*argument);
+        }
+        invocation.invoke(&mut self.redis).expect("the script runs")
+    }
+
+    /// Applies a step of the model, and tells which processes it wakes.
+    fn model_step<R>(&mut self, step: Step<Vec<u8>, R>) -> (R, Vec<ProcessId>) {
+        match step.change {
+            Change::Keep => {}
+            Change::Delete => self.model = None,
+            Change::Put(state, ttl_ms) => self.model = Some(Slot { state, remaining_ms: ttl_ms }),
+        }
+        (step.reply, step.wake)
+    }
+
+    /// What a script answers when it says what is there instead.
+    fn there(&self, absent: &[u8]) -> Value {
+        match &self.model {
+            Some(slot) => Value::BulkString(bytes_of(&slot.state)),
+            None => Value::BulkString(absent.to_vec()),
+        }
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        let slot = self.model.clone();
+        let slot = slot.as_ref();
+        let wake = match operation {
+            Operation::SetIfAbsent { lease: token, identity } => {
+                let loading = State::Loading(lease(*token, *identity), Vec::new());
+                let reply: Value = redis::cmd("SET")
+                    .arg(&self.key)
+                    .arg(bytes_of(&loading))
+                    .arg("NX")
+                    .arg("GET")
+                    .arg("PX")
+                    .arg(LEASE_TTL_MS)
+                    .query(&mut self.redis)
+                    .expect("the command runs");
+                if slot.is_some() {
+                    assert_eq!(reply, self.there(b""), "SET NX GET tells what is there");
+                    Vec::new()
+                } else {
+                    let (granted, wake) = self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
+                    assert!(granted && reply == Value::Nil, "SET NX GET on an absent key grants the lease");
+                    wake
+                }
+            }
+            Operation::Acquire { lease: token, identity } => {
+                let loading = bytes_of(&State::Loading(lease(*token, *identity), Vec::new()));
+                let reply = self.script("acquire", &[&loading, LEASE_TTL_MS.to_string().as_bytes()]);
+                let there = self.there(b"");
+                let (granted, wake) = self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
+                assert_eq!(reply, if granted { Value::Nil } else { there });
+                wake
+            }
+            Operation::Wait { process: number, identity: own } => {
+                let loading = bytes_of(&State::Loading(lease(0, *own), Vec::new()));
+                let reply = self.script("wait", &[&loading, &process(*number).0]);
+                let there = self.there(b"");
+                let (waiting, wake) = self.model_step(state::wait(slot, identity(*own), process(*number)));
+                assert_eq!(reply, if waiting { Value::Nil } else { there });
+                wake
+            }
+            Operation::Fill { lease: token, identity, negative, ttl_ms } => {
+                let entry = entry_of(lease(*token, *identity), *negative);
+                let reply = self.script(
+                    "fill",
+                    &[
+                        &Token::numbered(*token).0,
+                        &bytes_of(&entry),
+                        ttl_ms.to_string().as_bytes(),
+                        LEASE_TTL_MS.to_string().as_bytes(),
+                    ],
+                );
+                let step = state::fill(slot, Token::numbered(*token), entry, *ttl_ms, LEASE_TTL_MS);
+                let (accepted, wake) = self.model_step(step);
+                assert_eq!(reply, Value::Int(i64::from(accepted)));
+                wake
+            }
+            Operation::Release { lease: token } => {
+                let reply = self.script("release", &[&Token::numbered(*token).0]);
+                let (released, wake) = self.model_step(state::release(slot, Token::numbered(*token)));
+                assert_eq!(reply, Value::Int(i64::from(released)));
+                wake
+            }
+            Operation::Begin { intent, ttl_ms } => self.begin(*intent, *ttl_ms),
+            Operation::End { intent, publish } => {
+                let entry = publish.then(|| entry_of(lease(50, 0), false));
+                let bytes = entry.as_ref().map(bytes_of).unwrap_or_default();
+                let reply = self.script("end", &[&Token::numbered(*intent).0, &bytes, VALUE_TTL_MS.to_string().as_bytes()]);
+                let (published, wake) = self.model_step(state::end(slot, Token::numbered(*intent), entry, VALUE_TTL_MS));
+                assert_eq!(reply, Value::Int(i64::from(published)));
+                wake
+            }
+            Operation::Invalidate => {
+                self.script("invalidate", &[]);
+                self.model_step(state::invalidate(slot)).1
+            }
+            Operation::Age { by_ms } => {
+                if let Some(slot) = &mut self.model {
+                    slot.remaining_ms = slot.remaining_ms.saturating_sub(*by_ms).max(5_000);
+                    let left = i64::try_from(slot.remaining_ms).expect("it is small");
+                    let _: () = self.redis.pexpire(&self.key, left).expect("the command runs");
+                    self.read_at = now();
+                }
+                Vec::new()
+            }
+            Operation::Evict => {
+                let _: () = self.redis.del(&self.key).expect("the command runs");
+                self.model = None;
+                Vec::new()
+            }
+            Operation::Damage { later_format } => {
+                let unreadable = if *later_format { Unreadable::LaterFormat } else { Unreadable::Damaged };
+                let state = State::Unreadable(unreadable);
+                let _: () = self.redis.pset_ex(&self.key, bytes_of(&state), VALUE_TTL_MS).expect("the command runs");
+                self.model = Some(Slot { state, remaining_ms: VALUE_TTL_MS });
+                Vec::new()
+            }
+            // More writers than an entry lists.
+            Operation::Crowd => {
+                let mut wake = Vec::new();
+                for intent in 100..=100 + state::MAX_INTENTS as u64 {
+                    wake.extend(self.begin(intent, 40_000));
+                }
+                wake
+            }
+        };
+        self.compare(operation, &wake);
+    }
+
+    fn begin(&mut self, intent: u64, ttl_ms: u64) -> Vec<ProcessId> {
+        let empty = bytes_of(&State::Writing(Writers { intents: Vec::new(), contended: false, saturated: false }));
+        self.script(
+            "begin",
+            &[
+                &Token::numbered(intent).0,
+                &empty,
+                ttl_ms.to_string().as_bytes(),
+                state::MAX_INTENTS.to_string().as_bytes(),
+            ],
+        );
+        let slot = self.model.clone();
+        self.model_step(state::begin(slot.as_ref(), Token::numbered(intent), ttl_ms)).1
+    }
+
+    fn compare(&mut self, operation: &Operation, wake: &[ProcessId]) {
+        let bytes: Option<Vec<u8>> = self.redis.get(&self.key).expect("the command runs");
+        let expected = self.model.as_ref().map(|slot| bytes_of(&slot.state));
+        assert_eq!(bytes, expected, "bytes after {operation:?}");
+        let left: i64 = self.redis.pttl(&self.key).expect("the command runs");
+        if let Some(slot) = &mut self.model {
+            let left = u64::try_from(left).expect("every entry has a time to live");
+            let passed = u64::try_from(self.read_at.elapsed().as_millis()).expect("it is small") + 3;
+            let least = slot.remaining_ms.saturating_sub(passed);
+            assert!(
+                (least..=slot.remaining_ms + passed).contains(&left),
+                "time to live after {operation:?}: {left} ms, expected {} less at most {passed}",
+                slot.remaining_ms
+            );
+            slot.remaining_ms = left;
+            self.read_at = now();
+        }
+        for process in wake {
+            let channel = [b"larder:wake:".as_slice(), &process.0].concat();
+            assert_eq!(self.next_news(), channel, "wake-up after {operation:?}");
+        }
+    }
+
+    /// The channel of the next message about this bench's key.
+    fn next_news(&mut self) -> Vec<u8> {
+        loop {
+            let message = self.news.recv_response().expect("a message arrives");
+            let Value::Array(parts) = message else { panic!("an unexpected message: {message:?}") };
+            if let [_, _, Value::BulkString(channel), Value::BulkString(key)] = &parts[..]
+                && key == self.key.as_bytes()
+            {
+                return channel.clone();
+            }
+        }
+    }
+
+    /// Checks that no wake-up came that the model does not know of.
+    fn finish(mut self) {
+        let sentinel = "larder:wake:sentinel";
+        let _: () = self.redis.publish(sentinel, &self.key).expect("the command runs");
+        assert_eq!(self.next_news(), sentinel.as_bytes(), "an unexpected wake-up");
+        let _: () = self.redis.del(&self.key).expect("the command runs");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "bounds a comparison by the time that really passed")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn scripts_do_what_the_state_machine_does() {
+    let config = ProptestConfig {
+        cases: 192,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(operations in prop::collection::vec(operation(), 1..40))| {
+        let mut bench = Bench::new();
+        for operation in &operations {
+            bench.run(operation);
+        }
+        bench.finish();
+    });
+}
+
+/// The negative control of the comparison: a script that forgets one rule is found.
+#[test]
+fn a_script_without_the_lease_comparison_is_found() {
+    let mut bench = Bench::new();
+    bench.run(&Operation::Acquire { lease: 1, identity: 0 });
+    let broken = script_text("fill").expect("the script exists").replace("or token(raw) ~= mine", "");
+    let entry = entry_of(lease(2, 0), false);
+    let reply: Value = Script::new(&broken)
+        .key(&bench.key)
+        .arg(&Token::numbered(2).0)
+        .arg(bytes_of(&entry))
+        .arg(VALUE_TTL_MS)
+        .arg(LEASE_TTL_MS)
+        .invoke(&mut bench.redis)
+        .expect("the script runs");
+    let slot = bench.model.clone();
+    let (accepted, _) = bench.model_step(state::fill(slot.as_ref(), Token::numbered(2), entry, VALUE_TTL_MS, LEASE_TTL_MS));
+    assert_ne!(reply, Value::Int(i64::from(accepted)), "the broken script must be seen to differ");
+}

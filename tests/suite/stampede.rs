@@ -1,0 +1,301 @@
+//! Many callers, one cold key: one load, and nobody is stranded by a leader that fails, hangs or goes away.
+
+use std::time::Duration;
+
+use larder::{
+    Cached, ErrorKind, Origin,
+    state::Lease,
+    store::Store,
+    token::Token,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::Postgres;
+
+use crate::world::{Item, Tested, World, at_once, eventually, on_both_stores, on_postgres, on_redis};
+
+on_both_stores!(
+    simultaneous_misses_make_one_load,
+    simultaneous_misses_of_an_absent_row_make_one_load,
+    dropped_leader_strands_nobody_and_its_load_goes_on,
+    a_stuck_load_of_one_key_does_not_hold_up_another,
+    a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget,
+    an_abandoned_lease_expires_and_the_key_is_cached_again,
+);
+on_redis!(
+    simultaneous_misses_in_several_caches_make_one_load,
+    a_waiter_is_woken_by_the_fill,
+    a_waiter_is_woken_when_the_load_fails,
+);
+on_postgres!(a_leader_that_fails_twice_does_not_fail_its_followers);
+
+/// S1.
+async fn simultaneous_misses_make_one_load<DB: Tested>(world: &World<DB>) {
+    for (id, tasks) in [(1, 10), (2, 100), (3, 1000)] {
+        world.put(&Item::new(id, "hot")).await;
+        let items = world.items();
+        let before = world.database.statements();
+        let gate = world.close_gate().await;
+        let callers = tokio::spawn({
+            let items = items.clone();
+            async move {
+                at_once(tasks, |_| {
+                    let items = items.clone();
+                    async move { items.find(id).await }
+                })
+                .await
+            }
+        });
+        // The gate holds the load back until everybody has missed.
+        eventually("all callers have missed", async || items.stats().misses == tasks as u64).await;
+        drop(gate);
+        for row in callers.await.unwrap() {
+            assert_eq!(row.unwrap().unwrap().name, "hot");
+        }
+        assert_eq!(world.database.statements() - before, 1, "{tasks} callers");
+        let stats = items.stats();
+        assert_eq!((stats.loads, stats.shared + stats.late_hits), (1, tasks as u64 - 1));
+    }
+}
+
+async fn simultaneous_misses_of_an_absent_row_make_one_load<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let callers = tokio::spawn({
+        let items = items.clone();
+        async move {
+            at_once(100, |_| {
+                let items = items.clone();
+                async move { items.find(404).await }
+            })
+            .await
+        }
+    });
+    eventually("all callers have missed", async || items.stats().misses == 100).await;
+    drop(gate);
+    for row in callers.await.unwrap() {
+        assert_eq!(row.unwrap(), None);
+    }
+    assert_eq!(items.stats().loads, 1);
+}
+
+/// S2. Several caches stand for several processes: they share the server and nothing else.
+async fn simultaneous_misses_in_several_caches_make_one_load<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "hot")).await;
+    let mut processes = vec![world.items()];
+    for _ in 0..3 {
+        processes.push(world.items_elsewhere().await);
+    }
+    let before = world.database.statements();
+    let gate = world.close_gate().await;
+    let callers = tokio::spawn({
+        let processes = processes.clone();
+        async move {
+            at_once(200, |number| {
+                let items = processes[number % processes.len()].clone();
+                async move { items.find(1).await }
+            })
+            .await
+        }
+    });
+    eventually("one loads and the others wait", async || {
+        let waiting = processes.iter().map(|items| items.stats().waits).sum::<u64>();
+        let missed = processes.iter().map(|items| items.stats().misses).sum::<u64>();
+        waiting >= 3 && missed == 200
+    })
+    .await;
+    drop(gate);
+    for row in callers.await.unwrap() {
+        assert_eq!(row.unwrap().unwrap().name, "hot");
+    }
+    assert_eq!(world.database.statements() - before, 1);
+}
+
+/// The wait budget is ten seconds; a waiter that was not woken would need all of it.
+async fn a_waiter_is_woken_by_the_fill<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "hot")).await;
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    let gate = world.close_gate().await;
+    let leader = tokio::spawn(async move { items.find(1).await });
+    let key = elsewhere.inner().key(1).unwrap();
+    eventually("the lease is taken", async || {
+        world.cache.store().remaining_ms(&key).await.unwrap().is_some()
+    })
+    .await;
+    let waiter = tokio::spawn({
+        let elsewhere = elsewhere.clone();
+        async move { elsewhere.find_outcome(1).await }
+    });
+    eventually("the other waits", async || elsewhere.stats().waits == 1).await;
+    drop(gate);
+    leader.await.unwrap().unwrap();
+    let woken = tokio::time::timeout(Duration::from_secs(8), waiter).await;
+    let outcome = woken.expect("the waiter was woken, and did not sit out its budget").unwrap().unwrap();
+    assert_eq!(outcome.origin, Origin::Cache);
+    assert_eq!(elsewhere.stats().loads, 0);
+}
+
+async fn a_waiter_is_woken_when_the_load_fails<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "hot")).await;
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    world.sql("ALTER TABLE items RENAME TO hidden").await;
+    let gate = world.close_gate().await;
+    let leader = tokio::spawn(async move { items.find(1).await });
+    let key = elsewhere.inner().key(1).unwrap();
+    eventually("the lease is taken", async || {
+        world.cache.store().remaining_ms(&key).await.unwrap().is_some()
+    })
+    .await;
+    let waiter = tokio::spawn({
+        let elsewhere = elsewhere.clone();
+        async move { elsewhere.find(1).await }
+    });
+    eventually("the other waits", async || elsewhere.stats().waits == 1).await;
+    drop(gate);
+    assert_eq!(leader.await.unwrap().unwrap_err().kind(), ErrorKind::Database);
+    let woken = tokio::time::timeout(Duration::from_secs(8), waiter).await;
+    let own = woken.expect("the waiter was woken").unwrap();
+    assert_eq!(own.unwrap_err().kind(), ErrorKind::Database, "it tried by itself");
+    assert_eq!(elsewhere.stats().loads, 1);
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "fragile")]
+struct Fragile {
+    #[cached(id)]
+    id: i64,
+    name: String,
+}
+
+/// S3. The table is a view whose first two evaluations fail.
+async fn a_leader_that_fails_twice_does_not_fail_its_followers(world: &World<Postgres>) {
+    world.sql("CREATE SEQUENCE attempts").await;
+    world
+        .sql(
+            "CREATE FUNCTION attempt() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$ \
+             DECLARE number bigint := nextval('attempts'); \
+             BEGIN IF number <= 2 THEN RAISE EXCEPTION 'attempt % fails', number; END IF; RETURN 1; END $$",
+        )
+        .await;
+    world.sql("CREATE VIEW fragile AS SELECT attempt() AS id, 'whole'::text AS name").await;
+    let fragile = Fragile::repository(&world.cache, world.pool.clone());
+    let gate = world.close_gate().await;
+    let callers = tokio::spawn({
+        let fragile = fragile.clone();
+        async move {
+            at_once(50, |_| {
+                let fragile = fragile.clone();
+                async move { fragile.find(1).await }
+            })
+            .await
+        }
+    });
+    eventually("all callers have missed", async || fragile.stats().misses == 50).await;
+    drop(gate);
+    let results = callers.await.unwrap();
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    assert_eq!(failed, 2, "only the two leaders failed");
+    for result in results.iter().flatten() {
+        assert_eq!(result.as_ref().unwrap().name, "whole");
+    }
+    assert_eq!(fragile.stats().loads, 3, "each attempt ran alone");
+    assert_eq!(fragile.find_outcome(1).await.unwrap().origin, Origin::Cache);
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", lease(ttl = "1s", wait = "50ms"))]
+struct Hasty {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// Takes the fill lease of a row as a process would that dies with it.
+async fn abandon_lease<DB: Tested>(world: &World<DB>, hasty: &HastyRepository<DB>) -> larder::key::Key {
+    let key = hasty.inner().key(1).unwrap();
+    let lease = Lease {
+        token: Token::draw(),
+        identity: larder::state::Identity {
+            stamp: world.cache.store().stamp(),
+            fingerprint: <Hasty as larder::Entity>::SPEC.fingerprint,
+            codec: larder::Codec::default().number(),
+        },
+    };
+    let granted = world.cache.store().acquire(&key, lease, 1_000, false).await.unwrap();
+    assert!(granted.is_none(), "the lease was free");
+    key
+}
+
+/// S4, the bounded wait.
+async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let hasty = Hasty::repository(&world.cache, world.pool.clone());
+    abandon_lease(world, &hasty).await;
+    let rows = at_once(10, |_| {
+        let hasty = hasty.clone();
+        async move { hasty.find(1).await }
+    })
+    .await;
+    for row in rows {
+        assert_eq!(row.unwrap().unwrap().name, "one");
+    }
+    let stats = hasty.stats();
+    assert!(stats.bypasses >= 1, "somebody read past the lease: {stats:?}");
+    assert_eq!(stats.fills_accepted, 0, "and stored nothing");
+}
+
+/// S4, what follows.
+async fn an_abandoned_lease_expires_and_the_key_is_cached_again<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let hasty = Hasty::repository(&world.cache, world.pool.clone());
+    let key = abandon_lease(world, &hasty).await;
+    eventually("the lease has expired", async || {
+        world.cache.store().remaining_ms(&key).await.unwrap().is_none()
+    })
+    .await;
+    hasty.find(1).await.unwrap();
+    assert_eq!(hasty.find_outcome(1).await.unwrap().origin, Origin::Cache);
+}
+
+/// S5. A load is a statement, so it cannot read the same key again; what is left is that keys do not block each other.
+async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    world.put(&Item::new(2, "two")).await;
+    let items = world.items();
+    items.find(2).await.unwrap();
+    items.find(2).await.unwrap();
+    let fill = world.faults.pause(larder::store::faulty::Operation::Acquire);
+    let stuck = tokio::spawn({
+        let items = items.clone();
+        async move { items.find(1).await }
+    });
+    fill.reached().await;
+    assert_eq!(items.find(2).await.unwrap().unwrap().name, "two");
+    assert_eq!(items.find(3).await.unwrap(), None, "not even another load");
+    fill.resume();
+    assert_eq!(stuck.await.unwrap().unwrap().unwrap().name, "one");
+}
+
+/// S6.
+async fn dropped_leader_strands_nobody_and_its_load_goes_on<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let leader = tokio::spawn({
+        let items = items.clone();
+        async move { items.find(1).await }
+    });
+    eventually("the leader loads", async || items.stats().loads == 1).await;
+    let follower = tokio::spawn({
+        let items = items.clone();
+        async move { items.find(1).await }
+    });
+    eventually("the follower has joined", async || items.stats().misses == 2).await;
+    leader.abort();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    drop(gate);
+    assert_eq!(follower.await.unwrap().unwrap().unwrap().name, "one");
+    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
+    assert_eq!(items.stats().loads, 1);
+}

@@ -1,0 +1,281 @@
+//! What a test stands on: a cache of one kind over a database of one kind, with faults to command, and a table of items.
+//!
+//! [`everywhere!`] runs a case on both stores and all three databases, [`on_both_stores!`] on both stores over SQLite. A
+//! case is a generic function; its name is the claim.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use larder::{
+    Backend, Cache, Cached,
+    store::faulty::Faults,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
+
+use crate::support::database::TestDatabase;
+
+/// The row that most tests read and write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", ttl = "10m", negative_ttl = "30s", jitter = 0, lease(ttl = "20s", wait = "10s"))]
+pub(crate) struct Item {
+    #[cached(id)]
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) note: Option<String>,
+    pub(crate) quantity: i64,
+}
+
+impl Item {
+    pub(crate) fn new(id: i64, name: &str) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            note: None,
+            quantity: 1,
+        }
+    }
+}
+
+const ITEMS: &str =
+    "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
+
+/// A database that the tests know how to make.
+pub(crate) trait Tested: Backend {
+    /// A database of the test's own.
+    fn create() -> impl Future<Output = TestDatabase<Self>> + Send;
+}
+
+impl Tested for Sqlite {
+    async fn create() -> TestDatabase<Self> {
+        crate::support::database::sqlite().await
+    }
+}
+
+impl Tested for Postgres {
+    async fn create() -> TestDatabase<Self> {
+        crate::support::database::postgres().await
+    }
+}
+
+impl Tested for MySql {
+    async fn create() -> TestDatabase<Self> {
+        crate::support::database::mysql().await
+    }
+}
+
+/// Which store a cache uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Redis,
+}
+
+/// A cache over a database.
+pub(crate) struct World<DB: Tested> {
+    pub(crate) cache: Cache,
+    pub(crate) faults: Faults,
+    pub(crate) database: TestDatabase<DB>,
+    pub(crate) pool: Pool<DB>,
+    pub(crate) kind: Kind,
+    namespace: String,
+}
+
+impl<DB: Tested> World<DB> {
+    /// A new database with an empty table of items, and a cache that holds nothing.
+    pub(crate) async fn open(kind: Kind) -> Self {
+        let database = DB::create().await;
+        let faults = Faults::new();
+        let namespace = unique("test");
+        let world = Self {
+            cache: cache(kind, &namespace, &faults).await,
+            pool: database.pool(),
+            faults,
+            database,
+            kind,
+            namespace,
+        };
+        world.sql(ITEMS).await;
+        world
+    }
+
+    /// The items, through the world's cache.
+    pub(crate) fn items(&self) -> ItemRepository<DB> {
+        Item::repository(&self.cache, self.pool.clone())
+    }
+
+    /// The items as another process sees them: the same rows and the same store, nothing else shared. The in-process
+    /// store has no other process; there it is another repository of the same cache.
+    pub(crate) async fn items_elsewhere(&self) -> ItemRepository<DB> {
+        Item::repository(&self.cache_elsewhere().await, self.pool.clone())
+    }
+
+    /// The cache as another process sees it.
+    pub(crate) async fn cache_elsewhere(&self) -> Cache {
+        match self.kind {
+            Kind::Memory => self.cache.clone(),
+            Kind::Redis => cache(Kind::Redis, &self.namespace, &Faults::new()).await,
+        }
+    }
+
+    /// Runs a statement past the repository.
+    pub(crate) async fn sql(&self, text: impl Into<String>) {
+        let text: String = text.into();
+        let mut connection = self.pool.acquire().await.expect("the pool has a connection");
+        DB::execute(&mut connection, AssertSqlSafe(text).into_sql_str(), DB::Arguments::default())
+            .await
+            .expect("the statement is accepted");
+    }
+
+    /// Puts a row into the table past the repository.
+    pub(crate) async fn put(&self, item: &Item) {
+        let note = item.note.as_ref().map_or("NULL".to_owned(), |note| format!("'{note}'"));
+        self.sql(format!(
+            "INSERT INTO items (id, name, note, quantity) VALUES ({}, '{}', {note}, {})",
+            item.id, item.name, item.quantity
+        ))
+        .await;
+    }
+
+    /// Reads a row, or its absence, and returns when it is stored: a fill is not waited for by the read it follows.
+    pub(crate) async fn warm(&self, items: &ItemRepository<DB>, id: i64) {
+        let before = items.stats();
+        items.find(id).await.expect("the database answers");
+        eventually("the fill has been judged", async || {
+            let now = items.stats();
+            now.loads == before.loads || now.fills_accepted + now.fills_refused > before.fills_accepted + before.fills_refused
+        })
+        .await;
+    }
+
+    /// Takes every connection of the pool, so that statements wait until the gate is dropped.
+    pub(crate) async fn close_gate(&self) -> Gate<DB> {
+        let mut held = Vec::new();
+        for _ in 0..self.pool.options().get_max_connections() {
+            held.push(self.pool.acquire().await.expect("the pool has a connection"));
+        }
+        Gate(held)
+    }
+}
+
+/// All connections of a pool.
+pub(crate) struct Gate<DB: Tested>(#[expect(dead_code, reason = "held, not used")] Vec<sqlx::pool::PoolConnection<DB>>);
+
+async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
+    let builder = Cache::builder()
+        .namespace(namespace)
+        .faults(faults)
+        .connect_timeout(Duration::from_secs(10))
+        .response_timeout(Duration::from_secs(10));
+    match kind {
+        Kind::Memory => builder.build().expect("the options are valid"),
+        Kind::Redis => builder.redis(redis_url()).connect().await.expect("the URL is valid"),
+    }
+}
+
+/// Waits until a condition holds, which it must within a generous bound.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let polled = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), polled)
+        .await
+        .unwrap_or_else(|_| panic!("it never came true that {what}"));
+}
+
+/// Runs so many tasks at once and returns what they return.
+pub(crate) async fn at_once<T: Send + 'static, F>(tasks: usize, task: impl Fn(usize) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let barrier = Arc::new(tokio::sync::Barrier::new(tasks));
+    let handles: Vec<_> = (0..tasks)
+        .map(|number| {
+            let (barrier, task) = (Arc::clone(&barrier), task(number));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                task.await
+            })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for handle in handles {
+        results.push(handle.await.expect("the task ends"));
+    }
+    results
+}
+
+/// The Redis server that the tests share.
+pub(crate) fn redis_url() -> String {
+    std::env::var("LARDER_REDIS_URL").expect("LARDER_REDIS_URL is set by `cargo xtask test` or `cargo xtask servers`")
+}
+
+/// A name that no other test uses, in this process or another.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Makes a test of each case for both stores and all three databases.
+macro_rules! everywhere {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, memory_sqlite, Memory, Sqlite);
+            crate::world::case!($case, memory_postgres, Memory, Postgres);
+            crate::world::case!($case, memory_mysql, Memory, MySql);
+            crate::world::case!($case, redis_sqlite, Redis, Sqlite);
+            crate::world::case!($case, redis_postgres, Redis, Postgres);
+            crate::world::case!($case, redis_mysql, Redis, MySql);
+        })*
+    };
+}
+
+/// Makes a test of each case for both stores, over SQLite.
+macro_rules! on_both_stores {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, memory, Memory, Sqlite);
+            crate::world::case!($case, redis, Redis, Sqlite);
+        })*
+    };
+}
+
+/// Makes a test of each case for both stores, over Postgres.
+macro_rules! on_postgres {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, memory, Memory, Postgres);
+            crate::world::case!($case, redis, Redis, Postgres);
+        })*
+    };
+}
+
+/// Makes a test of each case for Redis, over SQLite.
+macro_rules! on_redis {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, redis, Redis, Sqlite);
+        })*
+    };
+}
+
+/// Makes one test of a case.
+macro_rules! case {
+    ($case:ident, $name:ident, $kind:ident, $database:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let world = crate::world::World::<sqlx::$database>::open(crate::world::Kind::$kind).await;
+            super::$case(&world).await;
+            world.database.close().await;
+        }
+    };
+}
+
+pub(crate) use {case, everywhere, on_both_stores, on_postgres, on_redis};
