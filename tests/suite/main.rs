@@ -3,13 +3,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-fn workers() -> &'static [(&'static str, support::process::WorkerFn)] { &[] }
+fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
+    processes::WORKERS
+}
 
 mod expiry;
 mod key;
 mod late_fills;
 mod negative;
 mod outage;
+mod processes;
 mod read;
 mod schema;
 mod scripts;

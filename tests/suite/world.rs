@@ -178,6 +178,9 @@ async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
     }
 }
 
+/// How long something may take that must happen; generous, for slow machines.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Waits until a condition holds, which it must within a generous bound.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let polled = async {
@@ -185,7 +188,19 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), polled)
+    tokio::time::timeout(PATIENCE, polled)
+        .await
+        .unwrap_or_else(|_| panic!("it never came true that {what}"));
+}
+
+/// As [`eventually`], for a condition that can be looked at without waiting.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let polled = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled)
         .await
         .unwrap_or_else(|_| panic!("it never came true that {what}"));
 }
