@@ -88,7 +88,11 @@ fn check_file(name: &str, text: &str, complaints: &mut Vec<String>) {
     // Compiler output in there is compared byte for byte, and the programs in there are wrong on purpose.
     let is_ui_case = name.starts_with("tests/ui");
     let is_rust = name.ends_with(".rs");
-    if is_rust && !is_ui_case && !text.starts_with("//!") {
+    // A crate may take its introduction from a file.
+    let is_introduced = ["//!", "#![doc = include_str!("]
+        .iter()
+        .any(|way| text.starts_with(way));
+    if is_rust && !is_ui_case && !is_introduced {
         complaints.push(format!(
             "{name}:1: begins without a `//!` line that says what the file is"
         ));
