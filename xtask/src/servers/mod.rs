@@ -30,6 +30,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::cargo;
+use crate::clock::Deadline;
 use crate::failure::{Attempt, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use process::Server;
@@ -74,6 +75,9 @@ pub(crate) enum Durability {
     Full,
 }
 
+/// How long the removal of the temporary folder is tried.
+const REMOVAL: Duration = Duration::from_secs(5);
+
 /// An environment variable for the programs that use a server.
 type Variable = (&'static str, String);
 
@@ -90,8 +94,46 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Servers {
     running: Vec<Server>,
     environment: Vec<Variable>,
-    folder: TempDir,
+    folder: Folder,
     watchdog: Watchdog,
+}
+
+/// A temporary folder whose removal is insisted on: a process that was killed a moment ago may have
+/// created one more file while we were removing the others.
+struct Folder(Option<TempDir>);
+
+impl Folder {
+    fn create() -> Outcome<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("larder-")
+            .tempdir()
+            .attempt(|| "create a temporary folder".to_owned())?;
+        // Servers run under other accounts, which must be able to reach their folder in this one.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o711))
+            .attempt(|| "open the temporary folder to the servers".to_owned())?;
+        Ok(Self(Some(folder)))
+    }
+
+    fn path(&self) -> &Path {
+        self.0
+            .as_ref()
+            .expect("the folder exists until it is dropped")
+            .path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let Some(folder) = self.0.take() else { return };
+        let path = folder.keep();
+        let deadline = Deadline::after(REMOVAL);
+        while let Err(error) = fs::remove_dir_all(&path) {
+            if !deadline.pause() {
+                eprintln!("xtask: failed to remove {}: {error}", path.display());
+                return;
+            }
+        }
+    }
 }
 
 impl Servers {
@@ -103,13 +145,7 @@ impl Servers {
         durability: Durability,
     ) -> Outcome<Self> {
         packages::ensure(interrupt, kinds, install)?;
-        let folder = tempfile::Builder::new()
-            .prefix("larder-")
-            .tempdir()
-            .attempt(|| "create a temporary folder".to_owned())?;
-        // Servers run under other accounts, which must be able to reach their folder in this one.
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o711))
-            .attempt(|| "open the temporary folder to the servers".to_owned())?;
+        let folder = Folder::create()?;
         let watchdog = Watchdog::start(folder.path())?;
         let mut servers = Self {
             running: Vec::new(),

@@ -13,7 +13,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
 
 use super::Place;
 use super::port::Port;
@@ -21,8 +23,8 @@ use super::watchdog::Watchdog;
 use crate::clock::Deadline;
 use crate::failure::{Attempt, Failure, Outcome};
 
-/// How long a process may take to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process may take to end before it is killed; nextest gives its tests ten seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a server may take to answer for the first time.
 const START: Duration = Duration::from_secs(90);
@@ -70,22 +72,32 @@ impl Group {
         Ok(self.ended)
     }
 
-    /// Asks the group to end, and kills it when it does not.
+    /// Asks the group to end, kills what does not, and waits until none of it is left.
     fn end(&mut self) -> io::Result<()> {
-        if self.ended()?.is_some() {
+        if self.ended.is_some() {
             return Ok(());
         }
         kill_process_group(self.id(), self.signal)?;
         let deadline = Deadline::after(PATIENCE);
-        while deadline.pause() {
-            if self.ended()?.is_some() {
-                return Ok(());
-            }
-        }
+        while !self.leader_has_ended()? && deadline.pause() {}
+        // Also when the leader has ended: its children may be slower, and they write to our folder.
+        // Until it is waited for, the leader keeps the id of the group from being reused.
         kill_process_group(self.id(), Signal::KILL)?;
         self.ended = Some(self.child.wait()?);
         self.forget();
+        let deadline = Deadline::after(PATIENCE);
+        while test_kill_process_group(self.id()).is_ok() {
+            if !deadline.pause() {
+                return Err(io::Error::other("parts of it survive being killed"));
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the leader has ended, without waiting for it in the system's sense of the word.
+    fn leader_has_ended(&self) -> io::Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.id()), options)?.is_some())
     }
 
     fn forget(&self) {

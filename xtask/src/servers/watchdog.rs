@@ -34,14 +34,14 @@ done
 for group in $groups; do kill "-${group#*:}" "-${group%:*}" 2>/dev/null; done
 rounds=0
 for group in $groups; do
-  while kill -0 "-${group%:*}" 2>/dev/null && [ "$rounds" -lt 50 ]; do
+  while kill -0 "-${group%:*}" 2>/dev/null && [ "$rounds" -lt 150 ]; do
     sleep 0.1
     rounds=$((rounds + 1))
   done
 done
 for group in $groups; do kill -KILL "-${group%:*}" 2>/dev/null; done
 rounds=0
-until rm -rf -- "$1" 2>/dev/null || [ "$rounds" -ge 50 ]; do
+until rm -rf -- "$1" 2>/dev/null || [ "$rounds" -ge 150 ]; do
   sleep 0.1
   rounds=$((rounds + 1))
 done
