@@ -1,0 +1,74 @@
+//! The targets: one question each, with the variants that answer it and the bound of their ratio.
+
+mod derive_cost;
+mod l2_hit;
+mod l2_peer;
+mod memory_hit;
+mod reads;
+pub(crate) mod stampede;
+mod write;
+
+use std::pin::Pin;
+
+use crate::{
+    Failure,
+    measure::{Effort, Spread},
+};
+
+/// A question that a run answers with figures.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) question: &'static str,
+    pub(crate) run: Run,
+    /// Measures variants whose ratio is known, and fails if it is not seen.
+    pub(crate) control: Run,
+}
+
+type Run = fn(Effort) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+
+macro_rules! targets {
+    ($($name:literal, $question:literal => $run:expr, $control:expr;)*) => {
+        /// All targets, in the order in which they run.
+        pub(crate) const TARGETS: &[Target] = &[$(Target {
+            name: $name,
+            question: $question,
+            run: |effort| Box::pin($run(effort)),
+            control: |effort| Box::pin($control(effort)),
+        }),*];
+    };
+}
+
+targets! {
+    "l2-hit-1", "what does a hit in Redis cost, beside a GET by hand?" => l2_hit::latency, l2_hit::latency_control;
+    "l2-hit-64", "how many hits in Redis do 64 tasks get, beside GETs by hand?" => l2_hit::throughput, l2_hit::throughput_control;
+    "l2-peer", "how many hits in Redis do 64 tasks get, beside other caches?" => l2_peer::run, l2_hit::throughput_control;
+    "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
+    "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
+    "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
+    "stampede", "how many loads does a cold key cost eight processes, and how long do they wait?" => stampede::run, stampede::control;
+    "derive-cost", "how much longer does `cargo check` take for 50 entities than for their structs?" => derive_cost::run, derive_cost::control;
+}
+
+/// The widest interval of a ratio that still says something, as a share of it.
+const WIDEST: f64 = 0.5;
+
+/// Fails unless a ratio is seen to be what it is known to be.
+fn expect_ratio(what: &str, seen: Spread, low: f64, high: f64) -> Result<(), Failure> {
+    let Spread {
+        low: from,
+        median,
+        high: to,
+    } = seen;
+    println!("control {what}: {median:.2} ({from:.2} to {to:.2}), known to be {low} to {high}");
+    if to - from > WIDEST * median {
+        return Err("the machine is too busy to measure anything; use more --rounds".into());
+    }
+    if from <= high && to >= low {
+        Ok(())
+    } else {
+        Err(format!(
+            "{what}: the ratio is known to be {low} to {high} but was seen as {from:.2} to {to:.2}"
+        )
+        .into())
+    }
+}
