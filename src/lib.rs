@@ -20,3 +20,20 @@ pub use larder_runtime::{
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
 pub use larder_runtime::{entry, key, state, store, token};
+
+// The code in the documents compiles: the doctest runner takes each of them for the documentation of an item.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../cache-derive/docs/attributes.md")]
+    struct Attributes;
+    #[doc = include_str!("../cache-derive/docs/columns.md")]
+    struct NestedColumns;
+    #[doc = include_str!("../docs/coherence.md")]
+    struct Coherence;
+    #[doc = include_str!("../docs/format.md")]
+    struct Format;
+    #[doc = include_str!("../ARCHITECTURE.md")]
+    struct Architecture;
+    #[doc = include_str!("../CONTRIBUTING.md")]
+    struct Contributing;
+}

@@ -1,6 +1,8 @@
 //! The cache: the handle that repositories share, and how it is made.
 
-use std::{fmt, sync::Arc, time::Duration};
+#[cfg(feature = "redis")]
+use std::time::Duration;
+use std::{fmt, sync::Arc};
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, FaultyStore};
@@ -96,6 +98,8 @@ pub struct CacheBuilder {
     clock: Clock,
     #[cfg(feature = "redis")]
     timeouts: Timeouts,
+    #[cfg(feature = "tls")]
+    root_certificate: Option<Vec<u8>>,
     #[cfg(feature = "test-util")]
     faults: Option<Faults>,
 }
@@ -110,6 +114,8 @@ impl Default for CacheBuilder {
             clock: Clock::default(),
             #[cfg(feature = "redis")]
             timeouts: Timeouts::default(),
+            #[cfg(feature = "tls")]
+            root_certificate: None,
             #[cfg(feature = "test-util")]
             faults: None,
         }
@@ -156,6 +162,13 @@ impl CacheBuilder {
         self
     }
 
+    /// Trusts this root certificate (PEM) for `rediss://`, in place of the usual public ones.
+    #[cfg(feature = "tls")]
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificate = Some(pem.into());
+        self
+    }
+
     /// Sets where the in-process store reads time from.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -169,7 +182,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Makes the cache. Redis is connected to in the background, on first use.
+    /// Makes the cache. Redis is connected to in the background, on first use: the first reads may go past it.
+    /// `connect` awaits one attempt.
     ///
     /// # Errors
     ///
@@ -212,7 +226,11 @@ impl CacheBuilder {
             ));
         }
         // The URL itself stays out of the message: it may hold a password.
-        let store = RedisStore::new(url, self.timeouts).map_err(|error| {
+        #[cfg(feature = "tls")]
+        let root_certificate = self.root_certificate.clone();
+        #[cfg(not(feature = "tls"))]
+        let root_certificate = None;
+        let store = RedisStore::new(url, root_certificate, self.timeouts).map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
                 "the Redis URL cannot be used; it looks like redis://host:6379/0 or redis+unix:///path/to/socket",

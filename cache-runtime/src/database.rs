@@ -280,34 +280,28 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(refusal) if refusal.is_unique_violation())
 }
 
-/// Whether a failed write certainly changed nothing. A connection that broke while the statement was on its way tells
-/// neither; then the write may even be applied later.
-pub(crate) fn certainly_failed(error: &sqlx::Error) -> bool {
+/// Whether an error that answers a statement or a commit tells for certain what became of it. A connection that broke
+/// while it was on its way tells nothing; then the write may even be applied later.
+pub(crate) fn certainly_decided(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refusal) => {
             let code = refusal.code().unwrap_or_default();
             // Postgres: connection exceptions and shutdown. MySQL: shutdown, connection killed.
             !(code.starts_with("08") || code.starts_with("57P") || code == "1053" || code == "1927")
         }
-        sqlx::Error::Encode(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::Configuration(_)
-        | sqlx::Error::TypeNotFound { .. } => true,
+        // A row that came back and could not be read was written; a value that could not be encoded was not sent.
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::RowNotFound => true,
         _ => false,
     }
 }
 
-/// Whether a write was applied although it returned an error: its row came back and could not be read.
-pub(crate) fn applied_but_unreadable(error: &sqlx::Error) -> bool {
-    matches!(
-        error,
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_)
-    )
-}
-
 /// The error of larder for an error of sqlx. Its message names what was attempted and on what.
-pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error) -> Error {
+pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, unknown: bool) -> Error {
     let (kind, why) = match &error {
         refusal if is_duplicate(refusal) => {
             (ErrorKind::Duplicate, "a unique constraint refused the row")
@@ -322,7 +316,7 @@ pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error) -> Error {
             ErrorKind::Conversion,
             "a value cannot be encoded for the database",
         ),
-        _ if verb != "load" && !certainly_failed(&error) => (
+        _ if unknown => (
             ErrorKind::OutcomeUnknown,
             "the connection was lost, so the write may or may not have been applied",
         ),

@@ -18,12 +18,10 @@ pub use crate::{
     stats::Stats,
 };
 
-/// Stops the build with a message unless the entity fits database `DB`. Evaluated where `DB` becomes a concrete type.
-pub const fn assert_fits<E: Entity, DB: Backend>() {
-    assert!(
-        <DB::Of<E> as Bound<E, DB>>::BINDING.is_some(),
-        "a column of this entity has a type that this database cannot store"
-    );
+/// Whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.
+#[must_use]
+pub const fn fits<E: Entity, DB: Backend>() -> bool {
+    <DB::Of<E> as Bound<E, DB>>::BINDING.is_some()
 }
 
 // The database features are features of this crate, so generated code cannot test them with `cfg`. It calls these macros

@@ -106,6 +106,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     "load",
                     &format!("{} with key {key}", E::SPEC.name),
                     error,
+                    false,
                 ))
             }
         }

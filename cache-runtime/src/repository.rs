@@ -105,8 +105,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when a column has no type in this database, when the codec cannot carry the entity, or
-    /// when the id has a type whose values have several spellings.
+    /// [`ErrorKind::Configuration`] when a column has no type in this database, when two fields are one
+    /// column, when the codec cannot carry the entity, or when the id has a type whose values have several spellings.
     pub fn try_new(cache: &Cache, pool: Pool<DB>) -> Result<Self, Error> {
         let spec = E::SPEC;
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
@@ -121,7 +121,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
         let database = Database::new(pool, binding);
-        schema::check_id(spec.name, &database.columns)?;
+        schema::check_columns(spec.name, &database.columns)?;
         Ok(Self(Arc::new(Inner {
             keys: KeySpace::new(&cache.namespace, spec.name, &policy),
             database,

@@ -100,9 +100,25 @@ struct Found {
     folding: Option<String>,
 }
 
-/// Refuses ids whose values have several spellings for one value: the database would find the row by any of them, the cache
-/// by one.
-pub(crate) fn check_id<DB: Backend>(entity: &str, columns: &[ColumnSpec<DB>]) -> Result<(), Error> {
+/// Refuses what can be known of the columns without asking the database, and only when the repository is made: two fields
+/// for one column (one of them nested), and ids whose values have several spellings, by any of which the database would find
+/// the row, and the cache by one.
+pub(crate) fn check_columns<DB: Backend>(
+    entity: &str,
+    columns: &[ColumnSpec<DB>],
+) -> Result<(), Error> {
+    for (at, column) in columns.iter().enumerate() {
+        if columns[..at].iter().any(|other| other.name == column.name) {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "two fields of {entity} are the column {}; rename one of them with `#[sqlx(rename = \"..\")]`, in the \
+                     nested struct if it is there",
+                    column.name
+                ),
+            ));
+        }
+    }
     for column in columns.iter().filter(|column| column.role.is_id()) {
         let type_name = column.type_name().to_ascii_uppercase();
         let ambiguous = [
@@ -136,6 +152,7 @@ pub(crate) async fn check<DB: Backend>(
             "load",
             &format!("the schema of table {}", spec.table),
             error,
+            false,
         )
     })
 }
@@ -275,12 +292,14 @@ async fn compare_types<DB: Backend>(
     table: &str,
     columns: &[&ColumnSpec<DB>],
 ) -> Result<(), sqlx::Error> {
-    let quote = |name: &str| DB::DIALECT.quote(name);
-    let names: Vec<_> = columns.iter().map(|column| quote(column.name)).collect();
+    let names: Vec<_> = columns
+        .iter()
+        .map(|column| DB::DIALECT.quote(column.name))
+        .collect();
     let text = format!(
         "SELECT {} FROM {} WHERE 1 = 0",
         names.join(", "),
-        quote(table)
+        DB::DIALECT.quote_table(table)
     );
     let types = DB::column_types(connection, safe(text)).await?;
     for (column, actual) in columns.iter().zip(&types) {

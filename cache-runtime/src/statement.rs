@@ -35,17 +35,20 @@ impl Dialect {
         }
     }
 
-    /// A name as the dialect quotes it; a dot separates the parts of a table's name.
+    /// A name as the dialect quotes it.
     pub(crate) fn quote(self, name: &str) -> String {
         let quote = match self {
             Self::MySql => '`',
             Self::Postgres | Self::Sqlite => '"',
         };
-        let part = |part: &str| {
-            let doubled = part.replace(quote, &format!("{quote}{quote}"));
-            format!("{quote}{doubled}{quote}")
-        };
-        name.split('.').map(part).collect::<Vec<_>>().join(".")
+        let doubled = name.replace(quote, &format!("{quote}{quote}"));
+        format!("{quote}{doubled}{quote}")
+    }
+
+    /// The name of a table as the dialect quotes it; a dot separates its schema from it.
+    pub(crate) fn quote_table(self, table: &str) -> String {
+        let parts: Vec<_> = table.split('.').map(|part| self.quote(part)).collect();
+        parts.join(".")
     }
 
     /// Whether a write can return the row it wrote.
@@ -111,7 +114,7 @@ impl Statements {
     pub(crate) fn new<DB: Backend>(table: &str, columns: &[ColumnSpec<DB>]) -> Self {
         let text = Text {
             dialect: DB::DIALECT,
-            table: DB::DIALECT.quote(table),
+            table: DB::DIALECT.quote_table(table),
             columns,
         };
         let reads_back = columns.iter().any(|column| column.role.is_generated());

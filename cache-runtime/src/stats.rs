@@ -1,7 +1,7 @@
 //! Counters per entity: what reads and writes met. Cheap enough for every hit: one relaxed addition.
 //!
-//! Reads by id = hits + negative hits + misses. A miss ends in exactly one of: a load of this caller's own, a load that
-//! it shared, or an error. Trouble with the store is counted apart and is never a miss by itself.
+//! Reads by id = hits + negative hits + misses. A miss ends in a load of this caller's own, in one that it shared, or in a
+//! late hit; without errors, misses = loads + shared + late hits. Trouble with the store is counted apart.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

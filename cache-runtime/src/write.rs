@@ -33,8 +33,35 @@ struct Announcement<'a, E: Entity, DB: Backend> {
     intent: Token,
     /// The key it stands on, once that is known.
     key: Option<Key>,
+    /// Whether the store has acknowledged it.
+    stands: bool,
     /// When it has to be renewed.
     renewal: Deadline,
+}
+
+/// Why a write failed.
+struct Failure {
+    error: sqlx::Error,
+    /// Whether it may have been applied all the same, or may yet be.
+    unknown: bool,
+}
+
+impl Failure {
+    /// Nothing was sent that could be applied.
+    fn before(error: sqlx::Error) -> Self {
+        Self {
+            error,
+            unknown: false,
+        }
+    }
+
+    /// A statement or a commit was sent, and this is what came of it.
+    fn at_commit(error: sqlx::Error) -> Self {
+        Self {
+            unknown: !database::certainly_decided(&error),
+            error,
+        }
+    }
 }
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
@@ -56,16 +83,21 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             repository: self,
             intent: Token::draw(),
             key,
+            stands: false,
             renewal: Deadline::after(self.policy.intent_ttl / 3),
         };
         let result = self.write_announced(&write, &mut announcement).await;
         match &result {
-            Err(error)
-                if !database::certainly_failed(error)
-                    && !database::applied_but_unreadable(error) =>
-            {
-                // The outcome is unknown: the intent stays until it expires.
-                tracing::warn!(entity = E::SPEC.name, %error, "the outcome of a write is unknown; its key stays uncached for a while");
+            // The statement may still commit: the intent keeps readers off the key until it expires.
+            Err(Failure {
+                error,
+                unknown: true,
+            }) if announcement.stands => {
+                tracing::warn!(
+                    entity = E::SPEC.name,
+                    %error,
+                    "the outcome of a write is unknown; its key stays uncached for a while"
+                );
             }
             _ => announcement.end().await,
         }
@@ -78,9 +110,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 self.counters.writes.add_one();
                 Ok(written.row.map(Arc::new))
             }
-            Err(error) => {
+            Err(Failure { error, unknown }) => {
                 self.counters.write_errors.add_one();
-                Err(database::describe(verb, &what, error))
+                Err(database::describe(verb, &what, error, unknown))
             }
         }
     }
@@ -89,28 +121,41 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         &self,
         write: &Write<E>,
         announcement: &mut Announcement<'_, E, DB>,
-    ) -> Result<Written<E>, sqlx::Error> {
+    ) -> Result<Written<E>, Failure> {
         // The pool's own round trip and the announcement's go on at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
-        let mut connection = connection?;
+        let mut connection = connection.map_err(Failure::before)?;
         announcement.renew_if_due().await;
         if !self.database.needs_transaction(write) {
+            let statement = self.database.apply(&mut connection, write);
             return announcement
-                .during(self.database.apply(&mut connection, write))
-                .await;
+                .during(statement)
+                .await
+                .map_err(Failure::at_commit);
         }
-        let mut transaction = database::begin::<DB>(&mut connection).await?;
+        let mut transaction = database::begin::<DB>(&mut connection)
+            .await
+            .map_err(Failure::before)?;
+        let statement = self.database.apply(&mut transaction, write);
         let written = announcement
-            .during(self.database.apply(&mut transaction, write))
-            .await?;
-        if announcement.key.is_none()
-            && let Some(row) = &written.row
-        {
+            .during(statement)
+            .await
+            .map_err(Failure::before)?;
+        if announcement.key.is_none() {
             // The database has chosen the id; nobody can have seen the row yet.
-            announcement.key = self.key(&row.id()).ok();
+            let row = written.row.as_ref().ok_or(sqlx::Error::RowNotFound);
+            let key = row.and_then(|row| {
+                let key = self.keys.key(&row.id());
+                key.map_err(|unusable| sqlx::Error::Encode(unusable.into()))
+            });
+            announcement.key = Some(key.map_err(Failure::before)?);
             announcement.begin().await;
         }
-        announcement.during(transaction.commit()).await?;
+        let commit = transaction.commit();
+        announcement
+            .during(commit)
+            .await
+            .map_err(Failure::at_commit)?;
         Ok(written)
     }
 }
@@ -125,13 +170,10 @@ impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
         let intent_ttl = self.repository.policy.intent_ttl;
         // Counted from before the command is sent, so from earlier than the store counts.
         self.renewal = Deadline::after(intent_ttl / 3);
-        if let Err(error) = self
-            .repository
-            .cache
-            .store
-            .begin(key, self.intent, millis(intent_ttl))
-            .await
-        {
+        let store = &self.repository.cache.store;
+        let begun = store.begin(key, self.intent, millis(intent_ttl)).await;
+        self.stands |= begun.is_ok();
+        if let Err(error) = begun {
             self.repository.counters.store_errors.add_one();
             tracing::debug!(%key, %error, "a write could not be announced");
         }

@@ -21,12 +21,30 @@ async fn reads_do_not_prolong_an_entry<DB: Tested>(world: &World<DB>) {
     items.find(1).await.unwrap();
     items.find(1).await.unwrap();
     let key = items.inner().key(1).unwrap();
-    let mut last = world.cache.store().remaining_ms(&key).await.unwrap().unwrap();
-    assert!(last <= 600_000, "the time to live is ten minutes at most, not {last} ms");
+    let mut last = world
+        .cache
+        .store()
+        .remaining_ms(&key)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        last <= 600_000,
+        "the time to live is ten minutes at most, not {last} ms"
+    );
     for _ in 0..50 {
         items.find(1).await.unwrap();
-        let left = world.cache.store().remaining_ms(&key).await.unwrap().unwrap();
-        assert!(left <= last, "a read prolonged the entry from {last} to {left} ms");
+        let left = world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            left <= last,
+            "a read prolonged the entry from {last} to {left} ms"
+        );
         last = left;
     }
 }
@@ -43,7 +61,13 @@ async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
     });
     let mut lease_left = 20_000;
     eventually("the lease has aged", async || {
-        lease_left = world.cache.store().remaining_ms(&key).await.unwrap().unwrap_or(lease_left);
+        lease_left = world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .unwrap_or(lease_left);
         lease_left <= 19_900
     })
     .await;
@@ -53,9 +77,18 @@ async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
         items.find_outcome(1).await.unwrap().origin == Origin::Cache
     })
     .await;
-    let left = world.cache.store().remaining_ms(&key).await.unwrap().unwrap();
+    let left = world
+        .cache
+        .store()
+        .remaining_ms(&key)
+        .await
+        .unwrap()
+        .unwrap();
     let aged = 20_000 - lease_left;
-    assert!(left <= 600_000 - aged, "{left} ms left although the lease was {aged} ms old");
+    assert!(
+        left <= 600_000 - aged,
+        "{left} ms left although the lease was {aged} ms old"
+    );
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -77,19 +110,44 @@ async fn jitter_stays_inside_its_band<DB: Tested>(world: &World<DB>) {
         rows.find(id).await.unwrap();
         rows.find(id).await.unwrap();
         let key = rows.inner().key(id).unwrap();
-        all.push(world.cache.store().remaining_ms(&key).await.unwrap().unwrap());
+        all.push(
+            world
+                .cache
+                .store()
+                .remaining_ms(&key)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     let (least, most) = (*all.iter().min().unwrap(), *all.iter().max().unwrap());
-    assert!(most <= 100_000, "jitter is taken off, never added: {most} ms");
+    assert!(
+        most <= 100_000,
+        "jitter is taken off, never added: {most} ms"
+    );
     // Half a minute of grace for a machine that stalls between the fill and the look.
-    assert!(least >= 60_000 - 30_000, "at most 40 % is taken off: {least} ms");
-    assert!(most - least > 15_000, "entries filled together expire apart: {least}..{most} ms");
+    assert!(
+        least >= 60_000 - 30_000,
+        "at most 40 % is taken off: {least} ms"
+    );
+    assert!(
+        most - least > 15_000,
+        "entries filled together expire apart: {least}..{most} ms"
+    );
     let in_upper_half = all.iter().filter(|left| **left > 80_000).count();
-    assert!((50..=150).contains(&in_upper_half), "spread evenly over the band: {in_upper_half} of 200");
+    assert!(
+        (50..=150).contains(&in_upper_half),
+        "spread evenly over the band: {in_upper_half} of 200"
+    );
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", ttl = "1ms", negative_ttl = "1ms", lease(ttl = "1ms", wait = "1ms"))]
+#[cached(
+    table = "items",
+    ttl = "1ms",
+    negative_ttl = "1ms",
+    lease(ttl = "1ms", wait = "1ms")
+)]
 struct Fleeting {
     #[cached(id)]
     id: i64,
@@ -108,7 +166,13 @@ async fn the_shortest_time_to_live_works<DB: Tested>(world: &World<DB>) {
     }
     let key = rows.inner().key(1).unwrap();
     eventually("the entry is gone", async || {
-        world.cache.store().remaining_ms(&key).await.unwrap().is_none()
+        world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .is_none()
     })
     .await;
 }
@@ -128,11 +192,20 @@ async fn an_entry_is_served_until_its_last_millisecond_and_no_longer() {
     clock.advance(Duration::from_millis(29_999));
     assert_eq!(items.find_outcome(404).await.unwrap().origin, Origin::Cache);
     clock.advance(Duration::from_millis(1));
-    assert_eq!(items.find_outcome(404).await.unwrap().origin, Origin::Database);
+    assert_eq!(
+        items.find_outcome(404).await.unwrap().origin,
+        Origin::Database
+    );
     clock.advance(Duration::from_millis(569_999));
     assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
-    assert_eq!(items.find_outcome(1).await.unwrap().age, Duration::from_millis(599_999));
+    assert_eq!(
+        items.find_outcome(1).await.unwrap().age,
+        Duration::from_millis(599_999)
+    );
     clock.advance(Duration::from_millis(1));
-    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Database);
+    assert_eq!(
+        items.find_outcome(1).await.unwrap().origin,
+        Origin::Database
+    );
     world.database.close().await;
 }

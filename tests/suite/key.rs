@@ -2,11 +2,7 @@
 
 use std::collections::HashMap;
 
-use larder::{
-    Cached, ErrorKind,
-    key::KeySpace,
-    policy::Policy,
-};
+use larder::{Cached, ErrorKind, key::KeySpace, policy::Policy};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
@@ -21,7 +17,10 @@ everywhere!(
 on_both_stores!(awkward_text_ids_are_found_again);
 
 fn key<I: Serialize>(id: I) -> String {
-    KeySpace::new("ns", "Entity", &Policy::DEFAULT).key(&id).unwrap().to_string()
+    KeySpace::new("ns", "Entity", &Policy::DEFAULT)
+        .key(&id)
+        .unwrap()
+        .to_string()
 }
 
 #[test]
@@ -152,18 +151,36 @@ async fn composite_ids_do_not_collide<DB: Tested>(world: &World<DB>) {
         )
         .await;
     let legs = Leg::repository(&world.cache, world.pool.clone());
-    let all = [("a:b", "c"), ("a", "b:c"), ("a", ""), ("", "a"), ("", ""), ("%3A", ":"), (":", "%3A"), ("å", "\u{1F680}")];
+    let all = [
+        ("a:b", "c"),
+        ("a", "b:c"),
+        ("a", ""),
+        ("", "a"),
+        ("", ""),
+        ("%3A", ":"),
+        (":", "%3A"),
+        ("å", "\u{1F680}"),
+    ];
     for (carrier, number) in all {
         legs.insert(&leg(carrier, number)).await.unwrap();
     }
     for _ in 0..2 {
         for (carrier, number) in all {
-            let found = legs.find((carrier.to_owned(), number.to_owned())).await.unwrap();
+            let found = legs
+                .find((carrier.to_owned(), number.to_owned()))
+                .await
+                .unwrap();
             assert_eq!(found.as_deref(), Some(&leg(carrier, number)));
         }
     }
-    legs.delete(("a".to_owned(), "b:c".to_owned())).await.unwrap();
-    assert!(legs.exists(("a:b".to_owned(), "c".to_owned())).await.unwrap());
+    legs.delete(("a".to_owned(), "b:c".to_owned()))
+        .await
+        .unwrap();
+    assert!(
+        legs.exists(("a:b".to_owned(), "c".to_owned()))
+            .await
+            .unwrap()
+    );
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -190,11 +207,17 @@ async fn very_long_ids_are_found_again<DB: Tested>(world: &World<DB>) {
     let pages = pages(world).await;
     // Alike in all but the last character, and far longer than a key may be.
     for last in ["x", "y"] {
-        pages.insert(&page(&format!("{}{last}", "/long".repeat(120)), last)).await.unwrap();
+        pages
+            .insert(&page(&format!("{}{last}", "/long".repeat(120)), last))
+            .await
+            .unwrap();
     }
     for _ in 0..2 {
         for last in ["x", "y"] {
-            let found = pages.find(format!("{}{last}", "/long".repeat(120))).await.unwrap();
+            let found = pages
+                .find(format!("{}{last}", "/long".repeat(120)))
+                .await
+                .unwrap();
             assert_eq!(found.unwrap().title, last);
         }
     }
@@ -203,13 +226,23 @@ async fn very_long_ids_are_found_again<DB: Tested>(world: &World<DB>) {
 
 async fn awkward_text_ids_are_found_again<DB: Tested>(world: &World<DB>) {
     let pages = pages(world).await;
-    let paths = ["", " ", "a b", "a\tb", "a\nb", "{tag}", "}{", "%", "%%", "%20", "\u{FEFF}", "e\u{301}", "\u{E9}", "'; --"];
+    let paths = [
+        "", " ", "a b", "a\tb", "a\nb", "{tag}", "}{", "%", "%%", "%20", "\u{FEFF}", "e\u{301}",
+        "\u{E9}", "'; --",
+    ];
     for (number, path) in paths.iter().enumerate() {
-        pages.insert(&page(path, &number.to_string())).await.unwrap();
+        pages
+            .insert(&page(path, &number.to_string()))
+            .await
+            .unwrap();
     }
     for _ in 0..2 {
         for (number, path) in paths.iter().enumerate() {
-            assert_eq!(pages.find(*path).await.unwrap().unwrap().title, number.to_string(), "{path:?}");
+            assert_eq!(
+                pages.find(*path).await.unwrap().unwrap().title,
+                number.to_string(),
+                "{path:?}"
+            );
         }
     }
 }
@@ -224,28 +257,66 @@ async fn text_ids_are_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
     }
     if std::any::TypeId::of::<DB>() == std::any::TypeId::of::<Postgres>() {
         world.sql("CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)").await;
-        world.sql("ALTER TABLE pages ALTER COLUMN path TYPE text COLLATE folding").await;
+        world
+            .sql("ALTER TABLE pages ALTER COLUMN path TYPE text COLLATE folding")
+            .await;
     }
     pages.insert(&page("/Home", "first")).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(pages.find("/home").await.unwrap(), None, "another spelling is another id");
+        assert_eq!(
+            pages.find("/home").await.unwrap(),
+            None,
+            "another spelling is another id"
+        );
         assert_eq!(pages.find("/Home").await.unwrap().unwrap().title, "first");
     }
-    assert_eq!(pages.update(&page("/home", "wrong")).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(pages.delete("/home").await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(pages.save(&page("/home", "wrong")).await.unwrap_err().kind(), ErrorKind::Duplicate);
+    assert_eq!(
+        pages
+            .update(&page("/home", "wrong"))
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(
+        pages.delete("/home").await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(
+        pages
+            .save(&page("/home", "wrong"))
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Duplicate
+    );
     if std::any::TypeId::of::<DB>() == std::any::TypeId::of::<MySql>() {
         assert_eq!(pages.find("/Home ").await.unwrap(), None);
-        assert_eq!(pages.update(&page("/Home ", "wrong")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            pages
+                .update(&page("/Home ", "wrong"))
+                .await
+                .unwrap_err()
+                .kind(),
+            ErrorKind::NotFound
+        );
     }
-    assert_eq!(pages.find("/Home").await.unwrap().unwrap().title, "first", "nobody changed the row past its key");
+    assert_eq!(
+        pages.find("/Home").await.unwrap().unwrap().title,
+        "first",
+        "nobody changed the row past its key"
+    );
     pages.update(&page("/Home", "second")).await.unwrap();
     assert_eq!(pages.find("/Home").await.unwrap().unwrap().title, "second");
     pages.save(&page("/Home", "third")).await.unwrap();
     assert_eq!(pages.find("/Home").await.unwrap().unwrap().title, "third");
     pages.delete("/Home").await.unwrap();
     pages.insert(&page("/home", "fourth")).await.unwrap();
-    assert_eq!(pages.find("/home").await.unwrap().unwrap().title, "fourth", "its absence is forgotten");
+    assert_eq!(
+        pages.find("/home").await.unwrap().unwrap().title,
+        "fourth",
+        "its absence is forgotten"
+    );
     assert_eq!(pages.find("/Home").await.unwrap(), None);
 }
 
@@ -263,7 +334,10 @@ async fn an_id_type_with_several_spellings_is_refused_at_start() {
     let error = Moment::try_repository(&larder::Cache::in_process(), pool).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let message = error.to_string();
-    assert!(message.contains("column at of Moment") && message.contains("use an integer"), "{message}");
+    assert!(
+        message.contains("column at of Moment") && message.contains("use an integer"),
+        "{message}"
+    );
 }
 
 /// The part of a key between its first `{` and the next `}` chooses the Redis Cluster slot.
@@ -279,6 +353,9 @@ fn an_id_cannot_choose_the_cluster_slot_of_its_key() {
     let tagged = KeySpace::new("ns", "Entity", &Policy::DEFAULT.hash_tag());
     for id in ["a", "{b}", "c}", "", "{}"] {
         assert_eq!(hash_tag(&plain.key(id).unwrap().to_string()), None);
-        assert_eq!(hash_tag(&tagged.key(id).unwrap().to_string()), Some("ns:Entity"));
+        assert_eq!(
+            hash_tag(&tagged.key(id).unwrap().to_string()),
+            Some("ns:Entity")
+        );
     }
 }

@@ -42,7 +42,11 @@ async fn fill_after_update<DB: Tested>(world: &World<DB>) -> String {
     })
     .await;
     let served = elsewhere.find(1).await.unwrap().unwrap().name.clone();
-    assert_eq!(items.find(1).await.unwrap().unwrap().name, served, "all see the same");
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        served,
+        "all see the same"
+    );
     served
 }
 
@@ -53,7 +57,9 @@ async fn a_row_read_before_an_update_is_not_stored_after_it<DB: Tested>(world: &
 }
 
 /// V2.
-async fn a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_written_before<DB: Tested>(
+async fn a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_written_before<
+    DB: Tested,
+>(
     world: &World<DB>,
 ) {
     world.put(&Item::new(1, "older")).await;
@@ -65,7 +71,11 @@ async fn a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_w
 async fn without_the_lease_comparison_a_late_fill_is_stale<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::FillCompare);
     world.put(&Item::new(1, "old")).await;
-    assert_eq!(fill_after_update(world).await, "old", "the scene must show what the comparison prevents");
+    assert_eq!(
+        fill_after_update(world).await,
+        "old",
+        "the scene must show what the comparison prevents"
+    );
 }
 
 /// V2, the second half.
@@ -77,7 +87,11 @@ async fn a_read_that_begins_after_an_update_fills_at_once<DB: Tested>(world: &Wo
     world.warm(&items, 1).await;
     let loads = items.stats().loads;
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
-    assert_eq!(items.stats().loads, loads, "the first read after the update had filled");
+    assert_eq!(
+        items.stats().loads,
+        loads,
+        "the first read after the update had filled"
+    );
 }
 
 /// The scene between a commit and its return: what a cached read sees once another read has seen the new row.
@@ -90,12 +104,20 @@ async fn read_between_commit_and_return<DB: Tested>(world: &World<DB>) -> String
         async move { items.update(&Item::new(1, "new")).await }
     });
     end.reached().await;
-    assert_eq!(items.find_uncached(1).await.unwrap().unwrap().name, "new", "the commit is done");
+    assert_eq!(
+        items.find_uncached(1).await.unwrap().unwrap().name,
+        "new",
+        "the commit is done"
+    );
     let elsewhere = world.items_elsewhere().await;
     let served = elsewhere.find(1).await.unwrap().unwrap().name.clone();
     end.resume();
     write.await.unwrap().unwrap();
-    assert_eq!(elsewhere.find(1).await.unwrap().unwrap().name, "new", "at the latest when the write has returned");
+    assert_eq!(
+        elsewhere.find(1).await.unwrap().unwrap().name,
+        "new",
+        "at the latest when the write has returned"
+    );
     served
 }
 
@@ -107,7 +129,11 @@ async fn between_commit_and_return_nobody_is_served_the_old_row<DB: Tested>(worl
 async fn without_intents_the_old_row_is_served_after_the_commit<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::Intent);
     world.put(&Item::new(1, "old")).await;
-    assert_eq!(read_between_commit_and_return(world).await, "old", "the scene must show what intents prevent");
+    assert_eq!(
+        read_between_commit_and_return(world).await,
+        "old",
+        "the scene must show what intents prevent"
+    );
 }
 
 async fn a_row_read_during_a_write_is_not_stored<DB: Tested>(world: &World<DB>) {
@@ -157,7 +183,11 @@ async fn a_write_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World<
     eventually("the write has ended", async || items.stats().writes == 1).await;
     world.warm(&items, 1).await;
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
-    assert!(items.stats().hits >= 1, "the key is cached again: {:?}", items.stats());
+    assert!(
+        items.stats().hits >= 1,
+        "the key is cached again: {:?}",
+        items.stats()
+    );
 }
 
 /// Rows of a view whose reading stops, after the row was read, until the test lets go of a lock.
@@ -181,7 +211,10 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
     world.put(&Item::new(1, "old")).await;
     let slow = SlowItem::repository(&world.cache, world.pool.clone());
     let mut holder = world.pool.acquire().await.unwrap();
-    sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut *holder).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(4711)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let a = tokio::spawn({
         let slow = slow.clone();
         async move { slow.find(1).await }
@@ -204,8 +237,15 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
         async move { slow.find(1).await }
     });
     eventually("B has joined", async || slow.stats().misses == 2).await;
-    sqlx::query("SELECT pg_advisory_unlock(4711)").execute(&mut *holder).await.unwrap();
-    assert_eq!(a.await.unwrap().unwrap().unwrap().name, "old", "A asked before the change");
+    sqlx::query("SELECT pg_advisory_unlock(4711)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    assert_eq!(
+        a.await.unwrap().unwrap().unwrap().name,
+        "old",
+        "A asked before the change"
+    );
     b.await.unwrap().unwrap().unwrap().name.clone()
 }
 

@@ -7,6 +7,7 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     processes::WORKERS
 }
 
+mod documentation;
 mod expiry;
 mod key;
 mod late_fills;

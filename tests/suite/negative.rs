@@ -50,7 +50,11 @@ async fn an_insert_is_visible_to_the_very_next_read_everywhere<DB: Tested>(world
 async fn an_absence_found_late_does_not_overwrite_an_insert<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     let fill = world.faults.pause(Operation::Fill);
-    assert_eq!(items.find(1).await.unwrap(), None, "the caller has its answer before the fill");
+    assert_eq!(
+        items.find(1).await.unwrap(),
+        None,
+        "the caller has its answer before the fill"
+    );
     fill.reached().await;
     let elsewhere = world.items_elsewhere().await;
     elsewhere.insert(&Item::new(1, "inserted")).await.unwrap();
@@ -87,9 +91,17 @@ async fn absence_caching_can_be_switched_off<DB: Tested>(world: &World<DB>) {
     for _ in 0..3 {
         assert_eq!(positives.find(1).await.unwrap(), None);
     }
-    assert_eq!(positives.stats().loads, 3, "every look-up of an absent row asks the database");
+    assert_eq!(
+        positives.stats().loads,
+        3,
+        "every look-up of an absent row asks the database"
+    );
     world.put(&Item::new(1, "one")).await;
-    assert_eq!(positives.find(1).await.unwrap().unwrap().name, "one", "also for a row inserted past the repository");
+    assert_eq!(
+        positives.find(1).await.unwrap().unwrap().name,
+        "one",
+        "also for a row inserted past the repository"
+    );
 }
 
 async fn a_deleted_row_is_absent_at_once<DB: Tested>(world: &World<DB>) {
@@ -99,5 +111,8 @@ async fn a_deleted_row_is_absent_at_once<DB: Tested>(world: &World<DB>) {
     items.delete(1).await.unwrap();
     assert_eq!(elsewhere.find(1).await.unwrap(), None);
     assert_eq!(items.find(1).await.unwrap(), None);
-    assert_eq!(items.delete(1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        items.delete(1).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 }

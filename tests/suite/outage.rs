@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use larder::{Cache, ErrorKind, Origin, store::faulty::{Faults, Operation}};
+use larder::{
+    Cache, ErrorKind, Origin,
+    store::faulty::{Faults, Operation},
+};
 use sqlx::Sqlite;
 
 use crate::{
-    support::{proxy::Proxy, redis_server::RedisServer},
-    world::{Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique},
+    support::{port::Port, proxy::Proxy, redis_server::RedisServer},
+    world::{
+        Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
+    },
 };
 
 everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
@@ -36,7 +41,10 @@ async fn world() -> World<Sqlite> {
 
 async fn works_uncached(items: &ItemRepository<Sqlite>, round: i64) {
     let outcome = items.find_outcome(1).await.unwrap();
-    assert_eq!((outcome.origin, outcome.row.unwrap().id), (Origin::Database, 1));
+    assert_eq!(
+        (outcome.origin, outcome.row.unwrap().id),
+        (Origin::Database, 1)
+    );
     let name = format!("round {round}");
     items.update(&Item::new(1, &name)).await.unwrap();
     assert_eq!(items.find(1).await.unwrap().unwrap().name, name);
@@ -72,7 +80,13 @@ async fn redis_dies_in_the_middle_of_a_load() {
     let world = world().await;
     let mut server = RedisServer::start().await;
     let faults = Faults::new();
-    let cache = Cache::builder().redis(server.url()).namespace(unique("outage")).faults(&faults).connect().await.unwrap();
+    let cache = Cache::builder()
+        .redis(server.url())
+        .namespace(unique("outage"))
+        .faults(&faults)
+        .connect()
+        .await
+        .unwrap();
     let items = Item::repository(&cache, world.pool.clone());
     let acquire = faults.pause(Operation::Acquire);
     let read = tokio::spawn({
@@ -106,7 +120,10 @@ async fn a_server_that_refuses_is_never_a_request_that_fails() {
     let primary = RedisServer::start().await;
     let port = primary.address().port().to_string();
     let cases: [(&str, &[&str]); 3] = [
-        ("memory is full", &["--maxmemory", "1", "--maxmemory-policy", "noeviction"]),
+        (
+            "memory is full",
+            &["--maxmemory", "1", "--maxmemory-policy", "noeviction"],
+        ),
         ("it is a replica", &["--replicaof", "127.0.0.1", &port]),
         ("it wants more replicas", &["--min-replicas-to-write", "3"]),
     ];
@@ -118,16 +135,31 @@ async fn a_server_that_refuses_is_never_a_request_that_fails() {
         }
         let stats = items.stats();
         assert!(stats.store_errors > 0, "{what}: {stats:?}");
-        assert_eq!((stats.hits, stats.load_errors, stats.write_errors), (0, 0, 0), "{what}: {stats:?}");
+        assert_eq!(
+            (stats.hits, stats.load_errors, stats.write_errors),
+            (0, 0, 0),
+            "{what}: {stats:?}"
+        );
     }
     let server = RedisServer::start().await;
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("CONFIG").arg(&["SET", "requirepass", "secret"]).exec_async(&mut admin).await.unwrap();
-    for url in [server.url(), server.url().replace("redis://", "redis://:wrong@")] {
+    redis::cmd("CONFIG")
+        .arg(&["SET", "requirepass", "secret"])
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
+    for url in [
+        server.url(),
+        server.url().replace("redis://", "redis://:wrong@"),
+    ] {
         let items = Item::repository(&cache_at(url).await, world.pool.clone());
         works_uncached(&items, 100).await;
-        assert!(items.stats().store_errors > 0, "without the password: {:?}", items.stats());
+        assert!(
+            items.stats().store_errors > 0,
+            "without the password: {:?}",
+            items.stats()
+        );
     }
     world.database.close().await;
 }
@@ -140,7 +172,18 @@ async fn a_user_without_permissions_is_never_a_request_that_fails() {
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("ACL")
-        .arg(&["SETUSER", "larder", "on", ">secret", "~*", "resetchannels", "+get", "+set", "+client", "+hello"])
+        .arg(&[
+            "SETUSER",
+            "larder",
+            "on",
+            ">secret",
+            "~*",
+            "resetchannels",
+            "+get",
+            "+set",
+            "+client",
+            "+hello",
+        ])
         .exec_async(&mut admin)
         .await
         .unwrap();
@@ -150,7 +193,10 @@ async fn a_user_without_permissions_is_never_a_request_that_fails() {
         works_uncached(&items, round).await;
     }
     let stats = items.stats();
-    assert!(stats.store_errors > 0 && stats.load_errors == 0 && stats.write_errors == 0, "{stats:?}");
+    assert!(
+        stats.store_errors > 0 && stats.load_errors == 0 && stats.write_errors == 0,
+        "{stats:?}"
+    );
     world.database.close().await;
 }
 
@@ -168,22 +214,23 @@ async fn a_frozen_server_does_not_fail_reads() {
     world.database.close().await;
 }
 
-/// The connection is reset again and again, at whatever moment: every read is answered, and caching comes back.
+/// The connection is reset again and again: every read is answered, and caching comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_connections_are_made_again() {
     let world = world().await;
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());
-    let items = Item::repository(&cache_at(format!("redis://{}", proxy.address())).await, world.pool.clone());
+    let url = format!("redis://{}", proxy.address());
+    let items = Item::repository(&cache_at(url).await, world.pool.clone());
     for _ in 0..5 {
         caches_again(&items).await;
         proxy.reset();
         assert_eq!(items.find(1).await.unwrap().unwrap().id, 1);
+        caches_again(&items).await;
         let name = unique("name");
         items.update(&Item::new(1, &name)).await.unwrap();
-        eventually("the new row is read", async || items.find(1).await.unwrap().unwrap().name == name).await;
+        assert_eq!(items.find(1).await.unwrap().unwrap().name, name);
     }
-    caches_again(&items).await;
     world.database.close().await;
 }
 
@@ -191,19 +238,25 @@ async fn lost_connections_are_made_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_a_restarted_server_are_not_believed() {
     let world = world().await;
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut server =
+        RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
     caches_again(&items).await;
     server.stop().await;
     // An invalidation that the server never saw.
-    world.sql("UPDATE items SET name = 'changed meanwhile'").await;
+    world
+        .sql("UPDATE items SET name = 'changed meanwhile'")
+        .await;
     server.restart().await;
     eventually("the connection is back", async || {
         items.find(1).await.unwrap();
         items.stats().foreign > 0
     })
     .await;
-    assert_eq!(items.find(1).await.unwrap().unwrap().name, "changed meanwhile");
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        "changed meanwhile"
+    );
     caches_again(&items).await;
     world.database.close().await;
 }
@@ -217,16 +270,68 @@ async fn unix_sockets_are_served() {
     world.database.close().await;
 }
 
+/// A server that speaks TLS only is reached with its root certificate, and not without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
+    let world = world().await;
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certificate = file("certificate.pem", own.cert.pem());
+    let key = file("key.pem", own.signing_key.serialize_pem());
+    let reserved = Port::reserve();
+    let port = reserved.address().port().to_string();
+    let _server = RedisServer::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+        "--tls-ca-cert-file",
+        &certificate,
+    ])
+    .await;
+    let builder = Cache::builder().redis(format!("rediss://localhost:{port}"));
+    let trusting = builder
+        .clone()
+        .root_certificate(own.cert.pem())
+        .connect()
+        .await
+        .unwrap();
+    caches_again(&Item::repository(&trusting, world.pool.clone())).await;
+    let wary = Item::repository(&builder.connect().await.unwrap(), world.pool.clone());
+    works_uncached(&wary, 1).await;
+    assert_eq!(wary.stats().fills_accepted, 0);
+    world.database.close().await;
+}
+
 #[tokio::test]
 async fn urls_that_cannot_be_used_are_told_without_their_password() {
-    for url in ["http://user:secret@127.0.0.1", "redis://:secret@127.0.0.1:port", "nonsense"] {
+    for url in [
+        "http://user:secret@127.0.0.1",
+        "redis://:secret@127.0.0.1:port",
+        "nonsense",
+    ] {
         let error = Cache::connect(url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        assert!(
+            !format!("{error} {error:?}").contains("secret"),
+            "{error:?}"
+        );
     }
     let error = Cache::builder().namespace("two words").build().unwrap_err();
     assert!(error.to_string().contains("two words"), "{error}");
-    assert_eq!(Cache::builder().capacity(0).build().unwrap_err().kind(), ErrorKind::Configuration);
+    assert_eq!(
+        Cache::builder().capacity(0).build().unwrap_err().kind(),
+        ErrorKind::Configuration
+    );
 }
 
 /// F7.
@@ -245,7 +350,14 @@ async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(worl
         let error = items.find(2).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Database, "not an absence");
     }
-    assert_eq!(items.update(&Item::new(1, "lost")).await.unwrap_err().kind(), ErrorKind::Database);
+    assert_eq!(
+        items
+            .update(&Item::new(1, "lost"))
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Database
+    );
     assert_eq!(items.stats().fills_accepted, 2);
 }
 
@@ -279,7 +391,11 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
     }
     items.invalidate(1).await.unwrap();
     items.find(1).await.unwrap();
-    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache, "all is well again");
+    assert_eq!(
+        items.find_outcome(1).await.unwrap().origin,
+        Origin::Cache,
+        "all is well again"
+    );
 }
 
 async fn a_store_that_fails_at_any_step_never_fails_a_write<DB: Tested>(world: &World<DB>) {
@@ -291,9 +407,17 @@ async fn a_store_that_fails_at_any_step_never_fails_a_write<DB: Tested>(world: &
         let name = format!("{operation:?}");
         world.faults.fail(operation, 1);
         items.update(&Item::new(1, &name)).await.unwrap();
-        assert_eq!(items.find(1).await.unwrap().unwrap().name, name, "one of the two steps is enough");
+        assert_eq!(
+            items.find(1).await.unwrap().unwrap().name,
+            name,
+            "one of the two steps is enough"
+        );
         items.invalidate(1).await.unwrap();
     }
     world.faults.fail(Operation::Invalidate, 1);
-    assert_eq!(items.invalidate(1).await.unwrap_err().kind(), ErrorKind::Store, "never silent");
+    assert_eq!(
+        items.invalidate(1).await.unwrap_err().kind(),
+        ErrorKind::Store,
+        "never silent"
+    );
 }

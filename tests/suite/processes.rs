@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Cached, Origin, store::faulty::{Faults, Operation}};
+use larder::{
+    Cache, Cached, Origin,
+    store::faulty::{Faults, Operation},
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, postgres::PgPoolOptions};
 
@@ -42,12 +45,18 @@ async fn cache(namespace: &str, faults: &Faults) -> Cache {
 }
 
 async fn pool(url: &str) -> PgPool {
-    PgPoolOptions::new().max_connections(4).connect(url).await.unwrap()
+    PgPoolOptions::new()
+        .max_connections(4)
+        .connect(url)
+        .await
+        .unwrap()
 }
 
 /// Many callers of one cold key; says when all have missed, and at last what was counted.
 async fn crowd(arguments: Vec<String>) {
-    let [url, namespace] = &arguments[..] else { panic!("two arguments: {arguments:?}") };
+    let [url, namespace] = &arguments[..] else {
+        panic!("two arguments: {arguments:?}")
+    };
     let gated = Gated::repository(&cache(namespace, &Faults::new()).await, pool(url).await);
     tell("ready");
     assert_eq!(hear().await, "go");
@@ -61,7 +70,10 @@ async fn crowd(arguments: Vec<String>) {
             .await
         }
     });
-    until("all callers have missed", || gated.stats().misses == CALLERS as u64).await;
+    until("all callers have missed", || {
+        gated.stats().misses == CALLERS as u64
+    })
+    .await;
     tell("missed");
     assert!(callers.await.unwrap().iter().all(|name| name == "row"));
     tell(gated.stats().loads);
@@ -71,7 +83,9 @@ async fn crowd(arguments: Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_load_for_all_callers_of_all_processes() {
     let world = World::<Postgres>::open(Kind::Redis).await;
-    world.sql("CREATE TABLE hidden AS SELECT 1::bigint AS id, 'row'::text AS name").await;
+    world
+        .sql("CREATE TABLE hidden AS SELECT 1::bigint AS id, 'row'::text AS name")
+        .await;
     world
         .sql(
             "CREATE VIEW gated AS SELECT id, name FROM \
@@ -79,10 +93,15 @@ async fn one_load_for_all_callers_of_all_processes() {
         )
         .await;
     let mut holder = world.pool.acquire().await.unwrap();
-    sqlx::query("SELECT pg_advisory_lock(4712)").execute(&mut *holder).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(4712)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let namespace = unique("crowd");
     let url = world.database.url().to_owned();
-    let mut workers: Vec<_> = (0..4).map(|_| Worker::spawn("crowd", &[&url, &namespace])).collect();
+    let mut workers: Vec<_> = (0..4)
+        .map(|_| Worker::spawn("crowd", &[&url, &namespace]))
+        .collect();
     for worker in &mut workers {
         worker.expect("ready").await;
     }
@@ -92,21 +111,30 @@ async fn one_load_for_all_callers_of_all_processes() {
     for worker in &mut workers {
         worker.expect("missed").await;
     }
-    sqlx::query("SELECT pg_advisory_unlock(4712)").execute(&mut *holder).await.unwrap();
+    sqlx::query("SELECT pg_advisory_unlock(4712)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let mut loads = 0;
     for mut worker in workers {
         loads += worker.line().await.parse::<u64>().unwrap();
         worker.finish().await;
     }
     assert_eq!(loads, 1, "loads that the processes counted");
-    assert_eq!(world.database.statement_log().count_on("gated"), 1, "statements that the database saw");
+    assert_eq!(
+        world.database.statement_log().count_on("gated"),
+        1,
+        "statements that the database saw"
+    );
     drop(holder);
     world.database.close().await;
 }
 
 /// Loads a row and stops before it is stored.
 async fn doomed(arguments: Vec<String>) {
-    let [url, namespace] = &arguments[..] else { panic!("two arguments: {arguments:?}") };
+    let [url, namespace] = &arguments[..] else {
+        panic!("two arguments: {arguments:?}")
+    };
     let faults = Faults::new();
     let fill = faults.pause(Operation::Fill);
     let rows = Row::repository(&cache(namespace, &faults).await, pool(url).await);
@@ -122,7 +150,9 @@ async fn doomed(arguments: Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_with_its_lease_strands_nobody() {
     let world = World::<Postgres>::open(Kind::Redis).await;
-    world.sql("CREATE TABLE rows (id BIGINT PRIMARY KEY, name TEXT NOT NULL)").await;
+    world
+        .sql("CREATE TABLE rows (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
+        .await;
     world.sql("INSERT INTO rows VALUES (1, 'old')").await;
     let namespace = unique("doomed");
     let url = world.database.url().to_owned();
@@ -131,8 +161,16 @@ async fn a_process_that_dies_with_its_lease_strands_nobody() {
     worker.kill();
     let rows = Row::repository(&cache(&namespace, &Faults::new()).await, world.pool.clone());
     let read = tokio::time::timeout(Duration::from_secs(20), rows.find(1)).await;
-    assert_eq!(read.expect("the wait is bounded").unwrap().unwrap().name, "old");
-    rows.update(&Row { id: 1, name: "new".to_owned() }).await.unwrap();
+    assert_eq!(
+        read.expect("the wait is bounded").unwrap().unwrap().name,
+        "old"
+    );
+    rows.update(&Row {
+        id: 1,
+        name: "new".to_owned(),
+    })
+    .await
+    .unwrap();
     eventually("the key is cached again", async || {
         let outcome = rows.find_outcome(1).await.unwrap();
         assert_eq!(outcome.row.unwrap().name, "new");

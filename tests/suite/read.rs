@@ -28,12 +28,26 @@ async fn first_read_loads_once_and_the_second_makes_no_statement<DB: Tested>(wor
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
     let before = world.database.statements();
-    assert_eq!(items.find(1).await.unwrap().as_deref(), Some(&Item::new(1, "one")));
-    assert_eq!(world.database.statements() - before, 1, "the first read makes one statement");
+    assert_eq!(
+        items.find(1).await.unwrap().as_deref(),
+        Some(&Item::new(1, "one"))
+    );
+    assert_eq!(
+        world.database.statements() - before,
+        1,
+        "the first read makes one statement"
+    );
     for _ in 0..5 {
-        assert_eq!(items.find(1).await.unwrap().as_deref(), Some(&Item::new(1, "one")));
+        assert_eq!(
+            items.find(1).await.unwrap().as_deref(),
+            Some(&Item::new(1, "one"))
+        );
     }
-    assert_eq!(world.database.statements() - before, 1, "later reads make none");
+    assert_eq!(
+        world.database.statements() - before,
+        1,
+        "later reads make none"
+    );
     assert_eq!(items.stats().loads, 1);
 }
 
@@ -43,7 +57,10 @@ async fn a_hit_takes_no_connection<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     world.warm(&items, 1).await;
     let gate = world.close_gate().await;
-    assert_eq!(items.find(1).await.unwrap().as_deref(), Some(&Item::new(1, "one")));
+    assert_eq!(
+        items.find(1).await.unwrap().as_deref(),
+        Some(&Item::new(1, "one"))
+    );
     drop(gate);
 }
 
@@ -61,10 +78,22 @@ async fn empty_values_are_values<DB: Tested>(world: &World<DB>) {
         ..empty.clone()
     };
     items.insert(&empty).await.unwrap();
-    items.insert(&Item { id: -1, ..blank.clone() }).await.unwrap();
+    items
+        .insert(&Item {
+            id: -1,
+            ..blank.clone()
+        })
+        .await
+        .unwrap();
     for _ in 0..2 {
         assert_eq!(items.find(0).await.unwrap().as_deref(), Some(&empty));
-        assert_eq!(items.find(-1).await.unwrap().as_deref(), Some(&Item { id: -1, ..blank.clone() }));
+        assert_eq!(
+            items.find(-1).await.unwrap().as_deref(),
+            Some(&Item {
+                id: -1,
+                ..blank.clone()
+            })
+        );
         assert_eq!(items.find(1).await.unwrap(), None);
     }
     assert_eq!(items.stats().loads, 3, "each was loaded once and then hit");
@@ -88,11 +117,20 @@ async fn a_load_error_reaches_the_caller_and_leaves_nothing<DB: Tested>(world: &
     let error = items.find(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Database);
     assert!(error.to_string().contains("Item"), "{error}");
-    let cause = error.database_error().expect("the cause is sqlx's own error");
+    let cause = error
+        .database_error()
+        .expect("the cause is sqlx's own error");
     assert!(matches!(cause, sqlx::Error::Database(_)), "{cause:?}");
     world.sql("ALTER TABLE hidden RENAME TO items").await;
-    assert!(items.find(1).await.unwrap().is_some(), "no absence, no lease was left");
-    assert_eq!(items.stats().waits, 0, "nobody had to wait for a lease left behind");
+    assert!(
+        items.find(1).await.unwrap().is_some(),
+        "no absence, no lease was left"
+    );
+    assert_eq!(
+        items.stats().waits,
+        0,
+        "nobody had to wait for a lease left behind"
+    );
 }
 
 async fn rows_come_back_as_the_database_holds_them<DB: Tested>(world: &World<DB>) {
@@ -108,7 +146,10 @@ async fn rows_come_back_as_the_database_holds_them<DB: Tested>(world: &World<DB>
     let cached = items.find(i64::MAX).await.unwrap();
     assert_eq!(loaded.as_deref(), Some(&item));
     assert_eq!(cached.as_deref(), Some(&item));
-    assert_eq!(items.find_uncached(i64::MAX).await.unwrap().as_deref(), Some(&item));
+    assert_eq!(
+        items.find_uncached(i64::MAX).await.unwrap().as_deref(),
+        Some(&item)
+    );
 }
 
 async fn refresh_reads_the_database_whatever_is_cached<DB: Tested>(world: &World<DB>) {
@@ -116,7 +157,11 @@ async fn refresh_reads_the_database_whatever_is_cached<DB: Tested>(world: &World
     let items = world.items();
     items.find(1).await.unwrap();
     world.sql("UPDATE items SET name = 'new'").await;
-    assert_eq!(items.find(1).await.unwrap().unwrap().name, "old", "past the repository nobody knows");
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        "old",
+        "past the repository nobody knows"
+    );
     assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "new");
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
     assert_eq!(items.stats().loads, 2);
@@ -126,7 +171,11 @@ async fn find_uncached_neither_asks_nor_fills<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     items.find_uncached(1).await.unwrap();
-    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Database, "it did not fill");
+    assert_eq!(
+        items.find_outcome(1).await.unwrap().origin,
+        Origin::Database,
+        "it did not fill"
+    );
     items.find(1).await.unwrap();
     world.sql("UPDATE items SET name = 'new'").await;
     assert_eq!(items.find_uncached(1).await.unwrap().unwrap().name, "new");
@@ -149,7 +198,10 @@ async fn outcome_tells_origin_and_age<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     let first = items.find_outcome(1).await.unwrap();
     assert_eq!((first.origin, first.age.as_nanos()), (Origin::Database, 0));
-    eventually("the row is stored", async || items.stats().fills_accepted == 1).await;
+    eventually("the row is stored", async || {
+        items.stats().fills_accepted == 1
+    })
+    .await;
     let second = items.find_outcome(1).await.unwrap();
     assert_eq!(second.origin, Origin::Cache);
     assert_eq!(second.row, first.row);

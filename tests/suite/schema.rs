@@ -57,7 +57,10 @@ async fn every_difference_is_reported_at_once<DB: Tested>(world: &World<DB>) {
     }
     assert_eq!(report.differences.len(), 5, "{text}");
     assert!(!text.contains("harmless"), "{text}");
-    assert_eq!(report.into_result().unwrap_err().kind(), ErrorKind::Configuration);
+    assert_eq!(
+        report.into_result().unwrap_err().kind(),
+        ErrorKind::Configuration
+    );
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -68,8 +71,14 @@ struct Nowhere {
 }
 
 async fn a_missing_table_is_reported<DB: Tested>(world: &World<DB>) {
-    let report = Nowhere::repository(&world.cache, world.pool.clone()).check_schema().await.unwrap();
-    assert!(report.to_string().contains("there is no such table"), "{report}");
+    let report = Nowhere::repository(&world.cache, world.pool.clone())
+        .check_schema()
+        .await
+        .unwrap();
+    assert!(
+        report.to_string().contains("there is no such table"),
+        "{report}"
+    );
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -85,9 +94,9 @@ async fn a_folding_collation_of_an_id_is_remarked<DB: Tested>(world: &World<DB>)
             "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
             "CREATE TABLE codes (code TEXT COLLATE folding NOT NULL PRIMARY KEY)",
         ],
-        name if name == <MySql as sqlx::Database>::NAME => {
-            &["CREATE TABLE codes (code VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NOT NULL PRIMARY KEY)"]
-        }
+        name if name == <MySql as sqlx::Database>::NAME => &[
+            "CREATE TABLE codes (code VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NOT NULL PRIMARY KEY)",
+        ],
         name if name == <Sqlite as sqlx::Database>::NAME => {
             &["CREATE TABLE codes (code TEXT COLLATE NOCASE NOT NULL PRIMARY KEY)"]
         }
@@ -96,8 +105,16 @@ async fn a_folding_collation_of_an_id_is_remarked<DB: Tested>(world: &World<DB>)
     for statement in statements {
         world.sql(*statement).await;
     }
-    let report = Code::repository(&world.cache, world.pool.clone()).check_schema().await.unwrap();
+    let report = Code::repository(&world.cache, world.pool.clone())
+        .check_schema()
+        .await
+        .unwrap();
     assert!(report.is_ok(), "{report}");
     assert_eq!(report.remarks.len(), 1, "{report}");
-    assert!(report.to_string().contains("calls different spellings of an id equal"), "{report}");
+    assert!(
+        report
+            .to_string()
+            .contains("calls different spellings of an id equal"),
+        "{report}"
+    );
 }

@@ -21,17 +21,43 @@ type Model = Option<Slot<Vec<u8>>>;
 
 #[derive(Clone, Debug)]
 enum Operation {
-    SetIfAbsent { lease: u64, identity: u8 },
-    Acquire { lease: u64, identity: u8 },
-    Wait { process: u8, identity: u8 },
-    Fill { lease: u64, identity: u8, negative: bool, ttl_ms: u64 },
-    Release { lease: u64 },
-    Begin { intent: u64, ttl_ms: u64 },
-    End { intent: u64, publish: bool },
+    SetIfAbsent {
+        lease: u64,
+        identity: u8,
+    },
+    Acquire {
+        lease: u64,
+        identity: u8,
+    },
+    Wait {
+        process: u8,
+        identity: u8,
+    },
+    Fill {
+        lease: u64,
+        identity: u8,
+        negative: bool,
+        ttl_ms: u64,
+    },
+    Release {
+        lease: u64,
+    },
+    Begin {
+        intent: u64,
+        ttl_ms: u64,
+    },
+    End {
+        intent: u64,
+        publish: bool,
+    },
     Invalidate,
-    Age { by_ms: u64 },
+    Age {
+        by_ms: u64,
+    },
     Evict,
-    Damage { later_format: bool },
+    Damage {
+        later_format: bool,
+    },
     Crowd,
 }
 
@@ -99,7 +125,9 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
         State::Loading(lease, waiters) => State::Loading(*lease, waiters.clone()),
         State::Writing(writers) => State::Writing(writers.clone()),
         State::Unreadable(Unreadable::Damaged) => return b"something else entirely".to_vec(),
-        State::Unreadable(Unreadable::LaterFormat) => return vec![entry::MAGIC, entry::FORMAT + 1, 9, 9, 9],
+        State::Unreadable(Unreadable::LaterFormat) => {
+            return vec![entry::MAGIC, entry::FORMAT + 1, 9, 9, 9];
+        }
     };
     entry::encode(&borrowed)
 }
@@ -118,8 +146,12 @@ impl Bench {
     fn new() -> Self {
         let client = redis::Client::open(redis_url()).expect("the URL of the test server is valid");
         let mut news = client.get_connection().expect("the test server answers");
-        news.set_read_timeout(Some(Duration::from_secs(10))).expect("the timeout is positive");
-        redis::cmd("PSUBSCRIBE").arg("larder:wake:*").exec(&mut news).expect("the test server lets us subscribe");
+        news.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("the timeout is positive");
+        redis::cmd("PSUBSCRIBE")
+            .arg("larder:wake:*")
+            .exec(&mut news)
+            .expect("the test server lets us subscribe");
         Self {
             redis: client.get_connection().expect("the test server answers"),
             news,
@@ -143,7 +175,12 @@ impl Bench {
         match step.change {
             Change::Keep => {}
             Change::Delete => self.model = None,
-            Change::Put(state, ttl_ms) => self.model = Some(Slot { state, remaining_ms: ttl_ms }),
+            Change::Put(state, ttl_ms) => {
+                self.model = Some(Slot {
+                    state,
+                    remaining_ms: ttl_ms,
+                })
+            }
         }
         (step.reply, step.wake)
     }
@@ -160,7 +197,10 @@ impl Bench {
         let slot = self.model.clone();
         let slot = slot.as_ref();
         let wake = match operation {
-            Operation::SetIfAbsent { lease: token, identity } => {
+            Operation::SetIfAbsent {
+                lease: token,
+                identity,
+            } => {
                 let loading = State::Loading(lease(*token, *identity), Vec::new());
                 let reply: Value = redis::cmd("SET")
                     .arg(&self.key)
@@ -175,28 +215,49 @@ impl Bench {
                     assert_eq!(reply, self.there(b""), "SET NX GET tells what is there");
                     Vec::new()
                 } else {
-                    let (granted, wake) = self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
-                    assert!(granted && reply == Value::Nil, "SET NX GET on an absent key grants the lease");
+                    let (granted, wake) = self.model_step(state::acquire(
+                        slot,
+                        lease(*token, *identity),
+                        LEASE_TTL_MS,
+                    ));
+                    assert!(
+                        granted && reply == Value::Nil,
+                        "SET NX GET on an absent key grants the lease"
+                    );
                     wake
                 }
             }
-            Operation::Acquire { lease: token, identity } => {
+            Operation::Acquire {
+                lease: token,
+                identity,
+            } => {
                 let loading = bytes_of(&State::Loading(lease(*token, *identity), Vec::new()));
-                let reply = self.script("acquire", &[&loading, LEASE_TTL_MS.to_string().as_bytes()]);
+                let reply =
+                    self.script("acquire", &[&loading, LEASE_TTL_MS.to_string().as_bytes()]);
                 let there = self.there(b"");
-                let (granted, wake) = self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
+                let (granted, wake) =
+                    self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
                 assert_eq!(reply, if granted { Value::Nil } else { there });
                 wake
             }
-            Operation::Wait { process: number, identity: own } => {
+            Operation::Wait {
+                process: number,
+                identity: own,
+            } => {
                 let loading = bytes_of(&State::Loading(lease(0, *own), Vec::new()));
                 let reply = self.script("wait", &[&loading, &process(*number).0]);
                 let there = self.there(b"");
-                let (waiting, wake) = self.model_step(state::wait(slot, identity(*own), process(*number)));
+                let (waiting, wake) =
+                    self.model_step(state::wait(slot, identity(*own), process(*number)));
                 assert_eq!(reply, if waiting { Value::Nil } else { there });
                 wake
             }
-            Operation::Fill { lease: token, identity, negative, ttl_ms } => {
+            Operation::Fill {
+                lease: token,
+                identity,
+                negative,
+                ttl_ms,
+            } => {
                 let entry = entry_of(lease(*token, *identity), *negative);
                 let reply = self.script(
                     "fill",
@@ -214,7 +275,8 @@ impl Bench {
             }
             Operation::Release { lease: token } => {
                 let reply = self.script("release", &[&Token::numbered(*token).0]);
-                let (released, wake) = self.model_step(state::release(slot, Token::numbered(*token)));
+                let (released, wake) =
+                    self.model_step(state::release(slot, Token::numbered(*token)));
                 assert_eq!(reply, Value::Int(i64::from(released)));
                 wake
             }
@@ -222,8 +284,20 @@ impl Bench {
             Operation::End { intent, publish } => {
                 let entry = publish.then(|| entry_of(lease(50, 0), false));
                 let bytes = entry.as_ref().map(bytes_of).unwrap_or_default();
-                let reply = self.script("end", &[&Token::numbered(*intent).0, &bytes, VALUE_TTL_MS.to_string().as_bytes()]);
-                let (published, wake) = self.model_step(state::end(slot, Token::numbered(*intent), entry, VALUE_TTL_MS));
+                let reply = self.script(
+                    "end",
+                    &[
+                        &Token::numbered(*intent).0,
+                        &bytes,
+                        VALUE_TTL_MS.to_string().as_bytes(),
+                    ],
+                );
+                let (published, wake) = self.model_step(state::end(
+                    slot,
+                    Token::numbered(*intent),
+                    entry,
+                    VALUE_TTL_MS,
+                ));
                 assert_eq!(reply, Value::Int(i64::from(published)));
                 wake
             }
@@ -235,8 +309,11 @@ impl Bench {
                 if let Some(slot) = &mut self.model {
                     slot.remaining_ms = slot.remaining_ms.saturating_sub(*by_ms).max(5_000);
                     let left = i64::try_from(slot.remaining_ms).expect("it is small");
-                    let _: () = self.redis.pexpire(&self.key, left).expect("the command runs");
                     self.read_at = now();
+                    let _: () = self
+                        .redis
+                        .pexpire(&self.key, left)
+                        .expect("the command runs");
                 }
                 Vec::new()
             }
@@ -246,10 +323,20 @@ impl Bench {
                 Vec::new()
             }
             Operation::Damage { later_format } => {
-                let unreadable = if *later_format { Unreadable::LaterFormat } else { Unreadable::Damaged };
+                let unreadable = if *later_format {
+                    Unreadable::LaterFormat
+                } else {
+                    Unreadable::Damaged
+                };
                 let state = State::Unreadable(unreadable);
-                let _: () = self.redis.pset_ex(&self.key, bytes_of(&state), VALUE_TTL_MS).expect("the command runs");
-                self.model = Some(Slot { state, remaining_ms: VALUE_TTL_MS });
+                let _: () = self
+                    .redis
+                    .pset_ex(&self.key, bytes_of(&state), VALUE_TTL_MS)
+                    .expect("the command runs");
+                self.model = Some(Slot {
+                    state,
+                    remaining_ms: VALUE_TTL_MS,
+                });
                 Vec::new()
             }
             // More writers than an entry lists.
@@ -265,7 +352,11 @@ impl Bench {
     }
 
     fn begin(&mut self, intent: u64, ttl_ms: u64) -> Vec<ProcessId> {
-        let empty = bytes_of(&State::Writing(Writers { intents: Vec::new(), contended: false, saturated: false }));
+        let empty = bytes_of(&State::Writing(Writers {
+            intents: Vec::new(),
+            contended: false,
+            saturated: false,
+        }));
         self.script(
             "begin",
             &[
@@ -276,17 +367,21 @@ impl Bench {
             ],
         );
         let slot = self.model.clone();
-        self.model_step(state::begin(slot.as_ref(), Token::numbered(intent), ttl_ms)).1
+        self.model_step(state::begin(slot.as_ref(), Token::numbered(intent), ttl_ms))
+            .1
     }
 
     fn compare(&mut self, operation: &Operation, wake: &[ProcessId]) {
         let bytes: Option<Vec<u8>> = self.redis.get(&self.key).expect("the command runs");
         let expected = self.model.as_ref().map(|slot| bytes_of(&slot.state));
         assert_eq!(bytes, expected, "bytes after {operation:?}");
+        let asked_at = now();
         let left: i64 = self.redis.pttl(&self.key).expect("the command runs");
         if let Some(slot) = &mut self.model {
             let left = u64::try_from(left).expect("every entry has a time to live");
-            let passed = u64::try_from(self.read_at.elapsed().as_millis()).expect("it is small") + 3;
+            // From before the previous look was sent until after this one came back.
+            let passed =
+                u64::try_from(self.read_at.elapsed().as_millis()).expect("it is small") + 3;
             let least = slot.remaining_ms.saturating_sub(passed);
             assert!(
                 (least..=slot.remaining_ms + passed).contains(&left),
@@ -294,7 +389,7 @@ impl Bench {
                 slot.remaining_ms
             );
             slot.remaining_ms = left;
-            self.read_at = now();
+            self.read_at = asked_at;
         }
         for process in wake {
             let channel = [b"larder:wake:".as_slice(), &process.0].concat();
@@ -306,7 +401,9 @@ impl Bench {
     fn next_news(&mut self) -> Vec<u8> {
         loop {
             let message = self.news.recv_response().expect("a message arrives");
-            let Value::Array(parts) = message else { panic!("an unexpected message: {message:?}") };
+            let Value::Array(parts) = message else {
+                panic!("an unexpected message: {message:?}")
+            };
             if let [_, _, Value::BulkString(channel), Value::BulkString(key)] = &parts[..]
                 && key == self.key.as_bytes()
             {
@@ -318,13 +415,23 @@ impl Bench {
     /// Checks that no wake-up came that the model does not know of.
     fn finish(mut self) {
         let sentinel = "larder:wake:sentinel";
-        let _: () = self.redis.publish(sentinel, &self.key).expect("the command runs");
-        assert_eq!(self.next_news(), sentinel.as_bytes(), "an unexpected wake-up");
+        let _: () = self
+            .redis
+            .publish(sentinel, &self.key)
+            .expect("the command runs");
+        assert_eq!(
+            self.next_news(),
+            sentinel.as_bytes(),
+            "an unexpected wake-up"
+        );
         let _: () = self.redis.del(&self.key).expect("the command runs");
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "bounds a comparison by the time that really passed")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "bounds a comparison by the time that really passed"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -349,8 +456,13 @@ fn scripts_do_what_the_state_machine_does() {
 #[test]
 fn a_script_without_the_lease_comparison_is_found() {
     let mut bench = Bench::new();
-    bench.run(&Operation::Acquire { lease: 1, identity: 0 });
-    let broken = script_text("fill").expect("the script exists").replace("or token(raw) ~= mine", "");
+    bench.run(&Operation::Acquire {
+        lease: 1,
+        identity: 0,
+    });
+    let broken = script_text("fill")
+        .expect("the script exists")
+        .replace("or token(raw) ~= mine", "");
     let entry = entry_of(lease(2, 0), false);
     let reply: Value = Script::new(&broken)
         .key(&bench.key)
@@ -361,6 +473,16 @@ fn a_script_without_the_lease_comparison_is_found() {
         .invoke(&mut bench.redis)
         .expect("the script runs");
     let slot = bench.model.clone();
-    let (accepted, _) = bench.model_step(state::fill(slot.as_ref(), Token::numbered(2), entry, VALUE_TTL_MS, LEASE_TTL_MS));
-    assert_ne!(reply, Value::Int(i64::from(accepted)), "the broken script must be seen to differ");
+    let (accepted, _) = bench.model_step(state::fill(
+        slot.as_ref(),
+        Token::numbered(2),
+        entry,
+        VALUE_TTL_MS,
+        LEASE_TTL_MS,
+    ));
+    assert_ne!(
+        reply,
+        Value::Int(i64::from(accepted)),
+        "the broken script must be seen to differ"
+    );
 }

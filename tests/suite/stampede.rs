@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use larder::{
-    Cached, ErrorKind, Origin,
-    state::Lease,
-    store::Store,
-    token::Token,
-};
+use larder::{Cached, ErrorKind, Origin, state::Lease, store::Store, token::Token};
 use serde::{Deserialize, Serialize};
 use sqlx::Postgres;
 
-use crate::world::{Item, Tested, World, at_once, eventually, on_both_stores, on_postgres, on_redis};
+use crate::world::{
+    Item, Tested, World, at_once, eventually, on_both_stores, on_postgres, on_redis,
+};
 
 on_both_stores!(
     simultaneous_misses_make_one_load,
@@ -46,14 +43,20 @@ async fn simultaneous_misses_make_one_load<DB: Tested>(world: &World<DB>) {
             }
         });
         // The gate holds the load back until everybody has missed.
-        eventually("all callers have missed", async || items.stats().misses == tasks as u64).await;
+        eventually("all callers have missed", async || {
+            items.stats().misses == tasks as u64
+        })
+        .await;
         drop(gate);
         for row in callers.await.unwrap() {
             assert_eq!(row.unwrap().unwrap().name, "hot");
         }
         assert_eq!(world.database.statements() - before, 1, "{tasks} callers");
         let stats = items.stats();
-        assert_eq!((stats.loads, stats.shared + stats.late_hits), (1, tasks as u64 - 1));
+        assert_eq!(
+            (stats.loads, stats.shared + stats.late_hits),
+            (1, tasks as u64 - 1)
+        );
     }
 }
 
@@ -70,7 +73,10 @@ async fn simultaneous_misses_of_an_absent_row_make_one_load<DB: Tested>(world: &
             .await
         }
     });
-    eventually("all callers have missed", async || items.stats().misses == 100).await;
+    eventually("all callers have missed", async || {
+        items.stats().misses == 100
+    })
+    .await;
     drop(gate);
     for row in callers.await.unwrap() {
         assert_eq!(row.unwrap(), None);
@@ -98,8 +104,14 @@ async fn simultaneous_misses_in_several_caches_make_one_load<DB: Tested>(world: 
         }
     });
     eventually("one loads and the others wait", async || {
-        let waiting = processes.iter().map(|items| items.stats().waits).sum::<u64>();
-        let missed = processes.iter().map(|items| items.stats().misses).sum::<u64>();
+        let waiting = processes
+            .iter()
+            .map(|items| items.stats().waits)
+            .sum::<u64>();
+        let missed = processes
+            .iter()
+            .map(|items| items.stats().misses)
+            .sum::<u64>();
         waiting >= 3 && missed == 200
     })
     .await;
@@ -118,7 +130,13 @@ async fn a_waiter_is_woken_by_the_fill<DB: Tested>(world: &World<DB>) {
     let leader = tokio::spawn(async move { items.find(1).await });
     let key = elsewhere.inner().key(1).unwrap();
     eventually("the lease is taken", async || {
-        world.cache.store().remaining_ms(&key).await.unwrap().is_some()
+        world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .is_some()
     })
     .await;
     let waiter = tokio::spawn({
@@ -129,7 +147,10 @@ async fn a_waiter_is_woken_by_the_fill<DB: Tested>(world: &World<DB>) {
     drop(gate);
     leader.await.unwrap().unwrap();
     let woken = tokio::time::timeout(Duration::from_secs(8), waiter).await;
-    let outcome = woken.expect("the waiter was woken, and did not sit out its budget").unwrap().unwrap();
+    let outcome = woken
+        .expect("the waiter was woken, and did not sit out its budget")
+        .unwrap()
+        .unwrap();
     assert_eq!(outcome.origin, Origin::Cache);
     assert_eq!(elsewhere.stats().loads, 0);
 }
@@ -142,7 +163,13 @@ async fn a_waiter_is_woken_when_the_load_fails<DB: Tested>(world: &World<DB>) {
     let leader = tokio::spawn(async move { items.find(1).await });
     let key = elsewhere.inner().key(1).unwrap();
     eventually("the lease is taken", async || {
-        world.cache.store().remaining_ms(&key).await.unwrap().is_some()
+        world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .is_some()
     })
     .await;
     let waiter = tokio::spawn({
@@ -151,10 +178,17 @@ async fn a_waiter_is_woken_when_the_load_fails<DB: Tested>(world: &World<DB>) {
     });
     eventually("the other waits", async || elsewhere.stats().waits == 1).await;
     drop(gate);
-    assert_eq!(leader.await.unwrap().unwrap_err().kind(), ErrorKind::Database);
+    assert_eq!(
+        leader.await.unwrap().unwrap_err().kind(),
+        ErrorKind::Database
+    );
     let woken = tokio::time::timeout(Duration::from_secs(8), waiter).await;
     let own = woken.expect("the waiter was woken").unwrap();
-    assert_eq!(own.unwrap_err().kind(), ErrorKind::Database, "it tried by itself");
+    assert_eq!(
+        own.unwrap_err().kind(),
+        ErrorKind::Database,
+        "it tried by itself"
+    );
     assert_eq!(elsewhere.stats().loads, 1);
 }
 
@@ -176,7 +210,9 @@ async fn a_leader_that_fails_twice_does_not_fail_its_followers(world: &World<Pos
              BEGIN IF number <= 2 THEN RAISE EXCEPTION 'attempt % fails', number; END IF; RETURN 1; END $$",
         )
         .await;
-    world.sql("CREATE VIEW fragile AS SELECT attempt() AS id, 'whole'::text AS name").await;
+    world
+        .sql("CREATE VIEW fragile AS SELECT attempt() AS id, 'whole'::text AS name")
+        .await;
     let fragile = Fragile::repository(&world.cache, world.pool.clone());
     let gate = world.close_gate().await;
     let callers = tokio::spawn({
@@ -189,7 +225,10 @@ async fn a_leader_that_fails_twice_does_not_fail_its_followers(world: &World<Pos
             .await
         }
     });
-    eventually("all callers have missed", async || fragile.stats().misses == 50).await;
+    eventually("all callers have missed", async || {
+        fragile.stats().misses == 50
+    })
+    .await;
     drop(gate);
     let results = callers.await.unwrap();
     let failed = results.iter().filter(|result| result.is_err()).count();
@@ -212,7 +251,10 @@ struct Hasty {
 }
 
 /// Takes the fill lease of a row as a process would that dies with it.
-async fn abandon_lease<DB: Tested>(world: &World<DB>, hasty: &HastyRepository<DB>) -> larder::key::Key {
+async fn abandon_lease<DB: Tested>(
+    world: &World<DB>,
+    hasty: &HastyRepository<DB>,
+) -> larder::key::Key {
     let key = hasty.inner().key(1).unwrap();
     let lease = Lease {
         token: Token::draw(),
@@ -222,13 +264,20 @@ async fn abandon_lease<DB: Tested>(world: &World<DB>, hasty: &HastyRepository<DB
             codec: larder::Codec::default().number(),
         },
     };
-    let granted = world.cache.store().acquire(&key, lease, 1_000, false).await.unwrap();
+    let granted = world
+        .cache
+        .store()
+        .acquire(&key, lease, 1_000, false)
+        .await
+        .unwrap();
     assert!(granted.is_none(), "the lease was free");
     key
 }
 
 /// S4, the bounded wait.
-async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: Tested>(world: &World<DB>) {
+async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: Tested>(
+    world: &World<DB>,
+) {
     world.put(&Item::new(1, "one")).await;
     let hasty = Hasty::repository(&world.cache, world.pool.clone());
     abandon_lease(world, &hasty).await;
@@ -241,7 +290,10 @@ async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: T
         assert_eq!(row.unwrap().unwrap().name, "one");
     }
     let stats = hasty.stats();
-    assert!(stats.bypasses >= 1, "somebody read past the lease: {stats:?}");
+    assert!(
+        stats.bypasses >= 1,
+        "somebody read past the lease: {stats:?}"
+    );
     assert_eq!(stats.fills_accepted, 0, "and stored nothing");
 }
 
@@ -251,7 +303,13 @@ async fn an_abandoned_lease_expires_and_the_key_is_cached_again<DB: Tested>(worl
     let hasty = Hasty::repository(&world.cache, world.pool.clone());
     let key = abandon_lease(world, &hasty).await;
     eventually("the lease has expired", async || {
-        world.cache.store().remaining_ms(&key).await.unwrap().is_none()
+        world
+            .cache
+            .store()
+            .remaining_ms(&key)
+            .await
+            .unwrap()
+            .is_none()
     })
     .await;
     hasty.find(1).await.unwrap();
@@ -265,7 +323,9 @@ async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &Wo
     let items = world.items();
     items.find(2).await.unwrap();
     items.find(2).await.unwrap();
-    let fill = world.faults.pause(larder::store::faulty::Operation::Acquire);
+    let fill = world
+        .faults
+        .pause(larder::store::faulty::Operation::Acquire);
     let stuck = tokio::spawn({
         let items = items.clone();
         async move { items.find(1).await }
@@ -291,7 +351,10 @@ async fn dropped_leader_strands_nobody_and_its_load_goes_on<DB: Tested>(world: &
         let items = items.clone();
         async move { items.find(1).await }
     });
-    eventually("the follower has joined", async || items.stats().misses == 2).await;
+    eventually("the follower has joined", async || {
+        items.stats().misses == 2
+    })
+    .await;
     leader.abort();
     assert!(leader.await.unwrap_err().is_cancelled());
     drop(gate);

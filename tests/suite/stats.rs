@@ -82,7 +82,11 @@ async fn store_errors_are_counted_apart_from_misses<DB: Tested>(world: &World<DB
     items.find(1).await.unwrap();
     let stats = items.stats();
     assert_eq!((stats.store_errors, stats.bypasses), (3, 3));
-    assert_eq!((stats.hits, stats.misses), (2, 4), "each failed look ended in a load");
+    assert_eq!(
+        (stats.hits, stats.misses),
+        (2, 4),
+        "each failed look ended in a load"
+    );
 }
 
 async fn writes_are_counted<DB: Tested>(world: &World<DB>) {

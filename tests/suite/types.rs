@@ -113,10 +113,17 @@ fn wide() -> Wide {
         distance: Metres(i64::MAX),
         tags: vec!["a,b".to_owned(), String::new(), "\"quoted\"".to_owned()],
         extra: Extra::Map {
-            map: [("none".to_owned(), None), ("big".to_owned(), Some(i64::MAX))].into(),
+            map: [
+                ("none".to_owned(), None),
+                ("big".to_owned(), Some(i64::MAX)),
+            ]
+            .into(),
         },
         maybe: None,
-        place: Place { latitude: -33.9461, longitude: 151.1772 },
+        place: Place {
+            latitude: -33.9461,
+            longitude: 151.1772,
+        },
         written: Written(u64::MAX),
         computed: 0,
         no_number: None,
@@ -137,19 +144,31 @@ const WIDE: &str = r#"CREATE TABLE wide (id UUID PRIMARY KEY, "bigNumber" BIGINT
     "noMoment" TIMESTAMPTZ, "noUuid" UUID, "noMood" mood, "noTags" TEXT[])"#;
 
 async fn every_postgres_type_survives(world: &World<Postgres>) {
-    world.sql("CREATE TYPE mood AS ENUM ('happy', 'grumpy')").await;
+    world
+        .sql("CREATE TYPE mood AS ENUM ('happy', 'grumpy')")
+        .await;
     world.sql(WIDE).await;
     let rows = Wide::repository(&world.cache, world.pool.clone());
     let report = rows.check_schema().await.unwrap();
     assert!(report.is_ok(), "{report}");
     let row = wide();
     rows.insert(&row).await.unwrap();
-    assert_eq!(rows.find(row.id).await.unwrap().as_deref(), Some(&row), "from the database");
-    assert_eq!(rows.find(row.id).await.unwrap().as_deref(), Some(&row), "from the cache");
+    assert_eq!(
+        rows.find(row.id).await.unwrap().as_deref(),
+        Some(&row),
+        "from the database"
+    );
+    assert_eq!(
+        rows.find(row.id).await.unwrap().as_deref(),
+        Some(&row),
+        "from the cache"
+    );
     assert_eq!(rows.stats().loads, 1);
     let full = Wide {
         empty: None,
-        extra: Extra::Text { text: "now text".to_owned() },
+        extra: Extra::Text {
+            text: "now text".to_owned(),
+        },
         maybe: Some(vec![i64::MIN, 0]),
         no_number: Some(i64::MIN),
         no_bytes: Some(vec![]),
@@ -215,11 +234,26 @@ async fn narrow_row_survives<DB: Tested>(kind: crate::world::Kind, table: &str) 
     let report = rows.check_schema().await.unwrap();
     assert!(report.is_ok(), "{report}");
     rows.insert(&row).await.unwrap();
-    assert_eq!(rows.find(row.id).await.unwrap().as_deref(), Some(&row), "from the database");
-    assert_eq!(rows.find(row.id).await.unwrap().as_deref(), Some(&row), "from the cache");
-    let changed = Narrow { missing: Some(0), r#type: String::new(), ..row };
+    assert_eq!(
+        rows.find(row.id).await.unwrap().as_deref(),
+        Some(&row),
+        "from the database"
+    );
+    assert_eq!(
+        rows.find(row.id).await.unwrap().as_deref(),
+        Some(&row),
+        "from the cache"
+    );
+    let changed = Narrow {
+        missing: Some(0),
+        r#type: String::new(),
+        ..row
+    };
     rows.save(&changed).await.unwrap();
-    assert_eq!(rows.find(changed.id).await.unwrap().as_deref(), Some(&changed));
+    assert_eq!(
+        rows.find(changed.id).await.unwrap().as_deref(),
+        Some(&changed)
+    );
     world.database.close().await;
 }
 
@@ -275,7 +309,10 @@ fn every_type_survives_the_codecs_that_can_carry_it() {
         bytes: vec![0, 255],
         nested: None,
     };
-    let nested = Plain { nested: Some(Box::new(plain.clone())), ..plain };
+    let nested = Plain {
+        nested: Some(Box::new(plain.clone())),
+        ..plain
+    };
     for codec in [Codec::MessagePack, Codec::Postcard, Codec::Json] {
         let bytes = codec.encode(&nested).unwrap();
         assert_eq!(codec.decode::<Plain>(&bytes).unwrap(), nested, "{codec:?}");
@@ -289,18 +326,35 @@ async fn postcard_refuses_self_describing_fields_at_start() {
     let pool = sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
     let error = Wide::try_repository(&cache, pool).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    assert!(error.to_string().contains("Wide cannot be cached with Postcard"), "{error}");
-    assert!(error.to_string().contains("msgpack"), "the way out is named: {error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Wide cannot be cached with Postcard"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("msgpack"),
+        "the way out is named: {error}"
+    );
 }
 
 #[tokio::test]
 async fn postcard_and_json_carry_a_row_through_redis() {
     use crate::world::{Item, Kind};
     let world = World::<Sqlite>::open(Kind::Memory).await;
-    let item = Item { note: Some("ä".to_owned()), ..Item::new(1, "one") };
+    let item = Item {
+        note: Some("ä".to_owned()),
+        ..Item::new(1, "one")
+    };
     world.put(&item).await;
     for codec in [Codec::Postcard, Codec::Json] {
-        let cache = Cache::builder().redis(redis_url()).namespace(unique("codec")).codec(codec).connect().await.unwrap();
+        let cache = Cache::builder()
+            .redis(redis_url())
+            .namespace(unique("codec"))
+            .codec(codec)
+            .connect()
+            .await
+            .unwrap();
         let items = Item::repository(&cache, world.pool.clone());
         world.warm(&items, 1).await;
         assert_eq!(items.find(1).await.unwrap().as_deref(), Some(&item));

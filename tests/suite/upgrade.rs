@@ -1,8 +1,7 @@
 //! Entries of other versions of a program, and damaged ones: a miss, never an error and never a wrong value.
 
 use larder::{
-    Cached, Codec, Origin,
-    entry,
+    Cached, Codec, Origin, entry,
     state::{Identity, Lease, Meta, State, Unreadable, Writers},
     token::{ProcessId, Token},
 };
@@ -46,7 +45,11 @@ async fn another_layout_is_a_miss_and_is_overwritten<DB: Tested>(world: &World<D
         assert_eq!(old.find_outcome(1).await.unwrap().origin, Origin::Database);
         assert_eq!(old.find_outcome(1).await.unwrap().origin, Origin::Cache);
         let outcome = new.find_outcome(1).await.unwrap();
-        assert_eq!(outcome.origin, Origin::Database, "an entry of another layout is not decoded");
+        assert_eq!(
+            outcome.origin,
+            Origin::Database,
+            "an entry of another layout is not decoded"
+        );
         assert_eq!(outcome.row.unwrap().quantity, 1);
         assert_eq!(new.find_outcome(1).await.unwrap().origin, Origin::Cache);
     }
@@ -61,7 +64,11 @@ async fn a_write_by_either_version_is_seen_by_the_other<DB: Tested>(world: &Worl
     for round in 0..5 {
         old.find(1).await.unwrap();
         let name = format!("new {round}");
-        let row = next_version::Item { id: 1, name: name.clone(), quantity: 2 };
+        let row = next_version::Item {
+            id: 1,
+            name: name.clone(),
+            quantity: 2,
+        };
         new.update(&row).await.unwrap();
         assert_eq!(old.find(1).await.unwrap().unwrap().name, name);
         new.find(1).await.unwrap();
@@ -76,13 +83,34 @@ async fn damaged_bytes_are_a_miss_counted_and_repaired<DB: Tested>(world: &World
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
     let key = items.inner().key(1).unwrap();
-    for damage in [b"".as_slice(), b"x", b"{\"id\":1}", &[entry::MAGIC], &[entry::MAGIC, 0], &[entry::MAGIC, 1, 9], &[0xFF; 200]] {
+    for damage in [
+        b"".as_slice(),
+        b"x",
+        b"{\"id\":1}",
+        &[entry::MAGIC],
+        &[entry::MAGIC, 0],
+        &[entry::MAGIC, 1, 9],
+        &[0xFF; 200],
+    ] {
         let before = items.stats().undecodable;
-        world.cache.store().force_bytes(&key, damage, 60_000).await.unwrap();
+        world
+            .cache
+            .store()
+            .force_bytes(&key, damage, 60_000)
+            .await
+            .unwrap();
         let outcome = items.find_outcome(1).await.unwrap();
-        assert_eq!((outcome.origin, &*outcome.row.unwrap().name), (Origin::Database, "one"), "{damage:?}");
+        assert_eq!(
+            (outcome.origin, &*outcome.row.unwrap().name),
+            (Origin::Database, "one"),
+            "{damage:?}"
+        );
         assert_eq!(items.stats().undecodable, before + 1);
-        assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache, "repaired after {damage:?}");
+        assert_eq!(
+            items.find_outcome(1).await.unwrap().origin,
+            Origin::Cache,
+            "repaired after {damage:?}"
+        );
     }
 }
 
@@ -97,10 +125,22 @@ async fn a_damaged_payload_is_a_miss_counted_and_repaired<DB: Tested>(world: &Wo
     let empty = good[..entry::HEADER_LENGTH].to_vec();
     for damaged in [cut, longer, empty] {
         let before = items.stats().undecodable;
-        world.cache.store().force_bytes(&key, &damaged, 60_000).await.unwrap();
-        assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Database);
+        world
+            .cache
+            .store()
+            .force_bytes(&key, &damaged, 60_000)
+            .await
+            .unwrap();
+        assert_eq!(
+            items.find_outcome(1).await.unwrap().origin,
+            Origin::Database
+        );
         assert!(items.stats().undecodable > before);
-        assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache, "repaired");
+        assert_eq!(
+            items.find_outcome(1).await.unwrap().origin,
+            Origin::Cache,
+            "repaired"
+        );
     }
 }
 
@@ -109,13 +149,25 @@ async fn an_entry_in_a_later_format_is_left_alone<DB: Tested>(world: &World<DB>)
     let items = world.items();
     let key = items.inner().key(1).unwrap();
     let later = [entry::MAGIC, entry::FORMAT + 1, 77, 78, 79];
-    world.cache.store().force_bytes(&key, &later, 60_000).await.unwrap();
-    assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Database);
+    world
+        .cache
+        .store()
+        .force_bytes(&key, &later, 60_000)
+        .await
+        .unwrap();
+    assert_eq!(
+        items.find_outcome(1).await.unwrap().origin,
+        Origin::Database
+    );
     let (bytes, _) = world.cache.store().peek_bytes(&key).await.unwrap().unwrap();
     assert_eq!(bytes, later, "a reader goes past it");
     items.update(&Item::new(1, "two")).await.unwrap();
     items.find(1).await.unwrap();
-    assert_eq!(items.find(1).await.unwrap().unwrap().name, "two", "a writer replaces it");
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        "two",
+        "a writer replaces it"
+    );
 }
 
 async fn every_prefix_of_an_entry_is_survived<DB: Tested>(world: &World<DB>) {
@@ -125,8 +177,17 @@ async fn every_prefix_of_an_entry_is_survived<DB: Tested>(world: &World<DB>) {
     let key = items.inner().key(1).unwrap();
     let (good, _) = world.cache.store().peek_bytes(&key).await.unwrap().unwrap();
     for length in 0..good.len() {
-        world.cache.store().force_bytes(&key, &good[..length], 60_000).await.unwrap();
-        assert_eq!(items.find(1).await.unwrap().unwrap().name, "one", "cut to {length} bytes");
+        world
+            .cache
+            .store()
+            .force_bytes(&key, &good[..length], 60_000)
+            .await
+            .unwrap();
+        assert_eq!(
+            items.find(1).await.unwrap().unwrap().name,
+            "one",
+            "cut to {length} bytes"
+        );
     }
 }
 
@@ -155,17 +216,33 @@ fn fixtures() -> Vec<(&'static str, &'static [u8], State<&'static [u8]>)> {
             include_bytes!("fixtures/format-1/loading.bin"),
             State::Loading(meta().lease, vec![ProcessId([7; 8]), ProcessId([9; 8])]),
         ),
-        ("value", include_bytes!("fixtures/format-1/value.bin"), State::Value(meta(), b"payload".as_slice())),
-        ("negative", include_bytes!("fixtures/format-1/negative.bin"), State::Negative(meta())),
+        (
+            "value",
+            include_bytes!("fixtures/format-1/value.bin"),
+            State::Value(meta(), b"payload".as_slice()),
+        ),
+        (
+            "negative",
+            include_bytes!("fixtures/format-1/negative.bin"),
+            State::Negative(meta()),
+        ),
         (
             "writing",
             include_bytes!("fixtures/format-1/writing.bin"),
-            State::Writing(Writers { intents: intents.clone(), contended: false, saturated: false }),
+            State::Writing(Writers {
+                intents: intents.clone(),
+                contended: false,
+                saturated: false,
+            }),
         ),
         (
             "contended",
             include_bytes!("fixtures/format-1/contended.bin"),
-            State::Writing(Writers { intents, contended: true, saturated: true }),
+            State::Writing(Writers {
+                intents,
+                contended: true,
+                saturated: true,
+            }),
         ),
     ]
 }
@@ -181,7 +258,11 @@ fn bytes_of_released_formats_are_read_exactly() {
 /// Z2.
 #[test]
 fn the_format_has_not_changed_without_a_new_number() {
-    assert_eq!(entry::FORMAT, 1, "a new format needs fixtures of its own beside those of the old one");
+    assert_eq!(
+        entry::FORMAT,
+        1,
+        "a new format needs fixtures of its own beside those of the old one"
+    );
     for (name, bytes, state) in fixtures() {
         assert_eq!(entry::encode(&state), bytes, "{name}");
     }
@@ -197,8 +278,14 @@ fn payloads_of_released_codecs_are_read_exactly() {
         quantity: -7,
     };
     for (codec, bytes) in [
-        (Codec::MessagePack, include_bytes!("fixtures/codecs/item.msgpack").as_slice()),
-        (Codec::Postcard, include_bytes!("fixtures/codecs/item.postcard")),
+        (
+            Codec::MessagePack,
+            include_bytes!("fixtures/codecs/item.msgpack").as_slice(),
+        ),
+        (
+            Codec::Postcard,
+            include_bytes!("fixtures/codecs/item.postcard"),
+        ),
         (Codec::Json, include_bytes!("fixtures/codecs/item.json")),
     ] {
         assert_eq!(codec.decode::<Item>(bytes).unwrap(), item, "{codec:?}");
@@ -208,20 +295,43 @@ fn payloads_of_released_codecs_are_read_exactly() {
 
 fn any_state() -> impl Strategy<Value = State<Vec<u8>>> {
     let token = any::<[u8; 16]>().prop_map(Token);
-    let identity = (any::<u64>(), any::<u32>(), any::<u8>())
-        .prop_map(|(stamp, fingerprint, codec)| Identity { stamp, fingerprint, codec });
+    let identity =
+        (any::<u64>(), any::<u32>(), any::<u8>()).prop_map(|(stamp, fingerprint, codec)| {
+            Identity {
+                stamp,
+                fingerprint,
+                codec,
+            }
+        });
     let lease = (token.clone(), identity).prop_map(|(token, identity)| Lease { token, identity });
     let meta = (lease.clone(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-        |(lease, loaded_at_ms, load_cost_us, version)| Meta { lease, loaded_at_ms, load_cost_us, version },
+        |(lease, loaded_at_ms, load_cost_us, version)| Meta {
+            lease,
+            loaded_at_ms,
+            load_cost_us,
+            version,
+        },
     );
     prop_oneof![
-        (lease, prop::collection::vec(any::<[u8; 8]>().prop_map(ProcessId), 0..5))
+        (
+            lease,
+            prop::collection::vec(any::<[u8; 8]>().prop_map(ProcessId), 0..5)
+        )
             .prop_map(|(lease, waiters)| State::Loading(lease, waiters)),
         (meta.clone(), any::<Vec<u8>>()).prop_map(|(meta, payload)| State::Value(meta, payload)),
         meta.prop_map(State::Negative),
-        (prop::collection::vec(token, 0..5), any::<bool>(), any::<bool>()).prop_map(|(intents, contended, saturated)| {
-            State::Writing(Writers { intents, contended, saturated })
-        }),
+        (
+            prop::collection::vec(token, 0..5),
+            any::<bool>(),
+            any::<bool>()
+        )
+            .prop_map(|(intents, contended, saturated)| {
+                State::Writing(Writers {
+                    intents,
+                    contended,
+                    saturated,
+                })
+            }),
     ]
 }
 

@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use larder::{
-    Backend, Cache, Cached,
-    store::faulty::Faults,
-};
+use larder::{Backend, Cache, Cached, store::faulty::Faults};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
@@ -22,7 +19,13 @@ use crate::support::database::TestDatabase;
 
 /// The row that most tests read and write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", ttl = "10m", negative_ttl = "30s", jitter = 0, lease(ttl = "20s", wait = "10s"))]
+#[cached(
+    table = "items",
+    ttl = "10m",
+    negative_ttl = "30s",
+    jitter = 0,
+    lease(ttl = "20s", wait = "10s")
+)]
 pub(crate) struct Item {
     #[cached(id)]
     pub(crate) id: i64,
@@ -42,8 +45,7 @@ impl Item {
     }
 }
 
-const ITEMS: &str =
-    "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
+const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
 
 /// A database that the tests know how to make.
 pub(crate) trait Tested: Backend {
@@ -126,15 +128,26 @@ impl<DB: Tested> World<DB> {
     /// Runs a statement past the repository.
     pub(crate) async fn sql(&self, text: impl Into<String>) {
         let text: String = text.into();
-        let mut connection = self.pool.acquire().await.expect("the pool has a connection");
-        DB::execute(&mut connection, AssertSqlSafe(text).into_sql_str(), DB::Arguments::default())
+        let mut connection = self
+            .pool
+            .acquire()
             .await
-            .expect("the statement is accepted");
+            .expect("the pool has a connection");
+        DB::execute(
+            &mut connection,
+            AssertSqlSafe(text).into_sql_str(),
+            DB::Arguments::default(),
+        )
+        .await
+        .expect("the statement is accepted");
     }
 
     /// Puts a row into the table past the repository.
     pub(crate) async fn put(&self, item: &Item) {
-        let note = item.note.as_ref().map_or("NULL".to_owned(), |note| format!("'{note}'"));
+        let note = item
+            .note
+            .as_ref()
+            .map_or("NULL".to_owned(), |note| format!("'{note}'"));
         self.sql(format!(
             "INSERT INTO items (id, name, note, quantity) VALUES ({}, '{}', {note}, {})",
             item.id, item.name, item.quantity
@@ -148,7 +161,9 @@ impl<DB: Tested> World<DB> {
         items.find(id).await.expect("the database answers");
         eventually("the fill has been judged", async || {
             let now = items.stats();
-            now.loads == before.loads || now.fills_accepted + now.fills_refused > before.fills_accepted + before.fills_refused
+            now.loads == before.loads
+                || now.fills_accepted + now.fills_refused
+                    > before.fills_accepted + before.fills_refused
         })
         .await;
     }
@@ -157,14 +172,21 @@ impl<DB: Tested> World<DB> {
     pub(crate) async fn close_gate(&self) -> Gate<DB> {
         let mut held = Vec::new();
         for _ in 0..self.pool.options().get_max_connections() {
-            held.push(self.pool.acquire().await.expect("the pool has a connection"));
+            held.push(
+                self.pool
+                    .acquire()
+                    .await
+                    .expect("the pool has a connection"),
+            );
         }
         Gate(held)
     }
 }
 
 /// All connections of a pool.
-pub(crate) struct Gate<DB: Tested>(#[expect(dead_code, reason = "held, not used")] Vec<sqlx::pool::PoolConnection<DB>>);
+pub(crate) struct Gate<DB: Tested>(
+    #[expect(dead_code, reason = "held, not used")] Vec<sqlx::pool::PoolConnection<DB>>,
+);
 
 async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
     let builder = Cache::builder()
@@ -174,7 +196,11 @@ async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
         .response_timeout(Duration::from_secs(10));
     match kind {
         Kind::Memory => builder.build().expect("the options are valid"),
-        Kind::Redis => builder.redis(redis_url()).connect().await.expect("the URL is valid"),
+        Kind::Redis => builder
+            .redis(redis_url())
+            .connect()
+            .await
+            .expect("the URL is valid"),
     }
 }
 
@@ -229,13 +255,18 @@ where
 
 /// The Redis server that the tests share.
 pub(crate) fn redis_url() -> String {
-    std::env::var("LARDER_REDIS_URL").expect("LARDER_REDIS_URL is set by `cargo xtask test` or `cargo xtask servers`")
+    std::env::var("LARDER_REDIS_URL")
+        .expect("LARDER_REDIS_URL is set by `cargo xtask test` or `cargo xtask servers`")
 }
 
 /// A name that no other test uses, in this process or another.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{name}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// Makes a test of each case for both stores and all three databases.
@@ -286,7 +317,8 @@ macro_rules! case {
     ($case:ident, $name:ident, $kind:ident, $database:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            let world = crate::world::World::<sqlx::$database>::open(crate::world::Kind::$kind).await;
+            let world =
+                crate::world::World::<sqlx::$database>::open(crate::world::Kind::$kind).await;
             super::$case(&world).await;
             world.database.close().await;
         }

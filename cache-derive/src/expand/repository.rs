@@ -121,7 +121,7 @@ impl Repository<'_> {
     /// ```text
     /// impl Flight {
     ///     pub fn repository<DB: Backend>(cache: &Cache, pool: Pool<DB>) -> FlightRepository<DB> {
-    ///         const { assert_fits::<Flight, DB>() };
+    ///         const { assert!(fits::<Flight, DB>(), "..") };
     ///         FlightRepository { inner: Repository::new(cache, pool) }
     ///     }
     ///     pub fn try_repository<DB: Backend>(..) -> Result<FlightRepository<DB>, Error> { .. }
@@ -135,9 +135,11 @@ impl Repository<'_> {
             id,
         } = self;
         let name = entity.unraw();
-        let fits = id
-            .as_ref()
-            .map(|_| quote!(const { #private::assert_fits::<#entity, DB>() };));
+        let fits = id.as_ref().map(|_| {
+            let message =
+                format!("a column of `{entity}` has a type that this database cannot store");
+            quote!(const { ::core::assert!(#private::fits::<#entity, DB>(), #message) };)
+        });
         let docs = [
             format!("The repository that keeps rows of `{name}` in `cache` and reads and writes them through `pool`."),
             "# Panics".to_owned(),

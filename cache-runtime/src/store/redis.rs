@@ -132,15 +132,19 @@ pub fn script_text(name: &str) -> Option<String> {
 }
 
 impl RedisStore {
-    /// A store at a URL; nothing is connected yet.
-    pub fn new(url: &str, timeouts: Timeouts) -> Result<Self, RedisError> {
+    /// A store at a URL, trusting this root certificate (PEM) or else the public ones; nothing is connected yet.
+    pub fn new(
+        url: &str,
+        root_certificate: Option<Vec<u8>>,
+        timeouts: Timeouts,
+    ) -> Result<Self, RedisError> {
         let info = url.into_connection_info()?;
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         Ok(Self(Arc::new(Shared {
-            client: Client::open(info.set_redis_settings(settings))?,
+            client: client(info.set_redis_settings(settings), root_certificate)?,
             timeouts,
             link: RwLock::new(None),
             stamp: AtomicU64::new(0),
@@ -243,6 +247,17 @@ impl RedisStore {
     }
 }
 
+/// While it lives, a task is connecting.
+struct Connecting(Weak<Shared>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.connecting.store(false, Ordering::Release);
+        }
+    }
+}
+
 impl Shared {
     fn current(&self) -> Option<Link> {
         self.link
@@ -268,16 +283,16 @@ impl Shared {
             return;
         }
         let weak = Arc::downgrade(self);
+        let connecting = Connecting(Weak::clone(&weak));
         tokio::spawn(async move {
+            // Also when the task is stopped with its runtime: another one may try again.
+            let _connecting = connecting;
             let mut pause = FIRST_PAUSE;
             loop {
                 // Only a store that somebody still holds is worth a connection.
                 let Some(shared) = weak.upgrade() else { return };
                 match shared.connect_once().await {
-                    Ok(()) => {
-                        shared.connecting.store(false, Ordering::Release);
-                        return;
-                    }
+                    Ok(()) => return,
                     Err(error) => {
                         // One line per change of state: the first attempt of an outage.
                         if pause == FIRST_PAUSE {
@@ -354,6 +369,29 @@ impl Shared {
             number,
         })
     }
+}
+
+#[cfg(feature = "tls")]
+fn client(info: redis::ConnectionInfo, root_cert: Option<Vec<u8>>) -> Result<Client, RedisError> {
+    use rustls::crypto::{CryptoProvider, ring};
+    if CryptoProvider::get_default().is_none() {
+        // Fails if somebody else has just installed one, which serves as well.
+        let _installed = ring::default_provider().install_default();
+    }
+    let certificates = redis::TlsCertificates {
+        client_tls: None,
+        root_cert,
+    };
+    if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+        Client::build_with_tls(info, certificates)
+    } else {
+        Client::open(info)
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+fn client(info: redis::ConnectionInfo, _: Option<Vec<u8>>) -> Result<Client, RedisError> {
+    Client::open(info)
 }
 
 fn on_push(shared: &Weak<Shared>, number: u64, push: PushInfo) {

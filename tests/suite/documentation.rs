@@ -1,0 +1,33 @@
+//! The printed code is the tested code: README and documents compile as doctests, and say what the types say.
+
+/// Documents outside the crate root's own documentation, for the doctest runner.
+#[test]
+fn the_format_document_gives_the_numbers_of_the_code() {
+    let document = include_str!("../../docs/format.md");
+    for line in [
+        format!("a header of {} bytes", larder::entry::HEADER_LENGTH),
+        format!(
+            "| 0 | magic number, `{:#04X}` | all |",
+            larder::entry::MAGIC
+        )
+        .replace("0XCA", "0xCA"),
+        format!("| 1 | format, `{}` | all |", larder::entry::FORMAT),
+        format!("at most {}", larder::state::MAX_INTENTS),
+        format!("longer than {} bytes", larder::key::LONGEST_ID),
+    ] {
+        assert!(
+            document.contains(&line),
+            "{line:?} is not in docs/format.md"
+        );
+    }
+}
+
+#[test]
+fn the_defaults_in_the_documents_are_the_defaults_of_the_code() {
+    let policy = larder::policy::Policy::DEFAULT;
+    let coherence = include_str!("../../docs/coherence.md");
+    assert_eq!(policy.lease_wait.as_millis(), 100);
+    assert!(coherence.contains("(`lease(wait)`,\n  100 ms)"));
+    assert_eq!(policy.intent_ttl.as_secs(), 10);
+    assert!(coherence.contains("An intent lives for 10 s"));
+}
