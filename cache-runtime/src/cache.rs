@@ -69,7 +69,6 @@ impl Cache {
     }
 
     /// Begins a cache with options.
-    #[must_use]
     pub fn builder() -> CacheBuilder {
         CacheBuilder::default()
     }

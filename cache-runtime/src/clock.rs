@@ -79,7 +79,7 @@ impl Clock {
         match self {
             Self::System(_) => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| millis(since)),
+                .map_or(0, millis),
             Self::Manual(now) => now.load(Ordering::SeqCst) / 1_000,
         }
     }

@@ -280,6 +280,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// [`ErrorKind::Conversion`] for an id that cannot be written as a key.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an id is given here as it is given to `find`"
+    )]
     pub fn key(&self, id: impl AsId<E::Id>) -> Result<Key, Error> {
         self.0.key(&id.as_id())
     }

@@ -233,16 +233,17 @@ fn compare_column<DB: Backend>(
                 .to_owned(),
         );
     }
-    if column.role.is_id() && dialect.is_text(column.type_name()) {
-        if let Some(collation) = &found.folding {
-            report.remark(
-                Some(column.name),
-                format!(
-                    "collation {collation} calls different spellings of an id equal; larder compares ids byte for byte, so \
-                     another spelling of an existing id is not found"
-                ),
-            );
-        }
+    if column.role.is_id()
+        && dialect.is_text(column.type_name())
+        && let Some(collation) = &found.folding
+    {
+        report.remark(
+            Some(column.name),
+            format!(
+                "collation {collation} calls different spellings of an id equal; larder compares ids byte for byte, so \
+                 another spelling of an existing id is not found"
+            ),
+        );
     }
 }
 

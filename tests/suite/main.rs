@@ -1,5 +1,7 @@
 //! All tests that need a server or both crates, in one binary: one module per concept, named as the module it tests.
 
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

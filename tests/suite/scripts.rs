@@ -179,7 +179,7 @@ impl Bench {
                 self.model = Some(Slot {
                     state,
                     remaining_ms: ttl_ms,
-                })
+                });
             }
         }
         (step.reply, step.wake)

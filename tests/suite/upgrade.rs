@@ -207,8 +207,11 @@ fn meta() -> Meta {
     }
 }
 
+/// A name, stored bytes, and the state they stand for.
+type Fixture = (&'static str, &'static [u8], State<&'static [u8]>);
+
 /// The stored bytes of format 1, one file per state. A change of the format needs a new number and new files beside these.
-fn fixtures() -> Vec<(&'static str, &'static [u8], State<&'static [u8]>)> {
+fn fixtures() -> Vec<Fixture> {
     let intents = vec![Token([0xA1; 16]), Token([0xB2; 16])];
     vec![
         (

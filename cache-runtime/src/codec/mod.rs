@@ -49,10 +49,6 @@ impl CodecError {
     }
 }
 
-#[expect(
-    clippy::derivable_impls,
-    reason = "which codec is the default depends on the enabled features"
-)]
 impl Default for Codec {
     fn default() -> Self {
         #[cfg(feature = "msgpack")]

@@ -282,7 +282,7 @@ impl Store for MemoryStore {
     }
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
-        self.step(key, |slot| state::invalidate(slot));
+        self.step(key, state::invalidate);
         Ok(())
     }
 }
