@@ -362,3 +362,74 @@ async fn postcard_and_json_carry_a_row_through_redis() {
     }
     world.database.close().await;
 }
+
+/// What MariaDB holds beyond the narrow row: exact numbers, times of the `time` crate, enums as text, unsigned integers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "exact")]
+struct Exact {
+    #[cached(id)]
+    id: u64,
+    price: Decimal,
+    moment: time::OffsetDateTime,
+    day: time::Date,
+    // sqlx compares the flags of a text column, so it takes an ENUM for one only where the column may be NULL.
+    mood: Option<Mood>,
+    nothing: Option<Decimal>,
+    small: u8,
+}
+
+async fn exact_row_survives(kind: crate::world::Kind) {
+    let world = World::<MySql>::open(kind).await;
+    world
+        .sql(
+            "CREATE TABLE exact (id BIGINT UNSIGNED PRIMARY KEY, price DECIMAL(30, 8) NOT NULL, moment TIMESTAMP(6) NOT NULL, \
+             day DATE NOT NULL, mood ENUM('happy', 'grumpy'), nothing DECIMAL(10, 2), small TINYINT UNSIGNED NOT NULL)",
+        )
+        .await;
+    let rows = Exact::repository(&world.cache, world.pool.clone());
+    let report = rows.check_schema().await.unwrap();
+    assert!(report.is_ok(), "{report}");
+    let row = Exact {
+        id: u64::MAX,
+        price: "-1234567890123456789012.12345678".parse().unwrap(),
+        moment: time::macros::datetime!(2024-02-29 23:59:59.999999 UTC),
+        day: time::macros::date!(1999 - 12 - 31),
+        mood: Some(Mood::Happy),
+        nothing: None,
+        small: u8::MAX,
+    };
+    rows.insert(&row).await.unwrap();
+    assert_eq!(
+        rows.find(u64::MAX).await.unwrap().as_deref(),
+        Some(&row),
+        "from the database"
+    );
+    assert_eq!(
+        rows.find(u64::MAX).await.unwrap().as_deref(),
+        Some(&row),
+        "from the cache"
+    );
+    let changed = Exact {
+        nothing: Some("0.10".parse().unwrap()),
+        mood: Some(Mood::Grumpy),
+        ..row
+    };
+    rows.save(&changed).await.unwrap();
+    assert_eq!(
+        rows.find(u64::MAX).await.unwrap().as_deref(),
+        Some(&changed)
+    );
+    rows.delete(u64::MAX).await.unwrap();
+    assert_eq!(rows.find(u64::MAX).await.unwrap(), None);
+    world.database.close().await;
+}
+
+#[tokio::test]
+async fn every_exact_mysql_type_survives_memory() {
+    exact_row_survives(crate::world::Kind::Memory).await;
+}
+
+#[tokio::test]
+async fn every_exact_mysql_type_survives_redis() {
+    exact_row_survives(crate::world::Kind::Redis).await;
+}
