@@ -92,7 +92,13 @@ async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", ttl = "100s", jitter = 0.4, negative_ttl = "50s")]
+#[cached(
+    table = "items",
+    ttl = "100s",
+    jitter = 0.4,
+    negative_ttl = "50s",
+    lease(ttl = "60s", wait = "20s")
+)]
 struct Jittery {
     #[cached(id)]
     id: i64,

@@ -184,7 +184,7 @@ async fn composite_ids_do_not_collide<DB: Tested>(world: &World<DB>) {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "pages")]
+#[cached(table = "pages", lease(ttl = "60s", wait = "20s"))]
 struct Page {
     #[cached(id)]
     path: String,

@@ -193,7 +193,7 @@ async fn a_waiter_is_woken_when_the_load_fails<DB: Tested>(world: &World<DB>) {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "fragile")]
+#[cached(table = "fragile", lease(ttl = "60s", wait = "20s"))]
 struct Fragile {
     #[cached(id)]
     id: i64,

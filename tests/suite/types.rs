@@ -56,7 +56,7 @@ impl From<Written> for String {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "wide")]
+#[cached(table = "wide", lease(ttl = "60s", wait = "20s"))]
 #[sqlx(rename_all = "camelCase")]
 struct Wide {
     #[cached(id)]

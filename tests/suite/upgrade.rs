@@ -27,7 +27,7 @@ mod next_version {
     use super::Cached;
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-    #[cached(table = "items", jitter = 0)]
+    #[cached(table = "items", jitter = 0, lease(ttl = "60s", wait = "20s"))]
     pub(super) struct Item {
         #[cached(id)]
         pub(super) id: i64,
