@@ -198,7 +198,7 @@ pub(crate) async fn control(effort: Effort) -> Result<(), Failure> {
     expect_ratio(
         "two updates to one",
         variants[2].ratio(&variants[0], figure),
-        0.48,
-        0.52,
+        0.47,
+        0.53,
     )
 }
