@@ -1,7 +1,8 @@
 //! Compares the table in the database with the struct, and says everything that does not fit, at once.
 //!
 //! Without it the first surprise comes with the first row: a renamed column, a `NULL` where the struct has none, an id that
-//! is no primary key (two rows, one cache key), a text id under a collation that calls two spellings equal.
+//! is no primary key (two rows, one cache key), a text id under a collation that calls two spellings equal, a column that
+//! takes no value because the database computes it.
 //!
 //! 1. The catalogue is asked for the table's columns, primary key and collations.
 //! 2. A statement that selects the struct's columns is prepared, and the types it would return are compared with the types
@@ -96,8 +97,12 @@ struct Found {
     nullable: bool,
     in_primary_key: bool,
     has_default: bool,
+    /// Whether the database computes the value and takes none.
+    computed: bool,
     /// The collation of a text column, where it is known not to compare byte for byte.
     folding: Option<String>,
+    /// The type of a text column, where the database pads its values with blanks or strips them.
+    padded: Option<String>,
 }
 
 /// Refuses what can be known of the columns without asking the database, and only when the repository is made: two fields
@@ -233,10 +238,26 @@ fn compare_column<DB: Backend>(
                 .to_owned(),
         );
     }
-    if column.role.is_id()
-        && dialect.is_text(column.type_name())
-        && let Some(collation) = &found.folding
-    {
+    if found.computed && !column.role.is_generated() {
+        report.differ(
+            Some(column.name),
+            "the database computes the column and takes no value for it: writes will fail; mark the field `generated`"
+                .to_owned(),
+        );
+    }
+    if !column.role.is_id() || !dialect.is_text(column.type_name()) {
+        return;
+    }
+    if let Some(padded) = &found.padded {
+        report.differ(
+            Some(column.name),
+            format!(
+                "the column has type {padded}: the database pads or strips blanks, so the id of a row may not be the one that \
+                 was written; make it VARCHAR or TEXT"
+            ),
+        );
+    }
+    if let Some(collation) = &found.folding {
         report.remark(
             Some(column.name),
             format!(
@@ -332,30 +353,43 @@ async fn catalogue<DB: Backend>(
     let mut arguments = DB::Arguments::default();
     let text = match DB::DIALECT {
         Dialect::Sqlite => {
-            // The schema is a parameter of the table-valued function; the collation of a column is in no pragma, so the
-            // text that created the table is searched for it.
+            // The schema is a parameter of the table-valued functions. Only indexes tell a collation, and the primary key
+            // has one, unless it is the row number itself, which the database can choose.
             "SELECT name, CASE WHEN \"notnull\" OR pk THEN 'no' ELSE 'yes' END, CASE WHEN pk THEN 'yes' ELSE 'no' END, \
-             CASE WHEN dflt_value IS NOT NULL OR (pk AND upper(type) = 'INTEGER') THEN 'yes' ELSE 'no' END, \
-             (SELECT CASE WHEN upper(sql) LIKE '%COLLATE NOCASE%' THEN 'NOCASE' WHEN upper(sql) LIKE '%COLLATE RTRIM%' THEN 'RTRIM' END \
-              FROM sqlite_schema WHERE type = 'table' AND sqlite_schema.name = ?1) \
-             FROM pragma_table_info(?1, ?2)"
+             CASE WHEN dflt_value IS NOT NULL OR hidden IN (2, 3) \
+             OR (pk AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk')) THEN 'yes' ELSE 'no' END, \
+             CASE WHEN hidden IN (2, 3) THEN 'yes' ELSE 'no' END, \
+             (SELECT NULLIF(part.coll, 'BINARY') FROM pragma_index_list(?1, ?2) AS indexes \
+              JOIN pragma_index_xinfo(indexes.name, ?2) AS part \
+              WHERE indexes.origin = 'pk' AND part.key AND part.name = columns.name), \
+             NULL FROM pragma_table_xinfo(?1, ?2) AS columns WHERE hidden <> 1"
         }
         Dialect::Postgres => {
+            // A domain is judged by the type it is made of. `indkey` counts from zero, and what an index only includes
+            // stands behind its key.
             "SELECT a.attname::text, CASE WHEN a.attnotnull THEN 'no' ELSE 'yes' END, \
-             CASE WHEN a.attnum = ANY(i.indkey) THEN 'yes' ELSE 'no' END, \
+             CASE WHEN a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) THEN 'yes' ELSE 'no' END, \
              CASE WHEN a.atthasdef OR a.attidentity <> '' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN t.typname = 'citext' THEN 'citext' WHEN NOT c.collisdeterministic THEN c.collname::text END \
-             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+             CASE WHEN a.attgenerated <> '' OR a.attidentity = 'a' THEN 'yes' ELSE 'no' END, \
+             CASE WHEN COALESCE(b.typname, t.typname) = 'citext' THEN 'citext' \
+             WHEN NOT c.collisdeterministic THEN c.collname::text END, \
+             CASE WHEN COALESCE(b.typname, t.typname) = 'bpchar' THEN format_type(a.atttypid, a.atttypmod) END \
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype \
              LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
              LEFT JOIN pg_collation c ON c.oid = a.attcollation \
              WHERE a.attrelid = to_regclass(CASE WHEN $2::text IS NULL THEN quote_ident($1) ELSE quote_ident($2) || '.' || quote_ident($1) END) \
              AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
         }
         Dialect::MySql => {
+            // `extra` says `DEFAULT_GENERATED` of a default that is an expression, and `VIRTUAL GENERATED` or
+            // `STORED GENERATED` of a computed column; what an update sets (`on update ..`) is no default.
             "SELECT CAST(column_name AS CHAR), CASE WHEN is_nullable = 'YES' THEN 'yes' ELSE 'no' END, \
              CASE WHEN column_key = 'PRI' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN (column_default IS NOT NULL AND column_default <> 'NULL') OR extra <> '' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN collation_name LIKE '%\\_bin' THEN NULL ELSE CAST(collation_name AS CHAR) END \
+             CASE WHEN (column_default IS NOT NULL AND column_default <> 'NULL') \
+             OR LOCATE('auto_increment', extra) > 0 OR LOCATE('GENERATED', extra) > 0 THEN 'yes' ELSE 'no' END, \
+             CASE WHEN LOCATE(' GENERATED', extra) > 0 THEN 'yes' ELSE 'no' END, \
+             CASE WHEN collation_name LIKE '%\\_bin' THEN NULL ELSE CAST(collation_name AS CHAR) END, \
+             CASE WHEN data_type = 'char' THEN CAST(column_type AS CHAR) END \
              FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position"
         }
     };
@@ -371,7 +405,9 @@ async fn catalogue<DB: Backend>(
                 nullable: text(1)? == "yes",
                 in_primary_key: text(2)? == "yes",
                 has_default: text(3)? == "yes",
-                folding: DB::text(row, 4)?,
+                computed: text(4)? == "yes",
+                folding: DB::text(row, 5)?,
+                padded: DB::text(row, 6)?,
             })
         })
         .collect()
