@@ -191,10 +191,10 @@ impl CacheBuilder {
         if self.namespace.is_empty()
             || self
                 .namespace
-                .contains(|c: char| c.is_control() || c.is_whitespace())
+                .contains(|c: char| c.is_control() || c.is_whitespace() || ":{}".contains(c))
         {
             return Err(configuration(format!(
-                "the namespace {:?} is empty or holds white space; use a short name such as \"shop\"",
+                "the namespace {:?} is empty or holds white space, a colon or a brace; use a short name such as \"shop\"",
                 self.namespace
             )));
         }

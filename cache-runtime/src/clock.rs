@@ -83,6 +83,11 @@ impl Clock {
             Self::Manual(now) => now.load(Ordering::SeqCst) / 1_000,
         }
     }
+
+    /// How long ago something was loaded that was loaded so many milliseconds after 1970.
+    pub(crate) fn age(&self, loaded_at_ms: u64) -> Duration {
+        Duration::from_millis(self.wall_ms().saturating_sub(loaded_at_ms))
+    }
 }
 
 /// A duration in whole milliseconds, saturating.
@@ -107,6 +112,11 @@ impl Deadline {
     /// Whether the moment has come.
     pub(crate) fn has_passed(self) -> bool {
         tokio::time::Instant::now() >= self.0
+    }
+
+    /// Waits until the moment comes.
+    pub(crate) async fn passed(self) {
+        tokio::time::sleep_until(self.0).await;
     }
 
     /// Waits for a future until the moment comes.

@@ -149,12 +149,14 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     ///
     /// Fails when the value cannot be encoded for the database.
     pub fn value<T: Column<DB>>(&mut self, role: Role, value: &T) -> BindResult {
-        let wanted =
-            (self.wanted)(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()));
-        if wanted {
+        if self.wants::<T>(role) {
             self.arguments.add(value)?;
         }
         Ok(())
+    }
+
+    fn wants<T: Type<DB>>(&self, role: Role) -> bool {
+        (self.wanted)(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()))
     }
 
     /// Offers the value of a column that holds JSON.
@@ -196,7 +198,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         T: Clone,
         <Stored as TryFrom<T>>::Error: Into<BoxDynError>,
     {
-        if (self.wanted)(role) {
+        if self.wants::<Stored>(role) {
             let stored = Stored::try_from(value.clone()).map_err(Into::into)?;
             self.arguments.add(&stored)?;
         }

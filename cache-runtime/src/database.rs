@@ -38,6 +38,14 @@ pub(crate) struct Written<E> {
 }
 
 impl<E: Entity> Write<E> {
+    /// The row that was to be written, if it was one.
+    pub(crate) fn into_row(self) -> Option<E> {
+        match self {
+            Self::Insert(entity) | Self::Update(entity) | Self::Save(entity) => Some(entity),
+            Self::Delete(_) => None,
+        }
+    }
+
     /// The word for it in messages.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
@@ -65,6 +73,28 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         self.statements.generates_id
     }
 
+    /// Refuses an id that the database would generate without telling which one it was.
+    pub(crate) fn check_generated_id(&self) -> Result<(), Error> {
+        let untold = self.columns.iter().find(|column| {
+            column.role == Role::GeneratedId
+                && !DB::DIALECT.returns_rows()
+                && !column.type_name().to_ascii_uppercase().contains("INT")
+        });
+        match untold {
+            None => Ok(()),
+            Some(column) => Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "column {} of {} cannot be `generated`: {} tells the ids it generates only where they are AUTO_INCREMENT \
+                     integers; choose the id in the application",
+                    column.name,
+                    E::SPEC.name,
+                    DB::NAME
+                ),
+            )),
+        }
+    }
+
     /// Whether a write takes more than one statement, or one whose key is known too late to announce it before.
     pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
         let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
@@ -80,10 +110,13 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         DB::acquire(&self.pool).await
     }
 
-    /// Reads one row on a connection of its own, outside any transaction.
-    pub(crate) async fn load(&self, id: &E::Id) -> Result<Option<E>, sqlx::Error> {
-        let mut connection = self.acquire().await?;
-        self.select(&mut connection, id).await
+    /// Reads one row, outside any transaction.
+    pub(crate) async fn load(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        self.select(connection, id).await
     }
 
     async fn select(
@@ -140,8 +173,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         // The dialect returns no rows: read back what the database has filled in.
         let row = if self.statements.generates_id {
             let mut arguments = DB::Arguments::default();
-            DB::add_generated_id(&mut arguments, done.generated_id.unwrap_or_default())
-                .map_err(sqlx::Error::Encode)?;
+            let id = done
+                .generated_id
+                .filter(|id| *id != 0)
+                .ok_or(sqlx::Error::RowNotFound)?;
+            DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
             let row = DB::fetch(
                 connection,
                 self.statements.select_generated.clone(),
@@ -280,43 +316,70 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(refusal) if refusal.is_unique_violation())
 }
 
-/// Whether an error that answers a statement or a commit tells for certain what became of it. A connection that broke
-/// while it was on its way tells nothing; then the write may even be applied later.
-pub(crate) fn certainly_decided(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(refusal) => {
-            let code = refusal.code().unwrap_or_default();
-            // Postgres: connection exceptions and shutdown. MySQL: shutdown, connection killed.
-            !(code.starts_with("08") || code.starts_with("57P") || code == "1053" || code == "1927")
+/// What became of a statement that returned an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It changed nothing.
+    Nothing,
+    /// It was carried out; what came back could not be read.
+    Applied,
+    /// It may have been carried out, or may yet be.
+    Unknown,
+}
+
+impl Fate {
+    /// The fate of a statement that commits by itself, or of a commit.
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(refusal) if breaks_off(&**refusal) => Self::Unknown,
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::Decode(_) => Self::Applied,
+            // Refused by the database, or never sent.
+            sqlx::Error::Database(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::RowNotFound => Self::Nothing,
+            _ => Self::Unknown,
         }
-        // A row that came back and could not be read was written; a value that could not be encoded was not sent.
-        sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::ColumnNotFound(_)
-        | sqlx::Error::Decode(_)
-        | sqlx::Error::Encode(_)
-        | sqlx::Error::TypeNotFound { .. }
-        | sqlx::Error::RowNotFound => true,
-        _ => false,
     }
 }
 
+/// Whether an error of the database means that it stopped, and not that it refused.
+fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
+    #[cfg(feature = "mysql")]
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        // Shutdown in progress; connection killed.
+        return matches!(refusal.number(), 1053 | 1927);
+    }
+    // Connection exceptions, completion unknown, shutdown.
+    let code = refusal.code().unwrap_or_default();
+    code.starts_with("08") || code == "40003" || code.starts_with("57P")
+}
+
 /// The error of larder for an error of sqlx. Its message names what was attempted and on what.
-pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, unknown: bool) -> Error {
+pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -> Error {
     let (kind, why) = match &error {
         refusal if is_duplicate(refusal) => {
             (ErrorKind::Duplicate, "a unique constraint refused the row")
         }
         sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Decode(_) => (
-            ErrorKind::Conversion,
-            "the row does not fit the struct; `check_schema` lists the differences",
-        ),
+        | sqlx::Error::Decode(_) => match fate {
+            Fate::Applied => (
+                ErrorKind::Conversion,
+                "the row was written, but it does not fit the struct; `check_schema` lists the differences",
+            ),
+            Fate::Nothing | Fate::Unknown => (
+                ErrorKind::Conversion,
+                "the row does not fit the struct; `check_schema` lists the differences",
+            ),
+        },
         sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => (
             ErrorKind::Conversion,
             "a value cannot be encoded for the database",
         ),
-        _ if unknown => (
+        _ if fate == Fate::Unknown => (
             ErrorKind::OutcomeUnknown,
             "the connection was lost, so the write may or may not have been applied",
         ),

@@ -7,6 +7,7 @@
 //! 2. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
 //!    next load repairs.
 //! 3. A later format is [`Unreadable::LaterFormat`]: readers go past it, so that a newer program's intents are respected.
+//!    The first three bytes keep their meaning in every format.
 
 use crate::{
     state::{Identity, Lease, Meta, State, Unreadable, Writers},
@@ -87,7 +88,8 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
         return None;
     }
     if format > FORMAT {
-        return Some(State::Unreadable(Unreadable::LaterFormat));
+        let writing = bytes.get(2) == Some(&kind::WRITING);
+        return Some(State::Unreadable(Unreadable::LaterFormat { writing }));
     }
     let (header, body) = bytes.split_at_checked(HEADER_LENGTH)?;
     let meta = Meta {

@@ -8,7 +8,9 @@
 //!    caller that joins notes the mark it saw.
 //! 3. The result says below which mark it may be shared: the mark drawn before the observation that produced it. A row
 //!    whose fill was accepted may be shared with all, because the flight is closed before its fill is sent.
-//! 4. A caller that may not share runs again.
+//! 4. A load that will store nothing (a write is under way, the store is away) is *sealed* before its statement: nobody who
+//!    comes later could share it, so the next caller opens a successor that starts when it lands, and gathers the others.
+//! 5. A caller that may not share runs again.
 //!
 //! Invariant: a shared result was observed after every caller that receives it had asked.
 //! Not here: other processes (`lease` in `read`), and what is loaded.
@@ -49,7 +51,13 @@ impl<E> Clone for Landing<E> {
 }
 
 /// The flights of one repository.
-pub(crate) struct Flights<E>(Mutex<HashMap<Key, Arc<Flight<E>>>>);
+pub(crate) struct Flights<E>(Mutex<HashMap<Key, Slot<E>>>);
+
+/// The flight of a key that callers board now.
+struct Slot<E> {
+    flight: Arc<Flight<E>>,
+    sealed: bool,
+}
 
 /// One load under way.
 pub(crate) struct Flight<E> {
@@ -59,8 +67,8 @@ pub(crate) struct Flight<E> {
 
 /// A caller's place in a flight.
 pub(crate) enum Boarding<E> {
-    /// The caller leads; it must see to it that the flight lands.
-    Leader(Arc<Flight<E>>),
+    /// The caller leads; it must see to it that the flight lands, and begin when the one before it has.
+    Leader(Arc<Flight<E>>, Option<Passenger<E>>),
     /// Somebody else leads.
     Follower(Passenger<E>),
 }
@@ -81,18 +89,38 @@ impl<E> Flights<E> {
     /// Joins the flight of a key, or opens one.
     pub(crate) fn board(&self, key: &Key) -> Boarding<E> {
         let mut flights = self.lock();
-        if let Some(flight) = flights.get(key) {
-            return Boarding::Follower(Passenger {
-                joined_at: flight.mark.load(Ordering::SeqCst),
-                landing: flight.landing.subscribe(),
-            });
-        }
+        let before = match flights.get(key) {
+            Some(Slot { flight, sealed }) => {
+                let passenger = Passenger {
+                    joined_at: flight.mark.load(Ordering::SeqCst),
+                    landing: flight.landing.subscribe(),
+                };
+                if !sealed {
+                    return Boarding::Follower(passenger);
+                }
+                Some(passenger)
+            }
+            None => None,
+        };
         let flight = Arc::new(Flight {
             mark: AtomicU32::new(0),
             landing: watch::Sender::new(None),
         });
-        flights.insert(key.clone(), Arc::clone(&flight));
-        Boarding::Leader(flight)
+        let slot = Slot {
+            flight: Arc::clone(&flight),
+            sealed: false,
+        };
+        flights.insert(key.clone(), slot);
+        Boarding::Leader(flight, before)
+    }
+
+    /// Sends newcomers to a successor from here on.
+    pub(crate) fn seal(&self, key: &Key, flight: &Arc<Flight<E>>) {
+        if let Some(slot) = self.lock().get_mut(key)
+            && Arc::ptr_eq(&slot.flight, flight)
+        {
+            slot.sealed = true;
+        }
     }
 
     /// Lets nobody join a flight any longer. Whoever has joined stays.
@@ -100,7 +128,7 @@ impl<E> Flights<E> {
         let mut flights = self.lock();
         if flights
             .get(key)
-            .is_some_and(|current| Arc::ptr_eq(current, flight))
+            .is_some_and(|slot| Arc::ptr_eq(&slot.flight, flight))
         {
             flights.remove(key);
         }
@@ -111,7 +139,7 @@ impl<E> Flights<E> {
         self.lock().remove(key);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight<E>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Slot<E>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -34,6 +34,7 @@ mod entity;
 #[doc(hidden)]
 pub mod entry;
 mod error;
+mod fingerprint;
 mod flight;
 #[doc(hidden)]
 pub mod key;

@@ -21,9 +21,9 @@ use crate::store::faulty::Mechanism;
 use crate::{
     backend::Backend,
     clock::{Deadline, millis},
-    database,
+    database::{self, Fate},
     entity::Entity,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, StoreError},
     flight::{ALL, Boarding, Flight, Landing, Passenger},
     key::Key,
     repository::{Inner, Origin, Outcome},
@@ -63,7 +63,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let found = self
             .cache
             .store
-            .get(&key, E::SPEC.fingerprint, self.codec.number())
+            .get(&key, self.fingerprint, self.codec.number())
             .await;
         let next = match self.judge(found) {
             Judged::Served(outcome) => {
@@ -95,21 +95,25 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Box::pin(self.miss_from(key, id, next)).await
     }
 
-    /// Reads one row from the database. The only way a read reaches it.
-    pub(crate) async fn load(&self, key: &Key, id: &E::Id) -> Result<Option<Arc<E>>, Error> {
+    /// Reads one row from the database. The only way a read reaches it. The mark is drawn when there is a connection,
+    /// just before the statement is sent.
+    pub(crate) async fn load<M>(
+        &self,
+        key: &Key,
+        id: &E::Id,
+        mark: impl FnOnce() -> M + Send,
+    ) -> Result<(M, Option<Arc<E>>), Error> {
         self.counters.loads.add_one();
-        match self.database.load(id).await {
-            Ok(row) => Ok(row.map(Arc::new)),
-            Err(error) => {
-                self.counters.load_errors.add_one();
-                Err(database::describe(
-                    "load",
-                    &format!("{} with key {key}", E::SPEC.name),
-                    error,
-                    false,
-                ))
-            }
-        }
+        let loaded = async {
+            let mut connection = self.database.acquire().await?;
+            let mark = mark();
+            let row = self.database.load(&mut connection, id).await?;
+            Ok((mark, row.map(Arc::new)))
+        };
+        loaded.await.map_err(|error| {
+            self.counters.load_errors.add_one();
+            database::describe("load", &self.what(key), error, Fate::Nothing)
+        })
     }
 
     async fn miss_from(
@@ -122,20 +126,23 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let mut failed = None;
         for _ in 0..MOST_FLIGHTS {
             match self.flights.board(&key) {
-                Boarding::Leader(flight) => return self.lead(key, id, next, flight).await,
+                Boarding::Leader(flight, before) => {
+                    return self.lead(key, id, next, flight, before).await;
+                }
                 Boarding::Follower(passenger) => match self.follow(passenger).await {
                     Some(Ok(outcome)) => return Ok(outcome),
                     Some(Err(error)) => failed = Some(error),
-                    None => {}
+                    None => failed = None,
                 },
             }
         }
-        // Failed with every leader: so does this caller. Outrun by writes every time: read alone.
+        // Failed with the last leader: so does this caller. Outrun by writes: read alone.
         if let Some(error) = failed {
             return Err(error);
         }
         self.counters.bypasses.add_one();
-        Ok(fresh(self.load(&key, &id).await?))
+        let (_, row) = self.load(&key, &id, || ()).await?;
+        Ok(fresh(row))
     }
 
     /// Waits for a flight that somebody else leads. Nothing if its result is not for this caller.
@@ -162,8 +169,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         id: E::Id,
         next: Next,
         flight: Arc<Flight<E>>,
+        before: Option<Passenger<E>>,
     ) -> Result<Outcome<E>, Error> {
         let (early, row) = oneshot::channel();
+        let what = self.what(&key);
         let load = Load {
             repository: Arc::clone(self),
             key,
@@ -172,20 +181,24 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             early: Some(early),
             deadline: None,
         };
-        tokio::spawn(load.run(next).in_current_span());
+        let flown = async move {
+            if let Some(before) = before {
+                // However it ended: what counts is that one statement follows the other.
+                before.landed().await;
+            }
+            load.run(next).await;
+        };
+        tokio::spawn(flown.in_current_span());
         row.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Aborted,
-                format!(
-                    "failed to load {}: the task was stopped half-way",
-                    E::SPEC.name
-                ),
+                format!("failed to load {what}: the task was stopped half-way"),
             ))
         })
     }
 
     /// Decides what an answer of the store means for a read.
-    fn judge(&self, answer: Result<Found, crate::error::StoreError>) -> Judged<E> {
+    fn judge(&self, answer: Result<Found, StoreError>) -> Judged<E> {
         let found = match answer {
             Ok(found) => found,
             Err(error) => {
@@ -221,7 +234,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Outcome {
             row,
             origin: Origin::Cache,
-            age: Age::since(meta.loaded_at_ms, &self.cache.clock),
+            age: self.cache.clock.age(meta.loaded_at_ms),
         }
     }
 
@@ -314,7 +327,11 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         match store.acquire(&self.key, lease, lease_ttl_ms, over).await {
             Ok(None) => Ok(lease),
             Ok(Some(found)) => Err(self.repository.judge(Ok(found))),
-            Err(error) => Err(self.repository.judge(Err(error))),
+            Err(error) => {
+                // The command may have been carried out although its answer did not come.
+                self.abandon(lease);
+                Err(self.repository.judge(Err(error)))
+            }
         }
     }
 
@@ -348,9 +365,12 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     /// Reads the database with the right to store what it finds.
     async fn load_under(mut self, lease: Lease) {
         let began_us = self.repository.cache.clock.now_us();
-        let mark = self.flight.mark();
-        let row = match self.repository.load(&self.key, &self.id).await {
-            Ok(row) => row,
+        let loaded = self
+            .repository
+            .load(&self.key, &self.id, || self.flight.mark())
+            .await;
+        let (mark, row) = match loaded {
+            Ok(loaded) => loaded,
             Err(error) => {
                 // Others may try at once; an error is not "does not exist".
                 self.release(lease).await;
@@ -373,12 +393,10 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             load_cost_us: u32::try_from(cost_us).unwrap_or(u32::MAX),
             version: 0,
         };
+        // A lease that was still current when it was given back proves as much as an accepted fill.
         let accepted = match self.filling(&outcome, meta) {
-            Some((filling, ttl)) => self.fill(filling, ttl).await,
-            None => {
-                self.release(lease).await;
-                false
-            }
+            Some((filling, ttl)) => self.fill(filling, ttl, lease).await,
+            None => self.release(lease).await,
         };
         let below = if accepted { ALL } else { mark };
         self.land(Landing::Shared { outcome, below });
@@ -406,7 +424,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         }
     }
 
-    async fn fill(&self, filling: Filling, ttl: Duration) -> bool {
+    async fn fill(&self, filling: Filling, ttl: Duration, lease: Lease) -> bool {
         let repository = &self.repository;
         let lease_ttl_ms = millis(repository.policy.lease_ttl);
         match repository
@@ -425,32 +443,45 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             }
             Err(_) => {
                 repository.counters.store_errors.add_one();
+                self.abandon(lease);
                 false
             }
         }
     }
 
-    async fn release(&self, lease: Lease) {
-        if self
-            .repository
-            .cache
-            .store
-            .release(&self.key, lease)
-            .await
-            .is_err()
-        {
+    /// Gives the lease back. Whether it was still the current one.
+    async fn release(&self, lease: Lease) -> bool {
+        let store = &self.repository.cache.store;
+        store.release(&self.key, lease).await.unwrap_or_else(|_| {
             self.repository.counters.store_errors.add_one();
-        }
+            false
+        })
+    }
+
+    /// Gives a lease back that may or may not have been granted, without waiting for a store that has just failed.
+    fn abandon(&self, lease: Lease) {
+        let (repository, key) = (Arc::clone(&self.repository), self.key.clone());
+        tokio::spawn(async move {
+            // If this fails as well the lease expires.
+            let _released = repository.cache.store.release(&key, lease).await;
+        });
     }
 
     /// Reads the database and stores nothing.
     async fn bypass(self) {
         self.repository.counters.bypasses.add_one();
-        let mark = self.flight.mark();
-        let landing = match self.repository.load(&self.key, &self.id).await {
-            Ok(row) => Landing::Shared {
+        let (flights, flight) = (&self.repository.flights, &self.flight);
+        let loaded = self
+            .repository
+            .load(&self.key, &self.id, || {
+                flights.seal(&self.key, flight);
+                flight.mark()
+            })
+            .await;
+        let landing = match loaded {
+            Ok((below, row)) => Landing::Shared {
                 outcome: fresh(row),
-                below: mark,
+                below,
             },
             Err(error) => Landing::Failed(error),
         };
@@ -484,14 +515,6 @@ fn fresh<E>(row: Option<Arc<E>>) -> Outcome<E> {
         row,
         origin: Origin::Database,
         age: Duration::ZERO,
-    }
-}
-
-struct Age;
-
-impl Age {
-    fn since(loaded_at_ms: u64, clock: &crate::clock::Clock) -> Duration {
-        Duration::from_millis(clock.wall_ms().saturating_sub(loaded_at_ms))
     }
 }
 

@@ -4,14 +4,17 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use sqlx::Pool;
+use tracing::Instrument;
 
 use crate::{
     backend::{Backend, Bound},
     cache::{self, Cache},
     codec::{self, Codec},
+    column::ColumnSpec,
     database::{Database, Write},
     entity::Entity,
     error::{Error, ErrorKind},
+    fingerprint::Fingerprint,
     flight::Flights,
     key::{AsId, Key, KeySpace},
     policy::Policy,
@@ -31,6 +34,7 @@ pub(crate) struct Inner<E: Entity, DB: Backend> {
     pub(crate) database: Database<E, DB>,
     pub(crate) keys: KeySpace,
     pub(crate) codec: Codec,
+    pub(crate) fingerprint: u32,
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
@@ -122,8 +126,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         check_codec::<E>(codec, spec.positional_hazard)?;
         let database = Database::new(pool, binding);
         schema::check_columns(spec.name, &database.columns)?;
+        database.check_generated_id()?;
         Ok(Self(Arc::new(Inner {
             keys: KeySpace::new(&cache.namespace, spec.name, &policy),
+            fingerprint: layout::<E, DB>(&database.columns),
             database,
             codec,
             policy,
@@ -163,7 +169,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     pub async fn find_uncached(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
         let id = id.as_id();
         let key = self.0.key(&id)?;
-        self.0.load(&key, &id).await
+        let (_, row) = self.0.load(&key, &id, || ()).await?;
+        Ok(row)
     }
 
     /// Whether there is a row with this id, from the cache if it can be.
@@ -185,8 +192,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// A write that has begun runs to its end, also when the future is dropped.
     pub async fn insert(&self, entity: &E) -> Result<Arc<E>, Error> {
-        let row = self.write(Write::Insert(entity.clone())).await?;
-        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+        self.write_row(Write::Insert(entity.clone())).await
     }
 
     /// Changes the row with the entity's id and returns it, with the columns that the database fills in.
@@ -199,8 +205,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn update(&self, entity: &E) -> Result<Arc<E>, Error> {
-        let row = self.write(Write::Update(entity.clone())).await?;
-        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+        self.write_row(Write::Update(entity.clone())).await
     }
 
     /// Inserts the row, or changes it if there is one with the entity's id, and returns it.
@@ -213,8 +218,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn save(&self, entity: &E) -> Result<Arc<E>, Error> {
-        let row = self.write(Write::Save(entity.clone())).await?;
-        Ok(row.unwrap_or_else(|| Arc::new(entity.clone())))
+        self.write_row(Write::Save(entity.clone())).await
     }
 
     /// Deletes the row with this id.
@@ -288,11 +292,24 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.key(&id.as_id())
     }
 
-    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it.
+    /// What entries must carry for this repository to believe them, for tests that write entries themselves.
+    #[cfg(feature = "test-util")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+
+    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it. The row as written, or
+    /// nothing for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);
         let verb = write.verb();
-        match tokio::spawn(async move { inner.write(write).await }).await {
+        let written = async move {
+            let row = inner.write(&write).await?;
+            Ok(row.or_else(|| write.into_row().map(Arc::new)))
+        };
+        match tokio::spawn(written.in_current_span()).await {
             Ok(result) => result,
             Err(stopped) => Err(Error::with_source(
                 ErrorKind::Aborted,
@@ -303,6 +320,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
                 stopped,
             )),
         }
+    }
+
+    async fn write_row(&self, write: Write<E>) -> Result<Arc<E>, Error> {
+        let row = self.write(write).await?;
+        Ok(row.expect("every write but a delete has a row"))
     }
 }
 
@@ -317,11 +339,16 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         })
     }
 
+    /// The row in words, for messages.
+    pub(crate) fn what(&self, key: &Key) -> String {
+        format!("{} with key {key}", E::SPEC.name)
+    }
+
     /// What entries must carry for this repository to believe them now.
     pub(crate) fn identity(&self) -> Identity {
         Identity {
             stamp: self.cache.store.stamp(),
-            fingerprint: E::SPEC.fingerprint,
+            fingerprint: self.fingerprint,
             codec: self.codec.number(),
         }
     }
@@ -345,6 +372,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self.flights.close_current(&key);
         self.miss(key, id.into_owned(), dropped.is_ok()).await
     }
+}
+
+/// The fingerprint of the entity over this table: what the derive sees of the struct, and what it does not see of nested
+/// types, which are known here by their columns and by the way they are read.
+fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
+    let mut hash = Fingerprint::default();
+    hash.write(&E::SPEC.fingerprint.to_le_bytes());
+    hash.write(E::SPEC.table.as_bytes());
+    for column in columns {
+        hash.write(column.name.as_bytes());
+        hash.write(column.type_name().as_bytes());
+    }
+    hash.write(&codec::shape::<E>().to_le_bytes());
+    hash.finish()
 }
 
 fn check_codec<E: Entity>(codec: Codec, hazard: Option<&'static str>) -> Result<(), Error> {

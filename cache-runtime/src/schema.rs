@@ -157,7 +157,7 @@ pub(crate) async fn check<DB: Backend>(
             "load",
             &format!("the schema of table {}", spec.table),
             error,
-            false,
+            database::Fate::Nothing,
         )
     })
 }

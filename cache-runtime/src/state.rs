@@ -86,8 +86,12 @@ pub struct Writers {
 pub enum Unreadable {
     /// Not an entry of larder, or a damaged one: worth nothing, overwritten by the next lease.
     Damaged,
-    /// An entry in a later format: left alone by readers, as if a write were going on.
-    LaterFormat,
+    /// An entry in a later format: left alone by readers, as if a write were going on. If a write is going on indeed, by
+    /// writers of a newer version, it is left alone by writers as well.
+    LaterFormat {
+        /// Whether it is a write.
+        writing: bool,
+    },
 }
 
 /// What is at a key, and for how long.
@@ -142,7 +146,9 @@ pub enum View {
 pub fn view<P>(state: Option<&State<P>>, identity: Identity) -> View {
     match state {
         None => View::Absent,
-        Some(State::Writing(_) | State::Unreadable(Unreadable::LaterFormat)) => View::Writing,
+        Some(State::Writing(_) | State::Unreadable(Unreadable::LaterFormat { .. })) => {
+            View::Writing
+        }
         Some(State::Unreadable(Unreadable::Damaged)) => View::Foreign,
         Some(State::Loading(lease, _)) if lease.identity == identity => View::Loading,
         Some(State::Value(meta, _)) if meta.lease.identity == identity => View::Value,
@@ -229,6 +235,9 @@ pub fn release<P>(slot: Option<&Slot<P>>, token: Token) -> Step<P, bool> {
 /// A writer announces that it is about to commit. Whatever was there is gone, a lease in flight included. Announcing an
 /// intent again only prolongs it.
 pub fn begin<P>(slot: Option<&Slot<P>>, intent: Token, intent_ttl_ms: u64) -> Step<P, ()> {
+    if newer_writers(slot) {
+        return Step::unchanged(());
+    }
     let (mut writers, remaining_ms) = match slot {
         Some(Slot {
             state: State::Writing(writers),
@@ -259,6 +268,9 @@ pub fn end<P>(
     publish: Option<State<P>>,
     ttl_ms: u64,
 ) -> Step<P, bool> {
+    if newer_writers(slot) {
+        return Step::unchanged(false);
+    }
     let Some(Slot {
         state: State::Writing(writers),
         remaining_ms,
@@ -299,6 +311,9 @@ pub fn end<P>(
 
 /// Drops what is known of a key. Writers at work are only marked, so that none of them publishes.
 pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
+    if newer_writers(slot) {
+        return Step::unchanged(());
+    }
     match slot {
         Some(Slot {
             state: State::Writing(writers),
@@ -348,6 +363,17 @@ fn erase<P, R>(slot: Option<&Slot<P>>, reply: R) -> Step<P, R> {
         reply,
         wake: waiters(slot),
     }
+}
+
+/// Whether writers of a newer version are at work, whose intents this version cannot read.
+fn newer_writers<P>(slot: Option<&Slot<P>>) -> bool {
+    matches!(
+        slot,
+        Some(Slot {
+            state: State::Unreadable(Unreadable::LaterFormat { writing: true }),
+            ..
+        })
+    )
 }
 
 /// The milliseconds left of the lease with this token, if it is the current one.

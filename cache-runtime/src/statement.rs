@@ -37,9 +37,10 @@ impl Dialect {
 
     /// A name as the dialect quotes it.
     pub(crate) fn quote(self, name: &str) -> String {
+        // SQLite takes a name in double quotes that is no column for a text, and would answer with it.
         let quote = match self {
-            Self::MySql => '`',
-            Self::Postgres | Self::Sqlite => '"',
+            Self::MySql | Self::Sqlite => '`',
+            Self::Postgres => '"',
         };
         let doubled = name.replace(quote, &format!("{quote}{quote}"));
         format!("{quote}{doubled}{quote}")

@@ -35,7 +35,10 @@ impl Wakeups {
         let notify = match keys.get(key).and_then(Weak::upgrade) {
             Some(notify) => notify,
             None => {
-                keys.retain(|_, waiters| waiters.strong_count() > 0);
+                // Waiters that gave up leave their key behind; it is swept when the map would grow.
+                if keys.len() == keys.capacity() {
+                    keys.retain(|_, waiters| waiters.strong_count() > 0);
+                }
                 let notify = Arc::new(Notify::new());
                 keys.insert(key.clone(), Arc::downgrade(&notify));
                 notify

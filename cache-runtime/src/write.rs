@@ -12,12 +12,12 @@
 //! commit after the connection broke.
 //! Not here: when the store is away the write is made all the same; see `docs/coherence.md` for what that costs.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     backend::Backend,
     clock::{Deadline, millis},
-    database::{self, Write, Written},
+    database::{self, Fate, Write, Written},
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
@@ -27,14 +27,17 @@ use crate::{
     token::Token,
 };
 
+/// How soon an announcement that failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// The announcement of one write.
 struct Announcement<'a, E: Entity, DB: Backend> {
     repository: &'a Inner<E, DB>,
     intent: Token,
     /// The key it stands on, once that is known.
     key: Option<Key>,
-    /// Whether the store has acknowledged it.
-    stands: bool,
+    /// The run of the store that has acknowledged it.
+    stands_in: Option<u64>,
     /// When it has to be renewed.
     renewal: Deadline,
 }
@@ -42,23 +45,22 @@ struct Announcement<'a, E: Entity, DB: Backend> {
 /// Why a write failed.
 struct Failure {
     error: sqlx::Error,
-    /// Whether it may have been applied all the same, or may yet be.
-    unknown: bool,
+    fate: Fate,
 }
 
 impl Failure {
-    /// Nothing was sent that could be applied.
-    fn before(error: sqlx::Error) -> Self {
+    /// Nothing was sent that could be applied without a commit.
+    fn before_commit(error: sqlx::Error) -> Self {
         Self {
             error,
-            unknown: false,
+            fate: Fate::Nothing,
         }
     }
 
-    /// A statement or a commit was sent, and this is what came of it.
+    /// A statement that commits by itself, or a commit, was sent, and this is what came of it.
     fn at_commit(error: sqlx::Error) -> Self {
         Self {
-            unknown: !database::certainly_decided(&error),
+            fate: Fate::of(&error),
             error,
         }
     }
@@ -66,33 +68,28 @@ impl Failure {
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Runs a write to its end. The row, where the database filled in a part of it.
-    pub(crate) async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
-        let verb = write.verb();
-        let key = match &write {
+    pub(crate) async fn write(&self, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let key = match write {
             Write::Insert(_) if self.database.generates_id() => None,
             Write::Insert(entity) | Write::Update(entity) | Write::Save(entity) => {
                 Some(self.key(&entity.id())?)
             }
             Write::Delete(id) => Some(self.key(id)?),
         };
-        let what = match &key {
-            Some(key) => format!("{} with key {key}", E::SPEC.name),
-            None => E::SPEC.name.to_owned(),
-        };
         let mut announcement = Announcement {
             repository: self,
             intent: Token::draw(),
             key,
-            stands: false,
+            stands_in: None,
             renewal: Deadline::after(self.policy.intent_ttl / 3),
         };
-        let result = self.write_announced(&write, &mut announcement).await;
+        let result = self.write_announced(write, &mut announcement).await;
         match &result {
             // The statement may still commit: the intent keeps readers off the key until it expires.
             Err(Failure {
                 error,
-                unknown: true,
-            }) if announcement.stands => {
+                fate: Fate::Unknown,
+            }) if announcement.stands_in.is_some() => {
                 tracing::warn!(
                     entity = E::SPEC.name,
                     %error,
@@ -101,18 +98,22 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             }
             _ => announcement.end().await,
         }
+        let what = || match &announcement.key {
+            Some(key) => self.what(key),
+            None => E::SPEC.name.to_owned(),
+        };
         match result {
             Ok(written) if written.rows == 0 => {
                 self.counters.write_errors.add_one();
-                Err(refused(verb, &what))
+                Err(refused(write.verb(), &what()))
             }
             Ok(written) => {
                 self.counters.writes.add_one();
                 Ok(written.row.map(Arc::new))
             }
-            Err(Failure { error, unknown }) => {
+            Err(Failure { error, fate }) => {
                 self.counters.write_errors.add_one();
-                Err(database::describe(verb, &what, error, unknown))
+                Err(database::describe(write.verb(), &what(), error, fate))
             }
         }
     }
@@ -124,9 +125,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Written<E>, Failure> {
         // The pool's own round trip and the announcement's go on at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
-        let mut connection = connection.map_err(Failure::before)?;
-        announcement.renew_if_due().await;
+        let mut connection = connection.map_err(Failure::before_commit)?;
         if !self.database.needs_transaction(write) {
+            announcement.confirm().await;
             let statement = self.database.apply(&mut connection, write);
             return announcement
                 .during(statement)
@@ -135,12 +136,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         let mut transaction = database::begin::<DB>(&mut connection)
             .await
-            .map_err(Failure::before)?;
+            .map_err(Failure::before_commit)?;
         let statement = self.database.apply(&mut transaction, write);
         let written = announcement
             .during(statement)
             .await
-            .map_err(Failure::before)?;
+            .map_err(Failure::before_commit)?;
         if announcement.key.is_none() {
             // The database has chosen the id; nobody can have seen the row yet.
             let row = written.row.as_ref().ok_or(sqlx::Error::RowNotFound);
@@ -148,8 +149,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 let key = self.keys.key(&row.id());
                 key.map_err(|unusable| sqlx::Error::Encode(unusable.into()))
             });
-            announcement.key = Some(key.map_err(Failure::before)?);
+            announcement.key = Some(key.map_err(Failure::before_commit)?);
             announcement.begin().await;
+        } else {
+            announcement.confirm().await;
         }
         let commit = transaction.commit();
         announcement
@@ -163,36 +166,48 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
     /// Puts the intent on the key, or prolongs it. A store that fails does not stop the write.
     async fn begin(&mut self) {
+        let intent_ttl = self.repository.policy.intent_ttl;
+        // Counted from before the command is sent, so from earlier than the store counts.
+        self.renewal = Deadline::after(intent_ttl / 3);
         if self.repository.policy.coherence < Coherence::Intent {
             return;
         }
         let Some(key) = &self.key else { return };
-        let intent_ttl = self.repository.policy.intent_ttl;
-        // Counted from before the command is sent, so from earlier than the store counts.
-        self.renewal = Deadline::after(intent_ttl / 3);
         let store = &self.repository.cache.store;
-        let begun = store.begin(key, self.intent, millis(intent_ttl)).await;
-        self.stands |= begun.is_ok();
-        if let Err(error) = begun {
-            self.repository.counters.store_errors.add_one();
-            tracing::debug!(%key, %error, "a write could not be announced");
+        let run = store.run();
+        match store.begin(key, self.intent, millis(intent_ttl)).await {
+            Ok(()) => self.stands_in = Some(run),
+            Err(error) => {
+                self.stands_in = None;
+                self.renewal = Deadline::after(RETRY);
+                self.repository.counters.store_errors.add_one();
+                tracing::debug!(%key, %error, "a write could not be announced");
+            }
         }
     }
 
-    async fn renew_if_due(&mut self) {
-        if self.renewal.has_passed() {
+    /// Announces again, just before what may commit, if the announcement is old or was made to an earlier run of the store,
+    /// which may have lost it.
+    async fn confirm(&mut self) {
+        let lost = self
+            .stands_in
+            .is_some_and(|run| run != self.repository.cache.store.run());
+        if lost || self.renewal.has_passed() {
             self.begin().await;
         }
     }
 
-    /// Runs a step of the write, renewing the intent as long as it takes.
+    /// Runs a step of the write, renewing the intent as long as it takes. The step goes on meanwhile.
     async fn during<T>(&mut self, step: impl Future<Output = T>) -> T {
         let mut step = std::pin::pin!(step);
         loop {
-            if let Some(done) = self.renewal.bound(step.as_mut()).await {
-                return done;
+            let renewal = self.renewal;
+            tokio::select! {
+                biased;
+                done = step.as_mut() => return done,
+                // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
+                () = async { renewal.passed().await; self.begin().await; } => {}
             }
-            self.begin().await;
         }
     }
 
@@ -207,7 +222,9 @@ impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
         };
         if let Err(error) = result {
             self.repository.counters.store_errors.add_one();
-            tracing::debug!(%key, %error, "the end of a write did not reach the store");
+            if self.stands_in.is_none() {
+                tracing::warn!(%key, %error, "a write could not be told to the store at all; an old entry may be served until it expires");
+            }
         }
     }
 }

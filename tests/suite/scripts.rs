@@ -56,7 +56,7 @@ enum Operation {
     },
     Evict,
     Damage {
-        later_format: bool,
+        unreadable: Unreadable,
     },
     Crowd,
 }
@@ -80,7 +80,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Invalidate),
         2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
         1 => Just(Operation::Evict),
-        1 => any::<bool>().prop_map(|later_format| Operation::Damage { later_format }),
+        2 => prop_oneof![
+            Just(Unreadable::Damaged),
+            Just(Unreadable::LaterFormat { writing: false }),
+            Just(Unreadable::LaterFormat { writing: true }),
+        ]
+        .prop_map(|unreadable| Operation::Damage { unreadable }),
         1 => Just(Operation::Crowd),
     ]
 }
@@ -125,8 +130,9 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
         State::Loading(lease, waiters) => State::Loading(*lease, waiters.clone()),
         State::Writing(writers) => State::Writing(writers.clone()),
         State::Unreadable(Unreadable::Damaged) => return b"something else entirely".to_vec(),
-        State::Unreadable(Unreadable::LaterFormat) => {
-            return vec![entry::MAGIC, entry::FORMAT + 1, 9, 9, 9];
+        State::Unreadable(Unreadable::LaterFormat { writing }) => {
+            let number = if *writing { entry::kind::WRITING } else { 99 };
+            return vec![entry::MAGIC, entry::FORMAT + 1, number, 9, 9];
         }
     };
     entry::encode(&borrowed)
@@ -322,13 +328,8 @@ impl Bench {
                 self.model = None;
                 Vec::new()
             }
-            Operation::Damage { later_format } => {
-                let unreadable = if *later_format {
-                    Unreadable::LaterFormat
-                } else {
-                    Unreadable::Damaged
-                };
-                let state = State::Unreadable(unreadable);
+            Operation::Damage { unreadable } => {
+                let state = State::Unreadable(*unreadable);
                 let _: () = self
                     .redis
                     .pset_ex(&self.key, bytes_of(&state), VALUE_TTL_MS)

@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use probe::requires_self_describing;
+pub(crate) use probe::{requires_self_describing, shape};
 
 /// A payload codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

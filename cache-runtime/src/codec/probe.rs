@@ -1,11 +1,12 @@
-//! Finds out, before the first row is written, whether a type can be read only from a format that describes itself.
+//! Learns how a type is read, before the first row is: by deserializing it from invented data and listening.
 //!
-//! `serde_json::Value`, `#[serde(flatten)]` and untagged enums ask the format what comes next (`deserialize_any`). A
-//! positional codec has no answer, and says so only when a row is read back. So the type is deserialized here from
-//! invented data, and the question is overheard.
+//! Two things are learnt. *Whether it can be read only from a format that describes itself*: `serde_json::Value`,
+//! `#[serde(flatten)]` and untagged enums ask what comes next (`deserialize_any`); a positional codec has no answer, and says
+//! so only when a row is read back. And *its shape*: the names and kinds of all fields and variants, nested ones included,
+//! which the derive cannot see behind the name of a type.
 //!
 //! 1. Every struct is offered its own fields, every sequence one element, every enum one of its variants.
-//! 2. Invented data may be refused (no date is called ""), which ends a run early; so the type is visited many times, each
+//! 2. Invented data may be refused (no date is called "1"), which ends a run early; so the type is visited many times, each
 //!    time beginning with another field and another variant.
 //!
 //! Not here: proof of absence. A type that refuses early in every run is passed over; the codec still reports it when a row
@@ -18,23 +19,46 @@ use serde::{
     de::{self, DeserializeSeed, Visitor, value::StrDeserializer},
 };
 
+use crate::fingerprint::Fingerprint;
+
 const RUNS: usize = 64;
 const DEEPEST: usize = 24;
 
 /// Whether reading a `T` asks the format what comes next.
-pub fn requires_self_describing<T: for<'de> Deserialize<'de>>() -> bool {
-    let asked = Cell::new(false);
+pub(crate) fn requires_self_describing<T: for<'de> Deserialize<'de>>() -> bool {
+    listen::<T>().asked.get()
+}
+
+/// A hash over the names and kinds of the fields and variants that reading a `T` meets.
+pub(crate) fn shape<T: for<'de> Deserialize<'de>>() -> u32 {
+    listen::<T>().shape.get().finish()
+}
+
+/// What was overheard.
+#[derive(Default)]
+struct Notes {
+    asked: Cell<bool>,
+    shape: Cell<Fingerprint>,
+}
+
+impl Notes {
+    fn note(&self, item: &str) {
+        let mut shape = self.shape.get();
+        shape.write(item.as_bytes());
+        self.shape.set(shape);
+    }
+}
+
+fn listen<T: for<'de> Deserialize<'de>>() -> Notes {
+    let notes = Notes::default();
     for run in 0..RUNS {
         let _ended_early = T::deserialize(Inventor {
-            asked: &asked,
+            notes: &notes,
             run,
             depth: 0,
         });
-        if asked.get() {
-            return true;
-        }
     }
-    false
+    notes
 }
 
 #[derive(Debug)]
@@ -56,7 +80,7 @@ impl de::Error for Refused {
 
 #[derive(Clone, Copy)]
 struct Inventor<'a> {
-    asked: &'a Cell<bool>,
+    notes: &'a Notes,
     run: usize,
     depth: usize,
 }
@@ -76,6 +100,7 @@ impl Inventor<'_> {
 macro_rules! invented {
     ($($method:ident => $visit:ident($($value:expr)?)),* $(,)?) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+            self.notes.note(stringify!($method));
             visitor.$visit($($value)?)
         })*
     };
@@ -85,7 +110,8 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
     type Error = Refused;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Refused> {
-        self.asked.set(true);
+        self.notes.asked.set(true);
+        self.notes.note("any");
         Err(Refused)
     }
 
@@ -106,6 +132,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        self.notes.note("option");
         visitor.visit_some(self.deeper()?)
     }
 
@@ -134,6 +161,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        self.notes.note("sequence");
         visitor.visit_seq(Elements {
             inventor: self.deeper()?,
             left: length,
@@ -150,6 +178,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        self.notes.note("map");
         visitor.visit_map(Fields {
             inventor: self.deeper()?,
             fields: &[],
@@ -164,6 +193,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        fields.iter().for_each(|field| self.notes.note(field));
         visitor.visit_map(Fields {
             inventor: self.deeper()?,
             fields,
@@ -178,6 +208,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        variants.iter().for_each(|variant| self.notes.note(variant));
         // Another variant each time the runs have gone round the fields of a middling struct.
         let at = (self.run / 8 + self.run) % variants.len().max(1);
         visitor.visit_enum(Variant {

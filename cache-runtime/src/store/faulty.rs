@@ -294,6 +294,10 @@ impl Store for FaultyStore {
         self.store.stamp()
     }
 
+    fn run(&self) -> u64 {
+        self.store.run()
+    }
+
     fn wakeups(&self) -> &Wakeups {
         self.store.wakeups()
     }

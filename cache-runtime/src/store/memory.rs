@@ -197,6 +197,10 @@ impl Store for MemoryStore {
         0
     }
 
+    fn run(&self) -> u64 {
+        0
+    }
+
     fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }

@@ -86,6 +86,9 @@ pub trait Store: Send + Sync + 'static {
     /// The hash of the store's identity at this moment, for leases taken now.
     fn stamp(&self) -> u64;
 
+    /// The number of the connection that operations go through now; what was announced through another may be lost.
+    fn run(&self) -> u64;
+
     /// The registry that the store wakes.
     fn wakeups(&self) -> &Wakeups;
 
@@ -178,6 +181,10 @@ impl Store for RealStore {
 
     fn stamp(&self) -> u64 {
         dispatch!(self, store => store.stamp())
+    }
+
+    fn run(&self) -> u64 {
+        dispatch!(self, store => store.run())
     }
 
     fn wakeups(&self) -> &Wakeups {

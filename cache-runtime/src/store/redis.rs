@@ -65,6 +65,8 @@ struct Shared {
     link: RwLock<Option<Link>>,
     /// The stamp of the latest link, also while there is none.
     stamp: AtomicU64,
+    /// The number of the latest link.
+    run: AtomicU64,
     links_made: AtomicU64,
     connecting: AtomicBool,
     wakeups: Wakeups,
@@ -76,6 +78,8 @@ struct Link {
     connection: MultiplexedConnection,
     stamp: u64,
     number: u64,
+    /// Whether somebody is finding out if it is dead.
+    probed: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -139,15 +143,21 @@ impl RedisStore {
         timeouts: Timeouts,
     ) -> Result<Self, RedisError> {
         let info = url.into_connection_info()?;
+        // Small commands must not wait for the acknowledgement of the one before.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         Ok(Self(Arc::new(Shared {
-            client: client(info.set_redis_settings(settings), root_certificate)?,
+            client: client(
+                info.set_redis_settings(settings).set_tcp_settings(tcp),
+                root_certificate,
+            )?,
             timeouts,
             link: RwLock::new(None),
             stamp: AtomicU64::new(0),
+            run: AtomicU64::new(0),
             links_made: AtomicU64::new(0),
             connecting: AtomicBool::new(false),
             wakeups: Wakeups::default(),
@@ -186,8 +196,13 @@ impl RedisStore {
     }
 
     fn failed(&self, link: &Link, error: &RedisError) -> StoreError {
-        if error.is_unrecoverable_error() || error.is_connection_dropped() {
+        if error.is_unrecoverable_error()
+            || error.is_connection_dropped()
+            || tells_of_another_primary(error)
+        {
             self.0.lost(link.number);
+        } else if error.is_timeout() {
+            self.0.probe(link);
         }
         StoreError::new(error.to_string())
     }
@@ -278,6 +293,23 @@ impl Shared {
         }
     }
 
+    /// Finds out whether a link that let a command time out is dead: a network that swallows everything ends no connection.
+    fn probe(self: &Arc<Self>, link: &Link) {
+        if link.probed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (shared, mut link) = (Arc::downgrade(self), link.clone());
+        tokio::spawn(async move {
+            let answer = redis::cmd("PING").exec_async(&mut link.connection).await;
+            if answer.is_err()
+                && let Some(shared) = shared.upgrade()
+            {
+                shared.lost(link.number);
+            }
+            link.probed.store(false, Ordering::Release);
+        });
+    }
+
     fn connect_in_background(self: &Arc<Self>) {
         if self.connecting.swap(true, Ordering::AcqRel) {
             return;
@@ -316,8 +348,17 @@ impl Shared {
         let link = Box::pin(self.handshake(number))
             .await
             .map_err(|error| StoreError::new(error.to_string()))?;
-        self.stamp.store(link.stamp, Ordering::Release);
-        *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
+        // Two attempts may overlap; the later one has seen the server later.
+        if current
+            .as_ref()
+            .is_none_or(|current| current.number < link.number)
+        {
+            self.stamp.store(link.stamp, Ordering::Release);
+            self.run.store(link.number, Ordering::Release);
+            *current = Some(link);
+        }
+        drop(current);
         tracing::info!(address = %self.client.get_connection_info().addr(), "connected to Redis");
         // Waiters that registered through an earlier connection are known to the server under the same name, but news
         // that was published in between is gone.
@@ -338,37 +379,58 @@ impl Shared {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let stamp = match redis::cmd("INFO")
-            .arg("server")
-            .arg("replication")
-            .query_async::<String>(&mut connection)
-            .await
-        {
+        let mut info = redis::cmd("INFO");
+        info.arg("server").arg("replication");
+        let stamp = match info.query_async::<String>(&mut connection).await {
             Ok(info) => {
-                if field(&info, "role").is_some_and(|role| role != "master") {
-                    return Err((
-                        redis::ErrorKind::Client,
-                        "the server is a replica; larder needs the primary",
-                    )
-                        .into());
-                }
+                usable(&info)?;
                 stamp(&info)
             }
             // A proxy or an access list may hide INFO: then a restart is not noticed, and the time to live is the bound.
-            Err(error) if error.code().is_some() => 0,
+            Err(error) if is_refused(&error) => 0,
             Err(error) => return Err(error),
         };
         // Without the right to subscribe, waiters go on when their time is up.
         let channel = [WAKE_CHANNEL, &ProcessId::current().0].concat();
-        if let Err(error) = connection.subscribe(channel).await {
-            tracing::warn!(%error, "Redis refused a subscription; waiting reads will not be woken early");
+        match connection.subscribe(channel).await {
+            Ok(()) => {}
+            Err(error) if is_refused(&error) => {
+                tracing::warn!(%error, "Redis refused a subscription; waiting reads will not be woken early");
+            }
+            Err(error) => return Err(error),
         }
         Ok(Link {
             connection,
             stamp,
             number,
+            probed: Arc::default(),
         })
     }
+}
+
+/// Whether a server refuses a command for good, rather than now.
+fn is_refused(error: &RedisError) -> bool {
+    matches!(error.code(), Some("NOPERM" | "ERR"))
+}
+
+/// Whether an error says that this server is not, or no longer, the one that orders all operations on a key.
+fn tells_of_another_primary(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("READONLY" | "MASTERDOWN" | "MOVED" | "ASK" | "CLUSTERDOWN")
+    )
+}
+
+/// Refuses a server that does not order all operations on every key.
+fn usable(info: &str) -> Result<(), RedisError> {
+    let refuse = |why| Err((redis::ErrorKind::Client, why).into());
+    if field(info, "role").is_some_and(|role| role != "master") {
+        return refuse("the server is a replica; larder needs the primary");
+    }
+    if field(info, "redis_mode").is_some_and(|mode| mode == "cluster") {
+        return refuse("the server is a node of a cluster, which larder does not support yet");
+    }
+    Ok(())
 }
 
 #[cfg(feature = "tls")]
@@ -476,6 +538,10 @@ impl Store for RedisStore {
 
     fn stamp(&self) -> u64 {
         self.0.stamp.load(Ordering::Acquire)
+    }
+
+    fn run(&self) -> u64 {
+        self.0.run.load(Ordering::Acquire)
     }
 
     fn wakeups(&self) -> &Wakeups {

@@ -2,7 +2,10 @@
 -- Must succeed when memory is full: without it a write would have to choose between failing and leaving a stale row.
 local key, mine, empty, ttl, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local raw = redis.call('GET', key)
-if kind(raw) ~= WRITING then
+local k = kind(raw)
+-- Newer writers keep readers off the key already, and their intents must not be lost.
+if k == -3 then return 0 end
+if k ~= WRITING then
   wake(key, raw)
   put(key, empty .. mine, ttl)
   return 1

@@ -1,7 +1,9 @@
 -- state::end. KEYS[1]; ARGV: intent, the entry to publish ('' for none), its TTL in ms. Answers 1 if it was published.
 local key, mine, entry, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local raw = redis.call('GET', key)
-if kind(raw) ~= WRITING then
+local k = kind(raw)
+if k == -3 then return 0 end
+if k ~= WRITING then
   -- The intent was lost, so somebody may have filled the key with the row from before the commit.
   if raw then redis.call('DEL', key) end
   wake(key, raw)

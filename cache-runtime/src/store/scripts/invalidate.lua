@@ -1,9 +1,10 @@
 -- state::invalidate. KEYS[1].
 local key = KEYS[1]
 local raw = redis.call('GET', key)
-if kind(raw) == WRITING then
+local k = kind(raw)
+if k == WRITING then
   redis.call('SET', key, with_flags(raw, add(flags(raw), CONTENDED)), 'KEEPTTL')
-elseif raw then
+elseif raw and k ~= -3 then
   redis.call('DEL', key)
   wake(key, raw)
 end

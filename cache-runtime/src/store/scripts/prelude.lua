@@ -6,12 +6,13 @@ local LOADING, VALUE, NEGATIVE, WRITING = 1, 2, 3, 4
 local CONTENDED, SATURATED = 1, 2
 local TOKEN, PROCESS = 16, 8
 
--- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format.
+-- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format that says
+-- a write is going on.
 local function kind(raw)
   if not raw then return 0 end
   local magic, format, number = string.byte(raw, 1, 3)
   if magic ~= MAGIC or not format or format == 0 then return -1 end
-  if format > FORMAT then return -2 end
+  if format > FORMAT then return number == WRITING and -3 or -2 end
   if #raw < HEADER then return -1 end
   local body = #raw - HEADER
   if number == LOADING and body % PROCESS == 0 then return number end
