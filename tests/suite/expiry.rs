@@ -2,92 +2,145 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Cached, Clock, Origin};
+use larder::{Cache, Cached, Clock, Origin, key::Key};
 use serde::{Deserialize, Serialize};
+use sqlx::Sqlite;
+use tokio::time::Instant;
 
-use crate::world::{Item, Kind, Tested, World, eventually, on_both_stores};
+use crate::world::{
+    Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_redis, redis_url,
+};
 
-on_both_stores!(
+on_redis!(
     reads_do_not_prolong_an_entry,
     time_to_live_is_counted_from_the_lease,
+);
+on_both_stores!(
     jitter_stays_inside_its_band,
     the_shortest_time_to_live_works,
 );
 
+/// Leaves a key of Redis so much time, less than it had.
+async fn shorten(key: &Key, left_ms: u64) {
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let there: bool = redis::cmd("PEXPIRE")
+        .arg(key.as_bytes())
+        .arg(left_ms)
+        .query_async(&mut admin)
+        .await
+        .unwrap();
+    assert!(there, "there is such a key");
+}
+
+/// The items behind a clock of the test's own.
+async fn manual(clock: &Clock) -> (World<Sqlite>, Cache, ItemRepository<Sqlite>) {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    world.put(&Item::new(1, "one")).await;
+    let cache = Cache::builder().clock(clock.clone()).build().unwrap();
+    let items = Item::repository(&cache, world.pool.clone());
+    (world, cache, items)
+}
+
+async fn left(cache: &Cache, key: &Key) -> Option<u64> {
+    cache.store().remaining_ms(key).await.unwrap()
+}
+
 /// T1.
+#[tokio::test]
+async fn reads_do_not_prolong_an_entry_in_process() {
+    let clock = Clock::manual();
+    let (world, cache, items) = manual(&clock).await;
+    world.warm(&items, 1).await;
+    let key = items.inner().key(1).unwrap();
+    for round in 0..10 {
+        assert_eq!(left(&cache, &key).await, Some(600_000 - round * 60_000));
+        assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
+        clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(left(&cache, &key).await, None);
+    world.database.close().await;
+}
+
+/// T1. An entry that has less time left than a new one gets.
 async fn reads_do_not_prolong_an_entry<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
-    items.find(1).await.unwrap();
-    items.find(1).await.unwrap();
+    world.warm(&items, 1).await;
     let key = items.inner().key(1).unwrap();
-    let mut last = world
-        .cache
-        .store()
-        .remaining_ms(&key)
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(
-        last <= 600_000,
-        "the time to live is ten minutes at most, not {last} ms"
-    );
-    for _ in 0..50 {
-        items.find(1).await.unwrap();
-        let left = world
-            .cache
-            .store()
-            .remaining_ms(&key)
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(
-            left <= last,
-            "a read prolonged the entry from {last} to {left} ms"
-        );
-        last = left;
+    shorten(&key, 300_000).await;
+    for _ in 0..10 {
+        assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
     }
+    let left = left(&world.cache, &key).await.unwrap();
+    assert!(left <= 300_000, "a read prolonged the entry to {left} ms");
 }
 
 /// The bound holds from the moment the load was allowed to begin, so a slow load makes a short-lived entry.
-async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
-    world.put(&Item::new(1, "one")).await;
-    let items = world.items();
-    let gate = world.close_gate().await;
+#[tokio::test]
+async fn time_to_live_is_counted_from_the_lease_in_process() {
+    let clock = Clock::manual();
+    let (world, cache, items) = manual(&clock).await;
     let key = items.inner().key(1).unwrap();
+    let gate = world.close_gate().await;
     let load = tokio::spawn({
         let items = items.clone();
         async move { items.find(1).await }
     });
-    let mut lease_left = 20_000;
-    eventually("the lease has aged", async || {
-        lease_left = world
-            .cache
-            .store()
-            .remaining_ms(&key)
-            .await
-            .unwrap()
-            .unwrap_or(lease_left);
-        lease_left <= 19_900
+    eventually("the lease is taken", async || {
+        left(&cache, &key).await == Some(20_000)
     })
     .await;
+    clock.advance(Duration::from_millis(7_001));
     drop(gate);
     load.await.unwrap().unwrap();
     eventually("the row is stored", async || {
-        items.find_outcome(1).await.unwrap().origin == Origin::Cache
+        items.stats().fills_accepted == 1
     })
     .await;
-    let left = world
-        .cache
-        .store()
-        .remaining_ms(&key)
-        .await
-        .unwrap()
-        .unwrap();
-    let aged = 20_000 - lease_left;
+    assert_eq!(left(&cache, &key).await, Some(600_000 - 7_001));
+    world.database.close().await;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", ttl = "10m", jitter = 0, lease(ttl = "120s"))]
+struct Patient {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// The server sees how old a lease is by what is left of it; taking 60 of 120 seconds away makes it a minute old.
+async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    let rows = Patient::repository(&world.cache, world.pool.clone());
+    let key = rows.inner().key(1).unwrap();
+    let gate = world.close_gate().await;
+    let load = tokio::spawn({
+        let rows = rows.clone();
+        async move { rows.find(1).await }
+    });
+    eventually("the lease is taken", async || {
+        left(&world.cache, &key).await.is_some()
+    })
+    .await;
+    let aged = Instant::now();
+    shorten(&key, 60_000).await;
+    drop(gate);
+    load.await.unwrap().unwrap();
+    eventually("the row is stored", async || {
+        rows.stats().fills_accepted == 1
+    })
+    .await;
+    let left = left(&world.cache, &key).await.unwrap();
+    assert!(left <= 540_000, "{left} ms left of 540 s at most");
+    // A second for what the two clocks disagree about.
+    let passed = u64::try_from(aged.elapsed().as_millis()).unwrap() + 1_000;
     assert!(
-        left <= 600_000 - aged,
-        "{left} ms left although the lease was {aged} ms old"
+        left >= 540_000 - passed,
+        "{left} ms left, and only {passed} ms had passed"
     );
 }
 
@@ -186,13 +239,10 @@ async fn the_shortest_time_to_live_works<DB: Tested>(world: &World<DB>) {
 /// With a clock of the test's own the in-process store expires to the millisecond.
 #[tokio::test]
 async fn an_entry_is_served_until_its_last_millisecond_and_no_longer() {
-    let world = World::<sqlx::Sqlite>::open(Kind::Memory).await;
-    world.put(&Item::new(1, "one")).await;
     let clock = Clock::manual();
-    let cache = Cache::builder().clock(clock.clone()).build().unwrap();
-    let items = Item::repository(&cache, world.pool.clone());
-    items.find(1).await.unwrap();
-    items.find(404).await.unwrap();
+    let (world, _, items) = manual(&clock).await;
+    world.warm(&items, 1).await;
+    world.warm(&items, 404).await;
     assert_eq!(items.find_outcome(1).await.unwrap().origin, Origin::Cache);
     assert_eq!(items.find_outcome(404).await.unwrap().origin, Origin::Cache);
     clock.advance(Duration::from_millis(29_999));

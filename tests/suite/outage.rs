@@ -1,11 +1,17 @@
 //! Servers that are away, die, refuse or hang: reads go on, nothing false is remembered, caching comes back by itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use larder::{
-    Cache, ErrorKind, Origin,
-    store::faulty::{Faults, Operation},
+    Cache, Cached, ErrorKind, Origin,
+    state::{Identity, Lease, Meta, State},
+    store::{
+        Payload, Store,
+        faulty::{Faults, Operation},
+    },
+    token::Token,
 };
+use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 
 use crate::{
@@ -21,13 +27,16 @@ on_both_stores!(
     a_store_that_fails_at_any_step_never_fails_a_write,
 );
 
+/// How long an answer of the server is waited for.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A cache in a server of the test's own.
 async fn cache_at(url: String) -> Cache {
     Cache::builder()
         .redis(url)
         .namespace(unique("outage"))
         .connect_timeout(Duration::from_millis(500))
-        .response_timeout(Duration::from_millis(500))
+        .response_timeout(RESPONSE_TIMEOUT)
         .connect()
         .await
         .unwrap()
@@ -200,17 +209,75 @@ async fn a_user_without_permissions_is_never_a_request_that_fails() {
     world.database.close().await;
 }
 
-/// A frozen server delays a read by its time-outs, and does not fail it.
+/// A frozen server delays the first read by one time-out, and does not fail it; once the connection is known to be dead,
+/// nobody waits for it any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_does_not_fail_reads() {
+    const READS: u32 = 40;
     let world = world().await;
     let mut server = RedisServer::start().await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
     caches_again(&items).await;
     server.freeze().await;
+    let errors = items.stats().store_errors;
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+    assert_eq!(
+        items.stats().store_errors - errors,
+        1,
+        "one command was waited for, and then the database was read"
+    );
+    let reads = async {
+        for _ in 0..READS {
+            assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+        }
+    };
+    // A time-out for each would take twice as long.
+    tokio::time::timeout(RESPONSE_TIMEOUT * READS / 2, reads)
+        .await
+        .expect("reads do not go on waiting for a server that is silent");
     server.thaw();
     caches_again(&items).await;
+    world.database.close().await;
+}
+
+/// A server that becomes a replica of somebody keeps its data and goes on answering reads. The first write that it refuses
+/// ends the belief in it; when it is a primary again, it is one of another history.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
+    let world = world().await;
+    let server = RedisServer::start().await;
+    let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
+    caches_again(&items).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    // Nobody answers there, so it keeps the entry it has.
+    let nobody = Port::reserve();
+    redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(nobody.address().port())
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
+    items.update(&Item::new(1, "new")).await.unwrap();
+    let entries: u64 = redis::cmd("DBSIZE").query_async(&mut admin).await.unwrap();
+    assert_eq!(entries, 1, "the old entry is still there");
+    let hits = items.stats().hits;
+    for _ in 0..20 {
+        let outcome = items.find_outcome(1).await.unwrap();
+        assert_eq!(
+            (outcome.origin, &*outcome.row.unwrap().name),
+            (Origin::Database, "new")
+        );
+    }
+    assert_eq!(items.stats().hits, hits);
+    redis::cmd("REPLICAOF")
+        .arg(&["NO", "ONE"])
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
+    caches_again(&items).await;
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+    assert!(items.stats().foreign > 0, "the old entry was recognised");
     world.database.close().await;
 }
 
@@ -361,42 +428,102 @@ async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(worl
     assert_eq!(items.stats().fills_accepted, 2);
 }
 
-/// All of them; leases last, so that none is taken that cannot be filled or given back.
-const OPERATIONS: [Operation; 8] = [
-    Operation::Get,
-    Operation::Wait,
-    Operation::Fill,
-    Operation::Release,
-    Operation::Begin,
-    Operation::End,
-    Operation::Invalidate,
-    Operation::Acquire,
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "items",
+    negative_ttl = false,
+    lease(ttl = "60s", wait = "20ms")
+)]
+struct Brief {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// What a read meets, so that it comes to a step.
+#[derive(Clone, Copy, Debug)]
+enum Met {
+    /// A row that is not cached.
+    Row,
+    /// No row, and no entry is made of that: the lease is given back.
+    NoRow,
+    /// Somebody else's lease.
+    Loading,
+    /// An entry that nobody can decode.
+    Nonsense,
+}
+
+/// The steps of a read, each on a key of its own. (Those of a write are not here: `Begin` and `End`.)
+const STEPS: [(Operation, Met); 6] = [
+    (Operation::Get, Met::Row),
+    (Operation::Acquire, Met::Row),
+    (Operation::Fill, Met::Row),
+    (Operation::Release, Met::NoRow),
+    (Operation::Wait, Met::Loading),
+    (Operation::Invalidate, Met::Nonsense),
 ];
 
 async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &World<DB>) {
-    world.put(&Item::new(1, "one")).await;
-    let items = world.items();
-    for operation in OPERATIONS {
+    let brief = Brief::repository(&world.cache, world.pool.clone());
+    let store = world.cache.store();
+    for (id, (operation, met)) in (1..).zip(STEPS) {
+        let key = brief.inner().key(id).unwrap();
+        let lease = Lease {
+            token: Token::draw(),
+            identity: Identity {
+                stamp: store.stamp(),
+                fingerprint: <Brief as larder::Entity>::SPEC.fingerprint,
+                codec: larder::Codec::default().number(),
+            },
+        };
+        let row = !matches!(met, Met::NoRow);
+        if row {
+            world.put(&Item::new(id, "one")).await;
+        }
+        match met {
+            Met::Row | Met::NoRow => {}
+            Met::Loading => {
+                let granted = store.acquire(&key, lease, 60_000, false).await.unwrap();
+                assert!(granted.is_none(), "the lease was free");
+            }
+            Met::Nonsense => {
+                let meta = Meta {
+                    lease,
+                    loaded_at_ms: 0,
+                    load_cost_us: 0,
+                    version: 0,
+                };
+                let nonsense = State::Value(meta, Payload::Shared(Arc::new(())));
+                store.force(&key, Some((nonsense, 60_000))).await.unwrap();
+            }
+        }
+        let before = (world.faults.calls(operation), brief.stats().store_errors);
         world.faults.fail(operation, u64::MAX);
-    }
-    for _ in 0..5 {
-        assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
-        assert_eq!(items.find(2).await.unwrap(), None);
-        assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "one");
-    }
-    for operation in OPERATIONS {
+        for _ in 0..3 {
+            let found = brief.find(id).await;
+            let found = found.unwrap_or_else(|error| panic!("{operation:?} failed: {error}"));
+            assert_eq!(found.is_some(), row, "{operation:?} failed");
+        }
+        // A read is answered before its row is stored.
+        eventually(
+            "the step was reached, and its failure counted",
+            async || {
+                world.faults.calls(operation) > before.0 && brief.stats().store_errors > before.1
+            },
+        )
+        .await;
         world.faults.fail(operation, 0);
-        for id in 1..3 {
-            items.find(id).await.unwrap();
+        // What the failures left behind: a lease that nobody will end.
+        brief.invalidate(id).await.unwrap();
+        if row {
+            eventually("the row is served from the cache again", async || {
+                brief.find_outcome(id).await.unwrap().origin == Origin::Cache
+            })
+            .await;
         }
     }
-    items.invalidate(1).await.unwrap();
-    items.find(1).await.unwrap();
-    assert_eq!(
-        items.find_outcome(1).await.unwrap().origin,
-        Origin::Cache,
-        "all is well again"
-    );
 }
 
 async fn a_store_that_fails_at_any_step_never_fails_a_write<DB: Tested>(world: &World<DB>) {

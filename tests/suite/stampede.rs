@@ -258,11 +258,7 @@ async fn abandon_lease<DB: Tested>(
     let key = hasty.inner().key(1).unwrap();
     let lease = Lease {
         token: Token::draw(),
-        identity: larder::state::Identity {
-            stamp: world.cache.store().stamp(),
-            fingerprint: <Hasty as larder::Entity>::SPEC.fingerprint,
-            codec: larder::Codec::default().number(),
-        },
+        identity: hasty.inner().identity(),
     };
     let granted = world
         .cache
