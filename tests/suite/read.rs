@@ -221,3 +221,22 @@ async fn exists_is_answered_from_the_cache<DB: Tested>(world: &World<DB>) {
     }
     assert_eq!(items.stats().loads, 2);
 }
+
+/// Every operation can be awaited in a spawned task: naming the futures as `Send` is the test, nothing is called.
+#[test]
+fn futures_are_send() {
+    fn sendable<F: Future + Send>(_: F) {}
+    let _compiles = |items: &crate::world::ItemRepository<sqlx::Sqlite>, item: &Item| {
+        sendable(items.find(1));
+        sendable(items.find_outcome(1));
+        sendable(items.find_uncached(1));
+        sendable(items.exists(1));
+        sendable(items.insert(item));
+        sendable(items.update(item));
+        sendable(items.save(item));
+        sendable(items.delete(1));
+        sendable(items.invalidate(1));
+        sendable(items.refresh(1));
+        sendable(items.check_schema());
+    };
+}

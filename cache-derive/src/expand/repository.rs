@@ -210,10 +210,12 @@ impl Repository<'_> {
     }
 
     /// ```text
-    /// pub async fn find(&self, id: impl AsId<i64>) -> Result<Option<Arc<Flight>>, Error> {
-    ///     self.inner.find(id).await
+    /// pub fn find(&self, id: impl AsId<i64>) -> impl Future<Output = Result<Option<Arc<Flight>>, Error>> {
+    ///     self.inner.find(id)
     /// }
     /// ```
+    ///
+    /// Not an `async fn`: that would be one more state machine per method and entity for the compiler to check.
     fn method(&self, method: &Method) -> TokenStream {
         let Self {
             entity, private, ..
@@ -233,12 +235,15 @@ impl Repository<'_> {
             ),
         };
         let body = match &self.id {
-            Some(_) => quote!(self.inner.#name(#argument).await),
-            None => quote!(::core::panic!("this entity has a mistake")),
+            Some(_) => quote!(self.inner.#name(#argument)),
+            None => quote!(async move { ::core::panic!("this entity has a mistake") }),
         };
         quote! {
             #[doc = #docs]
-            pub async fn #name(&self, #parameter) -> ::core::result::Result<#returns, #private::Error> {
+            pub fn #name(
+                &self,
+                #parameter
+            ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {
                 #body
             }
         }
