@@ -13,6 +13,8 @@ everywhere!(
     composite_ids_do_not_collide,
     very_long_ids_are_found_again,
     text_ids_are_compared_byte_for_byte,
+    converted_and_text_parts_make_one_id,
+    a_column_that_is_not_there_is_an_error,
 );
 on_both_stores!(awkward_text_ids_are_found_again);
 
@@ -318,6 +320,105 @@ async fn text_ids_are_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
         "its absence is forgotten"
     );
     assert_eq!(pages.find("/Home").await.unwrap(), None);
+}
+
+/// A number that the struct holds as a type of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Gate(i64);
+
+impl TryFrom<i64> for Gate {
+    type Error = std::num::TryFromIntError;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        Ok(Self(number))
+    }
+}
+
+impl From<Gate> for i64 {
+    fn from(gate: Gate) -> Self {
+        gate.0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "stands")]
+struct Stand {
+    #[cached(id)]
+    #[sqlx(try_from = "i64")]
+    gate: Gate,
+    #[cached(id)]
+    letter: String,
+    note: String,
+}
+
+async fn converted_and_text_parts_make_one_id<DB: Tested>(world: &World<DB>) {
+    world
+        .sql(
+            "CREATE TABLE stands (gate BIGINT NOT NULL, letter VARCHAR(10) NOT NULL, note VARCHAR(20) NOT NULL, \
+             PRIMARY KEY (gate, letter))",
+        )
+        .await;
+    let stands = Stand::repository(&world.cache, world.pool.clone());
+    let stand = Stand {
+        gate: Gate(7),
+        letter: "B".to_owned(),
+        note: "first".to_owned(),
+    };
+    let id = (Gate(7), "B".to_owned());
+    stands.insert(&stand).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(stands.find(&id).await.unwrap().as_deref(), Some(&stand));
+    }
+    let moved = Stand {
+        note: "second".to_owned(),
+        ..stand
+    };
+    stands.update(&moved).await.unwrap();
+    assert_eq!(stands.find(&id).await.unwrap().as_deref(), Some(&moved));
+    stands.delete(&id).await.unwrap();
+    assert_eq!(stands.find(&id).await.unwrap(), None);
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items")]
+struct Misnamed {
+    #[cached(id)]
+    id: i64,
+    naem: String,
+}
+
+/// SQLite would take the name for a text, and answer every read with it.
+async fn a_column_that_is_not_there_is_an_error<DB: Tested>(world: &World<DB>) {
+    world
+        .sql("INSERT INTO items (id, name, quantity) VALUES (1, 'one', 1)")
+        .await;
+    let rows = Misnamed::repository(&world.cache, world.pool.clone());
+    assert_eq!(rows.find(1).await.unwrap_err().kind(), ErrorKind::Database);
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "documents")]
+struct Document {
+    #[cached(id, generated)]
+    id: uuid::Uuid,
+    title: String,
+}
+
+/// MySQL tells a generated id only where it is a number.
+#[tokio::test]
+async fn an_id_that_the_database_would_not_tell_is_refused_at_start() {
+    let cache = larder::Cache::in_process();
+    let pool = sqlx::MySqlPool::connect_lazy("mysql://nobody@127.0.0.1:1/none").unwrap();
+    let error = Document::try_repository(&cache, pool).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(
+        error
+            .to_string()
+            .contains("column id of Document cannot be `generated`"),
+        "{error}"
+    );
+    let pool = sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
+    Document::try_repository(&cache, pool).unwrap();
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]

@@ -12,6 +12,8 @@ use crate::world::{Item, Tested, World, on_both_stores, on_redis};
 on_both_stores!(
     another_layout_is_a_miss_and_is_overwritten,
     a_write_by_either_version_is_seen_by_the_other,
+    another_layout_of_a_nested_type_is_a_miss,
+    another_table_under_the_same_name_is_a_miss,
 );
 on_redis!(
     damaged_bytes_are_a_miss_counted_and_repaired,
@@ -76,6 +78,70 @@ async fn a_write_by_either_version_is_seen_by_the_other<DB: Tested>(world: &Worl
         old.update(&Item::new(1, &name)).await.unwrap();
         assert_eq!(new.find(1).await.unwrap().unwrap().name, name);
     }
+}
+
+/// Two versions of a type that the entity only names: one in a nested struct, one in a JSON column.
+macro_rules! version_with {
+    ($version:ident, $table:literal, { $($nested:tt)* }, { $($variants:tt)* }) => {
+        mod $version {
+            use serde::{Deserialize, Serialize};
+
+            use super::Cached;
+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, larder::Columns)]
+            pub(super) struct Nested {
+                name: String,
+                $($nested)*
+            }
+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+            pub(super) enum Note {
+                $($variants)*
+            }
+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+            #[cached(table = $table, jitter = 0, lease(ttl = "60s", wait = "20s"))]
+            pub(super) struct Thing {
+                #[cached(id)]
+                id: i64,
+                #[sqlx(flatten)]
+                nested: Nested,
+                #[sqlx(json(nullable))]
+                note: Option<Note>,
+            }
+        }
+    };
+}
+
+version_with!(first, "items", {}, { Plain });
+version_with!(more_columns, "items", { quantity: i64, }, { Plain });
+version_with!(more_variants, "items", {}, { Plain, Other { text: String } });
+version_with!(other_table, "others", {}, { Plain });
+
+macro_rules! is_loaded_and_cached {
+    ($world:ident, $($version:ident),*) => {
+        $(
+            let things = $version::Thing::repository(&$world.cache, $world.pool.clone());
+            let origin = things.find_outcome(1).await.unwrap().origin;
+            assert_eq!(origin, Origin::Database, "an entry of another version was believed");
+            assert_eq!(things.find_outcome(1).await.unwrap().origin, Origin::Cache);
+        )*
+    };
+}
+
+/// Z1, behind the name of a type.
+async fn another_layout_of_a_nested_type_is_a_miss<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    is_loaded_and_cached!(world, first, more_columns, more_variants, first);
+}
+
+async fn another_table_under_the_same_name_is_a_miss<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "one")).await;
+    world.sql("CREATE TABLE others (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200))").await;
+    world
+        .sql("INSERT INTO others VALUES (1, 'other', NULL)")
+        .await;
+    is_loaded_and_cached!(world, first, other_table, first);
 }
 
 /// Z4.
