@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use larder::{
     Cache, Cached, ErrorKind, Origin,
-    state::{Identity, Lease, Meta, State},
+    state::{Lease, Meta, State},
     store::{
         Payload, Store,
         faulty::{Faults, Operation},
@@ -472,11 +472,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
         let key = brief.inner().key(id).unwrap();
         let lease = Lease {
             token: Token::draw(),
-            identity: Identity {
-                stamp: store.stamp(),
-                fingerprint: <Brief as larder::Entity>::SPEC.fingerprint,
-                codec: larder::Codec::default().number(),
-            },
+            identity: brief.inner().identity(),
         };
         let row = !matches!(met, Met::NoRow);
         if row {

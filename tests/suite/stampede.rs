@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use larder::{Cached, ErrorKind, Origin, state::Lease, store::Store, token::Token};
+use larder::{
+    Cached, ErrorKind, Origin,
+    state::Lease,
+    store::{Store, faulty::Operation},
+    token::Token,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::Postgres;
 
@@ -17,6 +22,8 @@ on_both_stores!(
     a_stuck_load_of_one_key_does_not_hold_up_another,
     a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget,
     an_abandoned_lease_expires_and_the_key_is_cached_again,
+    simultaneous_misses_without_a_store_make_few_loads,
+    simultaneous_misses_of_what_is_not_cached_make_few_loads,
 );
 on_redis!(
     simultaneous_misses_in_several_caches_make_one_load,
@@ -82,6 +89,86 @@ async fn simultaneous_misses_of_an_absent_row_make_one_load<DB: Tested>(world: &
         assert_eq!(row.unwrap(), None);
     }
     assert_eq!(items.stats().loads, 1);
+}
+
+/// Nothing can be stored, and still not everybody loads: whoever has asked before a statement was sent shares what it brings.
+async fn simultaneous_misses_without_a_store_make_few_loads<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "hot")).await;
+    let items = world.items();
+    for operation in [
+        Operation::Get,
+        Operation::Acquire,
+        Operation::Wait,
+        Operation::Fill,
+        Operation::Release,
+        Operation::Invalidate,
+    ] {
+        world.faults.fail(operation, u64::MAX);
+    }
+    let before = world.database.statements();
+    let gate = world.close_gate().await;
+    let callers = tokio::spawn({
+        let items = items.clone();
+        async move {
+            at_once(200, |_| {
+                let items = items.clone();
+                async move { items.find(1).await }
+            })
+            .await
+        }
+    });
+    eventually("all callers have missed", async || {
+        items.stats().misses == 200
+    })
+    .await;
+    drop(gate);
+    for row in callers.await.unwrap() {
+        assert_eq!(row.unwrap().unwrap().name, "hot");
+    }
+    let statements = world.database.statements() - before;
+    assert!((1..=4).contains(&statements), "{statements} statements");
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "items",
+    negative_ttl = false,
+    lease(ttl = "60s", wait = "20s")
+)]
+struct Uncached {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// The absence of a row is not stored here, so no fill is accepted.
+async fn simultaneous_misses_of_what_is_not_cached_make_few_loads<DB: Tested>(world: &World<DB>) {
+    let rows = Uncached::repository(&world.cache, world.pool.clone());
+    let before = world.database.statements();
+    let gate = world.close_gate().await;
+    let callers = tokio::spawn({
+        let rows = rows.clone();
+        async move {
+            at_once(200, |_| {
+                let rows = rows.clone();
+                async move { rows.find(404).await }
+            })
+            .await
+        }
+    });
+    eventually("all callers have missed", async || {
+        rows.stats().misses == 200
+    })
+    .await;
+    drop(gate);
+    for row in callers.await.unwrap() {
+        assert!(row.unwrap().is_none());
+    }
+    let statements = world.database.statements() - before;
+    assert!((1..=4).contains(&statements), "{statements} statements");
+    assert_eq!(rows.stats().fills_accepted, 0);
 }
 
 /// S2. Several caches stand for several processes: they share the server and nothing else.
@@ -319,9 +406,7 @@ async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &Wo
     let items = world.items();
     items.find(2).await.unwrap();
     items.find(2).await.unwrap();
-    let fill = world
-        .faults
-        .pause(larder::store::faulty::Operation::Acquire);
+    let fill = world.faults.pause(Operation::Acquire);
     let stuck = tokio::spawn({
         let items = items.clone();
         async move { items.find(1).await }
