@@ -1,11 +1,22 @@
 //! Writes: what reaches the database, what comes back, and how failures are told.
 
-use larder::{Cached, ErrorKind, Origin};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
-use sqlx::{MySql, Postgres, Sqlite};
+use sqlx::{MySql, Pool, Postgres, Sqlite};
 
 use crate::support::proxy::Point;
-use crate::world::{Item, Tested, World, at_once, everywhere, on_both_stores, on_postgres};
+use crate::world::{
+    Item, ItemRepository, Kind, Tested, World, at_once, eventually, everywhere, on_both_stores,
+    on_postgres,
+};
 
 everywhere!(
     insert_update_save_and_delete_reach_the_database,
@@ -15,14 +26,13 @@ everywhere!(
     a_save_never_changes_a_row_with_another_id,
     a_change_that_changes_nothing_is_a_success,
     a_row_of_nothing_but_its_id_can_be_written,
-);
-on_both_stores!(
     many_writers_and_readers_never_see_an_older_row,
-    two_fields_for_one_column_are_refused_at_start,
 );
+on_both_stores!(two_fields_for_one_column_are_refused_at_start,);
 on_postgres!(
     a_write_whose_outcome_is_unknown_keeps_its_key_uncached,
     an_insert_that_is_rolled_back_leaves_no_trace,
+    an_intent_is_renewed_while_its_statement_runs,
 );
 
 async fn insert_update_save_and_delete_reach_the_database<DB: Tested>(world: &World<DB>) {
@@ -226,59 +236,246 @@ async fn a_row_of_nothing_but_its_id_can_be_written<DB: Tested>(world: &World<DB
     assert!(!members.exists((1, 2)).await.unwrap());
 }
 
-/// Readers never see a row older than the newest whose write had returned before they asked.
-async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &World<DB>) {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    };
-    const WRITES: i64 = 60;
-    world
-        .put(&Item {
-            quantity: 0,
-            ..Item::new(1, "counted")
+/// What happened to the versions of one row, in the order of a clock that everybody shares.
+#[derive(Default)]
+struct History {
+    now: u64,
+    /// When the write of each version began, and when it returned.
+    writes: Vec<(u64, Option<u64>)>,
+}
+
+impl History {
+    fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    fn begin(&mut self) -> usize {
+        let began = self.tick();
+        self.writes.push((began, None));
+        self.writes.len() - 1
+    }
+
+    fn end(&mut self, version: usize) {
+        let ended = self.tick();
+        self.writes[version].1 = Some(ended);
+    }
+
+    /// Whether the write of one version had returned before that of the other began.
+    fn precedes(&self, older: usize, newer: usize) -> bool {
+        self.writes[older]
+            .1
+            .is_some_and(|ended| ended < self.writes[newer].0)
+    }
+
+    /// A version that had replaced the one that was seen before the read began, which proves that what was seen is stale.
+    /// Of writes that overlap either may be the last.
+    fn replaced(&self, seen: usize, read_began: u64) -> Option<usize> {
+        (0..self.writes.len()).find(|newer| {
+            let returned = self.writes[*newer].1;
+            returned.is_some_and(|ended| ended < read_began) && self.precedes(seen, *newer)
         })
-        .await;
-    let acknowledged = Arc::new(AtomicI64::new(0));
-    let writer = tokio::spawn({
-        let (items, acknowledged) = (world.items(), Arc::clone(&acknowledged));
-        async move {
-            for quantity in 1..=WRITES {
-                items
-                    .update(&Item {
-                        quantity,
-                        ..Item::new(1, "counted")
-                    })
-                    .await
-                    .unwrap();
-                acknowledged.store(quantity, Ordering::SeqCst);
-            }
+    }
+
+    fn check(&self, seen: usize, last: usize, read_began: u64) {
+        if let Some(newer) = self.replaced(seen, read_began) {
+            panic!("read {seen} although {newer} had replaced it");
         }
-    });
-    let (here, elsewhere) = (world.items(), world.items_elsewhere().await);
-    at_once(8, |number| {
-        let items = if number % 2 == 0 {
-            here.clone()
-        } else {
-            elsewhere.clone()
-        };
-        let acknowledged = Arc::clone(&acknowledged);
+        assert!(
+            !self.precedes(seen, last),
+            "read {seen} after {last}, which had replaced it"
+        );
+    }
+}
+
+fn versioned(version: usize) -> Item {
+    Item {
+        quantity: version as i64,
+        ..Item::new(1, "versioned")
+    }
+}
+
+async fn write_version<DB: Tested>(items: &ItemRepository<DB>, history: &Mutex<History>) {
+    let version = history.lock().unwrap().begin();
+    items.update(&versioned(version)).await.unwrap();
+    history.lock().unwrap().end(version);
+}
+
+async fn cached<DB: Tested>(items: &ItemRepository<DB>) {
+    while items.find_outcome(1).await.unwrap().origin != Origin::Cache {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Readers never see a row that was replaced before they asked, nor one that was replaced before what they saw last.
+/// At first one writer at a time, which then sees its row cached; later all at once.
+async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &World<DB>) {
+    const WRITERS: usize = 4;
+    const READERS: usize = 4;
+    const ROUNDS: usize = 8;
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let history = Arc::new(Mutex::new(History::default()));
+    let first = history.lock().unwrap().begin();
+    world.put(&versioned(first)).await;
+    history.lock().unwrap().end(first);
+    let repositories = [world.items(), world.items_elsewhere().await];
+    let turn = Arc::new(tokio::sync::Mutex::new(()));
+    let together = Arc::new(tokio::sync::Barrier::new(WRITERS));
+    let writing = Arc::new(AtomicUsize::new(WRITERS));
+    at_once(WRITERS + READERS, |number| {
+        let items = repositories[number % repositories.len()].clone();
+        let (history, turn) = (Arc::clone(&history), Arc::clone(&turn));
+        let (together, writing) = (Arc::clone(&together), Arc::clone(&writing));
         async move {
-            let mut last = 0;
-            while last < WRITES {
-                let known = acknowledged.load(Ordering::SeqCst);
-                let seen = items.find(1).await.unwrap().unwrap().quantity;
-                assert!(
-                    seen >= known,
-                    "read {seen} although {known} had been acknowledged"
-                );
-                assert!(seen >= last, "read {seen} after {last}");
+            if number < WRITERS {
+                for _ in 0..ROUNDS {
+                    let _turn = turn.lock().await;
+                    write_version(&items, &history).await;
+                    tokio::time::timeout(PATIENCE, cached(&items))
+                        .await
+                        .expect("the row is cached");
+                }
+                together.wait().await;
+                for _ in 0..ROUNDS {
+                    write_version(&items, &history).await;
+                }
+                writing.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
+            let mut last = first;
+            while writing.load(Ordering::SeqCst) > 0 {
+                let began = history.lock().unwrap().tick();
+                let row = items.find(1).await.unwrap().unwrap();
+                let seen = usize::try_from(row.quantity).unwrap();
+                history.lock().unwrap().check(seen, last, began);
                 last = seen;
+                // A hit in process waits for nothing, and the writers need the threads as well.
+                tokio::task::yield_now().await;
             }
         }
     })
     .await;
-    writer.await.unwrap();
+    let kept = repositories[0].find_uncached(1).await.unwrap();
+    for items in &repositories {
+        assert_eq!(items.find(1).await.unwrap(), kept);
+    }
+}
+
+/// Locks the row in a transaction of somebody else, so that a statement on it has to wait.
+async fn lock_row(outside: &Pool<Postgres>) -> sqlx::Transaction<'static, Postgres> {
+    let mut transaction = outside.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM items WHERE id = 1 FOR UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction
+}
+
+/// Waits until a statement waits for a lock.
+async fn held_up(outside: &Pool<Postgres>) {
+    eventually("a statement waits for the lock", async || {
+        sqlx::query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+            .fetch_optional(outside)
+            .await
+            .unwrap()
+            .is_some()
+    })
+    .await;
+}
+
+/// An intent lives ten seconds; it is renewed after a third of that, and does not run out however long the statement takes.
+async fn an_intent_is_renewed_while_its_statement_runs(world: &World<Postgres>) {
+    world.put(&Item::new(1, "old")).await;
+    let items = world.items();
+    let key = items.inner().key(1).unwrap();
+    let outside = world.database.outside_pool().await;
+    let lock = lock_row(&outside).await;
+    let write = tokio::spawn({
+        let items = items.clone();
+        async move { items.update(&Item::new(1, "new")).await }
+    });
+    held_up(&outside).await;
+    assert_eq!(world.faults.calls(Operation::Begin), 1);
+    let mut least = u64::MAX;
+    eventually("more time is left of the intent than before", async || {
+        let left = world.cache.store().remaining_ms(&key).await.unwrap();
+        let left = left.expect("the intent stands");
+        let prolonged = left > least.saturating_add(1_000);
+        least = least.min(left);
+        prolonged
+    })
+    .await;
+    assert!(world.faults.calls(Operation::Begin) >= 2);
+    lock.rollback().await.unwrap();
+    write.await.unwrap().unwrap();
+    assert_eq!(
+        world.cache.store().remaining_ms(&key).await.unwrap(),
+        None,
+        "and taken back in the end, as often as it was renewed"
+    );
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", coherence = "lease")]
+struct Unannounced {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// The processor time of this thread, on which the runtime of the test runs all tasks.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    // The name of the thread may hold anything; the numbers stand behind its closing bracket.
+    let (_, numbers) = stat.rsplit_once(')').unwrap();
+    let ticks: u64 = numbers
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum();
+    // Linux counts in hundredths of a second, whatever its own clock does.
+    Duration::from_millis(ticks * 10)
+}
+
+/// Where nothing is announced nothing is renewed, and the wait costs nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_write_that_is_not_announced_waits_quietly() {
+    let world = World::<Postgres>::open(Kind::Memory).await;
+    world.put(&Item::new(1, "old")).await;
+    let rows = Unannounced::repository(&world.cache, world.pool.clone());
+    rows.find(1).await.unwrap();
+    let outside = world.database.outside_pool().await;
+    let lock = lock_row(&outside).await;
+    let write = tokio::spawn({
+        let rows = rows.clone();
+        let row = Unannounced {
+            id: 1,
+            name: "new".to_owned(),
+            note: None,
+            quantity: 1,
+        };
+        async move { rows.update(&row).await }
+    });
+    held_up(&outside).await;
+    let before = processor_time();
+    // Half of which is behind the moment at which an intent would be renewed.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let used = processor_time() - before;
+    assert!(
+        used < Duration::from_millis(500),
+        "waiting took {used:?} of processor time"
+    );
+    lock.rollback().await.unwrap();
+    write.await.unwrap().unwrap();
+    assert_eq!(world.faults.calls(Operation::Begin), 0);
+    assert_eq!(rows.find(1).await.unwrap().unwrap().name, "new");
+    world.database.close().await;
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, larder::Columns)]
