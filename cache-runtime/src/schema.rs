@@ -249,11 +249,11 @@ fn compare_column<DB: Backend>(
         return;
     }
     if let Some(padded) = &found.padded {
-        report.differ(
+        report.remark(
             Some(column.name),
             format!(
-                "the column has type {padded}: the database pads or strips blanks, so the id of a row may not be the one that \
-                 was written; make it VARCHAR or TEXT"
+                "the column has type {padded}: the database pads or strips blanks, so an id that is shorter than the column or \
+                 ends in a blank is not the one that was written; make it VARCHAR or TEXT unless all ids fill it"
             ),
         );
     }
