@@ -7,7 +7,7 @@ use larder::{
     store::faulty::{Mechanism, Operation},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Postgres;
+use sqlx::{Postgres, pool::PoolConnection};
 
 use crate::world::{Item, Tested, World, eventually, on_both_stores, on_postgres};
 
@@ -25,6 +25,7 @@ on_both_stores!(
 on_postgres!(
     a_caller_that_joins_late_does_not_get_a_row_from_before_its_call,
     without_the_rule_for_joiners_a_late_caller_gets_an_old_row,
+    callers_that_may_not_share_a_load_gather_in_the_next_one,
 );
 
 /// The scene of V1: a row is read, then changed by another process, and only then stored. What is served afterwards.
@@ -199,27 +200,25 @@ struct SlowItem {
     name: String,
 }
 
-/// The scene for joiners: A's statement has read the old row and is still under way; the row is changed and invalidated;
-/// only then B asks. What B gets.
-async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> String {
+/// The view behind [`SlowItem`], and the lock that its readers wait for once they have read.
+async fn slow_items(world: &World<Postgres>) -> PoolConnection<Postgres> {
     world
         .sql(
             "CREATE VIEW slow_items AS SELECT id, name FROM (SELECT id, name::text, \
              pg_advisory_xact_lock_shared(4711) FROM items OFFSET 0) AS rows",
         )
         .await;
-    world.put(&Item::new(1, "old")).await;
-    let slow = SlowItem::repository(&world.cache, world.pool.clone());
     let mut holder = world.pool.acquire().await.unwrap();
     sqlx::query("SELECT pg_advisory_lock(4711)")
         .execute(&mut *holder)
         .await
         .unwrap();
-    let a = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.find(1).await }
-    });
-    eventually("A's statement has read the row and waits", async || {
+    holder
+}
+
+/// Returns when a statement has read its row and waits for the lock.
+async fn a_statement_waits(world: &World<Postgres>) {
+    eventually("a statement has read its row and waits", async || {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = \
              (SELECT oid FROM pg_database WHERE datname = current_database())",
@@ -230,6 +229,55 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
         waiting == 1
     })
     .await;
+}
+
+async fn let_go(mut holder: PoolConnection<Postgres>) {
+    sqlx::query("SELECT pg_advisory_unlock(4711)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+}
+
+/// With the store away nothing can be stored, so whoever comes while a statement is under way cannot share it; but all of
+/// them share the next.
+async fn callers_that_may_not_share_a_load_gather_in_the_next_one(world: &World<Postgres>) {
+    world.put(&Item::new(1, "one")).await;
+    for operation in [Operation::Get, Operation::Acquire, Operation::Wait] {
+        world.faults.fail(operation, u64::MAX);
+    }
+    let slow = SlowItem::repository(&world.cache, world.pool.clone());
+    let holder = slow_items(world).await;
+    let find = || {
+        let slow = slow.clone();
+        tokio::spawn(async move { slow.find(1).await.unwrap().unwrap().name.clone() })
+    };
+    let first = find();
+    a_statement_waits(world).await;
+    let late: Vec<_> = (0..50).map(|_| find()).collect();
+    eventually("all have missed", async || slow.stats().misses == 51).await;
+    let_go(holder).await;
+    assert_eq!(first.await.unwrap(), "one");
+    for caller in late {
+        assert_eq!(caller.await.unwrap(), "one");
+    }
+    assert_eq!(
+        slow.stats().loads,
+        2,
+        "one statement for the first, one for all others"
+    );
+}
+
+/// The scene for joiners: A's statement has read the old row and is still under way; the row is changed and invalidated;
+/// only then B asks. What B gets.
+async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> String {
+    world.put(&Item::new(1, "old")).await;
+    let slow = SlowItem::repository(&world.cache, world.pool.clone());
+    let holder = slow_items(world).await;
+    let a = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.find(1).await }
+    });
+    a_statement_waits(world).await;
     world.sql("UPDATE items SET name = 'new'").await;
     slow.invalidate(1).await.unwrap();
     let b = tokio::spawn({
@@ -237,10 +285,7 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
         async move { slow.find(1).await }
     });
     eventually("B has joined", async || slow.stats().misses == 2).await;
-    sqlx::query("SELECT pg_advisory_unlock(4711)")
-        .execute(&mut *holder)
-        .await
-        .unwrap();
+    let_go(holder).await;
     assert_eq!(
         a.await.unwrap().unwrap().unwrap().name,
         "old",

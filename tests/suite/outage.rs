@@ -301,6 +301,84 @@ async fn lost_connections_are_made_again() {
     world.database.close().await;
 }
 
+/// A restart brings back a lease that a write has meanwhile ended; what was loaded under it is not stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_from_before_a_restart_fills_nothing() {
+    let world = world().await;
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start_with(&options).await;
+    let faults = Faults::new();
+    let builder = Cache::builder().redis(server.url()).faults(&faults);
+    let cache = builder.connect().await.unwrap();
+    let items = Item::repository(&cache, world.pool.clone());
+    let run = cache.store().run();
+    let fill = faults.pause(Operation::Fill);
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
+    fill.reached().await;
+    server.kill().await;
+    // A write whose end of the lease the server has forgotten.
+    world
+        .sql("UPDATE items SET name = 'changed meanwhile'")
+        .await;
+    server.restart().await;
+    eventually("there is another connection", async || {
+        cache.store().run() != run
+    })
+    .await;
+    let key = items.inner().key(1).unwrap();
+    let lease = cache.store().remaining_ms(&key).await.unwrap();
+    assert!(lease.is_some(), "the scene needs the lease to be back");
+    fill.resume();
+    eventually("the fill has been judged", async || {
+        items.stats().store_errors > 0
+    })
+    .await;
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        "changed meanwhile"
+    );
+    assert_eq!(
+        items.find(1).await.unwrap().unwrap().name,
+        "changed meanwhile"
+    );
+    world.database.close().await;
+}
+
+/// A store that was replaced after a write was announced to it has lost the announcement, so it is made again before the
+/// statement is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
+    let world = world().await;
+    let mut server = RedisServer::start().await;
+    let faults = Faults::new();
+    let builder = Cache::builder().redis(server.url()).faults(&faults);
+    let cache = builder.connect().await.unwrap();
+    let items = Item::repository(&cache, world.pool.clone());
+    let run = cache.store().run();
+    let gate = world.close_gate().await;
+    let write = tokio::spawn({
+        let items = items.clone();
+        async move { items.update(&Item::new(1, "new")).await }
+    });
+    let key = items.inner().key(1).unwrap();
+    eventually("the write is announced", async || {
+        cache.store().remaining_ms(&key).await.unwrap().is_some()
+    })
+    .await;
+    server.kill().await;
+    server.restart().await;
+    eventually("there is another connection", async || {
+        cache.store().run() != run
+    })
+    .await;
+    assert_eq!(faults.calls(Operation::Begin), 1);
+    drop(gate);
+    write.await.unwrap().unwrap();
+    assert_eq!(faults.calls(Operation::Begin), 2);
+    assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+    world.database.close().await;
+}
+
 /// A restart with the old data still there: its entries carry another stamp and are not believed.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_a_restarted_server_are_not_believed() {
