@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, FaultyStore};
 #[cfg(feature = "redis")]
-use crate::store::redis::{RedisStore, Timeouts};
+use crate::store::{connection::Timeouts, redis::RedisStore};
 use crate::{
     clock::Clock,
     codec::Codec,

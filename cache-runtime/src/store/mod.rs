@@ -6,6 +6,8 @@
 //!
 //! Not here: what to do with an answer (`read`, `write`), and what a failing store means for the caller (nothing).
 
+#[cfg(feature = "redis")]
+pub mod connection;
 #[cfg(feature = "test-util")]
 pub mod faulty;
 pub mod memory;
