@@ -93,17 +93,12 @@ impl Connector {
         timeouts: Timeouts,
     ) -> Result<Self, RedisError> {
         let info = url.into_connection_info()?;
-        // Small commands must not wait for the acknowledgement of the one before.
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         Ok(Self {
-            client: client(
-                info.set_redis_settings(settings).set_tcp_settings(tcp),
-                root_certificate,
-            )?,
+            client: client(info.set_redis_settings(settings), root_certificate)?,
             timeouts,
             link: RwLock::new(None),
             stamp: AtomicU64::new(0),
