@@ -38,6 +38,7 @@ mod fingerprint;
 mod flight;
 #[doc(hidden)]
 pub mod key;
+mod load;
 pub mod policy;
 #[doc(hidden)]
 pub mod private;
