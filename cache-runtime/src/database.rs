@@ -110,16 +110,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         DB::acquire(&self.pool).await
     }
 
-    /// Reads one row, outside any transaction.
-    pub(crate) async fn load(
-        &self,
-        connection: &mut DB::Connection,
-        id: &E::Id,
-    ) -> Result<Option<E>, sqlx::Error> {
-        self.select(connection, id).await
-    }
-
-    async fn select(
+    /// Reads one row on a connection or inside a transaction on it.
+    pub(crate) async fn select(
         &self,
         connection: &mut DB::Connection,
         id: &E::Id,

@@ -106,7 +106,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let loaded = async {
             let mut connection = self.database.acquire().await?;
             let mark = mark();
-            let row = self.database.load(&mut connection, id).await?;
+            let row = self.database.select(&mut connection, id).await?;
             Ok((mark, row.map(Arc::new)))
         };
         loaded.await.map_err(|error| {

@@ -105,7 +105,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         match result {
             Ok(written) if written.rows == 0 => {
                 self.counters.write_errors.add_one();
-                Err(refused(write.verb(), &what()))
+                Err(refused(write, &what()))
             }
             Ok(written) => {
                 self.counters.writes.add_one();
@@ -229,17 +229,18 @@ impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
     }
 }
 
-fn refused(verb: &str, what: &str) -> Error {
-    match verb {
-        "save" => Error::new(
+/// Why a write that the database carried out has matched no row.
+fn refused<E: Entity>(write: &Write<E>, what: &str) -> Error {
+    match write {
+        Write::Save(_) => Error::new(
             ErrorKind::Duplicate,
             format!(
                 "failed to save {what}: there is a row whose id the database calls equal but spells differently"
             ),
         ),
-        _ => Error::new(
+        Write::Insert(_) | Write::Update(_) | Write::Delete(_) => Error::new(
             ErrorKind::NotFound,
-            format!("failed to {verb} {what}: there is no such row"),
+            format!("failed to {} {what}: there is no such row", write.verb()),
         ),
     }
 }
