@@ -23,6 +23,8 @@ pub enum Role {
     GeneratedId,
     /// Written by insert and update.
     Plain,
+    /// The number of the row's last change: written by insert, counted up and compared by update.
+    Version,
     /// Never written by insert or update: the database fills it in.
     Generated,
 }

@@ -55,6 +55,8 @@ pub struct EntitySpec {
     pub fingerprint: u32,
     /// What in the struct a positional codec cannot carry, if anything (`#[serde(flatten)]`, say).
     pub positional_hazard: Option<&'static str>,
+    /// Whether one field is the number of the row's last change, which updates compare and count up.
+    pub versioned: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -69,6 +71,7 @@ impl EntitySpec {
             table,
             fingerprint,
             positional_hazard: None,
+            versioned: false,
             policy: Policy::DEFAULT,
         }
     }
@@ -78,6 +81,14 @@ impl EntitySpec {
     #[must_use]
     pub const fn with_positional_hazard(mut self, hazard: &'static str) -> Self {
         self.positional_hazard = Some(hazard);
+        self
+    }
+
+    /// Records that a field is the number of the row's last change. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_version(mut self) -> Self {
+        self.versioned = true;
         self
     }
 

@@ -32,6 +32,10 @@ pub struct Policy {
     pub lease_wait: Duration,
     /// How long an announced write keeps readers off the cache if its writer disappears.
     pub intent_ttl: Duration,
+    /// What a write does when it cannot be announced to the store.
+    pub on_outage: OnOutage,
+    /// Whether triggers change the rows after the statement that wrote them, so that what it returned must not be cached.
+    pub after_triggers: bool,
 }
 
 impl Policy {
@@ -48,6 +52,8 @@ impl Policy {
         lease_ttl: Duration::from_secs(5),
         lease_wait: Duration::from_millis(100),
         intent_ttl: Duration::from_secs(10),
+        on_outage: OnOutage::Available,
+        after_triggers: false,
     };
 
     /// Sets the caching pattern.
@@ -126,6 +132,27 @@ impl Policy {
         self.lease_wait = Duration::from_millis(milliseconds);
         self
     }
+
+    /// Sets how long an announced write keeps readers off the cache if its writer disappears, in milliseconds.
+    #[must_use]
+    pub const fn intent_ttl(mut self, milliseconds: u64) -> Self {
+        self.intent_ttl = Duration::from_millis(milliseconds);
+        self
+    }
+
+    /// Sets what a write does when it cannot be announced to the store.
+    #[must_use]
+    pub const fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.on_outage = on_outage;
+        self
+    }
+
+    /// Says that triggers change rows after the statement that wrote them.
+    #[must_use]
+    pub const fn after_triggers(mut self) -> Self {
+        self.after_triggers = true;
+        self
+    }
 }
 
 /// The caching pattern of an entity.
@@ -134,6 +161,19 @@ impl Policy {
 pub enum Strategy {
     /// Reads fill the cache, writes go to the database and drop the entry.
     Aside,
+    /// Reads fill the cache, writes go to the database and then store the row as the database holds it.
+    WriteThrough,
+}
+
+/// What a write does when it cannot be announced to the store, because the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnOutage {
+    /// It is made all the same. Its key is remembered: this process serves nothing from it before the store has dropped
+    /// what it holds. Other processes may serve the old row until then, at most until its time to live ends.
+    Available,
+    /// It is refused before the database is touched, so that no process ever serves an old row.
+    Consistent,
 }
 
 /// How much a cached read may lag behind a write made through a repository.
