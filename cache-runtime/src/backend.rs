@@ -67,6 +67,13 @@ pub trait Backend: Database + sealed::Sealed + Sync {
         arguments: Self::Arguments,
     ) -> impl Future<Output = Result<Executed, sqlx::Error>> + Send;
 
+    /// Runs statements without parameters.
+    #[doc(hidden)]
+    fn run(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// The types of the columns that a statement returns, in order.
     #[doc(hidden)]
     fn column_types(
@@ -168,6 +175,13 @@ macro_rules! backend {
                     rows: result.rows_affected(),
                     generated_id: generated_id(&result),
                 })
+            }
+
+            async fn run(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+            ) -> Result<(), sqlx::Error> {
+                connection.execute(sqlx::raw_sql(sql)).await.map(drop)
             }
 
             async fn column_types(

@@ -124,3 +124,19 @@ impl Deadline {
         tokio::time::timeout_at(self.0, future).await.ok()
     }
 }
+
+/// How long ago something began. Follows the runtime's timer, as [`Deadline`] does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(tokio::time::Instant);
+
+impl Stopwatch {
+    /// Begins now.
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// The time since then.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}

@@ -36,6 +36,12 @@ impl Role {
         matches!(self, Self::Id | Self::GeneratedId)
     }
 
+    /// Whether an insert, or the insert of a save, writes the column.
+    #[must_use]
+    pub const fn is_saved(self) -> bool {
+        !matches!(self, Self::Generated)
+    }
+
     /// Whether the database fills the column in on insert.
     #[must_use]
     pub const fn is_generated(self) -> bool {

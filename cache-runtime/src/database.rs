@@ -2,7 +2,9 @@
 //!
 //! It binds, runs and decodes, and says of a failed write whether it certainly did nothing. It knows nothing of caches.
 
-use sqlx::{Connection, Pool, error::BoxDynError, pool::PoolConnection};
+use std::borrow::Cow;
+
+use sqlx::{Pool, error::BoxDynError, pool::PoolConnection};
 
 use crate::{
     backend::{Backend, Executed},
@@ -27,6 +29,8 @@ pub(crate) enum Write<E: Entity> {
     Update(E),
     Save(E),
     Delete(E::Id),
+    /// Deletes the row only in the version it has here.
+    DeleteRow(E),
 }
 
 /// What a write did.
@@ -42,7 +46,18 @@ impl<E: Entity> Write<E> {
     pub(crate) fn into_row(self) -> Option<E> {
         match self {
             Self::Insert(entity) | Self::Update(entity) | Self::Save(entity) => Some(entity),
-            Self::Delete(_) => None,
+            Self::Delete(_) | Self::DeleteRow(_) => None,
+        }
+    }
+
+    /// The id of the row, as far as the caller knows it.
+    pub(crate) fn id(&self) -> Cow<'_, E::Id> {
+        match self {
+            Self::Insert(entity)
+            | Self::Update(entity)
+            | Self::Save(entity)
+            | Self::DeleteRow(entity) => Cow::Owned(entity.id()),
+            Self::Delete(id) => Cow::Borrowed(id),
         }
     }
 
@@ -52,16 +67,17 @@ impl<E: Entity> Write<E> {
             Self::Insert(_) => "insert",
             Self::Update(_) => "update",
             Self::Save(_) => "save",
-            Self::Delete(_) => "delete",
+            Self::Delete(_) | Self::DeleteRow(_) => "delete",
         }
     }
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>) -> Self {
+    /// The rows that a pool reaches; `wants_rows` asks for every written row as the database holds it.
+    pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
         let columns = ColumnList::of(binding.describe);
         Self {
-            statements: Statements::new(E::SPEC.table, &columns),
+            statements: Statements::new(E::SPEC.table, &columns, wants_rows),
             pool,
             columns,
             binding,
@@ -101,7 +117,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         match write {
             Write::Insert(_) => reads_back || self.statements.generates_id,
             Write::Update(_) | Write::Save(_) => reads_back,
-            Write::Delete(_) => false,
+            Write::Delete(_) | Write::DeleteRow(_) => false,
         }
     }
 
@@ -140,14 +156,29 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 let mut arguments = DB::Arguments::default();
                 self.bind_id(id, &mut arguments)
                     .map_err(sqlx::Error::Encode)?;
-                let done =
-                    DB::execute(connection, self.statements.delete.clone(), arguments).await?;
-                Ok(Written {
-                    rows: done.rows,
-                    row: None,
-                })
+                self.delete(connection, self.statements.delete.clone(), arguments)
+                    .await
+            }
+            Write::DeleteRow(entity) => {
+                let mut arguments = DB::Arguments::default();
+                self.bind_row(entity, &mut arguments)?;
+                self.delete(connection, self.statements.delete_row.clone(), arguments)
+                    .await
             }
         }
+    }
+
+    async fn delete(
+        &self,
+        connection: &mut DB::Connection,
+        sql: sqlx::SqlStr,
+        arguments: DB::Arguments,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let done = DB::execute(connection, sql, arguments).await?;
+        Ok(Written {
+            rows: done.rows,
+            row: None,
+        })
     }
 
     async fn insert(
@@ -192,8 +223,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         entity: &E,
     ) -> Result<Written<E>, sqlx::Error> {
         let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
-        self.bind_id(&entity.id(), &mut arguments)
-            .map_err(sqlx::Error::Encode)?;
+        self.bind_row(entity, &mut arguments)?;
         let (written, done) = self
             .run(connection, self.statements.update.clone(), arguments)
             .await?;
@@ -211,7 +241,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         entity: &E,
     ) -> Result<Written<E>, sqlx::Error> {
-        let arguments = self.arguments(entity, |role| role != Role::Generated)?;
+        let arguments = self.arguments(entity, Role::is_saved)?;
         let (written, _) = self
             .run(connection, self.statements.upsert.clone(), arguments)
             .await?;
@@ -229,7 +259,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         if updated.rows > 0 {
             return Ok(updated);
         }
-        let arguments = self.arguments(entity, |role| role != Role::Generated)?;
+        let arguments = self.arguments(entity, Role::is_saved)?;
         match DB::execute(connection, self.statements.upsert.clone(), arguments).await {
             Ok(done) => Ok(Written {
                 rows: done.rows,
@@ -240,8 +270,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             }),
             Err(refused) if is_duplicate(&refused) => {
                 let updated = self.update(connection, entity).await?;
+                let is_of_another_version = updated.rows == 0
+                    && E::SPEC.versioned
+                    && self.select(connection, &entity.id()).await?.is_some();
                 // Still not there: another unique key, or another spelling of the id, refused the insert.
-                if updated.rows > 0 {
+                if updated.rows > 0 || is_of_another_version {
                     Ok(updated)
                 } else {
                     Err(refused)
@@ -288,6 +321,17 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(arguments)
     }
 
+    /// Appends what tells a row in its present version: the id, and the version if there is one.
+    fn bind_row(&self, entity: &E, arguments: &mut DB::Arguments) -> Result<(), sqlx::Error> {
+        let bound = self.bind_id(&entity.id(), arguments).and_then(|()| {
+            (self.binding.bind)(
+                entity,
+                &mut Binder::new(arguments, |role| role == Role::Version),
+            )
+        });
+        bound.map_err(sqlx::Error::Encode)
+    }
+
     fn bind_id(&self, id: &E::Id, arguments: &mut DB::Arguments) -> Result<(), BoxDynError> {
         (self.binding.bind_id)(id, &mut Binder::new(arguments, Role::is_id))?;
         if self.statements.repeats_text_ids {
@@ -295,13 +339,6 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
         Ok(())
     }
-}
-
-/// Begins a transaction on a connection.
-pub(crate) async fn begin<DB: Backend>(
-    connection: &mut DB::Connection,
-) -> Result<sqlx::Transaction<'_, DB>, sqlx::Error> {
-    connection.begin().await
 }
 
 fn is_duplicate(error: &sqlx::Error) -> bool {
@@ -335,6 +372,19 @@ impl Fate {
             _ => Self::Unknown,
         }
     }
+}
+
+/// Whether a statement that failed has taken its whole transaction with it, so that what follows would commit by itself.
+pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
+    #[cfg(feature = "mysql")]
+    if let sqlx::Error::Database(refusal) = error
+        && let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+    {
+        // A deadlock. The others keep a transaction open, or refuse every further statement.
+        return refusal.number() == 1213;
+    }
+    let _ = error;
+    false
 }
 
 /// Whether an error of the database means that it stopped, and not that it refused.

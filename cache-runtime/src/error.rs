@@ -3,7 +3,7 @@
 //! A cache that is away is not an error of a read; such failures are counted (`stats`) and never reach a caller. What
 //! does reach a caller came from the database, from the entity itself, or from the way larder was set up.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
 
 /// What went wrong, for code that reacts to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,8 +11,10 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 pub enum ErrorKind {
     /// `update` or `delete` named a row that does not exist.
     NotFound,
-    /// A unique constraint of the database refused the row.
+    /// A unique constraint of the database refused the row, or a batch names one row twice.
     Duplicate,
+    /// The row was changed since it was read: its version is another one. The row as it is now is in [`Error::current`].
+    Conflict,
     /// The database failed or refused a statement; the cause is in [`source`](StdError::source).
     Database,
     /// The connection was lost while a write was under way: it may or may not have been applied.
@@ -21,9 +23,10 @@ pub enum ErrorKind {
     Conversion,
     /// larder was set up in a way that cannot work; the message says what to change.
     Configuration,
-    /// The store could not be reached for an operation that is about the store alone.
+    /// The store could not be reached: for an operation that is about the store alone, or for a write of an entity whose
+    /// `on_outage` is `consistent`, which then changed nothing.
     Store,
-    /// The task that loaded or wrote the row panicked or was stopped with its runtime.
+    /// The task that loaded or wrote the row panicked or was stopped with its runtime, or a transaction cannot go on.
     Aborted,
 }
 
@@ -37,6 +40,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    current: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Error {
@@ -45,6 +49,7 @@ impl Error {
             kind,
             message: message.into(),
             source: None,
+            current: None,
         }))
     }
 
@@ -57,6 +62,20 @@ impl Error {
             kind,
             message: message.into(),
             source: Some(source.into()),
+            current: None,
+        }))
+    }
+
+    /// An error of kind [`ErrorKind::Conflict`] with the row as it is now.
+    pub(crate) fn conflict<E: Send + Sync + 'static>(
+        message: impl Into<String>,
+        current: Arc<E>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind: ErrorKind::Conflict,
+            message: message.into(),
+            source: None,
+            current: Some(current),
         }))
     }
 
@@ -64,6 +83,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// The row as it is now, after a conflict ([`ErrorKind::Conflict`]) over an entity `E`.
+    #[must_use]
+    pub fn current<E: Send + Sync + 'static>(&self) -> Option<Arc<E>> {
+        Arc::clone(self.0.current.as_ref()?).downcast().ok()
     }
 
     /// The error of sqlx that caused this one, if it was one.

@@ -23,6 +23,7 @@ compile_error!(
     "larder needs at least one codec: enable the feature `msgpack`, `postcard` or `json`"
 );
 
+mod announce;
 pub mod backend;
 mod cache;
 mod clock;
@@ -55,7 +56,9 @@ mod stats;
 pub mod store;
 #[doc(hidden)]
 pub mod token;
+mod transaction;
 mod wake;
+mod within;
 mod write;
 
 #[doc(hidden)]
@@ -72,4 +75,6 @@ pub use crate::{
     repository::{Origin, Outcome, Repository},
     schema::SchemaReport,
     stats::Stats,
+    transaction::Transaction,
+    within::Within,
 };

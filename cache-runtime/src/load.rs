@@ -175,34 +175,15 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             version: 0,
         };
         // A lease that was still current when it was given back proves as much as an accepted fill.
-        let accepted = match self.filling(&outcome, meta) {
+        let accepted = match self
+            .repository
+            .filling(&self.key, outcome.row.as_ref(), meta)
+        {
             Some((filling, ttl)) => self.fill(filling, ttl, lease).await,
             None => self.release(lease).await,
         };
         let below = if accepted { ALL } else { mark };
         self.land(Landing::Shared { outcome, below });
-    }
-
-    /// What to store of a loaded row, and for how long; nothing if it must not be stored.
-    fn filling(&self, outcome: &Outcome<E>, meta: Meta) -> Option<(Filling, Duration)> {
-        let policy = &self.repository.policy;
-        match &outcome.row {
-            Some(row) => {
-                // The database may call two spellings equal; under this key only this spelling would be invalidated.
-                let own_key = self.repository.key(&row.id()).ok()?;
-                if own_key != self.key {
-                    return None;
-                }
-                let payload = self.repository.seal(row)?;
-                let ttl = policy
-                    .ttl
-                    .mul_f64(1.0 - policy.jitter * random_share(lease_bits(meta.lease)));
-                Some((Filling::Value(meta, payload), ttl))
-            }
-            None => policy
-                .negative_ttl
-                .map(|ttl| (Filling::Negative(meta), ttl)),
-        }
     }
 
     async fn fill(&self, filling: Filling, ttl: Duration, lease: Lease) -> bool {
@@ -288,6 +269,33 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             Landing::Failed(error) => Err(error.clone()),
         });
         self.flight.land(landing);
+    }
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// What to store at a key for its row or its absence, and for how long; nothing if it must not be stored.
+    pub(crate) fn filling(
+        &self,
+        key: &Key,
+        row: Option<&Arc<E>>,
+        meta: Meta,
+    ) -> Option<(Filling, Duration)> {
+        match row {
+            Some(row) => {
+                // The database may call two spellings equal; under this key only this spelling would be invalidated.
+                if self.key(&row.id()).ok()? != *key {
+                    return None;
+                }
+                let payload = self.seal(row)?;
+                let share = random_share(lease_bits(meta.lease));
+                let ttl = self.policy.ttl.mul_f64(1.0 - self.policy.jitter * share);
+                Some((Filling::Value(meta, payload), ttl))
+            }
+            None => self
+                .policy
+                .negative_ttl
+                .map(|ttl| (Filling::Negative(meta), ttl)),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub use crate::{
     schema::SchemaReport,
     source::{Probe, ProbeFallback, ProbeTypeFallback, Source},
     stats::Stats,
+    transaction::Transaction,
+    within::Within,
 };
 
 /// Whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.

@@ -124,7 +124,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let policy = spec.policy;
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
-        let database = Database::new(pool, binding);
+        let database = Database::new(pool, binding, policy.publishes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
         Ok(Self(Arc::new(Inner {
@@ -195,11 +195,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_row(Write::Insert(entity.clone())).await
     }
 
-    /// Changes the row with the entity's id and returns it, with the columns that the database fills in.
+    /// Changes the row with the entity's id and returns it, with the columns that the database fills in. If the entity has
+    /// a version, only in the version it has here, which is then counted up.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when there is no such row; other errors of the database.
+    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conflict`] when it has another version; other errors of
+    /// the database.
     ///
     /// # Cancel safety
     ///
@@ -208,11 +210,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_row(Write::Update(entity.clone())).await
     }
 
-    /// Inserts the row, or changes it if there is one with the entity's id, and returns it.
+    /// Inserts the row, or changes it as [`Repository::update`] does if there is one with the entity's id, and returns it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Duplicate`] when another unique constraint refuses the row; other errors of the database.
+    /// [`ErrorKind::Conflict`] when there is one in another version; [`ErrorKind::Duplicate`] when another unique constraint refuses the row; other errors of the database.
     ///
     /// # Cancel safety
     ///
@@ -231,7 +233,28 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn delete(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
+        const {
+            assert!(
+                !E::SPEC.versioned,
+                "an entity with a version is deleted with `delete_row`"
+            );
+        };
         self.write(Write::Delete(id.as_id().into_owned())).await?;
+        Ok(())
+    }
+
+    /// Deletes a row, if the entity has a version only in the version it has here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conflict`] when it has another version; other errors of
+    /// the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn delete_row(&self, entity: &E) -> Result<(), Error> {
+        self.write(Write::DeleteRow(entity.clone())).await?;
         Ok(())
     }
 

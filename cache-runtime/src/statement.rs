@@ -6,7 +6,7 @@
 //!
 //! Invariant: the text never contains a value; values are bound, in the order given by [`Binding`](crate::source::Binding).
 
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
@@ -87,6 +87,45 @@ impl Dialect {
     }
 }
 
+/// A bound on how long a transaction may be idle, or its commit may run.
+#[derive(Clone, Debug)]
+pub(crate) struct DeadlineSql {
+    /// Sets it on the connection.
+    pub(crate) set: SqlStr,
+    /// Takes it back, where it would outlive the transaction.
+    pub(crate) reset: Option<SqlStr>,
+}
+
+impl Dialect {
+    /// Makes the database give up a commit before an intent of this life expires, should the process stop or be cut off
+    /// between the two: a commit that comes later would find readers storing the old row.
+    pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
+        // Some of the intent's life has gone when this arrives.
+        let within = intent_ttl * 4 / 5;
+        match self {
+            Self::Postgres => Some(DeadlineSql {
+                set: sql(format!(
+                    "SET LOCAL idle_in_transaction_session_timeout = {0}; SET LOCAL statement_timeout = {0}",
+                    within.as_millis()
+                )),
+                reset: None,
+            }),
+            // Idle sessions only: there is no bound for the commit itself.
+            Self::MySql => Some(DeadlineSql {
+                set: sql(format!(
+                    "SET @larder_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = {}",
+                    within.as_secs().max(1)
+                )),
+                reset: Some(SqlStr::from_static(
+                    "SET SESSION wait_timeout = @larder_wait_timeout",
+                )),
+            }),
+            // The database dies with the process, and nobody else commits for it.
+            Self::Sqlite => None,
+        }
+    }
+}
+
 /// The statements of an entity.
 #[derive(Clone, Debug)]
 pub(crate) struct Statements {
@@ -96,29 +135,39 @@ pub(crate) struct Statements {
     pub(crate) select_generated: SqlStr,
     /// Inserts a row. Binds the columns that the database does not fill in.
     pub(crate) insert: SqlStr,
-    /// Changes a row. Binds the plain columns, then the id.
+    /// Changes a row. Binds the plain columns, then the id, then the version if there is one.
     pub(crate) update: SqlStr,
-    /// Inserts a row or changes it. Binds the ids and the plain columns in field order.
+    /// Inserts a row or changes it. Binds all columns but the generated ones in field order.
     pub(crate) upsert: SqlStr,
-    /// Deletes a row. Binds the id.
+    /// Deletes a row whatever its version. Binds the id.
     pub(crate) delete: SqlStr,
+    /// Deletes a row of one version. Binds the id, then the version if there is one.
+    pub(crate) delete_row: SqlStr,
     /// Whether the id's text parts are bound a second time behind the id, because parameters cannot be used twice.
     pub(crate) repeats_text_ids: bool,
-    /// Whether the database fills in columns, so that a written row has to be read back.
+    /// Whether a written row is read back: because the database fills in columns, or because what it holds is wanted.
     pub(crate) reads_back: bool,
     /// Whether the database chooses the id.
     pub(crate) generates_id: bool,
 }
 
 impl Statements {
-    /// Writes the statements for a table with these columns.
-    pub(crate) fn new<DB: Backend>(table: &str, columns: &[ColumnSpec<DB>]) -> Self {
+    /// Writes the statements for a table with these columns; `wants_rows` asks for every written row to be read back.
+    pub(crate) fn new<DB: Backend>(
+        table: &str,
+        columns: &[ColumnSpec<DB>],
+        wants_rows: bool,
+    ) -> Self {
         let text = Text {
             dialect: DB::DIALECT,
             table: DB::DIALECT.quote_table(table),
             columns,
         };
-        let reads_back = columns.iter().any(|column| column.role.is_generated());
+        // The version is counted up by the database.
+        let reads_back = wants_rows
+            || columns
+                .iter()
+                .any(|column| column.role.is_generated() || column.role == Role::Version);
         let has_text_id = columns.iter().any(|column| text.is_text_id(column));
         Self {
             select: sql(text.select(&text.id_condition(1))),
@@ -130,6 +179,11 @@ impl Statements {
                 "DELETE FROM {} WHERE {}",
                 text.table,
                 text.id_condition(1)
+            )),
+            delete_row: sql(format!(
+                "DELETE FROM {} WHERE {}",
+                text.table,
+                text.row_condition(1)
             )),
             repeats_text_ids: has_text_id && !text.dialect.numbers_parameters(),
             reads_back,
@@ -189,6 +243,22 @@ impl<DB: Backend> Text<'_, DB> {
         equal.join(" AND ")
     }
 
+    /// As [`Text::id_condition`], and that the row still has the version that follows the id.
+    fn row_condition(&self, first: usize) -> String {
+        let mut condition = self.id_condition(first);
+        if let Some(version) = self.version() {
+            let ids = self.names(Role::is_id).len();
+            let parameter = self.dialect.placeholder(first + ids);
+            write!(condition, " AND {version} = {parameter}")
+                .expect("writing to a string cannot fail");
+        }
+        condition
+    }
+
+    fn version(&self) -> Option<String> {
+        self.names(|role| role == Role::Version).pop()
+    }
+
     fn select(&self, condition: &str) -> String {
         format!(
             "SELECT {} FROM {} WHERE {condition}",
@@ -228,24 +298,25 @@ impl<DB: Backend> Text<'_, DB> {
 
     fn update(&self, reads_back: bool) -> String {
         let plain = self.names(|role| role == Role::Plain);
-        let assignments: Vec<_> = if plain.is_empty() {
+        let mut assignments: Vec<_> = plain
+            .iter()
+            .enumerate()
+            .map(|(at, name)| format!("{name} = {}", self.dialect.placeholder(at + 1)))
+            .collect();
+        assignments.extend(
+            self.version()
+                .map(|version| format!("{version} = {version} + 1")),
+        );
+        if assignments.is_empty() {
             // Nothing to change: the statement still tells whether the row exists.
-            self.names(Role::is_id)
-                .iter()
-                .map(|id| format!("{id} = {id}"))
-                .collect()
-        } else {
-            plain
-                .iter()
-                .enumerate()
-                .map(|(at, name)| format!("{name} = {}", self.dialect.placeholder(at + 1)))
-                .collect()
-        };
+            let ids = self.names(Role::is_id);
+            assignments.extend(ids.iter().map(|id| format!("{id} = {id}")));
+        }
         format!(
             "UPDATE {} SET {} WHERE {}{}",
             self.table,
             assignments.join(", "),
-            self.id_condition(plain.len() + 1),
+            self.row_condition(plain.len() + 1),
             self.returning(reads_back)
         )
     }
@@ -253,24 +324,31 @@ impl<DB: Backend> Text<'_, DB> {
     /// Insert or change. MySQL's `ON DUPLICATE KEY UPDATE` would change the row that any unique key collides with, whatever
     /// its id, and so past its cache key; there an update is tried first, and this is the insert that follows.
     fn upsert(&self, reads_back: bool) -> String {
-        let wanted: fn(Role) -> bool = |role| role != Role::Generated;
-        let insert = self.insert(wanted, false);
+        let insert = self.insert(Role::is_saved, false);
         if self.dialect == Dialect::MySql {
             return insert;
         }
         let ids = self.names(Role::is_id);
-        let plain = self.names(|role| role == Role::Plain);
-        let changed = if plain.is_empty() { &ids } else { &plain };
-        let assignments: Vec<_> = changed
+        let version = self.version();
+        let mut changed = self.names(|role| role == Role::Plain);
+        if changed.is_empty() && version.is_none() {
+            changed.clone_from(&ids);
+        }
+        let mut assignments: Vec<_> = changed
             .iter()
             .map(|name| format!("{name} = excluded.{name}"))
             .collect();
+        assignments.extend(
+            version
+                .iter()
+                .map(|version| format!("{version} = excluded.{version} + 1")),
+        );
         let mut text = format!(
             "{insert} ON CONFLICT ({}) DO UPDATE SET {}",
             ids.join(", "),
             assignments.join(", ")
         );
-        let exact: Vec<_> = self
+        let mut conditions: Vec<_> = self
             .columns
             .iter()
             .filter(|column| self.is_text_id(column))
@@ -282,8 +360,13 @@ impl<DB: Backend> Text<'_, DB> {
                 )
             })
             .collect();
-        if !exact.is_empty() {
-            write!(text, " WHERE {}", exact.join(" AND "))
+        conditions.extend(
+            version
+                .iter()
+                .map(|version| format!("{}.{version} = excluded.{version}", self.table)),
+        );
+        if !conditions.is_empty() {
+            write!(text, " WHERE {}", conditions.join(" AND "))
                 .expect("writing to a string cannot fail");
         }
         text + &self.returning(reads_back)

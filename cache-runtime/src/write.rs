@@ -1,246 +1,240 @@
 //! One write, step by step.
 //!
-//! 1. Announce: `begin` puts this write's intent on the key, so that nothing can be served from it or stored at it.
-//! 2. Run the statement. It commits by itself, or in a transaction of its own where it takes more than one statement or
-//!    where the database chooses the id; then the intent is placed after the insert and before the commit.
-//! 3. Take the announcement back: `end` leaves nothing at the key, and the next read loads the new row.
+//! 1. Announce: the intent is placed on the key, so that nothing can be served from it or stored at it (`announce`).
+//! 2. Run the statement, which commits by itself.
+//! 3. Take the announcement back. Cache-aside leaves nothing at the key, and the next read loads the new row; write-through
+//!    leaves the row as the database holds it, if no other writer came near.
 //! 4. Answer the caller.
 //!
-//! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`; an intent that is
-//! about to expire while its statement runs is renewed.
-//! Invariant: a write whose outcome is unknown keeps its intent, which then expires by itself: the statement may still
-//! commit after the connection broke.
-//! Not here: when the store is away the write is made all the same; see `docs/coherence.md` for what that costs.
+//! A write that takes more than one statement, or whose key is known only when it has run, is a transaction of its own
+//! (`transaction`); there the intent is placed before the commit.
+//!
+//! Invariant: what is published came out of the database with the very statement, or by a read in the same transaction.
+//! Not here: the announcement (`announce`), and the statements (`database`).
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
+    announce::{Announcement, Ending, Site, Staging},
     backend::Backend,
-    clock::{Deadline, millis},
     database::{self, Fate, Write, Written},
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
-    policy::Coherence,
+    policy::{Coherence, Strategy},
     repository::Inner,
-    store::Store,
+    state::{Lease, Meta},
+    store::Publication,
     token::Token,
+    transaction::Transaction,
 };
 
-/// How soon an announcement that failed is tried again.
-const RETRY: Duration = Duration::from_millis(100);
-
-/// The announcement of one write.
-struct Announcement<'a, E: Entity, DB: Backend> {
-    repository: &'a Inner<E, DB>,
-    intent: Token,
-    /// The key it stands on, once that is known.
-    key: Option<Key>,
-    /// The run of the store that has acknowledged it.
-    stands_in: Option<u64>,
-    /// When it has to be renewed.
-    renewal: Deadline,
-}
-
-/// Why a write failed.
-struct Failure {
-    error: sqlx::Error,
-    fate: Fate,
-}
-
-impl Failure {
-    /// Nothing was sent that could be applied without a commit.
-    fn before_commit(error: sqlx::Error) -> Self {
-        Self {
-            error,
-            fate: Fate::Nothing,
-        }
-    }
-
-    /// A statement that commits by itself, or a commit, was sent, and this is what came of it.
-    fn at_commit(error: sqlx::Error) -> Self {
-        Self {
-            fate: Fate::of(&error),
-            error,
-        }
-    }
-}
-
 impl<E: Entity, DB: Backend> Inner<E, DB> {
-    /// Runs a write to its end. The row, where the database filled in a part of it.
-    pub(crate) async fn write(&self, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
-        let key = match write {
-            Write::Insert(_) if self.database.generates_id() => None,
-            Write::Insert(entity) | Write::Update(entity) | Write::Save(entity) => {
-                Some(self.key(&entity.id())?)
-            }
-            Write::Delete(id) => Some(self.key(id)?),
-        };
-        let mut announcement = Announcement {
-            repository: self,
-            intent: Token::draw(),
-            key,
-            stands_in: None,
-            renewal: Deadline::after(self.policy.intent_ttl / 3),
-        };
-        let result = self.write_announced(write, &mut announcement).await;
-        match &result {
-            // The statement may still commit: the intent keeps readers off the key until it expires.
-            Err(Failure {
-                error,
-                fate: Fate::Unknown,
-            }) if announcement.stands_in.is_some() => {
-                tracing::warn!(
-                    entity = E::SPEC.name,
-                    %error,
-                    "the outcome of a write is unknown; its key stays uncached for a while"
-                );
-            }
-            _ => announcement.end().await,
+    /// Runs a write to its end. The row, where it was read back.
+    pub(crate) async fn write(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
+        if self.database.needs_transaction(write) {
+            return self.write_in_transaction(write).await;
         }
-        let what = || match &announcement.key {
+        let written = self.write_announced(write).await;
+        self.count(&written);
+        written
+    }
+
+    /// Counts a write.
+    pub(crate) fn count<T, F>(&self, written: &Result<T, F>) {
+        match written {
+            Ok(_) => self.counters.writes.add_one(),
+            Err(_) => self.counters.write_errors.add_one(),
+        }
+    }
+
+    async fn write_in_transaction(
+        self: &Arc<Self>,
+        write: &Write<E>,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let mut transaction = Transaction::begin(&self.database.pool).await?;
+        let row = transaction.write(self, write).await?;
+        transaction.commit().await?;
+        Ok(row)
+    }
+
+    /// One statement that commits by itself.
+    async fn write_announced(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let key = self.key(&write.id())?;
+        let site = Arc::clone(self) as Arc<dyn Site>;
+        let mut announcement = Announcement::of_one(Token::draw(), site, key.clone());
+        // The pool's own round trip and the announcement's go on at the same time.
+        let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
+        let failed = |error, fate| database::describe(write.verb(), &self.what(&key), error, fate);
+        let mut connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                announcement.end(Ending::Undone).await;
+                return Err(failed(error, Fate::Nothing));
+            }
+        };
+        announcement.confirm().await;
+        if let Err(refusal) = announcement.refusal(write.verb()) {
+            announcement.end(Ending::Undone).await;
+            return Err(refusal);
+        }
+        let statement = self.database.apply(&mut connection, write);
+        let written = match announcement.during(statement).await {
+            Ok(written) => written,
+            Err(error) => {
+                let fate = Fate::of(&error);
+                announcement.end(fate.into()).await;
+                return Err(failed(error, fate));
+            }
+        };
+        if written.rows == 0 {
+            announcement.end(Ending::Undone).await;
+            return Err(self.refused(&mut connection, write, &key).await);
+        }
+        drop(connection);
+        let row = written.row.map(Arc::new);
+        announcement.publish(self.publication(write, &key, row.as_ref()));
+        announcement.end(Ending::Committed).await;
+        Ok(row)
+    }
+
+    /// Runs a write inside a transaction and stages what it does to the cache.
+    pub(crate) async fn write_staged(
+        self: &Arc<Self>,
+        connection: &mut DB::Connection,
+        staging: &mut Staging,
+        write: &Write<E>,
+    ) -> Result<Option<Arc<E>>, StagedFailure> {
+        let known = match write {
+            Write::Insert(_) if self.database.generates_id() => None,
+            _ => Some(self.key(&write.id())?),
+        };
+        let what = || match &known {
             Some(key) => self.what(key),
             None => E::SPEC.name.to_owned(),
         };
-        match result {
-            Ok(written) if written.rows == 0 => {
-                self.counters.write_errors.add_one();
-                Err(refused(write, &what()))
+        let written = self.database.apply(connection, write).await;
+        let Written { rows, row } = written.map_err(|error| StagedFailure {
+            dooms: database::dooms_transaction(&error),
+            // Nothing is applied before the commit.
+            error: database::describe(write.verb(), &what(), error, Fate::Nothing),
+        })?;
+        let row = row.map(Arc::new);
+        let key = match (known, &row) {
+            (Some(key), _) => key,
+            (None, Some(row)) => self.key(&row.id())?,
+            (None, None) => {
+                let message = format!(
+                    "failed to insert {}: the database did not tell the id it chose",
+                    E::SPEC.name
+                );
+                return Err(Error::new(ErrorKind::Database, message).into());
             }
-            Ok(written) => {
-                self.counters.writes.add_one();
-                Ok(written.row.map(Arc::new))
-            }
-            Err(Failure { error, fate }) => {
-                self.counters.write_errors.add_one();
-                Err(database::describe(write.verb(), &what(), error, fate))
-            }
+        };
+        if rows == 0 {
+            return Err(self.refused(connection, write, &key).await.into());
         }
+        let publication = self.publication(write, &key, row.as_ref());
+        staging.touch(Arc::clone(self) as Arc<dyn Site>, key, publication);
+        Ok(row)
     }
 
-    async fn write_announced(
+    /// What a write leaves at its key when it ends undisturbed.
+    pub(crate) fn publication(
         &self,
         write: &Write<E>,
-        announcement: &mut Announcement<'_, E, DB>,
-    ) -> Result<Written<E>, Failure> {
-        // The pool's own round trip and the announcement's go on at the same time.
-        let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
-        let mut connection = connection.map_err(Failure::before_commit)?;
-        if !self.database.needs_transaction(write) {
-            announcement.confirm().await;
-            let statement = self.database.apply(&mut connection, write);
-            return announcement
-                .during(statement)
-                .await
-                .map_err(Failure::at_commit);
+        key: &Key,
+        row: Option<&Arc<E>>,
+    ) -> Option<Publication> {
+        if !self.policy.publishes() {
+            return None;
         }
-        let mut transaction = database::begin::<DB>(&mut connection)
-            .await
-            .map_err(Failure::before_commit)?;
-        let statement = self.database.apply(&mut transaction, write);
-        let written = announcement
-            .during(statement)
-            .await
-            .map_err(Failure::before_commit)?;
-        if announcement.key.is_none() {
-            // The database has chosen the id; nobody can have seen the row yet.
-            let row = written.row.as_ref().ok_or(sqlx::Error::RowNotFound);
-            let key = row.and_then(|row| {
-                let key = self.keys.key(&row.id());
-                key.map_err(|unusable| sqlx::Error::Encode(unusable.into()))
-            });
-            announcement.key = Some(key.map_err(Failure::before_commit)?);
-            announcement.begin().await;
-        } else {
-            announcement.confirm().await;
-        }
-        let commit = transaction.commit();
-        announcement
-            .during(commit)
-            .await
-            .map_err(Failure::at_commit)?;
-        Ok(written)
-    }
-}
-
-impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
-    /// Puts the intent on the key, or prolongs it. A store that fails does not stop the write.
-    async fn begin(&mut self) {
-        let intent_ttl = self.repository.policy.intent_ttl;
-        // Counted from before the command is sent, so from earlier than the store counts.
-        self.renewal = Deadline::after(intent_ttl / 3);
-        if self.repository.policy.coherence < Coherence::Intent {
-            return;
-        }
-        let Some(key) = &self.key else { return };
-        let store = &self.repository.cache.store;
-        let run = store.run();
-        match store.begin(key, self.intent, millis(intent_ttl)).await {
-            Ok(()) => self.stands_in = Some(run),
-            Err(error) => {
-                self.stands_in = None;
-                self.renewal = Deadline::after(RETRY);
-                self.repository.counters.store_errors.add_one();
-                tracing::debug!(%key, %error, "a write could not be announced");
-            }
-        }
-    }
-
-    /// Announces again, just before what may commit, if the announcement is old or was made to an earlier run of the store,
-    /// which may have lost it.
-    async fn confirm(&mut self) {
-        let lost = self
-            .stands_in
-            .is_some_and(|run| run != self.repository.cache.store.run());
-        if lost || self.renewal.has_passed() {
-            self.begin().await;
-        }
-    }
-
-    /// Runs a step of the write, renewing the intent as long as it takes. The step goes on meanwhile.
-    async fn during<T>(&mut self, step: impl Future<Output = T>) -> T {
-        let mut step = std::pin::pin!(step);
-        loop {
-            let renewal = self.renewal;
-            tokio::select! {
-                biased;
-                done = step.as_mut() => return done,
-                // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
-                () = async { renewal.passed().await; self.begin().await; } => {}
-            }
-        }
-    }
-
-    /// Takes the intent back, or drops the key where writes are not announced.
-    async fn end(&self) {
-        let Some(key) = &self.key else { return };
-        let store = &self.repository.cache.store;
-        let result = match self.repository.policy.coherence {
-            Coherence::Ttl => return,
-            Coherence::Lease => store.invalidate(key).await,
-            Coherence::Intent => store.end(key, self.intent).await,
+        let row = match write {
+            Write::Delete(_) | Write::DeleteRow(_) => None,
+            Write::Insert(_) | Write::Update(_) | Write::Save(_) => Some(row?),
         };
-        if let Err(error) = result {
-            self.repository.counters.store_errors.add_one();
-            if self.stands_in.is_none() {
-                tracing::warn!(%key, %error, "a write could not be told to the store at all; an old entry may be served until it expires");
+        let meta = Meta {
+            lease: Lease {
+                token: Token::draw(),
+                identity: self.identity(),
+            },
+            loaded_at_ms: self.cache.clock.wall_ms(),
+            load_cost_us: 0,
+            version: 0,
+        };
+        let (filling, ttl) = self.filling(key, row, meta)?;
+        Some(Publication {
+            filling,
+            ttl_ms: crate::clock::millis(ttl),
+        })
+    }
+
+    /// Why a write that the database carried out has matched no row.
+    async fn refused(&self, connection: &mut DB::Connection, write: &Write<E>, key: &Key) -> Error {
+        let (verb, what) = (write.verb(), self.what(key));
+        let is_compared = match write {
+            Write::Update(_) | Write::Save(_) | Write::DeleteRow(_) => E::SPEC.versioned,
+            Write::Insert(_) | Write::Delete(_) => false,
+        };
+        if is_compared {
+            match self.database.select(connection, &write.id()).await {
+                Ok(Some(current)) => {
+                    let message = format!(
+                        "failed to {verb} {what}: the row was changed since it was read; its version is another one"
+                    );
+                    return Error::conflict(message, Arc::new(current));
+                }
+                Ok(None) => {}
+                Err(error) => return database::describe(verb, &what, error, Fate::Nothing),
             }
+        }
+        match write {
+            Write::Save(_) => Error::new(
+                ErrorKind::Duplicate,
+                format!(
+                    "failed to save {what}: there is a row whose id the database calls equal but spells differently"
+                ),
+            ),
+            _ => Error::new(
+                ErrorKind::NotFound,
+                format!("failed to {verb} {what}: there is no such row"),
+            ),
         }
     }
 }
 
-/// Why a write that the database carried out has matched no row.
-fn refused<E: Entity>(write: &Write<E>, what: &str) -> Error {
-    match write {
-        Write::Save(_) => Error::new(
-            ErrorKind::Duplicate,
-            format!(
-                "failed to save {what}: there is a row whose id the database calls equal but spells differently"
-            ),
-        ),
-        Write::Insert(_) | Write::Update(_) | Write::Delete(_) => Error::new(
-            ErrorKind::NotFound,
-            format!("failed to {} {what}: there is no such row", write.verb()),
-        ),
+/// Why a write inside a transaction failed.
+pub(crate) struct StagedFailure {
+    pub(crate) error: Error,
+    /// Whether the database has rolled the whole transaction back.
+    pub(crate) dooms: bool,
+}
+
+impl From<Error> for StagedFailure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            dooms: false,
+        }
+    }
+}
+
+impl From<Fate> for Ending {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Nothing => Self::Undone,
+            // What came back could not be read, so there is nothing to publish.
+            Fate::Applied => Self::Committed,
+            Fate::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl crate::policy::Policy {
+    /// Whether a write stores what it wrote. What is stored is right only for a writer that was announced.
+    pub(crate) fn publishes(&self) -> bool {
+        self.strategy == Strategy::WriteThrough
+            && self.coherence == Coherence::Intent
+            && !self.after_triggers
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +18,7 @@ use crate::{
     error::StoreError,
     key::Key,
     state::{Change, Identity, Lease, State},
-    store::{Filling, Found, Keeps, Payload, RealStore, Store},
+    store::{Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched},
     token::Token,
     wake::Wakeups,
 };
@@ -43,6 +44,10 @@ pub enum Mechanism {
     FillCompare,
     /// The announcement of a write before its commit: without it, keys are dropped only after the commit.
     Intent,
+    /// The rule that a writer publishes only if it was alone: without it, the last one to end wins.
+    Contended,
+    /// The end of a write: without it, an intent that was lost leaves whatever was stored meanwhile.
+    End,
     /// The rule that a caller shares a load only if it began after the call or its fill was accepted.
     AcceptedFill,
 }
@@ -57,6 +62,17 @@ struct Plan {
     pauses: HashMap<Operation, VecDeque<Pause>>,
     off: Vec<Mechanism>,
     calls: HashMap<Operation, u64>,
+    points: HashMap<Point, Action>,
+}
+
+/// What happens at a point.
+#[derive(Clone)]
+struct Action(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Action(..)")
+    }
 }
 
 /// A stop before one operation.
@@ -111,6 +127,18 @@ impl Faults {
             .or_default()
             .push_back(pause.clone());
         pause
+    }
+
+    /// Runs an action whenever a write reaches a point. It may end or stop the process.
+    pub fn at(&self, point: Point, action: impl Fn() + Send + Sync + 'static) {
+        self.plan().points.insert(point, Action(Arc::new(action)));
+    }
+
+    fn reach(&self, point: Point) {
+        let action = self.plan().points.get(&point).cloned();
+        if let Some(Action(action)) = action {
+            action();
+        }
     }
 
     /// Leaves a mechanism out from now on.
@@ -302,6 +330,12 @@ impl Store for FaultyStore {
         self.store.wakeups()
     }
 
+    fn reach(&self, point: Point) {
+        if let Some(faults) = &self.faults {
+            faults.reach(point);
+        }
+    }
+
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
         self.before(Operation::Get).await?;
         self.store.get(key, fingerprint, codec).await
@@ -332,11 +366,8 @@ impl Store for FaultyStore {
     ) -> Result<bool, StoreError> {
         self.before(Operation::Fill).await?;
         if self.is_left_out(Mechanism::FillCompare) {
-            let state = match filling {
-                Filling::Value(meta, payload) => State::Value(meta, payload),
-                Filling::Negative(meta) => State::Negative(meta),
-            };
-            self.force(key, Some((state, ttl_ms))).await?;
+            self.force(key, Some((filling.into_state(), ttl_ms)))
+                .await?;
             return Ok(true);
         }
         self.store.fill(key, filling, ttl_ms, lease_ttl_ms).await
@@ -347,17 +378,34 @@ impl Store for FaultyStore {
         self.store.release(key, lease).await
     }
 
-    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
+    async fn begin(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> Result<(), StoreError> {
         self.before(Operation::Begin).await?;
         if self.is_left_out(Mechanism::Intent) {
             return Ok(());
         }
-        self.store.begin(key, intent, intent_ttl_ms).await
+        self.store.begin(touched, intent, intent_ttl_ms).await
     }
 
-    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
+    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
         self.before(Operation::End).await?;
-        self.store.end(key, intent).await
+        if self.is_left_out(Mechanism::End) {
+            return Ok(());
+        }
+        self.store.end(touched, intent).await?;
+        if self.is_left_out(Mechanism::Contended) {
+            for Touched { key, publication } in touched {
+                if let Some(Publication { filling, ttl_ms }) = publication.clone() {
+                    self.force(key, Some((filling.into_state(), ttl_ms)))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {

@@ -24,7 +24,7 @@ use crate::{
     error::StoreError,
     key::Key,
     state::{self, Change, Identity, Lease, Slot, State, Step, View},
-    store::{Filling, Found, Keeps, Payload, Store},
+    store::{Filling, Found, Keeps, Payload, Publication, Store, Touched},
     token::{ProcessId, Token},
     wake::Wakeups,
 };
@@ -262,12 +262,9 @@ impl Store for MemoryStore {
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
-        let (token, entry) = match filling {
-            Filling::Value(meta, payload) => (meta.lease.token, State::Value(meta, payload)),
-            Filling::Negative(meta) => (meta.lease.token, State::Negative(meta)),
-        };
+        let token = filling.meta().lease.token;
         Ok(self.step(key, |slot| {
-            state::fill(slot, token, entry, ttl_ms, lease_ttl_ms)
+            state::fill(slot, token, filling.into_state(), ttl_ms, lease_ttl_ms)
         }))
     }
 
@@ -275,13 +272,26 @@ impl Store for MemoryStore {
         Ok(self.step(key, |slot| state::release(slot, lease.token)))
     }
 
-    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
-        self.step(key, |slot| state::begin(slot, intent, intent_ttl_ms));
+    async fn begin(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        for Touched { key, .. } in touched {
+            self.step(key, |slot| state::begin(slot, intent, intent_ttl_ms));
+        }
         Ok(())
     }
 
-    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
-        self.step(key, |slot| state::end(slot, intent, None, 0));
+    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+        for Touched { key, publication } in touched {
+            let (entry, ttl_ms) = match publication.clone() {
+                Some(Publication { filling, ttl_ms }) => (Some(filling.into_state()), ttl_ms),
+                None => (None, 0),
+            };
+            self.step(key, |slot| state::end(slot, intent, entry, ttl_ms));
+        }
         Ok(())
     }
 

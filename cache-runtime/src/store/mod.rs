@@ -19,7 +19,7 @@ use std::{any::Any, fmt, future::Future, sync::Arc};
 use crate::{
     error::StoreError,
     key::Key,
-    state::{Identity, Lease, Meta},
+    state::{Identity, Lease, Meta, State},
     token::Token,
     wake::Wakeups,
 };
@@ -71,6 +71,41 @@ pub enum Filling {
     Negative(Meta),
 }
 
+impl Filling {
+    /// What this is at a key.
+    pub(crate) fn into_state(self) -> State<Payload> {
+        match self {
+            Self::Value(meta, payload) => State::Value(meta, payload),
+            Self::Negative(meta) => State::Negative(meta),
+        }
+    }
+
+    /// What is known beside the payload.
+    pub(crate) fn meta(&self) -> &Meta {
+        match self {
+            Self::Value(meta, _) | Self::Negative(meta) => meta,
+        }
+    }
+}
+
+/// A key that a write touches, and what the write leaves there.
+#[derive(Clone, Debug)]
+pub struct Touched {
+    /// The key.
+    pub key: Key,
+    /// What is stored when the write ends and nobody has disturbed it; nothing leaves the key empty.
+    pub publication: Option<Publication>,
+}
+
+/// What a write stores when it ends.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The row, or its absence.
+    pub filling: Filling,
+    /// For how many milliseconds.
+    pub ttl_ms: u64,
+}
+
 /// How a store keeps rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
@@ -78,6 +113,23 @@ pub enum Keeps {
     Bytes,
     /// As they are.
     Rows,
+}
+
+/// A moment of a write, at which a test may let its process die or stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// Its intent is about to be placed.
+    BeforeBegin,
+    /// Its intent was placed, or could not be.
+    AfterBegin,
+    /// What commits it is about to be sent.
+    BeforeCommit,
+    /// It is known to be committed.
+    AfterCommit,
+    /// Its intent is about to be taken back.
+    BeforeEnd,
+    /// Its intent was taken back; its caller has no answer yet.
+    AfterEnd,
 }
 
 /// A place where entries live.
@@ -93,6 +145,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The registry that the store wakes.
     fn wakeups(&self) -> &Wakeups;
+
+    /// A write has come to this point. Does nothing but in tests.
+    fn reach(&self, _point: Point) {}
 
     /// Looks at a key.
     fn get(
@@ -134,16 +189,21 @@ pub trait Store: Send + Sync + 'static {
         lease: Lease,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Announces a write.
+    /// Announces a write at each key it touches, in one round trip. If that fails, it may be announced at some of them.
     fn begin(
         &self,
-        key: &Key,
+        touched: &[Touched],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Takes the announcement of a write back, leaving nothing at the key unless other writers are at work.
-    fn end(&self, key: &Key, intent: Token) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Takes the announcement of a write back at each key. Unless other writers are at work, what is published is left
+    /// there, or nothing. A publication of another history of the store is none.
+    fn end(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Drops what is known of a key.
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -225,12 +285,17 @@ impl Store for RealStore {
         dispatch!(self, store => store.release(key, lease).await)
     }
 
-    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
-        dispatch!(self, store => store.begin(key, intent, intent_ttl_ms).await)
+    async fn begin(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        dispatch!(self, store => store.begin(touched, intent, intent_ttl_ms).await)
     }
 
-    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
-        dispatch!(self, store => store.end(key, intent).await)
+    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+        dispatch!(self, store => store.end(touched, intent).await)
     }
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {

@@ -20,12 +20,15 @@ use crate::{
     key::Key,
     state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, View, Writers},
     store::{
-        Filling, Found, Keeps, Payload, Store,
+        Filling, Found, Keeps, Payload, Store, Touched,
         connection::{Connector, Link, Timeouts},
     },
     token::{ProcessId, Token},
     wake::Wakeups,
 };
+
+/// How many commands are sent before their answers are waited for.
+const LONGEST_PIPELINE: usize = 500;
 
 /// Entries in a Redis server.
 pub struct RedisStore(Arc<Connector>);
@@ -117,6 +120,39 @@ impl RedisStore {
         result.map_err(|error| self.0.failed(&link, &error))
     }
 
+    /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
+    async fn run_at_each<T>(
+        &self,
+        mut link: Link,
+        script: &Script,
+        items: &[T],
+        arguments: impl Fn(&T, &mut redis::Cmd),
+    ) -> Result<(), StoreError> {
+        for items in items.chunks(LONGEST_PIPELINE) {
+            let mut pipeline = redis::Pipeline::with_capacity(items.len());
+            for item in items {
+                let mut call = redis::cmd("EVALSHA");
+                call.arg(script.get_hash()).arg(1);
+                arguments(item, &mut call);
+                pipeline.add_command(call);
+            }
+            let mut result = send_all(&mut link, &pipeline).await;
+            if result.as_ref().is_err_and(is_unknown_script) {
+                let loaded = script
+                    .prepare_invoke()
+                    .load_async(&mut link.connection)
+                    .await;
+                result = match loaded {
+                    // Again from the front: the scripts that are run this way may run twice.
+                    Ok(_) => send_all(&mut link, &pipeline).await,
+                    Err(error) => Err(error),
+                };
+            }
+            result.map_err(|error| self.0.failed(&link, &error))?;
+        }
+        Ok(())
+    }
+
     async fn command(&self, mut link: Link, command: &redis::Cmd) -> Result<Value, StoreError> {
         let result = link.connection.send_packed_command(command).await;
         // A server's refusal arrives as a value when a command is sent this way.
@@ -161,6 +197,34 @@ impl RedisStore {
             _ => None,
         })
     }
+}
+
+/// Sends commands at once; the first error of any of them is the error.
+async fn send_all(link: &mut Link, pipeline: &redis::Pipeline) -> Result<(), RedisError> {
+    let connection = &mut link.connection;
+    let replies = connection
+        .send_packed_commands(pipeline, 0, pipeline.len())
+        .await?;
+    replies
+        .into_iter()
+        .try_for_each(|reply| reply.extract_error().map(drop))
+}
+
+/// The bytes of an entry.
+fn encode(filling: &Filling) -> Result<Vec<u8>, StoreError> {
+    match filling {
+        Filling::Value(meta, Payload::Bytes(bytes, header)) => {
+            Ok(entry::encode(&State::Value(*meta, &bytes[*header..])))
+        }
+        Filling::Value(_, Payload::Shared(_)) => {
+            Err(StoreError::new("a row was not encoded for Redis"))
+        }
+        Filling::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
+    }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
 }
 
 fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
@@ -278,21 +342,12 @@ impl Store for RedisStore {
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
-        let (lease, entry) = match &filling {
-            Filling::Value(meta, Payload::Bytes(bytes, header)) => (
-                meta.lease,
-                entry::encode(&State::Value(*meta, &bytes[*header..])),
-            ),
-            Filling::Value(_, Payload::Shared(_)) => {
-                return Err(StoreError::new("a row was not encoded for Redis"));
-            }
-            Filling::Negative(meta) => (meta.lease, entry::encode(&State::Negative(*meta))),
-        };
+        let lease = filling.meta().lease;
         let mut invocation = SCRIPTS.fill.prepare_invoke();
         invocation
             .key(key.as_bytes())
             .arg(&lease.token.0)
-            .arg(entry)
+            .arg(encode(&filling)?)
             .arg(ttl_ms)
             .arg(lease_ttl_ms);
         Ok(self.run(self.link_of(&lease)?, &invocation).await? == Value::Int(1))
@@ -304,28 +359,46 @@ impl Store for RedisStore {
         Ok(self.run(self.link_of(&lease)?, &invocation).await? == Value::Int(1))
     }
 
-    async fn begin(&self, key: &Key, intent: Token, intent_ttl_ms: u64) -> Result<(), StoreError> {
+    async fn begin(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> Result<(), StoreError> {
         let empty = entry::encode(&State::Writing(Writers {
             intents: Vec::new(),
             contended: false,
             saturated: false,
         }));
-        let mut invocation = SCRIPTS.begin.prepare_invoke();
-        invocation
-            .key(key.as_bytes())
-            .arg(&intent.0)
-            .arg(empty)
-            .arg(intent_ttl_ms)
-            .arg(MAX_INTENTS);
-        self.run(self.0.link()?, &invocation).await?;
-        Ok(())
+        self.run_at_each(self.0.link()?, &SCRIPTS.begin, touched, |touched, call| {
+            call.arg(touched.key.as_bytes())
+                .arg(&intent.0)
+                .arg(&empty)
+                .arg(intent_ttl_ms)
+                .arg(MAX_INTENTS);
+        })
+        .await
     }
 
-    async fn end(&self, key: &Key, intent: Token) -> Result<(), StoreError> {
-        let mut invocation = SCRIPTS.end.prepare_invoke();
-        invocation.key(key.as_bytes()).arg(&intent.0).arg("").arg(0);
-        self.run(self.0.link()?, &invocation).await?;
-        Ok(())
+    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+        let link = self.0.link()?;
+        let stamp = link.stamp;
+        self.run_at_each(link, &SCRIPTS.end, touched, |touched, call| {
+            call.arg(touched.key.as_bytes()).arg(&intent.0);
+            let publication = touched.publication.as_ref();
+            // What was written in another history of the store would not be believed here.
+            let publication = publication
+                .filter(|publication| publication.filling.meta().lease.identity.stamp == stamp);
+            let entry = publication.and_then(|publication| {
+                let entry = encode(&publication.filling).ok()?;
+                Some((entry, publication.ttl_ms))
+            });
+            match entry {
+                Some((entry, ttl_ms)) => call.arg(entry).arg(ttl_ms),
+                None => call.arg("").arg(0),
+            };
+        })
+        .await
     }
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {

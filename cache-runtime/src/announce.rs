@@ -1,0 +1,380 @@
+//! The announcement of a write: its intent on every key it touches, from before its commit until after it.
+//!
+//! Every write is announced here, whether it is one statement, a batch or a transaction over several entities. Without it
+//! a reader could store a row it read before the commit, and serve it for as long as a row lives.
+//!
+//! 1. [`Announcement::begin`] puts the intent on all keys, in one round trip per store.
+//! 2. [`Announcement::confirm`] does it again, just before what may commit, where the first announcement is old or was made
+//!    to an earlier run of the store, which may have lost it.
+//! 3. [`Announcement::during`] runs the statement or the commit and renews the intent as long as that takes.
+//! 4. [`Announcement::end`] takes the intent back and leaves behind what the write publishes.
+//!
+//! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`, or, where the store
+//! was away and the entity is `available`, the key is remembered for repair before the write returns.
+//! Invariant: a write whose outcome is unknown keeps its intent, which then expires by itself: the statement may still
+//! commit after the connection broke.
+//! Not here: what is written (`write`, `transaction`), and what becomes of keys that could not be reached (`repair`).
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+
+use crate::{
+    backend::Backend,
+    cache,
+    clock::{Deadline, Stopwatch, millis},
+    entity::Entity,
+    error::{Error, ErrorKind, StoreError},
+    key::Key,
+    policy::{Coherence, OnOutage, Policy},
+    repository::Inner,
+    stats::Counters,
+    store::{Point, Publication, Store, Touched},
+    token::Token,
+};
+
+/// How soon an announcement that failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What an announcement has to know of a repository, whatever its entity and its database.
+pub(crate) trait Site: Send + Sync {
+    fn cache(&self) -> &cache::Inner;
+    fn policy(&self) -> &Policy;
+    fn counters(&self) -> &Counters;
+    fn entity(&self) -> &'static str;
+}
+
+impl<E: Entity, DB: Backend> Site for Inner<E, DB> {
+    fn cache(&self) -> &cache::Inner {
+        &self.cache
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn entity(&self) -> &'static str {
+        E::SPEC.name
+    }
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It was committed.
+    Committed,
+    /// It certainly changed nothing.
+    Undone,
+    /// It may have been committed, or may yet be.
+    Unknown,
+}
+
+/// The keys that a write touches, gathered as they become known.
+#[derive(Default)]
+pub(crate) struct Staging {
+    sites: Vec<Staged>,
+}
+
+struct Staged {
+    site: Arc<dyn Site>,
+    touched: HashMap<Key, Option<Publication>>,
+}
+
+impl Staging {
+    /// Notes a key of a repository, and what is to be published there. The last note about a key counts.
+    pub(crate) fn touch(
+        &mut self,
+        site: Arc<dyn Site>,
+        key: Key,
+        publication: Option<Publication>,
+    ) {
+        let known = self
+            .sites
+            .iter()
+            .position(|staged| std::ptr::addr_eq(Arc::as_ptr(&staged.site), Arc::as_ptr(&site)));
+        let staged = match known {
+            Some(at) => &mut self.sites[at],
+            None => {
+                self.sites.push(Staged {
+                    site,
+                    touched: HashMap::new(),
+                });
+                self.sites.last_mut().expect("one was just added")
+            }
+        };
+        staged.touched.insert(key, publication);
+    }
+
+    /// Publishes nothing of what has been noted so far: the rows may have been changed since by other means.
+    pub(crate) fn unpublish(&mut self) {
+        for staged in &mut self.sites {
+            for publication in staged.touched.values_mut() {
+                *publication = None;
+            }
+        }
+    }
+
+    /// Takes over what another staging has noted, later than this one.
+    pub(crate) fn absorb(&mut self, later: Self) {
+        for staged in later.sites {
+            for (key, publication) in staged.touched {
+                self.touch(Arc::clone(&staged.site), key, publication);
+            }
+        }
+    }
+
+    /// The shortest life of an intent on any of the keys, if there are any.
+    pub(crate) fn intent_ttl(&self) -> Option<Duration> {
+        self.sites
+            .iter()
+            .map(|staged| staged.site.policy().intent_ttl)
+            .min()
+    }
+}
+
+/// The announcement of one write.
+pub(crate) struct Announcement {
+    intent: Token,
+    parts: Vec<Part>,
+    /// Since the intent was first placed.
+    begun: Stopwatch,
+    /// When it has to be placed again.
+    renewal: Deadline,
+}
+
+/// The keys of one repository.
+struct Part {
+    site: Arc<dyn Site>,
+    touched: Vec<Touched>,
+    /// The run of the store that has acknowledged the intent.
+    stands_in: Option<u64>,
+}
+
+impl Announcement {
+    /// The announcement of everything that was staged. Nothing has been sent yet.
+    pub(crate) fn new(intent: Token, staging: Staging) -> Self {
+        let parts = staging.sites.into_iter().map(|staged| Part {
+            site: staged.site,
+            touched: staged
+                .touched
+                .into_iter()
+                .map(|(key, publication)| Touched { key, publication })
+                .collect(),
+            stands_in: None,
+        });
+        Self {
+            intent,
+            parts: parts.collect(),
+            begun: Stopwatch::start(),
+            renewal: Deadline::after(Duration::ZERO),
+        }
+    }
+
+    /// The announcement of a write of one row.
+    pub(crate) fn of_one(intent: Token, site: Arc<dyn Site>, key: Key) -> Self {
+        let mut announcement = Self::new(intent, Staging::default());
+        announcement.parts.push(Part {
+            site,
+            touched: vec![Touched {
+                key,
+                publication: None,
+            }],
+            stands_in: None,
+        });
+        announcement
+    }
+
+    /// Says what the write of one row publishes, once that is known.
+    pub(crate) fn publish(&mut self, publication: Option<Publication>) {
+        if let [Part { touched, .. }] = &mut self.parts[..]
+            && let [one] = &mut touched[..]
+        {
+            one.publication = publication;
+        }
+    }
+
+    /// Puts the intent on the keys, or prolongs it. A store that fails stops the write only where its entity says so
+    /// (see [`Announcement::refusal`]).
+    pub(crate) async fn begin(&mut self) {
+        self.reach(Point::BeforeBegin);
+        let shortest = self
+            .parts
+            .iter()
+            .map(|part| part.site.policy().intent_ttl)
+            .min()
+            .unwrap_or(Duration::MAX);
+        // Counted from before the commands are sent, so from earlier than the store counts.
+        self.renewal = Deadline::after(shortest / 3);
+        let intent = self.intent;
+        let placed = match &mut self.parts[..] {
+            [only] => only.begin(intent).await,
+            parts => {
+                let placed = join_all(parts.iter_mut().map(|part| part.begin(intent))).await;
+                placed.into_iter().all(|placed| placed)
+            }
+        };
+        if !placed {
+            self.renewal = Deadline::after(RETRY);
+        }
+        self.reach(Point::AfterBegin);
+    }
+
+    /// Announces again, just before what may commit, if the announcement is old or its store was replaced.
+    pub(crate) async fn confirm(&mut self) {
+        if self.renewal.has_passed() || self.parts.iter().any(Part::is_lost) {
+            self.begin().await;
+        }
+        self.reach(Point::BeforeCommit);
+    }
+
+    /// The error of a write that must not be made, because an entity that is `consistent` could not announce it.
+    pub(crate) fn refusal(&self, verb: &str) -> Result<(), Error> {
+        let unannounced = self.parts.iter().find(|part| {
+            part.is_announced()
+                && part.site.policy().on_outage == OnOutage::Consistent
+                && (part.stands_in.is_none() || part.is_lost())
+        });
+        let Some(part) = unannounced else {
+            return Ok(());
+        };
+        let what = match &part.touched[..] {
+            [one] => format!("{} with key {}", part.site.entity(), one.key),
+            several => format!("{} rows of {}", several.len(), part.site.entity()),
+        };
+        Err(Error::new(
+            ErrorKind::Store,
+            format!(
+                "failed to {verb} {what}: the cache cannot be told, and `on_outage = \"consistent\"` refuses such a write; \
+                 nothing was changed"
+            ),
+        ))
+    }
+
+    /// Runs a step of the write, renewing the intent as long as it takes. The step goes on meanwhile.
+    pub(crate) async fn during<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = std::pin::pin!(step);
+        loop {
+            let renewal = self.renewal;
+            let announced = self.parts.iter().any(Part::is_announced);
+            tokio::select! {
+                biased;
+                done = step.as_mut() => return done,
+                // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
+                () = async { renewal.passed().await; self.begin().await; }, if announced => {}
+            }
+        }
+    }
+
+    /// Takes the intent back, and leaves behind what is published if the write was committed.
+    pub(crate) async fn end(mut self, ending: Ending) {
+        if ending == Ending::Committed {
+            self.reach(Point::AfterCommit);
+        }
+        let (intent, age_ms) = (self.intent, millis(self.begun.elapsed()));
+        for part in &mut self.parts {
+            part.settle(ending, age_ms);
+        }
+        self.reach(Point::BeforeEnd);
+        match &self.parts[..] {
+            [only] => only.end(intent, ending).await,
+            parts => {
+                join_all(parts.iter().map(|part| part.end(intent, ending))).await;
+            }
+        }
+        self.reach(Point::AfterEnd);
+    }
+
+    fn reach(&self, point: Point) {
+        for part in &self.parts {
+            part.site.cache().store.reach(point);
+        }
+    }
+}
+
+impl Part {
+    /// Whether the writes of this entity are announced at all.
+    fn is_announced(&self) -> bool {
+        self.site.policy().coherence == Coherence::Intent
+    }
+
+    /// Whether the store that acknowledged the intent has been replaced, or the connection to it made anew.
+    fn is_lost(&self) -> bool {
+        self.stands_in
+            .is_some_and(|run| run != self.site.cache().store.run())
+    }
+
+    async fn begin(&mut self, intent: Token) -> bool {
+        if !self.is_announced() {
+            return true;
+        }
+        let store = &self.site.cache().store;
+        let run = store.run();
+        let ttl_ms = millis(self.site.policy().intent_ttl);
+        match store.begin(&self.touched, intent, ttl_ms).await {
+            Ok(()) => {
+                self.stands_in = Some(run);
+                true
+            }
+            Err(error) => {
+                self.stands_in = None;
+                self.site.counters().store_errors.add_one();
+                tracing::debug!(entity = self.site.entity(), %error, "a write could not be announced");
+                false
+            }
+        }
+    }
+
+    /// Decides what is published: nothing by a write that may not have been made, or that took longer than a row lives.
+    fn settle(&mut self, ending: Ending, age_ms: u64) {
+        for touched in &mut self.touched {
+            touched.publication = touched
+                .publication
+                .take()
+                .filter(|_| ending == Ending::Committed);
+            if let Some(publication) = &mut touched.publication {
+                publication.ttl_ms = publication.ttl_ms.saturating_sub(age_ms);
+            }
+            touched.publication = touched
+                .publication
+                .take()
+                .filter(|publication| publication.ttl_ms > 0);
+        }
+    }
+
+    /// Ends the write at the keys of one repository.
+    async fn end(&self, intent: Token, ending: Ending) {
+        if ending == Ending::Unknown && self.stands_in.is_some() {
+            // The statement may still commit: the intent keeps readers off the keys until it expires.
+            tracing::warn!(
+                entity = self.site.entity(),
+                keys = self.touched.len(),
+                "the outcome of a write is unknown; its keys stay uncached for a while"
+            );
+            return;
+        }
+        let store = &self.site.cache().store;
+        let result = match self.site.policy().coherence {
+            Coherence::Ttl => return,
+            Coherence::Lease if ending == Ending::Undone => return,
+            Coherence::Lease => self.invalidate().await,
+            Coherence::Intent => store.end(&self.touched, intent).await,
+        };
+        if let Err(error) = result {
+            self.site.counters().store_errors.add_one();
+            tracing::debug!(entity = self.site.entity(), %error, "the end of a write could not be told");
+        }
+    }
+
+    async fn invalidate(&self) -> Result<(), StoreError> {
+        let store = &self.site.cache().store;
+        let dropped = self
+            .touched
+            .iter()
+            .map(|touched| store.invalidate(&touched.key));
+        join_all(dropped).await.into_iter().collect()
+    }
+}

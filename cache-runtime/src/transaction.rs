@@ -1,0 +1,414 @@
+//! A transaction over the rows of any number of repositories, with the cache kept right.
+//!
+//! A purge before the commit lets a reader put the old row back; a purge after it leaves a window and is lost with the
+//! process. Here the cache learns of the writes just before the commit, and again just after it.
+//!
+//! 1. [`Transaction::begin`], or [`Transaction::begin_with`] for an isolation level of one's own.
+//! 2. `repository.within(&mut transaction)` has the operations of the repository. They run on the connection of the
+//!    transaction; nothing is read from the cache and nothing is stored there. Each write notes its key.
+//! 3. [`Transaction::savepoint`] begins a transaction inside; rolled back, it takes its notes along.
+//! 4. [`Transaction::commit`] places the intent on all noted keys in one round trip per store, gives the database a
+//!    deadline below the life of that intent, commits, ends the intents, and then runs what was left with
+//!    [`Transaction::after_commit`].
+//!
+//! Invariant: nothing of a transaction reaches the cache before its commit but intents, which keep readers off.
+//! Invariant: a publication is the row as the last write of the transaction to it left it; whatever may have changed rows
+//! unseen (raw SQL, a savepoint with raw SQL) takes back the publications noted before it.
+//! Invariant: a statement that was dropped half-way may or may not have been run, so the transaction can only be rolled
+//! back.
+//! Not here: the announcement (`announce`), and the writes (`write`).
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use sqlx::{Connection, Pool, SqlSafeStr};
+use tracing::Instrument;
+
+use crate::{
+    announce::{Announcement, Ending, Site, Staging},
+    backend::Backend,
+    database::{self, Fate, Write},
+    entity::Entity,
+    error::{Error, ErrorKind},
+    key::Key,
+    repository::Inner,
+    token::Token,
+};
+
+/// A transaction, or a savepoint inside one. Dropped before it is committed, it is rolled back.
+///
+/// ```
+/// # use larder_runtime::{Cache, Transaction};
+/// # async fn example(pool: sqlx::SqlitePool) -> Result<(), larder_runtime::Error> {
+/// let mut transaction = Transaction::begin(&pool).await?;
+/// // flights.within(&mut transaction).update(&flight).await?;
+/// // seats.within(&mut transaction).insert(&seat).await?;
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a transaction that is dropped is rolled back"]
+pub struct Transaction<'c, DB: Backend> {
+    level: Level<'c, DB>,
+    scope: Scope,
+}
+
+enum Level<'c, DB: Backend> {
+    Top(sqlx::Transaction<'static, DB>),
+    Savepoint {
+        open: sqlx::Transaction<'c, DB>,
+        parent: &'c mut Scope,
+    },
+}
+
+/// What was noted at one level.
+pub(crate) struct Scope {
+    staging: Staging,
+    callbacks: Vec<Callback>,
+    /// A statement is under way, or was dropped half-way.
+    is_running: bool,
+    /// Statements have run here that larder has not seen.
+    is_raw: bool,
+    /// The database has rolled the whole transaction back. Shared by all levels.
+    is_doomed: Arc<AtomicBool>,
+}
+
+type Callback = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<DB: Backend> fmt::Debug for Transaction<'_, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("database", &DB::NAME)
+            .field("savepoint", &matches!(self.level, Level::Savepoint { .. }))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend> Transaction<'static, DB> {
+    /// Begins a transaction on a connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves no transaction behind.
+    pub async fn begin(pool: &Pool<DB>) -> Result<Self, Error> {
+        Self::open(pool, None).await
+    }
+
+    /// As [`Transaction::begin`], with a statement of one's own in place of `BEGIN`, such as
+    /// `BEGIN ISOLATION LEVEL SERIALIZABLE` or SQLite's `BEGIN IMMEDIATE`.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database, also when the statement begins no transaction.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Transaction::begin`].
+    pub async fn begin_with(
+        pool: &Pool<DB>,
+        statement: impl SqlSafeStr + Send,
+    ) -> Result<Self, Error> {
+        Self::open(pool, Some(statement.into_sql_str())).await
+    }
+
+    async fn open(pool: &Pool<DB>, statement: Option<sqlx::SqlStr>) -> Result<Self, Error> {
+        let opened = match statement {
+            Some(statement) => pool.begin_with(statement).await,
+            None => pool.begin().await,
+        };
+        let open = opened.map_err(|error| failed("begin", error, Fate::Nothing))?;
+        Ok(Self {
+            level: Level::Top(open),
+            scope: Scope::new(Arc::default()),
+        })
+    }
+}
+
+impl<DB: Backend> Transaction<'_, DB> {
+    /// Begins a transaction inside this one. It must be committed or rolled back before this one goes on.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database, and kind [`ErrorKind::Aborted`] if this transaction can only be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves no savepoint behind.
+    pub async fn savepoint(&mut self) -> Result<Transaction<'_, DB>, Error> {
+        let (connection, scope) = self.parts()?;
+        let open = connection.begin().await;
+        let open = open.map_err(|error| failed("begin a savepoint in", error, Fate::Nothing))?;
+        let inner = Scope::new(Arc::clone(&scope.is_doomed));
+        Ok(Transaction {
+            level: Level::Savepoint {
+                open,
+                parent: scope,
+            },
+            scope: inner,
+        })
+    }
+
+    /// The connection of the transaction, for statements of one's own.
+    ///
+    /// Larder does not see what they change: name it with `within(..).touch(..)` or `within(..).touch_all()`, before or after,
+    /// or old rows may be served until their time to live ends.
+    pub fn connection(&mut self) -> &mut DB::Connection {
+        // They may change rows that were written before, and only they know.
+        self.scope.staging.unpublish();
+        self.scope.is_raw = true;
+        self.level.connection()
+    }
+
+    /// Runs something once the transaction is committed and the cache has been told. A savepoint's is dropped with it when
+    /// it is rolled back, and waits for the outermost commit otherwise.
+    ///
+    /// It runs also when the future of [`Transaction::commit`] is dropped. A panic in it is logged and changes nothing.
+    pub fn after_commit(&mut self, callback: impl Future<Output = ()> + Send + 'static) {
+        self.scope.callbacks.push(Box::pin(callback));
+    }
+
+    /// Commits, or for a savepoint adds what was done to the transaction around it.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database. Kind [`ErrorKind::OutcomeUnknown`] when the connection was lost on the way: the rows stay
+    /// uncached until it is certain that nothing can be committed any more. Kind [`ErrorKind::Store`] when an entity whose
+    /// `on_outage` is `consistent` could not be announced, and kind [`ErrorKind::Aborted`] when a statement was dropped
+    /// half-way or the database has rolled the transaction back: then nothing was committed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A commit that has begun runs to its end, also when the future is dropped.
+    pub async fn commit(self) -> Result<(), Error> {
+        let Self { level, scope } = self;
+        scope.check()?;
+        match level {
+            Level::Top(open) => {
+                let committed = tokio::spawn(commit(open, scope).in_current_span());
+                committed.await.unwrap_or_else(|stopped| {
+                    Err(Error::with_source(
+                        ErrorKind::Aborted,
+                        "failed to commit a transaction: the task was stopped half-way",
+                        stopped,
+                    ))
+                })
+            }
+            Level::Savepoint { open, parent } => {
+                parent.is_running = true;
+                let released = open.commit().await;
+                parent.is_running = false;
+                released.map_err(|error| failed("commit a savepoint of", error, Fate::Nothing))?;
+                parent.absorb(scope);
+                Ok(())
+            }
+        }
+    }
+
+    /// Undoes everything. The cache is as if nothing had happened.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database. Nothing is committed in any case.
+    ///
+    /// # Cancel safety
+    ///
+    /// As dropping the transaction.
+    pub async fn rollback(self) -> Result<(), Error> {
+        let rolled_back = match self.level {
+            Level::Top(open) => open.rollback().await,
+            Level::Savepoint { open, .. } => open.rollback().await,
+        };
+        rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
+    }
+
+    /// Notes a key that statements of the user's own have changed or will change.
+    pub(crate) fn touch<E: Entity>(
+        &mut self,
+        repository: &Arc<Inner<E, DB>>,
+        key: Key,
+    ) -> Result<(), Error> {
+        let (_, scope) = self.parts()?;
+        let site = Arc::clone(repository) as Arc<dyn Site>;
+        scope.staging.touch(site, key, None);
+        Ok(())
+    }
+
+    /// Runs a write of a repository.
+    pub(crate) async fn write<E: Entity>(
+        &mut self,
+        repository: &Arc<Inner<E, DB>>,
+        write: &Write<E>,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let (connection, scope) = self.parts()?;
+        scope.is_running = true;
+        let written = repository
+            .write_staged(connection, &mut scope.staging, write)
+            .await;
+        scope.is_running = false;
+        repository.count(&written);
+        written.map_err(|failure| {
+            if failure.dooms {
+                scope.is_doomed.store(true, Ordering::Relaxed);
+            }
+            failure.error
+        })
+    }
+
+    /// The connection and what is noted, unless the transaction can only be rolled back.
+    pub(crate) fn parts(&mut self) -> Result<(&mut DB::Connection, &mut Scope), Error> {
+        self.scope.check()?;
+        Ok((self.level.connection(), &mut self.scope))
+    }
+}
+
+impl<DB: Backend> Level<'_, DB> {
+    fn connection(&mut self) -> &mut DB::Connection {
+        match self {
+            Self::Top(open) => open,
+            Self::Savepoint { open, .. } => open,
+        }
+    }
+}
+
+impl Scope {
+    fn new(is_doomed: Arc<AtomicBool>) -> Self {
+        Self {
+            staging: Staging::default(),
+            callbacks: Vec::new(),
+            is_running: false,
+            is_raw: false,
+            is_doomed,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let why = if self.is_doomed.load(Ordering::Relaxed) {
+            "the database has rolled it back because of a deadlock; begin a new one"
+        } else if self.is_running {
+            "a statement of it was dropped half-way, so nobody knows whether it was run; roll the transaction back"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::Aborted,
+            format!("a transaction cannot go on: {why}"),
+        ))
+    }
+
+    /// Takes over what was noted in a savepoint.
+    fn absorb(&mut self, savepoint: Self) {
+        if savepoint.is_raw {
+            self.staging.unpublish();
+            self.is_raw = true;
+        }
+        self.staging.absorb(savepoint.staging);
+        self.callbacks.extend(savepoint.callbacks);
+    }
+}
+
+/// Commits the outermost transaction, announced.
+async fn commit<DB: Backend>(
+    open: sqlx::Transaction<'static, DB>,
+    scope: Scope,
+) -> Result<(), Error> {
+    let Scope {
+        staging, callbacks, ..
+    } = scope;
+    commit_announced(open, staging).await?;
+    if !callbacks.is_empty() {
+        let run = async {
+            for callback in callbacks {
+                callback.await;
+            }
+        };
+        if let Err(stopped) = tokio::spawn(run.in_current_span()).await {
+            tracing::error!(%stopped, "a callback after a commit failed; the transaction is committed");
+        }
+    }
+    Ok(())
+}
+
+async fn commit_announced<DB: Backend>(
+    mut open: sqlx::Transaction<'static, DB>,
+    staging: Staging,
+) -> Result<(), Error> {
+    let deadline = staging
+        .intent_ttl()
+        .and_then(|ttl| DB::DIALECT.deadline(ttl));
+    let mut announcement = Announcement::new(Token::draw(), staging);
+    // The intent is placed and the deadline set at the same time.
+    let (limited, ()) = tokio::join!(
+        async {
+            match &deadline {
+                Some(deadline) => DB::run(&mut open, deadline.set.clone()).await,
+                None => Ok(()),
+            }
+        },
+        announcement.begin()
+    );
+    let reset = deadline.and_then(|deadline| deadline.reset);
+    if let Err(error) = limited {
+        // Postgres refuses every statement after one that failed, and would answer a commit by rolling back.
+        announcement.end(Ending::Undone).await;
+        return Err(failed("commit", error, Fate::Nothing));
+    }
+    announcement.confirm().await;
+    if let Err(refusal) = announcement.refusal("commit") {
+        announcement.end(Ending::Undone).await;
+        undo(open, reset).await;
+        return Err(refusal);
+    }
+    let Some(reset) = reset else {
+        let committed = announcement.during(open.commit()).await;
+        return conclude(announcement, committed).await;
+    };
+    // Sqlx gives the connection away with the commit, and this one has to be put in order first.
+    let committed = announcement
+        .during(DB::run(&mut open, COMMIT.into_sql_str()))
+        .await;
+    let (concluded, ()) = tokio::join!(conclude(announcement, committed), undo(open, Some(reset)));
+    concluded
+}
+
+const COMMIT: &str = "COMMIT";
+
+/// Ends the announcement as the commit ended.
+async fn conclude(
+    announcement: Announcement,
+    committed: Result<(), sqlx::Error>,
+) -> Result<(), Error> {
+    let Err(error) = committed else {
+        announcement.end(Ending::Committed).await;
+        return Ok(());
+    };
+    let fate = Fate::of(&error);
+    announcement.end(fate.into()).await;
+    Err(failed("commit", error, fate))
+}
+
+/// Rolls back what is still open, and puts the session in order for the next user of the connection.
+async fn undo<DB: Backend>(mut open: sqlx::Transaction<'static, DB>, reset: Option<sqlx::SqlStr>) {
+    let undone = async {
+        if let Some(reset) = reset {
+            DB::run(&mut open, reset).await?;
+        }
+        open.rollback().await
+    };
+    if let Err(error) = undone.await {
+        tracing::debug!(%error, "a transaction could not be rolled back; its connection is given up");
+    }
+}
+
+fn failed(verb: &str, error: sqlx::Error, fate: Fate) -> Error {
+    database::describe(verb, "a transaction", error, fate)
+}

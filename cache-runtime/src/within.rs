@@ -1,0 +1,185 @@
+//! The operations of a repository inside a transaction: the same words, past the cache.
+//!
+//! A read asks the database on the connection of the transaction, so it sees the transaction's own writes and nothing of
+//! the cache; nothing it finds is stored, because others must not see it yet. A write notes its key with the transaction,
+//! which tells the cache at its commit.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    backend::Backend,
+    database::{self, Fate, Write},
+    entity::Entity,
+    error::Error,
+    key::AsId,
+    repository::Repository,
+    transaction::Transaction,
+};
+
+/// The rows of one entity, read and written inside a transaction. Made by [`Repository::within`].
+pub struct Within<'t, 'c, E: Entity, DB: Backend> {
+    repository: &'t Repository<E, DB>,
+    transaction: &'t mut Transaction<'c, DB>,
+}
+
+impl<E: Entity, DB: Backend> fmt::Debug for Within<'_, '_, E, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Within")
+            .field("entity", &E::SPEC.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: Entity, DB: Backend> Repository<E, DB> {
+    /// The operations of this repository inside a transaction, which must be one on the same database.
+    pub fn within<'t, 'c>(
+        &'t self,
+        transaction: &'t mut Transaction<'c, DB>,
+    ) -> Within<'t, 'c, E, DB> {
+        Within {
+            repository: self,
+            transaction,
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
+    /// The row with this id as the transaction sees it, its own writes included. The cache is neither asked nor filled.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database, and kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn find(&mut self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
+        let id = id.as_id();
+        let inner = &self.repository.0;
+        let key = inner.key(&id)?;
+        let (connection, _) = self.transaction.parts()?;
+        match inner.database.select(connection, &id).await {
+            Ok(row) => Ok(row.map(Arc::new)),
+            Err(error) => Err(database::describe(
+                "load",
+                &inner.what(&key),
+                error,
+                Fate::Nothing,
+            )),
+        }
+    }
+
+    /// Whether there is a row with this id, as the transaction sees it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Within::find`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::find`].
+    pub async fn exists(&mut self, id: impl AsId<E::Id>) -> Result<bool, Error> {
+        Ok(self.find(id).await?.is_some())
+    }
+
+    /// As [`Repository::insert`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::insert`], and kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled
+    /// back.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped half-way nobody knows whether the statement was run; the transaction can only be rolled
+    /// back.
+    pub async fn insert(&mut self, entity: &E) -> Result<Arc<E>, Error> {
+        self.write_row(Write::Insert(entity.clone())).await
+    }
+
+    /// As [`Repository::update`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::update`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn update(&mut self, entity: &E) -> Result<Arc<E>, Error> {
+        self.write_row(Write::Update(entity.clone())).await
+    }
+
+    /// As [`Repository::save`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::save`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn save(&mut self, entity: &E) -> Result<Arc<E>, Error> {
+        self.write_row(Write::Save(entity.clone())).await
+    }
+
+    /// As [`Repository::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::delete`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn delete(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
+        const {
+            assert!(
+                !E::SPEC.versioned,
+                "an entity with a version is deleted with `delete_row`"
+            )
+        };
+        self.write(Write::Delete(id.as_id().into_owned())).await?;
+        Ok(())
+    }
+
+    /// As [`Repository::delete_row`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::delete_row`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn delete_row(&mut self, entity: &E) -> Result<(), Error> {
+        self.write(Write::DeleteRow(entity.clone())).await?;
+        Ok(())
+    }
+
+    /// Names a row that a statement of one's own on [`Transaction::connection`] has changed or will change, inserted and
+    /// deleted rows included, so that the cache drops it at the commit.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Conversion`](crate::ErrorKind::Conversion) for an id that cannot be written as a key, and kind
+    /// [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an id is given here as it is given to `find`"
+    )]
+    pub fn touch(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
+        let key = self.repository.0.key(&id.as_id())?;
+        self.transaction.touch(&self.repository.0, key)
+    }
+
+    async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let row = self.transaction.write(&self.repository.0, &write).await?;
+        Ok(row.or_else(|| write.into_row().map(Arc::new)))
+    }
+
+    async fn write_row(&mut self, write: Write<E>) -> Result<Arc<E>, Error> {
+        let row = self.write(write).await?;
+        Ok(row.expect("every write but a delete has a row"))
+    }
+}
