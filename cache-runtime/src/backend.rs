@@ -11,7 +11,14 @@ use sqlx::{
     query_with, types::Json,
 };
 
-use crate::{entity::Entity, source::Binding, statement::Dialect};
+#[cfg(feature = "postgres")]
+use crate::postgres_array;
+use crate::{
+    column::{Array, Column},
+    entity::Entity,
+    source::Binding,
+    statement::Dialect,
+};
 
 mod sealed {
     pub trait Sealed {}
@@ -36,12 +43,35 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     type Of<E: Entity>: Bound<E, Self>;
 
-    /// Appends a JSON value, or `NULL`.
+    /// A JSON value or `NULL` as it is sent.
     #[doc(hidden)]
-    fn add_json(
-        arguments: &mut Self::Arguments,
-        json: Option<Box<RawValue>>,
-    ) -> Result<(), BoxDynError>;
+    type Json: Column<Self>;
+
+    /// A JSON value, or `NULL`.
+    #[doc(hidden)]
+    fn json(json: Option<Box<RawValue>>) -> Self::Json;
+
+    /// Whether a batch can send the values of a column of this type as one array.
+    #[doc(hidden)]
+    fn has_arrays_of(_column: &Self::TypeInfo) -> bool {
+        false
+    }
+
+    /// Adds a value to an array.
+    #[doc(hidden)]
+    fn add_element<T: Column<Self>>(_array: &mut Array, _value: &T) -> Result<(), BoxDynError> {
+        Err(format!("{} has no arrays", Self::NAME).into())
+    }
+
+    /// Appends an array of values of the given type.
+    #[doc(hidden)]
+    fn add_array(
+        _arguments: &mut Self::Arguments,
+        _array: Array,
+        _column: &Self::TypeInfo,
+    ) -> Result<(), BoxDynError> {
+        Err(format!("{} has no arrays", Self::NAME).into())
+    }
 
     /// Runs a statement and returns its first row, if any.
     #[doc(hidden)]
@@ -120,7 +150,7 @@ pub trait Bound<E: Entity, DB: Backend> {
 }
 
 macro_rules! backend {
-    ($database:ident, $feature:literal, $dialect:ident, $constant:ident, $bound:ident, $generated_id:expr) => {
+    ($database:ident, $feature:literal, $dialect:ident, $constant:ident, $bound:ident, $generated_id:expr, {$($arrays:item)*}) => {
         #[cfg(feature = $feature)]
         impl sealed::Sealed for sqlx::$database {}
 
@@ -141,12 +171,13 @@ macro_rules! backend {
             type JsonValue = Json<serde_json::Value>;
             type Of<E: Entity> = $bound<E>;
 
-            fn add_json(
-                arguments: &mut Self::Arguments,
-                json: Option<Box<RawValue>>,
-            ) -> Result<(), BoxDynError> {
-                sqlx::Arguments::add(arguments, json.map(Json))
+            type Json = Option<Json<Box<RawValue>>>;
+
+            fn json(json: Option<Box<RawValue>>) -> Self::Json {
+                json.map(Json)
             }
+
+            $($arrays)*
 
             async fn fetch(
                 connection: &mut Self::Connection,
@@ -224,9 +255,32 @@ backend!(
     Postgres,
     POSTGRES,
     PostgresBound,
-    |_| None
+    |_| None,
+    {
+        fn has_arrays_of(column: &Self::TypeInfo) -> bool {
+            postgres_array::oid_of(column).is_some()
+        }
+
+        fn add_element<T: Column<Self>>(array: &mut Array, value: &T) -> Result<(), BoxDynError> {
+            postgres_array::add_element(array, value)
+        }
+
+        fn add_array(
+            arguments: &mut Self::Arguments,
+            array: Array,
+            column: &Self::TypeInfo,
+        ) -> Result<(), BoxDynError> {
+            postgres_array::add_array(arguments, &array, column)
+        }
+    }
 );
-backend!(MySql, "mysql", MySql, MYSQL, MySqlBound, |result| Some(
-    result.last_insert_id()
-));
-backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None);
+backend!(
+    MySql,
+    "mysql",
+    MySql,
+    MYSQL,
+    MySqlBound,
+    |result| Some(result.last_insert_id()),
+    {}
+);
+backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {});

@@ -118,9 +118,28 @@ impl<DB: Backend> ColumnList<DB> {
 
 /// Takes the values of a row, in the order of its fields, and keeps those a statement wants.
 pub struct Binder<'a, DB: Backend> {
-    arguments: &'a mut DB::Arguments,
+    sink: Sink<'a, DB>,
     wanted: fn(Role) -> bool,
     text_only: bool,
+}
+
+/// Where values go.
+enum Sink<'a, DB: Backend> {
+    /// To the arguments of a statement, one by one.
+    Arguments(&'a mut DB::Arguments),
+    /// To one array per column, for the rows of a batch.
+    Arrays(std::slice::IterMut<'a, Array>),
+}
+
+/// The values of one column for all rows of a batch, in the form the database wants.
+#[derive(Clone, Debug, Default)]
+pub struct Array {
+    /// The encoded values, one behind the other.
+    pub bytes: Vec<u8>,
+    /// How many there are.
+    pub length: usize,
+    /// Whether one of them is `NULL`.
+    pub has_null: bool,
 }
 
 impl<DB: Backend> std::fmt::Debug for Binder<'_, DB> {
@@ -136,7 +155,16 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     /// A binder that appends to `arguments` the values whose role is wanted.
     pub fn new(arguments: &'a mut DB::Arguments, wanted: fn(Role) -> bool) -> Self {
         Self {
-            arguments,
+            sink: Sink::Arguments(arguments),
+            wanted,
+            text_only: false,
+        }
+    }
+
+    /// A binder that adds one row to the arrays of a batch: one array per wanted column.
+    pub(crate) fn arrays(arrays: &'a mut [Array], wanted: fn(Role) -> bool) -> Self {
+        Self {
+            sink: Sink::Arrays(arrays.iter_mut()),
             wanted,
             text_only: false,
         }
@@ -145,7 +173,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     /// A binder that appends only the text parts of an id.
     pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
         Self {
-            arguments,
+            sink: Sink::Arguments(arguments),
             wanted: Role::is_id,
             text_only: true,
         }
@@ -158,9 +186,20 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     /// Fails when the value cannot be encoded for the database.
     pub fn value<T: Column<DB>>(&mut self, role: Role, value: &T) -> BindResult {
         if self.wants::<T>(role) {
-            self.arguments.add(value)?;
+            self.add(value)?;
         }
         Ok(())
+    }
+
+    fn add<T: Column<DB>>(&mut self, value: &T) -> BindResult {
+        match &mut self.sink {
+            Sink::Arguments(arguments) => arguments.add(value),
+            Sink::Arrays(arrays) => {
+                let array = arrays.next().ok_or("a row has more values than columns")?;
+                array.length += 1;
+                DB::add_element(array, value)
+            }
+        }
     }
 
     fn wants<T: Type<DB>>(&self, role: Role) -> bool {
@@ -174,10 +213,8 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     /// Fails when the value cannot be written as JSON.
     pub fn json<T: Serialize>(&mut self, role: Role, value: &T) -> BindResult {
         if (self.wanted)(role) {
-            DB::add_json(
-                self.arguments,
-                Some(serde_json::value::to_raw_value(value)?),
-            )?;
+            let json = serde_json::value::to_raw_value(value)?;
+            self.add(&DB::json(Some(json)))?;
         }
         Ok(())
     }
@@ -190,7 +227,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     pub fn json_nullable<T: Serialize>(&mut self, role: Role, value: &Option<T>) -> BindResult {
         if (self.wanted)(role) {
             let json = value.as_ref().map(serde_json::value::to_raw_value);
-            DB::add_json(self.arguments, json.transpose()?)?;
+            self.add(&DB::json(json.transpose()?))?;
         }
         Ok(())
     }
@@ -208,7 +245,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     {
         if self.wants::<Stored>(role) {
             let stored = Stored::try_from(value.clone()).map_err(Into::into)?;
-            self.arguments.add(&stored)?;
+            self.add(&stored)?;
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ use crate::{
 pub(crate) struct Database<E: Entity, DB: Backend> {
     pub(crate) pool: Pool<DB>,
     pub(crate) columns: Vec<ColumnSpec<DB>>,
-    binding: Binding<E, DB>,
-    statements: Statements,
+    pub(crate) binding: Binding<E, DB>,
+    pub(crate) statements: Statements,
 }
 
 /// One write.
@@ -181,7 +181,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         })
     }
 
-    async fn insert(
+    pub(crate) async fn insert(
         &self,
         connection: &mut DB::Connection,
         entity: &E,
@@ -217,7 +217,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         })
     }
 
-    async fn update(
+    pub(crate) async fn update(
         &self,
         connection: &mut DB::Connection,
         entity: &E,
@@ -322,7 +322,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Appends what tells a row in its present version: the id, and the version if there is one.
-    fn bind_row(&self, entity: &E, arguments: &mut DB::Arguments) -> Result<(), sqlx::Error> {
+    pub(crate) fn bind_row(
+        &self,
+        entity: &E,
+        arguments: &mut DB::Arguments,
+    ) -> Result<(), sqlx::Error> {
         let bound = self.bind_id(&entity.id(), arguments).and_then(|()| {
             (self.binding.bind)(
                 entity,
@@ -332,7 +336,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         bound.map_err(sqlx::Error::Encode)
     }
 
-    fn bind_id(&self, id: &E::Id, arguments: &mut DB::Arguments) -> Result<(), BoxDynError> {
+    pub(crate) fn bind_id(
+        &self,
+        id: &E::Id,
+        arguments: &mut DB::Arguments,
+    ) -> Result<(), BoxDynError> {
         (self.binding.bind_id)(id, &mut Binder::new(arguments, Role::is_id))?;
         if self.statements.repeats_text_ids {
             (self.binding.bind_id)(id, &mut Binder::text_only(arguments))?;

@@ -25,6 +25,7 @@ compile_error!(
 
 mod announce;
 pub mod backend;
+mod bulk;
 mod cache;
 mod clock;
 pub mod codec;
@@ -41,6 +42,8 @@ mod flight;
 pub mod key;
 mod load;
 pub mod policy;
+#[cfg(feature = "postgres")]
+mod postgres_array;
 #[doc(hidden)]
 pub mod private;
 mod read;

@@ -8,6 +8,7 @@ use tracing::Instrument;
 
 use crate::{
     backend::{Backend, Bound},
+    bulk::{Batch, Done},
     cache::{self, Cache},
     codec::{self, Codec},
     column::ColumnSpec,
@@ -22,6 +23,7 @@ use crate::{
     state::Identity,
     stats::{Counters, Stats},
     store::Store,
+    transaction::Transaction,
 };
 
 /// The cached rows of one entity in one database. Generated code wraps it in a type of the entity's own.
@@ -258,6 +260,71 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(())
     }
 
+    /// Inserts rows, in one transaction with few statements, and returns them in their order, with the columns that the
+    /// database fills in. All or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::insert`], for the first row that is refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn insert_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        self.write_rows(Batch::Insert(entities.to_vec())).await
+    }
+
+    /// Changes rows, in one transaction with few statements, and returns them in their order, as [`Repository::update`] does.
+    /// All or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::update`], for the first row that is refused; [`ErrorKind::Duplicate`] when a row is given twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn update_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        self.write_rows(Batch::Update(entities.to_vec())).await
+    }
+
+    /// Deletes rows, in one transaction with few statements, and returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database. An id without a row is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn delete_many(&self, ids: &[E::Id]) -> Result<u64, Error> {
+        const {
+            assert!(
+                !E::SPEC.versioned,
+                "entities with a version are deleted with `delete_rows`"
+            );
+        };
+        match self.write_batch(Batch::Delete(ids.to_vec())).await? {
+            Done::Count(count) => Ok(count),
+            Done::Rows(_) => Ok(0),
+        }
+    }
+
+    /// Deletes rows as [`Repository::delete_row`] does, in one transaction with few statements. All or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::delete_row`], for the first row that is refused; [`ErrorKind::Duplicate`] when a row is given twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::insert`].
+    pub async fn delete_rows(&self, entities: &[E]) -> Result<(), Error> {
+        self.write_batch(Batch::DeleteRows(entities.to_vec()))
+            .await?;
+        Ok(())
+    }
+
     /// Drops what the cache knows of this id, loads in flight included. For rows that were changed past the repository.
     ///
     /// # Errors
@@ -323,15 +390,43 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.identity()
     }
 
-    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it. The row as written, or
-    /// nothing for a delete.
+    /// Runs a write to its end. The row as written, or nothing for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);
-        let verb = write.verb();
-        let written = async move {
+        self.to_its_end(write.verb(), async move {
             let row = inner.write(&write).await?;
             Ok(row.or_else(|| write.into_row().map(Arc::new)))
-        };
+        })
+        .await
+    }
+
+    async fn write_rows(&self, batch: Batch<E>) -> Result<Vec<Arc<E>>, Error> {
+        match self.write_batch(batch).await? {
+            Done::Rows(rows) => Ok(rows),
+            Done::Count(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn write_batch(&self, batch: Batch<E>) -> Result<Done<E>, Error> {
+        if batch.is_empty() {
+            return Ok(batch.nothing());
+        }
+        let inner = Arc::clone(&self.0);
+        self.to_its_end(batch.verb(), async move {
+            let mut transaction = Transaction::begin(&inner.database.pool).await?;
+            let done = transaction.write_batch(&inner, batch).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        written: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
         match tokio::spawn(written.in_current_span()).await {
             Ok(result) => result,
             Err(stopped) => Err(Error::with_source(

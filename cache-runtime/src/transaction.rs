@@ -33,12 +33,14 @@ use tracing::Instrument;
 use crate::{
     announce::{Announcement, Ending, Site, Staging},
     backend::Backend,
+    bulk::{Batch, Done},
     database::{self, Fate, Write},
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
     repository::Inner,
     token::Token,
+    write::StagedFailure,
 };
 
 /// A transaction, or a savepoint inside one. Dropped before it is committed, it is rolled back.
@@ -254,14 +256,21 @@ impl<DB: Backend> Transaction<'_, DB> {
         let written = repository
             .write_staged(connection, &mut scope.staging, write)
             .await;
-        scope.is_running = false;
-        repository.count(&written);
-        written.map_err(|failure| {
-            if failure.dooms {
-                scope.is_doomed.store(true, Ordering::Relaxed);
-            }
-            failure.error
-        })
+        scope.settle(repository, written)
+    }
+
+    /// Runs a batch of a repository. After an error the transaction must be undone.
+    pub(crate) async fn write_batch<E: Entity>(
+        &mut self,
+        repository: &Arc<Inner<E, DB>>,
+        batch: Batch<E>,
+    ) -> Result<Done<E>, Error> {
+        let (connection, scope) = self.parts()?;
+        scope.is_running = true;
+        let written = repository
+            .write_batch_staged(connection, &mut scope.staging, batch)
+            .await;
+        scope.settle(repository, written)
     }
 
     /// The connection and what is noted, unless the transaction can only be rolled back.
@@ -303,6 +312,22 @@ impl Scope {
             ErrorKind::Aborted,
             format!("a transaction cannot go on: {why}"),
         ))
+    }
+
+    /// Takes note of how a write has ended.
+    fn settle<E: Entity, DB: Backend, T>(
+        &mut self,
+        repository: &Inner<E, DB>,
+        written: Result<T, StagedFailure>,
+    ) -> Result<T, Error> {
+        self.is_running = false;
+        repository.count(&written);
+        written.map_err(|failure| {
+            if failure.dooms {
+                self.is_doomed.store(true, Ordering::Relaxed);
+            }
+            failure.error
+        })
     }
 
     /// Takes over what was noted in a savepoint.

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     backend::Backend,
+    bulk::{Batch, Done},
     database::{self, Fate, Write},
     entity::Entity,
     error::Error,
@@ -137,7 +138,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
             assert!(
                 !E::SPEC.versioned,
                 "an entity with a version is deleted with `delete_row`"
-            )
+            );
         };
         self.write(Write::Delete(id.as_id().into_owned())).await?;
         Ok(())
@@ -154,6 +155,69 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// As [`Within::insert`].
     pub async fn delete_row(&mut self, entity: &E) -> Result<(), Error> {
         self.write(Write::DeleteRow(entity.clone())).await?;
+        Ok(())
+    }
+
+    /// As [`Repository::insert_many`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::insert_many`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn insert_many(&mut self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        self.write_rows(Batch::Insert(entities.to_vec())).await
+    }
+
+    /// As [`Repository::update_many`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::update_many`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn update_many(&mut self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        self.write_rows(Batch::Update(entities.to_vec())).await
+    }
+
+    /// As [`Repository::delete_many`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::delete_many`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn delete_many(&mut self, ids: &[E::Id]) -> Result<u64, Error> {
+        const {
+            assert!(
+                !E::SPEC.versioned,
+                "entities with a version are deleted with `delete_rows`"
+            );
+        };
+        match self.write_batch(Batch::Delete(ids.to_vec())).await? {
+            Done::Count(count) => Ok(count),
+            Done::Rows(_) => Ok(0),
+        }
+    }
+
+    /// As [`Repository::delete_rows`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::delete_rows`], and as [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub async fn delete_rows(&mut self, entities: &[E]) -> Result<(), Error> {
+        self.write_batch(Batch::DeleteRows(entities.to_vec()))
+            .await?;
         Ok(())
     }
 
@@ -176,6 +240,24 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let row = self.transaction.write(&self.repository.0, &write).await?;
         Ok(row.or_else(|| write.into_row().map(Arc::new)))
+    }
+
+    async fn write_rows(&mut self, batch: Batch<E>) -> Result<Vec<Arc<E>>, Error> {
+        match self.write_batch(batch).await? {
+            Done::Rows(rows) => Ok(rows),
+            Done::Count(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn write_batch(&mut self, batch: Batch<E>) -> Result<Done<E>, Error> {
+        if batch.is_empty() {
+            return Ok(batch.nothing());
+        }
+        // What a batch did before it failed must not stay in the transaction.
+        let mut savepoint = self.transaction.savepoint().await?;
+        let done = savepoint.write_batch(&self.repository.0, batch).await?;
+        savepoint.commit().await?;
+        Ok(done)
     }
 
     async fn write_row(&mut self, write: Write<E>) -> Result<Arc<E>, Error> {

@@ -123,24 +123,37 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let key = match (known, &row) {
             (Some(key), _) => key,
             (None, Some(row)) => self.key(&row.id())?,
-            (None, None) => {
-                let message = format!(
-                    "failed to insert {}: the database did not tell the id it chose",
-                    E::SPEC.name
-                );
-                return Err(Error::new(ErrorKind::Database, message).into());
-            }
+            (None, None) => return Err(self.untold_id().into()),
         };
         if rows == 0 {
             return Err(self.refused(connection, write, &key).await.into());
         }
-        let publication = self.publication(write, &key, row.as_ref());
-        staging.touch(Arc::clone(self) as Arc<dyn Site>, key, publication);
+        self.stage_write(staging, write, key, row.as_ref());
         Ok(row)
     }
 
+    /// Notes what a write of a transaction does to the cache.
+    pub(crate) fn stage_write(
+        self: &Arc<Self>,
+        staging: &mut Staging,
+        write: &Write<E>,
+        key: Key,
+        row: Option<&Arc<E>>,
+    ) {
+        let publication = self.publication(write, &key, row);
+        staging.touch(Arc::clone(self) as Arc<dyn Site>, key, publication);
+    }
+
+    pub(crate) fn untold_id(&self) -> Error {
+        let name = E::SPEC.name;
+        Error::new(
+            ErrorKind::Database,
+            format!("failed to insert {name}: the database did not tell the id it chose"),
+        )
+    }
+
     /// What a write leaves at its key when it ends undisturbed.
-    pub(crate) fn publication(
+    fn publication(
         &self,
         write: &Write<E>,
         key: &Key,
@@ -170,7 +183,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     }
 
     /// Why a write that the database carried out has matched no row.
-    async fn refused(&self, connection: &mut DB::Connection, write: &Write<E>, key: &Key) -> Error {
+    pub(crate) async fn refused(
+        &self,
+        connection: &mut DB::Connection,
+        write: &Write<E>,
+        key: &Key,
+    ) -> Error {
         let (verb, what) = (write.verb(), self.what(key));
         let is_compared = match write {
             Write::Update(_) | Write::Save(_) | Write::DeleteRow(_) => E::SPEC.versioned,
