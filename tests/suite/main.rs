@@ -9,6 +9,7 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     processes::WORKERS
 }
 
+mod bulk;
 mod documentation;
 mod expiry;
 mod key;
@@ -21,6 +22,7 @@ mod schema;
 mod scripts;
 mod stampede;
 mod stats;
+mod transaction;
 mod types;
 mod upgrade;
 mod world;

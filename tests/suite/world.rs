@@ -45,6 +45,35 @@ impl Item {
     }
 }
 
+/// The same row, written through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "items",
+    strategy = "aside",
+    ttl = "10m",
+    negative_ttl = "30s",
+    jitter = 0,
+    lease(ttl = "20s", wait = "10s")
+)]
+pub(crate) struct Through {
+    #[cached(id)]
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) note: Option<String>,
+    pub(crate) quantity: i64,
+}
+
+impl Through {
+    pub(crate) fn new(id: i64, name: &str) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            note: None,
+            quantity: 1,
+        }
+    }
+}
+
 const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
 
 /// A database that the tests know how to make.

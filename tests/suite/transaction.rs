@@ -1,0 +1,675 @@
+//! Transactions: what they see, what others see, and what becomes of the cache however they end.
+//!
+//! Most cases run for a cache-aside and for a write-through entity over the same table; the two differ in their keys.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use larder::{
+    Entity, ErrorKind, Origin, Repository, Transaction,
+    store::faulty::{Mechanism, Operation},
+};
+use sqlx::{Executor, MySql, Postgres, Sqlite};
+
+use crate::support::proxy::Point;
+use crate::world::{
+    Item, Kind, Tested, Through, World, eventually, everywhere, on_both_stores, on_postgres,
+};
+
+everywhere!(
+    a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit,
+    a_rollback_leaves_the_cache_as_if_nothing_had_happened,
+    a_savepoint_takes_its_writes_along_when_it_is_rolled_back,
+    a_reader_between_statement_and_commit_leaves_no_old_row_behind,
+    raw_statements_are_seen_when_their_rows_are_touched,
+    a_batch_in_a_transaction_is_all_or_nothing,
+);
+on_both_stores!(
+    without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind,
+    cache_effects_are_done_before_what_was_left_for_after_the_commit,
+    reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off,
+    a_transaction_that_is_dropped_is_rolled_back,
+    a_commit_whose_caller_is_gone_runs_to_its_end,
+    a_callback_that_panics_does_not_undo_the_commit,
+    a_statement_dropped_half_way_can_only_be_rolled_back,
+    raw_statements_take_back_what_was_to_be_published,
+);
+on_postgres!(
+    a_commit_that_postgres_answers_with_a_rollback_is_an_error,
+    a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached,
+    a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database,
+    intents_are_renewed_while_a_commit_takes_long,
+);
+
+/// A row of the table of items under some strategy.
+pub(crate) trait Row: Entity<Id = i64> + PartialEq + fmt::Debug {
+    fn row(id: i64, name: &str) -> Self;
+    fn name(&self) -> &str;
+}
+
+impl Row for Item {
+    fn row(id: i64, name: &str) -> Self {
+        Self::new(id, name)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Row for Through {
+    fn row(id: i64, name: &str) -> Self {
+        Self::new(id, name)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The rows as this process and as another one see them.
+struct Both<R: Row, DB: Tested> {
+    here: Repository<R, DB>,
+    there: Repository<R, DB>,
+}
+
+impl<R: Row, DB: Tested> Both<R, DB> {
+    async fn of(world: &World<DB>) -> Self {
+        world.sql("DELETE FROM items").await;
+        Self {
+            here: Repository::new(&world.cache, world.pool.clone()),
+            there: Repository::new(&world.cache_elsewhere().await, world.pool.clone()),
+        }
+    }
+
+    /// Everybody reads this name, or that there is no such row.
+    async fn see(&self, id: i64, name: Option<&str>) {
+        for rows in [&self.here, &self.there] {
+            let row = rows.find(id).await.unwrap();
+            assert_eq!(row.as_deref().map(Row::name), name, "row {id}");
+        }
+    }
+
+    /// Everybody has this row from the cache.
+    async fn are_warm(&self, id: i64) {
+        for rows in [&self.here, &self.there] {
+            eventually("the row is cached", async || {
+                rows.find_outcome(id).await.unwrap().origin == Origin::Cache
+            })
+            .await;
+        }
+    }
+}
+
+async fn a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit<DB: Tested>(
+    world: &World<DB>,
+) {
+    own_writes::<Item, DB>(world).await;
+    own_writes::<Through, DB>(world).await;
+}
+
+async fn own_writes<R: Row, DB: Tested>(world: &World<DB>) {
+    let rows = Both::<R, DB>::of(world).await;
+    rows.here.insert(&R::row(1, "old")).await.unwrap();
+    rows.here.insert(&R::row(2, "doomed")).await.unwrap();
+    rows.see(3, None).await;
+    rows.see(1, Some("old")).await;
+    rows.are_warm(1).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    assert_eq!(
+        within.update(&R::row(1, "new")).await.unwrap().name(),
+        "new"
+    );
+    within.delete_row(&R::row(2, "doomed")).await.unwrap();
+    within.insert(&R::row(3, "born")).await.unwrap();
+    assert_eq!(within.find(1).await.unwrap().unwrap().name(), "new");
+    assert_eq!(within.find(2).await.unwrap(), None);
+    assert!(within.exists(3).await.unwrap());
+    if DB::NAME != <Sqlite as sqlx::Database>::NAME {
+        // SQLite lets readers in beside a writer too, but not through one connection.
+        rows.see(2, Some("doomed")).await;
+    }
+    rows.see(1, Some("old")).await;
+    transaction.commit().await.unwrap();
+    rows.see(1, Some("new")).await;
+    rows.see(2, None).await;
+    rows.see(3, Some("born")).await;
+}
+
+async fn a_rollback_leaves_the_cache_as_if_nothing_had_happened<DB: Tested>(world: &World<DB>) {
+    rolled_back::<Item, DB>(world).await;
+    rolled_back::<Through, DB>(world).await;
+}
+
+async fn rolled_back<R: Row, DB: Tested>(world: &World<DB>) {
+    let rows = Both::<R, DB>::of(world).await;
+    rows.here.insert(&R::row(1, "old")).await.unwrap();
+    rows.see(1, Some("old")).await;
+    rows.are_warm(1).await;
+    let begun = world.faults.calls(Operation::Begin);
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    within.update(&R::row(1, "new")).await.unwrap();
+    within.insert(&R::row(2, "other")).await.unwrap();
+    transaction.rollback().await.unwrap();
+    let outcome = rows.here.find_outcome(1).await.unwrap();
+    assert_eq!(outcome.row.unwrap().name(), "old");
+    assert_eq!(outcome.origin, Origin::Cache, "the entry is still there");
+    assert_eq!(
+        world.faults.calls(Operation::Begin),
+        begun,
+        "nothing was announced"
+    );
+    rows.see(2, None).await;
+}
+
+async fn a_savepoint_takes_its_writes_along_when_it_is_rolled_back<DB: Tested>(world: &World<DB>) {
+    savepoints::<Item, DB>(world).await;
+    savepoints::<Through, DB>(world).await;
+}
+
+async fn savepoints<R: Row, DB: Tested>(world: &World<DB>) {
+    let rows = Both::<R, DB>::of(world).await;
+    for id in 1..=3 {
+        rows.here.insert(&R::row(id, "old")).await.unwrap();
+        rows.see(id, Some("old")).await;
+        rows.are_warm(id).await;
+    }
+    // A savepoint that is rolled back, and one that is dropped, in a transaction that is committed.
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&R::row(1, "outer"))
+        .await
+        .unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    rows.here
+        .within(&mut savepoint)
+        .update(&R::row(1, "inner"))
+        .await
+        .unwrap();
+    rows.here
+        .within(&mut savepoint)
+        .update(&R::row(2, "inner"))
+        .await
+        .unwrap();
+    savepoint.rollback().await.unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    rows.here
+        .within(&mut savepoint)
+        .update(&R::row(2, "inner"))
+        .await
+        .unwrap();
+    drop(savepoint);
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    rows.here
+        .within(&mut savepoint)
+        .update(&R::row(3, "inner"))
+        .await
+        .unwrap();
+    savepoint.commit().await.unwrap();
+    transaction.commit().await.unwrap();
+    let kept = rows.here.find_outcome(2).await.unwrap();
+    assert_eq!(
+        kept.origin,
+        Origin::Cache,
+        "what was rolled back was never announced"
+    );
+    rows.see(1, Some("outer")).await;
+    rows.see(2, Some("old")).await;
+    rows.see(3, Some("inner")).await;
+    // A savepoint that is committed, in a transaction that is rolled back.
+    rows.are_warm(1).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    rows.here
+        .within(&mut savepoint)
+        .update(&R::row(1, "never"))
+        .await
+        .unwrap();
+    savepoint.commit().await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(
+        rows.here.find_outcome(1).await.unwrap().origin,
+        Origin::Cache
+    );
+    rows.see(1, Some("outer")).await;
+}
+
+async fn a_reader_between_statement_and_commit_leaves_no_old_row_behind<DB: Tested>(
+    world: &World<DB>,
+) {
+    assert_eq!(read_before_commit::<Item, DB>(world).await, "new");
+    assert_eq!(read_before_commit::<Through, DB>(world).await, "new");
+}
+
+async fn without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind<DB: Tested>(
+    world: &World<DB>,
+) {
+    world.faults.leave_out(Mechanism::Intent);
+    world.faults.leave_out(Mechanism::End);
+    assert_eq!(read_before_commit::<Item, DB>(world).await, "old");
+}
+
+/// A reader that nobody stops reads the old row after the statement and stores it before the commit.
+async fn read_before_commit<R: Row, DB: Tested>(world: &World<DB>) -> String {
+    let rows = Both::<R, DB>::of(world).await;
+    world.put(&Item::new(1, "old")).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&R::row(1, "new"))
+        .await
+        .unwrap();
+    rows.see(1, Some("old")).await;
+    rows.are_warm(1).await;
+    transaction.commit().await.unwrap();
+    let row = rows.there.find(1).await.unwrap().unwrap();
+    row.name().to_owned()
+}
+
+async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Item, DB>::of(world).await;
+    for id in 1..=2 {
+        rows.here.insert(&Item::new(id, "old")).await.unwrap();
+        rows.see(id, Some("old")).await;
+        rows.are_warm(id).await;
+    }
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    raw(&mut transaction, "UPDATE items SET name = 'raw'").await;
+    rows.here.within(&mut transaction).touch(1).unwrap();
+    transaction.commit().await.unwrap();
+    rows.see(1, Some("raw")).await;
+    rows.see(2, Some("old")).await;
+}
+
+async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text: &'static str) {
+    DB::run(transaction.connection(), sqlx::SqlStr::from_static(text))
+        .await
+        .unwrap();
+}
+
+/// The row that was written is not the one that is there in the end, and only the user knows.
+async fn raw_statements_take_back_what_was_to_be_published<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Through, DB>::of(world).await;
+    rows.here.insert(&Through::new(1, "old")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Through::new(1, "written"))
+        .await
+        .unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    raw(&mut savepoint, "UPDATE items SET name = 'raw'").await;
+    savepoint.commit().await.unwrap();
+    transaction.commit().await.unwrap();
+    rows.see(1, Some("raw")).await;
+}
+
+async fn cache_effects_are_done_before_what_was_left_for_after_the_commit<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = Both::<Item, DB>::of(world).await;
+    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    rows.see(1, Some("old")).await;
+    let (seen, seeing) = tokio::sync::oneshot::channel();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Item::new(1, "new"))
+        .await
+        .unwrap();
+    let ends = world.faults.calls(Operation::End);
+    let (there, faults) = (rows.there.clone(), world.faults.clone());
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    savepoint.after_commit(async move {
+        let ended = faults.calls(Operation::End) - ends;
+        seen.send((ended, there.find(1).await.unwrap().unwrap().name.clone()))
+            .unwrap();
+    });
+    savepoint.commit().await.unwrap();
+    let forgotten = Arc::new(AtomicUsize::new(0));
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    let counter = Arc::clone(&forgotten);
+    savepoint.after_commit(async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    savepoint.rollback().await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(seeing.await.unwrap(), (1, "new".to_owned()));
+    assert_eq!(
+        forgotten.load(Ordering::SeqCst),
+        0,
+        "what was rolled back calls nobody"
+    );
+}
+
+async fn a_callback_that_panics_does_not_undo_the_commit<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Item, DB>::of(world).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .insert(&Item::new(1, "kept"))
+        .await
+        .unwrap();
+    transaction.after_commit(async { panic!("on purpose") });
+    transaction.commit().await.unwrap();
+    rows.see(1, Some("kept")).await;
+}
+
+async fn reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off<
+    DB: Tested,
+>(
+    world: &World<DB>,
+) {
+    let rows = Both::<Item, DB>::of(world).await;
+    world.put(&Item::new(1, "one")).await;
+    world.put(&Item::new(2, "two")).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    within.find(1).await.unwrap().unwrap();
+    assert_eq!(within.find(3).await.unwrap(), None);
+    let error = within.insert(&Item::new(2, "again")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Duplicate);
+    let error = within.update(&Item::new(9, "nobody")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(within.find(2).await.unwrap().unwrap().name, "two");
+    transaction.commit().await.unwrap();
+    let stats = rows.here.stats();
+    assert_eq!(
+        (stats.loads, stats.fills_accepted),
+        (0, 0),
+        "the cache was neither asked nor filled"
+    );
+    rows.see(1, Some("one")).await;
+    rows.are_warm(1).await;
+    rows.see(2, Some("two")).await;
+    rows.are_warm(2).await;
+}
+
+async fn a_transaction_that_is_dropped_is_rolled_back<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Item, DB>::of(world).await;
+    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Item::new(1, "new"))
+        .await
+        .unwrap();
+    drop(transaction);
+    rows.see(1, Some("old")).await;
+    rows.are_warm(1).await;
+}
+
+async fn a_commit_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World<DB>) {
+    // Dropped while the intents are placed, and while they are taken back.
+    for operation in [Operation::Begin, Operation::End] {
+        let rows = Both::<Item, DB>::of(world).await;
+        rows.here.insert(&Item::new(1, "old")).await.unwrap();
+        rows.see(1, Some("old")).await;
+        let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+        rows.here
+            .within(&mut transaction)
+            .update(&Item::new(1, "new"))
+            .await
+            .unwrap();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        transaction.after_commit(async move { done.send(()).unwrap() });
+        let pause = world.faults.pause(operation);
+        let commit = tokio::spawn(transaction.commit());
+        pause.reached().await;
+        commit.abort();
+        assert!(commit.await.unwrap_err().is_cancelled());
+        pause.resume();
+        ended.await.expect("the commit was carried out");
+        rows.see(1, Some("new")).await;
+        rows.are_warm(1).await;
+    }
+}
+
+/// Whether the statement was run is not known, so neither is its key in every case; going on could leave an old row cached.
+async fn a_statement_dropped_half_way_can_only_be_rolled_back<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Item, DB>::of(world).await;
+    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    rows.see(1, Some("old")).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    {
+        let mut within = rows.here.within(&mut transaction);
+        let item = Item::new(1, "new");
+        let mut update = std::pin::pin!(within.update(&item));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(update.as_mut().poll(&mut context).is_pending());
+    }
+    let error = rows
+        .here
+        .within(&mut transaction)
+        .find(1)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+    assert!(
+        error.to_string().contains("roll the transaction back"),
+        "{error}"
+    );
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Aborted);
+    rows.see(1, Some("old")).await;
+}
+
+async fn a_batch_in_a_transaction_is_all_or_nothing<DB: Tested>(world: &World<DB>) {
+    let rows = Both::<Item, DB>::of(world).await;
+    let old: Vec<_> = (1..=3).map(|id| Item::new(id, "old")).collect();
+    rows.here.insert_many(&old).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    let changed = [
+        Item::new(1, "new"),
+        Item::new(9, "nobody"),
+        Item::new(2, "new"),
+    ];
+    let error = within.update_many(&changed).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    within.update_many(&[Item::new(3, "new")]).await.unwrap();
+    transaction.commit().await.unwrap();
+    rows.see(1, Some("old")).await;
+    rows.see(2, Some("old")).await;
+    rows.see(3, Some("new")).await;
+}
+
+/// Postgres answers the commit of a transaction in which a statement failed with a rollback, and with no error.
+async fn a_commit_that_postgres_answers_with_a_rollback_is_an_error(world: &World<Postgres>) {
+    let rows = Both::<Through, Postgres>::of(world).await;
+    rows.here.insert(&Through::new(1, "old")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    within.update(&Through::new(1, "new")).await.unwrap();
+    within.insert(&Through::new(1, "again")).await.unwrap_err();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    rows.see(1, Some("old")).await;
+}
+
+async fn a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached(world: &World<Postgres>) {
+    let rows = Both::<Through, Postgres>::of(world).await;
+    rows.here.insert(&Through::new(1, "old")).await.unwrap();
+    rows.see(1, Some("old")).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Through::new(1, "new"))
+        .await
+        .unwrap();
+    let cut = world.database.proxy().cut(Point::BeforeReply, "COMMIT");
+    let error = transaction.commit().await.unwrap_err();
+    cut.sprung().await;
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+    let key = rows.here.key(1).unwrap();
+    let left = world.cache.store().remaining_ms(&key).await.unwrap();
+    assert!(left.expect("the intent stands") <= 10_000);
+    for _ in 0..3 {
+        let outcome = rows.there.find_outcome(1).await.unwrap();
+        assert_eq!(outcome.origin, Origin::Database);
+    }
+}
+
+/// A process that stops between its intents and its commit is cut off by the database before they expire.
+async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database(
+    world: &World<Postgres>,
+) {
+    let rows = Both::<Item, Postgres>::of(world).await;
+    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Item::new(1, "new"))
+        .await
+        .unwrap();
+    let log = world.database.statement_log().clone();
+    transaction.commit().await.unwrap();
+    let limit = |text: &str| text.contains("idle_in_transaction_session_timeout = 8000");
+    assert!(
+        log.texts().iter().any(|text| limit(text)),
+        "{:?}",
+        log.texts()
+    );
+    let mut connection = world.pool.acquire().await.unwrap();
+    let after: String = sqlx::query_scalar("SHOW idle_in_transaction_session_timeout")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    assert_eq!(after, "0", "and the session is as it was");
+}
+
+/// The commit waits for a deferred trigger for longer than an intent lives without renewal.
+async fn intents_are_renewed_while_a_commit_takes_long(world: &World<Postgres>) {
+    world.sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END'").await;
+    world.sql("CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()").await;
+    let rows = Both::<Item, Postgres>::of(world).await;
+    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    let outside = world.database.outside_pool().await;
+    let mut holder = outside.acquire().await.unwrap();
+    holder
+        .execute("SELECT pg_advisory_lock(4711)")
+        .await
+        .unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Item::new(1, "new"))
+        .await
+        .unwrap();
+    let begun = world.faults.calls(Operation::Begin);
+    let commit = tokio::spawn(transaction.commit());
+    eventually("the intent is placed and renewed", async || {
+        world.faults.calls(Operation::Begin) >= begun + 2
+    })
+    .await;
+    holder
+        .execute("SELECT pg_advisory_unlock(4711)")
+        .await
+        .unwrap();
+    commit.await.unwrap().unwrap();
+    rows.see(1, Some("new")).await;
+}
+
+/// A deadlock takes the whole transaction with it, and what follows would commit statement by statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
+    let world = World::<MySql>::open(Kind::Memory).await;
+    let rows = Both::<Item, MySql>::of(&world).await;
+    rows.here
+        .insert_many(&[Item::new(1, "old"), Item::new(2, "old")])
+        .await
+        .unwrap();
+    let mut first = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut first)
+        .update(&Item::new(1, "first"))
+        .await
+        .unwrap();
+    let mut second = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut second)
+        .update(&Item::new(2, "second"))
+        .await
+        .unwrap();
+    let other = rows.here.clone();
+    let crossing = tokio::spawn(async move {
+        let written = other
+            .within(&mut first)
+            .update(&Item::new(2, "first"))
+            .await;
+        (first, written)
+    });
+    let written = rows
+        .here
+        .within(&mut second)
+        .update(&Item::new(1, "second"))
+        .await;
+    // One of the two is the victim; the other one's lock is granted.
+    let (victim, survivor) = match written {
+        Err(_) => (second, crossing.await.unwrap().0),
+        Ok(_) => (crossing.await.unwrap().0, second),
+    };
+    let mut victim = victim;
+    let error = rows.here.within(&mut victim).find(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+    assert!(error.to_string().contains("deadlock"), "{error}");
+    assert_eq!(
+        victim.commit().await.unwrap_err().kind(),
+        ErrorKind::Aborted
+    );
+    survivor.commit().await.unwrap();
+    let (one, two) = (
+        rows.here.find(1).await.unwrap(),
+        rows.here.find(2).await.unwrap(),
+    );
+    assert_eq!(one.unwrap().name, two.unwrap().name, "the survivor's");
+    world.database.close().await;
+}
+
+/// What the session was given for the commit is taken back before the connection returns to its pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_mysql_is_as_it_was_after_a_commit() {
+    let world = World::<MySql>::open(Kind::Memory).await;
+    let rows = Both::<Item, MySql>::of(&world).await;
+    let gate = world.close_gate().await;
+    drop(gate);
+    let before: u64 = wait_timeout(&world).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .insert(&Item::new(1, "one"))
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    let limited = world.database.statement_log().texts();
+    assert!(
+        limited
+            .iter()
+            .any(|text| text.contains("SESSION wait_timeout = 8")),
+        "{limited:?}"
+    );
+    for _ in 0..world.pool.options().get_max_connections() {
+        assert_eq!(wait_timeout(&world).await, before);
+    }
+    rows.see(1, Some("one")).await;
+    world.database.close().await;
+}
+
+async fn wait_timeout(world: &World<MySql>) -> u64 {
+    sqlx::query_scalar("SELECT @@SESSION.wait_timeout")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap()
+}
+
+/// Longer than any test: nothing here waits for it.
+const _: Duration = Duration::from_secs(10);
