@@ -43,6 +43,9 @@ pub mod policy;
 #[doc(hidden)]
 pub mod private;
 mod read;
+#[cfg(feature = "redis")]
+mod recent;
+mod repair;
 mod repository;
 pub mod schema;
 #[doc(hidden)]
@@ -71,5 +74,5 @@ pub use crate::{
     key::AsId,
     repository::{Origin, Outcome, Repository},
     schema::SchemaReport,
-    stats::Stats,
+    stats::{RepairStats, Stats},
 };

@@ -22,6 +22,7 @@ use crate::{
     error::{Error, ErrorKind},
     key::Key,
     policy::Coherence,
+    repair::Repair,
     repository::Inner,
     store::Store,
     token::Token,
@@ -96,6 +97,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     "the outcome of a write is unknown; its key stays uncached for a while"
                 );
             }
+            Err(Failure {
+                fate: Fate::Unknown,
+                ..
+            }) if self.policy.coherence == Coherence::Intent => announcement.announce_later(),
             _ => announcement.end().await,
         }
         let what = || match &announcement.key {
@@ -174,6 +179,7 @@ impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
         }
         let Some(key) = &self.key else { return };
         let store = &self.repository.cache.store;
+        self.repository.cache.repairs.announced(key);
         let run = store.run();
         match store.begin(key, self.intent, millis(intent_ttl)).await {
             Ok(()) => self.stands_in = Some(run),
@@ -211,20 +217,30 @@ impl<E: Entity, DB: Backend> Announcement<'_, E, DB> {
         }
     }
 
+    /// Leaves the announcement of a write that may still commit to be made when the store is back.
+    fn announce_later(&self) {
+        if let Some(key) = &self.key {
+            let how = Repair::Announce {
+                intent: self.intent,
+                intent_ttl_ms: millis(self.repository.policy.intent_ttl),
+            };
+            self.repository.cache.repairs.remember(key, how);
+        }
+    }
+
     /// Takes the intent back, or drops the key where writes are not announced.
     async fn end(&self) {
         let Some(key) = &self.key else { return };
         let store = &self.repository.cache.store;
+        self.repository.cache.repairs.announced(key);
         let result = match self.repository.policy.coherence {
             Coherence::Ttl => return,
             Coherence::Lease => store.invalidate(key).await,
             Coherence::Intent => store.end(key, self.intent).await,
         };
-        if let Err(error) = result {
+        if result.is_err() {
             self.repository.counters.store_errors.add_one();
-            if self.stands_in.is_none() {
-                tracing::warn!(%key, %error, "a write could not be told to the store at all; an old entry may be served until it expires");
-            }
+            self.repository.cache.repairs.remember(key, Repair::Drop);
         }
     }
 }
