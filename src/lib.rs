@@ -15,7 +15,7 @@ pub use larder_derive::{Cached, Columns};
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
     AsId, Backend, Cache, CacheBuilder, Clock, Codec, Entity, EntitySpec, Error, ErrorKind, Origin,
-    Outcome, Repository, SchemaReport, Stats, Transaction, Within, policy, schema,
+    Outcome, RepairStats, Repository, SchemaReport, Stats, Transaction, Within, policy, schema,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

@@ -27,6 +27,7 @@ use crate::{
     error::{Error, ErrorKind, StoreError},
     key::Key,
     policy::{Coherence, OnOutage, Policy},
+    repair::Repair,
     repository::Inner,
     stats::Counters,
     store::{Point, Publication, Store, Touched},
@@ -312,6 +313,7 @@ impl Part {
             return true;
         }
         let store = &self.site.cache().store;
+        self.note();
         let run = store.run();
         let ttl_ms = millis(self.site.policy().intent_ttl);
         match store.begin(&self.touched, intent, ttl_ms).await {
@@ -328,35 +330,43 @@ impl Part {
         }
     }
 
-    /// Decides what is published: nothing by a write that may not have been made, or that took longer than a row lives.
+    /// Notes with the repairs that the store is about to be told about the keys.
+    fn note(&self) {
+        for touched in &self.touched {
+            self.site.cache().repairs.announced(&touched.key);
+        }
+    }
+
+    /// Remembers the keys for repair.
+    fn remember(&self, how: Repair) {
+        for touched in &self.touched {
+            self.site.cache().repairs.remember(&touched.key, how);
+        }
+    }
+
+    /// Decides what is published: nothing by a write that may not have been made, that took longer than a row lives, or at a
+    /// key to which an earlier write may yet do something.
     fn settle(&mut self, ending: Ending, age_ms: u64) {
+        let repairs = &self.site.cache().repairs;
         for touched in &mut self.touched {
-            touched.publication = touched
-                .publication
-                .take()
-                .filter(|_| ending == Ending::Committed);
+            let publishes = ending == Ending::Committed && !repairs.denies(&touched.key);
+            touched.publication = touched.publication.take().filter(|_| publishes);
             if let Some(publication) = &mut touched.publication {
                 publication.ttl_ms = publication.ttl_ms.saturating_sub(age_ms);
+                if publication.ttl_ms == 0 {
+                    touched.publication = None;
+                }
             }
-            touched.publication = touched
-                .publication
-                .take()
-                .filter(|publication| publication.ttl_ms > 0);
         }
     }
 
     /// Ends the write at the keys of one repository.
     async fn end(&self, intent: Token, ending: Ending) {
-        if ending == Ending::Unknown && self.stands_in.is_some() {
-            // The statement may still commit: the intent keeps readers off the keys until it expires.
-            tracing::warn!(
-                entity = self.site.entity(),
-                keys = self.touched.len(),
-                "the outcome of a write is unknown; its keys stay uncached for a while"
-            );
-            return;
+        if ending == Ending::Unknown && self.is_announced() {
+            return self.leave(intent);
         }
         let store = &self.site.cache().store;
+        self.note();
         let result = match self.site.policy().coherence {
             Coherence::Ttl => return,
             Coherence::Lease if ending == Ending::Undone => return,
@@ -366,6 +376,22 @@ impl Part {
         if let Err(error) = result {
             self.site.counters().store_errors.add_one();
             tracing::debug!(entity = self.site.entity(), %error, "the end of a write could not be told");
+            self.remember(Repair::Drop);
+        }
+    }
+
+    /// Leaves the intent to expire: the statement may still commit.
+    fn leave(&self, intent: Token) {
+        tracing::warn!(
+            entity = self.site.entity(),
+            keys = self.touched.len(),
+            "the outcome of a write is unknown; its keys stay uncached for a while"
+        );
+        if self.stands_in.is_none() || self.is_lost() {
+            self.remember(Repair::Announce {
+                intent,
+                intent_ttl_ms: millis(self.site.policy().intent_ttl),
+            });
         }
     }
 

@@ -6,17 +6,26 @@ use std::{fmt, sync::Arc};
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, FaultyStore};
-#[cfg(feature = "redis")]
-use crate::store::{connection::Timeouts, redis::RedisStore};
 use crate::{
     clock::Clock,
     codec::Codec,
     error::{Error, ErrorKind},
+    repair::{self, Repairs},
+    stats::RepairStats,
     store::{AnyStore, RealStore, memory::MemoryStore},
+};
+#[cfg(feature = "redis")]
+use crate::{
+    store::{
+        connection::{Options, Timeouts},
+        redis::RedisStore,
+    },
+    token::ProcessId,
 };
 
 const DEFAULT_NAMESPACE: &str = "larder";
 const DEFAULT_CAPACITY: usize = 100_000;
+const DEFAULT_LOADS: usize = 64;
 
 /// A cache: a store, and the defaults for the entities that use it. Cheap to clone; clones are the same cache.
 ///
@@ -34,6 +43,10 @@ pub(crate) struct Inner {
     pub(crate) namespace: String,
     pub(crate) codec: Codec,
     pub(crate) clock: Clock,
+    /// The keys that the store could not be told about.
+    pub(crate) repairs: Arc<Repairs>,
+    /// How many loads of one repository may run at the same time.
+    pub(crate) concurrent_loads: usize,
 }
 
 impl fmt::Debug for Cache {
@@ -73,6 +86,12 @@ impl Cache {
         CacheBuilder::default()
     }
 
+    /// The writes of this process that the store could not be told about when they were made, and what became of them.
+    #[must_use]
+    pub fn repairs(&self) -> RepairStats {
+        self.0.repairs.stats()
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0
     }
@@ -95,8 +114,12 @@ pub struct CacheBuilder {
     namespace: String,
     codec: Codec,
     clock: Clock,
+    repair_limit: usize,
+    concurrent_loads: usize,
     #[cfg(feature = "redis")]
     timeouts: Timeouts,
+    #[cfg(feature = "redis")]
+    fence_primary: bool,
     #[cfg(feature = "tls")]
     root_certificate: Option<Vec<u8>>,
     #[cfg(feature = "test-util")]
@@ -111,8 +134,12 @@ impl Default for CacheBuilder {
             namespace: DEFAULT_NAMESPACE.to_owned(),
             codec: Codec::default(),
             clock: Clock::default(),
+            repair_limit: repair::DEFAULT_LIMIT,
+            concurrent_loads: DEFAULT_LOADS,
             #[cfg(feature = "redis")]
             timeouts: Timeouts::default(),
+            #[cfg(feature = "redis")]
+            fence_primary: false,
             #[cfg(feature = "tls")]
             root_certificate: None,
             #[cfg(feature = "test-util")]
@@ -147,7 +174,26 @@ impl CacheBuilder {
         self
     }
 
-    /// Bounds the time one attempt to connect to Redis may take (default 1 s).
+    /// Bounds how many keys are remembered whose invalidation could not be delivered (default 10,000). They are read from
+    /// the database until it is. Beyond the bound nothing is served from the cache any more, by this process, until all
+    /// keys of its entities were dropped. With 0 the first such key leads there.
+    pub fn repair_limit(mut self, keys: usize) -> Self {
+        self.repair_limit = keys;
+        self
+    }
+
+    /// Bounds how many loads of one repository run or wait for a connection at the same time (default 64); further ones
+    /// wait for their turn, without a limit to the time. Hits are not concerned.
+    ///
+    /// When the cache cannot answer, every read is a load. The bound keeps them from filling the queue of the pool, which
+    /// writes wait in as well. It holds for all loads, because a cache that has just been emptied asks as much.
+    pub fn concurrent_loads(mut self, loads: usize) -> Self {
+        self.concurrent_loads = loads;
+        self
+    }
+
+    /// Bounds the time one attempt to connect to Redis may take (default 1 s). Attempts are made in the background, over
+    /// and over with pauses of 20 ms to 1 s; only `connect` waits for one.
     #[cfg(feature = "redis")]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -155,9 +201,25 @@ impl CacheBuilder {
     }
 
     /// Bounds the time one command to Redis may take (default 500 ms). A read that meets it goes to the database.
+    ///
+    /// The first command that meets it opens the circuit breaker: from then on commands fail at once, without being sent,
+    /// until Redis has answered a probe. Probes are sent in the background, 100 ms after one another; each has the same
+    /// patience, and after two that failed the connection is made anew.
     #[cfg(feature = "redis")]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.response = timeout;
+        self
+    }
+
+    /// Whether Redis is trusted only as long as it takes writes (default: only when it has replicas).
+    ///
+    /// A primary that is cut off from its replicas goes on answering, while others may already use its successor. With
+    /// `min-replicas-to-write` set it refuses writes after `min-replicas-max-lag` (10 s unless configured); so every 400 ms
+    /// a write is tried, and when none has succeeded for 1 s, Redis is treated as away. This is done by itself for a
+    /// server that has replicas or asks for some; `true` asks for it in any case.
+    #[cfg(feature = "redis")]
+    pub fn fence_primary(mut self, fence: bool) -> Self {
+        self.fence_primary = fence;
         self
     }
 
@@ -203,19 +265,29 @@ impl CacheBuilder {
                 "a capacity of 0 rows keeps nothing; use at least 1",
             ));
         }
-        let store = self.store()?;
+        if self.concurrent_loads == 0 {
+            return Err(configuration(
+                "with 0 concurrent loads nothing can be read; use at least 1",
+            ));
+        }
+        let repairs = Arc::new(Repairs::new(self.repair_limit));
+        let store = self.store(&repairs)?;
         #[cfg(feature = "test-util")]
         let store = FaultyStore::new(store, self.faults.clone());
-        Ok(Cache(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store,
             namespace: self.namespace,
             codec: self.codec,
             clock: self.clock,
-        })))
+            repairs,
+            concurrent_loads: self.concurrent_loads,
+        });
+        inner.repairs.belong_to(Arc::downgrade(&inner));
+        Ok(Cache(inner))
     }
 
     #[cfg(feature = "redis")]
-    fn store(&self) -> Result<RealStore, Error> {
+    fn store(&self, repairs: &Arc<Repairs>) -> Result<RealStore, Error> {
         let Some(url) = &self.url else {
             return Ok(self.memory());
         };
@@ -229,7 +301,15 @@ impl CacheBuilder {
         let root_certificate = self.root_certificate.clone();
         #[cfg(not(feature = "tls"))]
         let root_certificate = None;
-        let store = RedisStore::new(url, root_certificate, self.timeouts).map_err(|error| {
+        let options = Options {
+            timeouts: self.timeouts,
+            fence: self.fence_primary,
+            heart: heart(&self.namespace),
+            #[cfg(feature = "test-util")]
+            faults: self.faults.clone(),
+        };
+        let repairs = Arc::clone(repairs);
+        let store = RedisStore::new(url, root_certificate, options, repairs).map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
                 "the Redis URL cannot be used; it looks like redis://host:6379/0 or redis+unix:///path/to/socket",
@@ -240,7 +320,7 @@ impl CacheBuilder {
     }
 
     #[cfg(not(feature = "redis"))]
-    fn store(&self) -> Result<RealStore, Error> {
+    fn store(&self, _: &Arc<Repairs>) -> Result<RealStore, Error> {
         debug_assert!(self.url.is_none());
         Ok(self.memory())
     }
@@ -258,11 +338,16 @@ impl CacheBuilder {
     #[cfg(feature = "redis")]
     pub async fn connect(self) -> Result<Cache, Error> {
         let cache = self.build()?;
-        if let Err(error) = cache.0.store.connect().await {
-            tracing::warn!(%error, "Redis cannot be reached; reads go to the database until it can");
-        }
+        // A failure has been reported where it happened.
+        let _away = cache.0.store.connect().await;
         Ok(cache)
     }
+}
+
+/// The key of this process that shows whether Redis takes writes; no row has it, because every entity has a name.
+#[cfg(feature = "redis")]
+fn heart(namespace: &str) -> String {
+    format!("{namespace}::hb:{:?}", ProcessId::current())
 }
 
 fn configuration(message: impl Into<String>) -> Error {

@@ -3,6 +3,8 @@
 //! [`Clock::System`] is monotonic for deadlines and the wall clock for load times shown to people. Nothing that decides
 //! whether an entry may be served compares the clocks of two machines.
 
+#[cfg(feature = "redis")]
+use std::sync::LazyLock;
 use std::{
     sync::{
         Arc,
@@ -95,12 +97,20 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn micros(duration: Duration) -> u64 {
+/// A duration in whole microseconds, saturating.
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Microseconds since an arbitrary origin by the runtime's timer, for comparisons inside this process; never goes back.
+#[cfg(feature = "redis")]
+pub(crate) fn timer_us() -> u64 {
+    static ORIGIN: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
+    micros(ORIGIN.elapsed())
+}
+
 /// A moment after which something is no longer waited for. Follows the runtime's timer, which tests can pause.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(tokio::time::Instant);
 
 impl Deadline {

@@ -128,7 +128,6 @@ impl StdError for Error {
 pub struct StoreError(pub(crate) Arc<str>);
 
 impl StoreError {
-    #[cfg(any(feature = "redis", feature = "test-util"))]
     pub(crate) fn new(message: impl Into<Arc<str>>) -> Self {
         Self(message.into())
     }

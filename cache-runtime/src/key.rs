@@ -95,6 +95,11 @@ impl KeySpace {
         }
     }
 
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
     /// The key of an id.
     ///
     /// # Errors

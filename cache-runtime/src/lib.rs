@@ -47,6 +47,9 @@ mod postgres_array;
 #[doc(hidden)]
 pub mod private;
 mod read;
+#[cfg(feature = "redis")]
+mod recent;
+mod repair;
 mod repository;
 pub mod schema;
 #[doc(hidden)]
@@ -77,7 +80,7 @@ pub use crate::{
     key::AsId,
     repository::{Origin, Outcome, Repository},
     schema::SchemaReport,
-    stats::Stats,
+    stats::{RepairStats, Stats},
     transaction::Transaction,
     within::Within,
 };

@@ -71,6 +71,9 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     pub(crate) async fn run(mut self, mut next: Next) {
         for _ in 0..MOST_STEPS {
             let mark = self.flight.mark();
+            if !matches!(next, Next::Bypass) && self.repository.denies(&self.key) {
+                break;
+            }
             let judged = match next {
                 Next::Lease { over } => match self.take_lease(over).await {
                     Ok(lease) => return self.load_under(lease).await,
@@ -78,7 +81,8 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                 },
                 Next::Repair => {
                     let repaired = self.repository.cache.store.invalidate(&self.key).await;
-                    self.repository.judge(repaired.map(|()| Found::Absent))
+                    self.repository
+                        .judge(&self.key, repaired.map(|()| Found::Absent))
                 }
                 Next::Wait => self.wait().await,
                 Next::Bypass => break,
@@ -107,11 +111,11 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         let store = &self.repository.cache.store;
         match store.acquire(&self.key, lease, lease_ttl_ms, over).await {
             Ok(None) => Ok(lease),
-            Ok(Some(found)) => Err(self.repository.judge(Ok(found))),
+            Ok(Some(found)) => Err(self.repository.judge(&self.key, Ok(found))),
             Err(error) => {
                 // The command may have been carried out although its answer did not come.
                 self.abandon(lease);
-                Err(self.repository.judge(Err(error)))
+                Err(self.repository.judge(&self.key, Err(error)))
             }
         }
     }
@@ -133,8 +137,8 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .wait(&self.key, repository.identity())
             .await
         {
-            Ok(Some(found)) => repository.judge(Ok(found)),
-            Err(error) => repository.judge(Err(error)),
+            Ok(Some(found)) => repository.judge(&self.key, Ok(found)),
+            Err(error) => repository.judge(&self.key, Err(error)),
             // Woken or out of time, look again: it takes the lease if the other one is gone.
             Ok(None) => {
                 deadline.bound(listener.woken()).await;
@@ -174,15 +178,21 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             load_cost_us: u32::try_from(cost_us).unwrap_or(u32::MAX),
             version: 0,
         };
+        // Looked at after the flight was closed: if a write was remembered before somebody joined, then either its key is
+        // still denied, or its repair has ended the lease.
+        let denied = self.repository.denies(&self.key);
+        let filling = if denied {
+            None
+        } else {
+            self.repository
+                .filling(&self.key, outcome.row.as_ref(), meta)
+        };
         // A lease that was still current when it was given back proves as much as an accepted fill.
-        let accepted = match self
-            .repository
-            .filling(&self.key, outcome.row.as_ref(), meta)
-        {
+        let accepted = match filling {
             Some((filling, ttl)) => self.fill(filling, ttl, lease).await,
             None => self.release(lease).await,
         };
-        let below = if accepted { ALL } else { mark };
+        let below = if accepted && !denied { ALL } else { mark };
         self.land(Landing::Shared { outcome, below });
     }
 

@@ -4,7 +4,8 @@
 //! 2. Anything else boards the key's flight (`flight`); the leader's task does the rest for all.
 //! 3. Nothing there: take the fill lease. Granted: read the database, hand the row to the leader, store it under the lease.
 //! 4. Somebody else's lease: wait to be woken, at most the entity's wait budget, then take the lease or read past it.
-//! 5. A write under way, or a store that does not answer: read the database and store nothing.
+//! 5. A write under way, a store that does not answer, or a key that awaits its repair (`repair`): read the database and
+//!    store nothing.
 //!
 //! Steps 3 to 5 are told in `load`.
 //!
@@ -59,12 +60,15 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Reads a row, from the cache if it can be.
     pub(crate) async fn read(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
+        if self.denies(&key) {
+            return Box::pin(self.miss_from(key, id.into_owned(), Next::Bypass)).await;
+        }
         let found = self
             .cache
             .store
             .get(&key, self.fingerprint, self.codec.number())
             .await;
-        let next = match self.judge(found) {
+        let next = match self.judge(&key, found) {
             Judged::Served(outcome) => {
                 if outcome.row.is_some() {
                     self.counters.hits.add_one();
@@ -94,16 +98,19 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Box::pin(self.miss_from(key, id, next)).await
     }
 
-    /// Reads one row from the database. The only way a read reaches it. The mark is drawn when there is a connection,
-    /// just before the statement is sent.
+    /// Reads one row from the database. The only way a read reaches it, and so the place where it is protected: only so many
+    /// loads wait for a connection or run at the same time, whether they fill the cache or go past it. The mark is drawn
+    /// when there is a connection, just before the statement is sent.
     pub(crate) async fn load<M>(
         &self,
         key: &Key,
         id: &E::Id,
         mark: impl FnOnce() -> M + Send,
     ) -> Result<(M, Option<Arc<E>>), Error> {
-        self.counters.loads.add_one();
         let loaded = async {
+            let permit = self.loading.acquire().await;
+            let _permit = permit.expect("the semaphore is never closed");
+            self.counters.loads.add_one();
             let mut connection = self.database.acquire().await?;
             let mark = mark();
             let row = self.database.select(&mut connection, id).await?;
@@ -189,17 +196,28 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         })
     }
 
-    /// Decides what an answer of the store means for a read.
-    pub(crate) fn judge(&self, answer: Result<Found, StoreError>) -> Judged<E> {
-        let found = match answer {
-            Ok(found) => found,
-            Err(error) => {
-                self.counters.store_errors.add_one();
-                tracing::debug!(entity = E::SPEC.name, %error, "the store failed; reading the database");
-                return Judged::Unserved(Next::Bypass);
-            }
+    /// Whether nothing may be served from a key or stored at it, because the store has not been told about a write yet.
+    #[inline]
+    pub(crate) fn denies(&self, key: &Key) -> bool {
+        let denied = self.cache.repairs.denies(key);
+        if denied {
+            self.counters.denied.add_one();
+        }
+        denied
+    }
+
+    /// Decides what an answer of the store means for a read. The store's failures are counted here and reported where they
+    /// begin and end, not once for each read.
+    pub(crate) fn judge(&self, key: &Key, answer: Result<Found, StoreError>) -> Judged<E> {
+        let Ok(found) = answer else {
+            self.counters.store_errors.add_one();
+            return Judged::Unserved(Next::Bypass);
         };
         match found {
+            // Remembered while the answer was on its way.
+            Found::Value(..) | Found::Negative(_) if self.denies(key) => {
+                Judged::Unserved(Next::Bypass)
+            }
             Found::Value(meta, payload) => match self.open(payload) {
                 Some(row) => Judged::Served(self.cached(Some(row), meta)),
                 None => {

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use sqlx::Pool;
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     flight::Flights,
     key::{AsId, Key, KeySpace},
     policy::Policy,
+    repair::Repair,
     schema::{self, SchemaReport},
     state::Identity,
     stats::{Counters, Stats},
@@ -40,6 +42,8 @@ pub(crate) struct Inner<E: Entity, DB: Backend> {
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
+    /// The loads that may run at the same time.
+    pub(crate) loading: Semaphore,
 }
 
 /// A row, and where it came from.
@@ -129,14 +133,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let database = Database::new(pool, binding, policy.publishes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
+        let keys = KeySpace::new(&cache.namespace, spec.name, &policy);
+        cache.repairs.register(keys.prefix());
         Ok(Self(Arc::new(Inner {
-            keys: KeySpace::new(&cache.namespace, spec.name, &policy),
+            keys,
             fingerprint: layout::<E, DB>(&database.columns),
             database,
             codec,
             policy,
             counters: Counters::default(),
             flights: Flights::default(),
+            loading: Semaphore::new(cache.concurrent_loads),
             cache,
         })))
     }
@@ -329,7 +336,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`] when the store cannot be reached: then the old row may be served until its time to live ends.
+    /// [`ErrorKind::Store`] when the store cannot be reached. This process reads the row from the database from then on,
+    /// and drops it from the store as soon as that can be reached; until then others may serve the old row, at most until
+    /// its time to live ends.
     pub async fn invalidate(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
         let key = self.0.key(&id.as_id())?;
         self.0.invalidate(&key).await
@@ -473,8 +482,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     async fn invalidate(&self, key: &Key) -> Result<(), Error> {
         self.counters.invalidations.add_one();
+        self.cache.repairs.announced(key);
         self.cache.store.invalidate(key).await.map_err(|error| {
             self.counters.store_errors.add_one();
+            self.cache.repairs.remember(key, Repair::Drop);
             Error::with_source(
                 ErrorKind::Store,
                 format!("failed to invalidate key {key}"),

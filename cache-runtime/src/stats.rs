@@ -64,6 +64,8 @@ counters! {
     foreign,
     /// Entries whose bytes could not be read, which were overwritten.
     undecodable,
+    /// Times that a read went past the cache because it had not been told yet about a write of this process.
+    denied,
     /// Commands that the store failed or refused.
     store_errors,
     /// Rows written: inserted, updated, saved or deleted.
@@ -72,6 +74,21 @@ counters! {
     write_errors,
     /// Keys dropped on request.
     invalidations,
+}
+
+/// The writes of this process that a store could not be told about when they were made; see
+/// [`Cache::repairs`](crate::Cache::repairs).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairStats {
+    /// How many keys are waiting to be dropped; meanwhile this process reads them from the database.
+    pub pending: usize,
+    /// Whether there were too many to list, so that nothing is served from the cache until all its keys were dropped.
+    pub everything: bool,
+    /// How many keys were dropped late, since the program started.
+    pub repaired: u64,
+    /// How often all keys were dropped, since the program started.
+    pub sweeps: u64,
 }
 
 /// One counter.

@@ -248,6 +248,8 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
     let server = RedisServer::start().await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
     caches_again(&items).await;
+    world.put(&Item::new(2, "two")).await;
+    world.warm(&items, 2).await;
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
     // Nobody answers there, so it keeps the entry it has.
@@ -260,7 +262,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
         .unwrap();
     items.update(&Item::new(1, "new")).await.unwrap();
     let entries: u64 = redis::cmd("DBSIZE").query_async(&mut admin).await.unwrap();
-    assert_eq!(entries, 1, "the old entry is still there");
+    assert_eq!(entries, 2, "the old entries are still there");
     let hits = items.stats().hits;
     for _ in 0..20 {
         let outcome = items.find_outcome(1).await.unwrap();
@@ -277,6 +279,8 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
         .unwrap();
     caches_again(&items).await;
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
+    // Nobody has written this row, so nobody has dropped its entry.
+    assert_eq!(items.find(2).await.unwrap().unwrap().name, "two");
     assert!(items.stats().foreign > 0, "the old entry was recognised");
     world.database.close().await;
 }

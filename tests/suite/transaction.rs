@@ -21,6 +21,7 @@ use crate::support::proxy::Point;
 use crate::world::{
     Item, Kind, Tested, Through, World, eventually, everywhere, on_both_stores, on_postgres,
 };
+use crate::write::{held_up, lock_row};
 
 everywhere!(
     a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit,
@@ -37,7 +38,6 @@ on_both_stores!(
     a_transaction_that_is_dropped_is_rolled_back,
     a_commit_whose_caller_is_gone_runs_to_its_end,
     a_callback_that_panics_does_not_undo_the_commit,
-    a_statement_dropped_half_way_can_only_be_rolled_back,
     raw_statements_take_back_what_was_to_be_published,
 );
 on_postgres!(
@@ -45,6 +45,7 @@ on_postgres!(
     a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached,
     a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database,
     intents_are_renewed_while_a_commit_takes_long,
+    a_statement_dropped_half_way_can_only_be_rolled_back,
 );
 
 /// A row of the table of items under some strategy.
@@ -435,17 +436,20 @@ async fn a_commit_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World
 }
 
 /// Whether the statement was run is not known, so neither is its key in every case; going on could leave an old row cached.
-async fn a_statement_dropped_half_way_can_only_be_rolled_back<DB: Tested>(world: &World<DB>) {
-    let rows = Both::<Item, DB>::of(world).await;
+async fn a_statement_dropped_half_way_can_only_be_rolled_back(world: &World<Postgres>) {
+    let rows = Both::<Item, Postgres>::of(world).await;
     rows.here.insert(&Item::new(1, "old")).await.unwrap();
     rows.see(1, Some("old")).await;
+    let outside = world.database.outside_pool().await;
+    let lock = lock_row(&outside).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
-    {
-        let mut within = rows.here.within(&mut transaction);
-        let item = Item::new(1, "new");
-        let mut update = std::pin::pin!(within.update(&item));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(update.as_mut().poll(&mut context).is_pending());
+    tokio::select! {
+        biased;
+        written = async {
+            let mut within = rows.here.within(&mut transaction);
+            within.update(&Item::new(1, "new")).await
+        } => panic!("the row is locked: {written:?}"),
+        () = held_up(&outside) => {}
     }
     let error = rows
         .here
@@ -460,6 +464,7 @@ async fn a_statement_dropped_half_way_can_only_be_rolled_back<DB: Tested>(world:
     );
     let error = transaction.commit().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Aborted);
+    lock.rollback().await.unwrap();
     rows.see(1, Some("old")).await;
 }
 

@@ -362,7 +362,7 @@ async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &Wor
 }
 
 /// Locks the row in a transaction of somebody else, so that a statement on it has to wait.
-async fn lock_row(outside: &Pool<Postgres>) -> sqlx::Transaction<'static, Postgres> {
+pub(crate) async fn lock_row(outside: &Pool<Postgres>) -> sqlx::Transaction<'static, Postgres> {
     let mut transaction = outside.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM items WHERE id = 1 FOR UPDATE")
         .execute(&mut *transaction)
@@ -372,7 +372,7 @@ async fn lock_row(outside: &Pool<Postgres>) -> sqlx::Transaction<'static, Postgr
 }
 
 /// Waits until a statement waits for a lock.
-async fn held_up(outside: &Pool<Postgres>) {
+pub(crate) async fn held_up(outside: &Pool<Postgres>) {
     eventually("a statement waits for the lock", async || {
         sqlx::query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
             .fetch_optional(outside)

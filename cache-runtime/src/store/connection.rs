@@ -5,11 +5,19 @@
 //! 2. On every connection the server's run id and replication id are read and hashed into the *history stamp*. A restart or
 //!    a failover changes it, so that what such a server has resurrected is not believed.
 //! 3. A server that does not order all operations on every key is not used: a replica, a cluster node, a primary that has
-//!    been demoted.
+//!    been demoted. Nor is one that is still loading its data.
 //! 4. Wake-ups for waiting loads arrive as pushes on the same connection.
+//! 5. While it is used, a link is watched by its pulse: whether it answers, and whether it may be trusted (`pulse`).
+//!
+//! What a server's refusal means: `READONLY`, `MASTERDOWN`, `LOADING`, `NOAUTH` and the words of a cluster say that this
+//! server is not the one to ask, and the link is lost. Anything else (`OOM`, `NOREPLICAS`, `NOPERM`, ..) is the failure of
+//! one operation; others, such as a `GET` when memory is full, go on.
 //!
 //! Invariant: a link leads to one run of one server; what was learnt of that run stays true of the link.
-//! Not here: the operations (`redis`).
+//! Invariant: when a link leads to another history than the one before, the keys that were told to the earlier server lately
+//! are handed to `repair` before the new link can be taken. An operation notes its key before it takes its link, so it is
+//! either among those keys or goes to the new server.
+//! Not here: the operations (`redis`), and what is logged when (`condition`).
 
 use std::{
     hash::Hasher,
@@ -22,14 +30,32 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, Value, aio::MultiplexedConnection,
+    RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
 
-use crate::{error::StoreError, token::ProcessId, wake::Wakeups};
+#[cfg(feature = "test-util")]
+use crate::store::faulty::{Faults, Mechanism};
+use crate::{
+    clock::timer_us,
+    error::StoreError,
+    repair::Repairs,
+    store::{
+        condition::{Away, Conditions},
+        pulse::{BEAT, Beat, Ending, PROBE_PAUSE, PROBES, Pulse, info},
+    },
+    token::ProcessId,
+    wake::Wakeups,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const WAKE_CHANNEL: &[u8] = b"larder:wake:";
+/// After how long a primary misses its replicas, where it does not tell (the default of Redis).
+const DEFAULT_LAG: Duration = Duration::from_secs(10);
+/// How much longer keys are noted: until trust has ended everywhere, and a little.
+const LAG_MARGIN: Duration = Duration::from_secs(2);
+/// What the pulse's writes are called in the log.
+const HEARTBEAT: &str = "heartbeat";
 
 /// How patient the store is.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +75,35 @@ impl Default for Timeouts {
     }
 }
 
+/// How a server is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How patient the store is.
+    pub timeouts: Timeouts,
+    /// Whether a server is fenced that does not ask for it.
+    pub fence: bool,
+    /// The key that heartbeats write to.
+    pub heart: String,
+    /// The mechanisms that are left out.
+    #[cfg(feature = "test-util")]
+    pub faults: Option<Faults>,
+}
+
+impl Options {
+    #[cfg(feature = "test-util")]
+    fn leaves_out(&self, mechanism: Mechanism) -> bool {
+        self.faults
+            .as_ref()
+            .is_some_and(|faults| faults.is_left_out(mechanism))
+    }
+}
+
 /// The way to one Redis server.
 pub(crate) struct Connector {
     client: Client,
-    timeouts: Timeouts,
+    options: Options,
+    repairs: Arc<Repairs>,
+    conditions: Conditions,
     link: RwLock<Option<Link>>,
     /// The stamp of the latest link, also while there is none.
     stamp: AtomicU64,
@@ -60,6 +111,11 @@ pub(crate) struct Connector {
     run: AtomicU64,
     links_made: AtomicU64,
     connecting: AtomicBool,
+    /// The history whose server must be fenced also when it does not ask for it any more: a primary that is cut off
+    /// forgets its replicas in time.
+    fenced: AtomicU64,
+    /// Whether the last server was remarked for having replicas and not minding their loss.
+    careless: AtomicBool,
     wakeups: Wakeups,
 }
 
@@ -69,9 +125,9 @@ pub(crate) struct Link {
     pub(crate) connection: MultiplexedConnection,
     /// The history stamp of that run.
     pub(crate) stamp: u64,
+    /// Whether the link may be used now.
+    pub(crate) pulse: Arc<Pulse>,
     number: u64,
-    /// Whether somebody is finding out if it is dead.
-    probed: Arc<AtomicBool>,
 }
 
 /// While it lives, a task is connecting.
@@ -85,26 +141,39 @@ impl Drop for Connecting {
     }
 }
 
+impl Drop for Connector {
+    fn drop(&mut self) {
+        self.drop_link(None);
+    }
+}
+
 impl Connector {
     /// A way to the server at a URL, trusting this root certificate (PEM) or else the public ones; nothing is connected yet.
     pub(crate) fn new(
         url: &str,
         root_certificate: Option<Vec<u8>>,
-        timeouts: Timeouts,
+        options: Options,
+        repairs: Arc<Repairs>,
     ) -> Result<Self, RedisError> {
         let info = url.into_connection_info()?;
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
+        let client = client(info.set_redis_settings(settings), root_certificate)?;
+        let address = client.get_connection_info().addr().to_string();
         Ok(Self {
-            client: client(info.set_redis_settings(settings), root_certificate)?,
-            timeouts,
+            client,
+            options,
+            repairs,
+            conditions: Conditions::new(address),
             link: RwLock::new(None),
             stamp: AtomicU64::new(0),
             run: AtomicU64::new(0),
             links_made: AtomicU64::new(0),
             connecting: AtomicBool::new(false),
+            fenced: AtomicU64::new(0),
+            careless: AtomicBool::new(false),
             wakeups: Wakeups::default(),
         })
     }
@@ -124,6 +193,12 @@ impl Connector {
         self.run.load(Ordering::Acquire)
     }
 
+    /// Whether there is a link that may be used now.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.current()
+            .is_some_and(|link| link.pulse.check().is_ok())
+    }
+
     /// The registry that pushes wake.
     pub(crate) fn wakeups(&self) -> &Wakeups {
         &self.wakeups
@@ -141,25 +216,42 @@ impl Connector {
         result
     }
 
-    /// The current link; without one, an error at once, and an attempt in the background.
+    /// The current link, if it may be used now; otherwise an error at once. Without a link, an attempt is made in the
+    /// background. Every operation obtains its link here.
     pub(crate) fn link(self: &Arc<Self>) -> Result<Link, StoreError> {
-        self.current().ok_or_else(|| {
+        let link = self.current().ok_or_else(|| {
             self.connect_in_background();
             StoreError::new("not connected to Redis")
-        })
+        })?;
+        link.pulse.check()?;
+        Ok(link)
     }
 
-    /// Takes note of a failed command, and drops the link if it is worth nothing any more.
-    pub(crate) fn failed(self: &Arc<Self>, link: &Link, error: &RedisError) -> StoreError {
-        if error.is_unrecoverable_error()
-            || error.is_connection_dropped()
-            || tells_of_another_primary(error)
-        {
-            self.lost(link.number);
-        } else if error.is_timeout() {
-            self.probe(link);
+    /// Judges the answer to a command, and takes note of what it says about the link. The answer of a server that may have
+    /// a successor by now does not count.
+    pub(crate) fn judge<T>(
+        self: &Arc<Self>,
+        link: &Link,
+        operation: &'static str,
+        answer: RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        match answer {
+            Ok(value) => {
+                self.conditions.accepted(operation);
+                link.pulse.check_trust()?;
+                Ok(value)
+            }
+            Err(error) => {
+                if error.is_timeout() {
+                    self.silent(link, &error);
+                } else if ends_the_link(&error) {
+                    self.lost(link.number, &Away::from(&error));
+                } else {
+                    self.conditions.refused(operation, &error);
+                }
+                Err(StoreError::new(error.to_string()))
+            }
         }
-        StoreError::new(error.to_string())
     }
 
     fn current(&self) -> Option<Link> {
@@ -169,33 +261,31 @@ impl Connector {
             .clone()
     }
 
-    fn lost(self: &Arc<Self>, number: u64) {
-        let mut link = self.link.write().unwrap_or_else(PoisonError::into_inner);
-        if link.as_ref().is_some_and(|link| link.number == number) {
-            *link = None;
-            drop(link);
-            tracing::warn!(address = self.address(), "the connection to Redis was lost");
-            // Whoever waits for a push would wait in vain.
-            self.wakeups.wake_all();
+    /// Opens the breaker of a link: a command was not answered in time.
+    fn silent(&self, link: &Link, error: &RedisError) {
+        if link.pulse.fall_silent() {
+            self.conditions.away(&Away::from(error));
+        }
+    }
+
+    /// Drops a link, and makes another.
+    fn lost(self: &Arc<Self>, number: u64, away: &Away) {
+        if self.drop_link(Some(number)) {
+            self.conditions.away(away);
             self.connect_in_background();
         }
     }
 
-    /// Finds out whether a link that let a command time out is dead: a network that swallows everything ends no connection.
-    fn probe(self: &Arc<Self>, link: &Link) {
-        if link.probed.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (connector, mut link) = (Arc::downgrade(self), link.clone());
-        tokio::spawn(async move {
-            let answer = redis::cmd("PING").exec_async(&mut link.connection).await;
-            if answer.is_err()
-                && let Some(connector) = connector.upgrade()
-            {
-                connector.lost(link.number);
-            }
-            link.probed.store(false, Ordering::Release);
-        });
+    /// Drops the link with this number, or any. Whether there was one.
+    fn drop_link(&self, number: Option<u64>) -> bool {
+        let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
+        let dropped = current.take_if(|link| number.is_none_or(|number| link.number == number));
+        drop(current);
+        let Some(link) = dropped else { return false };
+        link.pulse.end();
+        // Whoever waits for a push would wait in vain.
+        self.wakeups.wake_all();
+        true
     }
 
     fn connect_in_background(self: &Arc<Self>) {
@@ -213,18 +303,8 @@ impl Connector {
                 let Some(connector) = weak.upgrade() else {
                     return;
                 };
-                match connector.connect_once().await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        // One line per change of state: the first attempt of an outage.
-                        if pause == FIRST_PAUSE {
-                            tracing::warn!(
-                                address = connector.address(),
-                                %error,
-                                "Redis cannot be reached; reads go to the database"
-                            );
-                        }
-                    }
+                if connector.connect_once().await.is_ok() {
+                    return;
                 }
                 drop(connector);
                 tokio::time::sleep(pause).await;
@@ -235,32 +315,44 @@ impl Connector {
 
     async fn connect_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let number = self.links_made.fetch_add(1, Ordering::Relaxed) + 1;
-        let link = Box::pin(self.handshake(number))
-            .await
-            .map_err(|error| StoreError::new(error.to_string()))?;
+        let link = match Box::pin(self.handshake(number)).await {
+            Ok(link) => link,
+            Err(away) => {
+                self.conditions.away(&away);
+                return Err(StoreError::new(away.message));
+            }
+        };
         let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
         // Two attempts may overlap; the later one has seen the server later.
         if current
             .as_ref()
             .is_none_or(|current| current.number < link.number)
         {
-            self.stamp.store(link.stamp, Ordering::Release);
-            self.run.store(link.number, Ordering::Release);
-            *current = Some(link);
+            let before = self.stamp.swap(link.stamp, Ordering::AcqRel);
+            if self.run.swap(link.number, Ordering::AcqRel) != 0 && before != link.stamp {
+                self.repairs.replay();
+            }
+            tokio::spawn(watch(Arc::downgrade(self), link.clone()));
+            if let Some(replaced) = current.replace(link) {
+                replaced.pulse.end();
+            }
         }
         drop(current);
-        tracing::info!(address = self.address(), "connected to Redis");
+        if !self.conditions.back() {
+            tracing::info!(address = self.address(), "connected to Redis");
+        }
         // Waiters that registered through an earlier connection are known to the server under the same name, but news
         // that was published in between is gone.
         self.wakeups.wake_all();
         Ok(())
     }
 
-    async fn handshake(self: &Arc<Self>, number: u64) -> Result<Link, RedisError> {
+    async fn handshake(self: &Arc<Self>, number: u64) -> Result<Link, Away> {
+        let timeouts = self.options.timeouts;
         let connector = Arc::downgrade(self);
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeouts.connect))
-            .set_response_timeout(Some(self.timeouts.response))
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(timeouts.response))
             .set_push_sender(move |push: PushInfo| {
                 on_push(&connector, number, push);
                 Ok::<(), redis::aio::SendError>(())
@@ -269,32 +361,201 @@ impl Connector {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let mut info = redis::cmd("INFO");
-        info.arg("server").arg("replication");
-        let stamp = match info.query_async::<String>(&mut connection).await {
-            Ok(info) => {
-                usable(&info)?;
-                stamp(&info)
-            }
-            // A proxy or an access list may hide INFO: then a restart is not noticed, and the time to live is the bound.
-            Err(error) if is_refused(&error) => 0,
-            Err(error) => return Err(error),
-        };
+        // A server that is loading its data says so when it is asked for anything but INFO.
+        unless_refused(redis::cmd("PING").exec_async(&mut connection).await)?;
+        // A proxy or an access list may hide INFO: then a restart is not noticed, and the time to live is the bound.
+        let told = unless_refused(info().query_async::<String>(&mut connection).await)?;
+        let told = told.unwrap_or_default();
+        usable(&told)?;
+        let stamp = self.stamp_of(&told);
         // Without the right to subscribe, waiters go on when their time is up.
         let channel = [WAKE_CHANNEL, &ProcessId::current().0].concat();
         match connection.subscribe(channel).await {
-            Ok(()) => {}
-            Err(error) if is_refused(&error) => {
-                tracing::warn!(%error, "Redis refused a subscription; waiting reads will not be woken early");
-            }
-            Err(error) => return Err(error),
+            Err(error) if is_refused(&error) => self.conditions.refused("subscribe", &error),
+            result => result?,
         }
-        Ok(Link {
-            connection,
+        let fenced = self.must_fence(&told, stamp);
+        let link = Link {
             stamp,
+            pulse: Arc::new(Pulse::new(fenced)),
+            connection,
             number,
-            probed: Arc::default(),
-        })
+        };
+        self.note_for(fenced.then(|| link.connection.clone())).await;
+        if fenced {
+            self.earn_trust(&link).await?;
+        }
+        Ok(link)
+    }
+
+    /// Tries a write at once, without waiting for the next beat.
+    async fn earn_trust(&self, link: &Link) -> Result<(), Away> {
+        let sent_us = timer_us();
+        let mut connection = link.connection.clone();
+        let heart = redis::Cmd::del(&self.options.heart);
+        match heart.exec_async(&mut connection).await {
+            Err(error) if ends_the_link(&error) || error.is_timeout() => Err(Away::from(error)),
+            written => {
+                self.heard(link, sent_us, &written);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes note of whether a heartbeat was accepted.
+    fn heard(&self, link: &Link, sent_us: u64, written: &RedisResult<()>) {
+        match written {
+            Ok(()) => {
+                self.conditions.accepted(HEARTBEAT);
+                link.pulse.trust_from(sent_us);
+            }
+            Err(error) => self.conditions.refused(HEARTBEAT, error),
+        }
+    }
+
+    /// Whether a server that says this of itself must be fenced. Says so when it should be but cannot.
+    fn must_fence(&self, told: &str, stamp: u64) -> bool {
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::TrustLease) {
+            return false;
+        }
+        let replicas = field(told, "connected_slaves").is_some_and(|count| count != "0");
+        // Told only by a server that is to refuse writes when it misses its replicas.
+        let minds = field(told, "min_slaves_good_slaves").is_some();
+        let careless = replicas && !minds;
+        if self.careless.swap(careless, Ordering::Relaxed) != careless && careless {
+            tracing::warn!(
+                address = self.address(),
+                code = "min-replicas-to-write",
+                "Redis has replicas but takes writes without them; a primary that is cut off is believed until it is told"
+            );
+        }
+        let remembered = stamp != 0 && self.fenced.load(Ordering::Relaxed) == stamp;
+        let fenced = self.options.fence || replicas || minds || remembered;
+        if fenced {
+            self.fenced.store(stamp, Ordering::Relaxed);
+        }
+        fenced
+    }
+
+    /// Has the keys noted that a fenced server is told about, as long as it might take writes that its successor has never
+    /// heard of.
+    async fn note_for(&self, fenced: Option<MultiplexedConnection>) {
+        let Some(mut connection) = fenced else {
+            return self.repairs.note_for(None);
+        };
+        let lag = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("min-replicas-max-lag")
+            .query_async::<Vec<String>>(&mut connection)
+            .await;
+        let lag = lag.ok().and_then(|lag| lag.get(1)?.parse().ok());
+        let lag = lag.map_or(DEFAULT_LAG, Duration::from_secs);
+        self.repairs.note_for(Some(lag + LAG_MARGIN));
+    }
+
+    fn stamp_of(&self, told: &str) -> u64 {
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::Stamp) {
+            return 0;
+        }
+        if told.is_empty() { 0 } else { stamp(told) }
+    }
+
+    /// Draws the conclusions from a beat: whether the link is still worth something.
+    async fn conclude(self: &Arc<Self>, link: &Link, beat: &Beat) -> Result<(), Away> {
+        if let Some(error) = beat.errors().find(|error| ends_the_link(error)) {
+            return Err(Away::from(error));
+        }
+        if let Some(written) = &beat.written {
+            self.heard(link, beat.sent_us, written);
+        }
+        if link.pulse.answer() {
+            self.conditions.back();
+        }
+        if let Ok(Some(told)) = &beat.told {
+            usable(told)?;
+            if self.stamp_of(told) != link.stamp {
+                return Err(Away::new(
+                    "REPLACED",
+                    "the server has begun another history",
+                ));
+            }
+            if self.must_fence(told, link.stamp) && !link.pulse.is_fenced() {
+                self.note_for(Some(link.connection.clone())).await;
+                link.pulse.fence();
+                self.earn_trust(link).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The task of a link: beats and probes until the link is lost or nobody holds the connector any more.
+async fn watch(connector: Weak<Connector>, link: Link) {
+    // Also when the task is stopped with its runtime, and the connection with it.
+    let ending = Ending(Arc::clone(&link.pulse));
+    let mut unanswered = 0;
+    while wait_for_beat(&link).await {
+        let Some((asks, heart)) = connector.upgrade().map(|connector| {
+            let heart = link
+                .pulse
+                .is_fenced()
+                .then(|| connector.options.heart.clone());
+            (link.stamp != 0, heart)
+        }) else {
+            return;
+        };
+        let beat = Beat::of(&link.connection, asks, heart.as_deref()).await;
+        let Some(connector) = connector.upgrade() else {
+            return;
+        };
+        let concluded = if let Some(error) = beat.silence() {
+            connector.silent(&link, error);
+            unanswered += 1;
+            if unanswered < PROBES {
+                Ok(())
+            } else {
+                Err(Away::from(error))
+            }
+        } else {
+            unanswered = 0;
+            connector.conclude(&link, &beat).await
+        };
+        if let Err(away) = concluded {
+            connector.lost(link.number, &away);
+            return;
+        }
+    }
+    drop(ending);
+}
+
+/// Waits until the next beat or probe is due. Not if the link is not used any more.
+async fn wait_for_beat(link: &Link) -> bool {
+    let pulse = &link.pulse;
+    let due = async {
+        if pulse.is_silent() {
+            tokio::time::sleep(PROBE_PAUSE).await;
+        } else {
+            // The first probe follows the first time-out at once.
+            let beat = tokio::time::sleep(BEAT);
+            tokio::select! {
+                () = beat => {}
+                () = pulse.fell_silent() => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = due => true,
+        () = pulse.ended() => false,
+    }
+}
+
+/// What a server answered, unless it refuses to.
+fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+    match answer {
+        Err(error) if is_refused(&error) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
@@ -303,22 +564,36 @@ fn is_refused(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOPERM" | "ERR"))
 }
 
-/// Whether an error says that this server is not, or no longer, the one that orders all operations on a key.
-fn tells_of_another_primary(error: &RedisError) -> bool {
-    matches!(
-        error.code(),
-        Some("READONLY" | "MASTERDOWN" | "MOVED" | "ASK" | "CLUSTERDOWN")
-    )
+/// Whether an error says that the connection is gone, or that this server is not, or no longer, the one that orders all
+/// operations on a key.
+fn ends_the_link(error: &RedisError) -> bool {
+    const CODES: [&str; 7] = [
+        "READONLY",
+        "MASTERDOWN",
+        "LOADING",
+        "NOAUTH",
+        "MOVED",
+        "ASK",
+        "CLUSTERDOWN",
+    ];
+    error.is_unrecoverable_error()
+        || error.is_connection_dropped()
+        || error.code().is_some_and(|code| CODES.contains(&code))
 }
 
 /// Refuses a server that does not order all operations on every key.
-fn usable(info: &str) -> Result<(), RedisError> {
-    let refuse = |why| Err((redis::ErrorKind::Client, why).into());
-    if field(info, "role").is_some_and(|role| role != "master") {
-        return refuse("the server is a replica; larder needs the primary");
+fn usable(told: &str) -> Result<(), Away> {
+    if field(told, "role").is_some_and(|role| role != "master") {
+        return Err(Away::new(
+            "REPLICA",
+            "the server is a replica; larder needs the primary",
+        ));
     }
-    if field(info, "redis_mode").is_some_and(|mode| mode == "cluster") {
-        return refuse("the server is a node of a cluster, which larder does not support yet");
+    if field(told, "redis_mode").is_some_and(|mode| mode == "cluster") {
+        return Err(Away::new(
+            "CLUSTER",
+            "the server is a node of a cluster, which larder does not support yet",
+        ));
     }
     Ok(())
 }
@@ -356,7 +631,10 @@ fn on_push(connector: &Weak<Connector>, number: u64, push: PushInfo) {
                 connector.wakeups.wake(&key);
             }
         }
-        PushKind::Disconnection => connector.lost(number),
+        PushKind::Disconnection => {
+            let away = Away::new("UNREACHABLE", "the connection was lost");
+            connector.lost(number, &away);
+        }
         _ => {}
     }
 }

@@ -35,6 +35,7 @@ pub enum Operation {
     Begin,
     End,
     Invalidate,
+    Scan,
 }
 
 /// A mechanism that a negative control leaves out.
@@ -50,6 +51,14 @@ pub enum Mechanism {
     End,
     /// The rule that a caller shares a load only if it began after the call or its fill was accepted.
     AcceptedFill,
+    /// The memory of writes that the store could not be told about: without it, they are forgotten.
+    Repair,
+    /// The stamp of the store's history: without it, what a store has resurrected is believed. To be left out before the
+    /// cache is built.
+    Stamp,
+    /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
+    /// be left out before the cache is built.
+    TrustLease,
 }
 
 /// The faults of one store, shared with the test that commands them.
@@ -326,6 +335,10 @@ impl Store for FaultyStore {
         self.store.run()
     }
 
+    fn is_trusted(&self) -> bool {
+        self.store.is_trusted()
+    }
+
     fn wakeups(&self) -> &Wakeups {
         self.store.wakeups()
     }
@@ -411,5 +424,10 @@ impl Store for FaultyStore {
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         self.before(Operation::Invalidate).await?;
         self.store.invalidate(key).await
+    }
+
+    async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
+        self.before(Operation::Scan).await?;
+        self.store.scan(prefix, cursor).await
     }
 }

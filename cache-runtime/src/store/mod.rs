@@ -7,10 +7,14 @@
 //! Not here: what to do with an answer (`read`, `write`), and what a failing store means for the caller (nothing).
 
 #[cfg(feature = "redis")]
+mod condition;
+#[cfg(feature = "redis")]
 pub mod connection;
 #[cfg(feature = "test-util")]
 pub mod faulty;
 pub mod memory;
+#[cfg(feature = "redis")]
+mod pulse;
 #[cfg(feature = "redis")]
 pub mod redis;
 
@@ -143,6 +147,9 @@ pub trait Store: Send + Sync + 'static {
     /// The number of the connection that operations go through now; what was announced through another may be lost.
     fn run(&self) -> u64;
 
+    /// Whether the store answers and may be believed at this moment; if not, every operation fails at once.
+    fn is_trusted(&self) -> bool;
+
     /// The registry that the store wakes.
     fn wakeups(&self) -> &Wakeups;
 
@@ -207,6 +214,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Drops what is known of a key.
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Names some of the keys that begin so, and the cursor to go on from; zero is both the first and the end. A key that
+    /// is there from the first call to the last is named at least once.
+    fn scan(
+        &self,
+        prefix: &[u8],
+        cursor: u64,
+    ) -> impl Future<Output = Result<(u64, Vec<Key>), StoreError>> + Send;
 }
 
 /// The store of a cache: the real one, or in tests the real one behind faults.
@@ -247,6 +262,10 @@ impl Store for RealStore {
 
     fn run(&self) -> u64 {
         dispatch!(self, store => store.run())
+    }
+
+    fn is_trusted(&self) -> bool {
+        dispatch!(self, store => store.is_trusted())
     }
 
     fn wakeups(&self) -> &Wakeups {
@@ -300,6 +319,10 @@ impl Store for RealStore {
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         dispatch!(self, store => store.invalidate(key).await)
+    }
+
+    async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
+        dispatch!(self, store => store.scan(prefix, cursor).await)
     }
 }
 

@@ -12,16 +12,18 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use redis::{RedisError, Script, ScriptInvocation, Value};
+use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use crate::{
     entry,
     error::StoreError,
     key::Key,
+    repair::Repairs,
     state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, View, Writers},
     store::{
         Filling, Found, Keeps, Payload, Store, Touched,
-        connection::{Connector, Link, Timeouts},
+        connection::{Connector, Link, Options},
+        pulse::Pulse,
     },
     token::{ProcessId, Token},
     wake::Wakeups,
@@ -29,6 +31,8 @@ use crate::{
 
 /// How many commands are sent before their answers are waited for.
 const LONGEST_PIPELINE: usize = 500;
+/// How many keys one step of a scan looks at.
+const SCANNED_AT_ONCE: u32 = 500;
 
 /// Entries in a Redis server.
 pub struct RedisStore(Arc<Connector>);
@@ -85,12 +89,13 @@ pub fn script_text(name: &str) -> Option<String> {
 
 impl RedisStore {
     /// A store at a URL, trusting this root certificate (PEM) or else the public ones; nothing is connected yet.
-    pub fn new(
+    pub(crate) fn new(
         url: &str,
         root_certificate: Option<Vec<u8>>,
-        timeouts: Timeouts,
+        options: Options,
+        repairs: Arc<Repairs>,
     ) -> Result<Self, RedisError> {
-        let connector = Connector::new(url, root_certificate, timeouts)?;
+        let connector = Connector::new(url, root_certificate, options, repairs)?;
         Ok(Self(Arc::new(connector)))
     }
 
@@ -111,18 +116,22 @@ impl RedisStore {
         }
     }
 
+    /// Runs a script.
     async fn run(
         &self,
+        operation: &'static str,
         mut link: Link,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
-        let result = invocation.invoke_async(&mut link.connection).await;
-        result.map_err(|error| self.0.failed(&link, &error))
+        let pulse = Arc::clone(&link.pulse);
+        let answer = unless_silent(&pulse, invocation.invoke_async(&mut link.connection)).await?;
+        self.0.judge(&link, operation, answer)
     }
 
     /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
     async fn run_at_each<T>(
         &self,
+        operation: &'static str,
         mut link: Link,
         script: &Script,
         items: &[T],
@@ -136,30 +145,25 @@ impl RedisStore {
                 arguments(item, &mut call);
                 pipeline.add_command(call);
             }
-            let mut result = send_all(&mut link, &pipeline).await;
-            if result.as_ref().is_err_and(is_unknown_script) {
-                let loaded = script
-                    .prepare_invoke()
-                    .load_async(&mut link.connection)
-                    .await;
-                result = match loaded {
-                    // Again from the front: the scripts that are run this way may run twice.
-                    Ok(_) => send_all(&mut link, &pipeline).await,
-                    Err(error) => Err(error),
-                };
-            }
-            result.map_err(|error| self.0.failed(&link, &error))?;
+            let pulse = Arc::clone(&link.pulse);
+            let answer = unless_silent(&pulse, send_all(&mut link, script, &pipeline)).await?;
+            self.0.judge(&link, operation, answer)?;
         }
         Ok(())
     }
 
-    async fn command(&self, mut link: Link, command: &redis::Cmd) -> Result<Value, StoreError> {
-        let result = link.connection.send_packed_command(command).await;
+    /// Runs a command.
+    async fn command(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        command: &redis::Cmd,
+    ) -> Result<Value, StoreError> {
+        let pulse = Arc::clone(&link.pulse);
+        let answer = unless_silent(&pulse, link.connection.send_packed_command(command)).await?;
         // A server's refusal arrives as a value when a command is sent this way.
-        match result.and_then(Value::extract_error) {
-            Ok(value) => Ok(value),
-            Err(error) => Err(self.0.failed(&link, &error)),
-        }
+        let answer = answer.and_then(Value::extract_error);
+        self.0.judge(&link, operation, answer)
     }
 
     /// Stores a state past all rules, or removes the key.
@@ -176,7 +180,7 @@ impl RedisStore {
                 .to_owned(),
             None => redis::Cmd::del(key.as_bytes()),
         };
-        self.command(self.0.link()?, &command).await?;
+        self.command("force", self.0.link()?, &command).await?;
         Ok(())
     }
 
@@ -185,10 +189,10 @@ impl RedisStore {
     pub(crate) async fn peek(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
         let link = self.0.link()?;
         let bytes = self
-            .command(link.clone(), &redis::Cmd::get(key.as_bytes()))
+            .command("peek", link.clone(), &redis::Cmd::get(key.as_bytes()))
             .await?;
         let left = self
-            .command(link, &redis::Cmd::pttl(key.as_bytes()))
+            .command("peek", link, &redis::Cmd::pttl(key.as_bytes()))
             .await?;
         Ok(match (bytes, left) {
             (Value::BulkString(bytes), Value::Int(left)) => {
@@ -199,9 +203,26 @@ impl RedisStore {
     }
 }
 
-/// Sends commands at once; the first error of any of them is the error.
-async fn send_all(link: &mut Link, pipeline: &redis::Pipeline) -> Result<(), RedisError> {
+/// Sends invocations of a script at once; the first error of any of them is the error.
+async fn send_all(
+    link: &mut Link,
+    script: &Script,
+    pipeline: &redis::Pipeline,
+) -> Result<(), RedisError> {
     let connection = &mut link.connection;
+    let mut sent = send(connection, pipeline).await;
+    if sent.as_ref().is_err_and(is_unknown_script) {
+        script.prepare_invoke().load_async(connection).await?;
+        // Again from the front: the scripts that are run this way may run twice.
+        sent = send(connection, pipeline).await;
+    }
+    sent
+}
+
+async fn send(
+    connection: &mut MultiplexedConnection,
+    pipeline: &redis::Pipeline,
+) -> Result<(), RedisError> {
     let replies = connection
         .send_packed_commands(pipeline, 0, pipeline.len())
         .await?;
@@ -261,6 +282,15 @@ fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError
     }
 }
 
+/// Stops waiting for an answer when the server falls silent: the caller may have waited for another one before.
+async fn unless_silent<T>(pulse: &Pulse, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        () = pulse.fell_silent() => Err(StoreError::new("Redis has stopped answering")),
+    }
+}
+
 fn loading(lease: Lease) -> Vec<u8> {
     entry::encode(&State::Loading(lease, Vec::new()))
 }
@@ -278,12 +308,16 @@ impl Store for RedisStore {
         self.0.run()
     }
 
+    fn is_trusted(&self) -> bool {
+        self.0.is_trusted()
+    }
+
     fn wakeups(&self) -> &Wakeups {
         self.0.wakeups()
     }
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
-        let link = self.0.link()?;
+        let mut link = self.0.link()?;
         let identity = Identity {
             stamp: link.stamp,
             fingerprint,
@@ -291,7 +325,10 @@ impl Store for RedisStore {
         };
         let mut command = redis::Cmd::new();
         command.arg("GET").arg(key.as_bytes());
-        found(self.command(link, &command).await?, identity)
+        // Waits for its own time-out at most, and for nothing before it: a hit is spared the cost of listening.
+        let answer = link.connection.send_packed_command(&command).await;
+        let answer = answer.and_then(Value::extract_error);
+        found(self.0.judge(&link, "get", answer)?, identity)
     }
 
     async fn acquire(
@@ -306,7 +343,7 @@ impl Store for RedisStore {
         let reply = if over {
             let mut invocation = SCRIPTS.acquire.prepare_invoke();
             invocation.key(key.as_bytes()).arg(entry).arg(lease_ttl_ms);
-            self.run(link, &invocation).await?
+            self.run("acquire", link, &invocation).await?
         } else {
             let mut command = redis::Cmd::new();
             command
@@ -317,7 +354,7 @@ impl Store for RedisStore {
                 .arg("GET")
                 .arg("PX")
                 .arg(lease_ttl_ms);
-            self.command(link, &command).await?
+            self.command("acquire", link, &command).await?
         };
         instead(reply, lease.identity)
     }
@@ -332,7 +369,10 @@ impl Store for RedisStore {
             .key(key.as_bytes())
             .arg(own)
             .arg(&ProcessId::current().0);
-        instead(self.run(self.0.link()?, &invocation).await?, identity)
+        instead(
+            self.run("wait", self.0.link()?, &invocation).await?,
+            identity,
+        )
     }
 
     async fn fill(
@@ -350,13 +390,16 @@ impl Store for RedisStore {
             .arg(encode(&filling)?)
             .arg(ttl_ms)
             .arg(lease_ttl_ms);
-        Ok(self.run(self.link_of(&lease)?, &invocation).await? == Value::Int(1))
+        Ok(self.run("fill", self.link_of(&lease)?, &invocation).await? == Value::Int(1))
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
         let mut invocation = SCRIPTS.release.prepare_invoke();
         invocation.key(key.as_bytes()).arg(&lease.token.0);
-        Ok(self.run(self.link_of(&lease)?, &invocation).await? == Value::Int(1))
+        Ok(self
+            .run("release", self.link_of(&lease)?, &invocation)
+            .await?
+            == Value::Int(1))
     }
 
     async fn begin(
@@ -370,20 +413,26 @@ impl Store for RedisStore {
             contended: false,
             saturated: false,
         }));
-        self.run_at_each(self.0.link()?, &SCRIPTS.begin, touched, |touched, call| {
-            call.arg(touched.key.as_bytes())
-                .arg(&intent.0)
-                .arg(&empty)
-                .arg(intent_ttl_ms)
-                .arg(MAX_INTENTS);
-        })
+        self.run_at_each(
+            "begin",
+            self.0.link()?,
+            &SCRIPTS.begin,
+            touched,
+            |touched, call| {
+                call.arg(touched.key.as_bytes())
+                    .arg(&intent.0)
+                    .arg(&empty)
+                    .arg(intent_ttl_ms)
+                    .arg(MAX_INTENTS);
+            },
+        )
         .await
     }
 
     async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
         let link = self.0.link()?;
         let stamp = link.stamp;
-        self.run_at_each(link, &SCRIPTS.end, touched, |touched, call| {
+        self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
             let publication = touched.publication.as_ref();
             // What was written in another history of the store would not be believed here.
@@ -404,7 +453,39 @@ impl Store for RedisStore {
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         let mut invocation = SCRIPTS.invalidate.prepare_invoke();
         invocation.key(key.as_bytes());
-        self.run(self.0.link()?, &invocation).await?;
+        self.run("invalidate", self.0.link()?, &invocation).await?;
         Ok(())
     }
+
+    async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
+        let mut command = redis::cmd("SCAN");
+        command
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(pattern(prefix))
+            .arg("COUNT")
+            .arg(SCANNED_AT_ONCE)
+            .arg("TYPE")
+            .arg("string");
+        let reply = self.command("scan", self.0.link()?, &command).await?;
+        let (cursor, names): (u64, Vec<Vec<u8>>) =
+            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        Ok((
+            cursor,
+            names.iter().map(|name| Key::from_bytes(name)).collect(),
+        ))
+    }
+}
+
+/// The pattern of the keys that begin so, whatever they begin with.
+fn pattern(prefix: &[u8]) -> Vec<u8> {
+    let mut pattern = Vec::with_capacity(prefix.len() + 1);
+    for byte in prefix {
+        if b"*?[]\\^".contains(byte) {
+            pattern.push(b'\\');
+        }
+        pattern.push(*byte);
+    }
+    pattern.push(b'*');
+    pattern
 }
