@@ -12,6 +12,8 @@ pub(crate) enum Place {
     Field,
     /// The parentheses of `lease(..)`.
     Lease,
+    /// The parentheses of `intent(..)`.
+    Intent,
 }
 
 impl Place {
@@ -21,6 +23,7 @@ impl Place {
             Self::Struct => "on the struct",
             Self::Field => "on a field",
             Self::Lease => "inside `lease(..)`",
+            Self::Intent => "inside `intent(..)`",
         }
     }
 
@@ -29,6 +32,7 @@ impl Place {
         match self {
             Self::Struct | Self::Field => "#[cached(..)]",
             Self::Lease => "lease(..)",
+            Self::Intent => "intent(..)",
         }
     }
 }
@@ -63,7 +67,6 @@ impl Form {
             Self::Duration => "a duration".to_owned(),
             Self::DurationOrOff => "a duration or `false`".to_owned(),
             Self::Share => "a number of at least 0 and below 1".to_owned(),
-            Self::Choice([only]) => format!("`\"{only}\"`, the one value there is so far"),
             Self::Choice(words) => format!(
                 "one of {}",
                 list(words.iter().map(|word| format!("\"{word}\"")))
@@ -100,14 +103,26 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "strategy",
         Place::Struct,
-        Form::Choice(&["aside"]),
-        r#"strategy = "aside""#,
+        Form::Choice(&["aside", "write_through"]),
+        r#"strategy = "write_through""#,
+    ),
+    key(
+        "after_triggers",
+        Place::Struct,
+        Form::Flag,
+        "after_triggers",
     ),
     key(
         "coherence",
         Place::Struct,
         Form::Choice(&["ttl", "lease", "intent"]),
         r#"coherence = "intent""#,
+    ),
+    key(
+        "on_outage",
+        Place::Struct,
+        Form::Choice(&["available", "consistent"]),
+        r#"on_outage = "consistent""#,
     ),
     key("ttl", Place::Struct, Form::Duration, r#"ttl = "5m""#),
     key("jitter", Place::Struct, Form::Share, "jitter = 0.1"),
@@ -136,6 +151,12 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Group(Place::Lease),
         r#"lease(ttl = "5s", wait = "100ms")"#,
     ),
+    key(
+        "intent",
+        Place::Struct,
+        Form::Group(Place::Intent),
+        r#"intent(ttl = "10s")"#,
+    ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
     key(
@@ -144,8 +165,15 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Duration,
         r#"lease(wait = "100ms")"#,
     ),
+    key(
+        "ttl",
+        Place::Intent,
+        Form::Duration,
+        r#"intent(ttl = "10s")"#,
+    ),
     key("id", Place::Field, Form::Flag, "id"),
     key("generated", Place::Field, Form::Flag, "generated"),
+    key("version", Place::Field, Form::Flag, "version"),
     key("skip", Place::Field, Form::Flag, "skip"),
 ];
 

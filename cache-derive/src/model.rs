@@ -45,6 +45,16 @@ pub(crate) struct Entity {
     pub(crate) id: Id,
 }
 
+impl Entity {
+    /// Whether a column is the number of the row's last change.
+    pub(crate) fn is_versioned(&self) -> bool {
+        self.table.members.iter().any(|member| match &member.kind {
+            Kind::Column { column } => column.role == Role::Version,
+            Kind::Converted { .. } | Kind::Json { .. } | Kind::Flatten => false,
+        })
+    }
+}
+
 /// One field that takes part in statements.
 pub(crate) struct Member {
     pub(crate) ident: Ident,
@@ -87,6 +97,7 @@ pub(crate) enum Role {
     Id,
     GeneratedId,
     Plain,
+    Version,
     Generated,
 }
 
@@ -115,7 +126,9 @@ pub(crate) struct IdPart {
 #[derive(Default)]
 pub(crate) struct Policy {
     pub(crate) strategy: Option<Word>,
+    pub(crate) after_triggers: bool,
     pub(crate) coherence: Option<Word>,
+    pub(crate) on_outage: Option<Word>,
     pub(crate) ttl: Option<u64>,
     pub(crate) jitter: Option<f64>,
     pub(crate) negative_ttl: Option<Negative>,
@@ -124,6 +137,7 @@ pub(crate) struct Policy {
     pub(crate) codec: Option<Word>,
     pub(crate) lease_ttl: Option<u64>,
     pub(crate) lease_wait: Option<u64>,
+    pub(crate) intent_ttl: Option<u64>,
 }
 
 /// What to do about rows that are not there.

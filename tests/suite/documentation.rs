@@ -30,4 +30,8 @@ fn the_defaults_in_the_documents_are_the_defaults_of_the_code() {
     assert!(coherence.contains("(`lease(wait)`,\n  100 ms)"));
     assert_eq!(policy.intent_ttl.as_secs(), 10);
     assert!(coherence.contains("An intent lives for 10 s"));
+    let attributes = include_str!("../../cache-derive/docs/attributes.md");
+    assert!(attributes.contains("**Default** `intent(ttl = \"10s\")`"));
+    assert_eq!(policy.lease_ttl.as_secs(), 5);
+    assert!(attributes.contains("**Default** `lease(ttl = \"5s\", wait = \"100ms\")`"));
 }

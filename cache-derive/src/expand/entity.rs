@@ -33,6 +33,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         .hazard
         .iter()
         .map(|hazard| quote!(.with_positional_hazard(#hazard)));
+    let version = entity.is_versioned().then(|| quote!(.with_version()));
     let policy = policy(&private, &entity.policy);
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
@@ -40,7 +41,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         #[automatically_derived]
         impl #private::Entity for #ident {
             type Id = #id_type;
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
@@ -85,7 +86,9 @@ fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
     });
     let calls = [
         choice("strategy", "Strategy", policy.strategy),
+        policy.after_triggers.then(|| quote!(.after_triggers())),
         choice("coherence", "Coherence", policy.coherence),
+        choice("on_outage", "OnOutage", policy.on_outage),
         policy.ttl.map(|milliseconds| quote!(.ttl(#milliseconds))),
         policy.jitter.map(|share| quote!(.jitter(#share))),
         negative_ttl,
@@ -101,6 +104,9 @@ fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
         policy
             .lease_wait
             .map(|milliseconds| quote!(.lease_wait(#milliseconds))),
+        policy
+            .intent_ttl
+            .map(|milliseconds| quote!(.intent_ttl(#milliseconds))),
     ];
     let calls: Vec<TokenStream> = calls.into_iter().flatten().collect();
     (!calls.is_empty()).then(|| quote!(.with_policy(#private::Policy::DEFAULT #(#calls)*)))

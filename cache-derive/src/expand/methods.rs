@@ -1,12 +1,14 @@
-//! The asynchronous methods of a repository: one table row each, with the documentation that users read.
+//! The methods of a repository: one table row each, with the documentation that users read.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
 
-/// One method.
+/// One asynchronous method.
 pub(super) struct Method {
     pub(super) name: &'static str,
+    /// The method of the runtime that it calls.
+    pub(super) inner: &'static str,
     pub(super) parameter: Parameter,
     /// What it returns if it does not fail.
     pub(super) returns: TokenStream,
@@ -17,15 +19,24 @@ pub(super) struct Method {
 pub(super) enum Parameter {
     Nothing,
     Id,
+    Ids,
     Row,
+    Rows,
 }
 
 /// The methods in the order of the documentation.
-pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
-    let name = entity.unraw().to_string();
+pub(super) fn methods(entity: &Ident, private: &TokenStream, versioned: bool) -> Vec<Method> {
+    let name = &entity.unraw().to_string();
     let row = &quote!(::std::sync::Arc<#entity>);
+    let mut methods = reads(name, entity, row, private);
+    methods.extend(row_writes(name, row, versioned));
+    methods.extend(batch_writes(name, row, versioned));
+    methods.extend(upkeep(name, row, private));
+    methods
+}
+
+fn reads(name: &str, entity: &Ident, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
     let maybe_row = &quote!(::core::option::Option<#row>);
-    let nothing = &quote!(());
     vec![
         read(
             "find",
@@ -58,45 +69,153 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
             &format!("Whether there is a `{name}` with this id. The cache answers if it knows."),
             DATABASE_UNREADABLE,
         ),
-        write(
-            "insert",
-            Parameter::Row,
-            row,
-            &format!("Inserts a new `{name}` and returns it as it was written. {GENERATED}"),
-            "Fails with the kind `Duplicate` when there is such a row or a unique constraint refuses it, and when the \
-             database fails.",
-        ),
-        write(
-            "update",
-            Parameter::Row,
-            row,
-            &format!(
-                "Overwrites the `{name}` with the same id and returns it as it was written. {GENERATED}"
+    ]
+}
+
+fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
+    let insert = write(
+        "insert",
+        Parameter::Row,
+        row,
+        &format!("Inserts a new `{name}` and returns it as it was written. {GENERATED}"),
+        "Fails with the kind `Duplicate` when there is such a row or a unique constraint refuses it, and when the \
+         database fails.",
+    );
+    let nothing = &quote!(());
+    let [update, save, delete] = if versioned {
+        let conflict = conflict(name);
+        [
+            write(
+                "update",
+                Parameter::Row,
+                row,
+                &format!(
+                    "Overwrites the `{name}` with the same id if it still has the version of `row`, counts the version \
+                     up, and returns it as it was written. {GENERATED}"
+                ),
+                &format!("{conflict} {NOT_FOUND}"),
             ),
-            "Fails with the kind `NotFound` when there is no such row, and when the database fails.",
-        ),
-        write(
-            "save",
-            Parameter::Row,
-            row,
-            &format!(
-                "Inserts the `{name}`, or overwrites the one with the same id, and returns it as it was \
-                 written. {GENERATED}"
+            write(
+                "save",
+                Parameter::Row,
+                row,
+                &format!(
+                    "Inserts the `{name}`, or overwrites the one with the same id as `update` does, and returns it as it \
+                     was written. {GENERATED}"
+                ),
+                &format!("{conflict} {OTHER_DUPLICATE}"),
             ),
-            "Fails with the kind `Duplicate` when another unique constraint refuses the row, and when the database \
-             fails.",
+            Method {
+                inner: "delete_row",
+                ..write(
+                    "delete",
+                    Parameter::Row,
+                    nothing,
+                    &format!(
+                        "Deletes the `{name}` with the id of `row` if it still has the version of `row`."
+                    ),
+                    &format!("{conflict} {NOT_FOUND}"),
+                )
+            },
+        ]
+    } else {
+        [
+            write(
+                "update",
+                Parameter::Row,
+                row,
+                &format!(
+                    "Overwrites the `{name}` with the same id and returns it as it was written. {GENERATED}"
+                ),
+                NOT_FOUND,
+            ),
+            write(
+                "save",
+                Parameter::Row,
+                row,
+                &format!(
+                    "Inserts the `{name}`, or overwrites the one with the same id, and returns it as it was \
+                     written. {GENERATED}"
+                ),
+                OTHER_DUPLICATE,
+            ),
+            write(
+                "delete",
+                Parameter::Id,
+                nothing,
+                &format!("Deletes the `{name}` with this id."),
+                NOT_FOUND,
+            ),
+        ]
+    };
+    vec![insert, update, save, delete]
+}
+
+/// Writes of many rows, in one transaction each.
+fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
+    let rows = &quote!(::std::vec::Vec<#row>);
+    let refused = |method: &str| {
+        format!(
+            "Fails as `{method}` does for the first row that is refused, with the kind `Duplicate` when a row is given \
+             twice, and when the database fails. {NOTHING_WRITTEN}"
+        )
+    };
+    let insert = write(
+        "insert_many",
+        Parameter::Rows,
+        rows,
+        &format!(
+            "Inserts all of `rows` or none, and returns each `{name}` as it was written, in the order of `rows`. \
+             {GENERATED}"
         ),
+        &format!(
+            "Fails with the kind `Duplicate` when there is one of the rows already or a unique constraint refuses it, and \
+             when the database fails. {NOTHING_WRITTEN}"
+        ),
+    );
+    let update = write(
+        "update_many",
+        Parameter::Rows,
+        rows,
+        &format!(
+            "Overwrites each `{name}` in `rows` as `update` does, all or none, and returns them as they were written, in \
+             the order of `rows`."
+        ),
+        &refused("update"),
+    );
+    let delete = if versioned {
+        Method {
+            inner: "delete_rows",
+            ..write(
+                "delete_many",
+                Parameter::Rows,
+                &quote!(()),
+                &format!("Deletes each `{name}` in `rows` as `delete` does, all or none."),
+                &refused("delete"),
+            )
+        }
+    } else {
         write(
-            "delete",
-            Parameter::Id,
-            nothing,
-            &format!("Deletes the `{name}` with this id."),
-            "Fails with the kind `NotFound` when there is no such row, and when the database fails.",
-        ),
+            "delete_many",
+            Parameter::Ids,
+            &quote!(::core::primitive::u64),
+            &format!(
+                "Deletes each `{name}` with one of these ids, all or none, and returns how many there were. An id without \
+                 a row is no error."
+            ),
+            &format!("Fails when the database fails. {NOTHING_WRITTEN}"),
+        )
+    };
+    vec![insert, update, delete]
+}
+
+fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
+    vec![
         Method {
             name: "invalidate",
+            inner: "invalidate",
             parameter: Parameter::Id,
-            returns: nothing.clone(),
+            returns: quote!(()),
             docs: docs(
                 &format!(
                     "Drops the `{name}` with this id from the cache, after a write that did not go through larder."
@@ -108,7 +227,7 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
         },
         read(
             "refresh",
-            maybe_row,
+            &quote!(::core::option::Option<#row>),
             &format!(
                 "Loads the `{name}` with this id anew, whatever the cache holds, and caches it."
             ),
@@ -128,15 +247,44 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream) -> Vec<Method> {
     ]
 }
 
+/// The documentation of `within`, which is not asynchronous.
+pub(super) fn within(name: &str, versioned: bool) -> String {
+    let delete = match versioned {
+        true => " There, rows are deleted with `delete_row` and `delete_rows`.",
+        false => "",
+    };
+    format!(
+        "Reads and writes of `{name}` inside a transaction, which must be one on the same database.{delete}\n\n\
+         Reads see the transaction's own writes and ask the database. Nothing is cached, and nobody else sees anything, \
+         before the transaction is committed."
+    )
+}
+
 const GENERATED: &str = "Columns marked `generated` are in it as the database filled them in.";
 
 const DATABASE_UNREADABLE: &str = "Fails when the database cannot be read. A cache that cannot be reached is no error: \
                                    the row then comes from the database.";
 
+const NOT_FOUND: &str =
+    "Fails with the kind `NotFound` when there is no such row, and when the database fails.";
+
+const OTHER_DUPLICATE: &str = "Fails with the kind `Duplicate` when another unique constraint refuses the row, and when \
+                               the database fails.";
+
+const NOTHING_WRITTEN: &str = "Nothing is written then.";
+
+fn conflict(name: &str) -> String {
+    format!(
+        "Fails with the kind `Conflict` when the row was changed since it was read: `error.current::<{name}>()` is the row \
+         as it is now."
+    )
+}
+
 fn read(name: &'static str, returns: &TokenStream, does: &str, errors: &str) -> Method {
     let cancel = "The future may be dropped at any time. A load that others wait for goes on.";
     Method {
         name,
+        inner: name,
         parameter: Parameter::Id,
         returns: returns.clone(),
         docs: docs(does, errors, cancel),
@@ -154,6 +302,7 @@ fn write(
                   that was never polled has begun nothing.";
     Method {
         name,
+        inner: name,
         parameter,
         returns: returns.clone(),
         docs: docs(does, errors, cancel),

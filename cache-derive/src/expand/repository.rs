@@ -1,7 +1,7 @@
 //! The repository of an entity: a type of its own, so that its methods can be documented in the entity's words and a
 //! signature can say `FlightRepository<Postgres>`.
 //!
-//! Invariant: every method is one call of the method with its name on the inner repository of the runtime.
+//! Invariant: every method is one call of a method on the inner repository of the runtime, almost always of the same name.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
@@ -11,7 +11,11 @@ use super::{
     entity,
     methods::{self, Method, Parameter},
 };
-use crate::{ast::Input, model::Entity, validate};
+use crate::{
+    ast::Input,
+    model::{Entity, Table},
+    validate,
+};
 
 /// What is generated around a repository.
 pub(super) struct Items {
@@ -24,40 +28,17 @@ pub(super) struct Items {
 /// The repository of a correct entity.
 pub(super) fn of_entity(entity: &Entity) -> Items {
     let id = entity::id_type(&entity.id);
-    let private = entity.table.paths.private();
-    items(&entity.visibility, &entity.table.ident, private, Some(id))
+    let Table { ident, paths, .. } = &entity.table;
+    let repository = Repository::new(ident, paths.private(), Some(id), entity.is_versioned());
+    repository.items(&entity.visibility)
 }
 
 /// The repository of an entity with a mistake: the same names, and bodies that are never run.
 pub(super) fn of_faulty(input: &Input) -> Items {
     let private = validate::paths(&input.settings).private();
-    items(&input.visibility, &input.ident, private, None)
-}
-
-fn items(
-    visibility: &Visibility,
-    entity: &Ident,
-    private: TokenStream,
-    id: Option<TokenStream>,
-) -> Items {
-    // Seen where the struct is, but resolved as generated code, so that lints do not blame the user for it.
-    let span = Span::call_site().located_at(entity.span());
-    let repository = Repository {
-        entity,
-        ident: format_ident!("{}Repository", entity.unraw(), span = span),
-        private,
-        id,
-    };
-    Items {
-        type_item: repository.type_item(visibility),
-        impls: [
-            repository.traits(),
-            repository.constructors(),
-            repository.methods(),
-        ]
-        .into_iter()
-        .collect(),
-    }
+    let mut fields = input.fields().iter();
+    let versioned = fields.any(|field| field.settings.names("version"));
+    Repository::new(&input.ident, private, None, versioned).items(&input.visibility)
 }
 
 struct Repository<'a> {
@@ -66,9 +47,36 @@ struct Repository<'a> {
     private: TokenStream,
     /// The type of the id; `None` after an error.
     id: Option<TokenStream>,
+    versioned: bool,
 }
 
-impl Repository<'_> {
+impl<'a> Repository<'a> {
+    fn new(
+        entity: &'a Ident,
+        private: TokenStream,
+        id: Option<TokenStream>,
+        versioned: bool,
+    ) -> Self {
+        // Seen where the struct is, but resolved as generated code, so that lints do not blame the user for it.
+        let span = Span::call_site().located_at(entity.span());
+        Self {
+            entity,
+            ident: format_ident!("{}Repository", entity.unraw(), span = span),
+            private,
+            id,
+            versioned,
+        }
+    }
+
+    fn items(&self, visibility: &Visibility) -> Items {
+        Items {
+            type_item: self.type_item(visibility),
+            impls: [self.traits(), self.constructors(), self.methods()]
+                .into_iter()
+                .collect(),
+        }
+    }
+
     /// ```text
     /// /// The cached rows of [`Flight`].
     /// pub struct FlightRepository<DB: Backend> {
@@ -133,6 +141,7 @@ impl Repository<'_> {
             ident,
             private,
             id,
+            ..
         } = self;
         let name = entity.unraw();
         let fits = id.as_ref().map(|_| {
@@ -182,11 +191,20 @@ impl Repository<'_> {
             private,
             ..
         } = self;
-        let methods = methods::methods(entity, private);
+        let methods = methods::methods(entity, private, self.versioned);
+        let within = methods::within(&entity.unraw().to_string(), self.versioned);
         let methods = methods.iter().map(|method| self.method(method));
         quote! {
             impl<DB: #private::Backend> #ident<DB> {
                 #(#methods)*
+
+                #[doc = #within]
+                pub fn within<'t, 'c>(
+                    &'t self,
+                    transaction: &'t mut #private::Transaction<'c, DB>,
+                ) -> #private::Within<'t, 'c, #entity, DB> {
+                    self.inner.within(transaction)
+                }
 
                 /// What the cache has done for this entity since the repository was made.
                 #[must_use]
@@ -226,16 +244,19 @@ impl Repository<'_> {
         let (parameter, argument) = match (&method.parameter, &self.id) {
             (Parameter::Nothing, _) => (None, None),
             (Parameter::Row, _) => (Some(quote!(row: &#entity)), Some(quote!(row))),
+            (Parameter::Rows, _) => (Some(quote!(rows: &[#entity])), Some(quote!(rows))),
             (Parameter::Id, Some(id)) => {
                 (Some(quote!(id: impl #private::AsId<#id>)), Some(quote!(id)))
             }
-            (Parameter::Id, None) => (
+            (Parameter::Ids, Some(id)) => (Some(quote!(ids: &[#id])), Some(quote!(ids))),
+            (Parameter::Id | Parameter::Ids, None) => (
                 Some(quote!(id: impl ::core::marker::Sized)),
                 Some(quote!(id)),
             ),
         };
+        let inner = Ident::new(method.inner, Span::call_site());
         let body = match &self.id {
-            Some(_) => quote!(self.inner.#name(#argument)),
+            Some(_) => quote!(self.inner.#inner(#argument)),
             None => quote!(async move { ::core::panic!("this entity has a mistake") }),
         };
         quote! {

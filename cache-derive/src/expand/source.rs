@@ -185,6 +185,7 @@ fn role(private: &TokenStream, column: &Column) -> TokenStream {
         Role::Id => quote!(#private::Role::Id),
         Role::GeneratedId => quote!(#private::Role::GeneratedId),
         Role::Plain => quote!(#private::Role::Plain),
+        Role::Version => quote!(#private::Role::Version),
         Role::Generated => quote!(#private::Role::Generated),
     }
 }

@@ -92,9 +92,6 @@ fn choice(
     }
     let way_out = match nearest(&value, words.iter().copied()) {
         Some(word) => format!("did you mean `{word}`?"),
-        None if words.len() == 1 => {
-            format!("the one value there is so far is {}", list(words.iter()))
-        }
         None => format!("the values are {}", list(words.iter())),
     };
     errors.report(

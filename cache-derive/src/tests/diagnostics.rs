@@ -153,8 +153,12 @@ fn repeated_key_is_reported_wherever_it_stands() {
 #[test]
 fn unknown_value_names_the_known_ones() {
     one(
-        &entity(r#"strategy = "write_through""#),
-        "unknown value `write_through` for `strategy`; the one value there is so far is `aside`",
+        &entity(r#"strategy = "write_behind""#),
+        "unknown value `write_behind` for `strategy`; the values are `aside`, `write_through`",
+    );
+    one(
+        &entity(r#"on_outage = "consistant""#),
+        "unknown value `consistant` for `on_outage`; did you mean `consistent`?",
     );
     one(
         &entity(r#"codec = "postcrad""#),
@@ -235,6 +239,136 @@ fn lease_must_outlive_the_wait_for_it() {
     assert_eq!(
         faults(&entity(r#"lease(ttl = "1s", wait = "1s")"#)),
         [""; 0]
+    );
+}
+
+#[test]
+fn intent_lives_for_at_least_a_second() {
+    one(
+        &entity(r#"intent(ttl = "999ms")"#),
+        "`ttl` is 999 ms, but an intent must live for at least 1 s",
+    );
+    assert_eq!(faults(&entity(r#"intent(ttl = "1s")"#)), [""; 0]);
+    one(&entity("intent()"), "`intent` expects keys in parentheses");
+    one(&entity("intent(ttl = 5)"), "`ttl` expects a duration");
+    one(
+        &entity(r#"intent(wait = "1s")"#),
+        "`wait` belongs inside `lease(..)`, not inside `intent(..)`",
+    );
+    one(
+        &entity(r#"intent(tll = "5s")"#),
+        "unknown key `tll` in `intent(..)`; did you mean `ttl`?",
+    );
+}
+
+#[test]
+fn options_about_announcements_need_the_coherence_that_announces() {
+    let keys = [
+        r#"strategy = "write_through""#,
+        r#"on_outage = "consistent""#,
+        r#"intent(ttl = "5s")"#,
+    ];
+    for coherence in ["ttl", "lease"] {
+        for key in keys {
+            let faults = faults(&entity(&format!(r#"coherence = "{coherence}", {key}"#)));
+            assert_eq!(faults.len(), 1, "{faults:#?}");
+            let way_out = format!("help: remove `coherence = \"{coherence}\"`");
+            assert!(faults[0].contains(&way_out), "{faults:#?}");
+        }
+        let harmless = r#"strategy = "aside", on_outage = "available""#;
+        let input = entity(&format!(r#"coherence = "{coherence}", {harmless}"#));
+        assert_eq!(faults(&input), [""; 0]);
+    }
+    let all = keys.join(", ");
+    assert_eq!(faults(&entity(&all)), [""; 0]);
+    assert_eq!(
+        faults(&entity(&format!(r#"coherence = "intent", {all}"#))),
+        [""; 0]
+    );
+    one(
+        &entity(r#"coherence = "tll", strategy = "write_through""#),
+        "unknown value `tll` for `coherence`",
+    );
+}
+
+#[test]
+fn triggers_matter_to_write_through_only() {
+    let message = "`after_triggers` has no effect with `strategy = \"aside\"`";
+    one(&entity("after_triggers"), message);
+    one(&entity(r#"strategy = "aside", after_triggers"#), message);
+    assert_eq!(
+        faults(&entity(r#"strategy = "write_through", after_triggers"#)),
+        [""; 0]
+    );
+    one(
+        &entity(r#"strategy = "write_thru", after_triggers"#),
+        "unknown value `write_thru` for `strategy`",
+    );
+    one(
+        &entity("after_triggers = true"),
+        "`after_triggers` expects no value",
+    );
+}
+
+#[test]
+fn version_must_be_one_integer_column() {
+    for ty in ["i16", "i64", "u8", "::core::primitive::i32", "Revision"] {
+        assert_eq!(
+            faults(&with_field(&format!("#[cached(version)] version: {ty}"))),
+            [""; 0]
+        );
+    }
+    for ty in [
+        "f64",
+        "bool",
+        "String",
+        "::std::string::String",
+        "&'static str",
+        "[u8; 8]",
+        "(i64,)",
+        "DateTime<Utc>",
+        "Uuid",
+    ] {
+        one(
+            &with_field(&format!("#[cached(version)] version: {ty}")),
+            "a version must be an integer",
+        );
+    }
+    one(
+        &with_field("#[cached(version)] version: Option<i64>"),
+        "a version cannot be an `Option`",
+    );
+    one(
+        &with_field("#[cached(version, generated)] version: i64"),
+        "a version cannot be generated",
+    );
+    one(
+        &with_field("#[cached(version, skip)] version: i64"),
+        "`version` is left out of every statement and cannot be the version",
+    );
+    one(
+        &with_field("#[cached(version)] #[sqlx(skip)] version: i64"),
+        "`version` is left out of every statement and cannot be the version",
+    );
+    one(
+        &with_field("#[cached(version)] #[sqlx(json)] version: i64"),
+        "a version cannot be stored as JSON",
+    );
+    one(
+        &with_field("#[cached(version)] #[sqlx(flatten)] version: Version"),
+        "a version cannot be flattened",
+    );
+    one(
+        &with_field(r#"#[cached(version)] #[sqlx(try_from = "i64")] version: Version"#),
+        "a version cannot be written through `try_from`",
+    );
+    one(
+        &with_only("#[cached(id, version)] id: i64"),
+        "`id` is the id, which never changes",
+    );
+    one(
+        &with_field("#[cached(version)] a: i64, #[cached(version)] b: i64"),
+        "`a` and `b` are both the version, of which a row has one",
     );
 }
 
@@ -392,13 +526,19 @@ fn positional_codec_refuses_what_it_cannot_carry() {
 }
 
 #[test]
-fn nested_struct_has_no_id_and_no_policy() {
+fn nested_struct_has_no_id_no_version_and_no_policy() {
     let faults = |input: &str| messages(Derive::Columns, input);
     let id = faults("struct Address { #[cached(id)] id: i64 }");
     assert_eq!(id.len(), 1, "{id:?}");
     assert!(
         id[0].starts_with("`Columns` is for nested structs"),
         "{id:?}"
+    );
+    let version = faults("struct Address { #[cached(version)] version: i64 }");
+    assert_eq!(version.len(), 1, "{version:?}");
+    assert!(
+        version[0].starts_with("`Columns` is for nested structs, which have no version"),
+        "{version:?}"
     );
     let ttl = faults(r#"#[cached(ttl = "5m")] struct Address { city: String }"#);
     assert_eq!(ttl.len(), 1, "{ttl:?}");
@@ -420,6 +560,12 @@ fn message_is_lower_case_without_full_stop() {
         with_only("id: i64"),
         with_only("#[cached(id)] id: f32"),
         with_field("#[cached(skip)] a: i64"),
+        with_field("#[cached(version)] a: f64"),
+        with_field("#[cached(version)] a: Option<i64>"),
+        with_field("#[cached(version, generated)] a: i64"),
+        entity("after_triggers"),
+        entity(r#"coherence = "ttl", strategy = "write_through", on_outage = "consistent""#),
+        entity(r#"intent(ttl = "1ms")"#),
         "enum Flight { A }".to_owned(),
     ];
     for message in inputs.iter().flat_map(|input| faults(input)) {

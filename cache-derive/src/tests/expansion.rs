@@ -19,27 +19,48 @@ fn check(name: &str, expand: impl Fn(&str) -> String, inputs: &[(&str, &str)]) {
     });
 }
 
+/// The impls in the expansion of an entity.
+fn impls(input: &str) -> impl Iterator<Item = syn::ItemImpl> {
+    let file = syn::parse_file(&cached(input)).expect("an expansion is a file");
+    let statements = file.items.into_iter().filter_map(|item| match item {
+        syn::Item::Const(item) => match *item.expr {
+            syn::Expr::Block(block) => Some(block.block.stmts),
+            _ => None,
+        },
+        _ => None,
+    });
+    statements
+        .flatten()
+        .filter_map(|statement| match statement {
+            syn::Stmt::Item(syn::Item::Impl(item)) => Some(item),
+            _ => None,
+        })
+}
+
 /// Of an entity, only the impls of one trait.
 fn only(trait_name: &'static str) -> impl Fn(&str) -> String {
     move |input| {
-        let file = syn::parse_file(&cached(input)).expect("an expansion is a file");
-        let statements = file.items.into_iter().filter_map(|item| match item {
-            syn::Item::Const(item) => match *item.expr {
-                syn::Expr::Block(block) => Some(block.block.stmts),
-                _ => None,
-            },
-            _ => None,
+        let items = impls(input).filter_map(|item| {
+            let (path, _) = item.trait_.as_ref()?;
+            (path.segments.last()?.ident == trait_name).then(|| item.to_token_stream())
         });
-        let items = statements
-            .flatten()
-            .filter_map(|statement| match statement {
-                syn::Stmt::Item(syn::Item::Impl(item)) => {
-                    let (path, _) = item.trait_.as_ref()?;
-                    (path.segments.last()?.ident == trait_name).then(|| item.to_token_stream())
-                }
-                _ => None,
-            });
         let file = syn::parse2(items.collect()).expect("impls are a file");
+        prettyplease::unparse(&file)
+    }
+}
+
+/// Of an entity, only these methods of its repository.
+fn methods(names: &'static [&'static str]) -> impl Fn(&str) -> String {
+    move |input| {
+        let mut item = impls(input)
+            .filter(|item| item.trait_.is_none())
+            .last()
+            .expect("a repository has methods");
+        item.items.retain(|item| match item {
+            syn::ImplItem::Fn(method) => names.iter().any(|name| method.sig.ident == name),
+            _ => false,
+        });
+        let file = syn::parse2(item.to_token_stream()).expect("an impl is a file");
         prettyplease::unparse(&file)
     }
 }
@@ -111,6 +132,26 @@ fn generated_columns_have_their_own_role() {
 }
 
 #[test]
+fn version_is_in_the_spec_the_columns_and_the_methods() {
+    let input = r#"
+        #[cached(table = "flights", ttl = "10m")]
+        struct Flight { #[cached(id)] id: i64, gate: String, #[cached(version)] version: i64 }
+    "#;
+    let cases = [("a version", input)];
+    check("version_entity", only("Entity"), &cases);
+    check("version_columns", only("Columns"), &cases);
+    let differing = methods(&[
+        "update",
+        "save",
+        "delete",
+        "update_many",
+        "delete_many",
+        "within",
+    ]);
+    check("version_methods", differing, &cases);
+}
+
+#[test]
 fn policy_names_only_what_was_named() {
     let with = |keys: &str| {
         format!(
@@ -120,7 +161,12 @@ fn policy_names_only_what_was_named() {
     let cases = [
         ("nothing", ""),
         ("strategy", r#", strategy = "aside""#),
+        (
+            "write-through",
+            r#", strategy = "write_through", after_triggers"#,
+        ),
         ("coherence", r#", coherence = "lease""#),
+        ("outages", r#", on_outage = "consistent""#),
         ("ttl", r#", ttl = "10m""#),
         ("jitter", ", jitter = 0"),
         ("negative ttl", r#", negative_ttl = "1s500ms""#),
@@ -130,6 +176,7 @@ fn policy_names_only_what_was_named() {
         ("codec", r#", codec = "msgpack""#),
         ("lease", r#", lease(ttl = "3s", wait = "50ms")"#),
         ("half a lease", r#", lease(wait = "50ms")"#),
+        ("intent", r#", intent(ttl = "20s")"#),
         (
             "everything",
             r#", ttl = "1h", jitter = 0.25, hash_tag, codec = "postcard", coherence = "ttl""#,

@@ -1,17 +1,24 @@
 //! The grammar table agrees with the parser, with the reference, and with the messages.
 
 use super::faults;
-use crate::grammar::{KEYS, Place};
+use crate::grammar::{KEYS, Key, Place};
+
+/// Whether the key stands in the parentheses of another one.
+fn is_inner(key: &Key) -> bool {
+    matches!(key.place, Place::Lease | Place::Intent)
+}
 
 /// An entity without a mistake in which `key` stands at its place.
 fn entity_with(key: &str, place: Place) -> String {
     let table = if key.starts_with("table") {
         ""
+    } else if key.starts_with("after_triggers") {
+        r#"#[cached(table = "t", strategy = "write_through")]"#
     } else {
         r#"#[cached(table = "t")]"#
     };
     match place {
-        Place::Struct | Place::Lease => {
+        Place::Struct | Place::Lease | Place::Intent => {
             format!("#[cached({key})] {table} struct E {{ #[cached(id)] id: i64 }}")
         }
         Place::Field if key == "id" => format!("{table} struct E {{ #[cached({key})] id: i64 }}"),
@@ -40,6 +47,7 @@ fn every_key_refuses_a_wrong_form_with_its_example() {
     for key in KEYS {
         let wrong = match key.place {
             Place::Lease => format!("lease({} = [])", key.name),
+            Place::Intent => format!("intent({} = [])", key.name),
             Place::Struct | Place::Field => format!("{} = []", key.name),
         };
         let faults = faults(&entity_with(&wrong, key.place));
@@ -56,11 +64,11 @@ fn every_key_refuses_a_wrong_form_with_its_example() {
 fn every_key_is_misplaced_elsewhere() {
     for key in KEYS
         .iter()
-        .filter(|key| key.place != Place::Lease && key.name != "ttl")
+        .filter(|key| !is_inner(key) && key.name != "ttl")
     {
         let elsewhere = match key.place {
             Place::Struct => Place::Field,
-            Place::Field | Place::Lease => Place::Struct,
+            Place::Field | Place::Lease | Place::Intent => Place::Struct,
         };
         // The key stands beside the required ones, so that it is the one mistake.
         let input = match elsewhere {
@@ -68,7 +76,7 @@ fn every_key_is_misplaced_elsewhere() {
                 r#"#[cached(table = "t")] struct E {{ #[cached(id)] id: i64, #[cached({})] field: i64 }}"#,
                 key.example
             ),
-            Place::Struct | Place::Lease => format!(
+            Place::Struct | Place::Lease | Place::Intent => format!(
                 r#"#[cached(table = "t", {})] struct E {{ #[cached(id)] id: i64 }}"#,
                 key.example
             ),
@@ -82,7 +90,7 @@ fn every_key_is_misplaced_elsewhere() {
 #[test]
 fn every_key_has_a_section_in_the_reference() {
     let reference = include_str!("../../docs/attributes.md");
-    for key in KEYS.iter().filter(|key| key.place != Place::Lease) {
+    for key in KEYS.iter().filter(|key| !is_inner(key)) {
         let heading = format!("\n### `{}`\n", key.name);
         let section = reference
             .split(&heading)

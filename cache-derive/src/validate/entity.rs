@@ -1,25 +1,21 @@
 //! The rules about a whole entity, and its model.
 
-use syn::{LitStr, ext::IdentExt};
+use syn::ext::IdentExt;
 
-use super::{help, named, table};
+use super::{help, named, policy, table, text, word};
 use crate::{
-    ast::{Field, Input, Serde, Setting, Settings, Value, Word},
+    ast::{Field, Input, Serde},
     diagnostics::Errors,
     grammar::Place,
-    model::{Entity, Id, IdPart, Negative, Policy, spelling, type_name},
+    model::{Entity, Id, IdPart, spelling, type_name},
 };
-
-/// What the runtime uses where `lease(..)` does not say: see `Policy::DEFAULT` there.
-const DEFAULT_LEASE_TTL: u64 = 5_000;
-const DEFAULT_LEASE_WAIT: u64 = 100;
 
 /// Judges the entity; `None` if it has no table or no id.
 pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let table_name = check_table(errors, input);
     let id = check_id(errors, input);
-    check_namespace(errors, &input.settings);
-    check_lease(errors, &input.settings);
+    let policy = policy::check(errors, &input.settings);
+    check_versions(errors, input.fields());
     check_positions(errors, input);
     Some(Entity {
         table: table(input),
@@ -27,7 +23,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         table_name: table_name?,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
-        policy: policy(&input.settings),
+        policy,
         id: id?,
     })
 }
@@ -121,59 +117,20 @@ fn no_id(fields: &[Field]) -> String {
     )
 }
 
-/// A namespace is the first part of a key, and the separator of the parts is `:`.
-fn check_namespace(errors: &mut Errors, settings: &Settings) {
-    let Some(text) = settings.get("namespace").and_then(text) else {
-        return;
-    };
-    let name = text.value();
-    let fault = if name.is_empty() {
-        "`namespace` is empty".to_owned()
-    } else if name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
-        format!(
-            "`{}` contains a colon, white space or a control character",
-            name.escape_debug()
-        )
-    } else {
-        return;
-    };
-    errors.report(
-        text,
-        format!("{fault}\n{}", help(Place::Struct, "namespace")),
-    );
-}
-
-/// A reader that waits longer than a lease can live waits for nobody.
-fn check_lease(errors: &mut Errors, settings: &Settings) {
-    let Some(lease) = lease(settings) else {
-        return;
-    };
-    if lease
-        .list
+/// Each change counts one number up.
+fn check_versions(errors: &mut Errors, fields: &[Field]) {
+    let mut versions = fields
         .iter()
-        .any(|setting| matches!(setting.value, Value::Unreadable))
-    {
+        .filter_map(|field| Some((&field.ident, named(field, "version")?)));
+    let Some((first, _)) = versions.next() else {
         return;
-    }
-    let (ttl, wait) = (milliseconds(lease, "ttl"), milliseconds(lease, "wait"));
-    if wait.unwrap_or(DEFAULT_LEASE_WAIT) <= ttl.unwrap_or(DEFAULT_LEASE_TTL) {
-        return;
-    }
-    let message = match (wait, ttl) {
-        (Some(wait), None) => format!(
-            "`wait` is {wait} ms, longer than the lease, which lives {DEFAULT_LEASE_TTL} ms"
-        ),
-        (None, _) => {
-            format!("`ttl` is shorter than the wait for the lease, {DEFAULT_LEASE_WAIT} ms")
-        }
-        (Some(_), Some(_)) => "`wait` is longer than the `ttl` of the lease".to_owned(),
     };
-    let named = lease.get("wait").or_else(|| lease.get("ttl"));
-    let help = help(Place::Struct, "lease");
-    errors.report(
-        named.map(|setting| &setting.name),
-        format!("{message}\n{help}"),
-    );
+    for (second, version) in versions {
+        let message = format!(
+            "`{first}` and `{second}` are both the version, of which a row has one; remove one `version`"
+        );
+        errors.report(version, message);
+    }
 }
 
 /// Postcard writes the fields in order and without names. A field that may be missing shifts all that follow.
@@ -237,61 +194,6 @@ fn hazards(input: &Input) -> impl Iterator<Item = (String, Hazard<'_>)> {
         });
         serde.chain(dynamic)
     }))
-}
-
-fn policy(settings: &Settings) -> Policy {
-    let lease = lease(settings);
-    Policy {
-        strategy: settings.get("strategy").and_then(word),
-        coherence: settings.get("coherence").and_then(word),
-        ttl: milliseconds(settings, "ttl"),
-        jitter: settings
-            .get("jitter")
-            .and_then(|setting| match setting.value {
-                Value::Share(share) => Some(share),
-                _ => None,
-            }),
-        negative_ttl: settings
-            .get("negative_ttl")
-            .and_then(|setting| match setting.value {
-                Value::Duration(milliseconds) => Some(Negative::For(milliseconds)),
-                Value::Off => Some(Negative::Off),
-                _ => None,
-            }),
-        namespace: settings.get("namespace").and_then(text).map(LitStr::value),
-        hash_tag: settings.names("hash_tag"),
-        codec: settings.get("codec").and_then(word),
-        lease_ttl: lease.and_then(|lease| milliseconds(lease, "ttl")),
-        lease_wait: lease.and_then(|lease| milliseconds(lease, "wait")),
-    }
-}
-
-fn lease(settings: &Settings) -> Option<&Settings> {
-    match &settings.get("lease")?.value {
-        Value::Group(lease) => Some(lease),
-        _ => None,
-    }
-}
-
-fn text(setting: &Setting) -> Option<&LitStr> {
-    match &setting.value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn word(setting: &Setting) -> Option<Word> {
-    match setting.value {
-        Value::Word(word) => Some(word),
-        _ => None,
-    }
-}
-
-fn milliseconds(settings: &Settings, name: &str) -> Option<u64> {
-    match settings.get(name)?.value {
-        Value::Duration(milliseconds) => Some(milliseconds),
-        _ => None,
-    }
 }
 
 /// FNV-1a over the names and types of all fields: what a payload looks like. Stable across compilers and releases, since

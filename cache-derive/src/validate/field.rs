@@ -4,15 +4,21 @@ use super::{derive_name, is_skipped, named};
 use crate::{
     ast::{Derive, Field, Input},
     diagnostics::Errors,
-    model::{option_argument, type_name},
+    model::{option_argument, spelling, type_name},
 };
 
 /// Judges a field by every rule that needs nothing but the field and its struct.
 pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
     check_combination(errors, field);
     match input.derive {
-        Derive::Cached => check_id(errors, field),
-        Derive::Columns => check_nested_id(errors, field),
+        Derive::Cached => {
+            check_id(errors, field);
+            check_version(errors, field);
+        }
+        Derive::Columns => {
+            check_nested(errors, field, "id");
+            check_nested(errors, field, "version");
+        }
     }
     check_generated(errors, field);
     check_skip(errors, input, field);
@@ -72,14 +78,71 @@ fn check_id(errors: &mut Errors, field: &Field) {
     errors.report(id, message);
 }
 
-/// The id belongs to the row, and a nested struct is only a part of one.
-fn check_nested_id(errors: &mut Errors, field: &Field) {
-    if let Some(id) = named(field, "id") {
+/// The version is compared and counted up in SQL, so it is one integer column that larder writes.
+fn check_version(errors: &mut Errors, field: &Field) {
+    let Some(version) = named(field, "version") else {
+        return;
+    };
+    let (name, sqlx) = (&field.ident, &field.sqlx);
+    if field.settings.names("id") {
+        let message = format!(
+            "`{name}` is the id, which never changes, so it cannot count the changes; mark another field"
+        );
+        errors.report(version, message);
+    } else if let Some(generated) = named(field, "generated") {
+        let message =
+            "a version cannot be generated, because larder counts it up itself; remove `generated`";
+        errors.report(generated, message);
+    } else if is_skipped(field) {
+        let message = format!(
+            "`{name}` is left out of every statement and cannot be the version; remove `version` or `skip`"
+        );
+        errors.report(version, message);
+    } else if let Some(flatten) = &sqlx.flatten {
+        let message = "a version cannot be flattened; mark an integer field of this struct";
+        errors.report(flatten, message);
+    } else if let Some(json) = &sqlx.json {
+        let message = "a version cannot be stored as JSON, which databases do not count up; store it as an integer";
+        errors.report(&json.name, message);
+    } else if let Some(try_from) = &sqlx.try_from {
+        let message = "a version cannot be written through `try_from`, because the database counts it up; \
+                       use the stored integer";
+        errors.report(&try_from.name, message);
+    } else if option_argument(&field.ty).is_some() {
+        let message = "a version cannot be an `Option`: `NULL` counted up is `NULL`; \
+                       use the type inside, and make the column `NOT NULL`";
+        errors.report(&field.ty, message);
+    } else if type_name(&field.ty).is_none_or(|name| NO_INTEGERS.contains(&name.as_str())) {
+        let ty = spelling(&field.ty);
+        let message =
+            format!("a version must be an integer, which `{ty}` is not; use `i64`, for example");
+        errors.report(&field.ty, message);
+    }
+}
+
+/// Types that are mistaken for a version. An unknown name may be that of an integer.
+const NO_INTEGERS: &[&str] = &[
+    "f32",
+    "f64",
+    "bool",
+    "char",
+    "String",
+    "Vec",
+    "Uuid",
+    "DateTime",
+    "NaiveDateTime",
+    "OffsetDateTime",
+    "PrimitiveDateTime",
+];
+
+/// Id and version belong to the row, and a nested struct is only a part of one.
+fn check_nested(errors: &mut Errors, field: &Field, key: &str) {
+    if let Some(name) = named(field, key) {
         let derive = derive_name(Derive::Columns);
         let message = format!(
-            "`{derive}` is for nested structs, which have no id; move the field into the entity"
+            "`{derive}` is for nested structs, which have no {key}; move the field into the entity"
         );
-        errors.report(id, message);
+        errors.report(name, message);
     }
 }
 
@@ -110,8 +173,11 @@ fn check_skip(errors: &mut Errors, input: &Input, field: &Field) {
         return;
     };
     let filled = field.sqlx.skip.is_some() || field.sqlx.default.is_some() || input.sqlx.default;
-    // A skipped id or generated field has been reported; how it would be filled does not matter then.
-    if filled || field.settings.names("id") || field.settings.names("generated") {
+    // A skipped id, generated field or version has been reported; how it would be filled does not matter then.
+    let is_reported = ["id", "generated", "version"]
+        .iter()
+        .any(|key| field.settings.names(key));
+    if filled || is_reported {
         return;
     }
     let name = &field.ident;

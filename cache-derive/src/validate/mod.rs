@@ -1,21 +1,23 @@
 //! From the [`ast`](crate::ast) to the [`model`](crate::model): the one place that knows rules.
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
-//! field are in `field`, those of the whole entity in `entity`, those that any input must meet here.
+//! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, and those that any input
+//! must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
 
 mod entity;
 mod field;
+mod policy;
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::Ident;
 use quote::quote;
-use syn::ext::IdentExt;
+use syn::{LitStr, ext::IdentExt};
 
 use crate::{
-    ast::{Derive, Field, Input, RenameAll, Settings, Shape, Value},
+    ast::{Derive, Field, Input, RenameAll, Setting, Settings, Shape, Value, Word},
     diagnostics::Errors,
     grammar::{self, Place},
     model::{Column, Kind, Member, Model, Role, Table},
@@ -182,6 +184,7 @@ fn role(field: &Field) -> Role {
         (true, true) => Role::GeneratedId,
         (true, false) => Role::Id,
         (false, true) => Role::Generated,
+        (false, false) if field.settings.names("version") => Role::Version,
         (false, false) => Role::Plain,
     }
 }
@@ -239,6 +242,22 @@ const fn derive_name(derive: Derive) -> &'static str {
     match derive {
         Derive::Cached => "Cached",
         Derive::Columns => "Columns",
+    }
+}
+
+/// The text of a setting, where one could be read.
+fn text(setting: &Setting) -> Option<&LitStr> {
+    match &setting.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The word of a setting, where one of its choice could be read.
+fn word(setting: &Setting) -> Option<Word> {
+    match setting.value {
+        Value::Word(word) => Some(word),
+        _ => None,
     }
 }
 
