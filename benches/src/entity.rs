@@ -24,7 +24,7 @@ pub(crate) enum Status {
     Cancelled,
 }
 
-/// Two entities of the same columns: one over the table, one over a view whose rows take long to read.
+/// Entities of the same columns: over the table in two strategies, and over a view whose rows take long to read.
 macro_rules! flights {
     ($($(#[$attribute:meta])* $name:ident;)*) => {
         $(
@@ -53,9 +53,30 @@ flights! {
     #[cached(table = "larder_benches.flights", ttl = "1h")]
     Flight;
 
+    /// A flight whose row is stored when it is written.
+    #[cached(table = "larder_benches.flights", strategy = "write_through", ttl = "1h")]
+    ThroughFlight;
+
     /// A flight whose load takes 50 ms; its readers wait for each other as long as a connection may take to be made.
     #[cached(table = "larder_benches.slow_flights", ttl = "1h", lease(wait = "1s"))]
     SlowFlight;
+}
+
+impl From<Flight> for ThroughFlight {
+    fn from(row: Flight) -> Self {
+        Self {
+            id: row.id,
+            number: row.number,
+            airline: row.airline,
+            origin: row.origin,
+            destination: row.destination,
+            status: row.status,
+            departs_at: row.departs_at,
+            gate: row.gate,
+            seats_left: row.seats_left,
+            remarks: row.remarks,
+        }
+    }
 }
 
 /// Makes the tables anew.

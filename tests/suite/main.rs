@@ -25,5 +25,7 @@ mod stats;
 mod transaction;
 mod types;
 mod upgrade;
+mod version;
 mod world;
 mod write;
+mod write_through;

@@ -12,14 +12,16 @@ use std::{
 };
 
 use larder::{
-    Entity, ErrorKind, Origin, Repository, Transaction,
+    Cached, Entity, ErrorKind, Origin, Repository, Transaction,
     store::faulty::{Mechanism, Operation},
 };
+use serde::{Deserialize, Serialize};
 use sqlx::{Executor, MySql, Postgres, Sqlite};
 
 use crate::support::proxy::Point;
 use crate::world::{
     Item, Kind, Tested, Through, World, eventually, everywhere, on_both_stores, on_postgres,
+    on_servers,
 };
 use crate::write::{held_up, lock_row};
 
@@ -43,9 +45,13 @@ on_both_stores!(
 on_postgres!(
     a_commit_that_postgres_answers_with_a_rollback_is_an_error,
     a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached,
-    a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database,
     intents_are_renewed_while_a_commit_takes_long,
     a_statement_dropped_half_way_can_only_be_rolled_back,
+);
+
+on_servers!(
+    a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database,
+    a_session_is_as_it_was_after_a_commit,
 );
 
 /// A row of the table of items under some strategy.
@@ -524,32 +530,81 @@ async fn a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached(world: &World
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", intent(ttl = "2s"))]
+struct Hasty {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+impl Row for Hasty {
+    fn row(id: i64, name: &str) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            note: None,
+            quantity: 1,
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// A process that stops between its intents and its commit is cut off by the database before they expire.
-async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database(
-    world: &World<Postgres>,
+async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database<DB: Tested>(
+    world: &World<DB>,
 ) {
-    let rows = Both::<Item, Postgres>::of(world).await;
-    rows.here.insert(&Item::new(1, "old")).await.unwrap();
+    let rows = Both::<Hasty, DB>::of(world).await;
+    rows.here.insert(&Hasty::row(1, "old")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     rows.here
         .within(&mut transaction)
-        .update(&Item::new(1, "new"))
+        .update(&Hasty::row(1, "new"))
         .await
         .unwrap();
-    let log = world.database.statement_log().clone();
-    transaction.commit().await.unwrap();
-    let limit = |text: &str| text.contains("idle_in_transaction_session_timeout = 8000");
+    // As long as an intent lives: this is the fault, not a wait for something.
+    world.faults.at(larder::store::Point::BeforeCommit, || {
+        std::thread::sleep(Duration::from_secs(2));
+    });
+    let error = transaction.commit().await.unwrap_err();
     assert!(
-        log.texts().iter().any(|text| limit(text)),
-        "{:?}",
-        log.texts()
+        matches!(
+            error.kind(),
+            ErrorKind::Database | ErrorKind::OutcomeUnknown
+        ),
+        "{error:?}"
     );
-    let mut connection = world.pool.acquire().await.unwrap();
-    let after: String = sqlx::query_scalar("SHOW idle_in_transaction_session_timeout")
-        .fetch_one(&mut *connection)
+    assert_eq!(
+        rows.here.find_uncached(1).await.unwrap().unwrap().name,
+        "old"
+    );
+}
+
+/// What a session is given for a commit is taken back before the connection returns to its pool.
+async fn a_session_is_as_it_was_after_a_commit<DB: Tested>(world: &World<DB>) {
+    let limits = if DB::NAME == <Postgres as sqlx::Database>::NAME {
+        "SELECT current_setting('idle_in_transaction_session_timeout') || current_setting('statement_timeout')"
+    } else {
+        "SELECT CAST(@@SESSION.wait_timeout AS CHAR)"
+    };
+    let rows = Both::<Item, DB>::of(world).await;
+    let before = world.text(limits).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .insert(&Item::new(1, "one"))
         .await
         .unwrap();
-    assert_eq!(after, "0", "and the session is as it was");
+    transaction.commit().await.unwrap();
+    for _ in 0..world.pool.options().get_max_connections() {
+        assert_eq!(world.text(limits).await, before);
+    }
+    rows.see(1, Some("one")).await;
 }
 
 /// The commit waits for a deferred trigger for longer than an intent lives without renewal.
@@ -639,42 +694,3 @@ async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
     assert_eq!(one.unwrap().name, two.unwrap().name, "the survivor's");
     world.database.close().await;
 }
-
-/// What the session was given for the commit is taken back before the connection returns to its pool.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_of_mysql_is_as_it_was_after_a_commit() {
-    let world = World::<MySql>::open(Kind::Memory).await;
-    let rows = Both::<Item, MySql>::of(&world).await;
-    let gate = world.close_gate().await;
-    drop(gate);
-    let before: u64 = wait_timeout(&world).await;
-    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
-    rows.here
-        .within(&mut transaction)
-        .insert(&Item::new(1, "one"))
-        .await
-        .unwrap();
-    transaction.commit().await.unwrap();
-    let limited = world.database.statement_log().texts();
-    assert!(
-        limited
-            .iter()
-            .any(|text| text.contains("SESSION wait_timeout = 8")),
-        "{limited:?}"
-    );
-    for _ in 0..world.pool.options().get_max_connections() {
-        assert_eq!(wait_timeout(&world).await, before);
-    }
-    rows.see(1, Some("one")).await;
-    world.database.close().await;
-}
-
-async fn wait_timeout(world: &World<MySql>) -> u64 {
-    sqlx::query_scalar("SELECT @@SESSION.wait_timeout")
-        .fetch_one(&world.pool)
-        .await
-        .unwrap()
-}
-
-/// Longer than any test: nothing here waits for it.
-const _: Duration = Duration::from_secs(10);

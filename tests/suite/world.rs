@@ -49,7 +49,7 @@ impl Item {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "items",
-    strategy = "aside",
+    strategy = "write_through",
     ttl = "10m",
     negative_ttl = "30s",
     jitter = 0,
@@ -169,6 +169,35 @@ impl<DB: Tested> World<DB> {
         )
         .await
         .expect("the statement is accepted");
+    }
+
+    /// Runs a statement that cannot be prepared.
+    pub(crate) async fn raw(&self, text: impl Into<String>) {
+        let text: String = text.into();
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .expect("the pool has a connection");
+        DB::run(&mut connection, AssertSqlSafe(text).into_sql_str())
+            .await
+            .expect("the statement is accepted");
+    }
+
+    /// The one text that a statement returns.
+    pub(crate) async fn text(&self, statement: &'static str) -> String {
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .expect("the pool has a connection");
+        let statement = AssertSqlSafe(statement).into_sql_str();
+        let row = DB::fetch(&mut connection, statement, DB::Arguments::default())
+            .await
+            .expect("the statement is accepted")
+            .expect("it returns a row");
+        let text = DB::text(&row, 0).expect("the column is a text");
+        text.expect("it is not NULL")
     }
 
     /// Puts a row into the table past the repository.
@@ -332,6 +361,16 @@ macro_rules! on_postgres {
     };
 }
 
+/// Makes a test of each case for the in-process store, over the databases that are servers.
+macro_rules! on_servers {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, postgres, Memory, Postgres);
+            crate::world::case!($case, mysql, Memory, MySql);
+        })*
+    };
+}
+
 /// Makes a test of each case for Redis, over SQLite.
 macro_rules! on_redis {
     ($($case:ident),* $(,)?) => {
@@ -354,4 +393,4 @@ macro_rules! case {
     };
 }
 
-pub(crate) use {case, everywhere, on_both_stores, on_postgres, on_redis};
+pub(crate) use {case, everywhere, on_both_stores, on_postgres, on_redis, on_servers};

@@ -1,11 +1,13 @@
 //! The targets: one question each, with the variants that answer it and the bound of their ratio.
 
 mod derive_cost;
+mod frozen;
 mod l2_hit;
 mod l2_peer;
 mod memory_hit;
 mod reads;
 pub(crate) mod stampede;
+mod transaction;
 mod write;
 
 use std::pin::Pin;
@@ -45,6 +47,8 @@ targets! {
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
+    "transaction", "how many transactions over three entities are made, beside bare ones?" => transaction::run, transaction::control;
+    "frozen", "what does a read cost while Redis is frozen, beside a read past the cache?" => frozen::run, frozen::control;
     "stampede", "how many loads does a cold key cost eight processes, and how long do they wait?" => stampede::run, stampede::control;
     "derive-cost", "how much longer does `cargo check` take for 50 entities than for their structs?" => derive_cost::run, derive_cost::control;
 }

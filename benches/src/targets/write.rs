@@ -1,7 +1,8 @@
 //! Updates of a row, beside the bare statement and beside the two-step write of most tutorials.
 //!
 //! Every variant sets the same nine columns on connections of the same kind. larder announces the write before the
-//! statement and takes the announcement back after it, on Redis or in process; the tutorial deletes the key after it.
+//! statement and takes the announcement back after it, on Redis or in process; write-through also has the row returned and
+//! leaves it in the cache. The tutorial deletes the key after the statement.
 
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use sqlx::{PgPool, Postgres};
 use super::{expect_ratio, reads::Twice};
 use crate::{
     Failure,
-    entity::{Flight, FlightRepository, ROWS, all_flights, create_tables},
+    entity::{
+        Flight, FlightRepository, ROWS, ThroughFlight, ThroughFlightRepository, all_flights,
+        create_tables,
+    },
     measure::{Contest, Effort, Figure, Operation},
     report::{self, Goal},
     servers,
@@ -96,6 +100,21 @@ impl Operation for Update {
     }
 }
 
+/// `update` of larder, written through.
+#[derive(Clone)]
+struct Through {
+    repository: ThroughFlightRepository<Postgres>,
+    rows: Table,
+}
+
+impl Operation for Through {
+    async fn call(&mut self, id: i64) -> Result<(), Failure> {
+        let row = changed(&self.rows, id)?.into();
+        self.repository.update(&row).await?;
+        Ok(())
+    }
+}
+
 /// One task.
 pub(crate) async fn alone(effort: Effort) -> Result<(), Failure> {
     measure(effort, 1, "write-1", 0.80).await
@@ -125,6 +144,11 @@ async fn measure(effort: Effort, tasks: u64, name: &str, bound: f64) -> Result<(
         &Cache::in_process(),
         servers::pool(servers::POOL_SIZE).await?,
     );
+    let through = ThroughFlight::repository(&shared, servers::pool(servers::POOL_SIZE).await?);
+    let through_in_process = ThroughFlight::repository(
+        &Cache::in_process(),
+        servers::pool(servers::POOL_SIZE).await?,
+    );
     let variants = Contest::new(tasks, ROWS)
         .enter(
             "bare UPDATE",
@@ -145,20 +169,47 @@ async fn measure(effort: Effort, tasks: u64, name: &str, bound: f64) -> Result<(
             "larder update, in process",
             Update {
                 repository: in_process.clone(),
+                rows: rows.clone(),
+            },
+        )
+        .enter(
+            "larder write-through, Redis",
+            Through {
+                repository: through.clone(),
+                rows: rows.clone(),
+            },
+        )
+        .enter(
+            "larder write-through, in process",
+            Through {
+                repository: through_in_process.clone(),
                 rows,
             },
         )
         .run(effort)
         .await?;
-    for repository in [&on_redis, &in_process] {
-        let stats = repository.stats();
+    let counted = [
+        on_redis.stats(),
+        in_process.stats(),
+        through.stats(),
+        through_in_process.stats(),
+    ];
+    for stats in counted {
         if stats.store_errors > 0 || stats.write_errors > 0 {
             return Err(format!("larder's writes met errors: {stats:?}").into());
         }
     }
     report::variants(&variants);
-    let [bare, by_hand, on_redis, in_process] = &variants[..] else {
-        return Err("four variants were measured".into());
+    let [
+        bare,
+        by_hand,
+        on_redis,
+        in_process,
+        through,
+        through_in_process,
+    ] = &variants[..]
+    else {
+        return Err("six variants were measured".into());
     };
     let figure = Figure::Throughput;
     report::ratio(
@@ -169,6 +220,16 @@ async fn measure(effort: Effort, tasks: u64, name: &str, bound: f64) -> Result<(
     report::ratio(
         &format!("{name}-in-process"),
         in_process.ratio(bare, figure),
+        Goal::AtLeast(bound),
+    );
+    report::ratio(
+        &format!("{name}-through-in-process"),
+        through_in_process.ratio(bare, figure),
+        Goal::AtLeast(bound),
+    );
+    report::ratio(
+        &format!("{name}-through"),
+        through.ratio(bare, figure),
         Goal::AtLeast(bound),
     );
     report::ratio(name, on_redis.ratio(bare, figure), Goal::AtLeast(bound));
