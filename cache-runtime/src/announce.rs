@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind, StoreError},
     key::Key,
     policy::{Coherence, OnOutage, Policy},
-    repair::Repair,
+    repair::{self, Repair},
     repository::Inner,
     stats::Counters,
     store::{Point, Publication, Store, Touched},
@@ -39,15 +39,21 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// What an announcement has to know of a repository, whatever its entity and its database.
 pub(crate) trait Site: Send + Sync {
-    fn cache(&self) -> &cache::Inner;
+    fn cache(&self) -> &Arc<cache::Inner>;
+    /// What all keys begin with.
+    fn prefix(&self) -> &[u8];
     fn policy(&self) -> &Policy;
     fn counters(&self) -> &Counters;
     fn entity(&self) -> &'static str;
 }
 
 impl<E: Entity, DB: Backend> Site for Inner<E, DB> {
-    fn cache(&self) -> &cache::Inner {
+    fn cache(&self) -> &Arc<cache::Inner> {
         &self.cache
+    }
+
+    fn prefix(&self) -> &[u8] {
+        self.keys.prefix()
     }
 
     fn policy(&self) -> &Policy {
@@ -83,6 +89,8 @@ pub(crate) struct Staging {
 struct Staged {
     site: Arc<dyn Site>,
     touched: HashMap<Key, Option<Publication>>,
+    /// Whether any row may have changed.
+    all: bool,
 }
 
 impl Staging {
@@ -93,21 +101,32 @@ impl Staging {
         key: Key,
         publication: Option<Publication>,
     ) {
+        self.of(site).touched.insert(key, publication);
+    }
+
+    /// Notes that any row of a repository may be changed.
+    pub(crate) fn touch_all(&mut self, site: Arc<dyn Site>) {
+        // No row has this key: its intent shows whether the store can be told, and makes the commit one with a deadline.
+        let nobody = Key::from_bytes(site.prefix());
+        let staged = self.of(site);
+        staged.touched.insert(nobody, None);
+        staged.all = true;
+    }
+
+    fn of(&mut self, site: Arc<dyn Site>) -> &mut Staged {
         let known = self
             .sites
             .iter()
             .position(|staged| std::ptr::addr_eq(Arc::as_ptr(&staged.site), Arc::as_ptr(&site)));
-        let staged = match known {
-            Some(at) => &mut self.sites[at],
-            None => {
-                self.sites.push(Staged {
-                    site,
-                    touched: HashMap::new(),
-                });
-                self.sites.last_mut().expect("one was just added")
-            }
-        };
-        staged.touched.insert(key, publication);
+        let at = known.unwrap_or_else(|| {
+            self.sites.push(Staged {
+                site,
+                touched: HashMap::new(),
+                all: false,
+            });
+            self.sites.len() - 1
+        });
+        &mut self.sites[at]
     }
 
     /// Publishes nothing of what has been noted so far: the rows may have been changed since by other means.
@@ -125,6 +144,7 @@ impl Staging {
             for (key, publication) in staged.touched {
                 self.touch(Arc::clone(&staged.site), key, publication);
             }
+            self.of(staged.site).all |= staged.all;
         }
     }
 
@@ -151,6 +171,8 @@ pub(crate) struct Announcement {
 struct Part {
     site: Arc<dyn Site>,
     touched: Vec<Touched>,
+    /// Whether any row may have changed.
+    all: bool,
     /// The run of the store that has acknowledged the intent.
     stands_in: Option<u64>,
 }
@@ -165,6 +187,7 @@ impl Announcement {
                 .into_iter()
                 .map(|(key, publication)| Touched { key, publication })
                 .collect(),
+            all: staged.all,
             stands_in: None,
         });
         Self {
@@ -184,6 +207,7 @@ impl Announcement {
                 key,
                 publication: None,
             }],
+            all: false,
             stands_in: None,
         });
         announcement
@@ -378,6 +402,19 @@ impl Part {
             tracing::debug!(entity = self.site.entity(), %error, "the end of a write could not be told");
             self.remember(Repair::Drop);
         }
+        if self.all && ending == Ending::Committed {
+            self.drop_all().await;
+        }
+    }
+
+    /// Drops every row of the repository. Those that cannot be dropped are repaired later.
+    async fn drop_all(&self) {
+        let cache = self.site.cache();
+        if let Err(error) = repair::drop_all(&Arc::downgrade(cache), self.site.prefix()).await {
+            self.site.counters().store_errors.add_one();
+            tracing::debug!(entity = self.site.entity(), %error, "the rows of an entity could not be dropped");
+            cache.repairs.remember_everything(None);
+        }
     }
 
     /// Leaves the intent to expire: the statement may still commit.
@@ -387,6 +424,10 @@ impl Part {
             keys = self.touched.len(),
             "the outcome of a write is unknown; its keys stay uncached for a while"
         );
+        if self.all {
+            let ended = Deadline::after(self.site.policy().intent_ttl);
+            self.site.cache().repairs.remember_everything(Some(ended));
+        }
         if self.stands_in.is_none() || self.is_lost() {
             self.remember(Repair::Announce {
                 intent,

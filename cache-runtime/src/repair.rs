@@ -207,16 +207,15 @@ impl Repairs {
         self.start();
     }
 
-    /// Remembers every key there is.
-    #[cfg(feature = "redis")]
-    fn remember_everything(&self) {
+    /// Remembers every key there is. The sweep begins when the given moment has come.
+    pub(crate) fn remember_everything(&self, not_before: Option<Deadline>) {
         if self.is_left_out() {
             return;
         }
         let mut state = self.lock();
         state.generation += 1;
         let lost = state.keys.values().map(|listed| listed.how);
-        let not_before = lost.filter_map(Repair::ends_at).max();
+        let not_before = lost.filter_map(Repair::ends_at).max().max(not_before);
         state.collapse(not_before);
         self.count(&state);
         drop(state);
@@ -279,7 +278,7 @@ impl Repairs {
                     self.remember(key, Repair::Drop);
                 }
             }
-            Some(Suspects::Everything) => self.remember_everything(),
+            Some(Suspects::Everything) => self.remember_everything(None),
         }
     }
 
@@ -517,49 +516,54 @@ async fn repair(
     Ok(())
 }
 
-/// Drops every key of the cache's entities. A key that is absent at the beginning needs no repair, because whatever is
-/// stored at it later was loaded later; all others are named by a scan that is completed on one connection.
+/// Drops every key of the cache's entities.
 async fn sweep(cache: &Weak<cache::Inner>, everything: Everything) -> Result<(), StoreError> {
     let Some(strong) = cache.upgrade() else {
         return Ok(());
     };
-    let run = strong.store.run();
     let prefixes = strong.repairs.lock().prefixes.clone();
     drop(strong);
     for prefix in prefixes {
-        let mut cursor = 0;
-        loop {
-            // Only as long as somebody holds the cache.
-            let Some(cache) = cache.upgrade() else {
-                return Ok(());
-            };
-            let (next, keys) = cache.store.scan(&prefix, cursor).await?;
-            for chunk in keys.chunks(AT_ONCE) {
-                let mut drops = JoinSet::new();
-                for key in chunk {
-                    let (cache, key) = (Arc::clone(&cache), key.clone());
-                    drops.spawn(async move { cache.store.invalidate(&key).await });
-                }
-                if count_arrived(drops).await < chunk.len() {
-                    return Err(StoreError::new("a key could not be dropped"));
-                }
+        drop_all(cache, &prefix).await?;
+    }
+    if let Some(cache) = cache.upgrade() {
+        cache.repairs.swept(everything.generation);
+    }
+    Ok(())
+}
+
+/// Drops every key that begins so. A key that is absent at the beginning needs no drop, because whatever is stored at it
+/// later was loaded later; all others are named by a scan that is completed on one connection.
+pub(crate) async fn drop_all(cache: &Weak<cache::Inner>, prefix: &[u8]) -> Result<(), StoreError> {
+    let mut run = None;
+    let mut cursor = 0;
+    loop {
+        // Only as long as somebody holds the cache.
+        let Some(cache) = cache.upgrade() else {
+            return Ok(());
+        };
+        let began_in = *run.get_or_insert_with(|| cache.store.run());
+        let (next, keys) = cache.store.scan(prefix, cursor).await?;
+        for chunk in keys.chunks(AT_ONCE) {
+            let mut drops = JoinSet::new();
+            for key in chunk {
+                let (cache, key) = (Arc::clone(&cache), key.clone());
+                drops.spawn(async move { cache.store.invalidate(&key).await });
             }
-            cursor = next;
-            if cursor == 0 {
-                break;
+            if count_arrived(drops).await < chunk.len() {
+                return Err(StoreError::new("a key could not be dropped"));
             }
         }
+        if cache.store.run() != began_in {
+            return Err(StoreError::new(
+                "the connection was replaced while keys were dropped",
+            ));
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(());
+        }
     }
-    let Some(cache) = cache.upgrade() else {
-        return Ok(());
-    };
-    if cache.store.run() != run {
-        return Err(StoreError::new(
-            "the connection was replaced during a sweep",
-        ));
-    }
-    cache.repairs.swept(everything.generation);
-    Ok(())
 }
 
 /// How many of these the store has acknowledged.

@@ -20,7 +20,7 @@ use crate::{
     flight::Flights,
     key::{AsId, Key, KeySpace},
     policy::Policy,
-    repair::Repair,
+    repair::{self, Repair},
     schema::{self, SchemaReport},
     state::Identity,
     stats::{Counters, Stats},
@@ -344,6 +344,21 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.invalidate(&key).await
     }
 
+    /// Drops every row of the entity from the cache, loads in flight included. For rows that were changed past the
+    /// repository, by a migration, say. It looks at every key of the store once (`SCAN`).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] when the store cannot be reached. This process then serves nothing from the cache until all its
+    /// keys were dropped; other processes may serve old rows until then, at most until their time to live ends.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before it ends may have dropped only some of the rows; call it again.
+    pub async fn invalidate_all(&self) -> Result<(), Error> {
+        self.0.invalidate_all().await
+    }
+
     /// Loads the row anew, whatever the cache holds, and caches it.
     ///
     /// # Errors
@@ -491,6 +506,17 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 format!("failed to invalidate key {key}"),
                 error,
             )
+        })
+    }
+
+    async fn invalidate_all(&self) -> Result<(), Error> {
+        self.counters.invalidations.add_one();
+        let dropped = repair::drop_all(&Arc::downgrade(&self.cache), self.keys.prefix()).await;
+        dropped.map_err(|error| {
+            self.counters.store_errors.add_one();
+            self.cache.repairs.remember_everything(None);
+            let message = format!("failed to invalidate all rows of {}", E::SPEC.name);
+            Error::with_source(ErrorKind::Store, message, error)
         })
     }
 

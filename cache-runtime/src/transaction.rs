@@ -245,6 +245,17 @@ impl<DB: Backend> Transaction<'_, DB> {
         Ok(())
     }
 
+    /// Notes that statements of the user's own have changed or will change any row of a repository.
+    pub(crate) fn touch_all<E: Entity>(
+        &mut self,
+        repository: &Arc<Inner<E, DB>>,
+    ) -> Result<(), Error> {
+        let (_, scope) = self.parts()?;
+        let site = Arc::clone(repository) as Arc<dyn Site>;
+        scope.staging.touch_all(site);
+        Ok(())
+    }
+
     /// Runs a write of a repository.
     pub(crate) async fn write<E: Entity>(
         &mut self,

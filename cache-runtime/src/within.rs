@@ -237,6 +237,19 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         self.transaction.touch(&self.repository.0, key)
     }
 
+    /// Says that statements of one's own on [`Transaction::connection`] have changed or will change rows of the entity that
+    /// cannot be named, so that the cache drops all of its rows right after the commit.
+    ///
+    /// Once the commit has returned no read is older than it; while it drops the rows an old one may still be served, and
+    /// until its time to live ends if the process dies meanwhile. It looks at every key of the store once (`SCAN`).
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
+    pub fn touch_all(&mut self) -> Result<(), Error> {
+        self.transaction.touch_all(&self.repository.0)
+    }
+
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let row = self.transaction.write(&self.repository.0, &write).await?;
         Ok(row.or_else(|| write.into_row().map(Arc::new)))

@@ -31,6 +31,7 @@ everywhere!(
     a_savepoint_takes_its_writes_along_when_it_is_rolled_back,
     a_reader_between_statement_and_commit_leaves_no_old_row_behind,
     raw_statements_are_seen_when_their_rows_are_touched,
+    raw_statements_over_unknown_rows_are_seen_when_all_are_touched,
     a_batch_in_a_transaction_is_all_or_nothing,
 );
 on_both_stores!(
@@ -295,6 +296,48 @@ async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: 
     transaction.commit().await.unwrap();
     rows.see(1, Some("raw")).await;
     rows.see(2, Some("old")).await;
+}
+
+/// By a statement that names no row, in a transaction and past larder altogether; rows of other entities stay.
+async fn raw_statements_over_unknown_rows_are_seen_when_all_are_touched<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = Both::<Item, DB>::of(world).await;
+    let others = Repository::<Through, DB>::new(&world.cache, world.pool.clone());
+    let old: Vec<_> = (1..=3).map(|id| Item::new(id, "old")).collect();
+    rows.here.insert_many(&old).await.unwrap();
+    rows.see(4, None).await;
+    for id in 1..=3 {
+        rows.see(id, Some("old")).await;
+        rows.are_warm(id).await;
+    }
+    others.find(1).await.unwrap().unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here.within(&mut transaction).touch_all().unwrap();
+    raw(
+        &mut transaction,
+        "UPDATE items SET name = 'raw' WHERE id < 3",
+    )
+    .await;
+    raw(
+        &mut transaction,
+        "INSERT INTO items (id, name, quantity) VALUES (4, 'raw', 1)",
+    )
+    .await;
+    transaction.commit().await.unwrap();
+    for (id, name) in [(1, "raw"), (2, "raw"), (3, "old"), (4, "raw")] {
+        rows.see(id, Some(name)).await;
+        rows.are_warm(id).await;
+    }
+    let other = others.find_outcome(1).await.unwrap();
+    assert_eq!(
+        (other.origin, other.row.unwrap().name.as_str()),
+        (Origin::Cache, "old")
+    );
+    world.sql("UPDATE items SET name = 'past larder'").await;
+    rows.see(1, Some("raw")).await;
+    rows.here.invalidate_all().await.unwrap();
+    rows.see(1, Some("past larder")).await;
 }
 
 async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text: &'static str) {

@@ -225,6 +225,21 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
                 "A future that is dropped before it ends may have dropped nothing from the cache; call it again.",
             ),
         },
+        Method {
+            name: "invalidate_all",
+            inner: "invalidate_all",
+            parameter: Parameter::Nothing,
+            returns: quote!(()),
+            docs: docs(
+                &format!(
+                    "Drops every `{name}` from the cache, after writes that did not go through larder. It looks at every key of \
+                     the cache once."
+                ),
+                "Fails with the kind `Store` when the cache cannot be reached. This process then serves nothing from it until \
+                 all rows were dropped; others may serve old rows until their time to live ends.",
+                "A future that is dropped before it ends may have dropped only some of the rows; call it again.",
+            ),
+        },
         read(
             "refresh",
             &quote!(::core::option::Option<#row>),
