@@ -6,10 +6,11 @@
 mod support;
 
 fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    processes::WORKERS
+    &[crash::WRITER, processes::CROWD, processes::DOOMED]
 }
 
 mod bulk;
+mod crash;
 mod documentation;
 mod expiry;
 mod key;

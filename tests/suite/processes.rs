@@ -14,11 +14,9 @@ use crate::{
     world::{Kind, World, at_once, eventually, redis_url, unique, until},
 };
 
-/// The functions that this file runs in processes of their own.
-pub(crate) const WORKERS: &[(&str, WorkerFn)] = &[
-    ("crowd", |arguments| Box::pin(crowd(arguments))),
-    ("doomed", |arguments| Box::pin(doomed(arguments))),
-];
+/// What this file runs in processes of their own.
+pub(crate) const CROWD: (&str, WorkerFn) = ("crowd", |arguments| Box::pin(crowd(arguments)));
+pub(crate) const DOOMED: (&str, WorkerFn) = ("doomed", |arguments| Box::pin(doomed(arguments)));
 
 const CALLERS: usize = 40;
 

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::pin::Pin;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,6 +55,9 @@ pub(crate) struct Worker {
     output: Output,
     readers: Vec<JoinHandle<()>>,
 }
+
+/// The signal of `abort`, on every Unix.
+const SIGABRT: i32 = 6;
 
 /// What the worker printed for nobody in particular.
 type Output = Arc<Mutex<String>>;
@@ -128,6 +131,22 @@ impl Worker {
 
     /// Waits until the worker function returns; it must not panic.
     pub(crate) async fn finish(mut self) {
+        let status = self.ended().await;
+        assert!(status.success(), "worker {self} failed ({status})");
+    }
+
+    /// Waits until the worker aborts, as a process that is killed from inside.
+    pub(crate) async fn aborted(mut self) {
+        let status = self.ended().await;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(
+            signal,
+            Some(SIGABRT),
+            "worker {self} ended otherwise ({status})"
+        );
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
         let polls = async {
             loop {
                 if let Some(status) = self.process.try_wait().expect("a child can be waited for") {
@@ -140,7 +159,7 @@ impl Worker {
             panic!("worker {self} does not end");
         };
         self.settle();
-        assert!(status.success(), "worker {self} failed ({status})");
+        status
     }
 
     /// Kills the worker without warning and waits until it is gone.
