@@ -248,9 +248,11 @@ impl Announcement {
         self.reach(Point::AfterBegin);
     }
 
-    /// Announces again, just before what may commit, if the announcement is old or its store was replaced.
+    /// Announces again, just before what may commit, if the announcement is old, if its store was replaced, or if the write
+    /// would be refused.
     pub(crate) async fn confirm(&mut self) {
-        if self.renewal.has_passed() || self.parts.iter().any(Part::is_lost) {
+        let again = |part: &Part| part.is_lost() || part.refuses();
+        if self.renewal.has_passed() || self.parts.iter().any(again) {
             self.begin().await;
         }
         self.reach(Point::BeforeCommit);
@@ -258,11 +260,7 @@ impl Announcement {
 
     /// The error of a write that must not be made, because an entity that is `consistent` could not announce it.
     pub(crate) fn refusal(&self, verb: &str) -> Result<(), Error> {
-        let unannounced = self.parts.iter().find(|part| {
-            part.is_announced()
-                && part.site.policy().on_outage == OnOutage::Consistent
-                && (part.stands_in.is_none() || part.is_lost())
-        });
+        let unannounced = self.parts.iter().find(|part| part.refuses());
         let Some(part) = unannounced else {
             return Ok(());
         };
@@ -330,6 +328,13 @@ impl Part {
     fn is_lost(&self) -> bool {
         self.stands_in
             .is_some_and(|run| run != self.site.cache().store.run())
+    }
+
+    /// Whether the intent has to stand for the write to be made, and does not.
+    fn refuses(&self) -> bool {
+        self.is_announced()
+            && self.site.policy().on_outage == OnOutage::Consistent
+            && (self.stands_in.is_none() || self.is_lost())
     }
 
     async fn begin(&mut self, intent: Token) -> bool {

@@ -16,6 +16,7 @@ mod expiry;
 mod key;
 mod late_fills;
 mod negative;
+mod on_outage;
 mod outage;
 mod processes;
 mod read;
