@@ -258,7 +258,7 @@ impl Repairs {
         let mut recent = self.recent();
         match window {
             Some(window) if recent.is_none() => {
-                *recent = Some(Recent::new(self.limit, window, timer_us()))
+                *recent = Some(Recent::new(self.limit, window, timer_us()));
             }
             Some(_) => {}
             None => *recent = None,

@@ -9,16 +9,20 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     &[crash::WRITER, processes::CROWD, processes::DOOMED]
 }
 
+mod breaker;
 mod bulk;
 mod crash;
 mod documentation;
 mod expiry;
+mod failover;
 mod key;
 mod late_fills;
 mod negative;
 mod outage;
 mod processes;
 mod read;
+mod refusals;
+mod repair;
 mod schema;
 mod scripts;
 mod stampede;
