@@ -12,7 +12,7 @@ use larder::{
     Cache, Origin,
     store::{
         Store,
-        faulty::{Faults, Operation},
+        faulty::{Faults, Mechanism, Operation},
     },
 };
 use sqlx::Sqlite;
@@ -79,6 +79,26 @@ async fn of_many_reads_none_waits_for_a_frozen_server_twice() {
     assert!(
         again.elapsed() < TIMEOUT,
         "what comes later does not wait at all"
+    );
+    world.database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_breaker_every_read_waits() {
+    let world = world(1).await;
+    let mut server = RedisServer::start().await;
+    let faults = Faults::new();
+    faults.leave_out(Mechanism::Breaker);
+    let cache = cache(server.url(), &faults).await;
+    let items = Item::repository(&cache, world.pool.clone());
+    server.freeze().await;
+    let began = tokio::time::Instant::now();
+    items.find(0).await.unwrap();
+    items.find(0).await.unwrap();
+    let waited = began.elapsed();
+    assert!(
+        waited > ONE_TIMEOUT,
+        "the scene must show what the breaker prevents: {waited:?}"
     );
     world.database.close().await;
 }

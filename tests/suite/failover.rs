@@ -198,7 +198,7 @@ async fn what_a_promoted_replica_missed_is_not_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_promoted_replica_missed_is_not_served_for_its_stamp_alone() {
+async fn without_repairs_what_a_promoted_replica_missed_is_still_not_believed() {
     let (_, name) = served_after_a_failover_that_lost_the_tail(&[Mechanism::Repair]).await;
     assert_eq!(name, "new");
 }

@@ -263,6 +263,10 @@ impl Connector {
 
     /// Opens the breaker of a link: a command was not answered in time.
     fn silent(&self, link: &Link, error: &RedisError) {
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::Breaker) {
+            return;
+        }
         if link.pulse.fall_silent() {
             self.conditions.away(&Away::from(error));
         }
