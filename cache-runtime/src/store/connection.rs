@@ -143,7 +143,10 @@ impl Drop for Connecting {
 
 impl Drop for Connector {
     fn drop(&mut self) {
-        self.drop_link(None);
+        let link = self.link.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = link.take() {
+            link.pulse.end();
+        }
     }
 }
 
@@ -267,29 +270,31 @@ impl Connector {
         if self.options.leaves_out(Mechanism::Breaker) {
             return;
         }
-        if link.pulse.fall_silent() {
+        // Said before the breaker opens, so that a probe that closes it at once has something to take back; and not of a
+        // link that has been replaced, which nobody probes.
+        let current = self.link.read().unwrap_or_else(PoisonError::into_inner);
+        if current
+            .as_ref()
+            .is_some_and(|now| now.number == link.number)
+        {
             self.conditions.away(&Away::from(error));
+            link.pulse.fall_silent();
         }
     }
 
     /// Drops a link, and makes another.
     fn lost(self: &Arc<Self>, number: u64, away: &Away) {
-        if self.drop_link(Some(number)) {
-            self.conditions.away(away);
-            self.connect_in_background();
-        }
-    }
-
-    /// Drops the link with this number, or any. Whether there was one.
-    fn drop_link(&self, number: Option<u64>) -> bool {
         let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
-        let dropped = current.take_if(|link| number.is_none_or(|number| link.number == number));
+        let Some(link) = current.take_if(|link| link.number == number) else {
+            return;
+        };
+        // Said before another link can be made, which takes it back.
+        self.conditions.away(away);
         drop(current);
-        let Some(link) = dropped else { return false };
         link.pulse.end();
         // Whoever waits for a push would wait in vain.
         self.wakeups.wake_all();
-        true
+        self.connect_in_background();
     }
 
     fn connect_in_background(self: &Arc<Self>) {
@@ -342,11 +347,11 @@ impl Connector {
             if let Some(replaced) = current.replace(link) {
                 replaced.pulse.end();
             }
+            if !self.conditions.back() {
+                tracing::info!(address = self.address(), "connected to Redis");
+            }
         }
         drop(current);
-        if !self.conditions.back() {
-            tracing::info!(address = self.address(), "connected to Redis");
-        }
         // Waiters that registered through an earlier connection are known to the server under the same name, but news
         // that was published in between is gone.
         self.wakeups.wake_all();
