@@ -258,7 +258,7 @@ impl Repairs {
         let mut recent = self.recent();
         match window {
             Some(window) if recent.is_none() => {
-                *recent = Some(Recent::new(self.limit, window, timer_us()))
+                *recent = Some(Recent::new(self.limit, window, timer_us()));
             }
             Some(_) => {}
             None => *recent = None,
@@ -573,4 +573,81 @@ async fn count_arrived(mut commands: JoinSet<Result<(), StoreError>>) -> usize {
         arrived += usize::from(matches!(command, Ok(Ok(()))));
     }
     arrived
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANNOUNCE: Repair = Repair::Announce {
+        intent: Token([7; 16]),
+        intent_ttl_ms: 60_000,
+    };
+
+    fn key(number: u8) -> Key {
+        Key::from_bytes(&[number])
+    }
+
+    fn how(repairs: &Repairs, key: &Key) -> Option<Repair> {
+        repairs.lock().keys.get(key).map(|listed| listed.how)
+    }
+
+    fn generation(repairs: &Repairs) -> u64 {
+        repairs.lock().generation
+    }
+
+    #[tokio::test]
+    async fn an_announcement_serves_for_a_drop_but_not_the_other_way_round() {
+        for order in [[ANNOUNCE, Repair::Drop], [Repair::Drop, ANNOUNCE]] {
+            let repairs = Repairs::new(10);
+            for how in order {
+                repairs.remember(&key(1), how);
+            }
+            assert_eq!(how(&repairs, &key(1)), Some(ANNOUNCE));
+            assert!(repairs.denies(&key(1)) && !repairs.denies(&key(2)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sweep_waits_for_writes_that_may_still_commit() {
+        let repairs = Repairs::new(1);
+        repairs.remember(&key(1), Repair::Drop);
+        repairs.remember(&key(2), Repair::Drop);
+        assert!(matches!(repairs.next(), Work::Sweep(_)));
+        repairs.remember(&key(1), ANNOUNCE);
+        repairs.remember(&key(2), Repair::Drop);
+        assert!(matches!(repairs.next(), Work::Wait));
+        assert!(repairs.denies(&key(3)));
+    }
+
+    #[tokio::test]
+    async fn a_sweep_counts_only_for_what_was_remembered_before_it() {
+        let repairs = Repairs::new(1);
+        repairs.remember(&key(1), Repair::Drop);
+        repairs.remember(&key(2), Repair::Drop);
+        let first = generation(&repairs);
+        repairs.remember(&key(3), Repair::Drop);
+        repairs.remember(&key(4), Repair::Drop);
+        repairs.swept(first);
+        assert!(
+            repairs.denies(&key(1)),
+            "there was too much again meanwhile"
+        );
+        let second = generation(&repairs);
+        repairs.remember(&key(5), Repair::Drop);
+        repairs.swept(second);
+        assert!(!repairs.denies(&key(1)) && repairs.denies(&key(5)));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_remembered_again_is_kept() {
+        let repairs = Repairs::new(10);
+        repairs.remember(&key(1), Repair::Drop);
+        let first = generation(&repairs);
+        repairs.remember(&key(1), Repair::Drop);
+        repairs.delivered(&key(1), first);
+        assert!(repairs.denies(&key(1)));
+        repairs.delivered(&key(1), generation(&repairs));
+        assert!(!repairs.denies(&key(1)));
+    }
 }

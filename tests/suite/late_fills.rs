@@ -24,6 +24,9 @@ on_both_stores!(
 );
 on_postgres!(
     a_caller_that_joins_late_does_not_get_a_row_from_before_its_call,
+    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told,
+    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late,
+    without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told,
     without_the_rule_for_joiners_a_late_caller_gets_an_old_row,
     callers_that_may_not_share_a_load_gather_in_the_next_one,
 );
@@ -268,8 +271,8 @@ async fn callers_that_may_not_share_a_load_gather_in_the_next_one(world: &World<
 }
 
 /// The scene for joiners: A's statement has read the old row and is still under way; the row is changed and invalidated;
-/// only then B asks. What B gets.
-async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> String {
+/// only then B asks. What B gets. The store may fail so many times to be told.
+async fn join_a_load_that_read_before_the_call(world: &World<Postgres>, failures: u64) -> String {
     world.put(&Item::new(1, "old")).await;
     let slow = SlowItem::repository(&world.cache, world.pool.clone());
     let holder = slow_items(world).await;
@@ -279,7 +282,8 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
     });
     a_statement_waits(world).await;
     world.sql("UPDATE items SET name = 'new'").await;
-    slow.invalidate(1).await.unwrap();
+    world.faults.fail(Operation::Invalidate, failures);
+    assert_eq!(slow.invalidate(1).await.is_err(), failures > 0);
     let b = tokio::spawn({
         let slow = slow.clone();
         async move { slow.find(1).await }
@@ -295,13 +299,41 @@ async fn join_a_load_that_read_before_the_call(world: &World<Postgres>) -> Strin
 }
 
 async fn a_caller_that_joins_late_does_not_get_a_row_from_before_its_call(world: &World<Postgres>) {
-    assert_eq!(join_a_load_that_read_before_the_call(world).await, "new");
+    assert_eq!(join_a_load_that_read_before_the_call(world, 0).await, "new");
+}
+
+/// The store was told late, or not at all; either way the load is not shared with those who asked after the change.
+async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told(
+    world: &World<Postgres>,
+) {
+    assert_eq!(
+        join_a_load_that_read_before_the_call(world, u64::MAX).await,
+        "new"
+    );
+    assert_eq!(world.cache.repairs().pending, 1);
+}
+
+async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late(
+    world: &World<Postgres>,
+) {
+    assert_eq!(join_a_load_that_read_before_the_call(world, 1).await, "new");
+}
+
+async fn without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told(
+    world: &World<Postgres>,
+) {
+    world.faults.leave_out(Mechanism::Repair);
+    assert_eq!(
+        join_a_load_that_read_before_the_call(world, u64::MAX).await,
+        "old",
+        "the scene must show what the memory of untold writes prevents"
+    );
 }
 
 async fn without_the_rule_for_joiners_a_late_caller_gets_an_old_row(world: &World<Postgres>) {
     world.faults.leave_out(Mechanism::AcceptedFill);
     assert_eq!(
-        join_a_load_that_read_before_the_call(world).await,
+        join_a_load_that_read_before_the_call(world, 0).await,
         "old",
         "the scene must show what the rule prevents"
     );

@@ -9,10 +9,12 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     &[crash::WRITER, processes::CROWD, processes::DOOMED]
 }
 
+mod breaker;
 mod bulk;
 mod crash;
 mod documentation;
 mod expiry;
+mod failover;
 mod key;
 mod late_fills;
 mod negative;
@@ -20,6 +22,8 @@ mod on_outage;
 mod outage;
 mod processes;
 mod read;
+mod refusals;
+mod repair;
 mod schema;
 mod scripts;
 mod stampede;

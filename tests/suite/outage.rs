@@ -23,6 +23,7 @@ use crate::{
 
 everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
 on_both_stores!(
+    only_so_many_loads_burden_the_database_at_a_time,
     a_store_that_fails_at_any_step_never_fails_a_read,
     a_store_that_fails_at_any_step_never_fails_a_write,
 );
@@ -508,6 +509,35 @@ async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(worl
         ErrorKind::Database
     );
     assert_eq!(items.stats().fills_accepted, 2);
+}
+
+/// With the store away every read is a load; those beyond the bound do not even queue for a connection.
+async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &World<DB>) {
+    const READS: usize = 20;
+    let faults = Faults::new();
+    faults.fail(Operation::Get, u64::MAX);
+    let builder = Cache::builder().faults(&faults).concurrent_loads(2);
+    let items = Item::repository(&builder.build().unwrap(), world.pool.clone());
+    world.put(&Item::new(1, "one")).await;
+    let gate = world.close_gate().await;
+    let reads: Vec<_> = (0..READS as i64)
+        .map(|id| {
+            let items = items.clone();
+            tokio::spawn(async move { items.find(id).await })
+        })
+        .collect();
+    eventually("all reads are on their way", async || {
+        let stats = items.stats();
+        stats.bypasses == READS as u64 && stats.loads == 2
+    })
+    .await;
+    drop(gate);
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(items.stats().loads, READS as u64);
+    let error = Cache::builder().concurrent_loads(0).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]

@@ -4,7 +4,8 @@
 //! 1. [`database`] gives each test a database of its own and counts the statements that reach it.
 //! 2. [`proxy`] stands in front of a server and breaks connections at chosen requests.
 //! 3. [`redis_server`] is a Redis that a test may stop, freeze, kill and restart.
-//! 4. [`process`] runs a part of a test in another process, which a test may kill.
+//! 4. [`log`] keeps what larder has said about a server.
+//! 5. [`process`] runs a part of a test in another process, which a test may kill.
 //!
 //! Invariant: nothing here outlives the test that asked for it, passed or failed.
 //! Invariant: every wait is bounded, and says at its end what it was waiting for.
@@ -12,6 +13,7 @@
 //! and stores, which the tests define beside their claims.
 
 pub(crate) mod database;
+pub(crate) mod log;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -77,12 +77,13 @@ impl Proxy {
             progress: Mutex::default(),
             changed: Condvar::new(),
             observers,
+            upstream: Mutex::new(upstream),
         });
         let thread = std::thread::Builder::new()
             .name("proxy".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || run(&shared, address, upstream)
+                move || run(&shared, address)
             })
             .expect("a thread can be started");
         let proxy = Self {
@@ -127,6 +128,16 @@ impl Proxy {
         self.shared.wait("reset connections", |progress| {
             progress.open.is_disjoint(&open)
         });
+    }
+
+    /// Leads new connections to another server, and resets those that are open.
+    pub(crate) fn redirect(&self, upstream: SocketAddr) {
+        *self
+            .shared
+            .upstream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = upstream;
+        self.reset();
     }
 
     /// Takes back delays, blackhole and refusal; traps stay.
@@ -304,6 +315,7 @@ struct Shared {
     progress: Mutex<Progress>,
     changed: Condvar,
     observers: Option<Observers>,
+    upstream: Mutex<SocketAddr>,
 }
 
 impl Shared {
@@ -325,6 +337,10 @@ impl Shared {
             false
         });
         caught
+    }
+
+    fn upstream(&self) -> SocketAddr {
+        *self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -353,17 +369,17 @@ impl fmt::Debug for Shared {
     }
 }
 
-fn run(shared: &Arc<Shared>, address: SocketAddr, upstream: SocketAddr) {
+fn run(shared: &Arc<Shared>, address: SocketAddr) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime can be built");
     // Dropping the runtime drops all connections that are still open.
-    runtime.block_on(listen(shared, address, upstream));
+    runtime.block_on(listen(shared, address));
 }
 
 /// Listens unless told to refuse, and starts a task per connection, until told to stop.
-async fn listen(shared: &Arc<Shared>, address: SocketAddr, upstream: SocketAddr) {
+async fn listen(shared: &Arc<Shared>, address: SocketAddr) {
     let mut switches = shared.switches.subscribe();
     loop {
         let listener = TcpListener::bind(address)
@@ -380,6 +396,7 @@ async fn listen(shared: &Arc<Shared>, address: SocketAddr, upstream: SocketAddr)
                         progress.next += 1;
                         progress.open.insert(id);
                     });
+                    let upstream = shared.upstream();
                     tokio::spawn(serve(Arc::clone(shared), id, client, upstream));
                 }
                 stop = until(&mut switches, |switches| switches.refuse || switches.stop) => {
@@ -709,6 +726,20 @@ mod tests {
         let mut client = Client::connect(&proxy).await;
         client.ask("c").await.unwrap();
         client.ask("d").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn redirected_client_finds_another_server() {
+        let (proxy, seen) = proxied().await;
+        let mut client = Client::connect(&proxy).await;
+        client.ask("a").await.unwrap();
+        let (other, seen_there) = counting_server().await;
+        proxy.redirect(other);
+        client.ask("b").await.unwrap_err();
+        let mut client = Client::connect(&proxy).await;
+        assert_eq!(client.ask("b").await.unwrap(), "1");
+        assert_eq!(*seen.lock().unwrap(), ["a"]);
+        assert_eq!(*seen_there.lock().unwrap(), ["b"]);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@
 
 use std::fs::{File, read_to_string};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ use super::port::Port;
 
 /// How long a start or a stop may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a server keeps its log of commands, in its folder.
+const APPEND_ONLY: &str = "appendonlydir";
 
 /// The pause between two looks at a server that is starting or stopping.
 const STEP: Duration = Duration::from_millis(10);
@@ -98,6 +101,33 @@ impl RedisServer {
     /// Lets it go on after [`Self::freeze`].
     pub(crate) fn thaw(&mut self) {
         self.signal("CONT");
+    }
+
+    /// Runs a command on a connection of its own.
+    pub(crate) async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(self.url()).expect("the address is one of Redis");
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let (name, arguments) = words.split_first().expect("a command has a name");
+        redis::cmd(name)
+            .arg(arguments)
+            .query_async(&mut connection)
+            .await
+    }
+
+    /// A copy of what it keeps on disk (`--appendonly yes`), to be put back with [`Self::put_back`].
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a temporary folder can be created");
+        copy_files(&self.path(APPEND_ONLY), copy.path());
+        copy
+    }
+
+    /// Puts back what it kept on disk earlier; it must have been stopped or killed.
+    pub(crate) fn put_back(&self, copy: &TempDir) {
+        assert!(self.process.is_none(), "a running server keeps what it has");
+        let folder = self.path(APPEND_ONLY);
+        std::fs::remove_dir_all(&folder).expect("our own folder can be removed");
+        std::fs::create_dir(&folder).expect("and made again");
+        copy_files(copy.path(), &folder);
     }
 
     /// Starts it again on the same port, in the same folder, after a stop or kill.
@@ -206,6 +236,13 @@ impl RedisServer {
     }
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).expect("the folder is there") {
+        let file = file.expect("the folder can be read");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("a file can be copied");
+    }
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -262,6 +299,19 @@ mod tests {
         server.kill().await;
         server.restart().await;
         assert_eq!(count(&server).await, 2);
+    }
+
+    #[tokio::test]
+    async fn server_comes_back_with_the_data_that_was_put_back() {
+        let options = ["--appendonly", "yes", "--appendfsync", "always"];
+        let mut server = RedisServer::start_with(&options).await;
+        assert_eq!(count(&server).await, 1);
+        let copy = server.copy();
+        assert_eq!(count(&server).await, 2);
+        server.kill().await;
+        server.put_back(&copy);
+        server.restart().await;
+        assert_eq!(count(&server).await, 2, "the second time");
     }
 
     #[tokio::test]

@@ -11,11 +11,11 @@
 //! in this process.
 
 use std::collections::HashMap;
-use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::fmt::Debug;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use tracing::Event;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber, span};
 
 /// The statements one database has seen; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -125,57 +125,23 @@ impl Drop for SqliteObserver {
     }
 }
 
-type Observed = Mutex<HashMap<String, StatementLog>>;
-
-/// The observed threads; the first use makes us the subscriber of this process.
-fn observed() -> &'static Observed {
-    static OBSERVED: OnceLock<&'static Observed> = OnceLock::new();
-    OBSERVED.get_or_init(|| {
-        let observed: &'static Observed = Box::leak(Box::default());
-        tracing::subscriber::set_global_default(Reporter { observed })
-            .expect("no other global tracing subscriber is set in this test binary");
-        observed
-    })
+/// The observed threads.
+fn observed() -> &'static Mutex<HashMap<String, StatementLog>> {
+    static OBSERVED: LazyLock<Mutex<HashMap<String, StatementLog>>> = LazyLock::new(Mutex::default);
+    super::log::listen();
+    &OBSERVED
 }
 
-/// Hears about every statement and files it by the name of the thread.
-struct Reporter {
-    observed: &'static Observed,
-}
-
-impl Subscriber for Reporter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // sqlx asks first whether an event is wanted, and such a question is not itself an event.
-        !metadata.is_span() && metadata.target() == "sqlx::query"
+/// Files a statement that sqlx reports by the name of the thread.
+pub(super) fn heard(event: &Event<'_>) {
+    let current = std::thread::current();
+    let Some(thread) = current.name() else { return };
+    let observed = observed().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(log) = observed.get(thread) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        log.record(text.sql());
     }
-
-    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(Level::DEBUG.into())
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let current = std::thread::current();
-        let Some(thread) = current.name() else { return };
-        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(log) = observed.get(thread) {
-            let mut text = Text::default();
-            event.record(&mut text);
-            log.record(text.sql());
-        }
-    }
-
-    // Spans are never enabled; these are required by the trait and have nothing to do.
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }
 
 /// The text of a statement, which sqlx puts in one of two fields, depending on its length.
@@ -206,12 +172,6 @@ impl Visit for Text {
     }
 
     fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
-}
-
-impl Debug for Reporter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reporter")
-    }
 }
 
 #[cfg(test)]

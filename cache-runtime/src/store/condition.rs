@@ -6,14 +6,14 @@
 //! - *Away*: there is no link that could be used, for one reason after another (`UNREACHABLE`, `TIMEOUT`, `REPLICA`,
 //!   `LOADING`, `NOAUTH`, ..). A new reason is a change.
 //! - *Refused*: the link is sound, and the server refuses some operations (`OOM`, `NOREPLICAS`, `NOPERM`, ..). It has ended
-//!   when the operation is accepted again, and has not been refused for a second: at the edge of its memory a server
-//!   refuses one command in two.
+//!   when one of them is accepted again and none was refused for a second: at the edge of its memory a server refuses one
+//!   command in two.
 //!
 //! Invariant: as long as nothing is refused, an operation that succeeds costs one relaxed load here.
 //! Not here: what follows from it (`connection`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -75,16 +75,17 @@ impl fmt::Display for Away {
 pub(crate) struct Conditions {
     address: String,
     away: Mutex<Option<String>>,
-    /// What is refused, by the name of the operation.
-    refused: Mutex<HashMap<&'static str, Refusal>>,
+    /// What is refused, by the code.
+    refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Refusal {
-    code: String,
-    /// When the operation counts as accepted, if it is.
-    calm: Deadline,
+    /// What was refused with this code.
+    operations: HashSet<&'static str>,
+    /// From when on one of them that is accepted is the end.
+    calm: Option<Deadline>,
 }
 
 impl Conditions {
@@ -125,12 +126,10 @@ impl Conditions {
     pub(crate) fn refused(&self, operation: &'static str, error: &RedisError) {
         let code = Away::from(error).code;
         let mut refused = lock(&self.refused);
-        let known = refused.values().any(|refusal| refusal.code == code);
-        let refusal = Refusal {
-            code: code.clone(),
-            calm: Deadline::after(CALM),
-        };
-        refused.insert(operation, refusal);
+        let known = refused.contains_key(&code);
+        let refusal = refused.entry(code.clone()).or_default();
+        refusal.operations.insert(operation);
+        refusal.calm = Some(Deadline::after(CALM));
         self.any_refused.store(true, Ordering::Relaxed);
         drop(refused);
         if !known {
@@ -155,24 +154,26 @@ impl Conditions {
     #[cold]
     fn accepted_again(&self, operation: &'static str) {
         let mut refused = lock(&self.refused);
-        if !refused
-            .get(operation)
-            .is_some_and(|refusal| refusal.calm.has_passed())
-        {
-            return;
-        }
-        let ended = refused.remove(operation);
-        let ended = ended.filter(|ended| refused.values().all(|other| other.code != ended.code));
+        let ended: Vec<_> = refused
+            .extract_if(|_, refusal| refusal.has_ended(operation))
+            .collect();
         self.any_refused
             .store(!refused.is_empty(), Ordering::Relaxed);
         drop(refused);
-        if let Some(Refusal { code, .. }) = ended {
+        for (code, _) in ended {
             tracing::info!(
                 address = self.address,
                 code,
                 "Redis accepts again what it refused"
             );
         }
+    }
+}
+
+impl Refusal {
+    /// Whether it is over, now that this operation was accepted.
+    fn has_ended(&self, operation: &'static str) -> bool {
+        self.operations.contains(operation) && self.calm.is_some_and(Deadline::has_passed)
     }
 }
 

@@ -143,7 +143,10 @@ impl Drop for Connecting {
 
 impl Drop for Connector {
     fn drop(&mut self) {
-        self.drop_link(None);
+        let link = self.link.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = link.take() {
+            link.pulse.end();
+        }
     }
 }
 
@@ -263,29 +266,35 @@ impl Connector {
 
     /// Opens the breaker of a link: a command was not answered in time.
     fn silent(&self, link: &Link, error: &RedisError) {
-        if link.pulse.fall_silent() {
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::Breaker) {
+            return;
+        }
+        // Said before the breaker opens, so that a probe that closes it at once has something to take back; and not of a
+        // link that has been replaced, which nobody probes.
+        let current = self.link.read().unwrap_or_else(PoisonError::into_inner);
+        if current
+            .as_ref()
+            .is_some_and(|now| now.number == link.number)
+        {
             self.conditions.away(&Away::from(error));
+            link.pulse.fall_silent();
         }
     }
 
     /// Drops a link, and makes another.
     fn lost(self: &Arc<Self>, number: u64, away: &Away) {
-        if self.drop_link(Some(number)) {
-            self.conditions.away(away);
-            self.connect_in_background();
-        }
-    }
-
-    /// Drops the link with this number, or any. Whether there was one.
-    fn drop_link(&self, number: Option<u64>) -> bool {
         let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
-        let dropped = current.take_if(|link| number.is_none_or(|number| link.number == number));
+        let Some(link) = current.take_if(|link| link.number == number) else {
+            return;
+        };
+        // Said before another link can be made, which takes it back.
+        self.conditions.away(away);
         drop(current);
-        let Some(link) = dropped else { return false };
         link.pulse.end();
         // Whoever waits for a push would wait in vain.
         self.wakeups.wake_all();
-        true
+        self.connect_in_background();
     }
 
     fn connect_in_background(self: &Arc<Self>) {
@@ -315,8 +324,8 @@ impl Connector {
 
     async fn connect_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let number = self.links_made.fetch_add(1, Ordering::Relaxed) + 1;
-        let link = match Box::pin(self.handshake(number)).await {
-            Ok(link) => link,
+        let (link, window) = match Box::pin(self.handshake(number)).await {
+            Ok(made) => made,
             Err(away) => {
                 self.conditions.away(&away);
                 return Err(StoreError::new(away.message));
@@ -332,22 +341,25 @@ impl Connector {
             if self.run.swap(link.number, Ordering::AcqRel) != 0 && before != link.stamp {
                 self.repairs.replay();
             }
+            // Only now: what was noted for the server before must have been replayed.
+            self.repairs.note_for(window);
             tokio::spawn(watch(Arc::downgrade(self), link.clone()));
             if let Some(replaced) = current.replace(link) {
                 replaced.pulse.end();
             }
+            if !self.conditions.back() {
+                tracing::info!(address = self.address(), "connected to Redis");
+            }
         }
         drop(current);
-        if !self.conditions.back() {
-            tracing::info!(address = self.address(), "connected to Redis");
-        }
         // Waiters that registered through an earlier connection are known to the server under the same name, but news
         // that was published in between is gone.
         self.wakeups.wake_all();
         Ok(())
     }
 
-    async fn handshake(self: &Arc<Self>, number: u64) -> Result<Link, Away> {
+    /// Makes a link. Also how long keys are to be noted that its server is told about, if it is fenced.
+    async fn handshake(self: &Arc<Self>, number: u64) -> Result<(Link, Option<Duration>), Away> {
         let timeouts = self.options.timeouts;
         let connector = Arc::downgrade(self);
         let config = AsyncConnectionConfig::new()
@@ -381,11 +393,12 @@ impl Connector {
             connection,
             number,
         };
-        self.note_for(fenced.then(|| link.connection.clone())).await;
-        if fenced {
-            self.earn_trust(&link).await?;
+        if !fenced {
+            return Ok((link, None));
         }
-        Ok(link)
+        let window = suspect_window(&link).await;
+        self.earn_trust(&link).await?;
+        Ok((link, Some(window)))
     }
 
     /// Tries a write at once, without waiting for the next beat.
@@ -438,22 +451,6 @@ impl Connector {
         fenced
     }
 
-    /// Has the keys noted that a fenced server is told about, as long as it might take writes that its successor has never
-    /// heard of.
-    async fn note_for(&self, fenced: Option<MultiplexedConnection>) {
-        let Some(mut connection) = fenced else {
-            return self.repairs.note_for(None);
-        };
-        let lag = redis::cmd("CONFIG")
-            .arg("GET")
-            .arg("min-replicas-max-lag")
-            .query_async::<Vec<String>>(&mut connection)
-            .await;
-        let lag = lag.ok().and_then(|lag| lag.get(1)?.parse().ok());
-        let lag = lag.map_or(DEFAULT_LAG, Duration::from_secs);
-        self.repairs.note_for(Some(lag + LAG_MARGIN));
-    }
-
     fn stamp_of(&self, told: &str) -> u64 {
         #[cfg(feature = "test-util")]
         if self.options.leaves_out(Mechanism::Stamp) {
@@ -482,13 +479,27 @@ impl Connector {
                 ));
             }
             if self.must_fence(told, link.stamp) && !link.pulse.is_fenced() {
-                self.note_for(Some(link.connection.clone())).await;
+                let window = suspect_window(link).await;
+                self.repairs.note_for(Some(window));
                 link.pulse.fence();
                 self.earn_trust(link).await?;
             }
         }
         Ok(())
     }
+}
+
+/// How long a fenced server may take writes that its successor never hears of: until it misses its replicas, and until all
+/// trust in it has ended.
+async fn suspect_window(link: &Link) -> Duration {
+    let mut connection = link.connection.clone();
+    let lag = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("min-replicas-max-lag")
+        .query_async::<Vec<String>>(&mut connection)
+        .await;
+    let lag = lag.ok().and_then(|lag| lag.get(1)?.parse().ok());
+    lag.map_or(DEFAULT_LAG, Duration::from_secs) + LAG_MARGIN
 }
 
 /// The task of a link: beats and probes until the link is lost or nobody holds the connector any more.

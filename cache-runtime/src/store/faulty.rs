@@ -59,6 +59,9 @@ pub enum Mechanism {
     /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
     /// be left out before the cache is built.
     TrustLease,
+    /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
+    /// built.
+    Breaker,
 }
 
 /// The faults of one store, shared with the test that commands them.

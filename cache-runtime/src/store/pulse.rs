@@ -112,13 +112,11 @@ impl Pulse {
         self.silent.load(Ordering::Acquire)
     }
 
-    /// Opens the breaker. Whether it was closed.
-    pub(crate) fn fall_silent(&self) -> bool {
-        let opened = !self.silent.swap(true, Ordering::AcqRel);
-        if opened {
+    /// Opens the breaker.
+    pub(crate) fn fall_silent(&self) {
+        if !self.silent.swap(true, Ordering::AcqRel) {
             self.changed.notify_waiters();
         }
-        opened
     }
 
     /// Closes the breaker. Whether it was open.

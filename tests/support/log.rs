@@ -1,0 +1,118 @@
+//! What larder has logged, kept so that a test can count it: one line for each change of state, not one for each request.
+//! 1. There is one listener in a process, of all threads; it also hands the reports of sqlx to [`super::statements`].
+//! 2. Lines are told apart by the address of the server that they are about, which no other test has.
+//!
+//! Invariant: what is logged after the first look is kept, also by background tasks on other threads.
+//! Not here: lines below INFO, which are for people who look for something.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// What sqlx calls its reports of statements.
+const STATEMENTS: &str = "sqlx::query";
+
+/// A line of the log: its level, and its fields by name; the text is the field `message`.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    level: Level,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Line {
+    /// Whether it tells of trouble, and its code.
+    pub(crate) fn summary(&self) -> (bool, &str) {
+        let code = self.fields.get("code").map_or("", String::as_str);
+        (self.level <= Level::WARN, code)
+    }
+}
+
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+/// What has been logged about the server at this address, as pairs: whether it is trouble, and its code.
+pub(crate) fn lines(address: SocketAddr) -> Vec<(bool, String)> {
+    listen();
+    let address = address.to_string();
+    kept()
+        .iter()
+        .filter(|line| line.fields.get("address") == Some(&address))
+        .map(Line::summary)
+        .filter(|(_, code)| !code.is_empty())
+        .map(|(trouble, code)| (trouble, code.to_owned()))
+        .collect()
+}
+
+/// Makes us the listener of this process, unless we are.
+///
+/// # Panics
+///
+/// When somebody else is: tests that look at events themselves use `tracing::subscriber::with_default`, which is local to a
+/// thread.
+pub(crate) fn listen() {
+    static LISTENING: OnceLock<()> = OnceLock::new();
+    LISTENING.get_or_init(|| {
+        tracing::subscriber::set_global_default(Listener)
+            .expect("no other global tracing subscriber is set in this test binary");
+    });
+}
+
+fn kept() -> MutexGuard<'static, Vec<Line>> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps what larder says, and hands on what sqlx says about statements.
+struct Listener;
+
+impl Subscriber for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // sqlx asks first whether an event is wanted, and such a question is not itself an event.
+        !metadata.is_span()
+            && (metadata.target() == STATEMENTS
+                || metadata.target().starts_with("larder") && *metadata.level() <= Level::INFO)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::DEBUG)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        if event.metadata().target() == STATEMENTS {
+            return super::statements::heard(event);
+        }
+        let mut line = Line {
+            level: *event.metadata().level(),
+            fields: BTreeMap::new(),
+        };
+        event.record(&mut line);
+        kept().push(line);
+    }
+
+    // Spans are never enabled; these are required by the trait and have nothing to do.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
