@@ -2,7 +2,7 @@
 //! They live in Rust rather than in scripts so that servers are stopped whatever happens.
 //! 1. `test` starts its own servers and runs every test against them. 2. `servers` starts the same
 //!    servers for manual use. 3. `lint` and `tidy` check style. 4. `ci` is lint, then test.
-//!    5. `bench` runs the benchmarks against fresh servers.
+//!    5. `bench` runs the benchmarks against fresh servers. 6. `model` checks the protocol state by state.
 //!
 //! Invariant: a command that ends, however it ends, leaves neither processes nor folders behind.
 //! Not here: what the commands do. Each has a file of its own; this one reads arguments.
@@ -13,6 +13,7 @@ mod clock;
 mod failure;
 mod interrupt;
 mod lint;
+mod model;
 mod servers;
 mod test;
 mod tidy;
@@ -41,6 +42,8 @@ usage: cargo xtask <command>
       lint, then test
   bench [--no-install] [names ..]
       start the servers and run the benchmarks
+  model [--wide] [filter ..]
+      check the protocol state by state; the small bounds, which are tests as well, or the wide ones
 ";
 
 /// What the command line asks for.
@@ -62,6 +65,10 @@ enum Command {
     Bench {
         install: bool,
         names: Vec<OsString>,
+    },
+    Model {
+        wide: bool,
+        filter: Vec<OsString>,
     },
 }
 
@@ -93,6 +100,7 @@ fn run(command: Command) -> Outcome {
         Command::Tidy => tidy::run(),
         Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
         Command::Bench { install, names } => bench::run(&interrupt, install, &names),
+        Command::Model { wide, filter } => model::run(&interrupt, wide, &filter),
     }
 }
 
@@ -109,6 +117,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
     };
     let takes_rest = !rest.is_empty();
     let mut install = true;
+    let mut wide = false;
     let mut only = Kind::ALL.to_vec();
     let mut values = Vec::new();
     let mut seen = Vec::new();
@@ -119,6 +128,10 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
             lexopt::Arg::Long("no-install") => {
                 install = false;
                 seen.push("--no-install");
+            }
+            lexopt::Arg::Long("wide") => {
+                wide = true;
+                seen.push("--wide");
             }
             lexopt::Arg::Long("only") => {
                 only = Kind::parse_list(&parser.value()?.to_string_lossy())?;
@@ -157,6 +170,10 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
             let names = values.drain(..).chain(rest).collect();
             (Command::Bench { install, names }, &["--no-install"])
         }
+        "model" => {
+            let filter = values.drain(..).chain(rest).collect();
+            (Command::Model { wide, filter }, &["--wide"])
+        }
         unknown => return Err(Failure::usage(format!("unknown command `{unknown}`"))),
     };
     if let Some(option) = seen.iter().find(|option| !options.contains(option)) {
@@ -166,7 +183,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
         let value = value.to_string_lossy();
         return Err(Failure::usage(format!("`{name}` does not take `{value}`")));
     }
-    if takes_rest && !matches!(&*name, "test" | "servers" | "bench") {
+    if takes_rest && !matches!(&*name, "test" | "servers" | "bench" | "model") {
         return Err(Failure::usage(format!("`{name}` takes nothing after `--`")));
     }
     Ok(command)
@@ -213,7 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn models_are_small_unless_asked_for_wide_ones() {
+        let model = |wide, filter| Command::Model { wide, filter };
+        assert_eq!(parsed("model").unwrap(), model(false, Vec::new()));
+        assert_eq!(parsed("model --wide").unwrap(), model(true, Vec::new()));
+        assert_eq!(
+            parsed("model entry -- age").unwrap(),
+            model(false, vec!["entry".into(), "age".into()])
+        );
+    }
+
+    #[test]
     fn misplaced_words_are_refused() {
+        assert!(refused("test --wide").contains("does not take `--wide`"));
+        assert!(refused("model --no-install").contains("does not take `--no-install`"));
         assert!(refused("lint --only redis").contains("does not take `--only`"));
         assert!(refused("tidy now").contains("does not take `now`"));
         assert!(refused("lint -- now").contains("nothing after `--`"));

@@ -1,0 +1,102 @@
+//! One key of a store, as all models keep it: a slot of the real state machine whose payload is the version of the row.
+//!
+//! Tokens are small fixed numbers, and what nobody compares (who filled an entry, when, at what cost) is left at zero, so
+//! that states that differ in nothing else are one state.
+
+use larder::{
+    state::{Change, Identity, Lease, Meta, Slot, State, Step, View, view},
+    token::Token,
+};
+
+/// The version of a row, or nothing where there is no row.
+pub(crate) type Row = Option<u8>;
+
+/// What is at the key.
+pub(crate) type Key<P = u8> = Option<Slot<P>>;
+
+/// How long leases and intents last, where no clock is modelled and they may end at any time.
+pub(crate) const SHORT_MS: u64 = 1;
+/// How long rows are kept, likewise.
+pub(crate) const LONG_MS: u64 = 2;
+
+/// The identity of entries written in one history of the store.
+pub(crate) fn identity(stamp: u8) -> Identity {
+    Identity {
+        stamp: stamp.into(),
+        fingerprint: 0,
+        codec: 0,
+    }
+}
+
+/// A lease taken in one history.
+pub(crate) fn lease(token: Token, stamp: u8) -> Lease {
+    Lease {
+        token,
+        identity: identity(stamp),
+    }
+}
+
+/// The entry that says what a row is.
+pub(crate) fn entry<P>(row: Option<P>, stamp: u8) -> State<P> {
+    let meta = Meta {
+        // Nobody asks which fill stored an entry.
+        lease: lease(Token::numbered(0), stamp),
+        loaded_at_ms: 0,
+        load_cost_us: 0,
+        version: 0,
+    };
+    row.map_or(State::Negative(meta), |row| State::Value(meta, row))
+}
+
+/// What a reader of this history is served, if anything.
+pub(crate) fn served<P: Copy>(key: &Key<P>, stamp: u8) -> Option<Option<P>> {
+    let state = key.as_ref().map(|slot| &slot.state);
+    match (view(state, identity(stamp)), state) {
+        (View::Value, Some(State::Value(_, row))) => Some(Some(*row)),
+        (View::Negative, _) => Some(None),
+        _ => None,
+    }
+}
+
+/// The intents that stand at a key.
+pub(crate) fn intents<P>(key: &Key<P>) -> &[Token] {
+    match key {
+        Some(Slot {
+            state: State::Writing(writers),
+            ..
+        }) => &writers.intents,
+        _ => &[],
+    }
+}
+
+/// Whether writers are at work.
+pub(crate) fn is_writing<P>(key: &Key<P>) -> bool {
+    matches!(
+        key,
+        Some(Slot {
+            state: State::Writing(_),
+            ..
+        })
+    )
+}
+
+/// Whether a lease with this name stands.
+pub(crate) fn is_leased<P>(key: &Key<P>, token: Token) -> bool {
+    matches!(key, Some(Slot { state: State::Loading(lease, _), .. }) if lease.token == token)
+}
+
+/// Carries out a step, and answers what it answers.
+pub(crate) fn apply<P, R>(key: &mut Key<P>, step: impl FnOnce(&Key<P>) -> Step<P, R>) -> R {
+    let step = step(key);
+    match step.change {
+        Change::Keep => {}
+        Change::Put(state, remaining_ms) => {
+            *key = Some(Slot {
+                state,
+                remaining_ms,
+            });
+        }
+        Change::Delete => *key = None,
+    }
+    step.reply
+}
