@@ -252,6 +252,14 @@ impl Repairs {
         }
     }
 
+    /// As [`Repairs::announced`], for every key there is.
+    fn announced_all(&self) {
+        #[cfg(feature = "redis")]
+        if let Some(recent) = &mut *self.recent() {
+            recent.note_everything(timer_us());
+        }
+    }
+
     /// Whether keys are noted from now on, and for how long.
     #[cfg(feature = "redis")]
     pub(crate) fn note_for(&self, window: Option<Duration>) {
@@ -365,11 +373,6 @@ impl Repairs {
 
     /// Ends the denial of everything, unless it was asked for again.
     fn swept(&self, generation: u64) {
-        // The server that was swept may turn out to have had a successor.
-        #[cfg(feature = "redis")]
-        if let Some(recent) = &mut *self.recent() {
-            recent.note_everything(timer_us());
-        }
         let mut state = self.lock();
         self.sweeps.fetch_add(1, Ordering::Relaxed);
         if state
@@ -543,6 +546,8 @@ pub(crate) async fn drop_all(cache: &Weak<cache::Inner>, prefix: &[u8]) -> Resul
             return Ok(());
         };
         let began_in = *run.get_or_insert_with(|| cache.store.run());
+        // The server may turn out to have had a successor, in which all of this is still to be done.
+        cache.repairs.announced_all();
         let (next, keys) = cache.store.scan(prefix, cursor).await?;
         for chunk in keys.chunks(AT_ONCE) {
             let mut drops = JoinSet::new();
