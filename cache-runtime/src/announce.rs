@@ -334,7 +334,7 @@ impl Part {
     fn refuses(&self) -> bool {
         self.is_announced()
             && self.site.policy().on_outage == OnOutage::Consistent
-            && (self.stands_in.is_none() || self.is_lost())
+            && (self.stands_in.is_none() || self.is_lost() || !self.site.cache().store.is_trusted())
     }
 
     async fn begin(&mut self, intent: Token) -> bool {
