@@ -71,6 +71,11 @@ impl RedisServer {
         format!("redis+unix://{}", self.path("redis.sock").display())
     }
 
+    /// Where it keeps its data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What it has logged since it was first started.
     pub(crate) fn log(&self) -> String {
         read_to_string(self.path("redis.log")).expect("the log was created at the start")
@@ -232,7 +237,7 @@ impl RedisServer {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder().join(name)
     }
 }
 
