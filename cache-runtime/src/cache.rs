@@ -1,6 +1,6 @@
 //! The cache: the handle that repositories share, and how it is made.
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "test-util"))]
 use std::time::Duration;
 use std::{fmt, sync::Arc};
 
@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) repairs: Arc<Repairs>,
     /// How many loads of one repository may run at the same time.
     pub(crate) concurrent_loads: usize,
+    #[cfg(feature = "test-util")]
+    pub(crate) intent_ttl: Option<Duration>,
 }
 
 impl fmt::Debug for Cache {
@@ -124,6 +126,8 @@ pub struct CacheBuilder {
     root_certificate: Option<Vec<u8>>,
     #[cfg(feature = "test-util")]
     faults: Option<Faults>,
+    #[cfg(feature = "test-util")]
+    intent_ttl: Option<Duration>,
 }
 
 impl Default for CacheBuilder {
@@ -144,6 +148,8 @@ impl Default for CacheBuilder {
             root_certificate: None,
             #[cfg(feature = "test-util")]
             faults: None,
+            #[cfg(feature = "test-util")]
+            intent_ttl: None,
         }
     }
 }
@@ -243,6 +249,13 @@ impl CacheBuilder {
         self
     }
 
+    /// Sets how long an announced write keeps readers off the cache if its writer disappears, in place of the entities' own.
+    #[cfg(feature = "test-util")]
+    pub fn intent_ttl(mut self, ttl: Duration) -> Self {
+        self.intent_ttl = Some(ttl);
+        self
+    }
+
     /// Makes the cache. Redis is connected to in the background, on first use: the first reads may go past it.
     /// `connect` awaits one attempt.
     ///
@@ -281,6 +294,8 @@ impl CacheBuilder {
             clock: self.clock,
             repairs,
             concurrent_loads: self.concurrent_loads,
+            #[cfg(feature = "test-util")]
+            intent_ttl: self.intent_ttl,
         });
         inner.repairs.belong_to(Arc::downgrade(&inner));
         Ok(Cache(inner))

@@ -128,6 +128,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         })?;
         let cache = Arc::clone(cache.inner());
         let policy = spec.policy;
+        #[cfg(feature = "test-util")]
+        let policy = Policy {
+            intent_ttl: cache.intent_ttl.unwrap_or(policy.intent_ttl),
+            ..policy
+        };
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
         let database = Database::new(pool, binding, policy.publishes());
