@@ -1,0 +1,147 @@
+//! The rows that are read and written: one table per strategy, of the same layout, and the two repositories behind one face.
+//!
+//! Short leases and short waits keep the workers busy; the times to live are longer than any run, so that nothing stale heals
+//! by itself.
+
+use std::sync::Arc;
+
+use larder::{Backend, Cache, Cached, Error, Transaction};
+use larder_coherence::{
+    history::{Origin, Value, Verb},
+    options::Strategy,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::Pool;
+
+/// A row whose writes drop the entry.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "aside",
+    ttl = "1h",
+    negative_ttl = "1h",
+    on_outage = "consistent",
+    lease(ttl = "2s", wait = "20ms")
+)]
+pub(crate) struct AsideRow {
+    #[cached(id)]
+    id: i64,
+    value: i64,
+}
+
+/// A row whose writes store it.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "write_through",
+    strategy = "write_through",
+    ttl = "1h",
+    negative_ttl = "1h",
+    on_outage = "consistent",
+    lease(ttl = "2s", wait = "20ms")
+)]
+pub(crate) struct ThroughRow {
+    #[cached(id)]
+    id: i64,
+    value: i64,
+}
+
+/// The repository of one strategy.
+pub(crate) enum Rows<DB: Backend> {
+    Aside(AsideRowRepository<DB>),
+    Through(ThroughRowRepository<DB>),
+}
+
+/// Does the same with either repository.
+macro_rules! either {
+    ($self:ident, $Row:ident, $rows:ident => $call:expr) => {
+        match $self {
+            Rows::Aside($rows) => {
+                type $Row = AsideRow;
+                $call
+            }
+            Rows::Through($rows) => {
+                type $Row = ThroughRow;
+                $call
+            }
+        }
+    };
+}
+
+impl<DB: Backend> Rows<DB> {
+    pub(crate) fn new(strategy: Strategy, cache: &Cache, pool: &Pool<DB>) -> Self {
+        match strategy {
+            Strategy::Aside => Self::Aside(AsideRow::repository(cache, pool.clone())),
+            Strategy::WriteThrough => Self::Through(ThroughRow::repository(cache, pool.clone())),
+        }
+    }
+
+    /// A read by id, through the cache.
+    pub(crate) async fn read(&self, id: i64) -> Result<(Value, Origin), Error> {
+        either!(self, Row, rows => {
+            let outcome = rows.find_outcome(id).await?;
+            let value = outcome.row.map(|row: Arc<Row>| row.value);
+            Ok((value, origin(outcome.origin)))
+        })
+    }
+
+    /// A read by id, past the cache.
+    pub(crate) async fn read_uncached(&self, id: i64) -> Result<Value, Error> {
+        either!(self, Row, rows => {
+            let row: Option<Arc<Row>> = rows.find_uncached(id).await?;
+            Ok(row.map(|row| row.value))
+        })
+    }
+
+    /// A write that commits by itself. A delete has no value.
+    pub(crate) async fn write(&self, verb: Verb, id: i64, value: Value) -> Result<(), Error> {
+        either!(self, Row, rows => {
+            let row = Row { id, value: value.unwrap_or_default() };
+            match verb {
+                Verb::Insert => rows.insert(&row).await.map(drop),
+                Verb::Update => rows.update(&row).await.map(drop),
+                Verb::Save => rows.save(&row).await.map(drop),
+                Verb::Delete => rows.delete(id).await,
+            }
+        })
+    }
+}
+
+impl<DB: Backend> Rows<DB> {
+    /// A write of several rows at once, all or none.
+    pub(crate) async fn update_many(&self, values: &[(i64, i64)]) -> Result<(), Error> {
+        either!(self, Row, rows => {
+            let row = |&(id, value): &(i64, i64)| Row { id, value };
+            let changed: Vec<Row> = values.iter().map(row).collect();
+            rows.update_many(&changed).await.map(drop)
+        })
+    }
+
+    /// A write inside a transaction, and what the transaction then sees.
+    pub(crate) async fn write_within(
+        &self,
+        transaction: &mut Transaction<'_, DB>,
+        verb: Verb,
+        id: i64,
+        value: Value,
+    ) -> Result<Value, Error> {
+        either!(self, Row, rows => {
+            let row = Row { id, value: value.unwrap_or_default() };
+            let mut within = rows.within(transaction);
+            match verb {
+                Verb::Insert => within.insert(&row).await.map(drop)?,
+                Verb::Update => within.update(&row).await.map(drop)?,
+                Verb::Save => within.save(&row).await.map(drop)?,
+                Verb::Delete => within.delete(id).await?,
+            }
+            let found: Option<Arc<Row>> = within.find(id).await?;
+            Ok(found.map(|row| row.value))
+        })
+    }
+}
+
+fn origin(origin: larder::Origin) -> Origin {
+    match origin {
+        larder::Origin::Cache => Origin::Cache,
+        larder::Origin::Shared => Origin::Shared,
+        _ => Origin::Database,
+    }
+}

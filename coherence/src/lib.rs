@@ -1,0 +1,16 @@
+//! Histories of real runs, and the judgement over them: is every read linearizable with the writes?
+//! Code that looks right, and tests that stop it at chosen points, miss the interleaving nobody thought of.
+//! 1. Worker processes log what they do and when ([`history`]). 2. The database tells in which order writes were committed
+//!    ([`commits`]). 3. [`checker`] holds every read against that order. 4. [`timeline`] shows what went wrong.
+//!
+//! Invariant: nothing here touches a server or knows how a history came about, so the judge can be tested alone.
+//! Not here: the workers, the servers and the faults; they are in the program of the same name.
+
+pub mod checker;
+pub mod clock;
+pub mod commits;
+pub mod history;
+pub mod options;
+pub mod random;
+pub mod summary;
+pub mod timeline;

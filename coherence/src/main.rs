@@ -1,0 +1,182 @@
+//! Runs workers against real servers while things go wrong, and judges every read they made.
+//! A proof on paper covers the protocol; this covers the code, the drivers and the servers as they are.
+//! 1. A stage is set for each database: workers in processes of their own, a Redis of its own, proxies in between. 2. Faults are
+//!    injected by a schedule. 3. The logs of the workers are held against the order of commits that the database recorded.
+//!    4. What contradicts it is told as a timeline, and the last line counts.
+//!
+//! Invariant: it fails when there is a violation, and when too few reads came from the cache to prove anything.
+//! Not here: the judge, which is the library of this package.
+
+mod dialects;
+mod entities;
+mod faults;
+mod orders;
+mod points;
+mod process;
+mod redis;
+mod schedule;
+mod site;
+mod stage;
+#[expect(
+    dead_code,
+    reason = "written for the tests of the workspace, of which this needs a part"
+)]
+#[path = "../../tests/support/mod.rs"]
+mod support;
+mod tasks;
+mod worker;
+mod workload;
+
+use std::{process::ExitCode, str::FromStr};
+
+use larder_coherence::{
+    clock::{after, now},
+    options::{Database, Fault, HELP, Options, Request},
+    summary::Summary,
+};
+use sqlx::{Connection, MySql, Postgres, Sqlite};
+
+use crate::{
+    orders::Orders,
+    site::Site,
+    stage::{Outcome, Play, Stage},
+};
+
+/// How many violations are told in full.
+const MOST_TOLD: usize = 3;
+
+/// What the support of the tests runs in other processes; nothing here.
+fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
+    &[]
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be built");
+    if let Some(orders) = Orders::from_arguments(&arguments) {
+        runtime.block_on(async {
+            match orders.database {
+                Database::Postgres => worker::run::<Postgres>(orders).await,
+                Database::Mysql => worker::run::<MySql>(orders).await,
+                Database::Sqlite => worker::run::<Sqlite>(orders).await,
+            }
+        });
+        return ExitCode::SUCCESS;
+    }
+    match Request::parse(std::env::args_os().skip(1)) {
+        Ok(Request::Help) => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Request::ListFaults) => {
+            for fault in Fault::ALL {
+                println!("{}", fault.name());
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(Request::Run(options)) => runtime.block_on(run(options)),
+        Err(error) => {
+            eprintln!("coherence: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs all stages at the same time and reports.
+async fn run(options: Options) -> ExitCode {
+    let seed = options.seed.unwrap_or_else(|| now() % 1_000_000);
+    println!("coherence: seed {seed}");
+    let faults = match (&options.faults, options.broken) {
+        (Some(faults), _) => faults.clone(),
+        (None, Some(broken)) => schedule::revealing(broken),
+        (None, None) => Fault::ALL.to_vec(),
+    };
+    let mut stages = tokio::task::JoinSet::new();
+    for (number, (database, redis)) in (0..).zip(settings(&options.databases)) {
+        let play = Play {
+            strategies: options.strategies.clone(),
+            broken: options.broken,
+            seed: seed.wrapping_add(number),
+            redis,
+            keep: options.keep.clone(),
+        };
+        let (faults, duration) = (faults.clone(), options.duration);
+        match database {
+            Database::Postgres => stages.spawn(perform::<Postgres>(play, faults, duration)),
+            Database::Mysql => stages.spawn(perform::<MySql>(play, faults, duration)),
+            Database::Sqlite => stages.spawn(perform::<Sqlite>(play, faults, duration)),
+        };
+    }
+    let mut total = Summary::default();
+    let mut told = Vec::new();
+    let mut failed = false;
+    while let Some(ended) = stages.join_next().await {
+        match ended {
+            Ok(Ok((name, outcome))) => {
+                let Outcome {
+                    summary, excused, ..
+                } = outcome;
+                println!("coherence: {name}: {summary} (excused: {excused})");
+                if !summary.shows_something() {
+                    println!(
+                        "coherence: {name}: fewer than half of the reads came from the cache; this proves nothing"
+                    );
+                    failed = true;
+                }
+                total += summary;
+                told.extend(outcome.told);
+            }
+            Ok(Err(failure)) => {
+                println!("coherence: {failure}");
+                failed = true;
+            }
+            Err(panic) => {
+                println!("coherence: a stage was given up: {panic}");
+                failed = true;
+            }
+        }
+    }
+    for (number, told) in told.iter().take(MOST_TOLD).enumerate() {
+        println!("\nviolation {}: {told}", number + 1);
+    }
+    println!("coherence: {total}");
+    if failed || !total.passes() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// The databases, each with whether Redis is used. SQLite is used by one process, which may as well keep the rows itself.
+fn settings(databases: &[Database]) -> Vec<(Database, bool)> {
+    let mut settings = Vec::new();
+    for &database in databases {
+        settings.push((database, true));
+        if database == Database::Sqlite {
+            settings.push((database, false));
+        }
+    }
+    settings
+}
+
+/// Plays on one stage.
+async fn perform<DB: Site>(
+    play: Play,
+    faults: Vec<Fault>,
+    duration: std::time::Duration,
+) -> Result<(String, Outcome), String>
+where
+    <DB::Connection as Connection>::Options: FromStr<Err = sqlx::Error>,
+{
+    let mut stage = Stage::<DB>::open(play).await;
+    let name = stage.name();
+    stage.play(&faults, after(now(), duration)).await;
+    let outcome = stage.close().await;
+    outcome
+        .map(|outcome| (name.clone(), outcome))
+        .map_err(|failure| format!("{name}: {failure}"))
+}

@@ -1,0 +1,106 @@
+//! What a worker is told at its start, as the arguments of its process.
+//!
+//! Invariant: what one side writes the other reads; nobody types these.
+
+use std::path::PathBuf;
+
+use larder_coherence::options::{Broken, Database, Strategy};
+
+use crate::{site::Address, workload::Role};
+
+/// What a worker is told at its start.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    /// Its name, which no other worker of the run has had.
+    pub(crate) name: String,
+    /// A number that no other worker of the run has had; its values begin with it.
+    pub(crate) number: u64,
+    pub(crate) address: Address,
+    /// Where Redis is; without it, rows are cached in the process.
+    pub(crate) redis: Option<String>,
+    pub(crate) namespace: String,
+    pub(crate) log: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) strategies: Vec<Strategy>,
+    pub(crate) broken: Option<Broken>,
+    pub(crate) database: Database,
+}
+
+impl Orders {
+    /// The arguments that [`Orders::from_arguments`] understands.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let names = self.strategies.iter().map(|strategy| strategy.name());
+        vec![
+            "worker".to_owned(),
+            self.name.clone(),
+            self.number.to_string(),
+            self.address.url.clone(),
+            self.address.name.clone(),
+            self.address
+                .port
+                .map_or(String::new(), |port| port.to_string()),
+            self.redis.clone().unwrap_or_default(),
+            self.namespace.clone(),
+            self.log.display().to_string(),
+            self.seed.to_string(),
+            names.collect::<Vec<_>>().join(","),
+            self.broken
+                .map_or(String::new(), |broken| broken.name().to_owned()),
+            self.database.name().to_owned(),
+        ]
+    }
+
+    /// Which of the workers it is.
+    pub(crate) fn role(&self) -> Role {
+        if self.database == Database::Sqlite {
+            Role::Alone
+        } else if self.address.port.is_none() {
+            Role::First
+        } else {
+            Role::Other
+        }
+    }
+
+    /// Reads what the parent has written; nothing if this is no worker's command line.
+    pub(crate) fn from_arguments(arguments: &[String]) -> Option<Self> {
+        let [
+            word,
+            name,
+            number,
+            url,
+            database,
+            port,
+            redis,
+            namespace,
+            log,
+            seed,
+            strategies,
+            broken,
+            kind,
+        ] = arguments
+        else {
+            return None;
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        (word == "worker").then_some(())?;
+        Some(Self {
+            name: name.clone(),
+            number: number.parse().ok()?,
+            address: Address {
+                url: url.clone(),
+                name: database.clone(),
+                port: some(port).and_then(|port| port.parse().ok()),
+            },
+            redis: some(redis),
+            namespace: namespace.clone(),
+            log: log.into(),
+            seed: seed.parse().ok()?,
+            strategies: strategies
+                .split(',')
+                .map(|name| name.parse().ok())
+                .collect::<Option<_>>()?,
+            broken: some(broken).and_then(|name| name.parse().ok()),
+            database: kind.parse().ok()?,
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! The named points of a write, at which a worker stops or kills itself when it is told to.
+//! From outside a process can be hit only at random, and the moments that matter last microseconds.
+//!
+//! Invariant: a signal is sent once, at the first point of its name after it was asked for.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use larder::store::{Point, faulty::Faults};
+use rustix::process::Signal;
+
+/// The named points of a write, and what this process does to itself at the next one.
+#[derive(Clone, Default)]
+pub(crate) struct Points(Arc<Mutex<Option<(Point, Signal)>>>);
+
+impl Points {
+    /// Watches the points of this process.
+    pub(crate) fn watch(faults: &Faults) -> Self {
+        let points = Self::default();
+        for (_, point) in POINTS {
+            let points = points.clone();
+            faults.at(*point, move || points.reach(*point));
+        }
+        points
+    }
+
+    /// Signals this process at the next point of this name.
+    pub(crate) fn arm(&self, name: &str, signal: Signal) {
+        let (_, point) = POINTS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("the harness knows the points");
+        *self.lock() = Some((*point, signal));
+    }
+
+    /// Takes back what was asked for.
+    pub(crate) fn disarm(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Point, Signal)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reach(&self, point: Point) {
+        let signal = {
+            let mut armed = self.lock();
+            match *armed {
+                Some((wanted, signal)) if wanted == point => {
+                    *armed = None;
+                    signal
+                }
+                _ => return,
+            }
+        };
+        rustix::process::kill_process(rustix::process::getpid(), signal)
+            .expect("a process may signal itself");
+    }
+}
+
+/// The points by name.
+pub(crate) const POINTS: &[(&str, Point)] = &[
+    ("before_begin", Point::BeforeBegin),
+    ("after_begin", Point::AfterBegin),
+    ("before_commit", Point::BeforeCommit),
+    ("after_commit", Point::AfterCommit),
+    ("before_end", Point::BeforeEnd),
+    ("after_end", Point::AfterEnd),
+];

@@ -1,0 +1,139 @@
+//! A worker as its parent sees it: a process that is told things, stopped, and killed.
+//!
+//! Invariant: a dropped worker is a dead one.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{orders::Orders, support};
+
+/// How long a worker may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pause between two looks at a worker.
+const STEP: Duration = Duration::from_millis(2);
+
+/// A running worker.
+pub(crate) struct Process {
+    pub(crate) orders: Orders,
+    child: Child,
+    input: ChildStdin,
+}
+
+impl Process {
+    /// Starts a worker and waits until it is at work.
+    pub(crate) async fn start(orders: Orders) -> Self {
+        let program = std::env::current_exe().expect("this program has a file");
+        let mut child = Command::new(program)
+            .args(orders.to_arguments())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program can be started again");
+        let input = child.stdin.take().expect("the input is piped");
+        let output = child.stdout.take().expect("the output is piped");
+        let ready = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            let read = BufReader::new(output).read_line(&mut line);
+            read.is_ok() && line == "ready\n"
+        });
+        let ready = tokio::time::timeout(PATIENCE, ready).await;
+        assert!(
+            matches!(ready, Ok(Ok(true))),
+            "worker {} does not get to work",
+            orders.name
+        );
+        Self {
+            orders,
+            child,
+            input,
+        }
+    }
+
+    /// Tells it something. A worker that has died does not hear it.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let _deaf = writeln!(self.input, "{line}");
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a child of ours can be killed");
+        self.child
+            .wait()
+            .expect("a child of ours can be waited for");
+    }
+
+    /// Waits until it has died by itself; whether it has.
+    pub(crate) async fn died(&mut self, within: Duration) -> bool {
+        let dead = async {
+            while !self.has_ended() {
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        tokio::time::timeout(within, dead).await.is_ok()
+    }
+
+    /// Waits until it has stopped by itself; whether it has.
+    pub(crate) async fn stopped(&self, within: Duration) -> bool {
+        let id = self.child.id();
+        let stopped = async {
+            while !support::process::is_frozen(id) {
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        tokio::time::timeout(within, stopped).await.is_ok()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).expect("the id of a process is small");
+        let id = Pid::from_raw(id).expect("the id of a process is not zero");
+        kill_process(id, signal).expect("a child of ours can be signalled");
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait();
+        ended.expect("a child of ours can be waited for").is_some()
+    }
+
+    /// Lets it finish what it is doing and end.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it ends otherwise than well.
+    pub(crate) async fn finish(mut self) -> Result<(), String> {
+        self.tell("stop");
+        if !self.died(PATIENCE).await {
+            return Err(format!("worker {} does not end", self.orders.name));
+        }
+        let status = self
+            .child
+            .wait()
+            .expect("a child of ours can be waited for");
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("worker {} failed ({status})", self.orders.name))
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what we want.
+        let _killed = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}

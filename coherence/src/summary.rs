@@ -1,0 +1,104 @@
+//! The counts of a run, its last line, and whether it has shown anything.
+//!
+//! Invariant: a run that made too little use of the cache fails like one that found a violation, for it proves nothing.
+
+use std::{fmt, ops::AddAssign};
+
+/// What was done and found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Keys of configurations.
+    pub histories: usize,
+    /// Reads that returned.
+    pub reads: usize,
+    /// Those among them that the cache answered.
+    pub cached_reads: usize,
+    /// Writes that began.
+    pub writes: usize,
+    /// Faults that were injected.
+    pub faults: usize,
+    /// Reads that are not linearizable.
+    pub violations: usize,
+}
+
+impl Summary {
+    /// Whether enough reads came from the cache to prove anything about it.
+    #[must_use]
+    pub fn shows_something(&self) -> bool {
+        self.reads > 0 && self.cached_reads * 2 >= self.reads
+    }
+
+    /// Whether all is well.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.shows_something() && self.violations == 0
+    }
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.histories += other.histories;
+        self.reads += other.reads;
+        self.cached_reads += other.cached_reads;
+        self.writes += other.writes;
+        self.faults += other.faults;
+        self.violations += other.violations;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "histories={} operations={} reads={} cached_reads={} writes={} faults={} violations={}",
+            self.histories,
+            self.reads + self.writes,
+            self.reads,
+            self.cached_reads,
+            self.writes,
+            self.faults,
+            self.violations
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Summary = Summary {
+        histories: 2,
+        reads: 10,
+        cached_reads: 5,
+        writes: 3,
+        faults: 1,
+        violations: 0,
+    };
+
+    #[test]
+    fn last_line_counts_everything() {
+        let expected =
+            "histories=2 operations=13 reads=10 cached_reads=5 writes=3 faults=1 violations=0";
+        assert_eq!(GOOD.to_string(), expected);
+    }
+
+    #[test]
+    fn run_passes_with_half_of_its_reads_cached_and_fails_with_fewer() {
+        assert!(GOOD.passes());
+        let few = Summary {
+            cached_reads: 4,
+            ..GOOD
+        };
+        assert!(!few.passes());
+        assert!(!Summary::default().passes());
+    }
+
+    #[test]
+    fn one_violation_fails_a_run() {
+        let bad = Summary {
+            violations: 1,
+            ..GOOD
+        };
+        assert!(!bad.passes());
+    }
+}

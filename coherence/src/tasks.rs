@@ -1,0 +1,338 @@
+//! The tasks of a worker: reads, writes, batches and transactions over a few rows, each logged.
+//!
+//! Invariant: a worker deletes one row one at a time, and never again when it does not know what came of a delete; see `commits`.
+//! Invariant: what an error says of its write is believed, so that the judge can find it out: only an unknown outcome is one.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use larder::{Cache, Error, ErrorKind, Transaction};
+use larder_coherence::{
+    clock::now,
+    history::{Answer, Log, Origin, Value, Verb},
+    options::Strategy,
+    random::Random,
+};
+use sqlx::Pool;
+
+use crate::{entities::Rows, orders::Orders, site::Site, workload::Mix};
+
+/// What the tasks of a worker share.
+pub(crate) struct Shared<DB: Site> {
+    orders: Orders,
+    mix: Mix,
+    tables: Vec<(Strategy, Rows<DB>)>,
+    pool: Pool<DB>,
+    log: Log,
+    stopping: AtomicBool,
+    next_number: AtomicU64,
+    /// Rows that must not be deleted now: a delete is under way, or one has ended nobody knows how.
+    deleting: Mutex<HashSet<(Strategy, i64)>>,
+    /// Rows that were not there when last seen; a hint for the choice of verbs.
+    absent: Mutex<HashSet<(Strategy, i64)>>,
+}
+
+/// One task: reads and writes until the worker stops.
+pub(crate) async fn work<DB: Site>(shared: Arc<Shared<DB>>, task: u64) {
+    let mut random = Random::seeded(shared.orders.seed.wrapping_mul(1000).wrapping_add(task));
+    while !shared.stopping.load(Ordering::SeqCst) {
+        let row = shared.any_row(&mut random);
+        if !random.per_mille(shared.mix.writes) {
+            shared.read(&mut random, row).await;
+        } else if random.per_mille(shared.mix.transactions) {
+            shared.transact(&mut random).await;
+        } else if random.per_mille(shared.mix.batches) {
+            shared.write_batch(&mut random).await;
+        } else {
+            shared.write(&mut random, row).await;
+        }
+        if !shared.mix.rest.is_zero() {
+            tokio::time::sleep(shared.mix.rest).await;
+        }
+    }
+}
+
+/// A row: which table, and its id.
+type Row = (usize, i64);
+
+/// A write that was logged and has no answer yet.
+struct Begun {
+    row: Row,
+    number: u64,
+    verb: Verb,
+    value: Value,
+}
+
+impl<DB: Site> Shared<DB> {
+    /// What the tasks of a worker with these orders share.
+    pub(crate) fn new(orders: Orders, mix: Mix, pool: Pool<DB>, cache: &Cache) -> Self {
+        Self {
+            tables: orders
+                .strategies
+                .iter()
+                .map(|&strategy| (strategy, Rows::new(strategy, cache, &pool)))
+                .collect(),
+            pool,
+            log: Log::open(&orders.log).expect("the log can be opened"),
+            stopping: AtomicBool::new(false),
+            next_number: AtomicU64::new(0),
+            deleting: Mutex::default(),
+            absent: Mutex::default(),
+            mix,
+            orders,
+        }
+    }
+
+    /// Lets the tasks end after what they are doing.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// A row; often, one of the two hottest.
+    fn any_row(&self, random: &mut Random) -> Row {
+        let rows = if random.per_mille(300) {
+            2.min(self.mix.rows)
+        } else {
+            self.mix.rows
+        };
+        let table = random.below(self.tables.len() as u64);
+        let id = i64::try_from(random.below(rows)).expect("ids are small");
+        (usize::try_from(table).expect("tables are few"), id)
+    }
+
+    async fn read(&self, random: &mut Random, (table, id): Row) {
+        let (strategy, rows) = &self.tables[table];
+        let uncached = random.per_mille(self.mix.uncached);
+        let start = now();
+        let result = if uncached {
+            let value = rows.read_uncached(id).await;
+            value.map(|value| (value, Origin::Uncached))
+        } else {
+            rows.read(id).await
+        };
+        let end = now();
+        match result {
+            Ok((value, origin)) => {
+                self.log
+                    .read((strategy.name(), id), (start, end), value, origin);
+                self.saw(*strategy, id, value);
+            }
+            // The database is away, or the pool has no connection that works; a short breath, not a busy loop.
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+
+    async fn write(&self, random: &mut Random, row: Row) {
+        let Some(begun) = self.begin(random, row) else {
+            return;
+        };
+        let Begun { verb, value, .. } = begun;
+        let abandoned = verb != Verb::Delete && random.per_mille(self.mix.abandoned);
+        let patience = random.millis(0..3);
+        let write = self.tables[row.0].1.write(verb, row.1, value);
+        let answer = if abandoned {
+            match tokio::time::timeout(patience, write).await {
+                Ok(result) => answer(&result),
+                // It goes on without us.
+                Err(_) => Answer::Unknown,
+            }
+        } else {
+            answer(&write.await)
+        };
+        self.answered(&begun, answer);
+    }
+
+    /// A batch of updates of one table.
+    async fn write_batch(&self, random: &mut Random) {
+        let (table, _) = self.any_row(random);
+        let mut ids: Vec<i64> = (0..4).map(|_| self.any_row(random).1).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let begun: Vec<Begun> = ids
+            .into_iter()
+            .map(|id| self.begin_with((table, id), Verb::Update))
+            .collect();
+        let values: Vec<(i64, i64)> = begun
+            .iter()
+            .filter_map(|begun| Some((begun.row.1, begun.value?)))
+            .collect();
+        let written = self.tables[table].1.update_many(&values).await;
+        self.all_answered(&begun, answer(&written));
+    }
+
+    /// A transaction over a few rows of all tables, with savepoints.
+    async fn transact(&self, random: &mut Random) {
+        let mut rows: Vec<Row> = (0..3).map(|_| self.any_row(random)).collect();
+        // One order for all keeps most deadlocks away.
+        rows.sort_unstable();
+        rows.dedup();
+        let Ok(mut transaction) = Transaction::begin(&self.pool).await else {
+            return;
+        };
+        let mut open = Vec::new();
+        for row in rows {
+            let Some(begun) = self.begin(random, row) else {
+                continue;
+            };
+            let kept = if random.per_mille(300) {
+                self.write_in_savepoint(random, &mut transaction, &begun)
+                    .await
+            } else {
+                self.write_within(&mut transaction, &begun)
+                    .await
+                    .map(|()| true)
+            };
+            match kept {
+                Ok(true) => open.push(begun),
+                Ok(false) => self.answered(&begun, Answer::Refused),
+                Err(_) => {
+                    open.push(begun);
+                    // Without a word, as a dropped future would.
+                    drop(transaction);
+                    return self.all_answered(&open, Answer::Refused);
+                }
+            }
+        }
+        if random.per_mille(100) {
+            // Whether or not the database hears of it, it cannot commit.
+            let _rolled_back = transaction.rollback().await;
+            return self.all_answered(&open, Answer::Refused);
+        }
+        let committed = transaction.commit().await;
+        self.all_answered(&open, answer(&committed));
+    }
+
+    /// Writes in a transaction, which must then see it.
+    async fn write_within(
+        &self,
+        transaction: &mut Transaction<'_, DB>,
+        begun: &Begun,
+    ) -> Result<(), Error> {
+        let (table, id) = begun.row;
+        let rows = &self.tables[table].1;
+        let seen = rows
+            .write_within(transaction, begun.verb, id, begun.value)
+            .await?;
+        assert_eq!(seen, begun.value, "a transaction sees its own writes");
+        Ok(())
+    }
+
+    /// Writes in a savepoint, and says whether it was kept.
+    async fn write_in_savepoint(
+        &self,
+        random: &mut Random,
+        transaction: &mut Transaction<'_, DB>,
+        begun: &Begun,
+    ) -> Result<bool, Error> {
+        let mut savepoint = transaction.savepoint().await?;
+        if self.write_within(&mut savepoint, begun).await.is_err() {
+            savepoint.rollback().await?;
+            return Ok(false);
+        }
+        if random.per_mille(300) {
+            savepoint.rollback().await?;
+            return Ok(false);
+        }
+        savepoint.commit().await?;
+        Ok(true)
+    }
+
+    /// Chooses what to write to a row and logs that it begins; nothing if it must not be.
+    fn begin(&self, random: &mut Random, row: Row) -> Option<Begun> {
+        let strategy = self.tables[row.0].0;
+        let verb = self.choose(random, strategy, row.1);
+        if verb == Verb::Delete && !self.may_delete(strategy, row.1) {
+            return None;
+        }
+        Some(self.begin_with(row, verb))
+    }
+
+    /// Logs that a write begins.
+    fn begin_with(&self, row: Row, verb: Verb) -> Begun {
+        let table = self.tables[row.0].0.name();
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let value = (verb != Verb::Delete).then(|| self.value(number));
+        self.log.write((table, row.1), number, now(), verb, value);
+        Begun {
+            row,
+            number,
+            verb,
+            value,
+        }
+    }
+
+    fn all_answered(&self, begun: &[Begun], answer: Answer) {
+        for begun in begun {
+            self.answered(begun, answer);
+        }
+    }
+
+    fn answered(&self, begun: &Begun, answer: Answer) {
+        self.log.answer(begun.number, now(), answer);
+        let Begun {
+            row, verb, value, ..
+        } = *begun;
+        let (strategy, id) = (self.tables[row.0].0, row.1);
+        if answer != Answer::Unknown {
+            if verb == Verb::Delete {
+                lock(&self.deleting).remove(&(strategy, id));
+            }
+            let found = match (answer, verb) {
+                (Answer::Done, _) => value,
+                // Refused because there is a row, or because there is none.
+                (_, Verb::Insert) => Some(0),
+                _ => None,
+            };
+            self.saw(strategy, id, found);
+        }
+    }
+
+    fn choose(&self, random: &mut Random, strategy: Strategy, id: i64) -> Verb {
+        if lock(&self.absent).contains(&(strategy, id)) {
+            return *random.pick(&[Verb::Insert, Verb::Insert, Verb::Save]);
+        }
+        if random.per_mille(self.mix.existence) {
+            return *random.pick(&[Verb::Delete, Verb::Delete, Verb::Delete, Verb::Insert]);
+        }
+        *random.pick(&[Verb::Update, Verb::Update, Verb::Save])
+    }
+
+    fn may_delete(&self, strategy: Strategy, id: i64) -> bool {
+        lock(&self.deleting).insert((strategy, id))
+    }
+
+    fn saw(&self, strategy: Strategy, id: i64, value: Value) {
+        let mut absent = lock(&self.absent);
+        if value.is_some() {
+            absent.remove(&(strategy, id));
+        } else {
+            absent.insert((strategy, id));
+        }
+    }
+
+    /// The value of a write, which no other write of the run has.
+    fn value(&self, number: u64) -> i64 {
+        let value = (self.orders.number << 32) + number + 1;
+        i64::try_from(value).expect("workers are few")
+    }
+}
+
+fn answer<T>(result: &Result<T, Error>) -> Answer {
+    match result {
+        Ok(_) => Answer::Done,
+        Err(error) => match error.kind() {
+            ErrorKind::OutcomeUnknown | ErrorKind::Aborted => Answer::Unknown,
+            _ => Answer::Refused,
+        },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

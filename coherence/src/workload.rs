@@ -1,0 +1,95 @@
+//! What workers do, and how often: few keys, many readers, enough writers to be in each other's way.
+
+use std::time::Duration;
+
+use larder_coherence::options::Broken;
+
+/// The mix of operations of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    /// How many rows each table has.
+    pub(crate) rows: u64,
+    /// How many tasks each worker runs.
+    pub(crate) tasks: u64,
+    /// Of a thousand operations, how many are writes.
+    pub(crate) writes: u64,
+    /// Of a thousand reads, how many go past the cache: they show what the cache should have known.
+    pub(crate) uncached: u64,
+    /// Of a thousand writes, how many are deletes or inserts.
+    pub(crate) existence: u64,
+    /// Of a thousand writes, how many are transactions.
+    pub(crate) transactions: u64,
+    /// Of a thousand writes that are no transactions, how many are batches.
+    pub(crate) batches: u64,
+    /// Of a thousand writes, how many are given up by their caller.
+    pub(crate) abandoned: u64,
+    /// How long a task rests after an operation.
+    pub(crate) rest: Duration,
+}
+
+/// Which of the workers one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The only one.
+    Alone,
+    /// The first of several, which is never slowed down.
+    First,
+    /// Another one.
+    Other,
+}
+
+impl Mix {
+    /// The mix in which a mechanism is missed soonest; without a broken one, the mix of a run with all faults.
+    pub(crate) fn of(broken: Option<Broken>, role: Role) -> Self {
+        let usual = Self {
+            rows: 16,
+            tasks: 6,
+            writes: 20,
+            uncached: 30,
+            existence: 250,
+            transactions: 200,
+            batches: 50,
+            abandoned: 20,
+            rest: Duration::ZERO,
+        };
+        match broken {
+            // Writers that overlap all the time.
+            Some(Broken::Contended) => Self {
+                rows: 3,
+                writes: 120,
+                existence: 0,
+                transactions: 0,
+                batches: 0,
+                ..usual
+            },
+            // A write without an end keeps its key off the cache for long, so writes must be rare.
+            Some(Broken::End) => Self {
+                rows: 4,
+                writes: 12,
+                existence: 0,
+                ..usual
+            },
+            // Many callers of few keys in one process, and writes in another one, which must not read: it would store the new row
+            // before anybody could join a load of the old one.
+            Some(Broken::AcceptedFill) => {
+                let many = Self {
+                    rows: 3,
+                    tasks: 12,
+                    existence: 0,
+                    ..usual
+                };
+                match role {
+                    Role::Alone => Self { writes: 40, ..many },
+                    Role::First => Self {
+                        tasks: 2,
+                        writes: 1000,
+                        rest: Duration::from_millis(15),
+                        ..many
+                    },
+                    Role::Other => Self { writes: 0, ..many },
+                }
+            }
+            _ => usual,
+        }
+    }
+}
