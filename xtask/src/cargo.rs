@@ -41,15 +41,28 @@ pub(crate) fn run(interrupt: &Interrupt, watchdog: Option<&Watchdog>, command: C
     }
 }
 
-/// Runs a command to its end and returns its status.
+/// Runs a command to its end, says how it went, and returns its status.
 pub(crate) fn status(
+    interrupt: &Interrupt,
+    watchdog: Option<&Watchdog>,
+    command: Command,
+) -> Outcome<ExitStatus> {
+    let what = describe(&command);
+    let stopwatch = Stopwatch::start();
+    let status = last_word(interrupt, watchdog, command)?;
+    let result = if status.success() { "passed" } else { "FAILED" };
+    eprintln!("xtask: {what}: {result} after {:.1} s", stopwatch.seconds());
+    Ok(status)
+}
+
+/// Runs a command whose last line is to be the last one that is seen, and returns its status.
+pub(crate) fn last_word(
     interrupt: &Interrupt,
     watchdog: Option<&Watchdog>,
     mut command: Command,
 ) -> Outcome<ExitStatus> {
     let what = describe(&command);
     eprintln!("xtask: {what}");
-    let stopwatch = Stopwatch::start();
     let mut group = Group::start(
         &mut command,
         watchdog.cloned(),
@@ -59,8 +72,6 @@ pub(crate) fn status(
     loop {
         interrupt.check()?;
         if let Some(status) = group.ended().attempt(|| format!("wait for `{what}`"))? {
-            let result = if status.success() { "passed" } else { "FAILED" };
-            eprintln!("xtask: {what}: {result} after {:.1} s", stopwatch.seconds());
             return Ok(status);
         }
         pause();

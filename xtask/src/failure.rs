@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Message(String),
     /// A child ended with a status other than zero.
     Child { what: String, status: ExitStatus },
+    /// The same, and its own last line has told why.
+    Told { status: ExitStatus },
     /// A signal asked this program to end.
     Interrupted(i32),
 }
@@ -37,7 +39,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Message(_) => 1,
             // A child that was killed has no code of its own.
-            Self::Child { status, .. } => status
+            Self::Child { status, .. } | Self::Told { status } => status
                 .code()
                 .and_then(|code| u8::try_from(code).ok())
                 .filter(|&c| c != 0)
@@ -53,6 +55,7 @@ impl fmt::Display for Failure {
             Self::Usage(text) => write!(f, "{text}\n\n{}", crate::HELP),
             Self::Message(text) => f.write_str(text),
             Self::Child { what, status } => write!(f, "`{what}` failed ({status})"),
+            Self::Told { status } => write!(f, "failed ({status})"),
             Self::Interrupted(signal) => write!(f, "stopped by signal {signal}"),
         }
     }

@@ -3,6 +3,7 @@
 //! 1. `test` starts its own servers and runs every test against them. 2. `servers` starts the same
 //!    servers for manual use. 3. `lint` and `tidy` check style. 4. `ci` is lint, then test.
 //!    5. `bench` runs the benchmarks against fresh servers. 6. `model` checks the protocol state by state.
+//!    7. `coherence` checks histories of real runs.
 //!
 //! Invariant: a command that ends, however it ends, leaves neither processes nor folders behind.
 //! Not here: what the commands do. Each has a file of its own; this one reads arguments.
@@ -10,6 +11,7 @@
 mod bench;
 mod cargo;
 mod clock;
+mod coherence;
 mod failure;
 mod interrupt;
 mod lint;
@@ -44,6 +46,11 @@ usage: cargo xtask <command>
       start the servers and run the benchmarks
   model [--wide] [filter ..]
       check the protocol state by state; the small bounds, which are tests as well, or the wide ones
+  coherence [--no-install] [--seconds N] [--seed S] [--database postgres|mysql|sqlite|all]
+            [--strategy aside|write_through|all] [--faults names|list|none|all] [--break MECHANISM]
+      start the servers, let workers read and write while things go wrong, and judge every read;
+      `--break` switches off one of fill-compare, intent, accepted-fill, stamp, contended, end,
+      and must then end in violations
 ";
 
 /// What the command line asks for.
@@ -70,6 +77,10 @@ enum Command {
         wide: bool,
         filter: Vec<OsString>,
     },
+    Coherence {
+        install: bool,
+        options: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -77,7 +88,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("xtask: {failure}");
+            if !matches!(failure, Failure::Told { .. }) {
+                eprintln!("xtask: {failure}");
+            }
             ExitCode::from(failure.exit_code())
         }
     }
@@ -101,11 +114,15 @@ fn run(command: Command) -> Outcome {
         Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
         Command::Bench { install, names } => bench::run(&interrupt, install, &names),
         Command::Model { wide, filter } => model::run(&interrupt, wide, &filter),
+        Command::Coherence { install, options } => coherence::run(&interrupt, install, &options),
     }
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
     let mut arguments: Vec<OsString> = arguments.collect();
+    if arguments.first().is_some_and(|name| name == "coherence") {
+        return Ok(parse_coherence(&arguments[1..]));
+    }
     // lexopt mixes what stands before and after `--`; these commands give it a meaning.
     let rest = match arguments.iter().position(|argument| argument == "--") {
         Some(at) => {
@@ -189,6 +206,19 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
     Ok(command)
 }
 
+/// Takes out what is meant for this command; the rest is for the program it runs.
+fn parse_coherence(arguments: &[OsString]) -> Command {
+    let is_ours = |argument: &&OsString| *argument == "--no-install";
+    Command::Coherence {
+        install: !arguments.iter().any(|argument| is_ours(&argument)),
+        options: arguments
+            .iter()
+            .filter(|argument| !is_ours(argument))
+            .cloned()
+            .collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +268,26 @@ mod tests {
             parsed("model entry -- age").unwrap(),
             model(false, vec!["entry".into(), "age".into()])
         );
+    }
+
+    #[test]
+    fn coherence_passes_its_options_on() {
+        let expected = Command::Coherence {
+            install: false,
+            options: vec![
+                "--seconds".into(),
+                "5".into(),
+                "--break".into(),
+                "end".into(),
+            ],
+        };
+        let line = "coherence --seconds 5 --no-install --break end";
+        assert_eq!(parsed(line).unwrap(), expected);
+        let expected = Command::Coherence {
+            install: true,
+            options: Vec::new(),
+        };
+        assert_eq!(parsed("coherence").unwrap(), expected);
     }
 
     #[test]

@@ -219,6 +219,11 @@ impl Servers {
             .map(|(name, value)| (*name, value.as_str()))
     }
 
+    /// A folder that disappears with the servers, however this ends.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Also cleans up after programs that use the servers.
     pub(crate) fn watchdog(&self) -> &Watchdog {
         &self.watchdog
