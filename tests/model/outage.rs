@@ -103,7 +103,7 @@ enum Action {
 impl Outage {
     fn new(broken: Option<Broken>) -> Self {
         Self {
-            rounds: if wide() { 3 } else { 2 },
+            rounds: 2,
             writes: if wide() { 2 } else { 1 },
             broken,
         }

@@ -11,8 +11,9 @@ use crate::{
 
 fn restarted() -> Protocol {
     Protocol {
+        readers: if wide() { 3 } else { 2 },
         rounds: 1,
-        writers: if wide() { 3 } else { 2 },
+        drops: wide(),
         crashes: true,
         expiry: true,
         restarts: if wide() { 2 } else { 1 },

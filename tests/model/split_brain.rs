@@ -140,7 +140,7 @@ impl Moment {
 impl SplitBrain {
     fn new(broken: Option<Broken>) -> Self {
         Self {
-            rounds: if wide() { 2 } else { 1 },
+            rounds: 1,
             both_behind: wide(),
             broken,
         }
