@@ -30,7 +30,7 @@ use crate::{
     repair::{self, Repair},
     repository::Inner,
     stats::Counters,
-    store::{Point, Publication, Store, Touched},
+    store::{Filling, Point, Publication, Store, Touched},
     token::Token,
 };
 
@@ -84,6 +84,8 @@ pub(crate) enum Ending {
 #[derive(Default)]
 pub(crate) struct Staging {
     sites: Vec<Staged>,
+    /// Whether rows have been deleted.
+    has_deleted: bool,
 }
 
 struct Staged {
@@ -114,10 +116,10 @@ impl Staging {
     }
 
     fn of(&mut self, site: Arc<dyn Site>) -> &mut Staged {
-        let known = self
-            .sites
-            .iter()
-            .position(|staged| std::ptr::addr_eq(Arc::as_ptr(&staged.site), Arc::as_ptr(&site)));
+        // Two repositories of one entity have the same keys, and one key must have one note.
+        let known = self.sites.iter().position(|staged| {
+            Arc::ptr_eq(staged.site.cache(), site.cache()) && staged.site.prefix() == site.prefix()
+        });
         let at = known.unwrap_or_else(|| {
             self.sites.push(Staged {
                 site,
@@ -138,8 +140,23 @@ impl Staging {
         }
     }
 
+    /// Publishes no row that has been noted so far: a delete may have changed it by a foreign key. Absences stay.
+    pub(crate) fn unpublish_rows(&mut self) {
+        self.has_deleted = true;
+        for staged in &mut self.sites {
+            for publication in staged.touched.values_mut() {
+                let absence =
+                    |publication: &Publication| matches!(publication.filling, Filling::Negative(_));
+                *publication = publication.take().filter(absence);
+            }
+        }
+    }
+
     /// Takes over what another staging has noted, later than this one.
     pub(crate) fn absorb(&mut self, later: Self) {
+        if later.has_deleted {
+            self.unpublish_rows();
+        }
         for staged in later.sites {
             for (key, publication) in staged.touched {
                 self.touch(Arc::clone(&staged.site), key, publication);
@@ -175,6 +192,11 @@ struct Part {
     all: bool,
     /// The run of the store that has acknowledged the intent.
     stands_in: Option<u64>,
+    /// The history of the store in which the intent was placed for the first time.
+    history: Option<u64>,
+    /// Whether the intent was placed at the first attempt and never since. One that was placed again may have been lost in
+    /// between, and another writer may have come and gone.
+    undisturbed: bool,
 }
 
 impl Announcement {
@@ -189,6 +211,8 @@ impl Announcement {
                 .collect(),
             all: staged.all,
             stands_in: None,
+            history: None,
+            undisturbed: false,
         });
         Self {
             intent,
@@ -209,6 +233,8 @@ impl Announcement {
             }],
             all: false,
             stands_in: None,
+            history: None,
+            undisturbed: false,
         });
         announcement
     }
@@ -343,11 +369,15 @@ impl Part {
         }
         let store = &self.site.cache().store;
         self.note();
-        let run = store.run();
+        let (run, first) = (store.run(), self.history.is_none());
+        // What is published is believed in this history only.
+        self.history.get_or_insert_with(|| store.stamp());
+        self.undisturbed = false;
         let ttl_ms = millis(self.site.policy().intent_ttl);
         match store.begin(&self.touched, intent, ttl_ms).await {
             Ok(()) => {
                 self.stands_in = Some(run);
+                self.undisturbed = first;
                 true
             }
             Err(error) => {
@@ -373,13 +403,17 @@ impl Part {
         }
     }
 
-    /// Decides what is published: nothing by a write that may not have been made, that took longer than a row lives, or at a
-    /// key to which an earlier write may yet do something.
+    /// Decides what is published: nothing by a write that may not have been made, whose intent may not have stood all the
+    /// while, that took longer than a row lives, or at a key to which an earlier write may yet do something.
     fn settle(&mut self, ending: Ending, age_ms: u64) {
         let repairs = &self.site.cache().repairs;
         for touched in &mut self.touched {
-            let publishes = ending == Ending::Committed && !repairs.denies(&touched.key);
-            touched.publication = touched.publication.take().filter(|_| publishes);
+            let publishes =
+                ending == Ending::Committed && self.undisturbed && !repairs.denies(&touched.key);
+            touched.publication = touched.publication.take().filter(|publication| {
+                let stamp = publication.filling.meta().lease.identity.stamp;
+                publishes && self.history == Some(stamp)
+            });
             if let Some(publication) = &mut touched.publication {
                 publication.ttl_ms = publication.ttl_ms.saturating_sub(age_ms);
                 if publication.ttl_ms == 0 {
@@ -433,7 +467,8 @@ impl Part {
             let ended = Deadline::after(self.site.policy().intent_ttl);
             self.site.cache().repairs.remember_everything(Some(ended));
         }
-        if self.stands_in.is_none() || self.is_lost() {
+        let stands = self.stands_in.is_some() && !self.is_lost();
+        if !stands || !self.site.cache().store.is_trusted() {
             self.remember(Repair::Announce {
                 intent,
                 intent_ttl_ms: millis(self.site.policy().intent_ttl),

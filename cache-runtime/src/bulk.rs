@@ -15,10 +15,10 @@ use std::{collections::HashMap, sync::Arc};
 use sqlx::SqlStr;
 
 use crate::{
-    announce::Staging,
+    announce::{Site, Staging},
     backend::Backend,
     column::{Array, Binder, Role},
-    database::{self, Database, Fate, Write, Written},
+    database::{self, Database, Fate, Write},
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
@@ -40,6 +40,29 @@ pub(crate) enum Batch<E: Entity> {
     DeleteRows(Vec<E>),
 }
 
+/// The columns that the application gives for a new row.
+const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
+
+/// What statements did to many rows.
+pub(crate) struct Changed<E> {
+    /// How many rows they matched.
+    count: usize,
+    /// The rows as the database holds them, in any order, where they were read back.
+    rows: Vec<E>,
+    /// The place of the first row that was not matched, where that is known.
+    missing: Option<usize>,
+}
+
+impl<E> Default for Changed<E> {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            rows: Vec::new(),
+            missing: None,
+        }
+    }
+}
+
 /// What a batch did.
 pub(crate) enum Done<E> {
     /// The rows as they were written, in the order of the input.
@@ -50,9 +73,13 @@ pub(crate) enum Done<E> {
 
 impl<E: Entity> Batch<E> {
     pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
         match self {
-            Self::Insert(rows) | Self::Update(rows) | Self::DeleteRows(rows) => rows.is_empty(),
-            Self::Delete(ids) => ids.is_empty(),
+            Self::Insert(rows) | Self::Update(rows) | Self::DeleteRows(rows) => rows.len(),
+            Self::Delete(ids) => ids.len(),
         }
     }
 
@@ -102,13 +129,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             ),
         };
         let database = &self.database;
-        let written = match &batch {
+        let changed = match &batch {
             Batch::Insert(rows) if database.generates_id() => {
-                let written = database
-                    .insert_rows(connection, rows)
-                    .await
-                    .map_err(failed)?;
-                return self.stage_generated(staging, batch, written);
+                let rows = database.insert_generated(connection, rows).await;
+                return self.stage_generated(staging, batch, rows.map_err(failed)?);
             }
             Batch::Insert(rows) => database.insert_rows(connection, rows).await,
             Batch::Update(rows) => {
@@ -116,8 +140,13 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 database.update_rows(connection, rows).await
             }
             Batch::Delete(ids) => {
+                let wanted = ids.len() as u64;
                 let count = database.delete_ids(connection, ids).await.map_err(failed)?;
                 self.stage(staging, batch, &HashMap::new())?;
+                if count < wanted {
+                    // A row that was not there is not locked: somebody else may have inserted it since.
+                    staging.unpublish();
+                }
                 return Ok(Done::Count(count));
             }
             Batch::DeleteRows(rows) => {
@@ -127,28 +156,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     .await
                     .map_err(failed)?;
                 if count < rows.len() as u64 {
-                    // What is still there is not in its version; of the others some were not there.
-                    return Err(self.first_refused(connection, batch, None).await.into());
+                    return Err(self.first_left(connection, batch).await.into());
                 }
                 self.stage(staging, batch, &HashMap::new())?;
                 return Ok(Done::Count(count));
             }
         };
-        let written = written.map_err(failed)?;
-        let wanted = match &batch {
-            Batch::Insert(rows) | Batch::Update(rows) => rows.len(),
-            Batch::Delete(_) | Batch::DeleteRows(_) => 0,
-        };
-        let is_short = written.len() < wanted;
+        let changed = changed.map_err(failed)?;
         let mut rows = HashMap::new();
-        for row in written.into_iter().filter_map(|written| written.row) {
+        for row in changed.rows {
             rows.insert(self.key(&row.id())?, Arc::new(row));
         }
-        if is_short {
-            return Err(self
-                .first_refused(connection, batch, Some(&rows))
-                .await
-                .into());
+        if changed.count < batch.len() {
+            let refused = self.first_refused(connection, batch, changed.missing, &rows);
+            return Err(refused.await.into());
         }
         Ok(Done::Rows(self.stage(staging, batch, &rows)?))
     }
@@ -161,6 +182,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         rows: &HashMap<Key, Arc<E>>,
     ) -> Result<Vec<Arc<E>>, Error> {
         let mut staged = Vec::new();
+        for (key, row) in rows {
+            // Most are noted again below; a row that a trigger has given another id is not.
+            staging.touch(Arc::clone(self) as Arc<dyn Site>, key.clone(), None);
+            debug_assert!(self.key(&row.id()).is_ok_and(|own| own == *key));
+        }
         for write in batch.writes() {
             let key = self.key(&write.id())?;
             let row = rows.get(&key);
@@ -178,15 +204,29 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self: &Arc<Self>,
         staging: &mut Staging,
         batch: Batch<E>,
-        written: Vec<Written<E>>,
+        rows: Vec<E>,
     ) -> Result<Done<E>, StagedFailure> {
-        let mut staged = Vec::with_capacity(written.len());
-        for (write, written) in batch.writes().into_iter().zip(written) {
-            let row = written.row.map(Arc::new).ok_or_else(|| self.untold_id())?;
+        if rows.len() < batch.len() {
+            return Err(self.inserted_fewer(rows.len(), batch.len()).into());
+        }
+        let mut staged = Vec::with_capacity(rows.len());
+        for (write, row) in batch.writes().into_iter().zip(rows) {
+            let row = Arc::new(row);
             self.stage_write(staging, &write, self.key(&row.id())?, Some(&row));
             staged.push(row);
         }
         Ok(Done::Rows(staged))
+    }
+
+    fn inserted_fewer(&self, rows: usize, of: usize) -> Error {
+        Error::new(
+            ErrorKind::Database,
+            format!(
+                "failed to insert rows of {}: the database accepted {of} and inserted {rows}; a trigger may have suppressed \
+                 the others",
+                E::SPEC.name
+            ),
+        )
     }
 
     /// The error of the first row of a batch that was not written.
@@ -194,22 +234,39 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         &self,
         connection: &mut DB::Connection,
         batch: Batch<E>,
-        written: Option<&HashMap<Key, Arc<E>>>,
+        missing: Option<usize>,
+        written: &HashMap<Key, Arc<E>>,
     ) -> Error {
+        if let Batch::Insert(rows) = &batch {
+            return self.inserted_fewer(written.len(), rows.len());
+        }
+        for (at, write) in batch.writes().into_iter().enumerate() {
+            let key = match self.key(&write.id()) {
+                Ok(key) => key,
+                Err(error) => return error,
+            };
+            if missing.map_or(!written.contains_key(&key), |missing| missing == at) {
+                return self.refused(connection, &write, &key).await;
+            }
+        }
+        Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "failed to update rows of {}: some of them do not exist",
+                E::SPEC.name
+            ),
+        )
+    }
+
+    /// The error of the first row that a delete has left, because it has another version, or else of one that was not there.
+    async fn first_left(&self, connection: &mut DB::Connection, batch: Batch<E>) -> Error {
         for write in batch.writes() {
             let key = match self.key(&write.id()) {
                 Ok(key) => key,
                 Err(error) => return error,
             };
-            let is_refused = match written {
-                Some(written) => !written.contains_key(&key),
-                // Deleted are those that were there; who is left was refused. If nobody is, the last one was not there.
-                None => matches!(
-                    self.database.select(connection, &write.id()).await,
-                    Ok(Some(_))
-                ),
-            };
-            if is_refused {
+            let found = self.database.select_current(connection, &write.id()).await;
+            if matches!(found, Ok(Some(_))) {
                 return self.refused(connection, &write, &key).await;
             }
         }
@@ -243,44 +300,36 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// Inserts rows. What was written of each, in their order.
+    /// Inserts rows.
     pub(crate) async fn insert_rows(
         &self,
         connection: &mut DB::Connection,
         rows: &[E],
-    ) -> Result<Vec<Written<E>>, sqlx::Error> {
-        let wanted: fn(Role) -> bool = |role| !role.is_generated();
+    ) -> Result<Changed<E>, sqlx::Error> {
         let reads_back = self.statements.reads_back;
         let text = Text::new(E::SPEC.table, &self.columns);
-        let mut written = Vec::with_capacity(rows.len());
-        if self.has_arrays(wanted) {
+        let mut changed = Changed::default();
+        if self.has_arrays(GIVEN_ON_INSERT) {
             for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let sql = text.insert_arrays(wanted, reads_back);
-                let arguments = self.arrays_of_rows(rows, wanted)?;
-                self.insert_chunk(connection, sql, arguments, rows, &mut written)
+                let sql = text.insert_arrays(GIVEN_ON_INSERT, reads_back);
+                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
+                self.insert_chunk(connection, sql, arguments, rows, &mut changed)
                     .await?;
             }
-            return Ok(written);
+            return Ok(changed);
         }
-        let columns = self.count(wanted);
-        if self.statements.generates_id || columns == 0 {
-            // Which row got which id is told for one row at a time only.
-            for row in rows {
-                written.push(self.insert(connection, row).await?);
-            }
-            return Ok(written);
-        }
+        let columns = self.count(GIVEN_ON_INSERT);
         for rows in rows.chunks(rows_per_statement::<DB>(columns)) {
-            let sql = text.insert_rows(wanted, rows.len(), reads_back);
+            let sql = text.insert_rows(GIVEN_ON_INSERT, rows.len(), reads_back);
             let mut arguments = DB::Arguments::default();
             for row in rows {
-                (self.binding.bind)(row, &mut Binder::new(&mut arguments, wanted))
+                (self.binding.bind)(row, &mut Binder::new(&mut arguments, GIVEN_ON_INSERT))
                     .map_err(sqlx::Error::Encode)?;
             }
-            self.insert_chunk(connection, sql, arguments, rows, &mut written)
+            self.insert_chunk(connection, sql, arguments, rows, &mut changed)
                 .await?;
         }
-        Ok(written)
+        Ok(changed)
     }
 
     async fn insert_chunk(
@@ -289,62 +338,90 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         sql: SqlStr,
         arguments: DB::Arguments,
         rows: &[E],
-        written: &mut Vec<Written<E>>,
+        changed: &mut Changed<E>,
     ) -> Result<(), sqlx::Error> {
-        if !self.statements.reads_back {
-            DB::execute(connection, sql, arguments).await?;
-            written.extend(rows.iter().map(|_| Written { rows: 1, row: None }));
-            return Ok(());
+        let returns = self.statements.reads_back && DB::DIALECT.returns_rows();
+        if returns {
+            return self
+                .run_returning(connection, sql, arguments, changed)
+                .await;
         }
-        if DB::DIALECT.returns_rows() {
-            for row in DB::fetch_all(connection, sql, arguments).await? {
-                written.push(Written {
-                    rows: 1,
-                    row: Some((self.binding.from_row)(&row)?),
-                });
-            }
-            return Ok(());
-        }
-        DB::execute(connection, sql, arguments).await?;
-        for row in self.select_rows(connection, rows).await? {
-            written.push(Written {
-                rows: 1,
-                row: Some(row),
-            });
+        let done = DB::execute(connection, sql, arguments).await?;
+        changed.count += usize::try_from(done.rows).unwrap_or(usize::MAX);
+        if self.statements.reads_back {
+            changed
+                .rows
+                .extend(self.select_rows(connection, rows).await?);
         }
         Ok(())
     }
 
-    /// Changes rows. What was written, in any order; rows that are not there, or not in their version, are missing.
+    async fn run_returning(
+        &self,
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+        arguments: DB::Arguments,
+        changed: &mut Changed<E>,
+    ) -> Result<(), sqlx::Error> {
+        for row in DB::fetch_all(connection, sql, arguments).await? {
+            changed.count += 1;
+            changed.rows.push((self.binding.from_row)(&row)?);
+        }
+        Ok(())
+    }
+
+    /// Inserts rows whose ids the database chooses, and returns them in their order.
+    async fn insert_generated(
+        &self,
+        connection: &mut DB::Connection,
+        rows: &[E],
+    ) -> Result<Vec<E>, sqlx::Error> {
+        let mut written = Vec::with_capacity(rows.len());
+        if self.has_arrays(GIVEN_ON_INSERT) {
+            // Postgres inserts what an ordered SELECT yields one by one, and returns each as it was inserted.
+            let text = Text::new(E::SPEC.table, &self.columns);
+            let mut changed = Changed::default();
+            for rows in rows.chunks(ROWS_AS_ARRAYS) {
+                let sql = text.insert_arrays(GIVEN_ON_INSERT, true);
+                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
+                self.run_returning(connection, sql, arguments, &mut changed)
+                    .await?;
+            }
+            return Ok(changed.rows);
+        }
+        // Elsewhere, which row got which id is told for one row at a time only.
+        for row in rows {
+            written.extend(self.insert(connection, row).await?.row);
+        }
+        Ok(written)
+    }
+
+    /// Changes rows. Those that are not there, or not in their version, are not among the changed ones.
     pub(crate) async fn update_rows(
         &self,
         connection: &mut DB::Connection,
         rows: &[E],
-    ) -> Result<Vec<Written<E>>, sqlx::Error> {
-        let mut written = Vec::with_capacity(rows.len());
+    ) -> Result<Changed<E>, sqlx::Error> {
+        let mut changed = Changed::default();
         if self.has_arrays(Role::is_saved) {
             let text = Text::new(E::SPEC.table, &self.columns);
             for rows in rows.chunks(ROWS_AS_ARRAYS) {
                 let arguments = self.arrays_of_rows(rows, Role::is_saved)?;
-                for row in DB::fetch_all(connection, text.update_arrays(), arguments).await? {
-                    written.push(Written {
-                        rows: 1,
-                        row: Some((self.binding.from_row)(&row)?),
-                    });
-                }
+                self.run_returning(connection, text.update_arrays(), arguments, &mut changed)
+                    .await?;
             }
-            return Ok(written);
+            return Ok(changed);
         }
-        for row in rows {
+        for (at, row) in rows.iter().enumerate() {
             let updated = self.update(connection, row).await?;
-            if updated.rows > 0 {
-                written.push(Written {
-                    rows: 1,
-                    row: Some(updated.row.unwrap_or_else(|| row.clone())),
-                });
+            if updated.rows == 0 {
+                changed.missing = Some(at);
+                break;
             }
+            changed.count += 1;
+            changed.rows.extend(updated.row);
         }
-        Ok(written)
+        Ok(changed)
     }
 
     /// Deletes rows by their ids. How many there were.

@@ -132,10 +132,30 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
+        self.select_by(connection, self.statements.select.clone(), id)
+            .await
+    }
+
+    /// Reads one row as it is now, by a transaction that has written it or failed to.
+    pub(crate) async fn select_current(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        self.select_by(connection, self.statements.select_current.clone(), id)
+            .await
+    }
+
+    async fn select_by(
+        &self,
+        connection: &mut DB::Connection,
+        sql: sqlx::SqlStr,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
         let mut arguments = DB::Arguments::default();
         self.bind_id(id, &mut arguments)
             .map_err(sqlx::Error::Encode)?;
-        let row = DB::fetch(connection, self.statements.select.clone(), arguments).await?;
+        let row = DB::fetch(connection, sql, arguments).await?;
         row.as_ref().map(self.binding.from_row).transpose()
     }
 
@@ -209,7 +229,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             .await?;
             row.as_ref().map(self.binding.from_row).transpose()?
         } else {
-            self.select(connection, &entity.id()).await?
+            self.select_current(connection, &entity.id()).await?
         };
         Ok(Written {
             rows: done.rows,
@@ -230,7 +250,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         match done {
             Some(Executed { rows, .. }) if rows > 0 && self.statements.reads_back => Ok(Written {
                 rows,
-                row: self.select(connection, &entity.id()).await?,
+                row: self.select_current(connection, &entity.id()).await?,
             }),
             _ => Ok(written),
         }
@@ -264,7 +284,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Ok(done) => Ok(Written {
                 rows: done.rows,
                 row: match self.statements.reads_back {
-                    true => self.select(connection, &entity.id()).await?,
+                    true => self.select_current(connection, &entity.id()).await?,
                     false => None,
                 },
             }),
@@ -272,7 +292,10 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 let updated = self.update(connection, entity).await?;
                 let is_of_another_version = updated.rows == 0
                     && E::SPEC.versioned
-                    && self.select(connection, &entity.id()).await?.is_some();
+                    && self
+                        .select_current(connection, &entity.id())
+                        .await?
+                        .is_some();
                 // Still not there: another unique key, or another spelling of the id, refused the insert.
                 if updated.rows > 0 || is_of_another_version {
                     Ok(updated)
@@ -371,6 +394,7 @@ impl Fate {
             sqlx::Error::Database(refusal) if breaks_off(&**refusal) => Self::Unknown,
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
             | sqlx::Error::Decode(_) => Self::Applied,
             // Refused by the database, or never sent.
             sqlx::Error::Database(_)
@@ -382,16 +406,36 @@ impl Fate {
     }
 }
 
-/// Whether a statement that failed has taken its whole transaction with it, so that what follows would commit by itself.
+/// Whether a statement that failed may have taken its whole transaction with it, so that what follows would commit by
+/// itself. Postgres keeps a transaction open and refuses what follows.
 pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
     #[cfg(feature = "mysql")]
-    if let sqlx::Error::Database(refusal) = error
-        && let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
-    {
-        // A deadlock. The others keep a transaction open, or refuse every further statement.
-        return refusal.number() == 1213;
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        // A record changed under a snapshot, a lock wait (as the server is configured), too many locks, a deadlock, too
+        // many transactions. Everything else takes back its own statement only.
+        return matches!(refusal.number(), 1020 | 1205 | 1206 | 1213 | 1637);
     }
-    let _ = error;
+    #[cfg(feature = "sqlite")]
+    if refusal
+        .try_downcast_ref::<sqlx::sqlite::SqliteError>()
+        .is_some()
+    {
+        use sqlx::error::ErrorKind::{
+            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
+        };
+        let is_violation = matches!(
+            refusal.kind(),
+            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
+        );
+        // Of a mistake in a statement or a value that does not fit, SQLite takes back that statement only. A full disk, a
+        // trigger with RAISE(ROLLBACK) and others end the transaction.
+        let is_own = matches!(refusal.code().as_deref(), Some("1" | "18" | "20" | "25"));
+        return !is_violation && !is_own;
+    }
+    let _ = refusal;
     false
 }
 
@@ -414,6 +458,7 @@ pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -
             (ErrorKind::Duplicate, "a unique constraint refused the row")
         }
         sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_) => match fate {
             Fate::Applied => (

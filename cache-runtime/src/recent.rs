@@ -3,12 +3,14 @@
 //! A primary that is cut off goes on taking writes for a while. What it was told meanwhile, its successor has never heard
 //! of; so when a connection leads to another history, these keys are invalidated there as well.
 //!
-//! 1. Keys gather in the younger of two sets. When the window has passed, the older set is forgotten and the younger one
-//!    takes its place, so a key is kept for at least one window and at most two.
+//! 1. Keys gather in the younger of two sets. When a write of the server's trust was accepted a window after the last
+//!    change, the younger set becomes the older one, and what was older is forgotten.
 //! 2. A set that would grow beyond its bound forgets its keys and remembers that it did: then every key is suspect.
 //!
 //! Invariant: a key is noted before the link that carries its operation is taken (see `connection`), so an operation that
 //! an earlier server acknowledged is always among the keys.
+//! Invariant: a key is forgotten only when the server has accepted a write a window after the key was noted: only that
+//! shows that it was not cut off when it was told. A process that hears of nothing for a while forgets nothing.
 //! Not here: what is done with the keys (`repair`).
 
 use std::{collections::HashSet, mem, time::Duration};
@@ -24,7 +26,7 @@ pub(crate) enum Suspects {
     Everything,
 }
 
-/// The keys of the last window, or two.
+/// The keys of the last window, or more.
 #[derive(Debug)]
 pub(crate) struct Recent {
     limit: usize,
@@ -54,30 +56,35 @@ impl Recent {
     }
 
     /// Notes a key.
-    pub(crate) fn note(&mut self, key: &Key, now_us: u64) {
-        self.rotate(now_us);
+    pub(crate) fn note(&mut self, key: &Key) {
         if self.younger.overflowed || self.younger.keys.contains(key) {
             return;
         }
         if self.younger.keys.len() >= self.limit {
-            self.note_everything(now_us);
+            self.note_everything();
         } else {
             self.younger.keys.insert(key.clone());
         }
     }
 
     /// Notes every key there is.
-    pub(crate) fn note_everything(&mut self, now_us: u64) {
-        self.rotate(now_us);
+    pub(crate) fn note_everything(&mut self) {
         self.younger = Noted {
             keys: HashSet::new(),
             overflowed: true,
         };
     }
 
+    /// The server has accepted a write that was sent at this moment.
+    pub(crate) fn accepted(&mut self, sent_us: u64) {
+        if sent_us.saturating_sub(self.since_us) >= self.window_us {
+            self.older = mem::take(&mut self.younger);
+            self.since_us = sent_us;
+        }
+    }
+
     /// Takes what was noted.
-    pub(crate) fn take(&mut self, now_us: u64) -> Suspects {
-        self.rotate(now_us);
+    pub(crate) fn take(&mut self) -> Suspects {
         let (younger, older) = (mem::take(&mut self.younger), mem::take(&mut self.older));
         if younger.overflowed || older.overflowed {
             return Suspects::Everything;
@@ -85,19 +92,6 @@ impl Recent {
         let mut keys = younger.keys;
         keys.extend(older.keys);
         Suspects::Keys(keys)
-    }
-
-    fn rotate(&mut self, now_us: u64) {
-        let age_us = now_us.saturating_sub(self.since_us);
-        if age_us < self.window_us {
-            return;
-        }
-        self.older = mem::take(&mut self.younger);
-        // After a silence of a whole window, what was the younger set is old as well.
-        if age_us >= 2 * self.window_us {
-            self.older = Noted::default();
-        }
-        self.since_us = now_us;
     }
 }
 
@@ -120,27 +114,43 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_kept_for_a_window_and_not_for_ever() {
+    fn a_key_is_kept_until_the_server_was_trusted_a_window_later() {
         let mut recent = recent();
-        recent.note(&key(1), 0);
-        recent.note(&key(2), WINDOW_US - 1);
-        recent.note(&key(3), 2 * WINDOW_US - 2);
-        assert_eq!(recent.take(2 * WINDOW_US - 2), keys([1, 2, 3]));
-        recent.note(&key(4), 3 * WINDOW_US);
-        assert_eq!(recent.take(6 * WINDOW_US), keys([]));
+        recent.note(&key(1));
+        recent.accepted(WINDOW_US - 1);
+        recent.note(&key(2));
+        recent.accepted(WINDOW_US);
+        recent.note(&key(3));
+        assert_eq!(recent.take(), keys([1, 2, 3]));
+        recent.note(&key(4));
+        recent.accepted(2 * WINDOW_US);
+        recent.accepted(3 * WINDOW_US);
+        assert_eq!(recent.take(), keys([]));
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_the_server_accepts_nothing() {
+        let mut recent = recent();
+        recent.accepted(WINDOW_US);
+        recent.note(&key(1));
+        // Cut off for a long time; then, much later, the first write is accepted again.
+        recent.accepted(90 * WINDOW_US);
+        assert_eq!(recent.take(), keys([1]));
     }
 
     #[test]
     fn too_many_keys_are_every_key_until_they_are_old() {
         let mut recent = recent();
-        (0..10).for_each(|number| recent.note(&key(number), 0));
-        recent.note(&key(3), 0);
-        assert_eq!(recent.take(0), keys(0..10));
-        (0..11).for_each(|number| recent.note(&key(number), 0));
-        assert_eq!(recent.take(0), Suspects::Everything);
-        recent.note_everything(0);
-        recent.note(&key(1), WINDOW_US);
-        recent.note(&key(2), 2 * WINDOW_US);
-        assert_eq!(recent.take(2 * WINDOW_US), keys([1, 2]));
+        (0..10).for_each(|number| recent.note(&key(number)));
+        recent.note(&key(3));
+        assert_eq!(recent.take(), keys(0..10));
+        (0..11).for_each(|number| recent.note(&key(number)));
+        assert_eq!(recent.take(), Suspects::Everything);
+        recent.note_everything();
+        recent.accepted(WINDOW_US);
+        recent.note(&key(1));
+        recent.accepted(2 * WINDOW_US);
+        recent.note(&key(2));
+        assert_eq!(recent.take(), keys([1, 2]));
     }
 }

@@ -248,7 +248,7 @@ impl Repairs {
         if self.noting.load(Ordering::Acquire)
             && let Some(recent) = &mut *self.recent()
         {
-            recent.note(key, timer_us());
+            recent.note(key);
         }
     }
 
@@ -256,7 +256,7 @@ impl Repairs {
     fn announced_all(&self) {
         #[cfg(feature = "redis")]
         if let Some(recent) = &mut *self.recent() {
-            recent.note_everything(timer_us());
+            recent.note_everything();
         }
     }
 
@@ -274,11 +274,19 @@ impl Repairs {
         self.noting.store(recent.is_some(), Ordering::Release);
     }
 
+    /// The server that is used has accepted a write that was sent at this moment, which shows that nobody has taken its place.
+    #[cfg(feature = "redis")]
+    pub(crate) fn accepted(&self, sent_us: u64) {
+        if let Some(recent) = &mut *self.recent() {
+            recent.accepted(sent_us);
+        }
+    }
+
     /// Remembers the keys that were told to an earlier server lately. To be called before a link that leads to another
     /// history can be taken.
     #[cfg(feature = "redis")]
     pub(crate) fn replay(&self) {
-        let suspects = self.recent().as_mut().map(|recent| recent.take(timer_us()));
+        let suspects = self.recent().as_mut().map(Recent::take);
         match suspects {
             None => {}
             Some(Suspects::Keys(keys)) => {

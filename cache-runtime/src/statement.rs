@@ -104,16 +104,38 @@ pub(crate) struct DeadlineSql {
     pub(crate) reset: Option<SqlStr>,
 }
 
+/// Where a transaction of MySQL begins. It vanishes when the database rolls the transaction back by itself.
+const BEGUN: &str = "SAVEPOINT larder_begun";
+
 impl Dialect {
-    /// Makes the database give up a commit before an intent of this life expires, should the process stop or be cut off
-    /// between the two: a commit that comes later would find readers storing the old row.
-    pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
-        // Some of the intent's life has gone when this arrives.
-        let within = intent_ttl * 4 / 5;
+    /// What begins a transaction in place of `BEGIN`.
+    pub(crate) const fn begin(self) -> Option<&'static str> {
         match self {
+            Self::MySql => Some("BEGIN; SAVEPOINT larder_begun"),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
+    /// What follows a beginning in the user's own words.
+    pub(crate) const fn begun(self) -> Option<&'static str> {
+        match self {
+            Self::MySql => Some(BEGUN),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
+    /// Makes the database give up a commit before an intent of this life expires, should the process stop or be cut off
+    /// between the two: a commit that comes later would find readers storing the old row. Fails if the transaction is no
+    /// longer open.
+    pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
+        // An intent that is as old as a third of its life is renewed before the commit.
+        let within = intent_ttl * 3 / 5;
+        match self {
+            // What waits for the commit is done in a statement, because a commit has no time-out.
             Self::Postgres => Some(DeadlineSql {
                 set: sql(format!(
-                    "SET LOCAL idle_in_transaction_session_timeout = {0}; SET LOCAL statement_timeout = {0}",
+                    "SET LOCAL idle_in_transaction_session_timeout = {0}; SET LOCAL statement_timeout = {0}; \
+                     SET CONSTRAINTS ALL IMMEDIATE",
                     within.as_millis()
                 )),
                 reset: None,
@@ -121,7 +143,7 @@ impl Dialect {
             // Idle sessions only: there is no bound for the commit itself.
             Self::MySql => Some(DeadlineSql {
                 set: sql(format!(
-                    "SET @larder_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = {}",
+                    "RELEASE {BEGUN}; SET @larder_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = {}",
                     within.as_secs().max(1)
                 )),
                 reset: Some(SqlStr::from_static(
@@ -139,7 +161,9 @@ impl Dialect {
 pub(crate) struct Statements {
     /// Reads the row with an id. Binds the id (see [`Statements::repeats_text_ids`]).
     pub(crate) select: SqlStr,
-    /// Reads the row whose generated id the driver reported. Binds that number.
+    /// Reads a row as it is now, also in a transaction that has read before. Binds the id as `select` does.
+    pub(crate) select_current: SqlStr,
+    /// Reads the row whose generated id the driver reported, as it is now. Binds that number.
     pub(crate) select_generated: SqlStr,
     /// Inserts a row. Binds the columns that the database does not fill in.
     pub(crate) insert: SqlStr,
@@ -175,7 +199,8 @@ impl Statements {
         let has_text_id = columns.iter().any(|column| text.is_text_id(column));
         Self {
             select: sql(text.select(&text.id_condition(1))),
-            select_generated: sql(text.select_generated()),
+            select_current: sql(text.current(text.select(&text.id_condition(1)))),
+            select_generated: sql(text.current(text.select_generated())),
             insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
             update: sql(text.update(reads_back)),
             upsert: sql(text.upsert(reads_back)),
@@ -314,7 +339,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
 
     /// Reads so many rows. Binds their ids, row by row.
     pub(crate) fn select_rows(&self, rows: usize) -> SqlStr {
-        sql(self.select(&self.any_of(rows, false)))
+        sql(self.current(self.select(&self.any_of(rows, false))))
     }
 
     /// The columns that tell a row, and its version if that is compared.
@@ -442,6 +467,15 @@ impl<'a, DB: Backend> Text<'a, DB> {
             self.all_names(),
             self.table
         )
+    }
+
+    /// A read of MySQL that is not of the transaction's snapshot: an update that sets a row to what it is already leaves no
+    /// version of it there.
+    fn current(&self, select: String) -> String {
+        match self.dialect {
+            Dialect::MySql => select + " FOR UPDATE",
+            Dialect::Postgres | Dialect::Sqlite => select,
+        }
     }
 
     fn select_generated(&self) -> String {

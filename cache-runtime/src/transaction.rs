@@ -38,7 +38,9 @@ use crate::{
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
+    policy::Policy,
     repository::Inner,
+    statement::Dialect,
     token::Token,
     write::StagedFailure,
 };
@@ -124,11 +126,22 @@ impl<DB: Backend> Transaction<'static, DB> {
     }
 
     async fn open(pool: &Pool<DB>, statement: Option<sqlx::SqlStr>) -> Result<Self, Error> {
-        let opened = match statement {
-            Some(statement) => pool.begin_with(statement).await,
-            None => pool.begin().await,
+        let opened = async {
+            let Some(statement) = statement else {
+                return match DB::DIALECT.begin() {
+                    Some(begin) => pool.begin_with(begin).await,
+                    None => pool.begin().await,
+                };
+            };
+            let mut open = pool.begin_with(statement).await?;
+            if let Some(begun) = DB::DIALECT.begun() {
+                DB::run(&mut open, begun.into_sql_str()).await?;
+            }
+            Ok(open)
         };
-        let open = opened.map_err(|error| failed("begin", error, Fate::Nothing))?;
+        let open = opened
+            .await
+            .map_err(|error| failed("begin", error, Fate::Nothing))?;
         Ok(Self {
             level: Level::Top(open),
             scope: Scope::new(Arc::default()),
@@ -141,15 +154,19 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// # Errors
     ///
-    /// Errors of the database, and kind [`ErrorKind::Aborted`] if this transaction can only be rolled back.
+    /// Errors of the database, after which this transaction can only be rolled back, and kind [`ErrorKind::Aborted`] if that
+    /// was so before. On Postgres a statement that fails outside a savepoint leads there.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves no savepoint behind.
+    /// When the future is dropped half-way, this transaction can only be rolled back.
     pub async fn savepoint(&mut self) -> Result<Transaction<'_, DB>, Error> {
         let (connection, scope) = self.parts()?;
+        // A savepoint that does not come about takes the whole transaction along: sqlx rolls back what is open then.
+        scope.is_running = true;
         let open = connection.begin().await;
         let open = open.map_err(|error| failed("begin a savepoint in", error, Fate::Nothing))?;
+        scope.is_running = false;
         let inner = Scope::new(Arc::clone(&scope.is_doomed));
         Ok(Transaction {
             level: Level::Savepoint {
@@ -174,7 +191,7 @@ impl<DB: Backend> Transaction<'_, DB> {
     /// Runs something once the transaction is committed and the cache has been told. A savepoint's is dropped with it when
     /// it is rolled back, and waits for the outermost commit otherwise.
     ///
-    /// It runs also when the future of [`Transaction::commit`] is dropped. A panic in it is logged and changes nothing.
+    /// It runs also when the future of [`Transaction::commit`] is dropped. A panic in it is logged and stops nothing else.
     pub fn after_commit(&mut self, callback: impl Future<Output = ()> + Send + 'static) {
         self.scope.callbacks.push(Box::pin(callback));
     }
@@ -186,7 +203,7 @@ impl<DB: Backend> Transaction<'_, DB> {
     /// Errors of the database. Kind [`ErrorKind::OutcomeUnknown`] when the connection was lost on the way: the rows stay
     /// uncached until it is certain that nothing can be committed any more. Kind [`ErrorKind::Store`] when an entity whose
     /// `on_outage` is `consistent` could not be announced, and kind [`ErrorKind::Aborted`] when a statement was dropped
-    /// half-way or the database has rolled the transaction back: then nothing was committed.
+    /// half-way or the database has rolled the transaction back: then nothing of it was committed.
     ///
     /// # Cancel safety
     ///
@@ -208,7 +225,8 @@ impl<DB: Backend> Transaction<'_, DB> {
             Level::Savepoint { open, parent } => {
                 parent.is_running = true;
                 let released = open.commit().await;
-                parent.is_running = false;
+                // A savepoint that is gone elsewhere has gone with its transaction.
+                parent.is_running = released.is_err() && DB::DIALECT != Dialect::Postgres;
                 released.map_err(|error| failed("commit a savepoint of", error, Fate::Nothing))?;
                 parent.absorb(scope);
                 Ok(())
@@ -226,11 +244,51 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// As dropping the transaction.
     pub async fn rollback(self) -> Result<(), Error> {
-        let rolled_back = match self.level {
-            Level::Top(open) => open.rollback().await,
-            Level::Savepoint { open, .. } => open.rollback().await,
+        let Self { level, scope } = self;
+        if scope.is_running {
+            // The connection is in the middle of something, and its answer may never come; the pool sees to it.
+            return Ok(());
+        }
+        let rolled_back = match level {
+            Level::Top(open) => {
+                let rolled_back = open.rollback().await;
+                if scope.is_raw || scope.is_doomed() {
+                    // Where the database had rolled back by itself, what was written after that was committed.
+                    let staged = Announcement::new(Token::draw(), scope.staging);
+                    staged.end(Ending::Undone).await;
+                }
+                rolled_back
+            }
+            Level::Savepoint { open, parent } => {
+                parent.is_raw |= scope.is_raw;
+                open.rollback().await
+            }
         };
         rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
+    }
+
+    /// Reads a row of a repository.
+    pub(crate) async fn find<E: Entity>(
+        &mut self,
+        repository: &Inner<E, DB>,
+        id: &E::Id,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let key = repository.key(id)?;
+        let (connection, scope) = self.parts()?;
+        // A read that is dropped leaves nothing behind but, on MySQL, a connection that is of no use.
+        scope.is_running = DB::DIALECT == Dialect::MySql;
+        let found = repository.database.select(connection, id).await;
+        scope.is_running = false;
+        match found {
+            Ok(row) => Ok(row.map(Arc::new)),
+            Err(error) => {
+                if database::dooms_transaction(&error) {
+                    scope.is_doomed.store(true, Ordering::Relaxed);
+                }
+                let what = repository.what(&key);
+                Err(database::describe("load", &what, error, Fate::Nothing))
+            }
+        }
     }
 
     /// Notes a key that statements of the user's own have changed or will change.
@@ -284,6 +342,11 @@ impl<DB: Backend> Transaction<'_, DB> {
         scope.settle(repository, written)
     }
 
+    /// Whether the database has rolled the transaction back.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.scope.is_doomed()
+    }
+
     /// The connection and what is noted, unless the transaction can only be rolled back.
     pub(crate) fn parts(&mut self) -> Result<(&mut DB::Connection, &mut Scope), Error> {
         self.scope.check()?;
@@ -312,10 +375,11 @@ impl Scope {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let why = if self.is_doomed.load(Ordering::Relaxed) {
-            "the database has rolled it back because of a deadlock; begin a new one"
+        let why = if self.is_doomed() {
+            "the database has rolled it back, because of a deadlock or another failure that ends a transaction; begin a new one"
         } else if self.is_running {
-            "a statement of it was dropped half-way, so nobody knows whether it was run; roll the transaction back"
+            "a statement or savepoint of it was dropped half-way or has failed, so nobody knows what was run; \
+             roll the transaction back"
         } else {
             return Ok(());
         };
@@ -323,6 +387,10 @@ impl Scope {
             ErrorKind::Aborted,
             format!("a transaction cannot go on: {why}"),
         ))
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.is_doomed.load(Ordering::Relaxed)
     }
 
     /// Takes note of how a write has ended.
@@ -357,30 +425,26 @@ async fn commit<DB: Backend>(
     open: sqlx::Transaction<'static, DB>,
     scope: Scope,
 ) -> Result<(), Error> {
-    let Scope {
-        staging, callbacks, ..
-    } = scope;
-    commit_announced(open, staging).await?;
-    if !callbacks.is_empty() {
-        let run = async {
-            for callback in callbacks {
-                callback.await;
-            }
-        };
-        if let Err(stopped) = tokio::spawn(run.in_current_span()).await {
+    let is_seen = !scope.is_raw && scope.callbacks.is_empty();
+    commit_announced(open, scope.staging, is_seen).await?;
+    for callback in scope.callbacks {
+        if let Err(stopped) = tokio::spawn(callback.in_current_span()).await {
             tracing::error!(%stopped, "a callback after a commit failed; the transaction is committed");
         }
     }
     Ok(())
 }
 
+/// Commits. `is_seen` says that no statement was run but those that were staged.
 async fn commit_announced<DB: Backend>(
     mut open: sqlx::Transaction<'static, DB>,
     staging: Staging,
+    is_seen: bool,
 ) -> Result<(), Error> {
-    let deadline = staging
-        .intent_ttl()
-        .and_then(|ttl| DB::DIALECT.deadline(ttl));
+    let ttl = staging.intent_ttl();
+    // Also where nothing is announced: it tells whether the transaction is still open.
+    let ttl = ttl.or((!is_seen).then_some(Policy::DEFAULT.intent_ttl));
+    let deadline = ttl.and_then(|ttl| DB::DIALECT.deadline(ttl));
     let mut announcement = Announcement::new(Token::draw(), staging);
     // The intent is placed and the deadline set at the same time.
     let (limited, ()) = tokio::join!(
@@ -394,7 +458,8 @@ async fn commit_announced<DB: Backend>(
     );
     let reset = deadline.and_then(|deadline| deadline.reset);
     if let Err(error) = limited {
-        // Postgres refuses every statement after one that failed, and would answer a commit by rolling back.
+        // Postgres refuses every statement after one that failed, and would answer a commit by rolling back. On MySQL what
+        // was written after a rollback by the database is committed, so its keys are dropped.
         announcement.end(Ending::Undone).await;
         return Err(failed("commit", error, Fate::Nothing));
     }

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     backend::Backend,
     bulk::{Batch, Done},
-    database::{self, Fate, Write},
+    database::Write,
     entity::Entity,
     error::Error,
     key::AsId,
@@ -53,21 +53,11 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing.
+    /// Dropping the future changes nothing. On MySQL and MariaDB the transaction can then only be rolled back, because sqlx
+    /// cannot use a connection again whose statement was dropped while it was being prepared.
     pub async fn find(&mut self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
         let id = id.as_id();
-        let inner = &self.repository.0;
-        let key = inner.key(&id)?;
-        let (connection, _) = self.transaction.parts()?;
-        match inner.database.select(connection, &id).await {
-            Ok(row) => Ok(row.map(Arc::new)),
-            Err(error) => Err(database::describe(
-                "load",
-                &inner.what(&key),
-                error,
-                Fate::Nothing,
-            )),
-        }
+        self.transaction.find(&self.repository.0, &id).await
     }
 
     /// Whether there is a row with this id, as the transaction sees it.

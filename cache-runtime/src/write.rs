@@ -22,12 +22,16 @@ use crate::{
     error::{Error, ErrorKind},
     key::Key,
     policy::{Coherence, Strategy},
+    repair::Repair,
     repository::Inner,
     state::{Lease, Meta},
-    store::Publication,
+    store::{Publication, Store},
     token::Token,
     transaction::Transaction,
 };
+
+/// How often a write in a transaction of its own is begun again because it was the victim of a deadlock.
+const MOST_DEADLOCKS: u32 = 10;
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Runs a write to its end. The row, where it was read back.
@@ -52,10 +56,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self: &Arc<Self>,
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
-        let mut transaction = Transaction::begin(&self.database.pool).await?;
-        let row = transaction.write(self, write).await?;
-        transaction.commit().await?;
-        Ok(row)
+        let mut deadlocks = 0;
+        loop {
+            let mut transaction = Transaction::begin(&self.database.pool).await?;
+            match transaction.write(self, write).await {
+                Ok(row) => {
+                    transaction.commit().await?;
+                    return Ok(row);
+                }
+                // Nothing of it was done, and nobody else has a part in it. InnoDB lets two saves of a new row meet like
+                // that: each has locked the gap that the other inserts into.
+                Err(_) if transaction.is_doomed() && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// One statement that commits by itself.
@@ -93,6 +107,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         drop(connection);
         let row = written.row.map(Arc::new);
+        if let Some(other) = self.key_of_other(&key, row.as_ref()) {
+            // A trigger has given the row another id, whose absence may be known.
+            if self.cache.store.invalidate(&other).await.is_err() {
+                self.cache.repairs.remember(&other, Repair::Drop);
+            }
+        }
         announcement.publish(self.publication(write, &key, row.as_ref()));
         announcement.end(Ending::Committed).await;
         Ok(row)
@@ -113,17 +133,27 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Some(key) => self.what(key),
             None => E::SPEC.name.to_owned(),
         };
-        let written = self.database.apply(connection, write).await;
-        let Written { rows, row } = written.map_err(|error| StagedFailure {
-            dooms: database::dooms_transaction(&error),
-            // Nothing is applied before the commit.
-            error: database::describe(write.verb(), &what(), error, Fate::Nothing),
-        })?;
+        let written = match self.database.apply(connection, write).await {
+            Ok(written) => written,
+            Err(error) => {
+                let is_done = Fate::of(&error) != Fate::Nothing;
+                if let Some(key) = known.clone().filter(|_| is_done) {
+                    // It may have been carried out although its answer could not be read.
+                    staging.touch(Arc::clone(self) as Arc<dyn Site>, key, None);
+                }
+                return Err(StagedFailure {
+                    dooms: database::dooms_transaction(&error) || (is_done && known.is_none()),
+                    // Nothing is applied before the commit.
+                    error: database::describe(write.verb(), &what(), error, Fate::Nothing),
+                });
+            }
+        };
+        let Written { rows, row } = written;
         let row = row.map(Arc::new);
         let key = match (known, &row) {
             (Some(key), _) => key,
-            (None, Some(row)) => self.key(&row.id())?,
-            (None, None) => return Err(self.untold_id().into()),
+            (None, Some(row)) => self.key(&row.id()).map_err(StagedFailure::dooming)?,
+            (None, None) => return Err(StagedFailure::dooming(self.untold_id())),
         };
         if rows == 0 {
             return Err(self.refused(connection, write, &key).await.into());
@@ -140,8 +170,21 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         key: Key,
         row: Option<&Arc<E>>,
     ) {
+        if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
+            staging.unpublish_rows();
+        }
+        let site = Arc::clone(self) as Arc<dyn Site>;
+        if let Some(other) = self.key_of_other(&key, row) {
+            staging.touch(Arc::clone(&site), other, None);
+        }
         let publication = self.publication(write, &key, row);
-        staging.touch(Arc::clone(self) as Arc<dyn Site>, key, publication);
+        staging.touch(site, key, publication);
+    }
+
+    /// The key of the row that was written, if a trigger has given it another id than it was written under.
+    fn key_of_other(&self, key: &Key, row: Option<&Arc<E>>) -> Option<Key> {
+        let own = self.key(&row?.id()).ok()?;
+        (own != *key).then_some(own)
     }
 
     pub(crate) fn untold_id(&self) -> Error {
@@ -195,7 +238,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Write::Insert(_) | Write::Delete(_) => false,
         };
         if is_compared {
-            match self.database.select(connection, &write.id()).await {
+            match self.database.select_current(connection, &write.id()).await {
                 Ok(Some(current)) => {
                     let message = format!(
                         "failed to {verb} {what}: the row was changed since it was read; its version is another one"
@@ -213,7 +256,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     "failed to save {what}: there is a row whose id the database calls equal but spells differently"
                 ),
             ),
-            _ => Error::new(
+            Write::Insert(_) => Error::new(
+                ErrorKind::Database,
+                format!(
+                    "failed to insert {what}: the database accepted the statement and inserted nothing; a trigger may have \
+                     suppressed it"
+                ),
+            ),
+            Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Error::new(
                 ErrorKind::NotFound,
                 format!("failed to {verb} {what}: there is no such row"),
             ),
@@ -226,6 +276,13 @@ pub(crate) struct StagedFailure {
     pub(crate) error: Error,
     /// Whether the database has rolled the whole transaction back.
     pub(crate) dooms: bool,
+}
+
+impl StagedFailure {
+    /// A failure after which nobody can tell which keys the transaction has touched.
+    pub(crate) fn dooming(error: Error) -> Self {
+        Self { error, dooms: true }
+    }
 }
 
 impl From<Error> for StagedFailure {

@@ -148,9 +148,9 @@ async fn a_committed_transaction_leaves_its_last_rows_in_the_cache<DB: Tested>(w
     here.insert(&Through::new(2, "old")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     let mut within = here.within(&mut transaction);
+    within.delete(2).await.unwrap();
     within.update(&Through::new(1, "first")).await.unwrap();
     within.update(&Through::new(1, "last")).await.unwrap();
-    within.delete(2).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(cached(&there, 1).await.as_deref(), Some("last"));
     assert_eq!(cached(&there, 2).await, None);

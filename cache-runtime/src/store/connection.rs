@@ -421,6 +421,10 @@ impl Connector {
             Ok(()) => {
                 self.conditions.accepted(HEARTBEAT);
                 link.pulse.trust_from(sent_us);
+                // Not during the handshake with a successor, before which nothing may be forgotten.
+                if self.run() == link.number {
+                    self.repairs.accepted(sent_us);
+                }
             }
             Err(error) => self.conditions.refused(HEARTBEAT, error),
         }
