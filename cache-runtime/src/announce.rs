@@ -252,12 +252,8 @@ impl Announcement {
     /// (see [`Announcement::refusal`]).
     pub(crate) async fn begin(&mut self) {
         self.reach(Point::BeforeBegin);
-        let shortest = self
-            .parts
-            .iter()
-            .map(|part| part.site.policy().intent_ttl)
-            .min()
-            .unwrap_or(Duration::MAX);
+        let lives = self.parts.iter().map(|part| part.site.policy().intent_ttl);
+        let Some(shortest) = lives.min() else { return };
         // Counted from before the commands are sent, so from earlier than the store counts.
         self.renewal = Deadline::after(shortest / 3);
         let intent = self.intent;
