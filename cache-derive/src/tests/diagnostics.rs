@@ -243,12 +243,12 @@ fn lease_must_outlive_the_wait_for_it() {
 }
 
 #[test]
-fn intent_lives_for_at_least_a_second() {
+fn intent_lives_for_at_least_two_seconds() {
     one(
-        &entity(r#"intent(ttl = "999ms")"#),
-        "`ttl` is 999 ms, but an intent must live for at least 1 s",
+        &entity(r#"intent(ttl = "1999ms")"#),
+        "`ttl` is 1999 ms, but an intent must live for at least 2 s",
     );
-    assert_eq!(faults(&entity(r#"intent(ttl = "1s")"#)), [""; 0]);
+    assert_eq!(faults(&entity(r#"intent(ttl = "2s")"#)), [""; 0]);
     one(&entity("intent()"), "`intent` expects keys in parentheses");
     one(&entity("intent(ttl = 5)"), "`ttl` expects a duration");
     one(

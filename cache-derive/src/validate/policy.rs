@@ -13,8 +13,9 @@ use crate::{
 /// What the runtime uses where `lease(..)` does not say: see `Policy::DEFAULT` there.
 const DEFAULT_LEASE_TTL: u64 = 5_000;
 const DEFAULT_LEASE_WAIT: u64 = 100;
-/// The shortest life of an intent: a round trip, a statement and the pauses of a busy machine must fit in.
-const SHORTEST_INTENT_TTL: u64 = 1_000;
+/// The shortest life of an intent: a round trip, a statement and the pauses of a busy machine must fit in, and so must the
+/// deadline that a commit is given, which MySQL counts in whole seconds.
+const SHORTEST_INTENT_TTL: u64 = 2_000;
 
 /// Judges the options; those that could not be read are left out.
 pub(super) fn check(errors: &mut Errors, settings: &Settings) -> Policy {
@@ -91,7 +92,7 @@ fn check_intent(errors: &mut Errors, settings: &Settings) {
     {
         let help = help(Place::Intent, "ttl");
         let message = format!(
-            "`ttl` is {milliseconds} ms, but an intent must live for at least 1 s to outlive a slow round trip\n{help}"
+            "`ttl` is {milliseconds} ms, but an intent must live for at least 2 s, because the deadline of a commit is shorter and counted in seconds\n{help}"
         );
         errors.report(&setting.name, message);
     }
