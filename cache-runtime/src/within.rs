@@ -227,6 +227,18 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         self.transaction.touch(&self.repository.0, key)
     }
 
+    /// As [`Within::touch`], for several rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Within::touch`]; none of the rows is named then.
+    pub fn touch_many(&mut self, ids: &[E::Id]) -> Result<(), Error> {
+        let keys = ids.iter().map(|id| self.repository.0.key(id));
+        let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+        keys.into_iter()
+            .try_for_each(|key| self.transaction.touch(&self.repository.0, key))
+    }
+
     /// Says that statements of one's own on [`Transaction::connection`] have changed or will change rows of the entity that
     /// cannot be named, so that the cache drops all of its rows right after the commit.
     ///

@@ -286,17 +286,22 @@ async fn read_before_commit<R: Row, DB: Tested>(world: &World<DB>) -> String {
 
 async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Item, DB>::of(world).await;
-    for id in 1..=2 {
+    for id in 1..=4 {
         rows.here.insert(&Item::new(id, "old")).await.unwrap();
         rows.see(id, Some("old")).await;
         rows.are_warm(id).await;
     }
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     raw(&mut transaction, "UPDATE items SET name = 'raw'").await;
-    rows.here.within(&mut transaction).touch(1).unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    within.touch(1).unwrap();
+    within.touch_many(&[2, 3]).unwrap();
     transaction.commit().await.unwrap();
-    rows.see(1, Some("raw")).await;
-    rows.see(2, Some("old")).await;
+    for id in 1..=3 {
+        rows.see(id, Some("raw")).await;
+    }
+    // Nobody named this one.
+    rows.see(4, Some("old")).await;
 }
 
 /// By a statement that names no row, in a transaction and past larder altogether; rows of other entities stay.
