@@ -4,7 +4,9 @@ use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, MySql, Postgres, Sqlite};
 
-use crate::world::{Item, ItemRepository, Tested, World, everywhere, on_both_stores, on_postgres};
+use crate::world::{
+    Item, ItemRepository, Tested, World, everywhere, on_both_stores, on_mysql, on_postgres,
+};
 
 everywhere!(
     a_batch_reaches_the_database_and_every_reader,
@@ -21,7 +23,11 @@ on_both_stores!(
     a_batch_announces_all_keys_at_once,
     a_store_that_fails_within_a_batch_leaves_no_old_row,
 );
-on_postgres!(a_batch_of_postgres_is_one_statement,);
+on_mysql!(an_id_that_the_database_pads_is_one_a_batch_can_insert,);
+on_postgres!(
+    a_batch_of_postgres_is_one_statement,
+    a_row_that_a_trigger_suppresses_is_an_error_of_its_batch,
+);
 
 fn items(ids: impl IntoIterator<Item = i64>, name: &str) -> Vec<Item> {
     ids.into_iter().map(|id| Item::new(id, name)).collect()
@@ -395,4 +401,64 @@ async fn a_batch_of_postgres_is_one_statement(world: &World<Postgres>) {
     repository.inner().delete_many(&ids).await.unwrap();
     assert_eq!(world.database.statement_log().count_on("items"), 3);
     world.pool.acquire().await.unwrap().ping().await.unwrap();
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "codes")]
+struct Code {
+    #[cached(id)]
+    code: String,
+    name: String,
+}
+
+/// A CHAR loses the spaces at its end, so the row that is read back has another spelling of the id that was given.
+async fn an_id_that_the_database_pads_is_one_a_batch_can_insert(world: &World<MySql>) {
+    world
+        .sql("CREATE TABLE codes (code CHAR(10) NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL)")
+        .await;
+    let codes = Code::repository(&world.cache, world.pool.clone());
+    let code = |code: &str| Code {
+        code: code.to_owned(),
+        name: "padded".to_owned(),
+    };
+    codes.insert(&code("a ")).await.unwrap();
+    let inserted = codes.inner().insert_many(&[code("b "), code("c")]).await;
+    assert_eq!(inserted.unwrap().len(), 2);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "drafts")]
+struct Draft {
+    #[cached(id, generated)]
+    id: i64,
+    title: String,
+}
+
+/// The database reports fewer rows than it was given, and no error.
+async fn a_row_that_a_trigger_suppresses_is_an_error_of_its_batch(world: &World<Postgres>) {
+    world
+        .sql("CREATE TABLE drafts (id BIGSERIAL PRIMARY KEY, title TEXT NOT NULL)")
+        .await;
+    world
+        .sql("CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        .await;
+    world.sql("CREATE TRIGGER suppress BEFORE INSERT ON items FOR EACH ROW WHEN (NEW.name = 'bad') EXECUTE FUNCTION suppress()").await;
+    world.sql("CREATE TRIGGER suppress BEFORE INSERT ON drafts FOR EACH ROW WHEN (NEW.title = 'bad') EXECUTE FUNCTION suppress()").await;
+    let items = world.items();
+    let rows = [Item::new(1, "bad"), Item::new(2, "good")];
+    let error = items.inner().insert_many(&rows).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    for id in [1, 2] {
+        assert_eq!(items.find_uncached(id).await.unwrap(), None);
+        assert_eq!(items.find(id).await.unwrap(), None);
+    }
+    let drafts = Draft::repository(&world.cache, world.pool.clone());
+    let rows = ["bad", "good"].map(|title| Draft {
+        id: 0,
+        title: title.to_owned(),
+    });
+    let error = drafts.inner().insert_many(&rows).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    let kept = world.text("SELECT COUNT(*)::TEXT FROM drafts").await;
+    assert_eq!(kept, "0");
 }

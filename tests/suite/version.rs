@@ -2,14 +2,19 @@
 
 use larder::{Cached, Error, ErrorKind, Origin, Transaction};
 use serde::{Deserialize, Serialize};
+use sqlx::MySql;
 
-use crate::world::{Item, Tested, World, at_once, everywhere};
+use crate::world::{Item, Tested, World, at_once, everywhere, on_mysql};
 
 everywhere!(
     a_version_is_compared_and_counted_up_by_every_write,
     a_lost_race_is_a_conflict_that_carries_the_current_row,
     a_conflict_in_a_batch_changes_nothing,
     updates_are_lost_without_a_version_and_never_with_one,
+);
+on_mysql!(
+    a_conflict_carries_the_current_row_and_not_the_one_of_the_snapshot,
+    a_row_that_the_snapshot_does_not_hold_is_a_conflict_and_not_missing,
 );
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -116,6 +121,39 @@ async fn a_lost_race_is_a_conflict_that_carries_the_current_row<DB: Tested>(worl
         accounts.delete(&nobody).await.unwrap_err().kind(),
         ErrorKind::NotFound
     );
+}
+
+/// A transaction of MySQL reads from a snapshot, which is older than the row that its statement has met.
+async fn a_conflict_carries_the_current_row_and_not_the_one_of_the_snapshot(world: &World<MySql>) {
+    let accounts = accounts(world).await;
+    accounts.insert(&account(10, 1)).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = accounts.within(&mut transaction);
+    assert_eq!(
+        within.find(1).await.unwrap().as_deref(),
+        Some(&account(10, 1))
+    );
+    accounts.update(&account(20, 1)).await.unwrap();
+    let error = within.update(&account(99, 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.current::<Account>().as_deref(), Some(&account(20, 2)));
+    transaction.rollback().await.unwrap();
+}
+
+async fn a_row_that_the_snapshot_does_not_hold_is_a_conflict_and_not_missing(world: &World<MySql>) {
+    let accounts = accounts(world).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = accounts.within(&mut transaction);
+    assert_eq!(within.find(1).await.unwrap(), None);
+    accounts.insert(&account(10, 5)).await.unwrap();
+    for error in [
+        within.save(&account(99, 1)).await.unwrap_err(),
+        within.update(&account(99, 1)).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(error.current::<Account>().as_deref(), Some(&account(10, 5)));
+    }
+    transaction.rollback().await.unwrap();
 }
 
 async fn a_conflict_in_a_batch_changes_nothing<DB: Tested>(world: &World<DB>) {

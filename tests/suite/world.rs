@@ -361,6 +361,16 @@ macro_rules! on_postgres {
     };
 }
 
+/// Makes a test of each case for both stores, over MySQL.
+macro_rules! on_mysql {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, memory, Memory, MySql);
+            crate::world::case!($case, redis, Redis, MySql);
+        })*
+    };
+}
+
 /// Makes a test of each case for the in-process store, over the databases that are servers.
 macro_rules! on_servers {
     ($($case:ident),* $(,)?) => {
@@ -393,4 +403,4 @@ macro_rules! case {
     };
 }
 
-pub(crate) use {case, everywhere, on_both_stores, on_postgres, on_redis, on_servers};
+pub(crate) use {case, everywhere, on_both_stores, on_mysql, on_postgres, on_redis, on_servers};

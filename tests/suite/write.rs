@@ -27,6 +27,7 @@ everywhere!(
     a_change_that_changes_nothing_is_a_success,
     a_row_of_nothing_but_its_id_can_be_written,
     many_writers_and_readers_never_see_an_older_row,
+    concurrent_saves_of_a_new_row_all_succeed,
 );
 on_both_stores!(two_fields_for_one_column_are_refused_at_start,);
 on_postgres!(
@@ -358,6 +359,23 @@ async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &Wor
     let kept = repositories[0].find_uncached(1).await.unwrap();
     for items in &repositories {
         assert_eq!(items.find(1).await.unwrap(), kept);
+    }
+}
+
+/// Each finds no row, and all but one find that it is there after all.
+async fn concurrent_saves_of_a_new_row_all_succeed<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    for id in 0..10 {
+        let saved = at_once(6, |saver| {
+            let items = items.clone();
+            async move { items.save(&Item::new(id, &format!("{saver}"))).await }
+        })
+        .await;
+        for saved in saved {
+            saved.unwrap();
+        }
+        let held = items.find_uncached(id).await.unwrap();
+        assert_eq!(items.find(id).await.unwrap(), held);
     }
 }
 
