@@ -21,6 +21,7 @@ mod negative;
 mod on_outage;
 mod outage;
 mod processes;
+mod publication;
 mod read;
 mod refusals;
 mod repair;

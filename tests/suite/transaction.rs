@@ -40,7 +40,7 @@ on_both_stores!(
     reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off,
     a_transaction_that_is_dropped_is_rolled_back,
     a_commit_whose_caller_is_gone_runs_to_its_end,
-    a_callback_that_panics_does_not_undo_the_commit,
+    a_callback_that_panics_undoes_neither_the_commit_nor_the_next_callback,
     raw_statements_take_back_what_was_to_be_published,
 );
 on_postgres!(
@@ -83,13 +83,13 @@ impl Row for Through {
 }
 
 /// The rows as this process and as another one see them.
-struct Both<R: Row, DB: Tested> {
-    here: Repository<R, DB>,
-    there: Repository<R, DB>,
+pub(crate) struct Both<R: Row, DB: Tested> {
+    pub(crate) here: Repository<R, DB>,
+    pub(crate) there: Repository<R, DB>,
 }
 
 impl<R: Row, DB: Tested> Both<R, DB> {
-    async fn of(world: &World<DB>) -> Self {
+    pub(crate) async fn of(world: &World<DB>) -> Self {
         world.sql("DELETE FROM items").await;
         Self {
             here: Repository::new(&world.cache, world.pool.clone()),
@@ -98,15 +98,23 @@ impl<R: Row, DB: Tested> Both<R, DB> {
     }
 
     /// Everybody reads this name, or that there is no such row.
-    async fn see(&self, id: i64, name: Option<&str>) {
+    pub(crate) async fn see(&self, id: i64, name: Option<&str>) {
         for rows in [&self.here, &self.there] {
             let row = rows.find(id).await.unwrap();
             assert_eq!(row.as_deref().map(Row::name), name, "row {id}");
         }
     }
 
+    /// The name that the database holds, which is the one that everybody reads.
+    pub(crate) async fn agree(&self, id: i64) -> Option<String> {
+        let row = self.here.find_uncached(id).await.unwrap();
+        let held = row.map(|row| row.name().to_owned());
+        self.see(id, held.as_deref()).await;
+        held
+    }
+
     /// Everybody has this row from the cache.
-    async fn are_warm(&self, id: i64) {
+    pub(crate) async fn are_warm(&self, id: i64) {
         for rows in [&self.here, &self.there] {
             eventually("the row is cached", async || {
                 rows.find_outcome(id).await.unwrap().origin == Origin::Cache
@@ -346,7 +354,7 @@ async fn raw_statements_over_unknown_rows_are_seen_when_all_are_touched<DB: Test
     rows.see(1, Some("past larder")).await;
 }
 
-async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text: &'static str) {
+pub(crate) async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text: &'static str) {
     DB::run(transaction.connection(), sqlx::SqlStr::from_static(text))
         .await
         .unwrap();
@@ -407,7 +415,9 @@ async fn cache_effects_are_done_before_what_was_left_for_after_the_commit<DB: Te
     );
 }
 
-async fn a_callback_that_panics_does_not_undo_the_commit<DB: Tested>(world: &World<DB>) {
+async fn a_callback_that_panics_undoes_neither_the_commit_nor_the_next_callback<DB: Tested>(
+    world: &World<DB>,
+) {
     let rows = Both::<Item, DB>::of(world).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     rows.here
@@ -415,9 +425,15 @@ async fn a_callback_that_panics_does_not_undo_the_commit<DB: Tested>(world: &Wor
         .insert(&Item::new(1, "kept"))
         .await
         .unwrap();
+    let called = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&called);
     transaction.after_commit(async { panic!("on purpose") });
+    transaction.after_commit(async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
     transaction.commit().await.unwrap();
     rows.see(1, Some("kept")).await;
+    assert_eq!(called.load(Ordering::SeqCst), 1);
 }
 
 async fn reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off<
