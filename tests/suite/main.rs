@@ -17,6 +17,7 @@ mod expiry;
 mod failover;
 mod key;
 mod late_fills;
+mod lost_transactions;
 mod negative;
 mod on_outage;
 mod outage;

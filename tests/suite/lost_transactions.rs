@@ -1,0 +1,352 @@
+//! Transactions that were lost on the way: the database has rolled them back, or nobody knows how far they came.
+//!
+//! What is written after that would commit by itself, statement by statement, with nothing to roll back. So larder refuses
+//! it, and where it cannot know (a statement of the user's own failed), the cache must at least hold what the database holds.
+//!
+//! Not here: a lost connection (`transaction`), and a lost process (`crash`).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use larder::{Backend, Cached, Error, ErrorKind, Transaction};
+use serde::{Deserialize, Serialize};
+use sqlx::{MySql, Postgres, SqlStr, Sqlite};
+
+use crate::transaction::{Both, raw};
+use crate::world::{Tested, Through, World, everywhere, on_both_stores, on_mysql, on_postgres};
+
+everywhere!(a_savepoint_dropped_before_it_began_ends_its_transaction,);
+on_postgres!(
+    a_savepoint_that_is_refused_ends_its_transaction,
+    a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error,
+    a_write_whose_row_cannot_be_read_is_told_to_the_cache,
+);
+on_both_stores!(
+    a_transaction_that_a_trigger_has_rolled_back_cannot_go_on,
+    a_row_that_cannot_be_read_by_index_was_written_all_the_same,
+);
+on_mysql!(
+    a_transaction_that_its_snapshot_has_ended_cannot_go_on,
+    a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold,
+);
+
+mod a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself {
+    crate::world::case!(
+        a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself,
+        postgres,
+        Memory,
+        Postgres
+    );
+    crate::world::case!(
+        a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself,
+        sqlite,
+        Memory,
+        Sqlite
+    );
+}
+
+/// Runs a future until it has waited so many times, and drops it then. `None` says that it was dropped.
+async fn dropped_after<T>(waits: u32, future: impl Future<Output = T>) -> Option<T> {
+    let patience = async {
+        for _ in 0..waits {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = patience => None,
+    }
+}
+
+fn is_aborted<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::Aborted)
+}
+
+/// Three rows after a base, of which the transaction has changed the first.
+async fn begun<DB: Tested>(
+    world: &World<DB>,
+    rows: &Both<Through, DB>,
+    base: i64,
+) -> Transaction<'static, DB> {
+    rows.here
+        .insert_many(&[1, 2, 3].map(|id| Through::new(base + id, "old")))
+        .await
+        .unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut transaction)
+        .update(&Through::new(base + 1, "first"))
+        .await
+        .unwrap();
+    transaction
+}
+
+/// Postgres refuses every statement after one that failed. The batch begins a savepoint, and sqlx rolls back for its sake.
+async fn a_savepoint_that_is_refused_ends_its_transaction(world: &World<Postgres>) {
+    let rows = Both::<Through, Postgres>::of(world).await;
+    let mut transaction = begun(world, &rows, 0).await;
+    let mut within = rows.here.within(&mut transaction);
+    let error = within.insert(&Through::new(2, "again")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Duplicate, "{error}");
+    within
+        .insert_many(&[Through::new(4, "new")])
+        .await
+        .unwrap_err();
+    let written = within.update(&Through::new(2, "second")).await;
+    assert!(is_aborted(&written), "{written:?}");
+    transaction.rollback().await.unwrap();
+    for id in 1..=3 {
+        assert_eq!(rows.agree(id).await.as_deref(), Some("old"));
+    }
+}
+
+async fn a_savepoint_dropped_before_it_began_ends_its_transaction<DB: Tested>(world: &World<DB>) {
+    for commits in [true, false] {
+        // SQLite may answer before there is anything to wait for. Then the savepoint has begun, and another round follows.
+        while !savepoint_is_dropped(world, commits).await {}
+    }
+}
+
+/// Begins a savepoint, drops it when it would wait for the first time, and goes on. Returns whether it was dropped so early.
+async fn savepoint_is_dropped<DB: Tested>(world: &World<DB>, commits: bool) -> bool {
+    let rows = Both::<Through, DB>::of(world).await;
+    let mut transaction = begun(world, &rows, 0).await;
+    let was_dropped = dropped_after(0, transaction.savepoint()).await.is_none();
+    let mut within = rows.here.within(&mut transaction);
+    let written = within.update(&Through::new(2, "second")).await;
+    assert_eq!(is_aborted(&written), was_dropped, "{written:?}");
+    let (mut first, mut second) = ("old", "old");
+    if commits {
+        let committed = transaction.commit().await;
+        assert_eq!(is_aborted(&committed), was_dropped, "{committed:?}");
+        if committed.is_ok() {
+            (first, second) = ("first", "second");
+        }
+    } else {
+        transaction.rollback().await.unwrap();
+    }
+    assert_eq!(rows.agree(1).await.as_deref(), Some(first));
+    assert_eq!(rows.agree(2).await.as_deref(), Some(second));
+    was_dropped
+}
+
+/// At every step: while its savepoint begins, while its rows are written, while its savepoint ends.
+async fn a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = Both::<Through, DB>::of(world).await;
+    let mut drops = 0;
+    for waits in 0..40 {
+        // Rows of its own for every round, so that no entry of another round hides what this one has left.
+        let base = 10 * i64::from(waits);
+        let mut transaction = begun(world, &rows, base).await;
+        let batch = [4, 5].map(|id| Through::new(base + id, "batch"));
+        let mut within = rows.here.within(&mut transaction);
+        let inserted = dropped_after(waits, within.insert_many(&batch)).await;
+        let was_dropped = inserted.is_none();
+        drops += u32::from(was_dropped);
+        let written = rows
+            .here
+            .within(&mut transaction)
+            .update(&Through::new(base + 3, "third"))
+            .await;
+        let early = rows.agree(base + 3).await;
+        let committed = transaction.commit().await;
+        let case = format!("{waits} waits, dropped {was_dropped}, {written:?}, {committed:?}");
+        assert_eq!(early.as_deref(), Some("old"), "{case}");
+        let expected = |is_applied: bool, name| Some(if is_applied { name } else { "old" });
+        let is_committed = committed.is_ok();
+        for (id, name) in [
+            (1, expected(is_committed, "first")),
+            (2, Some("old")),
+            (3, expected(is_committed && written.is_ok(), "third")),
+            (4, (is_committed && !was_dropped).then_some("batch")),
+            (5, (is_committed && !was_dropped).then_some("batch")),
+        ] {
+            assert_eq!(rows.agree(base + id).await.as_deref(), name, "{id}: {case}");
+        }
+    }
+    assert!(drops > 0, "none was dropped in time");
+}
+
+async fn a_transaction_that_a_trigger_has_rolled_back_cannot_go_on(world: &World<Sqlite>) {
+    world
+        .raw("CREATE TRIGGER refuse BEFORE INSERT ON items WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
+        .await;
+    let rows = Both::<Through, Sqlite>::of(world).await;
+    let mut transaction = begun(world, &rows, 0).await;
+    let mut within = rows.here.within(&mut transaction);
+    within.insert(&Through::new(4, "bad")).await.unwrap_err();
+    let written = within.update(&Through::new(2, "second")).await;
+    assert!(is_aborted(&written), "{written:?}");
+    let committed = transaction.commit().await;
+    assert!(is_aborted(&committed), "{committed:?}");
+    for id in 1..=3 {
+        assert_eq!(rows.agree(id).await.as_deref(), Some("old"));
+    }
+}
+
+/// MariaDB with snapshot isolation, its default from 11.6 on, rolls back when a statement meets a row newer than its snapshot.
+async fn a_transaction_that_its_snapshot_has_ended_cannot_go_on(world: &World<MySql>) {
+    let rows = Both::<Through, MySql>::of(world).await;
+    rows.here
+        .insert_many(&[Through::new(1, "old"), Through::new(2, "old")])
+        .await
+        .unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    raw(
+        &mut transaction,
+        "SET SESSION innodb_snapshot_isolation = ON",
+    )
+    .await;
+    let mut within = rows.here.within(&mut transaction);
+    within.find(1).await.unwrap();
+    rows.here.update(&Through::new(1, "other")).await.unwrap();
+    within.update(&Through::new(1, "mine")).await.unwrap_err();
+    let written = within.update(&Through::new(2, "second")).await;
+    assert!(is_aborted(&written), "{written:?}");
+    transaction.rollback().await.unwrap();
+    assert_eq!(rows.agree(1).await.as_deref(), Some("other"));
+    assert_eq!(rows.agree(2).await.as_deref(), Some("old"));
+}
+
+/// Nobody tells larder that the statement failed, so what follows it is written without a transaction.
+async fn a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold(
+    world: &World<MySql>,
+) {
+    let rows = Both::<Through, MySql>::of(world).await;
+    let old: Vec<_> = (1..=9).map(|id| Through::new(id, "old")).collect();
+    rows.here.insert_many(&old).await.unwrap();
+    let mut victim = Transaction::begin(&world.pool).await.unwrap();
+    rows.here
+        .within(&mut victim)
+        .update(&Through::new(1, "victim"))
+        .await
+        .unwrap();
+    // The database gives up the one that has changed less, whichever closes the circle.
+    let mut survivor = Transaction::begin(&world.pool).await.unwrap();
+    let most: Vec<_> = (2..=8).map(|id| Through::new(id, "survivor")).collect();
+    let mut within = rows.here.within(&mut survivor);
+    within.update_many(&most).await.unwrap();
+    let crossing = tokio::spawn({
+        let here = rows.here.clone();
+        async move {
+            let mut within = here.within(&mut survivor);
+            within.update(&Through::new(1, "survivor")).await.unwrap();
+            survivor
+        }
+    });
+    let text = SqlStr::from_static("UPDATE items SET name = 'victim' WHERE id = 2");
+    MySql::run(victim.connection(), text).await.unwrap_err();
+    crossing.await.unwrap().rollback().await.unwrap();
+    let mut within = rows.here.within(&mut victim);
+    let _written = within.update(&Through::new(9, "victim")).await;
+    victim.rollback().await.unwrap();
+    rows.agree(9).await;
+    assert_eq!(rows.agree(1).await.as_deref(), Some("old"));
+    assert_eq!(rows.agree(2).await.as_deref(), Some("old"));
+}
+
+/// A raw statement has succeeded, one of larder has failed: nothing is left to announce, and still nothing was committed.
+async fn a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error(
+    world: &World<Postgres>,
+) {
+    let rows = Both::<Through, Postgres>::of(world).await;
+    rows.here.insert(&Through::new(1, "old")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    raw(
+        &mut transaction,
+        "INSERT INTO items (id, name, quantity) VALUES (2, 'raw', 1)",
+    )
+    .await;
+    let called = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&called);
+    transaction.after_commit(async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut within = rows.here.within(&mut transaction);
+    within.insert(&Through::new(1, "again")).await.unwrap_err();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    assert_eq!(called.load(Ordering::SeqCst), 0);
+    assert_eq!(rows.agree(2).await, None);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_through")]
+struct Noted {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: String,
+    quantity: i64,
+}
+
+/// The statement fails for its caller, but it was run: the commit must not leave the old row cached.
+async fn a_write_whose_row_cannot_be_read_is_told_to_the_cache(world: &World<Postgres>) {
+    world.sql("CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.note = ''bad'' THEN NEW.note := NULL; END IF; RETURN NEW; END'").await;
+    world
+        .sql("CREATE TRIGGER forget BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION forget()")
+        .await;
+    let rows = Noted::repository(&world.cache, world.pool.clone());
+    let row = |name: &str, note: &str| Noted {
+        id: 1,
+        name: name.to_owned(),
+        note: note.to_owned(),
+        quantity: 1,
+    };
+    rows.insert(&row("old", "good")).await.unwrap();
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = rows.within(&mut transaction);
+    let error = within.update(&row("new", "bad")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
+    transaction.commit().await.unwrap();
+    assert_eq!(world.text("SELECT name FROM items").await, "new");
+    let error = rows.find(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
+}
+
+/// A row that is read by position, and by one too many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Cached)]
+#[cached(table = "items", strategy = "write_through")]
+struct ByIndex {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for ByIndex
+where
+    usize: sqlx::ColumnIndex<R>,
+    i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get(0)?,
+            name: row.try_get(9)?,
+            note: None,
+            quantity: 1,
+        })
+    }
+}
+
+async fn a_row_that_cannot_be_read_by_index_was_written_all_the_same(world: &World<Sqlite>) {
+    let rows = ByIndex::repository(&world.cache, world.pool.clone());
+    let row = ByIndex {
+        id: 1,
+        name: "written".to_owned(),
+        note: None,
+        quantity: 1,
+    };
+    let error = rows.insert(&row).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
+    assert_eq!(world.text("SELECT name FROM items").await, "written");
+    let error = rows.find(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
+}
