@@ -168,6 +168,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             rows.insert(self.key(&row.id())?, Arc::new(row));
         }
         if changed.count < batch.len() {
+            if let Batch::Insert(_) = &batch {
+                return Err(self.inserted_fewer(changed.count, batch.len()).into());
+            }
             let refused = self.first_refused(connection, batch, changed.missing, &rows);
             return Err(refused.await.into());
         }
@@ -237,9 +240,6 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         missing: Option<usize>,
         written: &HashMap<Key, Arc<E>>,
     ) -> Error {
-        if let Batch::Insert(rows) = &batch {
-            return self.inserted_fewer(written.len(), rows.len());
-        }
         for (at, write) in batch.writes().into_iter().enumerate() {
             let key = match self.key(&write.id()) {
                 Ok(key) => key,

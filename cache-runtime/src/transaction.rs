@@ -251,7 +251,11 @@ impl<DB: Backend> Transaction<'_, DB> {
         }
         let rolled_back = match level {
             Level::Top(open) => {
-                let rolled_back = open.rollback().await;
+                let mut rolled_back = open.rollback().await;
+                if scope.is_doomed() {
+                    // The database has done it already, and may say so.
+                    rolled_back = Ok(());
+                }
                 if scope.is_raw || scope.is_doomed() {
                     // Where the database had rolled back by itself, what was written after that was committed.
                     let staged = Announcement::new(Token::draw(), scope.staging);
