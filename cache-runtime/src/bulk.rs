@@ -1,36 +1,25 @@
-//! Many rows with few statements.
+//! Batches: many writes of one kind, all or none.
 //!
-//! 1. A batch is cut into chunks that fit the dialect: one array per column where every column has an array type (Postgres,
-//!    `UNNEST`), else rows of parameters up to the dialect's limit.
+//! 1. The rows go to the database in chunks (`chunks`).
 //! 2. What comes back is told apart by key and put into the order of the input.
 //! 3. A row that is not there, or not in its version, fails the whole batch; the caller's transaction or savepoint undoes
 //!    what was done before.
 //!
-//! Invariant: a statement reaches exactly the rows whose ids are given, byte for byte, as a single write does.
 //! Invariant: every row of a batch is staged for the cache like a single write, by the same code.
 //! Not here: the transaction around it (`transaction`).
 
 use std::{collections::HashMap, sync::Arc};
 
-use sqlx::SqlStr;
-
 use crate::{
     announce::{Site, Staging},
     backend::Backend,
-    column::{Array, Binder, Role},
-    database::{self, Database, Fate, Write},
+    database::{self, Fate, Write},
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
     repository::Inner,
-    statement::Text,
     write::StagedFailure,
 };
-
-/// How many rows travel as arrays in one statement: enough to make its own cost small, and few megabytes at once.
-const ROWS_AS_ARRAYS: usize = 5_000;
-/// How many rows travel as parameters in one statement. More gain nothing, and SQLite bounds the depth of a condition.
-const ROWS_AS_PARAMETERS: usize = 500;
 
 /// Many writes of one kind.
 pub(crate) enum Batch<E: Entity> {
@@ -38,29 +27,6 @@ pub(crate) enum Batch<E: Entity> {
     Update(Vec<E>),
     Delete(Vec<E::Id>),
     DeleteRows(Vec<E>),
-}
-
-/// The columns that the application gives for a new row.
-const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
-
-/// What statements did to many rows.
-pub(crate) struct Changed<E> {
-    /// How many rows they matched.
-    count: usize,
-    /// The rows as the database holds them, in any order, where they were read back.
-    rows: Vec<E>,
-    /// The place of the first row that was not matched, where that is known.
-    missing: Option<usize>,
-}
-
-impl<E> Default for Changed<E> {
-    fn default() -> Self {
-        Self {
-            count: 0,
-            rows: Vec::new(),
-            missing: None,
-        }
-    }
 }
 
 /// What a batch did.
@@ -297,251 +263,4 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         Ok(())
     }
-}
-
-impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// Inserts rows.
-    pub(crate) async fn insert_rows(
-        &self,
-        connection: &mut DB::Connection,
-        rows: &[E],
-    ) -> Result<Changed<E>, sqlx::Error> {
-        let reads_back = self.statements.reads_back;
-        let text = Text::new(E::SPEC.table, &self.columns);
-        let mut changed = Changed::default();
-        if self.has_arrays(GIVEN_ON_INSERT) {
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let sql = text.insert_arrays(GIVEN_ON_INSERT, reads_back);
-                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
-                self.insert_chunk(connection, sql, arguments, rows, &mut changed)
-                    .await?;
-            }
-            return Ok(changed);
-        }
-        let columns = self.count(GIVEN_ON_INSERT);
-        for rows in rows.chunks(rows_per_statement::<DB>(columns)) {
-            let sql = text.insert_rows(GIVEN_ON_INSERT, rows.len(), reads_back);
-            let mut arguments = DB::Arguments::default();
-            for row in rows {
-                (self.binding.bind)(row, &mut Binder::new(&mut arguments, GIVEN_ON_INSERT))
-                    .map_err(sqlx::Error::Encode)?;
-            }
-            self.insert_chunk(connection, sql, arguments, rows, &mut changed)
-                .await?;
-        }
-        Ok(changed)
-    }
-
-    async fn insert_chunk(
-        &self,
-        connection: &mut DB::Connection,
-        sql: SqlStr,
-        arguments: DB::Arguments,
-        rows: &[E],
-        changed: &mut Changed<E>,
-    ) -> Result<(), sqlx::Error> {
-        let returns = self.statements.reads_back && DB::DIALECT.returns_rows();
-        if returns {
-            return self
-                .run_returning(connection, sql, arguments, changed)
-                .await;
-        }
-        let done = DB::execute(connection, sql, arguments).await?;
-        changed.count += usize::try_from(done.rows).unwrap_or(usize::MAX);
-        if self.statements.reads_back {
-            changed
-                .rows
-                .extend(self.select_rows(connection, rows).await?);
-        }
-        Ok(())
-    }
-
-    async fn run_returning(
-        &self,
-        connection: &mut DB::Connection,
-        sql: SqlStr,
-        arguments: DB::Arguments,
-        changed: &mut Changed<E>,
-    ) -> Result<(), sqlx::Error> {
-        for row in DB::fetch_all(connection, sql, arguments).await? {
-            changed.count += 1;
-            changed.rows.push((self.binding.from_row)(&row)?);
-        }
-        Ok(())
-    }
-
-    /// Inserts rows whose ids the database chooses, and returns them in their order.
-    async fn insert_generated(
-        &self,
-        connection: &mut DB::Connection,
-        rows: &[E],
-    ) -> Result<Vec<E>, sqlx::Error> {
-        let mut written = Vec::with_capacity(rows.len());
-        if self.has_arrays(GIVEN_ON_INSERT) {
-            // Postgres inserts what an ordered SELECT yields one by one, and returns each as it was inserted.
-            let text = Text::new(E::SPEC.table, &self.columns);
-            let mut changed = Changed::default();
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let sql = text.insert_arrays(GIVEN_ON_INSERT, true);
-                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
-                self.run_returning(connection, sql, arguments, &mut changed)
-                    .await?;
-            }
-            return Ok(changed.rows);
-        }
-        // Elsewhere, which row got which id is told for one row at a time only.
-        for row in rows {
-            written.extend(self.insert(connection, row).await?.row);
-        }
-        Ok(written)
-    }
-
-    /// Changes rows. Those that are not there, or not in their version, are not among the changed ones.
-    pub(crate) async fn update_rows(
-        &self,
-        connection: &mut DB::Connection,
-        rows: &[E],
-    ) -> Result<Changed<E>, sqlx::Error> {
-        let mut changed = Changed::default();
-        if self.has_arrays(Role::is_saved) {
-            let text = Text::new(E::SPEC.table, &self.columns);
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let arguments = self.arrays_of_rows(rows, Role::is_saved)?;
-                self.run_returning(connection, text.update_arrays(), arguments, &mut changed)
-                    .await?;
-            }
-            return Ok(changed);
-        }
-        for (at, row) in rows.iter().enumerate() {
-            let updated = self.update(connection, row).await?;
-            if updated.rows == 0 {
-                changed.missing = Some(at);
-                break;
-            }
-            changed.count += 1;
-            changed.rows.extend(updated.row);
-        }
-        Ok(changed)
-    }
-
-    /// Deletes rows by their ids. How many there were.
-    pub(crate) async fn delete_ids(
-        &self,
-        connection: &mut DB::Connection,
-        ids: &[E::Id],
-    ) -> Result<u64, sqlx::Error> {
-        self.delete_each(
-            connection,
-            ids,
-            false,
-            |id, arguments| self.bind_id(id, arguments).map_err(sqlx::Error::Encode),
-            |id, binder| (self.binding.bind_id)(id, binder),
-        )
-        .await
-    }
-
-    /// Deletes rows in the versions they have here. How many there were.
-    pub(crate) async fn delete_rows(
-        &self,
-        connection: &mut DB::Connection,
-        rows: &[E],
-    ) -> Result<u64, sqlx::Error> {
-        self.delete_each(
-            connection,
-            rows,
-            E::SPEC.versioned,
-            |row, arguments| self.bind_row(row, arguments),
-            |row, binder| (self.binding.bind)(row, binder),
-        )
-        .await
-    }
-
-    async fn delete_each<T>(
-        &self,
-        connection: &mut DB::Connection,
-        items: &[T],
-        compares_version: bool,
-        bind: impl Fn(&T, &mut DB::Arguments) -> Result<(), sqlx::Error>,
-        add: impl Fn(&T, &mut Binder<'_, DB>) -> Result<(), sqlx::error::BoxDynError>,
-    ) -> Result<u64, sqlx::Error> {
-        let text = Text::new(E::SPEC.table, &self.columns);
-        let told_by = Text::<DB>::told_by(compares_version);
-        let mut deleted = 0;
-        if self.has_arrays(told_by) {
-            for items in items.chunks(ROWS_AS_ARRAYS) {
-                let arguments = self.arrays(items, told_by, &add)?;
-                let sql = text.delete_arrays(compares_version);
-                deleted += DB::execute(connection, sql, arguments).await?.rows;
-            }
-            return Ok(deleted);
-        }
-        let columns = text.parameters_per_row(compares_version);
-        for items in items.chunks(rows_per_statement::<DB>(columns)) {
-            let mut arguments = DB::Arguments::default();
-            for item in items {
-                bind(item, &mut arguments)?;
-            }
-            let sql = text.delete_rows(items.len(), compares_version);
-            deleted += DB::execute(connection, sql, arguments).await?.rows;
-        }
-        Ok(deleted)
-    }
-
-    /// Reads rows back by their ids, in any order.
-    async fn select_rows(
-        &self,
-        connection: &mut DB::Connection,
-        rows: &[E],
-    ) -> Result<Vec<E>, sqlx::Error> {
-        let text = Text::new(E::SPEC.table, &self.columns);
-        let mut arguments = DB::Arguments::default();
-        for row in rows {
-            self.bind_id(&row.id(), &mut arguments)
-                .map_err(sqlx::Error::Encode)?;
-        }
-        let found = DB::fetch_all(connection, text.select_rows(rows.len()), arguments).await?;
-        found.iter().map(self.binding.from_row).collect()
-    }
-
-    fn arrays_of_rows(
-        &self,
-        rows: &[E],
-        wanted: fn(Role) -> bool,
-    ) -> Result<DB::Arguments, sqlx::Error> {
-        self.arrays(rows, wanted, |row, binder| (self.binding.bind)(row, binder))
-    }
-
-    /// One array per wanted column.
-    fn arrays<T>(
-        &self,
-        items: &[T],
-        wanted: fn(Role) -> bool,
-        add: impl Fn(&T, &mut Binder<'_, DB>) -> Result<(), sqlx::error::BoxDynError>,
-    ) -> Result<DB::Arguments, sqlx::Error> {
-        let columns = self.columns.iter().filter(|column| wanted(column.role));
-        let mut arrays = vec![Array::default(); columns.clone().count()];
-        for item in items {
-            add(item, &mut Binder::arrays(&mut arrays, wanted)).map_err(sqlx::Error::Encode)?;
-        }
-        let mut arguments = DB::Arguments::default();
-        for (array, column) in arrays.into_iter().zip(columns) {
-            DB::add_array(&mut arguments, array, &column.type_info).map_err(sqlx::Error::Encode)?;
-        }
-        Ok(arguments)
-    }
-
-    /// Whether all wanted columns can be sent as arrays.
-    fn has_arrays(&self, wanted: fn(Role) -> bool) -> bool {
-        let mut columns = self.columns.iter().filter(|column| wanted(column.role));
-        self.count(wanted) > 0 && columns.all(|column| DB::has_arrays_of(&column.type_info))
-    }
-
-    fn count(&self, wanted: fn(Role) -> bool) -> usize {
-        let columns = self.columns.iter().filter(|column| wanted(column.role));
-        columns.count()
-    }
-}
-
-fn rows_per_statement<DB: Backend>(parameters_per_row: usize) -> usize {
-    (DB::DIALECT.most_parameters() / parameters_per_row.max(1)).clamp(1, ROWS_AS_PARAMETERS)
 }

@@ -27,6 +27,7 @@ mod announce;
 pub mod backend;
 mod bulk;
 mod cache;
+mod chunks;
 mod clock;
 pub mod codec;
 #[doc(hidden)]

@@ -1,0 +1,148 @@
+//! What databases spell differently: names, parameters, exact comparison, the beginning and the deadline of a transaction.
+
+use std::time::Duration;
+
+use sqlx::SqlStr;
+
+use super::sql;
+
+/// How a database spells its statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL and MariaDB.
+    MySql,
+    /// SQLite.
+    Sqlite,
+}
+
+impl Dialect {
+    pub(super) fn placeholder(self, number: usize) -> String {
+        match self {
+            Self::Postgres => format!("${number}"),
+            Self::MySql => "?".to_owned(),
+            Self::Sqlite => format!("?{number}"),
+        }
+    }
+
+    /// A name as the dialect quotes it.
+    pub(crate) fn quote(self, name: &str) -> String {
+        // SQLite takes a name in double quotes that is no column for a text, and would answer with it.
+        let quote = match self {
+            Self::MySql | Self::Sqlite => '`',
+            Self::Postgres => '"',
+        };
+        let doubled = name.replace(quote, &format!("{quote}{quote}"));
+        format!("{quote}{doubled}{quote}")
+    }
+
+    /// The name of a table as the dialect quotes it; a dot separates its schema from it.
+    pub(crate) fn quote_table(self, table: &str) -> String {
+        let parts: Vec<_> = table.split('.').map(|part| self.quote(part)).collect();
+        parts.join(".")
+    }
+
+    /// Whether a write can return the row it wrote.
+    pub(crate) const fn returns_rows(self) -> bool {
+        !matches!(self, Self::MySql)
+    }
+
+    /// How many parameters a statement may have.
+    pub(crate) const fn most_parameters(self) -> usize {
+        match self {
+            Self::Postgres | Self::MySql => 65_535,
+            Self::Sqlite => 32_766,
+        }
+    }
+
+    /// Whether a parameter of the statement can be used twice by its number.
+    pub(super) const fn numbers_parameters(self) -> bool {
+        !matches!(self, Self::MySql)
+    }
+
+    /// Whether values of a type have spellings that differ but that a collation may call equal.
+    pub(crate) fn is_text(self, type_name: &str) -> bool {
+        let name = type_name.trim_matches('"').to_ascii_uppercase();
+        match self {
+            Self::Postgres => matches!(
+                name.as_str(),
+                "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "CITEXT"
+            ),
+            Self::MySql => name.ends_with("CHAR") || name.ends_with("TEXT") || name == "ENUM",
+            Self::Sqlite => name == "TEXT",
+        }
+    }
+
+    /// The byte-for-byte comparison of a text column with a parameter.
+    pub(super) fn exactly(self, column: &str, parameter: &str) -> String {
+        match self {
+            Self::Postgres => format!("{column}::text = {parameter}::text COLLATE \"C\""),
+            Self::MySql => format!(
+                "CAST(CONVERT({column} USING utf8mb4) AS BINARY) = CAST({parameter} AS BINARY)"
+            ),
+            Self::Sqlite => format!("{column} = {parameter} COLLATE BINARY"),
+        }
+    }
+}
+
+/// A bound on how long a transaction may be idle, or its commit may run.
+#[derive(Clone, Debug)]
+pub(crate) struct DeadlineSql {
+    /// Sets it on the connection.
+    pub(crate) set: SqlStr,
+    /// Takes it back, where it would outlive the transaction.
+    pub(crate) reset: Option<SqlStr>,
+}
+
+/// Where a transaction of MySQL begins. It vanishes when the database rolls the transaction back by itself.
+const BEGUN: &str = "SAVEPOINT larder_begun";
+
+impl Dialect {
+    /// What begins a transaction in place of `BEGIN`.
+    pub(crate) const fn begin(self) -> Option<&'static str> {
+        match self {
+            Self::MySql => Some("BEGIN; SAVEPOINT larder_begun"),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
+    /// What follows a beginning in the user's own words.
+    pub(crate) const fn begun(self) -> Option<&'static str> {
+        match self {
+            Self::MySql => Some(BEGUN),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
+    /// Makes the database give up a commit before an intent of this life expires, should the process stop or be cut off
+    /// between the two: a commit that comes later would find readers storing the old row. Fails if the transaction is no
+    /// longer open.
+    pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
+        // An intent that is as old as a third of its life is renewed before the commit.
+        let within = intent_ttl * 3 / 5;
+        match self {
+            // What waits for the commit is done in a statement, because a commit has no time-out.
+            Self::Postgres => Some(DeadlineSql {
+                set: sql(format!(
+                    "SET LOCAL idle_in_transaction_session_timeout = {0}; SET LOCAL statement_timeout = {0}; \
+                     SET CONSTRAINTS ALL IMMEDIATE",
+                    within.as_millis()
+                )),
+                reset: None,
+            }),
+            // Idle sessions only: there is no bound for the commit itself.
+            Self::MySql => Some(DeadlineSql {
+                set: sql(format!(
+                    "RELEASE {BEGUN}; SET @larder_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = {}",
+                    within.as_secs().max(1)
+                )),
+                reset: Some(SqlStr::from_static(
+                    "SET SESSION wait_timeout = @larder_wait_timeout",
+                )),
+            }),
+            // The database dies with the process, and nobody else commits for it.
+            Self::Sqlite => None,
+        }
+    }
+}
