@@ -439,6 +439,18 @@ pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
     false
 }
 
+/// Whether a statement was the victim of a deadlock that has taken its transaction with it.
+pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+    #[cfg(feature = "mysql")]
+    if let sqlx::Error::Database(refusal) = error
+        && let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+    {
+        return refusal.number() == 1213;
+    }
+    let _ = error;
+    false
+}
+
 /// Whether an error of the database means that it stopped, and not that it refused.
 fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
     #[cfg(feature = "mysql")]

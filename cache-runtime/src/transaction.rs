@@ -256,8 +256,9 @@ impl<DB: Backend> Transaction<'_, DB> {
                     // The database has done it already, and may say so.
                     rolled_back = Ok(());
                 }
-                if scope.is_raw || scope.is_doomed() {
-                    // Where the database had rolled back by itself, what was written after that was committed.
+                if DB::DIALECT != Dialect::Postgres && (scope.is_raw || scope.is_doomed()) {
+                    // Where the database had rolled back by itself, what was written after that was committed. Postgres
+                    // refuses it.
                     let staged = Announcement::new(Token::draw(), scope.staging);
                     staged.end(Ending::Undone).await;
                 }
@@ -344,11 +345,6 @@ impl<DB: Backend> Transaction<'_, DB> {
             .write_batch_staged(connection, &mut scope.staging, batch)
             .await;
         scope.settle(repository, written)
-    }
-
-    /// Whether the database has rolled the transaction back.
-    pub(crate) fn is_doomed(&self) -> bool {
-        self.scope.is_doomed()
     }
 
     /// The connection and what is noted, unless the transaction can only be rolled back.

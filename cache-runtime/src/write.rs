@@ -66,7 +66,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 }
                 // Nothing of it was done, and nobody else has a part in it. InnoDB lets two saves of a new row meet like
                 // that: each has locked the gap that the other inserts into.
-                Err(_) if transaction.is_doomed() && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
+                Err(error)
+                    if deadlocks < MOST_DEADLOCKS
+                        && error.database_error().is_some_and(database::is_deadlock) =>
+                {
+                    deadlocks += 1;
+                }
                 Err(error) => return Err(error),
             }
         }
