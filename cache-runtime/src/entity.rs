@@ -19,7 +19,7 @@ use crate::source::Binding;
 )]
 pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The type of the field marked `#[cached(id)]`; a tuple in field order when several fields are marked.
-    type Id: Clone + Serialize + Send + Sync + 'static;
+    type Id: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// Everything about the entity that does not depend on a value or on a database.
     const SPEC: EntitySpec;

@@ -9,7 +9,7 @@ use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// `update` or `delete` named a row that does not exist.
+    /// `update`, `delete` or `modify` named a row that does not exist.
     NotFound,
     /// A unique constraint of the database refused the row, or a batch names one row twice.
     Duplicate,
@@ -26,6 +26,8 @@ pub enum ErrorKind {
     /// The store could not be reached: for an operation that is about the store alone, or for a write of an entity whose
     /// `on_outage` is `consistent`, which then changed nothing.
     Store,
+    /// As many writes are queued as may be, and the entity's `on_full` is `refuse`. Nothing was written.
+    Backpressure,
     /// The task that loaded or wrote the row panicked or was stopped with its runtime, or a transaction cannot go on.
     Aborted,
 }

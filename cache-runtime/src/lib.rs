@@ -25,6 +25,8 @@ compile_error!(
 
 mod announce;
 pub mod backend;
+#[doc(hidden)]
+pub mod behind;
 mod bulk;
 mod cache;
 mod chunks;

@@ -36,6 +36,42 @@ pub struct Policy {
     pub on_outage: OnOutage,
     /// Whether triggers change the rows after the statement that wrote them, so that what it returned must not be cached.
     pub after_triggers: bool,
+    /// How writes are queued, under [`Strategy::WriteBehind`].
+    pub queue: QueuePolicy,
+}
+
+/// How the writes of a write-behind entity are queued and brought to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueuePolicy {
+    /// Into how many queues the rows are spread by their ids, 1 to 256. Each is in order and flushed by itself.
+    pub partitions: u16,
+    /// How many writes may wait in all queues together.
+    pub max_pending: u64,
+    /// What a write does when the queue is full.
+    pub on_full: OnFull,
+    /// What an acknowledged write survives; `None` asks Redis for [`Durability::Fsync`], and the in-process store for what
+    /// it can do.
+    pub durability: Option<Durability>,
+    /// How many writes a flush takes at most.
+    pub batch: u32,
+    /// How long a flush waits for more writes to join it.
+    pub linger: Duration,
+    /// The directory of the in-process store's journal.
+    pub journal: Option<&'static str>,
+}
+
+impl QueuePolicy {
+    /// The queue of an entity that names no option.
+    pub const DEFAULT: Self = Self {
+        partitions: 4,
+        max_pending: 100_000,
+        on_full: OnFull::Sync,
+        durability: None,
+        batch: 1_000,
+        linger: Duration::from_millis(10),
+        journal: None,
+    };
 }
 
 impl Policy {
@@ -54,6 +90,7 @@ impl Policy {
         intent_ttl: Duration::from_secs(10),
         on_outage: OnOutage::Available,
         after_triggers: false,
+        queue: QueuePolicy::DEFAULT,
     };
 
     /// Sets the caching pattern.
@@ -153,6 +190,55 @@ impl Policy {
         self.after_triggers = true;
         self
     }
+
+    /// Sets into how many queues the rows are spread.
+    #[must_use]
+    pub const fn partitions(mut self, partitions: u16) -> Self {
+        self.queue.partitions = partitions;
+        self
+    }
+
+    /// Sets how many writes may wait.
+    #[must_use]
+    pub const fn max_pending(mut self, writes: u64) -> Self {
+        self.queue.max_pending = writes;
+        self
+    }
+
+    /// Sets what a write does when the queue is full.
+    #[must_use]
+    pub const fn on_full(mut self, on_full: OnFull) -> Self {
+        self.queue.on_full = on_full;
+        self
+    }
+
+    /// Sets what an acknowledged write survives.
+    #[must_use]
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.queue.durability = Some(durability);
+        self
+    }
+
+    /// Sets how many writes a flush takes at most.
+    #[must_use]
+    pub const fn batch(mut self, writes: u32) -> Self {
+        self.queue.batch = writes;
+        self
+    }
+
+    /// Sets how long a flush waits for more writes, in milliseconds.
+    #[must_use]
+    pub const fn linger(mut self, milliseconds: u64) -> Self {
+        self.queue.linger = Duration::from_millis(milliseconds);
+        self
+    }
+
+    /// Sets the directory of the in-process store's journal.
+    #[must_use]
+    pub const fn journal(mut self, path: &'static str) -> Self {
+        self.queue.journal = Some(path);
+        self
+    }
 }
 
 /// The caching pattern of an entity.
@@ -163,6 +249,30 @@ pub enum Strategy {
     Aside,
     /// Reads fill the cache, writes go to the database and then store the row as the database holds it.
     WriteThrough,
+    /// Writes go to a queue in the store, which acknowledges them and serves them at once; the database gets them later, in
+    /// batches.
+    WriteBehind,
+}
+
+/// What a write does when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// It makes room by bringing queued writes to the database itself, and returns when its own has arrived there.
+    Sync,
+    /// It fails with the kind `Backpressure`.
+    Refuse,
+}
+
+/// What an acknowledged write of a write-behind entity survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The loss of power: it is on disk.
+    Fsync,
+    /// The death of the program. A crash of Redis or of its machine can take what was written since the last time that Redis
+    /// wrote its file, one to two seconds with `appendfsync everysec`.
+    Memory,
 }
 
 /// What a write does when it cannot be announced to the store, because the store is away.

@@ -11,7 +11,7 @@ pub use crate::{
     entity::{Entity, EntitySpec},
     error::Error,
     key::AsId,
-    policy::{Coherence, OnOutage, Policy, Strategy},
+    policy::{Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
     repository::{Outcome, Repository},
     schema::SchemaReport,
     source::{Probe, ProbeFallback, ProbeTypeFallback, Source},

@@ -1,0 +1,49 @@
+//! Write-behind: a write is acknowledged when it stands in a queue of the store, and the database gets it later.
+//!
+//! 1. A *put* stores the row at its key as `Pending`, marks the key in the partition's index, and appends the row to the
+//!    partition's queue: one atomic step of the store, whose answer is the acknowledgement (`put`).
+//! 2. Readers are served the pending row like any other. A pending row that the store has lost is rebuilt from the queue.
+//! 3. A *flush* takes the writes behind the position that the database knows, the last one of each key, and in one
+//!    transaction moves the position by compare-and-set and applies them (`apply`). Only then are the marks cleared and the
+//!    queue cut off (`flush`).
+//!
+//! Invariant: the position and the rows are committed together, so a write is applied exactly once, in the order of its
+//! queue, whoever stops or starts when.
+//! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
+
+pub mod mark;
+
+use std::sync::Arc;
+
+use crate::{entity::Entity, key::Key};
+
+/// One write taken from a queue.
+#[derive(Clone)]
+pub(crate) struct Queued<E: Entity> {
+    /// Its place in the queue.
+    pub(crate) number: u64,
+    /// The key of the row.
+    pub(crate) key: Key,
+    /// What the row is to become.
+    pub(crate) image: Image<E>,
+}
+
+/// What a queued write makes of its row.
+#[derive(Clone)]
+pub(crate) enum Image<E: Entity> {
+    /// The whole row.
+    Row(Arc<E>),
+    /// No row.
+    Deletion(E::Id),
+    /// Something that this program cannot read, as another version has written it.
+    Unreadable {
+        /// Whether it is the id of a row to delete, and not a row.
+        is_deletion: bool,
+        /// The number of the codec that wrote it.
+        codec: u8,
+        /// What the codec wrote.
+        payload: Vec<u8>,
+        /// Why it cannot be read.
+        reason: String,
+    },
+}
