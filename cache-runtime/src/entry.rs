@@ -10,7 +10,8 @@
 //!    The first three bytes keep their meaning in every format.
 
 use crate::{
-    state::{Identity, Lease, Meta, State, Unreadable, Writers},
+    behind::mark::{MARK_LENGTH, Mark},
+    state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
     token::{ProcessId, TOKEN_LENGTH, Token},
 };
 
@@ -31,6 +32,8 @@ pub mod kind {
     pub const NEGATIVE: u8 = 3;
     /// Writers are at work; their intents follow the header.
     pub const WRITING: u8 = 4;
+    /// A queued write; its mark follows the header, then the row or the id of the row to delete.
+    pub const PENDING: u8 = 5;
 }
 
 /// The bits of the fourth byte.
@@ -39,6 +42,8 @@ pub mod flag {
     pub const CONTENDED: u8 = 1;
     /// There were too many intents to list.
     pub const SATURATED: u8 = 2;
+    /// The queued write deletes its row.
+    pub const DELETION: u8 = 4;
 }
 
 const PROCESS_LENGTH: usize = 8;
@@ -71,6 +76,14 @@ pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
             for intent in &writers.intents {
                 bytes.extend_from_slice(&intent.0);
             }
+            bytes
+        }
+        State::Pending(pending, payload) => {
+            let flags = if pending.is_deletion { flag::DELETION } else { 0 };
+            let meta = &pending.meta;
+            let mut bytes = header(kind::PENDING, flags, Some(&meta.lease), Some(meta));
+            bytes.extend_from_slice(&pending.mark.to_bytes());
+            bytes.extend_from_slice(payload);
             bytes
         }
         State::Unreadable(_) => Vec::new(),
@@ -118,6 +131,15 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
             contended: flags & flag::CONTENDED != 0,
             saturated: flags & flag::SATURATED != 0,
         })),
+        kind::PENDING => {
+            let (mark, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+            let pending = Pending {
+                mark: Mark::from_bytes(*mark),
+                is_deletion: flags & flag::DELETION != 0,
+                meta,
+            };
+            Some(State::Pending(pending, payload))
+        }
         _ => None,
     }
 }

@@ -236,7 +236,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Judged::Unserved(Next::Lease { over: true })
             }
             Found::Loading => Judged::Unserved(Next::Wait),
-            Found::Writing => Judged::Unserved(Next::Bypass),
+            Found::Writing | Found::Unsettled => Judged::Unserved(Next::Bypass),
         }
     }
 

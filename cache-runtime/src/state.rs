@@ -8,6 +8,9 @@
 //! 3. A writer announces its intent before its commit ([`begin`]), which replaces whatever was there, a lease included,
 //!    and takes the intent back after the commit ([`end`]).
 //!
+//! 4. A write-behind write is stored as pending ([`put`]), together with its place in the queue, and stays until it is
+//!    known to be in the database ([`settle`]).
+//!
 //! Invariant: an accepted fill proves that no intent was open or placed between the lease and the fill, and every commit
 //! lies between its `begin` and its `end`; so a served value contains every commit that finished before the read.
 //! Invariant: losing a key at any time is safe, because nothing is ever concluded from an absent key except that the row
@@ -16,7 +19,13 @@
 //! The idea of a lease that an invalidation kills is Facebook's memcache lease (Nishtala et al., NSDI 2013); intents that
 //! are placed before the commit, and the set of them, are what makes a reader safe before the writer returns as well.
 
-use crate::token::{ProcessId, Token};
+use crate::{
+    behind::mark::Mark,
+    token::{ProcessId, Token},
+};
+
+/// The remaining time of what has no end: a pending row stays until it is flushed.
+pub const FOREVER: u64 = u64::MAX;
 
 /// More writers of one key at once than this cannot be told apart any longer; the key stays off limits until the last
 /// intent has expired.
@@ -33,6 +42,9 @@ pub enum State<P> {
     Negative(Meta),
     /// Writers are between "about to commit" and "done".
     Writing(Writers),
+    /// A row, or its deletion, that stands in a queue and is not in the database yet. With it the row, or the id of a row
+    /// that is to be deleted.
+    Pending(Pending, P),
     /// Something that this version cannot judge: another version's business, or damage.
     Unreadable(Unreadable),
 }
@@ -68,6 +80,41 @@ pub struct Meta {
     pub load_cost_us: u32,
     /// The version of the row, or zero.
     pub version: u64,
+}
+
+/// What is known of a queued write beside its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pending {
+    /// The place of the write in the queue.
+    pub mark: Mark,
+    /// Whether it deletes the row.
+    pub is_deletion: bool,
+    /// As for a row; the lease is the write itself, with a token of its own.
+    pub meta: Meta,
+}
+
+/// What a queued write demands of what is at its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// Nothing.
+    Any,
+    /// That the row exists.
+    Present,
+    /// That it does not exist.
+    Absent,
+    /// That it is what a fill or a write with this token has left there.
+    Unchanged(Token),
+}
+
+/// Whether a demand is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Judgement {
+    /// It is.
+    Met,
+    /// It is not.
+    Refused,
+    /// What is at the key does not tell: the row must be loaded first.
+    Unknown,
 }
 
 /// The open intents of a key.
@@ -140,6 +187,8 @@ pub enum View {
     Loading,
     /// Somebody is writing: read the database and store nothing.
     Writing,
+    /// A queued write of another history or layout: find out whether it is in the database.
+    Unsettled,
 }
 
 /// What a reader of the given identity may conclude from a state.
@@ -153,6 +202,13 @@ pub fn view<P>(state: Option<&State<P>>, identity: Identity) -> View {
         Some(State::Loading(lease, _)) if lease.identity == identity => View::Loading,
         Some(State::Value(meta, _)) if meta.lease.identity == identity => View::Value,
         Some(State::Negative(meta)) if meta.lease.identity == identity => View::Negative,
+        Some(State::Pending(pending, _)) => {
+            match (pending.meta.lease.identity == identity, pending.is_deletion) {
+                (true, false) => View::Value,
+                (true, true) => View::Negative,
+                (false, _) => View::Unsettled,
+            }
+        }
         Some(State::Loading(..) | State::Value(..) | State::Negative(_)) => View::Foreign,
     }
 }
@@ -165,7 +221,9 @@ pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> St
             reply: true,
             wake: waiters(slot),
         },
-        View::Value | View::Negative | View::Loading | View::Writing => Step::unchanged(false),
+        View::Value | View::Negative | View::Loading | View::Writing | View::Unsettled => {
+            Step::unchanged(false)
+        }
     }
 }
 
@@ -235,7 +293,7 @@ pub fn release<P>(slot: Option<&Slot<P>>, token: Token) -> Step<P, bool> {
 /// A writer announces that it is about to commit. Whatever was there is gone, a lease in flight included. Announcing an
 /// intent again only prolongs it.
 pub fn begin<P>(slot: Option<&Slot<P>>, intent: Token, intent_ttl_ms: u64) -> Step<P, ()> {
-    if newer_writers(slot) {
+    if is_off_limits(slot) {
         return Step::unchanged(());
     }
     let (mut writers, remaining_ms) = match slot {
@@ -268,7 +326,7 @@ pub fn end<P>(
     publish: Option<State<P>>,
     ttl_ms: u64,
 ) -> Step<P, bool> {
-    if newer_writers(slot) {
+    if is_off_limits(slot) {
         return Step::unchanged(false);
     }
     let Some(Slot {
@@ -311,7 +369,7 @@ pub fn end<P>(
 
 /// Drops what is known of a key. Writers at work are only marked, so that none of them publishes.
 pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
-    if newer_writers(slot) {
+    if is_off_limits(slot) {
         return Step::unchanged(());
     }
     match slot {
@@ -330,6 +388,79 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
             wake: Vec::new(),
         },
         _ => erase(slot, ()),
+    }
+}
+
+/// Whether what is at a key meets a demand. A row of another history proves nothing.
+pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition) -> Judgement {
+    let known = match slot.map(|slot| &slot.state) {
+        Some(State::Value(meta, _)) if meta.lease.identity == identity => {
+            Some((true, meta.lease.token))
+        }
+        Some(State::Negative(meta)) if meta.lease.identity == identity => {
+            Some((false, meta.lease.token))
+        }
+        // What layout it has does not matter here.
+        Some(State::Pending(pending, _))
+            if pending.meta.lease.identity.stamp == identity.stamp =>
+        {
+            Some((!pending.is_deletion, pending.meta.lease.token))
+        }
+        _ => None,
+    };
+    let met = match (condition, known) {
+        (Condition::Any, _) => true,
+        (_, None) => return Judgement::Unknown,
+        (Condition::Present, Some((exists, _))) => exists,
+        (Condition::Absent, Some((exists, _))) => !exists,
+        (Condition::Unchanged(wanted), Some((_, token))) => token == wanted,
+    };
+    if met {
+        Judgement::Met
+    } else {
+        Judgement::Refused
+    }
+}
+
+/// A queued write is stored until it is flushed, if its demand is met. Whatever was there is gone, a lease in flight
+/// included. The caller appends it to the queue in the same atomic step.
+pub fn put<P>(
+    slot: Option<&Slot<P>>,
+    pending: Pending,
+    payload: P,
+    condition: Condition,
+) -> Step<P, Judgement> {
+    if newer_writers(slot) {
+        return Step::unchanged(Judgement::Unknown);
+    }
+    match judge(slot, pending.meta.lease.identity, condition) {
+        Judgement::Met => Step {
+            change: Change::Put(State::Pending(pending, payload), FOREVER),
+            reply: Judgement::Met,
+            wake: waiters(slot),
+        },
+        judgement => Step::unchanged(judgement),
+    }
+}
+
+/// A queued write has arrived in the database, or will never: what it left becomes an ordinary entry for `keep_ms`, or
+/// nothing with zero. A later write of the same key is left alone. Answers whether the write was the latest.
+pub fn settle<P: Clone>(slot: Option<&Slot<P>>, mark: Mark, keep_ms: u64) -> Step<P, bool> {
+    let Some(State::Pending(pending, payload)) = slot.map(|slot| &slot.state) else {
+        return Step::unchanged(false);
+    };
+    if pending.mark != mark {
+        return Step::unchanged(false);
+    }
+    let change = match (keep_ms, pending.is_deletion) {
+        (0, _) => Change::Delete,
+        (_, false) => Change::Put(State::Value(pending.meta, payload.clone()), keep_ms),
+        (_, true) => Change::Put(State::Negative(pending.meta), keep_ms),
+    };
+    Step {
+        change,
+        reply: true,
+        wake: Vec::new(),
     }
 }
 
@@ -363,6 +494,11 @@ fn erase<P, R>(slot: Option<&Slot<P>>, reply: R) -> Step<P, R> {
         reply,
         wake: waiters(slot),
     }
+}
+
+/// Whether a key is not to be touched by intents: queued writes are newer than anything the database has.
+fn is_off_limits<P>(slot: Option<&Slot<P>>) -> bool {
+    newer_writers(slot) || matches!(slot.map(|slot| &slot.state), Some(State::Pending(..)))
 }
 
 /// Whether writers of a newer version are at work, whose intents this version cannot read.

@@ -129,6 +129,7 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
         State::Negative(meta) => State::Negative(*meta),
         State::Loading(lease, waiters) => State::Loading(*lease, waiters.clone()),
         State::Writing(writers) => State::Writing(writers.clone()),
+        State::Pending(pending, payload) => State::Pending(*pending, payload.as_slice()),
         State::Unreadable(Unreadable::Damaged) => return b"something else entirely".to_vec(),
         State::Unreadable(Unreadable::LaterFormat { writing }) => {
             let number = if *writing { entry::kind::WRITING } else { 99 };

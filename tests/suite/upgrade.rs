@@ -410,6 +410,7 @@ fn borrowed(state: &State<Vec<u8>>) -> State<&[u8]> {
         State::Value(meta, payload) => State::Value(*meta, payload),
         State::Negative(meta) => State::Negative(*meta),
         State::Writing(writers) => State::Writing(writers.clone()),
+        State::Pending(pending, payload) => State::Pending(*pending, payload),
         State::Unreadable(unreadable) => State::Unreadable(*unreadable),
     }
 }

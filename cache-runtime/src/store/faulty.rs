@@ -321,6 +321,9 @@ fn to_bytes(state: &State<Payload>) -> Vec<u8> {
         State::Loading(lease, waiters) => entry::encode(&State::Loading(*lease, waiters.clone())),
         State::Negative(meta) => entry::encode(&State::Negative(*meta)),
         State::Writing(writers) => entry::encode(&State::Writing(writers.clone())),
+        State::Pending(pending, row) => {
+            entry::encode(&State::Pending(*pending, payload(row).as_slice()))
+        }
         State::Unreadable(unreadable) => entry::encode(&State::Unreadable(*unreadable)),
     }
 }

@@ -154,34 +154,19 @@ impl MemoryStore {
     }
 
     fn found(&self, slot: Option<Slot<Payload>>, identity: Identity) -> Found {
-        match (
-            state::view(slot.as_ref().map(|slot| &slot.state), identity),
-            slot,
-        ) {
-            (
-                View::Value,
-                Some(Slot {
-                    state: State::Value(meta, payload),
-                    ..
-                }),
-            ) => Found::Value(meta, payload),
-            (
-                View::Negative,
-                Some(Slot {
-                    state: State::Negative(meta),
-                    ..
-                }),
-            ) => Found::Negative(meta),
+        let view = state::view(slot.as_ref().map(|slot| &slot.state), identity);
+        match (view, slot.map(|slot| slot.state)) {
+            (View::Value, Some(State::Value(meta, payload))) => Found::Value(meta, payload),
+            (View::Value, Some(State::Pending(pending, payload))) => {
+                Found::Value(pending.meta, payload)
+            }
+            (View::Negative, Some(State::Negative(meta))) => Found::Negative(meta),
+            (View::Negative, Some(State::Pending(pending, _))) => Found::Negative(pending.meta),
             (View::Loading, _) => Found::Loading,
             (View::Writing, _) => Found::Writing,
-            (View::Foreign, slot) => Found::Foreign {
-                damaged: matches!(
-                    slot,
-                    Some(Slot {
-                        state: State::Unreadable(_),
-                        ..
-                    })
-                ),
+            (View::Unsettled, _) => Found::Unsettled,
+            (View::Foreign, state) => Found::Foreign {
+                damaged: matches!(state, Some(State::Unreadable(_))),
             },
             (View::Absent | View::Value | View::Negative, _) => Found::Absent,
         }

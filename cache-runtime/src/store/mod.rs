@@ -64,6 +64,8 @@ pub enum Found {
     Loading,
     /// A write.
     Writing,
+    /// A queued write of another history or layout.
+    Unsettled,
 }
 
 /// What a fill stores.

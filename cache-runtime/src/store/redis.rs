@@ -15,6 +15,7 @@ use std::{
 use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use crate::{
+    behind::mark::MARK_LENGTH,
     entry,
     error::StoreError,
     key::Key,
@@ -264,7 +265,16 @@ fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
             let meta = *meta;
             Found::Value(meta, Payload::Bytes(bytes, entry::HEADER_LENGTH))
         }
+        (View::Value, State::Pending(pending, _)) => {
+            let meta = pending.meta;
+            Found::Value(
+                meta,
+                Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH),
+            )
+        }
         (View::Negative, State::Negative(meta)) => Found::Negative(*meta),
+        (View::Negative, State::Pending(pending, _)) => Found::Negative(pending.meta),
+        (View::Unsettled, _) => Found::Unsettled,
         (View::Loading, _) => Found::Loading,
         (View::Writing, _) => Found::Writing,
         (_, state) => Found::Foreign {

@@ -3,7 +3,7 @@
 local key, lease, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
-local known = k == WRITING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
+local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
 if known then return raw end
 wake(key, raw)
 put(key, lease, ttl)

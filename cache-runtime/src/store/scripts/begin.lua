@@ -3,8 +3,8 @@
 local key, mine, empty, ttl, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local raw = redis.call('GET', key)
 local k = kind(raw)
--- Newer writers keep readers off the key already, and their intents must not be lost.
-if k == -3 then return 0 end
+-- Newer writers keep readers off the key already, and their intents must not be lost. Nor must a queued write.
+if k == -3 or k == PENDING then return 0 end
 if k ~= WRITING then
   wake(key, raw)
   put(key, empty .. mine, ttl)

@@ -2,7 +2,7 @@
 local key, mine, entry, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local raw = redis.call('GET', key)
 local k = kind(raw)
-if k == -3 then return 0 end
+if k == -3 or k == PENDING then return 0 end
 if k ~= WRITING then
   -- The intent was lost, so somebody may have filled the key with the row from before the commit.
   if raw then redis.call('DEL', key) end

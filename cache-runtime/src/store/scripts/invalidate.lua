@@ -4,7 +4,7 @@ local raw = redis.call('GET', key)
 local k = kind(raw)
 if k == WRITING then
   redis.call('SET', key, with_flags(raw, add(flags(raw), CONTENDED)), 'KEEPTTL')
-elseif raw and k ~= -3 then
+elseif raw and k ~= -3 and k ~= PENDING then
   redis.call('DEL', key)
   wake(key, raw)
 end

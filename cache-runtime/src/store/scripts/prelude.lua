@@ -2,9 +2,9 @@
 -- the state machine in state.rs, atomic because Redis runs it alone. Byte positions are counted from one, as Lua does.
 
 local MAGIC, FORMAT, HEADER = 0xCA, 1, 56
-local LOADING, VALUE, NEGATIVE, WRITING = 1, 2, 3, 4
-local CONTENDED, SATURATED = 1, 2
-local TOKEN, PROCESS = 16, 8
+local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
+local CONTENDED, SATURATED, DELETION = 1, 2, 4
+local TOKEN, PROCESS, MARK = 16, 8, 24
 
 -- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format that says
 -- a write is going on.
@@ -17,6 +17,7 @@ local function kind(raw)
   local body = #raw - HEADER
   if number == LOADING and body % PROCESS == 0 then return number end
   if number == WRITING and body % TOKEN == 0 then return number end
+  if number == PENDING and body >= MARK then return number end
   if number == VALUE or (number == NEGATIVE and body == 0) then return number end
   return -1
 end
