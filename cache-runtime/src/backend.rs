@@ -119,6 +119,22 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     fn add_text(arguments: &mut Self::Arguments, text: Option<&str>) -> Result<(), BoxDynError>;
 
+    /// Reads an integer column.
+    #[doc(hidden)]
+    fn integer(row: &Self::Row, index: usize) -> Result<i64, sqlx::Error>;
+
+    /// Appends an integer.
+    #[doc(hidden)]
+    fn add_integer(arguments: &mut Self::Arguments, integer: i64) -> Result<(), BoxDynError>;
+
+    /// Reads a column of bytes.
+    #[doc(hidden)]
+    fn bytes(row: &Self::Row, index: usize) -> Result<Vec<u8>, sqlx::Error>;
+
+    /// Appends bytes.
+    #[doc(hidden)]
+    fn add_bytes(arguments: &mut Self::Arguments, bytes: &[u8]) -> Result<(), BoxDynError>;
+
     /// Appends the id that the database generated, for the statement that reads the new row back.
     #[doc(hidden)]
     fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
@@ -237,6 +253,28 @@ macro_rules! backend {
                 text: Option<&str>,
             ) -> Result<(), BoxDynError> {
                 sqlx::Arguments::add(arguments, text)
+            }
+
+            fn integer(row: &Self::Row, index: usize) -> Result<i64, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_integer(
+                arguments: &mut Self::Arguments,
+                integer: i64,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, integer)
+            }
+
+            fn bytes(row: &Self::Row, index: usize) -> Result<Vec<u8>, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_bytes(
+                arguments: &mut Self::Arguments,
+                bytes: &[u8],
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, bytes)
             }
 
             fn add_generated_id(

@@ -107,7 +107,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             }
             Batch::Delete(ids) => {
                 let wanted = ids.len() as u64;
-                let count = database.delete_ids(connection, ids).await.map_err(failed)?;
+                let deleted = database.delete_ids(connection, ids).await.map_err(failed)?;
+                let count = deleted.rows;
                 self.stage(staging, batch, &HashMap::new())?;
                 if count < wanted {
                     // A row that was not there is not locked: somebody else may have inserted it since.
@@ -117,10 +118,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             }
             Batch::DeleteRows(rows) => {
                 self.distinct_keys(&batch)?;
-                let count = database
+                let deleted = database
                     .delete_rows(connection, rows)
                     .await
                     .map_err(failed)?;
+                let count = deleted.rows;
                 if count < rows.len() as u64 {
                     return Err(self.first_left(connection, batch).await.into());
                 }

@@ -35,6 +35,22 @@ pub(crate) struct Changed<E> {
     pub(crate) missing: Option<usize>,
 }
 
+/// What statements that return no rows did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// How many rows they matched.
+    pub(crate) rows: u64,
+    /// How many statements there were.
+    pub(crate) statements: u64,
+}
+
+impl Sent {
+    fn add(&mut self, rows: u64) {
+        self.rows += rows;
+        self.statements += 1;
+    }
+}
+
 impl<E> Default for Changed<E> {
     fn default() -> Self {
         Self {
@@ -170,12 +186,70 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(changed)
     }
 
+    /// Inserts rows, or changes those that are there, whatever they were. Fewer rows than given are matched where the database
+    /// has suppressed one, holds its id in another spelling, or on MySQL another unique key has refused it. All rows have
+    /// different ids.
+    pub(crate) async fn upsert_rows(
+        &self,
+        connection: &mut DB::Connection,
+        rows: &[&E],
+    ) -> Result<Sent, sqlx::Error> {
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let mut sent = Sent::default();
+        if self.has_arrays(Role::is_saved) {
+            for rows in rows.chunks(ROWS_AS_ARRAYS) {
+                let arguments = self.arrays(rows, Role::is_saved, |row, binder| {
+                    (self.binding.bind)(row, binder)
+                })?;
+                let done = DB::execute(connection, text.upsert_arrays(), arguments).await?;
+                sent.add(done.rows);
+            }
+            return Ok(sent);
+        }
+        let columns = self
+            .count(Role::is_saved)
+            .max(text.parameters_per_row(false));
+        for rows in rows.chunks(rows_per_statement::<DB>(columns)) {
+            let mut arguments = DB::Arguments::default();
+            for row in rows {
+                (self.binding.bind)(row, &mut Binder::new(&mut arguments, Role::is_saved))
+                    .map_err(sqlx::Error::Encode)?;
+            }
+            let done = DB::execute(connection, text.upsert_rows(rows.len()), arguments).await?;
+            if DB::DIALECT.returns_rows() {
+                sent.add(done.rows);
+            } else {
+                // MySQL counts a changed row twice, and a row that it left alone as well.
+                sent.add(0);
+                sent.add(self.count_present(connection, &text, rows).await?);
+            }
+        }
+        Ok(sent)
+    }
+
+    /// How many of these rows there are now, by their ids.
+    async fn count_present(
+        &self,
+        connection: &mut DB::Connection,
+        text: &Text<'_, DB>,
+        rows: &[&E],
+    ) -> Result<u64, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        for row in rows {
+            self.bind_id(&row.id(), &mut arguments)
+                .map_err(sqlx::Error::Encode)?;
+        }
+        let counted = DB::fetch(connection, text.count_rows(rows.len()), arguments).await?;
+        let counted = counted.ok_or(sqlx::Error::RowNotFound)?;
+        Ok(u64::try_from(DB::integer(&counted, 0)?).unwrap_or(0))
+    }
+
     /// Deletes rows by their ids. How many there were.
     pub(crate) async fn delete_ids(
         &self,
         connection: &mut DB::Connection,
         ids: &[E::Id],
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<Sent, sqlx::Error> {
         self.delete_each(
             connection,
             ids,
@@ -191,7 +265,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         &self,
         connection: &mut DB::Connection,
         rows: &[E],
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<Sent, sqlx::Error> {
         self.delete_each(
             connection,
             rows,
@@ -209,15 +283,15 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         compares_version: bool,
         bind: impl Fn(&T, &mut DB::Arguments) -> Result<(), sqlx::Error>,
         add: impl Fn(&T, &mut Binder<'_, DB>) -> Result<(), sqlx::error::BoxDynError>,
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<Sent, sqlx::Error> {
         let text = Text::new(E::SPEC.table, &self.columns);
         let told_by = Text::<DB>::told_by(compares_version);
-        let mut deleted = 0;
+        let mut deleted = Sent::default();
         if self.has_arrays(told_by) {
             for items in items.chunks(ROWS_AS_ARRAYS) {
                 let arguments = self.arrays(items, told_by, &add)?;
                 let sql = text.delete_arrays(compares_version);
-                deleted += DB::execute(connection, sql, arguments).await?.rows;
+                deleted.add(DB::execute(connection, sql, arguments).await?.rows);
             }
             return Ok(deleted);
         }
@@ -228,7 +302,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 bind(item, &mut arguments)?;
             }
             let sql = text.delete_rows(items.len(), compares_version);
-            deleted += DB::execute(connection, sql, arguments).await?.rows;
+            deleted.add(DB::execute(connection, sql, arguments).await?.rows);
         }
         Ok(deleted)
     }

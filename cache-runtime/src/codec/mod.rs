@@ -74,6 +74,20 @@ impl Codec {
         }
     }
 
+    /// The codec of a number, if this program was built with it.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            #[cfg(feature = "msgpack")]
+            1 => Some(Self::MessagePack),
+            #[cfg(feature = "postcard")]
+            2 => Some(Self::Postcard),
+            #[cfg(feature = "json")]
+            3 => Some(Self::Json),
+            _ => None,
+        }
+    }
+
     /// Whether the codec finds fields by their position, and so cannot carry a type that describes itself.
     #[must_use]
     pub const fn is_positional(self) -> bool {

@@ -20,6 +20,15 @@ impl<DB: Backend> Text<'_, DB> {
         rows: usize,
         reads_back: bool,
     ) -> SqlStr {
+        sql(self.insert_values(wanted, rows) + &self.returning(reads_back))
+    }
+
+    /// Inserts so many rows, or changes those that are there. Binds the columns that a save writes, row by row.
+    pub(crate) fn upsert_rows(&self, rows: usize) -> SqlStr {
+        sql(self.insert_values(Role::is_saved, rows) + &self.on_conflict())
+    }
+
+    fn insert_values(&self, wanted: fn(Role) -> bool, rows: usize) -> String {
         let names = self.names(wanted);
         let row = |row: usize| {
             let first = row * names.len() + 1;
@@ -29,13 +38,12 @@ impl<DB: Backend> Text<'_, DB> {
             format!("({})", parameters.join(", "))
         };
         let rows: Vec<_> = (0..rows).map(row).collect();
-        sql(format!(
-            "INSERT INTO {} ({}) VALUES {}{}",
+        format!(
+            "INSERT INTO {} ({}) VALUES {}",
             self.table,
             names.join(", "),
-            rows.join(", "),
-            self.returning(reads_back)
-        ))
+            rows.join(", ")
+        )
     }
 
     /// Inserts rows given as arrays, in their order. Binds one array per wanted column.
@@ -47,6 +55,17 @@ impl<DB: Backend> Text<'_, DB> {
             self.table,
             self.given(wanted, " WITH ORDINALITY", ", larder_place"),
             self.returning(reads_back)
+        ))
+    }
+
+    /// Inserts the rows given as arrays, or changes those that are there. Binds one array per column that a save writes.
+    pub(crate) fn upsert_arrays(&self) -> SqlStr {
+        let names = self.names(Role::is_saved).join(", ");
+        sql(format!(
+            "INSERT INTO {} ({names}) SELECT {names} FROM {}{}",
+            self.table,
+            self.given(Role::is_saved, "", ""),
+            self.on_conflict()
         ))
     }
 
@@ -104,6 +123,15 @@ impl<DB: Backend> Text<'_, DB> {
     /// Reads so many rows. Binds their ids, row by row.
     pub(crate) fn select_rows(&self, rows: usize) -> SqlStr {
         sql(self.current(self.select(&self.any_of(rows, false))))
+    }
+
+    /// Counts how many of so many rows there are now. Binds their ids, row by row.
+    pub(crate) fn count_rows(&self, rows: usize) -> SqlStr {
+        sql(self.current(format!(
+            "SELECT COUNT(*) FROM {} WHERE {}",
+            self.table,
+            self.any_of(rows, false)
+        )))
     }
 
     /// The columns that tell a row, and its version if that is compared.

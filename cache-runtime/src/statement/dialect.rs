@@ -18,7 +18,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn placeholder(self, number: usize) -> String {
+    pub(crate) fn placeholder(self, number: usize) -> String {
         match self {
             Self::Postgres => format!("${number}"),
             Self::MySql => "?".to_owned(),

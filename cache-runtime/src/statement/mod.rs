@@ -238,11 +238,20 @@ impl<'a, DB: Backend> Text<'a, DB> {
         if self.dialect == Dialect::MySql {
             return insert;
         }
+        insert + &self.on_conflict() + &self.returning(reads_back)
+    }
+
+    /// What an insert does with a row whose id is there already: it changes that row, in the version it has here, and no
+    /// other one.
+    fn on_conflict(&self) -> String {
         let ids = self.names(Role::is_id);
         let version = self.version();
         let mut changed = self.names(|role| role == Role::Plain);
         if changed.is_empty() && version.is_none() {
             changed.clone_from(&ids);
+        }
+        if self.dialect == Dialect::MySql {
+            return self.on_duplicate(&changed);
         }
         let mut assignments: Vec<_> = changed
             .iter()
@@ -254,7 +263,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 .map(|version| format!("{version} = excluded.{version} + 1")),
         );
         let mut text = format!(
-            "{insert} ON CONFLICT ({}) DO UPDATE SET {}",
+            " ON CONFLICT ({}) DO UPDATE SET {}",
             ids.join(", "),
             assignments.join(", ")
         );
@@ -279,7 +288,27 @@ impl<'a, DB: Backend> Text<'a, DB> {
             write!(text, " WHERE {}", conditions.join(" AND "))
                 .expect("writing to a string cannot fail");
         }
-        text + &self.returning(reads_back)
+        text
+    }
+
+    /// As [`Text::on_conflict`] for MySQL, which goes on with the row that any unique key collides with, whatever its id: such
+    /// a row is left as it is, and the caller has to look whether its own row is there.
+    fn on_duplicate(&self, changed: &[String]) -> String {
+        let mut own = Vec::new();
+        for column in self.columns.iter().filter(|column| column.role.is_id()) {
+            let name = self.dialect.quote(column.name);
+            own.push(format!("{name} = VALUES({name})"));
+            if self.is_text_id(column) {
+                let given = format!("CONVERT(VALUES({name}) USING utf8mb4)");
+                own.push(self.dialect.exactly(&name, &given));
+            }
+        }
+        let own = own.join(" AND ");
+        let assignments: Vec<_> = changed
+            .iter()
+            .map(|name| format!("{name} = IF({own}, VALUES({name}), {name})"))
+            .collect();
+        format!(" ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
     }
 
     fn returning(&self, reads_back: bool) -> String {
