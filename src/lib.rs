@@ -14,12 +14,13 @@ pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
-    AsId, Backend, Cache, CacheBuilder, Clock, Codec, Entity, EntitySpec, Error, ErrorKind, Origin,
-    Outcome, RepairStats, Repository, SchemaReport, Stats, Transaction, Within, policy, schema,
+    AsId, Backend, Cache, CacheBuilder, Clock, Codec, DeadLetter, Entity, EntitySpec, Error,
+    ErrorKind, Origin, Outcome, RepairStats, Repository, SchemaReport, Stats, Transaction, Within,
+    policy, schema,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
-pub use larder_runtime::{entry, key, state, store, token};
+pub use larder_runtime::{behind, entry, key, state, store, token};
 
 // The code in the documents compiles: the doctest runner takes each of them for the documentation of an item.
 #[cfg(doctest)]

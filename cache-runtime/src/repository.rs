@@ -419,6 +419,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.identity()
     }
 
+    /// Applies a batch of queued writes, for tests that look at a flush without a queue.
+    #[cfg(feature = "test-util")]
+    #[doc(hidden)]
+    pub async fn apply_queued(
+        &self,
+        batch: &crate::behind::apply::Batch<'_, E>,
+        hooks: &crate::behind::apply::Hooks<'_>,
+    ) -> Result<crate::behind::apply::Applied, crate::behind::apply::Unapplied> {
+        self.0.database.apply_queued(batch, hooks).await
+    }
+
     /// Runs a write to its end. The row as written, or nothing for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);

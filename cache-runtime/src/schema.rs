@@ -8,12 +8,15 @@
 //! 2. A statement that selects the struct's columns is prepared, and the types it would return are compared with the types
 //!    that the fields accept.
 //!
+//! The tables that write-behind needs beside it are here as statements for a migration.
+//!
 //! Not here: changing anything. The report is for a start-up check or a test.
 
 use std::fmt;
 
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, TypeInfo};
 
+pub use crate::behind::tables::{dead_letters_sql, offsets_sql};
 use crate::{
     backend::Backend,
     column::{ColumnSpec, Nullable},

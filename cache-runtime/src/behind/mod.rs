@@ -11,7 +11,12 @@
 //! queue, whoever stops or starts when.
 //! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
 
+pub mod apply;
+pub mod letters;
 pub mod mark;
+pub mod offsets;
+mod refusal;
+pub mod tables;
 
 use std::sync::Arc;
 
@@ -19,18 +24,18 @@ use crate::{entity::Entity, key::Key};
 
 /// One write taken from a queue.
 #[derive(Clone)]
-pub(crate) struct Queued<E: Entity> {
+pub struct Queued<E: Entity> {
     /// Its place in the queue.
-    pub(crate) number: u64,
+    pub number: u64,
     /// The key of the row.
-    pub(crate) key: Key,
+    pub key: Key,
     /// What the row is to become.
-    pub(crate) image: Image<E>,
+    pub image: Image<E>,
 }
 
 /// What a queued write makes of its row.
 #[derive(Clone)]
-pub(crate) enum Image<E: Entity> {
+pub enum Image<E: Entity> {
     /// The whole row.
     Row(Arc<E>),
     /// No row.
@@ -41,6 +46,8 @@ pub(crate) enum Image<E: Entity> {
         is_deletion: bool,
         /// The number of the codec that wrote it.
         codec: u8,
+        /// The layout of the struct that it was written for.
+        layout: u32,
         /// What the codec wrote.
         payload: Vec<u8>,
         /// Why it cannot be read.

@@ -62,6 +62,10 @@ pub enum Mechanism {
     /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
     /// built.
     Breaker,
+    /// The comparison of the position when a flush moves it: without it, every flusher that has a batch applies it.
+    OffsetCompare,
+    /// The order of the queue when a flush takes one image of each row: without it, the first one wins.
+    QueueOrder,
 }
 
 /// The faults of one store, shared with the test that commands them.

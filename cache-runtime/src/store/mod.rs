@@ -121,7 +121,7 @@ pub enum Keeps {
     Rows,
 }
 
-/// A moment of a write, at which a test may let its process die or stop.
+/// A moment of a write or a flush, at which a test may let its process die or stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
     /// Its intent is about to be placed.
@@ -136,6 +136,8 @@ pub enum Point {
     BeforeEnd,
     /// Its intent was taken back; its caller has no answer yet.
     AfterEnd,
+    /// A flush has moved the position of its queue and written its rows, and is about to commit.
+    InFlushTransaction,
 }
 
 /// A place where entries live.

@@ -1,0 +1,395 @@
+//! Dead letters: writes that were acknowledged and that the database refuses for good.
+//!
+//! A write that no retry can help would hold up all that stand behind it; thrown away, it would be an acknowledged write that
+//! is gone. So it is put aside, with the refusal, in the transaction that moves the queue past it ([`insert`]), and a person
+//! decides: correct the cause and replay it, or discard it.
+//!
+//! Invariant: a letter holds what the queue held, in the codec that wrote it; a program that cannot read it can still list
+//! it and discard it.
+//! Not here: which writes die (`apply`).
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use sqlx::Pool;
+
+use crate::{
+    backend::Backend,
+    behind::{
+        Image, Queued,
+        offsets::Place,
+        tables::{self, Value},
+    },
+    codec::Codec,
+    entity::Entity,
+    error::Error,
+};
+
+/// How many letters travel in one statement.
+const LETTERS_AT_ONCE: usize = 100;
+/// How much of a refusal is kept, in bytes.
+const LONGEST_ERROR: usize = 2_000;
+/// The number that no codec has: nothing could be written.
+const NO_CODEC: u8 = 0;
+
+/// A write that was acknowledged and that the database has refused, or that could not be read.
+///
+/// It stays until it is replayed or discarded.
+pub struct DeadLetter<E: Entity> {
+    queue: Arc<str>,
+    part: u16,
+    epoch: u64,
+    number: u64,
+    key: String,
+    is_deletion: bool,
+    content: Result<Content<E>, String>,
+    error: String,
+    died_at: SystemTime,
+}
+
+/// What was to be written.
+enum Content<E: Entity> {
+    Row(Arc<E>),
+    Deletion(E::Id),
+}
+
+impl<E: Entity> DeadLetter<E> {
+    /// The key of the row in the store, with its namespace and entity in front of the id.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The id of the row, unless the letter cannot be read.
+    #[must_use]
+    pub fn id(&self) -> Option<E::Id> {
+        match self.content.as_ref().ok()? {
+            Content::Row(row) => Some(row.id()),
+            Content::Deletion(id) => Some(id.clone()),
+        }
+    }
+
+    /// Whether the row was to be deleted, and not to be saved.
+    #[must_use]
+    pub fn is_deletion(&self) -> bool {
+        self.is_deletion
+    }
+
+    /// The row that was to be saved; `None` for a deletion, and for a letter that cannot be read.
+    #[must_use]
+    pub fn row(&self) -> Option<&E> {
+        match self.content.as_ref().ok()? {
+            Content::Row(row) => Some(row),
+            Content::Deletion(_) => None,
+        }
+    }
+
+    /// Why the letter cannot be read, if so: another version of the program has written it. It cannot be replayed by this one.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.content.as_ref().err().map(String::as_str)
+    }
+
+    /// Why it died, mostly in the words of the database.
+    #[must_use]
+    pub fn error(&self) -> &str {
+        &self.error
+    }
+
+    /// When it died, by the clock of the process that met the refusal.
+    #[must_use]
+    pub fn died_at(&self) -> SystemTime {
+        self.died_at
+    }
+
+    /// The partition of the queue that it stood in.
+    #[must_use]
+    pub fn part(&self) -> u16 {
+        self.part
+    }
+
+    /// The epoch of the queue's incarnation that it stood in.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Its number in that incarnation. With [`DeadLetter::part`] and [`DeadLetter::epoch`] it names the letter.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What a replay puts into the queue again, unless the letter cannot be read.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn image(&self) -> Option<Image<E>> {
+        Some(match self.content.as_ref().ok()? {
+            Content::Row(row) => Image::Row(Arc::clone(row)),
+            Content::Deletion(id) => Image::Deletion(id.clone()),
+        })
+    }
+
+    fn place(&self) -> [Value<'_>; 4] {
+        [
+            Value::Text(&self.queue),
+            Value::Integer(self.part.into()),
+            Value::Integer(self.epoch),
+            Value::Integer(self.number),
+        ]
+    }
+}
+
+impl<E: Entity> fmt::Debug for DeadLetter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("key", &self.key)
+            .field("part", &self.part)
+            .field("epoch", &self.epoch)
+            .field("number", &self.number)
+            .field("is_deletion", &self.is_deletion)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A write on its way to the table.
+pub(crate) struct Letter {
+    number: u64,
+    key: String,
+    is_deletion: bool,
+    codec: u8,
+    layout: u32,
+    payload: Vec<u8>,
+    error: String,
+}
+
+impl Letter {
+    /// What becomes of a write that was refused. A row is written with this codec, in this layout.
+    pub(crate) fn new<E: Entity>(
+        write: &Queued<E>,
+        codec: Codec,
+        layout: u32,
+        error: &str,
+    ) -> Self {
+        let (is_deletion, (codec, layout), payload) = match &write.image {
+            Image::Row(row) => (false, (codec.number(), layout), codec.encode(&**row)),
+            Image::Deletion(id) => (true, (codec.number(), layout), codec.encode(id)),
+            Image::Unreadable {
+                is_deletion,
+                codec,
+                layout,
+                payload,
+                ..
+            } => (*is_deletion, (*codec, *layout), Ok(payload.clone())),
+        };
+        let mut error = Cow::Borrowed(shortened(error));
+        let (codec, payload) = match payload {
+            Ok(payload) => (codec, payload),
+            Err(failure) => {
+                error.to_mut().push_str(&format!(
+                    "; and its content is lost, because it cannot be encoded: {failure}"
+                ));
+                (NO_CODEC, Vec::new())
+            }
+        };
+        Self {
+            number: write.number,
+            key: write.key.to_string(),
+            is_deletion,
+            codec,
+            layout,
+            payload,
+            error: error.into_owned(),
+        }
+    }
+}
+
+/// Puts letters into the table, in the transaction that moves the queue past them. With how many statements.
+pub(crate) async fn insert<DB: Backend>(
+    connection: &mut DB::Connection,
+    place: &Place,
+    letters: &[Letter],
+    now_ms: u64,
+) -> Result<u64, sqlx::Error> {
+    let mut statements = 0;
+    for letters in letters.chunks(LETTERS_AT_ONCE) {
+        let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; letters.len()];
+        let text = format!(
+            "INSERT INTO larder_dead_letters \
+             (queue, part, epoch, number, row_key, operation, codec, layout, payload, error, died_at) VALUES {}",
+            rows.join(", ")
+        );
+        let values: Vec<_> = letters
+            .iter()
+            .flat_map(|letter| {
+                [
+                    Value::Text(&place.queue),
+                    Value::Integer(place.part.into()),
+                    Value::Integer(place.incarnation.epoch),
+                    Value::Integer(letter.number),
+                    Value::Text(&letter.key),
+                    Value::Text(operation(letter.is_deletion)),
+                    Value::Integer(letter.codec.into()),
+                    Value::Integer(letter.layout.into()),
+                    Value::Bytes(&letter.payload),
+                    Value::Text(&letter.error),
+                    Value::Integer(now_ms),
+                ]
+            })
+            .collect();
+        tables::execute::<DB>(connection, &text, &values).await?;
+        statements += 1;
+    }
+    Ok(statements)
+}
+
+/// The dead letters of a queue, at most so many, in the order of partitions and of their places there. `layout` is the one
+/// of this program's rows.
+pub async fn list<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    layout: u32,
+    limit: u32,
+) -> Result<Vec<DeadLetter<E>>, Error> {
+    let text = "SELECT part, epoch, number, row_key, operation, codec, layout, payload, error, died_at \
+                FROM larder_dead_letters WHERE queue = ? ORDER BY part, epoch, number LIMIT ?";
+    let values = [Value::Text(queue), Value::Integer(limit.into())];
+    let name = Arc::<str>::from(queue);
+    let rows = tables::fetch(pool, text, &values).await;
+    rows.and_then(|rows| {
+        rows.iter()
+            .map(|row| read::<E, DB>(row, &name, layout))
+            .collect()
+    })
+    .map_err(|error| failed::<DB>("load", queue, error))
+}
+
+/// The numbers of the writes of an incarnation that have died, of those behind `from` up to `to`. Tells a flusher that does
+/// not know how its transaction ended.
+pub async fn numbers<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &Place,
+    from: u64,
+    to: u64,
+) -> Result<Vec<u64>, Error> {
+    let text = "SELECT number FROM larder_dead_letters \
+                WHERE queue = ? AND part = ? AND epoch = ? AND number > ? AND number <= ? ORDER BY number";
+    let values = [
+        Value::Text(&place.queue),
+        Value::Integer(place.part.into()),
+        Value::Integer(place.incarnation.epoch),
+        Value::Integer(from),
+        Value::Integer(to),
+    ];
+    let rows = tables::fetch(pool, text, &values).await;
+    rows.and_then(|rows| {
+        rows.iter()
+            .map(|row| tables::number::<DB>(row, 0))
+            .collect()
+    })
+    .map_err(|error| failed::<DB>("load", &place.queue, error))
+}
+
+/// Removes a letter. Whether it was there.
+pub async fn discard<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    letter: &DeadLetter<E>,
+) -> Result<bool, Error> {
+    let text =
+        "DELETE FROM larder_dead_letters WHERE queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let discarded = async {
+        let mut connection = DB::acquire(pool).await?;
+        tables::execute::<DB>(&mut connection, text, &letter.place()).await
+    };
+    match discarded.await {
+        Ok(rows) => Ok(rows > 0),
+        Err(error) => Err(failed::<DB>("discard", &letter.queue, error)),
+    }
+}
+
+fn read<E: Entity, DB: Backend>(
+    row: &DB::Row,
+    queue: &Arc<str>,
+    layout: u32,
+) -> Result<DeadLetter<E>, sqlx::Error> {
+    let number = |index| tables::number::<DB>(row, index);
+    let is_deletion = tables::text::<DB>(row, 4)? == operation(true);
+    let content = decode(
+        is_deletion,
+        number(5)?,
+        number(6)? == u64::from(layout),
+        &DB::bytes(row, 7)?,
+    );
+    Ok(DeadLetter {
+        queue: Arc::clone(queue),
+        part: u16::try_from(number(0)?).unwrap_or(u16::MAX),
+        epoch: number(1)?,
+        number: number(2)?,
+        key: tables::text::<DB>(row, 3)?,
+        is_deletion,
+        content,
+        error: tables::text::<DB>(row, 8)?,
+        died_at: SystemTime::UNIX_EPOCH + Duration::from_millis(number(9)?),
+    })
+}
+
+/// Reads what was to be written. A codec that finds fields by position would take one field for another in a row of another
+/// layout; one that names them finds what is still there, and a person looks at it before it is replayed.
+fn decode<E: Entity>(
+    is_deletion: bool,
+    codec: u64,
+    is_own_layout: bool,
+    payload: &[u8],
+) -> Result<Content<E>, String> {
+    let known = u8::try_from(codec).ok().and_then(Codec::from_number);
+    let codec = known.ok_or_else(|| {
+        if codec == u64::from(NO_CODEC) {
+            "its content could not be encoded when it died".to_owned()
+        } else {
+            format!("this program was built without codec {codec}, which wrote it")
+        }
+    })?;
+    if codec.is_positional() && !is_own_layout {
+        return Err(format!(
+            "{codec:?} wrote it for another layout of the struct"
+        ));
+    }
+    let decoded = if is_deletion {
+        codec.decode(payload).map(Content::Deletion)
+    } else {
+        codec.decode(payload).map(|row| Content::Row(Arc::new(row)))
+    };
+    decoded.map_err(|error| format!("{codec:?} cannot read it: {error}"))
+}
+
+/// The operation as it is written in the table.
+const fn operation(is_deletion: bool) -> &'static str {
+    if is_deletion { "delete" } else { "save" }
+}
+
+fn shortened(error: &str) -> &str {
+    &error[..error.floor_char_boundary(LONGEST_ERROR)]
+}
+
+fn failed<DB: Backend>(verb: &str, queue: &str, error: sqlx::Error) -> Error {
+    tables::describe::<DB>(verb, &format!("dead letters of the queue {queue}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_refusal_is_cut_between_characters() {
+        assert_eq!(shortened("short"), "short");
+        let long = "ä".repeat(LONGEST_ERROR);
+        assert_eq!(shortened(&long).len(), LONGEST_ERROR);
+        let odd = format!("a{long}");
+        assert_eq!(shortened(&odd).len(), LONGEST_ERROR - 1);
+    }
+}

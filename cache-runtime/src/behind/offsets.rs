@@ -1,0 +1,353 @@
+//! How far each queue has been applied: the statements on `larder_offsets`.
+//!
+//! The database is the one place that knows it. A position that lay in the store would be lost with it, or come back older
+//! than the rows, and writes would be applied twice.
+//!
+//! 1. [`register`] gives a queue its next incarnation, with the next epoch and a nonce of its own.
+//! 2. [`advance`] moves its position, in the transaction that applies the writes.
+//! 3. [`close`] ends it for good: what a store that was cut off still holds of it is never applied.
+//!
+//! Invariant: a position moves from the value that its mover has seen, or not at all.
+//! Invariant: no two incarnations of a queue have one epoch, and the nonce tells two claims to an epoch apart.
+//! Not here: the tables themselves (`tables`), and what is done with the rows (`apply`).
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+};
+
+use sqlx::Pool;
+
+use crate::{
+    backend::Backend,
+    behind::{
+        mark::Incarnation,
+        tables::{self, Value},
+    },
+    error::{Error, ErrorKind},
+};
+
+/// How many times a registration gives way to another one before something else must be wrong.
+const MOST_RIVALS: usize = 1_000;
+
+/// One incarnation of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The name of the queue.
+    pub queue: Arc<str>,
+    /// The partition.
+    pub part: u16,
+    /// The incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// An incarnation that may have writes to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenIncarnation {
+    /// The incarnation.
+    pub incarnation: Incarnation,
+    /// The number of the last write that was applied; zero before the first.
+    pub position: u64,
+}
+
+impl Place {
+    /// The values that tell the row, in the order of [`IS_PLACE`].
+    fn values(&self) -> [Value<'_>; 3] {
+        [
+            Value::Text(&self.queue),
+            Value::Integer(self.part.into()),
+            Value::Integer(self.incarnation.epoch),
+        ]
+    }
+
+    fn what(&self) -> String {
+        format!(
+            "incarnation {} of part {} of the queue {}",
+            self.incarnation, self.part, self.queue
+        )
+    }
+}
+
+/// What tells a row but for its nonce.
+const IS_PLACE: &str = "queue = ? AND part = ? AND epoch = ?";
+
+/// The incarnations of a partition that are not closed, in the order of their epochs.
+pub async fn open_incarnations<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    part: u16,
+) -> Result<Vec<OpenIncarnation>, Error> {
+    let text = "SELECT epoch, nonce, position FROM larder_offsets \
+                WHERE queue = ? AND part = ? AND closed = 0 ORDER BY epoch";
+    let values = [Value::Text(queue), Value::Integer(part.into())];
+    let rows = tables::fetch(pool, text, &values).await;
+    rows.and_then(|rows| rows.iter().map(|row| open::<DB>(row, 0)).collect())
+        .map_err(|error| failed::<DB>("load the positions of", queue, error))
+}
+
+/// The incarnations of all partitions that are not closed, each with its partition, in their order.
+pub async fn open_of_queue<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
+    let text = "SELECT part, epoch, nonce, position FROM larder_offsets \
+                WHERE queue = ? AND closed = 0 ORDER BY part, epoch";
+    let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await;
+    rows.and_then(|rows| {
+        rows.iter()
+            .map(|row| Ok((part::<DB>(row, 0)?, open::<DB>(row, 1)?)))
+            .collect()
+    })
+    .map_err(|error| failed::<DB>("load the positions of", queue, error))
+}
+
+/// The position of an incarnation, and whether it is closed; `None` if it was never registered.
+pub async fn position_of<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &Place,
+) -> Result<Option<(u64, bool)>, Error> {
+    let found = async {
+        let row = find(pool, "position, closed", place).await?;
+        row.map(|row| Ok((number::<DB>(&row, 0)?, number::<DB>(&row, 1)? != 0)))
+            .transpose()
+    };
+    found
+        .await
+        .map_err(|error| tables::describe::<DB>("load the position of", &place.what(), error))
+}
+
+/// Gives a partition its next incarnation.
+pub async fn register<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    part: u16,
+) -> Result<Incarnation, Error> {
+    let registered = async {
+        for _ in 0..MOST_RIVALS {
+            if let Some(incarnation) = claim(pool, queue, part).await? {
+                return Ok(Some(incarnation));
+            }
+        }
+        Ok(None)
+    };
+    let registered = registered
+        .await
+        .map_err(|error| failed::<DB>("register an incarnation of", queue, error))?;
+    registered.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Database,
+            format!(
+                "failed to register an incarnation of the queue {queue}: each epoch was taken by somebody else"
+            ),
+        )
+    })
+}
+
+/// Claims the next epoch; `None` if another one was faster.
+async fn claim<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    part: u16,
+) -> Result<Option<Incarnation>, sqlx::Error> {
+    let part = Value::Integer(part.into());
+    let text = "SELECT COALESCE(MAX(epoch), 0) FROM larder_offsets WHERE queue = ? AND part = ?";
+    let rows = tables::fetch(pool, text, &[Value::Text(queue), part]).await?;
+    let last = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let incarnation = Incarnation {
+        epoch: number::<DB>(last, 0)? + 1,
+        nonce: draw(queue),
+    };
+    let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost) \
+                VALUES (?, ?, ?, ?, 0, 0, 0)";
+    let nonce = nonce_text(incarnation);
+    let values = [
+        Value::Text(queue),
+        part,
+        Value::Integer(incarnation.epoch),
+        Value::Text(&nonce),
+    ];
+    let mut connection = DB::acquire(pool).await?;
+    match tables::execute::<DB>(&mut connection, text, &values).await {
+        Ok(_) => Ok(Some(incarnation)),
+        Err(sqlx::Error::Database(refusal)) if refusal.is_unique_violation() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Closes an incarnation that stands at a position. Whether it was open and stood there.
+pub async fn close<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &Place,
+    position: u64,
+) -> Result<bool, Error> {
+    let text = format!(
+        "UPDATE larder_offsets SET closed = 1 WHERE {IS_PLACE} AND nonce = ? AND position = ? AND closed = 0"
+    );
+    let [queue, part, epoch] = place.values();
+    let nonce = nonce_text(place.incarnation);
+    let values = [
+        queue,
+        part,
+        epoch,
+        Value::Text(&nonce),
+        Value::Integer(position),
+    ];
+    update(pool, &text, &values)
+        .await
+        .map_err(|error| tables::describe::<DB>("close", &place.what(), error))
+}
+
+/// Raises the count of the writes that an incarnation has lost, if it is lower. By how much.
+pub async fn count_lost<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &Place,
+    total: u64,
+) -> Result<u64, Error> {
+    let counted = async {
+        loop {
+            let Some(row) = find(pool, "lost", place).await? else {
+                return Ok(0);
+            };
+            let known = number::<DB>(&row, 0)?;
+            if known >= total {
+                return Ok(0);
+            }
+            // Whoever changes it meanwhile raises it, so this ends.
+            let text = format!(
+                "UPDATE larder_offsets SET lost = ? WHERE {IS_PLACE} AND nonce = ? AND lost = ?"
+            );
+            let [queue, part, epoch] = place.values();
+            let nonce = nonce_text(place.incarnation);
+            let values = [
+                Value::Integer(total),
+                queue,
+                part,
+                epoch,
+                Value::Text(&nonce),
+                Value::Integer(known),
+            ];
+            if update(pool, &text, &values).await? {
+                return Ok(total - known);
+            }
+        }
+    };
+    counted
+        .await
+        .map_err(|error| tables::describe::<DB>("count what was lost of", &place.what(), error))
+}
+
+/// How many partitions of a queue have ever been registered.
+pub async fn partitions_in_use<DB: Backend>(pool: &Pool<DB>, queue: &str) -> Result<u16, Error> {
+    let text = "SELECT COUNT(DISTINCT part) FROM larder_offsets WHERE queue = ?";
+    let counted = async {
+        let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        part::<DB>(row, 0)
+    };
+    counted
+        .await
+        .map_err(|error| failed::<DB>("count the partitions of", queue, error))
+}
+
+/// Moves the position of an incarnation, and adds to what it has lost. Whether it stood at `from` and was closed, or open,
+/// as expected. Without `compares` it moves wherever it stood, which is for negative controls.
+pub(crate) async fn advance<DB: Backend>(
+    connection: &mut DB::Connection,
+    place: &Place,
+    from: u64,
+    to: u64,
+    lost: u64,
+    closed: bool,
+    compares: bool,
+) -> Result<bool, sqlx::Error> {
+    let compared = if compares { " AND position = ?" } else { "" };
+    let text = format!(
+        "UPDATE larder_offsets SET position = ?, lost = lost + ? WHERE {IS_PLACE} AND nonce = ? AND closed = ?{compared}"
+    );
+    let [queue, part, epoch] = place.values();
+    let nonce = nonce_text(place.incarnation);
+    let mut values = vec![
+        Value::Integer(to),
+        Value::Integer(lost),
+        queue,
+        part,
+        epoch,
+        Value::Text(&nonce),
+        Value::Integer(closed.into()),
+    ];
+    if compares {
+        values.push(Value::Integer(from));
+    }
+    Ok(tables::execute::<DB>(connection, &text, &values).await? > 0)
+}
+
+async fn find<DB: Backend>(
+    pool: &Pool<DB>,
+    columns: &str,
+    place: &Place,
+) -> Result<Option<DB::Row>, sqlx::Error> {
+    let text = format!("SELECT {columns} FROM larder_offsets WHERE {IS_PLACE} AND nonce = ?");
+    let [queue, part, epoch] = place.values();
+    let nonce = nonce_text(place.incarnation);
+    let rows = tables::fetch(pool, &text, &[queue, part, epoch, Value::Text(&nonce)]).await?;
+    Ok(rows.into_iter().next())
+}
+
+/// Runs an update of one row. Whether it matched.
+async fn update<DB: Backend>(
+    pool: &Pool<DB>,
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<bool, sqlx::Error> {
+    let mut connection = DB::acquire(pool).await?;
+    Ok(tables::execute::<DB>(&mut connection, text, values).await? > 0)
+}
+
+/// A number that nobody else has drawn.
+fn draw(queue: &str) -> u64 {
+    // Keyed by the operating system's random source.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write(queue.as_bytes());
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+/// The nonce as it is written in the table, and in the names of the store.
+fn nonce_text(incarnation: Incarnation) -> String {
+    format!("{:016x}", incarnation.nonce)
+}
+
+/// Reads an epoch, a nonce and a position, from a column on.
+fn open<DB: Backend>(row: &DB::Row, first: usize) -> Result<OpenIncarnation, sqlx::Error> {
+    let nonce = tables::text::<DB>(row, first + 1)?;
+    let nonce =
+        u64::from_str_radix(&nonce, 16).map_err(|error| misread(first + 1, error.into()))?;
+    Ok(OpenIncarnation {
+        incarnation: Incarnation {
+            epoch: number::<DB>(row, first)?,
+            nonce,
+        },
+        position: number::<DB>(row, first + 2)?,
+    })
+}
+
+fn part<DB: Backend>(row: &DB::Row, index: usize) -> Result<u16, sqlx::Error> {
+    let part = number::<DB>(row, index)?;
+    u16::try_from(part).map_err(|error| misread(index, error.into()))
+}
+
+fn number<DB: Backend>(row: &DB::Row, index: usize) -> Result<u64, sqlx::Error> {
+    tables::number::<DB>(row, index)
+}
+
+fn misread(index: usize, source: sqlx::error::BoxDynError) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: index.to_string(),
+        source,
+    }
+}
+
+fn failed<DB: Backend>(verb: &str, queue: &str, error: sqlx::Error) -> Error {
+    tables::describe::<DB>(verb, &format!("the queue {queue}"), error)
+}
