@@ -14,9 +14,9 @@ pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
-    AsId, Backend, Cache, CacheBuilder, Clock, Codec, DeadLetter, Entity, EntitySpec, Error,
-    ErrorKind, Origin, Outcome, RepairStats, Repository, SchemaReport, Stats, Transaction, Within,
-    policy, schema,
+    AsId, Backend, Cache, CacheBuilder, Clock, Codec, DeadLetter, DeadLetters, Entity, EntitySpec,
+    Error, ErrorKind, Flusher, Origin, Outcome, Pending, RepairStats, Repository, SchemaReport,
+    Stats, Transaction, Within, policy, schema,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

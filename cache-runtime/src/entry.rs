@@ -79,7 +79,11 @@ pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
             bytes
         }
         State::Pending(pending, payload) => {
-            let flags = if pending.is_deletion { flag::DELETION } else { 0 };
+            let flags = if pending.is_deletion {
+                flag::DELETION
+            } else {
+                0
+            };
             let meta = &pending.meta;
             let mut bytes = header(kind::PENDING, flags, Some(&meta.lease), Some(meta));
             bytes.extend_from_slice(&pending.mark.to_bytes());

@@ -127,17 +127,34 @@ impl StdError for Error {
 
 /// The failure of a store. It never reaches the caller of a read.
 #[derive(Clone, Debug)]
-pub struct StoreError(pub(crate) Arc<str>);
+pub struct StoreError {
+    message: Arc<str>,
+    /// Whether what was asked for may have been done all the same.
+    pub(crate) may_be_done: bool,
+}
 
 impl StoreError {
+    /// A failure after which nothing was done.
     pub(crate) fn new(message: impl Into<Arc<str>>) -> Self {
-        Self(message.into())
+        Self {
+            message: message.into(),
+            may_be_done: false,
+        }
+    }
+
+    /// A failure to get an answer.
+    #[cfg(feature = "redis")]
+    pub(crate) fn unanswered(message: impl Into<Arc<str>>) -> Self {
+        Self {
+            message: message.into(),
+            may_be_done: true,
+        }
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 

@@ -18,12 +18,25 @@ use serde::{Serialize, ser};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
-use crate::policy::Policy;
+use crate::{
+    behind::partition,
+    fingerprint::Fingerprint,
+    policy::{Policy, Strategy},
+};
 
 /// The longest id, in bytes of its written form, that is not hashed.
 pub const LONGEST_ID: usize = 160;
 /// How much of a hashed id is kept in front of the hash, for people who look into the store.
 const KEPT_OF_HASHED: usize = 40;
+
+/// Where the two digits of the partition stand in the prefix of a write-behind entity, which ends in `0a}:`.
+const DIGITS_FROM_END: usize = 4;
+
+/// The name of the queue of a write-behind entity.
+pub(crate) fn queue_name(namespace: &str, entity: &str, policy: &Policy) -> String {
+    let namespace = policy.namespace.unwrap_or(namespace);
+    format!("{namespace}:{entity}/{}", policy.queue.partitions)
+}
 
 /// The key of one row.
 #[derive(Clone)]
@@ -78,6 +91,10 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug)]
 pub struct KeySpace {
     prefix: Vec<u8>,
+    /// How much of the prefix all keys share.
+    shared: usize,
+    /// Into how many partitions the keys are spread, if they are.
+    partitions: Option<u16>,
 }
 
 impl KeySpace {
@@ -85,19 +102,43 @@ impl KeySpace {
     #[must_use]
     pub fn new(namespace: &str, entity: &str, policy: &Policy) -> Self {
         let namespace = policy.namespace.unwrap_or(namespace);
+        if policy.strategy == Strategy::WriteBehind {
+            let queue = queue_name(namespace, entity, policy);
+            let prefix = format!("{}:", partition::tag(&queue, 0));
+            return Self {
+                shared: prefix.len() - DIGITS_FROM_END,
+                prefix: prefix.into_bytes(),
+                partitions: Some(policy.queue.partitions),
+            };
+        }
         let prefix = if policy.hash_tag {
             format!("{{{namespace}:{entity}}}:")
         } else {
             format!("{namespace}:{entity}:")
         };
         Self {
+            shared: prefix.len(),
             prefix: prefix.into_bytes(),
+            partitions: None,
         }
     }
 
     /// What all keys begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
-        &self.prefix
+        &self.prefix[..self.shared]
+    }
+
+    /// The number of the partition that a key is in.
+    pub(crate) fn partition(&self, key: &Key) -> usize {
+        let digits = &key.as_bytes()[self.shared..self.shared + 2];
+        let digit = |byte: u8| {
+            usize::from(if byte > b'9' {
+                byte - b'a' + 10
+            } else {
+                byte - b'0'
+            })
+        };
+        digit(digits[0]) * 16 + digit(digits[1])
     }
 
     /// The key of an id.
@@ -113,6 +154,13 @@ impl KeySpace {
             options: 0,
         })?;
         let start = self.prefix.len();
+        if let Some(partitions) = self.partitions {
+            let mut hash = Fingerprint::default();
+            hash.write(&out[start..]);
+            let partition = u8::try_from(hash.finish() % u32::from(partitions));
+            let digits = &mut out[self.shared..self.shared + 2];
+            write_hex(digits, partition.expect("there are 256 partitions at most"));
+        }
         if out.len() - start > LONGEST_ID {
             let hash = Sha256::digest(&out[start..]);
             out.truncate(start + KEPT_OF_HASHED);
@@ -170,6 +218,12 @@ impl ser::Error for UnusableId {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self(message.to_string())
     }
+}
+
+fn write_hex(out: &mut [u8], byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out[0] = DIGITS[usize::from(byte >> 4)];
+    out[1] = DIGITS[usize::from(byte & 15)];
 }
 
 fn push_hex(out: &mut SmallVec<[u8; 64]>, byte: u8) {

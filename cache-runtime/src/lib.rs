@@ -75,7 +75,7 @@ pub use sqlx;
 
 pub use crate::{
     backend::Backend,
-    behind::letters::DeadLetter,
+    behind::{DeadLetters, Flusher, Pending, letters::DeadLetter},
     cache::{Cache, CacheBuilder},
     clock::Clock,
     codec::Codec,

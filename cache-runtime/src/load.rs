@@ -85,6 +85,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                         .judge(&self.key, repaired.map(|()| Found::Absent))
                 }
                 Next::Wait => self.wait().await,
+                Next::Settle => self.repository.judge_unsettled(&self.key).await,
                 Next::Bypass => break,
             };
             match judged {
@@ -109,7 +110,16 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         };
         let lease_ttl_ms = millis(self.repository.policy.lease_ttl);
         let store = &self.repository.cache.store;
-        match store.acquire(&self.key, lease, lease_ttl_ms, over).await {
+        match store
+            .acquire(
+                &self.key,
+                lease,
+                lease_ttl_ms,
+                over,
+                self.repository.partition(&self.key),
+            )
+            .await
+        {
             Ok(None) => Ok(lease),
             Ok(Some(found)) => Err(self.repository.judge(&self.key, Ok(found))),
             Err(error) => {
@@ -297,8 +307,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     return None;
                 }
                 let payload = self.seal(row)?;
-                let share = random_share(lease_bits(meta.lease));
-                let ttl = self.policy.ttl.mul_f64(1.0 - self.policy.jitter * share);
+                let ttl = self.jittered_ttl(lease_bits(meta.lease));
                 Some((Filling::Value(meta, payload), ttl))
             }
             None => self
@@ -309,13 +318,21 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     }
 }
 
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// The time to live of a row, less a share that the seed decides.
+    pub(crate) fn jittered_ttl(&self, seed: u64) -> Duration {
+        let share = self.policy.jitter * random_share(seed);
+        self.policy.ttl.mul_f64(1.0 - share)
+    }
+}
+
 fn lease_bits(lease: Lease) -> u64 {
     let (_, number) = lease.token.0.split_at(8);
     u64::from_be_bytes(number.try_into().expect("a token is twice eight bytes"))
 }
 
 /// A number in 0..1 that is spread evenly over successive seeds.
-fn random_share(seed: u64) -> f64 {
+pub(crate) fn random_share(seed: u64) -> f64 {
     // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     let mut bits = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

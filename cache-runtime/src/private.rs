@@ -5,6 +5,7 @@ pub use sqlx::{FromRow, Pool, error::BoxDynError};
 
 pub use crate::{
     backend::{Backend, Bound},
+    behind::{DeadLetters, Flusher, Pending},
     cache::Cache,
     codec::Codec,
     column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},

@@ -46,6 +46,8 @@ pub(crate) enum Next {
     Repair,
     /// Wait for somebody else's load.
     Wait,
+    /// Ask the database whether it has a queued write already.
+    Settle,
     /// Read past the cache.
     Bypass,
 }
@@ -236,11 +238,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Judged::Unserved(Next::Lease { over: true })
             }
             Found::Loading => Judged::Unserved(Next::Wait),
-            Found::Writing | Found::Unsettled => Judged::Unserved(Next::Bypass),
+            Found::Writing => Judged::Unserved(Next::Bypass),
+            Found::Unsettled => Judged::Unserved(Next::Settle),
         }
     }
 
-    fn cached(&self, row: Option<Arc<E>>, meta: Meta) -> Outcome<E> {
+    pub(crate) fn cached(&self, row: Option<Arc<E>>, meta: Meta) -> Outcome<E> {
         Outcome {
             row,
             origin: Origin::Cache,
@@ -248,7 +251,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
-    fn open(&self, payload: Payload) -> Option<Arc<E>> {
+    pub(crate) fn open(&self, payload: Payload) -> Option<Arc<E>> {
         match payload {
             Payload::Bytes(bytes, header) => self.codec.decode(&bytes[header..]).ok().map(Arc::new),
             Payload::Shared(row) => row.downcast().ok(),

@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use crate::{
     backend::{Backend, Bound},
+    behind::{Queue, partition::Partition},
     bulk::{Batch, Done},
     cache::{self, Cache},
     codec::{self, Codec},
@@ -18,8 +19,8 @@ use crate::{
     error::{Error, ErrorKind},
     fingerprint::Fingerprint,
     flight::Flights,
-    key::{AsId, Key, KeySpace},
-    policy::Policy,
+    key::{self, AsId, Key, KeySpace},
+    policy::{Policy, Strategy},
     repair::{self, Repair},
     schema::{self, SchemaReport},
     state::Identity,
@@ -44,6 +45,8 @@ pub(crate) struct Inner<E: Entity, DB: Backend> {
     pub(crate) flights: Flights<E>,
     /// The loads that may run at the same time.
     pub(crate) loading: Semaphore,
+    /// The queue of a write-behind entity.
+    pub(crate) queue: Option<Queue>,
 }
 
 /// A row, and where it came from.
@@ -140,6 +143,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         database.check_generated_id()?;
         let keys = KeySpace::new(&cache.namespace, spec.name, &policy);
         cache.repairs.register(keys.prefix());
+        let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
+            let name = key::queue_name(&cache.namespace, spec.name, &policy);
+            Queue::new(&name, policy.queue)
+        });
         Ok(Self(Arc::new(Inner {
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
@@ -149,6 +156,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             counters: Counters::default(),
             flights: Flights::default(),
             loading: Semaphore::new(cache.concurrent_loads),
+            queue,
             cache,
         })))
     }
@@ -235,6 +243,28 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// As [`Repository::insert`].
     pub async fn save(&self, entity: &E) -> Result<Arc<E>, Error> {
         self.write_row(Write::Save(entity.clone())).await
+    }
+
+    /// Changes the row with this id and queues it, unless somebody else has changed it meanwhile; then `change` is called
+    /// again, with the row as it is. For write-behind entities.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conversion`] when the change gives it another id; otherwise
+    /// as [`Repository::save`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before it ends may or may not have changed the row.
+    pub async fn modify(
+        &self,
+        id: impl AsId<E::Id>,
+        change: impl FnMut(&mut E) + Send,
+    ) -> Result<Arc<E>, Error> {
+        let inner = &self.0;
+        let written = inner.modify(&id.as_id(), change).await;
+        inner.count(&written);
+        written
     }
 
     /// Deletes the row with this id.
@@ -433,6 +463,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Runs a write to its end. The row as written, or nothing for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);
+        if inner.queue.is_some() {
+            return inner.write_behind(write).await;
+        }
         self.to_its_end(write.verb(), async move {
             let row = inner.write(&write).await?;
             Ok(row.or_else(|| write.into_row().map(Arc::new)))
@@ -495,6 +528,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             );
             Error::with_source(ErrorKind::Conversion, message, error)
         })
+    }
+
+    /// The partition that a key is in, if the entity has partitions.
+    pub(crate) fn partition(&self, key: &Key) -> Option<&Partition> {
+        let queue = self.queue.as_ref()?;
+        Some(&queue.lanes[self.keys.partition(key)].partition)
     }
 
     /// The row in words, for messages.

@@ -401,9 +401,7 @@ pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition
             Some((false, meta.lease.token))
         }
         // What layout it has does not matter here.
-        Some(State::Pending(pending, _))
-            if pending.meta.lease.identity.stamp == identity.stamp =>
-        {
+        Some(State::Pending(pending, _)) if pending.meta.lease.identity.stamp == identity.stamp => {
             Some((!pending.is_deletion, pending.meta.lease.token))
         }
         _ => None,

@@ -74,6 +74,24 @@ counters! {
     write_errors,
     /// Keys dropped on request.
     invalidations,
+    /// Queued writes that were flushed: applied, overwritten by later ones of the same batch, or dead.
+    flushed,
+    /// Rows that flushes have written to the database.
+    flushed_rows,
+    /// Transactions of flushes.
+    flushes,
+    /// Statements that flushes have sent to the database, those that begin and commit included.
+    flush_statements,
+    /// Flushes that had to be tried again, because the database or the store has failed.
+    flush_retries,
+    /// Flushes that found that another one had been faster.
+    flushes_overtaken,
+    /// Queued writes that the database has refused, and that are dead letters now.
+    dead_letters,
+    /// Queued writes that the store has lost before they were flushed.
+    lost,
+    /// Writes that met a full queue.
+    backpressure,
 }
 
 /// The writes of this process that a store could not be told about when they were made; see
@@ -99,5 +117,9 @@ impl Counter {
     #[inline]
     pub(crate) fn add_one(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 }

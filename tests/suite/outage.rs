@@ -591,7 +591,10 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
         match met {
             Met::Row | Met::NoRow => {}
             Met::Loading => {
-                let granted = store.acquire(&key, lease, 60_000, false).await.unwrap();
+                let granted = store
+                    .acquire(&key, lease, 60_000, false, None)
+                    .await
+                    .unwrap();
                 assert!(granted.is_none(), "the lease was free");
             }
             Met::Nonsense => {

@@ -350,7 +350,7 @@ async fn abandon_lease<DB: Tested>(
     let granted = world
         .cache
         .store()
-        .acquire(&key, lease, 1_000, false)
+        .acquire(&key, lease, 1_000, false, None)
         .await
         .unwrap();
     assert!(granted.is_none(), "the lease was free");

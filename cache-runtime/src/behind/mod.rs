@@ -12,13 +12,26 @@
 //! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
 
 pub mod apply;
+mod flush;
+mod flusher;
 pub mod letters;
 pub mod mark;
 pub mod offsets;
+pub mod partition;
+mod put;
+mod queue;
 mod refusal;
+mod replay;
 pub mod tables;
+mod unsettled;
 
 use std::sync::Arc;
+
+pub(crate) use self::queue::Queue;
+pub use self::{
+    flusher::{Flusher, Pending},
+    replay::DeadLetters,
+};
 
 use crate::{entity::Entity, key::Key};
 

@@ -237,17 +237,17 @@ pub async fn count_lost<DB: Backend>(
         .map_err(|error| tables::describe::<DB>("count what was lost of", &place.what(), error))
 }
 
-/// How many partitions of a queue have ever been registered.
-pub async fn partitions_in_use<DB: Backend>(pool: &Pool<DB>, queue: &str) -> Result<u16, Error> {
-    let text = "SELECT COUNT(DISTINCT part) FROM larder_offsets WHERE queue = ?";
-    let counted = async {
-        let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        part::<DB>(row, 0)
-    };
-    counted
-        .await
-        .map_err(|error| failed::<DB>("count the partitions of", queue, error))
+/// The names of the queues that have been registered and begin so.
+pub async fn queues_like<DB: Backend>(pool: &Pool<DB>, family: &str) -> Result<Vec<String>, Error> {
+    let text = "SELECT DISTINCT queue FROM larder_offsets ORDER BY queue";
+    let rows = tables::fetch(pool, text, &[]).await;
+    let names = rows.and_then(|rows| {
+        let names = rows.iter().map(|row| tables::text::<DB>(row, 0));
+        names.collect::<Result<Vec<_>, _>>()
+    });
+    let mut names = names.map_err(|error| failed::<DB>("look for", family, error))?;
+    names.retain(|name| name.starts_with(family));
+    Ok(names)
 }
 
 /// Moves the position of an incarnation, and adds to what it has lost. Whether it stood at `from` and was closed, or open,

@@ -50,6 +50,28 @@ fn refuses_a_row(refusal: &(dyn DatabaseError + 'static), given: &Given<'_>) -> 
     false
 }
 
+/// Whether another transaction was in the way, so that the same statements may succeed at once: a deadlock, a conflict
+/// between snapshots, a lock that was waited for in vain.
+pub(crate) fn is_of_the_moment(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    #[cfg(feature = "mysql")]
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return matches!(refusal.number(), 1020 | 1205 | 1213);
+    }
+    #[cfg(feature = "sqlite")]
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        let code = DatabaseError::code(refusal).unwrap_or_default();
+        // SQLITE_BUSY and SQLITE_LOCKED, with whatever the upper bytes add.
+        return code
+            .parse::<u32>()
+            .is_ok_and(|code| matches!(code & 0xFF, 5 | 6));
+    }
+    let code = refusal.code().unwrap_or_default();
+    matches!(code.as_ref(), "40001" | "40P01" | "55P03")
+}
+
 impl Given<'_> {
     /// Whether this is a column of the table that the program does not know: then a `NULL` in it is in every row.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]

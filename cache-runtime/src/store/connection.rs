@@ -241,7 +241,9 @@ impl Connector {
         match answer {
             Ok(value) => {
                 self.conditions.accepted(operation);
-                link.pulse.check_trust()?;
+                let trusted = link.pulse.check_trust();
+                // It was done, where it may not last.
+                trusted.map_err(|error| StoreError::unanswered(error.to_string()))?;
                 Ok(value)
             }
             Err(error) => {
@@ -252,7 +254,12 @@ impl Connector {
                 } else {
                     self.conditions.refused(operation, &error);
                 }
-                Err(StoreError::new(error.to_string()))
+                // Whoever has answered has refused.
+                Err(if error.code().is_some() {
+                    StoreError::new(error.to_string())
+                } else {
+                    StoreError::unanswered(error.to_string())
+                })
             }
         }
     }

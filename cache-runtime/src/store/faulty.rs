@@ -15,10 +15,18 @@ use tokio::sync::Semaphore;
 #[cfg(feature = "redis")]
 use crate::entry;
 use crate::{
+    behind::{
+        mark::{Incarnation, Mark},
+        partition::Partition,
+    },
     error::StoreError,
     key::Key,
-    state::{Change, Identity, Lease, State},
-    store::{Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched},
+    policy::QueuePolicy,
+    state::{Change, Identity, Lease, Pending, State},
+    store::{
+        Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched,
+        queue::{Fetch, Fetched, Put, PutAnswer, Settled},
+    },
     token::Token,
     wake::Wakeups,
 };
@@ -36,6 +44,10 @@ pub enum Operation {
     End,
     Invalidate,
     Scan,
+    Put,
+    Rotate,
+    Fetch,
+    Settle,
 }
 
 /// A mechanism that a negative control leaves out.
@@ -59,6 +71,8 @@ pub enum Mechanism {
     /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
     /// be left out before the cache is built.
     TrustLease,
+    /// The marks of queued writes: without them, a queued row that the store has dropped is read from the database.
+    PendingIndex,
     /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
     /// built.
     Breaker,
@@ -370,9 +384,13 @@ impl Store for FaultyStore {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
+        partition: Option<&Partition>,
     ) -> Result<Option<Found>, StoreError> {
         self.before(Operation::Acquire).await?;
-        self.store.acquire(key, lease, lease_ttl_ms, over).await
+        let partition = partition.filter(|_| !self.is_left_out(Mechanism::PendingIndex));
+        self.store
+            .acquire(key, lease, lease_ttl_ms, over, partition)
+            .await
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -439,5 +457,75 @@ impl Store for FaultyStore {
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
         self.before(Operation::Scan).await?;
         self.store.scan(prefix, cursor).await
+    }
+
+    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+        self.store.check_queue(policy).await
+    }
+
+    async fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        self.before(Operation::Put).await?;
+        self.store.put(partition, key, put).await
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+    ) -> Result<bool, StoreError> {
+        self.before(Operation::Rotate).await?;
+        self.store.rotate(partition, from, to).await
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        self.before(Operation::Fetch).await?;
+        self.store.fetch(partition, fetch).await
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        self.before(Operation::Settle).await?;
+        self.store
+            .settle(partition, incarnation, settled, up_to)
+            .await
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        self.store.queued(key).await
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        self.store.logs(partition).await
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        self.store.drop_log(partition, incarnation).await
+    }
+
+    async fn marks(
+        &self,
+        partition: &Partition,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        self.store.marks(partition, cursor).await
+    }
+
+    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+        self.store.disclaim(partition).await
     }
 }

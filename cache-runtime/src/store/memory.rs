@@ -14,17 +14,26 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     hash::BuildHasher,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use quick_cache::sync::Cache as BoundedCache;
 
 use crate::{
+    behind::{
+        mark::{Incarnation, Mark},
+        partition::Partition,
+    },
     clock::Clock,
     error::StoreError,
     key::Key,
-    state::{self, Change, Identity, Lease, Slot, State, Step, View},
-    store::{Filling, Found, Keeps, Payload, Publication, Store, Touched},
+    policy::{Durability, QueuePolicy},
+    state::{self, Change, Identity, Judgement, Lease, Pending, Slot, State, Step, View},
+    store::{
+        Filling, Found, Keeps, Payload, Publication, Store, Touched,
+        memory_queue::MemoryQueue,
+        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, Settled},
+    },
     token::{ProcessId, Token},
     wake::Wakeups,
 };
@@ -54,6 +63,8 @@ pub struct MemoryStore {
     hasher: std::collections::hash_map::RandomState,
     clock: Clock,
     wakeups: Wakeups,
+    /// The queues by their names.
+    queues: Mutex<HashMap<Key, Arc<MemoryQueue>>>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -73,7 +84,16 @@ impl MemoryStore {
             hasher: std::collections::hash_map::RandomState::new(),
             clock,
             wakeups: Wakeups::default(),
+            queues: Mutex::default(),
         }
+    }
+
+    /// The queue of a partition; repositories that name the same one share it.
+    fn queue<'p>(&self, partition: &'p Partition) -> &'p MemoryQueue {
+        partition.memory.get_or_init(|| {
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(queues.entry(partition.state.clone()).or_default())
+        })
     }
 
     /// What is at a key, and for how long.
@@ -220,6 +240,7 @@ impl Store for MemoryStore {
         lease: Lease,
         lease_ttl_ms: u64,
         _over: bool,
+        _partition: Option<&Partition>,
     ) -> Result<Option<Found>, StoreError> {
         let mut seen = None;
         let granted = self.step(key, |slot| {
@@ -299,5 +320,135 @@ impl Store for MemoryStore {
         keys.extend(self.rows.iter().map(|(key, _)| key));
         keys.retain(|key| key.as_bytes().starts_with(prefix));
         Ok((0, keys.into_iter().collect()))
+    }
+
+    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+        Ok(match (policy.durability, policy.journal) {
+            (Some(Durability::Fsync), None) => Err(
+                "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with                  `durability = \"memory\"`"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        })
+    }
+
+    async fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        let queue = self.queue(partition);
+        let (mark, wake, was_empty) = {
+            let mut queue = queue.lock();
+            let Some(mark) = queue.next() else {
+                return Ok(PutAnswer::Rotate(None));
+            };
+            let (is_deletion, payload) = match put.body {
+                Body::Row(payload) => (false, payload),
+                Body::Deletion(id) => (true, Payload::Bytes(id, 0)),
+            };
+            let pending = Pending {
+                mark,
+                is_deletion,
+                meta: put.meta,
+            };
+            let mut shard = self.shard(key);
+            let now_ms = self.clock.now_ms();
+            let slot = self.slot(&shard, key, now_ms);
+            let step = state::put(slot.as_ref(), pending, payload.clone(), put.condition);
+            match step.reply {
+                Judgement::Met if queue.waiting() >= put.most => return Ok(PutAnswer::Full),
+                Judgement::Met => {}
+                Judgement::Unknown => return Ok(PutAnswer::Unknown),
+                Judgement::Refused => return Ok(PutAnswer::Refused),
+            }
+            self.apply(&mut shard, key, step.change, now_ms);
+            let was_empty = queue.waiting() == 0;
+            queue.append(Logged {
+                key: key.clone(),
+                pending,
+                payload,
+                at_ms: self.clock.wall_ms(),
+            });
+            (mark, step.wake, was_empty)
+        };
+        if !wake.is_empty() {
+            self.wakeups.wake(key.as_bytes());
+        }
+        if was_empty {
+            self.wakeups.wake(partition.flusher.as_bytes());
+        }
+        Ok(PutAnswer::Done(mark))
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+    ) -> Result<bool, StoreError> {
+        Ok(self.queue(partition).lock().rotate(from, to))
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        let now_ms = self.clock.wall_ms();
+        Ok(self.queue(partition).lock().fetch(&fetch, now_ms))
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        for Settled {
+            key,
+            number,
+            keep_ms,
+        } in settled
+        {
+            let mark = Mark {
+                incarnation,
+                number: *number,
+            };
+            self.step(key, |slot| state::settle(slot, mark, *keep_ms));
+        }
+        self.queue(partition).lock().cut(incarnation, up_to);
+        Ok(())
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        Ok(self.peek(key).and_then(|slot| match slot.state {
+            State::Pending(pending, payload) => Some((pending, payload)),
+            _ => None,
+        }))
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        Ok(self.queue(partition).lock().logs())
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        self.queue(partition).lock().drop_log(incarnation);
+        Ok(())
+    }
+
+    async fn marks(
+        &self,
+        _partition: &Partition,
+        _cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        // Nothing is dropped here, so nothing is indexed.
+        Ok((0, Vec::new()))
+    }
+
+    async fn disclaim(&self, _partition: &Partition) -> Result<(), StoreError> {
+        Ok(())
     }
 }

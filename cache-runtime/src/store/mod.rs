@@ -10,20 +10,30 @@
 mod condition;
 #[cfg(feature = "redis")]
 pub mod connection;
+#[cfg(feature = "redis")]
+mod durability;
 #[cfg(feature = "test-util")]
 pub mod faulty;
 pub mod memory;
+pub(crate) mod memory_queue;
 #[cfg(feature = "redis")]
 mod pulse;
+pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
+    behind::{
+        mark::{Incarnation, Mark},
+        partition::Partition,
+    },
     error::StoreError,
     key::Key,
-    state::{Identity, Lease, Meta, State},
+    policy::QueuePolicy,
+    state::{Identity, Lease, Meta, Pending, State},
+    store::queue::{Fetch, Fetched, Put, PutAnswer, Settled},
     token::Token,
     wake::Wakeups,
 };
@@ -66,6 +76,16 @@ pub enum Found {
     Writing,
     /// A queued write of another history or layout.
     Unsettled,
+}
+
+impl Found {
+    /// What names the fill or the write that has left a row, or an absence, here.
+    pub(crate) fn token(&self) -> Option<Token> {
+        match self {
+            Self::Value(meta, _) | Self::Negative(meta) => Some(meta.lease.token),
+            _ => None,
+        }
+    }
 }
 
 /// What a fill stores.
@@ -121,7 +141,7 @@ pub enum Keeps {
     Rows,
 }
 
-/// A moment of a write or a flush, at which a test may let its process die or stop.
+/// A moment of a write, at which a test may let its process die or stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
     /// Its intent is about to be placed.
@@ -136,8 +156,18 @@ pub enum Point {
     BeforeEnd,
     /// Its intent was taken back; its caller has no answer yet.
     AfterEnd,
-    /// A flush has moved the position of its queue and written its rows, and is about to commit.
+    /// It was queued; its caller has no answer yet.
+    AfterPut,
+    /// Queued writes were read; nothing of them is in the database yet.
+    BeforeFlush,
+    /// Queued writes are in the database, which is about to commit them.
     InFlushTransaction,
+    /// Queued writes are committed; the queue still holds them.
+    AfterFlushCommit,
+    /// The queue is about to be cut off.
+    BeforeTrim,
+    /// The queue was cut off.
+    AfterTrim,
 }
 
 /// A place where entries live.
@@ -169,12 +199,14 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
     /// Takes the fill lease, or tells what is there. `over` says that something foreign was seen and may be overwritten.
+    /// With a partition, a queued write that is missing at the key is put back there first.
     fn acquire(
         &self,
         key: &Key,
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
+        partition: Option<&Partition>,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
 
     /// Asks to be woken when the present load ends; `None` if so, or what is there instead of a load.
@@ -226,6 +258,78 @@ pub trait Store: Send + Sync + 'static {
         prefix: &[u8],
         cursor: u64,
     ) -> impl Future<Output = Result<(u64, Vec<Key>), StoreError>> + Send;
+
+    /// Whether the store keeps a queue as the policy demands; if not, why, and what to change.
+    fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> impl Future<Output = Result<Result<(), String>, StoreError>> + Send;
+
+    /// Queues a write and stores it at its key, both or neither.
+    fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
+
+    /// Begins an incarnation of a queue in the present history of the store, if the current one is still `from`. Answers
+    /// whether it was.
+    fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Reads a queue.
+    fn fetch(
+        &self,
+        partition: &Partition,
+        fetch: Fetch,
+    ) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
+
+    /// Takes note that writes of an incarnation have left the queue, and cuts its log off behind a number, unless that is
+    /// zero.
+    fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The queued write that stands at a key, whatever its history.
+    fn queued(
+        &self,
+        key: &Key,
+    ) -> impl Future<Output = Result<Option<(Pending, Payload)>, StoreError>> + Send;
+
+    /// The incarnations whose logs are here.
+    fn logs(
+        &self,
+        partition: &Partition,
+    ) -> impl Future<Output = Result<Vec<Incarnation>, StoreError>> + Send;
+
+    /// Removes the log of an incarnation that nothing is written to any more.
+    fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Some of the marks of a partition, and the cursor to go on from; zero is both the first and the end.
+    fn marks(
+        &self,
+        partition: &Partition,
+        cursor: u64,
+    ) -> impl Future<Output = Result<(u64, Vec<(Key, Mark)>), StoreError>> + Send;
+
+    /// Gives up the claim of this process on a partition.
+    fn disclaim(
+        &self,
+        partition: &Partition,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// The store of a cache: the real one, or in tests the real one behind faults.
@@ -286,8 +390,9 @@ impl Store for RealStore {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
+        partition: Option<&Partition>,
     ) -> Result<Option<Found>, StoreError> {
-        dispatch!(self, store => store.acquire(key, lease, lease_ttl_ms, over).await)
+        dispatch!(self, store => store.acquire(key, lease, lease_ttl_ms, over, partition).await)
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -327,6 +432,70 @@ impl Store for RealStore {
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
         dispatch!(self, store => store.scan(prefix, cursor).await)
+    }
+
+    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+        dispatch!(self, store => store.check_queue(policy).await)
+    }
+
+    async fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        dispatch!(self, store => store.put(partition, key, put).await)
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+    ) -> Result<bool, StoreError> {
+        dispatch!(self, store => store.rotate(partition, from, to).await)
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        dispatch!(self, store => store.fetch(partition, fetch).await)
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        dispatch!(self, store => store.settle(partition, incarnation, settled, up_to).await)
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        dispatch!(self, store => store.queued(key).await)
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        dispatch!(self, store => store.logs(partition).await)
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        dispatch!(self, store => store.drop_log(partition, incarnation).await)
+    }
+
+    async fn marks(
+        &self,
+        partition: &Partition,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        dispatch!(self, store => store.marks(partition, cursor).await)
+    }
+
+    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+        dispatch!(self, store => store.disclaim(partition).await)
     }
 }
 

@@ -1,0 +1,571 @@
+//! One step of a flush: a batch of queued writes goes to the database and leaves its queue.
+//!
+//! 1. Which incarnation, and from which position on: the first open one in the order of epochs, as the database tells it.
+//!    What an earlier flush has committed and not settled is settled first.
+//! 2. Fetch: the writes behind the position, in one round trip that also renews this process's claim on the partition.
+//! 3. Apply them and move the position, in one transaction (`apply`).
+//! 4. Settle: in the store, the rows that were flushed become ordinary entries, and the log is cut off.
+//! 5. A log that has ended, and that nothing is written to any more, is closed: the next incarnation follows.
+//!
+//! Any process may run any step at any time: the position is compared by the database, and the marks by the store. The
+//! claim, and what is remembered of the position, only save work.
+//!
+//! Invariant: the log is cut off behind what was committed, never further.
+//! Invariant: an incarnation is closed only if the store writes to another one, and a later one is registered.
+//! Not here: when a step is taken (`flusher`).
+
+use std::{pin::Pin, sync::Arc};
+
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
+use crate::{
+    backend::Backend,
+    behind::{
+        Image, Queued,
+        apply::{Applied, Batch, Hooks, Unapplied},
+        mark::{Incarnation, Mark},
+        offsets::{self, OpenIncarnation},
+        queue::{Lane, Queue},
+    },
+    clock::millis,
+    codec::Codec,
+    database::{self, Fate},
+    entity::Entity,
+    error::{Error, ErrorKind},
+    repository::Inner,
+    store::{
+        Payload, Point, Store,
+        queue::{Fetch, Fetched, Logged, Settled},
+    },
+};
+
+/// How long this process keeps a partition to itself without renewing its claim.
+pub(crate) const CLAIM_MS: u64 = 5_000;
+/// How many writes that were committed earlier are settled at once.
+const SETTLED_AT_ONCE: u32 = 1_000;
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    /// A batch was flushed; whether it was as large as it may be, so that there is more.
+    Flushed { full: bool },
+    /// Something else has changed, such as the incarnation: take another step.
+    Moved,
+    /// There is nothing to flush.
+    Idle,
+    /// Another process flushes.
+    Claimed,
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// Takes one step in a partition; with a claim only if it is this process's turn.
+    pub(crate) async fn flush_step(&self, lane: &Lane, claims: bool) -> Result<Stepped, Error> {
+        let mut position = lane.position.lock().await;
+        let stepped = self.step(lane, &mut position, claims).await;
+        if stepped.is_err() {
+            // The outcome of a commit may be unknown: ask again.
+            *position = None;
+        }
+        stepped
+    }
+
+    async fn step(
+        &self,
+        lane: &Lane,
+        position: &mut Option<OpenIncarnation>,
+        claims: bool,
+    ) -> Result<Stepped, Error> {
+        let queue = self.queue();
+        let open = match *position {
+            Some(open) => open,
+            None => match self.resume(queue, lane).await? {
+                Some(open) => *position.insert(open),
+                None => return Ok(Stepped::Idle),
+            },
+        };
+        let fetch = Fetch {
+            incarnation: open.incarnation,
+            after: open.position,
+            count: queue.policy.batch,
+            claim_ms: if claims { CLAIM_MS } else { 0 },
+        };
+        let fetched = self.fetch(lane, fetch).await?;
+        if !fetched.is_claimed {
+            // Whoever has the partition moves on.
+            *position = None;
+            return Ok(Stepped::Claimed);
+        }
+        self.count_lost(queue, lane, fetched.current).await?;
+        let is_current = fetched.current == Some(open.incarnation);
+        if fetched.writes.is_empty() {
+            // Numbers that were given and are not in the log.
+            let missing = is_current && fetched.current_last > open.position;
+            if !missing {
+                return self.ended(queue, lane, position, &fetched, open).await;
+            }
+        }
+        self.flush_batch(queue, lane, position, fetched, open, false)
+            .await
+    }
+
+    /// Where to go on: the first open incarnation. Settles what was committed before, and clears away what is left of closed
+    /// incarnations.
+    async fn resume(&self, queue: &Queue, lane: &Lane) -> Result<Option<OpenIncarnation>, Error> {
+        let number = lane.partition.number;
+        let all = offsets::open_incarnations(&self.database.pool, &queue.name, number).await?;
+        let logs = self.cache.store.logs(&lane.partition).await;
+        for incarnation in logs.map_err(|error| self.queue_away("flush", error))? {
+            if !all.iter().any(|open| open.incarnation == incarnation) {
+                self.bury(queue, lane, incarnation).await?;
+            }
+        }
+        let Some(first) = all.first() else {
+            return Ok(None);
+        };
+        self.settle_committed(lane, first).await?;
+        Ok(Some(*first))
+    }
+
+    /// Settles what an earlier flush has committed. Which of it was refused is not known here, so nothing of it is kept.
+    async fn settle_committed(&self, lane: &Lane, open: &OpenIncarnation) -> Result<(), Error> {
+        loop {
+            let fetch = Fetch {
+                incarnation: open.incarnation,
+                after: 0,
+                count: SETTLED_AT_ONCE,
+                claim_ms: 0,
+            };
+            let fetched = self.fetch(lane, fetch).await?;
+            let committed = fetched.writes.iter();
+            let committed =
+                committed.take_while(|write| write.pending.mark.number <= open.position);
+            let settled: Vec<_> = committed.map(dropped).collect();
+            let Some(last) = settled.last().map(|settled| settled.number) else {
+                return Ok(());
+            };
+            self.settle(lane, open.incarnation, &settled, last).await?;
+        }
+    }
+
+    /// Applies a batch and settles it.
+    async fn flush_batch(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        position: &mut Option<OpenIncarnation>,
+        fetched: Fetched,
+        open: OpenIncarnation,
+        closed: bool,
+    ) -> Result<Stepped, Error> {
+        self.cache.store.reach(Point::BeforeFlush);
+        let last = fetched.writes.last();
+        let to = last.map_or(fetched.current_last, |write| write.pending.mark.number);
+        let place = queue.place(lane, open.incarnation);
+        let count = fetched.writes.len() as u64;
+        let lost = to - open.position - count;
+        let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
+        let batch = Batch {
+            place: &place,
+            from: open.position,
+            to,
+            writes: &writes,
+            lost,
+            closed,
+            codec: self.codec,
+            layout: self.fingerprint,
+            now_ms: self.cache.clock.wall_ms(),
+        };
+        let in_transaction = || self.cache.store.reach(Point::InFlushTransaction);
+        let hooks = self.hooks(&in_transaction);
+        // Named as a type, because the compiler cannot tell of the future itself that it may change threads.
+        let applied: Pin<Box<dyn Future<Output = Result<Applied, Unapplied>> + Send + '_>> =
+            Box::pin(self.database.apply_queued(&batch, &hooks));
+        let applied = match applied.await {
+            Ok(applied) => applied,
+            Err(Unapplied::Overtaken) => {
+                self.counters.flushes_overtaken.add_one();
+                *position = None;
+                return Ok(Stepped::Moved);
+            }
+            Err(Unapplied::Failed(error)) => {
+                let what = format!("writes of the queue {}", queue.name);
+                let fate = Fate::Nothing;
+                return Err(database::describe("flush", &what, error, fate));
+            }
+        };
+        self.cache.store.reach(Point::AfterFlushCommit);
+        *position = Some(OpenIncarnation {
+            position: to,
+            ..open
+        });
+        self.count_flushed(queue, lane, count, lost, &applied);
+        let settled = self.settled(&writes, &applied);
+        self.settle(lane, open.incarnation, &settled, to).await?;
+        Ok(Stepped::Flushed {
+            full: count >= u64::from(queue.policy.batch),
+        })
+    }
+
+    fn count_flushed(&self, queue: &Queue, lane: &Lane, count: u64, lost: u64, applied: &Applied) {
+        let counters = &self.counters;
+        counters.flushed.add(count);
+        counters.flushed_rows.add(applied.rows);
+        counters.flushes.add_one();
+        counters.flush_statements.add(applied.statements);
+        counters.dead_letters.add(applied.dead.len() as u64);
+        self.tell_lost(queue, lane, lost);
+        for dead in &applied.dead {
+            tracing::error!(
+                entity = E::SPEC.name,
+                queue = &*queue.name,
+                partition = lane.partition.number,
+                number = dead.number,
+                error = dead.error,
+                "a queued write was refused and is a dead letter now"
+            );
+        }
+    }
+
+    fn tell_lost(&self, queue: &Queue, lane: &Lane, lost: u64) {
+        if lost > 0 {
+            self.counters.lost.add(lost);
+            tracing::error!(
+                entity = E::SPEC.name,
+                queue = &*queue.name,
+                partition = lane.partition.number,
+                writes = lost,
+                "the store has lost acknowledged writes before they were flushed"
+            );
+        }
+    }
+
+    /// What is left in the store of each row that a batch has written: the latest write of it decides.
+    fn settled(&self, writes: &[Queued<E>], applied: &Applied) -> Vec<Settled> {
+        let dead: std::collections::HashSet<u64> =
+            applied.dead.iter().map(|dead| dead.number).collect();
+        let mut seen = std::collections::HashSet::with_capacity(writes.len());
+        let mut settled = Vec::with_capacity(writes.len());
+        for write in writes.iter().rev() {
+            if seen.insert(&write.key) {
+                let is_kept = !dead.contains(&write.number) && !self.is_changed_by_database();
+                settled.push(Settled {
+                    key: write.key.clone(),
+                    number: write.number,
+                    keep_ms: if is_kept { self.keep_ms(write) } else { 0 },
+                });
+            }
+        }
+        settled
+    }
+
+    /// For how long a flushed row is served.
+    fn keep_ms(&self, write: &Queued<E>) -> u64 {
+        match &write.image {
+            Image::Row(_) => millis(self.jittered_ttl(write.number)).max(1),
+            Image::Deletion(_) => self.policy.negative_ttl.map_or(0, millis),
+            Image::Unreadable { .. } => 0,
+        }
+    }
+
+    /// Whether the row in the database may differ from the one that was written.
+    fn is_changed_by_database(&self) -> bool {
+        let columns = &self.database.columns;
+        self.policy.after_triggers || columns.iter().any(|column| column.role.is_generated())
+    }
+
+    async fn settle(
+        &self,
+        lane: &Lane,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), Error> {
+        let store = &self.cache.store;
+        store.reach(Point::BeforeTrim);
+        let done = store.settle(&lane.partition, incarnation, settled, up_to);
+        done.await
+            .map_err(|error| self.queue_away("settle flushed writes of", error))?;
+        store.reach(Point::AfterTrim);
+        Ok(())
+    }
+
+    /// The log has no more writes: closes its incarnation if nothing can follow.
+    async fn ended(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        position: &mut Option<OpenIncarnation>,
+        fetched: &Fetched,
+        open: OpenIncarnation,
+    ) -> Result<Stepped, Error> {
+        if fetched.current == Some(open.incarnation) {
+            return Ok(Stepped::Idle);
+        }
+        let pool = &self.database.pool;
+        let number = lane.partition.number;
+        let all = offsets::open_incarnations(pool, &queue.name, number).await?;
+        let has_successor = all
+            .iter()
+            .any(|other| other.incarnation.epoch > open.incarnation.epoch);
+        if !has_successor {
+            // Nothing is known to follow. A closed incarnation that is still written to is found when this starts anew.
+            if fetched.current.is_some() {
+                *position = None;
+            }
+            return self.reopen(queue, lane, fetched.current).await;
+        }
+        let place = queue.place(lane, open.incarnation);
+        if offsets::close(pool, &place, open.position).await? {
+            self.clear(lane, open.incarnation).await?;
+        }
+        *position = None;
+        Ok(Stepped::Moved)
+    }
+
+    /// Begins another incarnation if the one that is written to was closed, by a flusher that knew it from another server.
+    async fn reopen(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        current: Option<Incarnation>,
+    ) -> Result<Stepped, Error> {
+        let Some(current) = current else {
+            return Ok(Stepped::Idle);
+        };
+        let place = queue.place(lane, current);
+        let known = offsets::position_of(&self.database.pool, &place).await?;
+        if known.is_none_or(|(_, closed)| closed) {
+            let rotations = lane.rotations.load(std::sync::atomic::Ordering::Acquire);
+            self.rotate(queue, lane, Some(current), rotations).await?;
+            return Ok(Stepped::Moved);
+        }
+        Ok(Stepped::Idle)
+    }
+
+    /// Makes dead letters of what a closed incarnation still holds, and clears it away.
+    async fn bury(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        incarnation: Incarnation,
+    ) -> Result<(), Error> {
+        let place = queue.place(lane, incarnation);
+        let pool = &self.database.pool;
+        loop {
+            let Some((at, true)) = offsets::position_of(pool, &place).await? else {
+                // Registered a moment ago, or not in this database.
+                return Ok(());
+            };
+            let open = OpenIncarnation {
+                incarnation,
+                position: at,
+            };
+            self.settle_committed(lane, &open).await?;
+            let fetch = Fetch {
+                incarnation,
+                after: at,
+                count: queue.policy.batch,
+                claim_ms: 0,
+            };
+            let fetched = self.fetch(lane, fetch).await?;
+            if fetched.current == Some(incarnation) {
+                self.reopen(queue, lane, Some(incarnation)).await?;
+                continue;
+            }
+            if fetched.writes.is_empty() {
+                return self.clear(lane, incarnation).await;
+            }
+            let mut position = None;
+            self.flush_batch(queue, lane, &mut position, fetched, open, true)
+                .await?;
+        }
+    }
+
+    /// Removes what a closed incarnation has left in the store: rows that it was the last to write, and its log.
+    async fn clear(&self, lane: &Lane, incarnation: Incarnation) -> Result<(), Error> {
+        let store = &self.cache.store;
+        let away = |error| self.queue_away("clear", error);
+        let mut cursor = 0;
+        loop {
+            let (next, marks) = store.marks(&lane.partition, cursor).await.map_err(away)?;
+            let own = marks.into_iter();
+            let own = own.filter(|(_, mark)| mark.incarnation == incarnation);
+            let settled: Vec<_> = own
+                .map(|(key, mark)| Settled {
+                    key,
+                    number: mark.number,
+                    keep_ms: 0,
+                })
+                .collect();
+            self.settle(lane, incarnation, &settled, 0).await?;
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        store
+            .drop_log(&lane.partition, incarnation)
+            .await
+            .map_err(away)
+    }
+
+    /// Counts the writes that were acknowledged to this process in incarnations that are over, and that are neither in the
+    /// database nor in the store.
+    async fn count_lost(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        current: Option<Incarnation>,
+    ) -> Result<(), Error> {
+        for mark in lane.former(current) {
+            let lost = self.lost_before(queue, lane, mark).await;
+            if lost.is_err() {
+                // To be asked again.
+                lane.acknowledged(mark);
+            }
+            self.tell_lost(queue, lane, lost?);
+        }
+        Ok(())
+    }
+
+    async fn lost_before(&self, queue: &Queue, lane: &Lane, mark: Mark) -> Result<u64, Error> {
+        let pool = &self.database.pool;
+        let place = queue.place(lane, mark.incarnation);
+        let fetch = Fetch {
+            incarnation: mark.incarnation,
+            after: mark.number,
+            count: 0,
+            claim_ms: 0,
+        };
+        let held = self.fetch(lane, fetch).await?.log_last;
+        let Some((position, _)) = offsets::position_of(pool, &place).await? else {
+            return Ok(0);
+        };
+        let lost = mark.number.saturating_sub(held.max(position));
+        if lost == 0 {
+            return Ok(0);
+        }
+        offsets::count_lost(pool, &place, lost).await
+    }
+
+    pub(crate) async fn fetch(&self, lane: &Lane, fetch: Fetch) -> Result<Fetched, Error> {
+        let fetched = self.cache.store.fetch(&lane.partition, fetch).await;
+        fetched.map_err(|error| self.queue_away("read writes of", error))
+    }
+
+    /// A write of the log as the database takes it.
+    fn queued(&self, write: Logged) -> Queued<E> {
+        let Logged {
+            key,
+            pending,
+            payload,
+            ..
+        } = write;
+        Queued {
+            number: pending.mark.number,
+            key,
+            image: self.image(pending.is_deletion, pending.meta.lease.identity, payload),
+        }
+    }
+
+    pub(crate) fn image(
+        &self,
+        is_deletion: bool,
+        identity: crate::state::Identity,
+        payload: Payload,
+    ) -> Image<E> {
+        let (bytes, header) = match payload {
+            Payload::Shared(row) => match row.downcast() {
+                Ok(row) => return Image::Row(row),
+                Err(_) => (Vec::new(), 0),
+            },
+            Payload::Bytes(bytes, header) => (bytes, header),
+        };
+        let read = match Codec::from_number(identity.codec) {
+            None => Err("its codec is not compiled in".to_owned()),
+            // A positional codec would read another layout as something else.
+            Some(codec)
+                if codec.is_positional()
+                    && !is_deletion
+                    && identity.fingerprint != self.fingerprint =>
+            {
+                Err("it was written in another layout of the struct".to_owned())
+            }
+            Some(codec) if is_deletion => {
+                let id = codec.decode(&bytes[header..]).map(Image::Deletion);
+                id.map_err(|error| error.to_string())
+            }
+            Some(codec) => {
+                let row = codec.decode(&bytes[header..]).map(Arc::new);
+                row.map(Image::Row).map_err(|error| error.to_string())
+            }
+        };
+        read.unwrap_or_else(|reason| Image::Unreadable {
+            is_deletion,
+            codec: identity.codec,
+            layout: identity.fingerprint,
+            payload: bytes[header..].to_vec(),
+            reason,
+        })
+    }
+
+    fn hooks<'h>(&self, in_transaction: &'h (dyn Fn() + Send + Sync)) -> Hooks<'h> {
+        Hooks {
+            in_transaction,
+            #[cfg(feature = "test-util")]
+            compares_position: !self.cache.store.is_left_out(Mechanism::OffsetCompare),
+            #[cfg(feature = "test-util")]
+            keeps_order: !self.cache.store.is_left_out(Mechanism::QueueOrder),
+            #[cfg(not(feature = "test-util"))]
+            compares_position: true,
+            #[cfg(not(feature = "test-util"))]
+            keeps_order: true,
+        }
+    }
+
+    /// Makes room in a full partition.
+    pub(crate) async fn make_room(&self, lane: &Lane) -> Result<(), Error> {
+        self.flush_step(lane, false).await?;
+        Ok(())
+    }
+
+    /// Flushes until a write, and all before it, are in the database.
+    pub(crate) async fn flush_up_to(&self, lane: &Lane, mark: Mark) -> Result<(), Error> {
+        let queue = self.queue();
+        loop {
+            let stepped = self.flush_step(lane, false).await?;
+            let at = *lane.position.lock().await;
+            let has_passed = at.is_some_and(|at| {
+                at.incarnation.epoch > mark.incarnation.epoch
+                    || (at.incarnation == mark.incarnation && at.position >= mark.number)
+            });
+            if has_passed {
+                return Ok(());
+            }
+            if stepped == Stepped::Idle {
+                let place = queue.place(lane, mark.incarnation);
+                let known = offsets::position_of(&self.database.pool, &place).await?;
+                return match known {
+                    Some((position, closed)) if closed || position >= mark.number => Ok(()),
+                    _ => Err(Error::new(
+                        ErrorKind::Store,
+                        format!(
+                            "failed to flush {}: the store has lost writes of the queue {}",
+                            E::SPEC.name,
+                            queue.name
+                        ),
+                    )),
+                };
+            }
+        }
+    }
+}
+
+/// A write whose row is not to be served any more.
+fn dropped(write: &Logged) -> Settled {
+    Settled {
+        key: write.key.clone(),
+        number: write.pending.mark.number,
+        keep_ms: 0,
+    }
+}

@@ -1,0 +1,294 @@
+//! One queued write, step by step.
+//!
+//! 1. The put itself: one round trip, whose answer is the acknowledgement.
+//! 2. The store has begun another history, or has no queue yet: an incarnation is registered in the database and begun in
+//!    the store, by one of all who notice, and the put is made again.
+//! 3. The queue is full: the write is refused, or it makes room by flushing, is put, and waits until it was flushed itself.
+//! 4. The put demands something of the row, and nothing is known of it: the row is loaded under a lease, as by a read, and
+//!    the put is made again.
+//!
+//! Invariant: whether a row exists, or is still what it was, is decided by the store in the same step that queues the write.
+//! Not here: that step (`state::put`, and `put.lua`), and what comes after the acknowledgement (`flush`).
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    backend::Backend,
+    behind::{
+        mark::Incarnation,
+        offsets,
+        queue::{Lane, Queue},
+    },
+    database::Write,
+    entity::Entity,
+    error::{Error, ErrorKind},
+    key::Key,
+    policy::OnFull,
+    read::Judged,
+    repository::Inner,
+    state::{Condition, Lease, Meta},
+    store::{
+        Keeps, Store,
+        queue::{Body, Put, PutAnswer},
+    },
+    token::Token,
+};
+
+/// How many times a put is made again before something else must be wrong.
+const MOST_TRIES: u32 = 16;
+
+/// What became of a put that the store could decide.
+enum Decided {
+    Done,
+    Refused,
+    Unknown,
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// Queues a write. The row that it leaves, if it leaves one.
+    pub(crate) async fn write_behind(
+        self: &Arc<Self>,
+        write: Write<E>,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let written = self.write_queued(write).await;
+        self.count(&written);
+        written
+    }
+
+    async fn write_queued(self: &Arc<Self>, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        let id = write.id().into_owned();
+        let key = self.key(&id)?;
+        let verb = write.verb();
+        let condition = match &write {
+            Write::Save(_) => Condition::Any,
+            Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Condition::Present,
+            Write::Insert(_) => Condition::Absent,
+        };
+        let row = write.into_row().map(Arc::new);
+        let mut contradicted = false;
+        for _ in 0..MOST_TRIES {
+            match self.put(verb, &key, &id, row.as_ref(), condition).await? {
+                Decided::Done => return Ok(row),
+                Decided::Refused => return Err(self.unmet(verb, &key, condition)),
+                Decided::Unknown if condition == Condition::Any => break,
+                Decided::Unknown => {}
+            }
+            // What was read is only believed where the cache keeps nothing that the put could look at.
+            if contradicted {
+                return Err(self.unmet(verb, &key, condition));
+            }
+            let exists = self.load_for_write(&id).await?;
+            contradicted = exists == (condition == Condition::Absent);
+        }
+        Err(self.unkept(verb, &key))
+    }
+
+    /// Changes a row, and queues it unless somebody else has changed it meanwhile; then again.
+    pub(crate) async fn modify(
+        self: &Arc<Self>,
+        id: &E::Id,
+        mut change: impl FnMut(&mut E) + Send,
+    ) -> Result<Arc<E>, Error> {
+        const VERB: &str = "modify";
+        let key = self.key(id)?;
+        let _modifying = self.queue().modifying(&key).lock().await;
+        let mut unknown = 0;
+        while unknown < MOST_TRIES {
+            let found = {
+                let codec = self.codec.number();
+                let store = &self.cache.store;
+                store.get(&key, self.fingerprint, codec).await
+            };
+            let found = found.map_err(|error| self.queue_away(VERB, error))?;
+            let token = found.token();
+            let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
+            else {
+                unknown += 1;
+                if !self.load_for_write(id).await? {
+                    return Err(self.unmet(VERB, &key, Condition::Present));
+                }
+                continue;
+            };
+            let Some(row) = outcome.row else {
+                return Err(self.unmet(VERB, &key, Condition::Present));
+            };
+            let mut row = E::clone(&row);
+            change(&mut row);
+            if self.key(&row.id())? != key {
+                return Err(Error::new(
+                    ErrorKind::Conversion,
+                    format!(
+                        "failed to modify {}: the change gave the row another id",
+                        self.what(&key)
+                    ),
+                ));
+            }
+            let row = Arc::new(row);
+            let condition = Condition::Unchanged(token);
+            match self.put(VERB, &key, id, Some(&row), condition).await? {
+                Decided::Done => return Ok(row),
+                Decided::Refused => unknown = 0,
+                Decided::Unknown => unknown += 1,
+            }
+        }
+        Err(self.unkept(VERB, &key))
+    }
+
+    /// Loads a row into the cache, unless it is there. Whether it exists.
+    async fn load_for_write(self: &Arc<Self>, id: &E::Id) -> Result<bool, Error> {
+        let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
+        Ok(outcome.row.is_some())
+    }
+
+    /// Queues the image of a row, or its deletion.
+    async fn put(
+        self: &Arc<Self>,
+        verb: &'static str,
+        key: &Key,
+        id: &E::Id,
+        row: Option<&Arc<E>>,
+        condition: Condition,
+    ) -> Result<Decided, Error> {
+        let queue = self.queue();
+        let lane = &queue.lanes[self.keys.partition(key)];
+        self.verified(queue).await?;
+        let (body, journaled) = self.body(id, row)?;
+        let mut made_room = false;
+        for _ in 0..MOST_TRIES {
+            let rotations = lane.rotations.load(Ordering::Acquire);
+            let put = Put {
+                meta: self.meta_of_write(),
+                body: body.clone(),
+                journaled: journaled.clone(),
+                condition,
+                most: queue.most(),
+            };
+            let answer = self.cache.store.put(&lane.partition, key, put).await;
+            match answer.map_err(|error| self.queue_away(verb, error))? {
+                PutAnswer::Done(mark) => {
+                    lane.acknowledged(mark);
+                    self.cache.store.reach(crate::store::Point::AfterPut);
+                    if made_room {
+                        Box::pin(self.flush_up_to(lane, mark)).await?;
+                    }
+                    return Ok(Decided::Done);
+                }
+                PutAnswer::Refused => return Ok(Decided::Refused),
+                PutAnswer::Unknown => return Ok(Decided::Unknown),
+                PutAnswer::Rotate(from) => {
+                    Box::pin(self.rotate(queue, lane, from, rotations)).await?;
+                }
+                PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
+                    self.counters.backpressure.add_one();
+                    return Err(Error::new(
+                        ErrorKind::Backpressure,
+                        format!(
+                            "failed to {verb} {}: its partition of the queue holds {} writes, which is all it may \
+                             (`max_pending`); try again later",
+                            self.what(key),
+                            queue.most()
+                        ),
+                    ));
+                }
+                PutAnswer::Full => {
+                    self.counters.backpressure.add_one();
+                    made_room = true;
+                    Box::pin(self.make_room(lane)).await?;
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Store,
+            format!(
+                "failed to {verb} {}: its queue has no room or no stand",
+                self.what(key)
+            ),
+        ))
+    }
+
+    /// The write as the store keeps it, and as a journal does.
+    fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Option<Vec<u8>>), Error> {
+        let unwritable = |error: crate::codec::CodecError| {
+            let message = format!("{} cannot be queued: {error}", E::SPEC.name);
+            Error::with_source(ErrorKind::Conversion, message, error)
+        };
+        let Some(row) = row else {
+            let id = self.codec.encode(id).map_err(unwritable)?;
+            return Ok((Body::Deletion(id), None));
+        };
+        let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
+        let journals = keeps_rows && self.queue().policy.journal.is_some();
+        let journaled = if journals {
+            Some(self.codec.encode(&**row).map_err(unwritable)?)
+        } else {
+            None
+        };
+        let payload = if keeps_rows {
+            crate::store::Payload::Shared(Arc::clone(row) as _)
+        } else {
+            crate::store::Payload::Bytes(self.codec.encode(&**row).map_err(unwritable)?, 0)
+        };
+        Ok((Body::Row(payload), journaled))
+    }
+
+    /// What is known of a row that the application has given, now.
+    fn meta_of_write(&self) -> Meta {
+        Meta {
+            lease: Lease {
+                token: Token::draw(),
+                identity: self.identity(),
+            },
+            loaded_at_ms: self.cache.clock.wall_ms(),
+            load_cost_us: 0,
+            version: 0,
+        }
+    }
+
+    /// Begins an incarnation after the one that was seen, unless somebody in this process has since.
+    pub(crate) async fn rotate(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        from: Option<Incarnation>,
+        rotations: u64,
+    ) -> Result<(), Error> {
+        let _rotating = lane.rotating.lock().await;
+        if lane.rotations.load(Ordering::Acquire) != rotations {
+            return Ok(());
+        }
+        let pool = &self.database.pool;
+        let to = offsets::register(pool, &queue.name, lane.partition.number).await?;
+        let begun = self.cache.store.rotate(&lane.partition, from, to).await;
+        // If it was not, another process has begun one; what was registered stays empty and is closed in its turn.
+        let begun = begun.map_err(|error| self.queue_away("begin an incarnation of", error))?;
+        lane.rotations.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(
+            entity = E::SPEC.name,
+            queue = &*queue.name,
+            partition = lane.partition.number,
+            incarnation = %to,
+            begun,
+            "a queue begins anew"
+        );
+        Ok(())
+    }
+
+    /// Why the demand of a write was not met.
+    fn unmet(&self, verb: &str, key: &Key, condition: Condition) -> Error {
+        let (kind, why) = match condition {
+            Condition::Absent => (ErrorKind::Duplicate, "there is such a row"),
+            _ => (ErrorKind::NotFound, "there is no such row"),
+        };
+        Error::new(kind, format!("failed to {verb} {}: {why}", self.what(key)))
+    }
+
+    fn unkept(&self, verb: &str, key: &Key) -> Error {
+        Error::new(
+            ErrorKind::Store,
+            format!(
+                "failed to {verb} {}: the cache does not keep the row long enough to compare it",
+                self.what(key)
+            ),
+        )
+    }
+}

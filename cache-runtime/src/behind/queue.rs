@@ -1,0 +1,206 @@
+//! The queue of one entity as this process knows it: its name, its partitions, and what was learnt of each.
+//!
+//! Nothing here decides. What is remembered saves a question: the position of a partition is compared by the database when it
+//! is moved, and the incarnation of the store by every put.
+//!
+//! 1. Before the first write through a connection, the store and the tables are checked ([`Inner::verified`]).
+//! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Lane::acknowledged`]).
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    backend::Backend,
+    behind::{
+        mark::{Incarnation, Mark},
+        offsets::{self, OpenIncarnation, Place},
+        partition::Partition,
+    },
+    entity::Entity,
+    error::{Error, ErrorKind},
+    key::Key,
+    policy::QueuePolicy,
+    repository::Inner,
+    store::Store,
+};
+
+/// How many keys of this process can be modified at the same time.
+const STRIPES: usize = 64;
+
+/// The queue of an entity.
+pub(crate) struct Queue {
+    pub(crate) name: Arc<str>,
+    /// What the names of its like begin with, whatever their number of partitions.
+    family: String,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) policy: QueuePolicy,
+    /// The run of the store that was checked last, and one.
+    verified: AtomicU64,
+    /// So that the tasks of this process do not make each other's modifications fail.
+    modifying: Vec<tokio::sync::Mutex<()>>,
+}
+
+/// One partition.
+pub(crate) struct Lane {
+    pub(crate) partition: Partition,
+    /// How far the incarnation that is flushed now was applied, if that is known. Held while a batch is flushed.
+    pub(crate) position: tokio::sync::Mutex<Option<OpenIncarnation>>,
+    /// Held while an incarnation is begun.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
+    /// How often one was begun.
+    pub(crate) rotations: AtomicU64,
+    noted: Mutex<Noted>,
+}
+
+/// The latest writes that were acknowledged to this process.
+#[derive(Debug, Default)]
+struct Noted {
+    /// In the incarnation that was written to last.
+    latest: Option<Mark>,
+    /// In those before it, as long as nobody has asked what became of them.
+    former: Vec<Mark>,
+}
+
+impl Queue {
+    /// The queue with a name, as the entity's policy wants it.
+    pub(crate) fn new(name: &str, policy: QueuePolicy) -> Self {
+        let lanes = (0..policy.partitions).map(|number| Lane::new(name, number));
+        let family = name.split_inclusive('/').next().unwrap_or(name).to_owned();
+        Self {
+            name: Arc::from(name),
+            family,
+            lanes: lanes.collect(),
+            policy,
+            verified: AtomicU64::new(0),
+            modifying: (0..STRIPES)
+                .map(|_| tokio::sync::Mutex::default())
+                .collect(),
+        }
+    }
+
+    /// How many writes one partition may hold.
+    pub(crate) fn most(&self) -> u64 {
+        (self.policy.max_pending / u64::from(self.policy.partitions)).max(1)
+    }
+
+    /// The incarnation of a partition, as the database tells it.
+    pub(crate) fn place(&self, lane: &Lane, incarnation: Incarnation) -> Place {
+        Place {
+            queue: Arc::clone(&self.name),
+            part: lane.partition.number,
+            incarnation,
+        }
+    }
+
+    /// The lock under which this process modifies a key.
+    pub(crate) fn modifying(&self, key: &Key) -> &tokio::sync::Mutex<()> {
+        let mut hash = crate::fingerprint::Fingerprint::default();
+        hash.write(key.as_bytes());
+        &self.modifying[hash.finish() as usize % STRIPES]
+    }
+}
+
+impl Lane {
+    fn new(queue: &str, number: u16) -> Self {
+        Self {
+            partition: Partition::new(queue, number),
+            position: tokio::sync::Mutex::default(),
+            rotating: tokio::sync::Mutex::default(),
+            rotations: AtomicU64::new(0),
+            noted: Mutex::default(),
+        }
+    }
+
+    /// Notes an acknowledgement.
+    pub(crate) fn acknowledged(&self, mark: Mark) {
+        let mut noted = self.noted();
+        match &mut noted.latest {
+            Some(latest) if latest.incarnation == mark.incarnation => {
+                latest.number = latest.number.max(mark.number);
+            }
+            // The answer to a write that was overtaken by the beginning of another incarnation.
+            Some(latest) if latest.incarnation.epoch > mark.incarnation.epoch => {
+                noted.former.push(mark);
+            }
+            latest => {
+                let former = latest.replace(mark);
+                noted.former.extend(former);
+            }
+        }
+    }
+
+    /// The latest acknowledged writes of incarnations that are not written to any more, each told once.
+    pub(crate) fn former(&self, current: Option<Incarnation>) -> Vec<Mark> {
+        let mut noted = self.noted();
+        let is_over = |mark: &mut Mark| current != Some(mark.incarnation);
+        let over = noted.latest.take_if(is_over);
+        noted.former.extend(over);
+        std::mem::take(&mut noted.former)
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E: Entity, DB: Backend> Inner<E, DB> {
+    /// The queue of a write-behind entity.
+    pub(crate) fn queue(&self) -> &Queue {
+        let queue = self.queue.as_ref();
+        queue.expect("the operations of a queue are generated for write-behind entities only")
+    }
+
+    /// Checks that the store and the database can keep the queue, once per connection to the store.
+    pub(crate) async fn verified(&self, queue: &Queue) -> Result<(), Error> {
+        let run = self.cache.store.run() + 1;
+        if queue.verified.load(Ordering::Acquire) == run {
+            return Ok(());
+        }
+        Box::pin(self.verify(queue)).await?;
+        queue.verified.store(run, Ordering::Release);
+        Ok(())
+    }
+
+    async fn verify(&self, queue: &Queue) -> Result<(), Error> {
+        let name = E::SPEC.name;
+        let checked = self.cache.store.check_queue(&queue.policy).await;
+        let checked = checked.map_err(|error| self.queue_away("check", error))?;
+        checked.map_err(|reason| {
+            Error::new(
+                ErrorKind::Configuration,
+                format!("{name} cannot be written behind: {reason}"),
+            )
+        })?;
+        let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
+        let is_other = |other: &String| **other != *queue.name && !other.contains('@');
+        if let Some(other) = others.into_iter().find(is_other) {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "{name} has {} partitions, but its writes were queued in {other}, where the last number is that of the \
+                     partitions; flush that queue with the program it was made by, and then delete its rows from \
+                     larder_offsets",
+                    queue.policy.partitions
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The error of an operation that the store has failed.
+    pub(crate) fn queue_away(&self, verb: &str, error: crate::error::StoreError) -> Error {
+        self.counters.store_errors.add_one();
+        let (kind, why) = if error.may_be_done {
+            (
+                ErrorKind::OutcomeUnknown,
+                "the store did not answer, so it may or may not have been done",
+            )
+        } else {
+            (ErrorKind::Store, "the store cannot be reached or refused")
+        };
+        let message = format!("failed to {verb} {} in its queue: {why}", E::SPEC.name);
+        Error::with_source(kind, message, error)
+    }
+}

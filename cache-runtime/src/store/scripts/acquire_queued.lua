@@ -1,0 +1,29 @@
+-- state::acquire at a key that may have a queued write. KEYS: key, marks; ARGV: the Loading entry to store, lease TTL in ms,
+-- what the names of logs begin with.
+-- Answers nil if the lease was granted, else what is there.
+local key, marks, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+local raw = redis.call('GET', key)
+local k = kind(raw)
+local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
+if known then return raw end
+local mark = redis.call('HGET', marks, key)
+if mark then
+  local hex = string.gsub(string.sub(mark, 1, 16), '.', function(c) return string.format('%02x', string.byte(c)) end)
+  local id = '0-' .. string.format('%.0f', (struct.unpack('>I8', mark, 17)))
+  local written = redis.call('XRANGE', ARGV[3] .. hex, id, id)[1]
+  if written then
+    -- The store has dropped the row; the queue has it still.
+    local fields = written[2]
+    for at = 1, #fields, 2 do
+      if fields[at] == 'e' then
+        redis.call('SET', key, fields[at + 1])
+        wake(key, raw)
+        return fields[at + 1]
+      end
+    end
+  end
+  redis.call('HDEL', marks, key)
+end
+wake(key, raw)
+put(key, lease, ttl)
+return false
