@@ -95,10 +95,11 @@ pub(crate) enum Value {
     Unreadable,
     Flag,
     Text(LitStr),
-    /// Whole milliseconds, above zero.
+    /// Whole milliseconds, above zero where the form does not allow it.
     Duration(u64),
     /// `false` where a duration could stand.
     Off,
+    Number(u64),
     Share(f64),
     /// One of the words of a choice.
     Word(Word),

@@ -48,6 +48,10 @@ pub(crate) enum Form {
     Duration,
     /// `= "10m"` or `= false`.
     DurationOrOff,
+    /// `= "10ms"` or `= "0ms"`, at most so many milliseconds.
+    Pause(u64),
+    /// `= 4`, in these limits.
+    Number { least: u64, most: Option<u64> },
     /// `= 0.1`, at least 0 and below 1.
     Share,
     /// `= "word"`, one of these.
@@ -66,6 +70,16 @@ impl Form {
             Self::Text => "a string".to_owned(),
             Self::Duration => "a duration".to_owned(),
             Self::DurationOrOff => "a duration or `false`".to_owned(),
+            Self::Pause(most) => format!("a duration of at most {} s", most / 1000),
+            Self::Number {
+                least,
+                most: Some(most),
+            } => {
+                format!("a whole number from {least} to {most}")
+            }
+            Self::Number { least, most: None } => {
+                format!("a whole number of at least {least}")
+            }
             Self::Share => "a number of at least 0 and below 1".to_owned(),
             Self::Choice(words) => format!(
                 "one of {}",
@@ -103,7 +117,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "strategy",
         Place::Struct,
-        Form::Choice(&["aside", "write_through"]),
+        Form::Choice(&["aside", "write_through", "write_behind"]),
         r#"strategy = "write_through""#,
     ),
     key(
@@ -157,6 +171,57 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Group(Place::Intent),
         r#"intent(ttl = "10s")"#,
     ),
+    key(
+        "partitions",
+        Place::Struct,
+        Form::Number {
+            least: 1,
+            most: Some(256),
+        },
+        "partitions = 4",
+    ),
+    key(
+        "max_pending",
+        Place::Struct,
+        Form::Number {
+            least: 1,
+            most: None,
+        },
+        "max_pending = 100_000",
+    ),
+    key(
+        "on_full",
+        Place::Struct,
+        Form::Choice(&["sync", "refuse"]),
+        r#"on_full = "refuse""#,
+    ),
+    key(
+        "durability",
+        Place::Struct,
+        Form::Choice(&["fsync", "memory"]),
+        r#"durability = "memory""#,
+    ),
+    key(
+        "batch",
+        Place::Struct,
+        Form::Number {
+            least: 1,
+            most: Some(10_000),
+        },
+        "batch = 1_000",
+    ),
+    key(
+        "linger",
+        Place::Struct,
+        Form::Pause(10_000),
+        r#"linger = "10ms""#,
+    ),
+    key(
+        "journal",
+        Place::Struct,
+        Form::Text,
+        r#"journal = "/var/lib/app/queue""#,
+    ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
     key(
@@ -175,6 +240,17 @@ pub(crate) const KEYS: &[Key] = &[
     key("generated", Place::Field, Form::Flag, "generated"),
     key("version", Place::Field, Form::Flag, "version"),
     key("skip", Place::Field, Form::Flag, "skip"),
+];
+
+/// The keys of the struct that are about the queue of `strategy = "write_behind"`.
+pub(crate) const QUEUE: &[&str] = &[
+    "partitions",
+    "max_pending",
+    "on_full",
+    "durability",
+    "batch",
+    "linger",
+    "journal",
 ];
 
 const fn key(name: &'static str, place: Place, form: Form, example: &'static str) -> Key {

@@ -138,6 +138,13 @@ pub(crate) struct Policy {
     pub(crate) lease_ttl: Option<u64>,
     pub(crate) lease_wait: Option<u64>,
     pub(crate) intent_ttl: Option<u64>,
+    pub(crate) partitions: Option<u16>,
+    pub(crate) max_pending: Option<u64>,
+    pub(crate) on_full: Option<Word>,
+    pub(crate) durability: Option<Word>,
+    pub(crate) batch: Option<u32>,
+    pub(crate) linger: Option<u64>,
+    pub(crate) journal: Option<String>,
 }
 
 /// What to do about rows that are not there.

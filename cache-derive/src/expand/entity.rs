@@ -107,6 +107,19 @@ fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
         policy
             .intent_ttl
             .map(|milliseconds| quote!(.intent_ttl(#milliseconds))),
+        policy
+            .partitions
+            .map(|partitions| quote!(.partitions(#partitions))),
+        policy
+            .max_pending
+            .map(|writes| quote!(.max_pending(#writes))),
+        choice("on_full", "OnFull", policy.on_full),
+        choice("durability", "Durability", policy.durability),
+        policy.batch.map(|writes| quote!(.batch(#writes))),
+        policy
+            .linger
+            .map(|milliseconds| quote!(.linger(#milliseconds))),
+        policy.journal.as_ref().map(|path| quote!(.journal(#path))),
     ];
     let calls: Vec<TokenStream> = calls.into_iter().flatten().collect();
     (!calls.is_empty()).then(|| quote!(.with_policy(#private::Policy::DEFAULT #(#calls)*)))

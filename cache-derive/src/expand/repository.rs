@@ -37,7 +37,9 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
 pub(super) fn of_faulty(input: &Input) -> Items {
     let private = validate::paths(&input.settings).private();
     let mut fields = input.fields().iter();
-    let versioned = fields.any(|field| field.settings.names("version"));
+    // With a queue the version is the mistake, and rows are deleted by their ids.
+    let versioned =
+        !validate::queues(&input.settings) && fields.any(|field| field.settings.names("version"));
     Repository::new(&input.ident, private, None, versioned).items(&input.visibility)
 }
 

@@ -1,7 +1,8 @@
 //! Durations as they are written in attributes: `"10m"`, `"2h5m"`, `"250ms"`.
 //!
 //! One or more numbers, each with its unit, the larger unit first. There is no number without a unit, because nobody
-//! reads `ttl = "300"` the same way, and no zero, because an entry that expires at once is a cache that is switched off.
+//! reads `ttl = "300"` the same way. Zero is for pauses only, because an entry that expires at once is a cache that is
+//! switched off.
 
 /// The units, largest first, each in milliseconds.
 const UNITS: &[(&str, u64)] = &[
@@ -15,12 +16,31 @@ const UNITS: &[(&str, u64)] = &[
 /// The longest duration: far above any sensible one, far below what Redis and Lua count exactly.
 const LONGEST: u64 = 100 * 365 * UNITS[0].1;
 
-/// The duration in whole milliseconds.
+/// The duration in whole milliseconds, above zero.
 ///
 /// # Errors
 ///
 /// Says what is wrong with the text, as the second half of a sentence.
-pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
+pub(super) fn positive(text: &str) -> Result<u64, String> {
+    match milliseconds(text)? {
+        0 => Err(format!("`{text}` is zero")),
+        milliseconds => Ok(milliseconds),
+    }
+}
+
+/// A pause in whole milliseconds: from zero to `most`.
+///
+/// # Errors
+///
+/// As [`positive`].
+pub(super) fn pause(text: &str, most: u64) -> Result<u64, String> {
+    match milliseconds(text)? {
+        milliseconds if milliseconds > most => Err(format!("`{text}` is longer")),
+        milliseconds => Ok(milliseconds),
+    }
+}
+
+fn milliseconds(text: &str) -> Result<u64, String> {
     if text.is_empty() {
         return Err("this one is empty".to_owned());
     }
@@ -53,10 +73,7 @@ pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
             .ok_or_else(|| format!("`{text}` is longer than 100 years"))?;
         (smallest, rest) = (length, after);
     }
-    match total {
-        0 => Err(format!("`{text}` is zero")),
-        total => Ok(total),
-    }
+    Ok(total)
 }
 
 /// Takes a number and its unit off the front of `rest`.
@@ -81,15 +98,15 @@ fn step<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str, &'a str), St
 
 #[cfg(test)]
 mod tests {
-    use super::milliseconds;
+    use super::{pause, positive};
 
     #[test]
     fn duration_adds_its_parts() {
-        assert_eq!(milliseconds("10m"), Ok(600_000));
-        assert_eq!(milliseconds("2h5m"), Ok(7_500_000));
-        assert_eq!(milliseconds("250ms"), Ok(250));
-        assert_eq!(milliseconds("1d1h1m1s1ms"), Ok(90_061_001));
-        assert_eq!(milliseconds("1h0m"), Ok(3_600_000));
+        assert_eq!(positive("10m"), Ok(600_000));
+        assert_eq!(positive("2h5m"), Ok(7_500_000));
+        assert_eq!(positive("250ms"), Ok(250));
+        assert_eq!(positive("1d1h1m1s1ms"), Ok(90_061_001));
+        assert_eq!(positive("1h0m"), Ok(3_600_000));
     }
 
     #[test]
@@ -114,8 +131,20 @@ mod tests {
             ("18446744073709551615d", "longer than 100 years"),
         ];
         for (text, reason) in reasons {
-            let error = milliseconds(text).expect_err(text);
+            let error = positive(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn pause_may_be_zero_and_is_short() {
+        assert_eq!(pause("0ms", 10_000), Ok(0));
+        assert_eq!(pause("0s", 10_000), Ok(0));
+        assert_eq!(pause("10s", 10_000), Ok(10_000));
+        assert_eq!(
+            pause("10001ms", 10_000),
+            Err("`10001ms` is longer".to_owned())
+        );
+        assert!(pause("10", 10_000).is_err());
     }
 }

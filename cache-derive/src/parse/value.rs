@@ -18,8 +18,11 @@ pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Val
     let value = match (key.form, &entry.value) {
         (Form::Flag, Written::Nothing) => Some(Value::Flag),
         (Form::Text, Written::Equals(tokens)) => text(tokens).map(Value::Text),
-        (Form::Duration | Form::DurationOrOff, Written::Equals(tokens)) => {
+        (Form::Duration | Form::DurationOrOff | Form::Pause(_), Written::Equals(tokens)) => {
             duration(errors, key, tokens)
+        }
+        (Form::Number { least, most }, Written::Equals(tokens)) => {
+            number(tokens, least, most).map(Value::Number)
         }
         (Form::Share, Written::Equals(tokens)) => share(tokens).map(Value::Share),
         (Form::Choice(words), Written::Equals(tokens)) => {
@@ -50,7 +53,7 @@ fn text(tokens: &TokenStream) -> Option<LitStr> {
 /// `None` if the value is not even of the right kind; a text that is no duration is reported here, with the reason.
 fn duration(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Value> {
     match syn::parse2(tokens.clone()).ok()? {
-        Lit::Str(text) => Some(match duration::milliseconds(&text.value()) {
+        Lit::Str(text) => Some(match milliseconds(key.form, &text.value()) {
             Ok(milliseconds) => Value::Duration(milliseconds),
             Err(reason) => {
                 let expects = key.form.expects();
@@ -68,6 +71,23 @@ fn duration(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Valu
         Lit::Bool(off) if !off.value && key.form == Form::DurationOrOff => Some(Value::Off),
         _ => None,
     }
+}
+
+fn milliseconds(form: Form, text: &str) -> Result<u64, String> {
+    match form {
+        Form::Pause(most) => duration::pause(text, most),
+        _ => duration::positive(text),
+    }
+}
+
+fn number(tokens: &TokenStream, least: u64, most: Option<u64>) -> Option<u64> {
+    let Lit::Int(number) = syn::parse2(tokens.clone()).ok()? else {
+        return None;
+    };
+    let value = number.base10_parse().ok()?;
+    let fits =
+        number.suffix().is_empty() && value >= least && most.is_none_or(|most| value <= most);
+    fits.then_some(value)
 }
 
 fn share(tokens: &TokenStream) -> Option<f64> {

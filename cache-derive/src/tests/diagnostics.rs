@@ -1,7 +1,7 @@
 //! Which faults are reported for which mistakes, and that each mistake is reported once.
 
 use super::{faults, messages};
-use crate::{ast::Derive, diagnostics::nearest};
+use crate::{ast::Derive, diagnostics::nearest, grammar::QUEUE};
 
 /// Asserts that the input has exactly one fault, which starts with `message`.
 #[track_caller]
@@ -18,6 +18,11 @@ fn one(input: &str, message: &str) {
 /// An entity whose struct has these keys beside `table`.
 fn entity(keys: &str) -> String {
     format!(r#"#[cached(table = "flights", {keys})] struct Flight {{ #[cached(id)] id: i64 }}"#)
+}
+
+/// An entity with these keys whose writes are queued.
+fn queued(keys: &str) -> String {
+    entity(&format!(r#"strategy = "write_behind", {keys}"#))
 }
 
 /// An entity with an id and this field.
@@ -153,8 +158,8 @@ fn repeated_key_is_reported_wherever_it_stands() {
 #[test]
 fn unknown_value_names_the_known_ones() {
     one(
-        &entity(r#"strategy = "write_behind""#),
-        "unknown value `write_behind` for `strategy`; the values are `aside`, `write_through`",
+        &entity(r#"strategy = "refresh_ahead""#),
+        "unknown value `refresh_ahead` for `strategy`; the values are `aside`, `write_through`, `write_behind`",
     );
     one(
         &entity(r#"on_outage = "consistant""#),
@@ -308,6 +313,200 @@ fn triggers_matter_to_write_through_only() {
         &entity("after_triggers = true"),
         "`after_triggers` expects no value",
     );
+}
+
+#[test]
+fn numbers_have_limits() {
+    let limits = [
+        ("partitions", "a whole number from 1 to 256"),
+        ("max_pending", "a whole number of at least 1"),
+        ("batch", "a whole number from 1 to 10000"),
+    ];
+    for (key, limits) in limits {
+        for wrong in [
+            "0",
+            "-1",
+            "1.0",
+            r#""8""#,
+            "8u16",
+            "1 + 1",
+            "99999999999999999999",
+        ] {
+            one(
+                &queued(&format!("{key} = {wrong}")),
+                &format!("`{key}` expects {limits}\nhelp: the correct form is `#[cached({key} = "),
+            );
+        }
+    }
+    one(&queued("partitions = 257"), "`partitions` expects ");
+    one(&queued("batch = 10_001"), "`batch` expects ");
+    let widest = "partitions = 256, max_pending = 18_446_744_073_709_551_615, batch = 10_000";
+    let narrowest = "partitions = 1, max_pending = 1, batch = 0x1";
+    for keys in [widest, narrowest] {
+        assert_eq!(faults(&queued(keys)), [""; 0]);
+    }
+}
+
+#[test]
+fn linger_is_short_and_may_be_nothing() {
+    for linger in ["0ms", "0s", "10ms", "10s"] {
+        assert_eq!(faults(&queued(&format!("linger = \"{linger}\""))), [""; 0]);
+    }
+    one(
+        &queued(r#"linger = "11s""#),
+        "`linger` expects a duration of at most 10 s, but `11s` is longer\nhelp: ",
+    );
+    one(
+        &queued(r#"linger = "10""#),
+        "`linger` expects a duration of at most 10 s, but `10` has no unit",
+    );
+    one(
+        &queued("linger = 10"),
+        "`linger` expects a duration of at most 10 s\n",
+    );
+    one(
+        &queued("linger = false"),
+        "`linger` expects a duration of at most 10 s\n",
+    );
+}
+
+#[test]
+fn queue_has_room_in_every_partition() {
+    one(
+        &queued("partitions = 8, max_pending = 7"),
+        "`max_pending` is 7, which leaves some of the 8 partitions without room for a write",
+    );
+    one(
+        &queued("max_pending = 3"),
+        "`max_pending` is 3, which leaves some of the 4 partitions without room",
+    );
+    for keys in [
+        "max_pending = 4",
+        "partitions = 8, max_pending = 8",
+        "partitions = 256",
+        "partitions = 1, max_pending = 1",
+    ] {
+        assert_eq!(faults(&queued(keys)), [""; 0]);
+    }
+    one(
+        &queued("partitions = 0, max_pending = 1"),
+        "`partitions` expects ",
+    );
+}
+
+#[test]
+fn journal_has_a_path() {
+    one(&queued(r#"journal = """#), "`journal` is empty\nhelp: ");
+}
+
+#[test]
+fn options_of_a_queue_need_one() {
+    let keys = [
+        "partitions = 8",
+        "max_pending = 1000",
+        r#"on_full = "sync""#,
+        r#"durability = "memory""#,
+        "batch = 10",
+        r#"linger = "0ms""#,
+        r#"journal = "queue""#,
+    ];
+    assert_eq!(keys.len(), QUEUE.len());
+    for (key, name) in keys.iter().zip(QUEUE) {
+        for strategy in [
+            "",
+            r#", strategy = "aside""#,
+            r#", strategy = "write_through""#,
+        ] {
+            let input = entity(&format!("{key}{strategy}"));
+            one(
+                &input,
+                &format!(
+                    "only `strategy = \"write_behind\"` queues writes, and without it `{name}` would do nothing\n\
+                     help: use `strategy = \"write_behind\"`, or remove it"
+                ),
+            );
+        }
+        assert_eq!(faults(&queued(key)), [""; 0]);
+        one(
+            &entity(&format!(r#"{key}, strategy = "write_behnd""#)),
+            "unknown value `write_behnd` for `strategy`; did you mean `write_behind`?",
+        );
+    }
+    one(
+        &entity(&keys.join(", ")),
+        "only `strategy = \"write_behind\"` queues writes, and without it `partitions`, `max_pending`, ",
+    );
+    one(&entity("partitions = 0"), "`partitions` expects ");
+    assert_eq!(faults(&queued(&keys.join(", "))), [""; 0]);
+}
+
+#[test]
+fn queue_refuses_what_would_do_nothing_beside_it() {
+    let keys = [
+        (
+            r#"coherence = "ttl""#,
+            "`coherence = \"ttl\"` has no effect",
+        ),
+        (
+            r#"coherence = "lease""#,
+            "`coherence = \"lease\"` has no effect",
+        ),
+        (r#"on_outage = "available""#, "`on_outage` has no effect"),
+        (r#"on_outage = "consistent""#, "`on_outage` has no effect"),
+        (
+            r#"intent(ttl = "5s")"#,
+            "`intent(..)` is about the announcement of a write",
+        ),
+        ("hash_tag", "`hash_tag` has no effect"),
+    ];
+    for (key, message) in keys {
+        let faults = faults(&queued(key));
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(faults[0].starts_with(message), "{faults:#?}");
+        assert!(faults[0].contains("\nhelp: remove `"), "{faults:#?}");
+    }
+    let all = r#"coherence = "ttl", on_outage = "consistent", intent(ttl = "5s"), hash_tag"#;
+    assert_eq!(faults(&queued(all)).len(), 4);
+    let harmless = r#"coherence = "intent", after_triggers, ttl = "1h", jitter = 0, negative_ttl = false,
+                      namespace = "a", codec = "json", lease(wait = "1s")"#;
+    assert_eq!(faults(&queued(harmless)), [""; 0]);
+    one(
+        &queued(r#"coherence = "tll""#),
+        "unknown value `tll` for `coherence`",
+    );
+    one(&queued("intent()"), "`intent` expects keys in parentheses");
+    one(&queued("hash_tag = true"), "`hash_tag` expects no value");
+    one(
+        &queued(r#"on_outage = "x""#),
+        "unknown value `x` for `on_outage`",
+    );
+}
+
+#[test]
+fn queued_row_has_an_id_of_the_application_and_no_version() {
+    let with = |fields: &str| {
+        format!(r#"#[cached(table = "t", strategy = "write_behind")] struct E {{ {fields} }}"#)
+    };
+    one(
+        &with("#[cached(id, generated)] id: i64"),
+        "an id cannot be generated with `strategy = \"write_behind\"`: the write is acknowledged before the database \
+         sees it\nhelp: remove `generated` and let the application choose the id",
+    );
+    one(
+        &with("#[cached(id, generated)] a: i64, #[cached(id)] b: i64"),
+        "one part of a composite id cannot be generated",
+    );
+    one(
+        &with("#[cached(id)] id: i64, #[cached(version)] version: i64"),
+        "a row cannot have a version with `strategy = \"write_behind\"`: a conflict would be found after the write \
+         was acknowledged\nhelp: remove `version`, and change rows with `modify`",
+    );
+    for fields in [
+        "#[cached(id)] id: i64, #[cached(generated)] at: i64",
+        "#[cached(id)] a: i64, #[cached(id)] b: String",
+    ] {
+        assert_eq!(faults(&with(fields)), [""; 0]);
+    }
 }
 
 #[test]
@@ -566,6 +765,12 @@ fn message_is_lower_case_without_full_stop() {
         entity("after_triggers"),
         entity(r#"coherence = "ttl", strategy = "write_through", on_outage = "consistent""#),
         entity(r#"intent(ttl = "1ms")"#),
+        entity("partitions = 8, batch = 5"),
+        queued(r#"partitions = 0, linger = "1h", journal = "", hash_tag, max_pending = 1"#),
+        queued(r#"coherence = "ttl", on_outage = "available", intent(ttl = "5s")"#),
+        r#"#[cached(table = "t", strategy = "write_behind")]
+           struct E { #[cached(id, generated)] id: i64, #[cached(version)] version: i64 }"#
+            .to_owned(),
         "enum Flight { A }".to_owned(),
     ];
     for message in inputs.iter().flat_map(|input| faults(input)) {

@@ -178,6 +178,18 @@ fn policy_names_only_what_was_named() {
         ("half a lease", r#", lease(wait = "50ms")"#),
         ("intent", r#", intent(ttl = "20s")"#),
         (
+            "write-behind",
+            r#", strategy = "write_behind", after_triggers"#,
+        ),
+        (
+            "queue",
+            r#", strategy = "write_behind", partitions = 8, max_pending = 10_000, on_full = "refuse", durability = "memory", batch = 500, linger = "0ms", journal = "queue""#,
+        ),
+        (
+            "half a queue",
+            r#", strategy = "write_behind", on_full = "sync", durability = "fsync", linger = "1s""#,
+        ),
+        (
             "everything",
             r#", ttl = "1h", jitter = 0.25, hash_tag, codec = "postcard", coherence = "ttl""#,
         ),

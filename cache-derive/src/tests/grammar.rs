@@ -1,7 +1,7 @@
 //! The grammar table agrees with the parser, with the reference, and with the messages.
 
 use super::faults;
-use crate::grammar::{KEYS, Key, Place};
+use crate::grammar::{KEYS, Key, Place, QUEUE};
 
 /// Whether the key stands in the parentheses of another one.
 fn is_inner(key: &Key) -> bool {
@@ -14,6 +14,8 @@ fn entity_with(key: &str, place: Place) -> String {
         ""
     } else if key.starts_with("after_triggers") {
         r#"#[cached(table = "t", strategy = "write_through")]"#
+    } else if QUEUE.iter().any(|name| key.starts_with(name)) {
+        r#"#[cached(table = "t", strategy = "write_behind")]"#
     } else {
         r#"#[cached(table = "t")]"#
     };
@@ -57,6 +59,16 @@ fn every_key_refuses_a_wrong_form_with_its_example() {
             "{faults:?}"
         );
         assert!(faults[0].contains(key.example), "{faults:?}");
+    }
+}
+
+#[test]
+fn every_key_of_the_queue_stands_on_the_struct() {
+    for name in QUEUE {
+        assert!(
+            crate::grammar::find(Place::Struct, name).is_some(),
+            "{name}"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use syn::ext::IdentExt;
 
-use super::{help, named, policy, table, text, word};
+use super::{help, named, policy, queue, table, text, word};
 use crate::{
     ast::{Field, Input, Serde},
     diagnostics::Errors,
@@ -15,6 +15,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let table_name = check_table(errors, input);
     let id = check_id(errors, input);
     let policy = policy::check(errors, &input.settings);
+    queue::check(errors, input);
     check_versions(errors, input.fields());
     check_positions(errors, input);
     Some(Entity {

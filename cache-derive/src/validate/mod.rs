@@ -1,8 +1,8 @@
 //! From the [`ast`](crate::ast) to the [`model`](crate::model): the one place that knows rules.
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
-//! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, and those that any input
-//! must meet here.
+//! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
+//! writes in `queue`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
@@ -10,6 +10,7 @@
 mod entity;
 mod field;
 mod policy;
+mod queue;
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::Ident;
@@ -199,6 +200,11 @@ pub(crate) fn paths(settings: &Settings) -> Paths {
                 _ => None,
             }),
     )
+}
+
+/// Whether the settings name the strategy that queues writes. Also asked after an error, by the skeleton.
+pub(crate) fn queues(settings: &Settings) -> bool {
+    queue::is_named(settings)
 }
 
 /// Whether the field takes part in no statement.

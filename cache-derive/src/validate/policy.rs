@@ -2,7 +2,7 @@
 
 use syn::LitStr;
 
-use super::{help, text, word};
+use super::{help, queue, text, word};
 use crate::{
     ast::{Settings, Value},
     diagnostics::Errors,
@@ -17,7 +17,7 @@ const DEFAULT_LEASE_WAIT: u64 = 100;
 /// deadline that a commit is given, which MySQL counts in whole seconds.
 const SHORTEST_INTENT_TTL: u64 = 2_000;
 
-/// Judges the options; those that could not be read are left out.
+/// Judges the options, except those of a queue; those that could not be read are left out.
 pub(super) fn check(errors: &mut Errors, settings: &Settings) -> Policy {
     check_namespace(errors, settings);
     check_lease(errors, settings);
@@ -101,6 +101,10 @@ fn check_intent(errors: &mut Errors, settings: &Settings) {
 /// With a coherence below `intent` no write is announced. Then nothing proves that what a write stored is not older than
 /// the row, and the other options about announcements would do nothing.
 fn check_announced(errors: &mut Errors, settings: &Settings) {
+    // What a queue has to say about these options is said there.
+    if queue::is_named(settings) {
+        return;
+    }
     let coherence = settings.get("coherence").and_then(word);
     let Some(coherence) = coherence.filter(|coherence| coherence.word != "intent") else {
         return;
@@ -178,6 +182,13 @@ fn policy(settings: &Settings) -> Policy {
         lease_ttl: lease.and_then(|lease| milliseconds(lease, "ttl")),
         lease_wait: lease.and_then(|lease| milliseconds(lease, "wait")),
         intent_ttl: intent.and_then(|intent| milliseconds(intent, "ttl")),
+        partitions: number(settings, "partitions"),
+        max_pending: number(settings, "max_pending"),
+        on_full: settings.get("on_full").and_then(word),
+        durability: settings.get("durability").and_then(word),
+        batch: number(settings, "batch"),
+        linger: milliseconds(settings, "linger"),
+        journal: settings.get("journal").and_then(text).map(LitStr::value),
     }
 }
 
@@ -191,6 +202,14 @@ fn group<'a>(settings: &'a Settings, name: &str) -> Option<&'a Settings> {
 fn milliseconds(settings: &Settings, name: &str) -> Option<u64> {
     match settings.get(name)?.value {
         Value::Duration(milliseconds) => Some(milliseconds),
+        _ => None,
+    }
+}
+
+/// A number, which the grammar keeps in the limits of its type.
+pub(super) fn number<T: TryFrom<u64>>(settings: &Settings, name: &str) -> Option<T> {
+    match settings.get(name)?.value {
+        Value::Number(number) => T::try_from(number).ok(),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use larder::Cached;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "flights", strategy = "write_behind")]
+#[cached(table = "flights", strategy = "refresh_ahead")]
 struct Flight {
     #[cached(id)]
     id: i64,
