@@ -542,6 +542,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             if has_passed {
                 return Ok(());
             }
+            if stepped == Stepped::Idle && mark.number == 0 {
+                return Ok(());
+            }
             if stepped == Stepped::Idle {
                 let place = queue.place(lane, mark.incarnation);
                 let known = offsets::position_of(&self.database.pool, &place).await?;
