@@ -147,6 +147,14 @@ pub(crate) struct Policy {
     pub(crate) journal: Option<String>,
 }
 
+impl Policy {
+    /// Whether writes go to a queue, and to the database later.
+    pub(crate) fn queues(&self) -> bool {
+        self.strategy
+            .is_some_and(|strategy| strategy.word == "write_behind")
+    }
+}
+
 /// What to do about rows that are not there.
 #[derive(Clone, Copy)]
 pub(crate) enum Negative {

@@ -1,8 +1,14 @@
 //! The methods of a repository: one table row each, with the documentation that users read.
+//!
+//! Each costs every entity that has it compile time, so no entity has one that it cannot use.
+//!
+//! Not here: the methods of an entity whose writes are queued (`queued`).
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
+
+use super::queued;
 
 /// One asynchronous method.
 pub(super) struct Method {
@@ -22,20 +28,88 @@ pub(super) enum Parameter {
     Ids,
     Row,
     Rows,
+    /// An id and what to do with the row.
+    Change,
+}
+
+/// Where writes go, which decides what the repository can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// To the database, which counts the changes of a row that is versioned.
+    Database { versioned: bool },
+    /// To a queue, and to the database later.
+    Queue,
+    /// Nobody knows, after an error. The repository has every method, so that the error is the only one.
+    Unknown { versioned: bool },
+}
+
+impl Writes {
+    /// Whether there may be a queue.
+    pub(super) fn may_queue(self) -> bool {
+        matches!(self, Self::Queue | Self::Unknown { .. })
+    }
 }
 
 /// The methods in the order of the documentation.
-pub(super) fn methods(entity: &Ident, private: &TokenStream, versioned: bool) -> Vec<Method> {
+pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> Vec<Method> {
     let name = &entity.unraw().to_string();
     let row = &quote!(::std::sync::Arc<#entity>);
-    let mut methods = reads(name, entity, row, private);
-    methods.extend(row_writes(name, row, versioned));
-    methods.extend(batch_writes(name, row, versioned));
-    methods.extend(upkeep(name, row, private));
+    let words = Words::of(writes);
+    let mut methods = reads(name, entity, row, private, &words);
+    match writes {
+        Writes::Database { versioned } | Writes::Unknown { versioned } => {
+            methods.extend(row_writes(name, row, versioned));
+            methods.extend(batch_writes(name, row, versioned));
+        }
+        Writes::Queue => methods.extend(queued::writes(name, row)),
+    }
+    if writes.may_queue() {
+        methods.push(queued::modify(name, row));
+        methods.extend(queued::queue(name, private));
+    }
+    methods.extend(upkeep(name, row, private, &words));
     methods
 }
 
-fn reads(name: &str, entity: &Ident, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
+/// What the documentation says of reads besides, where writes are queued.
+struct Words {
+    unreadable: &'static str,
+    uncached: &'static str,
+    invalidated: &'static str,
+    refreshed: &'static str,
+}
+
+impl Words {
+    fn of(writes: Writes) -> Self {
+        match writes {
+            Writes::Queue => Self {
+                unreadable: QUEUE_UNREADABLE,
+                uncached: " It has no writes that are still queued.",
+                invalidated: " A write that is still queued stays, and is served.",
+                refreshed: " A write that is still queued is served in its place.",
+            },
+            Writes::Database { .. } | Writes::Unknown { .. } => Self {
+                unreadable: DATABASE_UNREADABLE,
+                uncached: "",
+                invalidated: "",
+                refreshed: "",
+            },
+        }
+    }
+}
+
+fn reads(
+    name: &str,
+    entity: &Ident,
+    row: &TokenStream,
+    private: &TokenStream,
+    words: &Words,
+) -> Vec<Method> {
+    let &Words {
+        unreadable,
+        uncached,
+        ..
+    } = words;
     let maybe_row = &quote!(::core::option::Option<#row>);
     vec![
         read(
@@ -45,7 +119,7 @@ fn reads(name: &str, entity: &Ident, row: &TokenStream, private: &TokenStream) -
                 "The `{name}` with this id, from the cache if it is there and otherwise from the \
                  database; `None` if there is no such row."
             ),
-            DATABASE_UNREADABLE,
+            unreadable,
         ),
         read(
             "find_outcome",
@@ -53,13 +127,13 @@ fn reads(name: &str, entity: &Ident, row: &TokenStream, private: &TokenStream) -
             &format!(
                 "Finds a `{name}` as `find` does, and says where it came from and how old it is."
             ),
-            DATABASE_UNREADABLE,
+            unreadable,
         ),
         read(
             "find_uncached",
             maybe_row,
             &format!(
-                "The `{name}` with this id as the database has it. The cache is neither asked nor filled."
+                "The `{name}` with this id as the database has it. The cache is neither asked nor filled.{uncached}"
             ),
             "Fails when the database cannot be read.",
         ),
@@ -67,7 +141,7 @@ fn reads(name: &str, entity: &Ident, row: &TokenStream, private: &TokenStream) -
             "exists",
             &quote!(::core::primitive::bool),
             &format!("Whether there is a `{name}` with this id. The cache answers if it knows."),
-            DATABASE_UNREADABLE,
+            unreadable,
         ),
     ]
 }
@@ -209,7 +283,13 @@ fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
     vec![insert, update, delete]
 }
 
-fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
+fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -> Vec<Method> {
+    let &Words {
+        unreadable,
+        invalidated,
+        refreshed,
+        ..
+    } = words;
     vec![
         Method {
             name: "invalidate",
@@ -218,7 +298,7 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
             returns: quote!(()),
             docs: docs(
                 &format!(
-                    "Drops the `{name}` with this id from the cache, after a write that did not go through larder."
+                    "Drops the `{name}` with this id from the cache, after a write that did not go through larder.{invalidated}"
                 ),
                 "Fails with the kind `Store` when the cache cannot be reached: it may then serve the old row until its \
                  time to live ends.",
@@ -233,7 +313,7 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
             docs: docs(
                 &format!(
                     "Drops every `{name}` from the cache, after writes that did not go through larder. It looks at every key of \
-                     the cache once."
+                     the cache once.{invalidated}"
                 ),
                 "Fails with the kind `Store` when the cache cannot be reached. This process then serves nothing from it until \
                  all rows were dropped; others may serve old rows until their time to live ends.",
@@ -244,9 +324,9 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
             "refresh",
             &quote!(::core::option::Option<#row>),
             &format!(
-                "Loads the `{name}` with this id anew, whatever the cache holds, and caches it."
+                "Loads the `{name}` with this id anew, whatever the cache holds, and caches it.{refreshed}"
             ),
-            DATABASE_UNREADABLE,
+            unreadable,
         ),
         Method {
             parameter: Parameter::Nothing,
@@ -262,23 +342,29 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream) -> Vec<Method> {
     ]
 }
 
-/// The documentation of `within`, which is not asynchronous.
-pub(super) fn within(name: &str, versioned: bool) -> String {
-    let delete = match versioned {
-        true => " There, rows are deleted with `delete_row` and `delete_rows`.",
-        false => "",
+/// The documentation of `within`, which is not asynchronous; `None` if there is no such method.
+pub(super) fn within(name: &str, writes: Writes) -> Option<String> {
+    let delete = match writes {
+        Writes::Queue => return None,
+        Writes::Database { versioned: true } | Writes::Unknown { versioned: true } => {
+            " There, rows are deleted with `delete_row` and `delete_rows`."
+        }
+        Writes::Database { versioned: false } | Writes::Unknown { versioned: false } => "",
     };
-    format!(
+    Some(format!(
         "Reads and writes of `{name}` inside a transaction, which must be one on the same database.{delete}\n\n\
          Reads see the transaction's own writes and ask the database. Nothing is cached, and nobody else sees anything, \
          before the transaction is committed."
-    )
+    ))
 }
 
 const GENERATED: &str = "Columns marked `generated` are in it as the database filled them in.";
 
 const DATABASE_UNREADABLE: &str = "Fails when the database cannot be read. A cache that cannot be reached is no error: \
                                    the row then comes from the database.";
+
+const QUEUE_UNREADABLE: &str = "Fails when the database cannot be read. A cache that cannot be reached is no error: the \
+                                row then comes from the database, without the writes that are still queued.";
 
 const NOT_FOUND: &str =
     "Fails with the kind `NotFound` when there is no such row, and when the database fails.";
@@ -324,6 +410,6 @@ fn write(
     }
 }
 
-fn docs(does: &str, errors: &str, cancel: &str) -> String {
+pub(super) fn docs(does: &str, errors: &str, cancel: &str) -> String {
     format!("{does}\n\n# Errors\n\n{errors}\n\n# Cancel safety\n\n{cancel}")
 }

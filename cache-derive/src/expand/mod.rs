@@ -8,6 +8,7 @@
 mod bounds;
 mod entity;
 mod methods;
+mod queued;
 mod repository;
 mod skeleton;
 mod source;

@@ -9,7 +9,8 @@ use syn::{Visibility, ext::IdentExt};
 
 use super::{
     entity,
-    methods::{self, Method, Parameter},
+    methods::{self, Method, Parameter, Writes},
+    queued,
 };
 use crate::{
     ast::Input,
@@ -29,7 +30,13 @@ pub(super) struct Items {
 pub(super) fn of_entity(entity: &Entity) -> Items {
     let id = entity::id_type(&entity.id);
     let Table { ident, paths, .. } = &entity.table;
-    let repository = Repository::new(ident, paths.private(), Some(id), entity.is_versioned());
+    let writes = match entity.policy.queues() {
+        true => Writes::Queue,
+        false => Writes::Database {
+            versioned: entity.is_versioned(),
+        },
+    };
+    let repository = Repository::new(ident, paths.private(), Some(id), writes);
     repository.items(&entity.visibility)
 }
 
@@ -40,7 +47,8 @@ pub(super) fn of_faulty(input: &Input) -> Items {
     // With a queue the version is the mistake, and rows are deleted by their ids.
     let versioned =
         !validate::queues(&input.settings) && fields.any(|field| field.settings.names("version"));
-    Repository::new(&input.ident, private, None, versioned).items(&input.visibility)
+    let writes = Writes::Unknown { versioned };
+    Repository::new(&input.ident, private, None, writes).items(&input.visibility)
 }
 
 struct Repository<'a> {
@@ -49,7 +57,7 @@ struct Repository<'a> {
     private: TokenStream,
     /// The type of the id; `None` after an error.
     id: Option<TokenStream>,
-    versioned: bool,
+    writes: Writes,
 }
 
 impl<'a> Repository<'a> {
@@ -57,7 +65,7 @@ impl<'a> Repository<'a> {
         entity: &'a Ident,
         private: TokenStream,
         id: Option<TokenStream>,
-        versioned: bool,
+        writes: Writes,
     ) -> Self {
         // Seen where the struct is, but resolved as generated code, so that lints do not blame the user for it.
         let span = Span::call_site().located_at(entity.span());
@@ -66,7 +74,7 @@ impl<'a> Repository<'a> {
             ident: format_ident!("{}Repository", entity.unraw(), span = span),
             private,
             id,
-            versioned,
+            writes,
         }
     }
 
@@ -193,20 +201,16 @@ impl<'a> Repository<'a> {
             private,
             ..
         } = self;
-        let methods = methods::methods(entity, private, self.versioned);
-        let within = methods::within(&entity.unraw().to_string(), self.versioned);
+        let methods = methods::methods(entity, private, self.writes);
         let methods = methods.iter().map(|method| self.method(method));
+        let within = self.within();
+        let dead_letters = self.dead_letters();
         quote! {
             impl<DB: #private::Backend> #ident<DB> {
                 #(#methods)*
 
-                #[doc = #within]
-                pub fn within<'t, 'c>(
-                    &'t self,
-                    transaction: &'t mut #private::Transaction<'c, DB>,
-                ) -> #private::Within<'t, 'c, #entity, DB> {
-                    self.inner.within(transaction)
-                }
+                #within
+                #dead_letters
 
                 /// What the cache has done for this entity since the repository was made.
                 #[must_use]
@@ -229,6 +233,36 @@ impl<'a> Repository<'a> {
         }
     }
 
+    fn within(&self) -> Option<TokenStream> {
+        let Self {
+            entity, private, ..
+        } = self;
+        let docs = methods::within(&entity.unraw().to_string(), self.writes)?;
+        Some(quote! {
+            #[doc = #docs]
+            pub fn within<'t, 'c>(
+                &'t self,
+                transaction: &'t mut #private::Transaction<'c, DB>,
+            ) -> #private::Within<'t, 'c, #entity, DB> {
+                self.inner.within(transaction)
+            }
+        })
+    }
+
+    fn dead_letters(&self) -> Option<TokenStream> {
+        let Self {
+            entity, private, ..
+        } = self;
+        let docs = queued::dead_letters(&entity.unraw().to_string(), self.writes)?;
+        Some(quote! {
+            #[doc = #docs]
+            #[must_use]
+            pub fn dead_letters(&self) -> #private::DeadLetters<#entity, DB> {
+                self.inner.dead_letters()
+            }
+        })
+    }
+
     /// ```text
     /// pub fn find(&self, id: impl AsId<i64>) -> impl Future<Output = Result<Option<Arc<Flight>>, Error>> {
     ///     self.inner.find(id)
@@ -243,29 +277,31 @@ impl<'a> Repository<'a> {
         let name = Ident::new(method.name, Span::call_site());
         let returns = &method.returns;
         let docs = &method.docs;
-        let (parameter, argument) = match (&method.parameter, &self.id) {
-            (Parameter::Nothing, _) => (None, None),
-            (Parameter::Row, _) => (Some(quote!(row: &#entity)), Some(quote!(row))),
-            (Parameter::Rows, _) => (Some(quote!(rows: &[#entity])), Some(quote!(rows))),
-            (Parameter::Id, Some(id)) => {
-                (Some(quote!(id: impl #private::AsId<#id>)), Some(quote!(id)))
+        let any_id = match &self.id {
+            Some(id) => quote!(impl #private::AsId<#id>),
+            None => quote!(impl ::core::marker::Sized),
+        };
+        let (parameters, arguments) = match (&method.parameter, &self.id) {
+            (Parameter::Nothing, _) => (quote!(), quote!()),
+            (Parameter::Row, _) => (quote!(row: &#entity), quote!(row)),
+            (Parameter::Rows, _) => (quote!(rows: &[#entity]), quote!(rows)),
+            (Parameter::Ids, Some(id)) => (quote!(ids: &[#id]), quote!(ids)),
+            (Parameter::Id, _) | (Parameter::Ids, None) => (quote!(id: #any_id), quote!(id)),
+            (Parameter::Change, _) => {
+                let change = quote!(impl ::core::ops::FnMut(&mut #entity) + ::core::marker::Send);
+                (quote!(id: #any_id, change: #change), quote!(id, change))
             }
-            (Parameter::Ids, Some(id)) => (Some(quote!(ids: &[#id])), Some(quote!(ids))),
-            (Parameter::Id | Parameter::Ids, None) => (
-                Some(quote!(id: impl ::core::marker::Sized)),
-                Some(quote!(id)),
-            ),
         };
         let inner = Ident::new(method.inner, Span::call_site());
         let body = match &self.id {
-            Some(_) => quote!(self.inner.#inner(#argument)),
+            Some(_) => quote!(self.inner.#inner(#arguments)),
             None => quote!(async move { ::core::panic!("this entity has a mistake") }),
         };
         quote! {
             #[doc = #docs]
             pub fn #name(
                 &self,
-                #parameter
+                #parameters
             ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {
                 #body
             }

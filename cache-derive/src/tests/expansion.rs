@@ -49,13 +49,24 @@ fn only(trait_name: &'static str) -> impl Fn(&str) -> String {
     }
 }
 
+/// Of an entity, only the impl with the methods of its repository.
+fn repository(input: &str) -> syn::ItemImpl {
+    impls(input)
+        .filter(|item| item.trait_.is_none())
+        .last()
+        .expect("a repository has methods")
+}
+
+/// Of an entity, only the methods of its repository.
+fn all_methods(input: &str) -> String {
+    let file = syn::parse2(repository(input).to_token_stream()).expect("an impl is a file");
+    prettyplease::unparse(&file)
+}
+
 /// Of an entity, only these methods of its repository.
 fn methods(names: &'static [&'static str]) -> impl Fn(&str) -> String {
     move |input| {
-        let mut item = impls(input)
-            .filter(|item| item.trait_.is_none())
-            .last()
-            .expect("a repository has methods");
+        let mut item = repository(input);
         item.items.retain(|item| match item {
             syn::ImplItem::Fn(method) => names.iter().any(|name| method.sig.ident == name),
             _ => false,
@@ -63,6 +74,18 @@ fn methods(names: &'static [&'static str]) -> impl Fn(&str) -> String {
         let file = syn::parse2(item.to_token_stream()).expect("an impl is a file");
         prettyplease::unparse(&file)
     }
+}
+
+/// The names of the methods of an entity's repository.
+fn method_names(input: &str) -> Vec<String> {
+    let names = repository(input)
+        .items
+        .into_iter()
+        .filter_map(|item| match item {
+            syn::ImplItem::Fn(method) => Some(method.sig.ident.to_string()),
+            _ => None,
+        });
+    names.collect()
 }
 
 /// The input without the indentation of the test around it.
@@ -149,6 +172,69 @@ fn version_is_in_the_spec_the_columns_and_the_methods() {
         "within",
     ]);
     check("version_methods", differing, &cases);
+}
+
+#[test]
+fn queued_entity_has_the_methods_of_its_queue() {
+    let input = r#"
+        #[cached(table = "positions", strategy = "write_behind")]
+        struct Position { #[cached(id)] aircraft: String, #[cached(id)] day: i32, latitude: f64 }
+    "#;
+    check("queued", all_methods, &[("a queue", input)]);
+}
+
+#[test]
+fn entity_has_no_method_that_it_cannot_use() {
+    let names = |strategy: &str| {
+        let input = format!(
+            r#"#[cached(table = "t", strategy = "{strategy}")] struct E {{ #[cached(id)] id: i64 }}"#
+        );
+        method_names(&input)
+    };
+    let of_a_queue = [
+        "modify",
+        "install",
+        "start_flushing",
+        "flush",
+        "pending",
+        "dead_letters",
+    ];
+    let of_the_database = ["insert_many", "update_many", "delete_many", "within"];
+    let (aside, through, behind) = (
+        names("aside"),
+        names("write_through"),
+        names("write_behind"),
+    );
+    assert_eq!(aside, through);
+    let without = |names: &[String], left_out: &[&str]| {
+        let mut names: Vec<_> = names.to_vec();
+        names.retain(|name| !left_out.contains(&name.as_str()));
+        names
+    };
+    assert_eq!(without(&aside, &of_a_queue), aside);
+    assert_eq!(without(&behind, &of_the_database), behind);
+    let common = without(&behind, &of_a_queue);
+    assert_eq!(behind.len(), common.len() + of_a_queue.len());
+    assert_eq!(aside.len(), common.len() + of_the_database.len());
+    assert_eq!(without(&aside, &of_the_database), common);
+}
+
+#[test]
+fn error_leaves_every_method_in_place() {
+    let faulty = |strategy: &str, version: &str| {
+        method_names(&format!(
+            r#"#[cached(table = "t", strategy = "{strategy}", tll = "5m")]
+               struct E {{ #[cached(id)] id: i64, {version} version: i64 }}"#
+        ))
+    };
+    let all = faulty("aside", "");
+    for name in ["update_many", "within", "modify", "flush", "dead_letters"] {
+        assert!(all.iter().any(|other| other == name), "{name}");
+    }
+    for strategy in ["aside", "write_through", "write_behind", "write_behnd"] {
+        assert_eq!(faulty(strategy, ""), all);
+        assert_eq!(faulty(strategy, "#[cached(version)]"), all);
+    }
 }
 
 #[test]
