@@ -36,4 +36,5 @@ mod upgrade;
 mod version;
 mod world;
 mod write;
+mod write_behind;
 mod write_through;
