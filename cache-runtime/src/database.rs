@@ -400,6 +400,8 @@ impl Fate {
             sqlx::Error::Database(_)
             | sqlx::Error::Encode(_)
             | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
             | sqlx::Error::RowNotFound => Self::Nothing,
             _ => Self::Unknown,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::{Cached, ErrorKind, Origin};
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, everywhere};
+use crate::world::{Tested, World, eventually, everywhere};
 
 /// The row of the items, written behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -126,3 +126,236 @@ everywhere! {
     a_write_demands_what_its_name_says,
     no_modification_is_lost,
 }
+
+async fn a_poison_row_holds_up_no_other_and_becomes_a_dead_letter<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    world
+        .sql("CREATE UNIQUE INDEX one_note ON items (note)")
+        .await;
+    let noted = |id: i64, name: &str, note: &str| Behind {
+        note: Some(note.to_owned()),
+        ..Behind::new(id, name)
+    };
+    rows.save(&noted(1, "first", "taken")).await.unwrap();
+    rows.save(&Behind::new(2, "good")).await.unwrap();
+    rows.flush().await.unwrap();
+    for id in 3..20 {
+        rows.save(&Behind::new(id, "good")).await.unwrap();
+    }
+    rows.save(&noted(20, "poison", "taken")).await.unwrap();
+    rows.save(&Behind::new(2, "better")).await.unwrap();
+    let flusher = rows.start_flushing().await.unwrap();
+    flusher.shutdown(Duration::from_secs(30)).await.unwrap();
+    for id in 3..20 {
+        assert_eq!(names(&rows, &[id]).await, [Some("good".to_owned())]);
+    }
+    assert_eq!(names(&rows, &[2]).await, [Some("better".to_owned())]);
+    // The key of the poison row is dropped from the cache.
+    assert_eq!(rows.find(20).await.unwrap(), None);
+    let letters = rows.dead_letters().list(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].row().unwrap().name, "poison");
+    assert_eq!(rows.stats().dead_letters, 1);
+    // Replayed while the note is taken it dies again, and arrives when it is free.
+    rows.dead_letters().replay(&letters[0]).await.unwrap();
+    rows.flush().await.unwrap();
+    let letters = rows.dead_letters().list(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    rows.modify(1, |row| row.note = None).await.unwrap();
+    // The rows may be in different partitions.
+    rows.flush().await.unwrap();
+    rows.dead_letters().replay(&letters[0]).await.unwrap();
+    rows.flush().await.unwrap();
+    assert_eq!(names(&rows, &[20]).await, [Some("poison".to_owned())]);
+    assert!(rows.dead_letters().list(10).await.unwrap().is_empty());
+}
+
+async fn a_database_that_fails_for_a_while_loses_no_write_and_no_order<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = behind(world).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    rows.save(&Behind::new(1, "zero")).await.unwrap();
+    rows.flush().await.unwrap();
+    world.sql("ALTER TABLE items RENAME TO away").await;
+    for name in ["one", "two", "three"] {
+        rows.save(&Behind::new(1, name)).await.unwrap();
+        rows.save(&Behind::new(2, name)).await.unwrap();
+    }
+    eventually("flushing has failed", async || {
+        rows.stats().flush_retries > 1
+    })
+    .await;
+    assert_eq!(rows.pending().await.unwrap().count, 6);
+    assert!(rows.pending().await.unwrap().oldest.is_some());
+    assert_eq!(rows.find(1).await.unwrap().unwrap().name, "three");
+    world.sql("ALTER TABLE away RENAME TO items").await;
+    flusher.shutdown(Duration::from_secs(30)).await.unwrap();
+    let three = Some("three".to_owned());
+    assert_eq!(names(&rows, &[1, 2]).await, [three.clone(), three]);
+    assert!(rows.dead_letters().list(10).await.unwrap().is_empty());
+}
+
+async fn dropping_the_flusher_loses_nothing<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    for id in 0..50 {
+        rows.save(&Behind::new(id, "kept")).await.unwrap();
+    }
+    drop(flusher);
+    for id in 50..100 {
+        rows.save(&Behind::new(id, "kept")).await.unwrap();
+    }
+    let elsewhere = Behind::repository(&world.cache_elsewhere().await, world.pool.clone());
+    elsewhere.flush().await.unwrap();
+    for id in 0..100 {
+        assert_eq!(names(&rows, &[id]).await, [Some("kept".to_owned())]);
+    }
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+}
+
+async fn a_shutdown_that_is_out_of_time_says_so_and_loses_nothing<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    let gate = world.close_gate().await;
+    // Acknowledged without the database.
+    rows.save(&Behind::new(2, "kept")).await.unwrap();
+    let shutdown = flusher.shutdown(Duration::from_millis(50)).await;
+    assert_eq!(shutdown.unwrap_err().kind(), ErrorKind::Aborted);
+    drop(gate);
+    rows.flush().await.unwrap();
+    assert_eq!(names(&rows, &[2]).await, [Some("kept".to_owned())]);
+}
+
+async fn an_invalidation_drops_no_pending_row<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    world.put(&crate::world::Item::new(1, "old")).await;
+    rows.save(&Behind::new(1, "new")).await.unwrap();
+    rows.invalidate(1).await.unwrap();
+    rows.invalidate_all().await.unwrap();
+    assert_eq!(rows.find(1).await.unwrap().unwrap().name, "new");
+    assert_eq!(rows.refresh(1).await.unwrap().unwrap().name, "new");
+    rows.flush().await.unwrap();
+    rows.invalidate(1).await.unwrap();
+    assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Database);
+}
+
+async fn without_its_tables_a_write_is_refused_with_the_way_out<DB: Tested>(world: &World<DB>) {
+    let rows = Behind::repository(&world.cache, world.pool.clone());
+    for error in [
+        rows.save(&Behind::new(1, "x")).await.unwrap_err(),
+        rows.start_flushing().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+        assert!(error.to_string().contains("install"), "{error}");
+    }
+}
+
+/// As [`Behind`], but its queue is short.
+macro_rules! short {
+    ($name:ident, $on_full:literal) => {
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+        #[cached(
+                                            table = "items",
+                                            strategy = "write_behind",
+                                            durability = "memory",
+                                            partitions = 1,
+                                            max_pending = 10,
+                                            batch = 3,
+                                            on_full = $on_full
+                                        )]
+        struct $name {
+            #[cached(id)]
+            id: i64,
+            name: String,
+            note: Option<String>,
+            quantity: i64,
+        }
+
+        impl $name {
+            fn new(id: i64) -> Self {
+                Self {
+                    id,
+                    name: "x".to_owned(),
+                    note: None,
+                    quantity: 1,
+                }
+            }
+        }
+    };
+}
+
+short!(Refusing, "refuse");
+short!(Waiting, "sync");
+
+async fn a_full_queue_refuses_a_write_and_takes_it_when_there_is_room<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = Refusing::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    for id in 0..10 {
+        rows.save(&Refusing::new(id)).await.unwrap();
+    }
+    let full = rows.save(&Refusing::new(10)).await.unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Backpressure);
+    assert_eq!(rows.find(10).await.unwrap(), None);
+    assert_eq!(rows.pending().await.unwrap().count, 10);
+    rows.flush().await.unwrap();
+    rows.save(&Refusing::new(11)).await.unwrap();
+    assert_eq!(rows.pending().await.unwrap().count, 1);
+    assert_eq!(rows.stats().backpressure, 1);
+}
+
+async fn a_full_queue_makes_a_write_go_through_to_the_database<DB: Tested>(world: &World<DB>) {
+    let rows = Waiting::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let written = crate::world::at_once(8, |task| {
+        let rows = rows.clone();
+        async move {
+            for turn in 0..10 {
+                let id = i64::try_from(task).unwrap();
+                let row = Waiting {
+                    quantity: turn,
+                    ..Waiting::new(id)
+                };
+                rows.save(&row).await.unwrap();
+                let pending = rows.pending().await.unwrap().count;
+                assert!(pending <= 10, "{pending} writes wait");
+            }
+        }
+    });
+    written.await;
+    // Nobody flushes but the writes themselves.
+    assert!(rows.stats().flushes > 0);
+    rows.flush().await.unwrap();
+    for id in 0..8 {
+        let row = rows.find_uncached(id).await.unwrap().unwrap();
+        assert_eq!(row.quantity, 9);
+    }
+}
+
+everywhere! {
+    a_poison_row_holds_up_no_other_and_becomes_a_dead_letter,
+    a_database_that_fails_for_a_while_loses_no_write_and_no_order,
+    dropping_the_flusher_loses_nothing,
+    a_shutdown_that_is_out_of_time_says_so_and_loses_nothing,
+    an_invalidation_drops_no_pending_row,
+    without_its_tables_a_write_is_refused_with_the_way_out,
+    a_full_queue_refuses_a_write_and_takes_it_when_there_is_room,
+    a_full_queue_makes_a_write_go_through_to_the_database,
+}
+
+async fn only_one_of_two_flushers_applies_a_batch<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    for id in 0..40 {
+        rows.save(&Behind::new(id, "once")).await.unwrap();
+    }
+    let elsewhere = Behind::repository(&world.cache_elsewhere().await, world.pool.clone());
+    let (here, there) = tokio::join!(rows.flush(), elsewhere.flush());
+    here.unwrap();
+    there.unwrap();
+    assert_eq!(rows.stats().flushed + elsewhere.stats().flushed, 40);
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+}
+
+everywhere!(only_one_of_two_flushers_applies_a_batch);

@@ -9,7 +9,11 @@
 //!
 //! Invariant: a task can be stopped between any two awaits, and loses nothing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -45,6 +49,14 @@ pub struct Flusher {
     tasks: Vec<JoinHandle<()>>,
     drain: Box<dyn Fn() -> Draining + Send + Sync>,
 }
+
+/// A look at a queue that reads no log.
+const NOTHING: Fetch = Fetch {
+    incarnation: Incarnation { epoch: 0, nonce: 0 },
+    after: 0,
+    count: 0,
+    claim_ms: 0,
+};
 
 type Draining = std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -121,6 +133,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let queue = inner.queue();
         inner.verified(queue).await?;
         inner.warn_of_loss(queue);
+        for lane in &queue.lanes {
+            inner.begin(queue, lane).await?;
+        }
         let lanes = 0..queue.lanes.len();
         let tasks = lanes.map(|lane| {
             let task = run(Arc::clone(inner), lane);
@@ -207,19 +222,22 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
+    /// Begins the first incarnation of a partition, so that no put has to wait for the database.
+    async fn begin(&self, queue: &super::Queue, lane: &Lane) -> Result<(), Error> {
+        let rotations = lane.rotations.load(Ordering::Acquire);
+        let fetched = self.fetch(lane, NOTHING).await?;
+        match fetched.current {
+            Some(_) => Ok(()),
+            None => self.rotate(queue, lane, None, rotations).await,
+        }
+    }
+
     /// Flushes what is in a partition now.
     async fn flush_lane(&self, lane: &Lane) -> Result<(), Error> {
-        let nothing = Incarnation { epoch: 0, nonce: 0 };
-        let fetch = Fetch {
-            incarnation: nothing,
-            after: 0,
-            count: 0,
-            claim_ms: 0,
-        };
-        let fetched = self.fetch(lane, fetch).await?;
+        let fetched = self.fetch(lane, NOTHING).await?;
         let mark = Mark {
-            // Without a queue there may be closed ones, or none.
-            incarnation: fetched.current.unwrap_or(nothing),
+            // Without a queue there may be earlier ones, or none.
+            incarnation: fetched.current.unwrap_or(NOTHING.incarnation),
             number: fetched.current_last,
         };
         let mut failures = 0;
