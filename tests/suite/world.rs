@@ -381,6 +381,17 @@ macro_rules! on_servers {
     };
 }
 
+/// Makes a test of each case for the in-process store, over all three databases.
+macro_rules! on_all_databases {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            crate::world::case!($case, sqlite, Memory, Sqlite);
+            crate::world::case!($case, postgres, Memory, Postgres);
+            crate::world::case!($case, mysql, Memory, MySql);
+        })*
+    };
+}
+
 /// Makes a test of each case for Redis, over SQLite.
 macro_rules! on_redis {
     ($($case:ident),* $(,)?) => {
@@ -403,4 +414,4 @@ macro_rules! case {
     };
 }
 
-pub(crate) use {case, everywhere, on_both_stores, on_mysql, on_postgres, on_redis, on_servers};
+pub(crate) use {case, everywhere, on_all_databases, on_both_stores, on_mysql, on_postgres, on_redis, on_servers};
