@@ -432,21 +432,13 @@ struct Effects<'a, E: Entity> {
     saved: Vec<&'a E>,
 }
 
-/// The last image of each row, or the first, in the order of the keys: two transactions that lock the same rows lock them in
-/// one order.
+/// What writes make of the table, if of each row the last image wins, or the first.
 fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects<'a, E> {
-    let mut ordered = writes.to_vec();
-    if last_wins {
-        ordered.reverse();
-    }
-    // Stable: of one key, the one that wins stays in front.
-    ordered.sort_by(|one, other| one.key.as_bytes().cmp(other.key.as_bytes()));
-    ordered.dedup_by(|one, other| one.key == other.key);
     let mut effects: Effects<'a, E> = Effects {
         deleted: Vec::new(),
         saved: Vec::new(),
     };
-    for write in ordered {
+    for write in winners(writes, |write| write.key.as_bytes(), last_wins) {
         match &write.image {
             Image::Row(row) => effects.saved.push(row),
             Image::Deletion(id) => effects.deleted.push(id.clone()),
@@ -454,6 +446,19 @@ fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects
         }
     }
     effects
+}
+
+/// The last write of each key, or the first, in the order of the keys: two transactions that lock the same rows lock them in
+/// one order.
+fn winners<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8], last_wins: bool) -> Vec<&'a T> {
+    let mut winners = writes.to_vec();
+    if last_wins {
+        winners.reverse();
+    }
+    // Stable, so that the winner of a key stays the first of it, and the first is what is kept.
+    winners.sort_by(|one, other| key(one).cmp(key(other)));
+    winners.dedup_by(|one, other| key(one) == key(other));
+    winners
 }
 
 /// Keeps what was done behind the savepoint, and begins another one.
@@ -498,5 +503,50 @@ impl Dialect {
             Self::Postgres => "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT larder_part",
             Self::MySql | Self::Sqlite => "SAVEPOINT larder_part",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn won(keys: &str, last_wins: bool) -> Vec<(char, usize)> {
+        let writes: Vec<_> = (0..)
+            .zip(keys.bytes())
+            .map(|(at, key)| (at, [key]))
+            .collect();
+        let writes: Vec<&(usize, [u8; 1])> = writes.iter().collect();
+        let winners = winners(&writes, |(_, key)| key, last_wins);
+        winners
+            .iter()
+            .map(|(at, [key])| (char::from(*key), *at))
+            .collect()
+    }
+
+    #[test]
+    fn the_last_write_of_each_key_wins_in_the_order_of_the_keys() {
+        assert_eq!(won("bacab", true), [('a', 3), ('b', 4), ('c', 2)]);
+        assert_eq!(won("", true), []);
+    }
+
+    #[test]
+    fn without_the_order_of_the_queue_the_first_write_wins() {
+        assert_eq!(won("bacab", false), [('a', 1), ('b', 0), ('c', 2)]);
+    }
+
+    /// Whatever is split, the parts that are left are the rest of the queue, the next one last.
+    #[test]
+    fn parts_stay_in_the_order_of_the_queue() {
+        let writes: Vec<_> = (0..11).collect();
+        let mut parts = vec![writes.as_slice()];
+        let mut taken: Vec<i32> = Vec::new();
+        while let Some(&part) = parts.last() {
+            if part.len() > 1 {
+                split(&mut parts);
+            } else {
+                taken.extend(parts.pop().expect("it was there"));
+            }
+        }
+        assert_eq!(taken, writes);
     }
 }
