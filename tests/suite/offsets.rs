@@ -10,8 +10,8 @@ use larder::{
     behind::{
         mark::Incarnation,
         offsets::{
-            Place, close, count_lost, open_incarnations, open_of_queue, partitions_in_use,
-            position_of, register,
+            Place, close, count_lost, open_incarnations, open_of_queue, position_of, queues_like,
+            register,
         },
         tables::install,
     },
@@ -47,7 +47,7 @@ async fn tables_are_installed_by_many_at_once<DB: Tested>(world: &World<DB>) {
         for result in installed.await {
             result.unwrap();
         }
-        assert_eq!(partitions_in_use(&world.pool, "q").await.unwrap(), 0);
+        assert_eq!(open_of_queue(&world.pool, "q").await.unwrap(), []);
         world.sql("DROP TABLE larder_offsets").await;
         world.sql("DROP TABLE larder_dead_letters").await;
     }
@@ -102,7 +102,8 @@ async fn incarnations_stand_open_in_the_order_of_their_epochs<DB: Tested>(world:
         .map(|(part, open)| (*part, open.incarnation))
         .collect();
     assert_eq!(all, [(0, other), (3, first), (3, second)]);
-    assert_eq!(partitions_in_use(pool, "q").await.unwrap(), 2);
+    register(pool, "q2", 3).await.unwrap();
+    assert_eq!(queues_like(pool, "q").await.unwrap(), ["q", "q2"]);
     let known = position_of(pool, &place("q", first)).await.unwrap();
     assert_eq!(known, Some((0, false)));
     let claimed = Incarnation {

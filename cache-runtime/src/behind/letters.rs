@@ -269,32 +269,6 @@ pub async fn list<E: Entity, DB: Backend>(
     .map_err(|error| failed::<DB>("load", queue, error))
 }
 
-/// The numbers of the writes of an incarnation that have died, of those behind `from` up to `to`. Tells a flusher that does
-/// not know how its transaction ended.
-pub async fn numbers<DB: Backend>(
-    pool: &Pool<DB>,
-    place: &Place,
-    from: u64,
-    to: u64,
-) -> Result<Vec<u64>, Error> {
-    let text = "SELECT number FROM larder_dead_letters \
-                WHERE queue = ? AND part = ? AND epoch = ? AND number > ? AND number <= ? ORDER BY number";
-    let values = [
-        Value::Text(&place.queue),
-        Value::Integer(place.part.into()),
-        Value::Integer(place.incarnation.epoch),
-        Value::Integer(from),
-        Value::Integer(to),
-    ];
-    let rows = tables::fetch(pool, text, &values).await;
-    rows.and_then(|rows| {
-        rows.iter()
-            .map(|row| tables::number::<DB>(row, 0))
-            .collect()
-    })
-    .map_err(|error| failed::<DB>("load", &place.queue, error))
-}
-
 /// Removes a letter. Whether it was there.
 pub async fn discard<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
