@@ -11,13 +11,16 @@
 //! 2. `age`: the time to live, with a clock.
 //! 3. `split_brain`: two servers that both take themselves for the primary.
 //! 4. `outage`: writes that could not be announced.
+//! 5. `behind`: writes that are queued, with their flushers, the database's position, and the incarnations of a queue; on a
+//!    server that keeps its queue (`behind::queue`), one that loses it (`behind::history`), and two (`behind::promotion`).
 //!
 //! Small bounds run with all other tests. `cargo xtask model --wide` runs the same tests with more of everything.
 //!
-//! Not here: several keys, as no step touches two; waiting and waking, which cost time and never truth; the callers of one
-//! process who share a load (`tests/suite/stampede.rs`).
+//! Not here: several keys, as no step touches two, but for those of one batch in `behind`; waiting and waking, which cost
+//! time and never truth; the callers of one process who share a load (`tests/suite/stampede.rs`).
 
 mod age;
+mod behind;
 mod broken;
 mod check;
 mod claims;

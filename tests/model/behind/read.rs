@@ -1,0 +1,89 @@
+//! How a row is read: from the store, or from the database under a lease, or past the store.
+
+use larder::token::Token;
+
+use crate::{
+    behind::{
+        broken::Broken,
+        server::Found,
+        world::{Image, Read, World, place},
+    },
+    store::lease,
+};
+
+/// What a step of a read comes to.
+pub(crate) enum Step {
+    Next(Read),
+    /// The row, and if the store has it, the token it has there.
+    Done(Image, Option<Token>),
+}
+
+/// What the next step of a read is.
+pub(crate) fn next(read: Read) -> &'static str {
+    match read {
+        Read::Idle => "asks the store",
+        Read::Leased { .. } | Read::Bypassing { .. } => "reads the row",
+        Read::Loaded { .. } => "fills",
+        Read::Unsettled { .. } => "asks the database for the position",
+        Read::Settled { .. } => "drops a queued write that was applied",
+    }
+}
+
+/// Takes the next step of a read, whose lease has this name.
+pub(crate) fn step(
+    world: &mut World,
+    server: usize,
+    key: usize,
+    name: Token,
+    read: Read,
+    broken: Option<Broken>,
+) -> Step {
+    let row = world.database.rows[key];
+    match read {
+        Read::Idle => {
+            let since = world.now();
+            let stamp = world.servers[server].stamp;
+            match world.servers[server].acquire(key, name, broken) {
+                Found::Row(image, token) => {
+                    world.serve(server, key, image, since);
+                    Step::Done(image, Some(token))
+                }
+                Found::Leased => Step::Next(Read::Leased { stamp, since }),
+                Found::Busy => Step::Next(Read::Bypassing { since }),
+                Found::Unsettled(_, image) if broken == Some(Broken::Believe) => {
+                    world.serve(server, key, image, since);
+                    Step::Done(image, None)
+                }
+                Found::Unsettled(mark, _) if broken == Some(Broken::Dismiss) => {
+                    Step::Next(Read::Settled { mark })
+                }
+                Found::Unsettled(mark, image) => Step::Next(Read::Unsettled { mark, image, since }),
+            }
+        }
+        Read::Leased { stamp, since } => {
+            world.serve(server, key, row, since);
+            Step::Next(Read::Loaded { stamp, image: row })
+        }
+        Read::Loaded { stamp, image } => {
+            let accepted = world.servers[server].fill(key, lease(name, stamp), image);
+            Step::Done(image, accepted.then_some(name))
+        }
+        Read::Bypassing { since } => {
+            world.serve(server, key, row, since);
+            Step::Done(row, None)
+        }
+        Read::Unsettled { mark, image, since } => {
+            let (epoch, number) = place(mark);
+            let offset = world.database.offset(epoch);
+            if offset.closed || offset.position >= number {
+                return Step::Next(Read::Settled { mark });
+            }
+            world.serve(server, key, image, since);
+            Step::Done(image, None)
+        }
+        Read::Settled { mark } => {
+            world.servers[server].drop_settled(key, mark);
+            Step::Next(Read::Idle)
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What a server does in one script: the transitions of the real state machine at the key, and what goes with them.
+
+use std::collections::BTreeMap;
+
+use larder::{
+    behind::mark::Mark,
+    state::{self, Condition, Judgement, Lease, Meta, Pending, Slot, State, View},
+    token::Token,
+};
+
+use crate::{
+    behind::{
+        broken::Broken,
+        world::{Entry, Image, KEYS, Queue, Server, mark, place},
+    },
+    store::{LONG_MS, SHORT_MS, apply, identity, lease},
+};
+
+/// What a put answers.
+pub(crate) enum Answer {
+    Done(u8, u8),
+    /// Another incarnation has to be begun after this one.
+    Rotate(Option<u8>),
+    Judged(Judgement),
+}
+
+/// What a reader finds.
+pub(crate) enum Found {
+    Row(Image, Token),
+    Leased,
+    Busy,
+    Unsettled(Mark, Image),
+}
+
+impl Server {
+    /// A server that knows nothing.
+    pub(crate) fn empty(stamp: u8) -> Self {
+        Self {
+            stamp,
+            state: None,
+            keys: [const { None }; KEYS],
+            marks: [None; KEYS],
+            logs: BTreeMap::new(),
+        }
+    }
+
+    /// Queues a write.
+    pub(crate) fn put(
+        &mut self,
+        key: usize,
+        image: Image,
+        condition: Condition,
+        broken: Option<Broken>,
+    ) -> Answer {
+        let stamp = self.stamp;
+        let Some(queue) = self
+            .state
+            .filter(|queue| queue.stamp == stamp || broken == Some(Broken::Stamp))
+        else {
+            return Answer::Rotate(self.state.map(|queue| queue.epoch));
+        };
+        let number = queue.last + 1;
+        let pending = pending(mark(queue.epoch, number), image, stamp);
+        let judgement = apply(&mut self.keys[key], |slot| {
+            state::put(slot.as_ref(), pending, image.write, condition)
+        });
+        if judgement != Judgement::Met {
+            return Answer::Judged(judgement);
+        }
+        self.marks[key] = Some(pending.mark);
+        self.state = Some(Queue {
+            last: number,
+            ..queue
+        });
+        self.logs.entry(queue.epoch).or_default().push(Entry {
+            number,
+            key,
+            image,
+            stamp,
+        });
+        Answer::Done(queue.epoch, number)
+    }
+
+    /// What is at a key; takes the lease if nothing is known of it. A queued write that was dropped is restored.
+    pub(crate) fn acquire(&mut self, key: usize, name: Token, broken: Option<Broken>) -> Found {
+        let identity = identity(self.stamp);
+        let nothing = matches!(
+            state::view(self.keys[key].as_ref().map(|slot| &slot.state), identity),
+            View::Absent | View::Foreign
+        );
+        let looks = nothing && broken != Some(Broken::Marks);
+        if let Some(mark) = self.marks[key].filter(|_| looks) {
+            match self.queued(mark) {
+                Some(entry) => {
+                    let pending = pending(mark, entry.image, entry.stamp);
+                    self.keys[key] = Some(Slot {
+                        state: State::Pending(pending, entry.image.write),
+                        remaining_ms: state::FOREVER,
+                    });
+                }
+                // It was cut off, so it was flushed.
+                None => self.marks[key] = None,
+            }
+        }
+        let slot = self.keys[key].as_ref();
+        let state = slot.map(|slot| &slot.state);
+        match (state::view(state, identity), state) {
+            (View::Value | View::Negative, Some(state)) => {
+                let (image, token) = content(state).expect("a value says which write made it");
+                Found::Row(image, token)
+            }
+            (View::Unsettled, Some(State::Pending(pending, write))) => Found::Unsettled(
+                pending.mark,
+                Image {
+                    write: *write,
+                    exists: !pending.is_deletion,
+                },
+            ),
+            (View::Absent | View::Foreign, _) if self.may_fill(broken) => {
+                let lease = lease(name, self.stamp);
+                apply(&mut self.keys[key], |slot| {
+                    state::acquire(slot.as_ref(), lease, SHORT_MS)
+                });
+                Found::Leased
+            }
+            _ => Found::Busy,
+        }
+    }
+
+    /// Whether no flush of an earlier incarnation can change a row any more.
+    fn may_fill(&self, broken: Option<Broken>) -> bool {
+        matches!(broken, Some(Broken::EarlyFill | Broken::DropInstead))
+            || self
+                .state
+                .is_some_and(|queue| queue.alone && queue.stamp == self.stamp)
+    }
+
+    /// Stores a row under a lease. Whether it was the current one.
+    pub(crate) fn fill(&mut self, key: usize, lease: Lease, image: Image) -> bool {
+        let meta = meta(lease, image);
+        let entry = if image.exists {
+            State::Value(meta, image.write)
+        } else {
+            State::Negative(meta)
+        };
+        apply(&mut self.keys[key], |slot| {
+            state::fill(slot.as_ref(), lease.token, entry, LONG_MS, SHORT_MS)
+        })
+    }
+
+    /// Drops a queued write that is in the database, unless there is a later one.
+    pub(crate) fn drop_settled(&mut self, key: usize, mark: Mark) {
+        self.settle_one(key, mark, 0, None);
+    }
+
+    /// What was flushed becomes an ordinary entry, and the log is cut off.
+    pub(crate) fn settle(&mut self, epoch: u8, entries: &[(Entry, bool)], broken: Option<Broken>) {
+        let latest: BTreeMap<usize, (u8, bool)> = entries
+            .iter()
+            .map(|(entry, is_kept)| (entry.key, (entry.number, *is_kept)))
+            .collect();
+        for (key, (number, is_kept)) in latest {
+            let keep = if is_kept { LONG_MS } else { 0 };
+            self.settle_one(key, mark(epoch, number), keep, broken);
+        }
+        let last = entries.last().map_or(0, |(entry, _)| entry.number);
+        self.trim(epoch, |entry| match broken {
+            Some(Broken::Group) => entries.iter().any(|(own, _)| own == entry),
+            _ => entry.number <= last,
+        });
+    }
+
+    fn settle_one(&mut self, key: usize, mark: Mark, keep: u64, broken: Option<Broken>) {
+        let mut mark = mark;
+        if broken == Some(Broken::SettleCompare) {
+            if let Some(Slot {
+                state: State::Pending(pending, _),
+                ..
+            }) = &self.keys[key]
+            {
+                mark = pending.mark;
+            }
+            self.marks[key] = None;
+        }
+        if broken == Some(Broken::DropInstead) {
+            apply(&mut self.keys[key], |slot| state::invalidate(slot.as_ref()));
+        }
+        self.marks[key] = self.marks[key].filter(|known| *known != mark);
+        apply(&mut self.keys[key], |slot| {
+            state::settle(slot.as_ref(), mark, keep)
+        });
+    }
+
+    /// Removes entries of a log.
+    pub(crate) fn trim(&mut self, epoch: u8, is_over: impl Fn(&Entry) -> bool) {
+        if let Some(log) = self.logs.get_mut(&epoch) {
+            log.retain(|entry| !is_over(entry));
+            if log.is_empty() {
+                self.logs.remove(&epoch);
+            }
+        }
+    }
+
+    /// Removes what the log of a closed incarnation was the last to write.
+    pub(crate) fn clear(&mut self, epoch: u8) {
+        for key in 0..KEYS {
+            if let Some(mark) = self.marks[key].filter(|mark| place(*mark).0 == epoch) {
+                self.drop_settled(key, mark);
+            }
+        }
+    }
+
+    /// Begins an incarnation after the one that was seen.
+    pub(crate) fn switch(&mut self, seen: Option<u8>, epoch: u8) {
+        if self.state.map(|queue| queue.epoch) == seen {
+            self.state = Some(Queue {
+                epoch,
+                stamp: self.stamp,
+                last: 0,
+                alone: false,
+            });
+        }
+    }
+
+    /// The log of an epoch.
+    pub(crate) fn log(&self, epoch: u8) -> &[Entry] {
+        self.logs.get(&epoch).map_or(&[], Vec::as_slice)
+    }
+
+    fn queued(&self, mark: Mark) -> Option<Entry> {
+        let (epoch, number) = place(mark);
+        let mut log = self.log(epoch).iter();
+        log.find(|entry| entry.number == number).copied()
+    }
+}
+
+/// Which write made what a reader would be served.
+pub(crate) fn content(state: &State<u8>) -> Option<(Image, Token)> {
+    let (meta, exists) = match state {
+        State::Value(meta, _) => (meta, true),
+        State::Negative(meta) => (meta, false),
+        State::Pending(pending, _) => (&pending.meta, !pending.is_deletion),
+        _ => return None,
+    };
+    let write = u8::try_from(meta.version).expect("a model has few writes");
+    Some((Image { write, exists }, meta.lease.token))
+}
+
+fn pending(mark: Mark, image: Image, stamp: u8) -> Pending {
+    let token = Token::numbered(1_000 + u64::from(image.write));
+    Pending {
+        mark,
+        is_deletion: !image.exists,
+        meta: meta(lease(token, stamp), image),
+    }
+}
+
+/// The version of an entry is the write that made it.
+fn meta(lease: Lease, image: Image) -> Meta {
+    Meta {
+        lease,
+        loaded_at_ms: 0,
+        load_cost_us: 0,
+        version: image.write.into(),
+    }
+}
