@@ -42,6 +42,8 @@ mod error;
 mod fingerprint;
 mod flight;
 #[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
 pub mod key;
 mod load;
 pub mod policy;

@@ -1,0 +1,164 @@
+//! The bytes of a journal: the header of a segment, and the frames behind it. `docs/format.md` has them as tables.
+//!
+//! A checksum alone says that a frame is bad, not whether it ever counted. So every frame also carries the number of the
+//! last record that was known to be on disk when the frame was written; `recover` tells a torn tail from damage by it.
+//!
+//! Invariant: a frame is bound to its journal: the checksum begins with the identity of the journal, so the bytes of one
+//! journal inside a record of another one are no frame there.
+//! Not here: which frames may follow each other (`recover`).
+
+use crc32fast::Hasher;
+
+/// The first bytes of every segment.
+pub const MAGIC: [u8; 8] = *b"LARDERJ\n";
+/// The format that this version writes.
+pub const FORMAT: u32 = 1;
+/// The length of the header of a segment, in bytes.
+pub const HEADER_LENGTH: usize = 32;
+/// The length of a frame without the bytes of its record.
+pub const FRAME_LENGTH: usize = 24;
+/// The longest record, in bytes.
+pub const LONGEST_RECORD: usize = 1 << 30;
+
+/// What a segment says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Drawn at random when the journal was created, and the same in all of its segments.
+    pub(crate) identity: u64,
+    /// The number of the first record in the segment.
+    pub(crate) first: u64,
+}
+
+/// Why a header cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    /// It does not begin with the magic, or ends too early.
+    Foreign,
+    /// Its checksum is wrong.
+    Damaged,
+    /// A format that this version does not know.
+    Unknown(u32),
+}
+
+impl Header {
+    /// The header as it lies in the file.
+    pub(crate) fn to_bytes(self) -> [u8; HEADER_LENGTH] {
+        let mut bytes = [0; HEADER_LENGTH];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[12..16].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.identity.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.first.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header at the beginning of a segment.
+    pub(crate) fn from_bytes(bytes: &[u8], check: bool) -> Result<Self, BadHeader> {
+        let header = bytes.get(..HEADER_LENGTH).ok_or(BadHeader::Foreign)?;
+        if header[..8] != MAGIC {
+            return Err(BadHeader::Foreign);
+        }
+        // The checksum keeps its place in every format, so that damage does not look like a format of the future.
+        if check && u32_at(header, 8) != crc32fast::hash(&header[12..]) {
+            return Err(BadHeader::Damaged);
+        }
+        match u32_at(header, 12) {
+            FORMAT => Ok(Self {
+                identity: u64_at(header, 16),
+                first: u64_at(header, 24),
+            }),
+            other => Err(BadHeader::Unknown(other)),
+        }
+    }
+}
+
+/// One frame of a segment: a record, or the mark that ends a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame<'a> {
+    /// The number of the record; that of the last one before it, for a mark.
+    pub(crate) sequence: u64,
+    /// Everything up to this record was on disk when the frame was written.
+    pub(crate) durable: u64,
+    /// The record; nothing, for a mark.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame at the beginning of the bytes, without looking at its checksum.
+    pub(crate) fn peek(bytes: &'a [u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(FRAME_LENGTH)?;
+        let length = usize::try_from(u32_at(head, 4)).ok()?;
+        let frame = Self {
+            sequence: u64_at(head, 8),
+            durable: u64_at(head, 16),
+            bytes: rest.get(..length)?,
+        };
+        let is_possible = frame.sequence > frame.durable || (frame.is_mark() && length == 0);
+        is_possible.then_some(frame)
+    }
+
+    /// Whether the checksum of the frame at the beginning of the bytes, as long as [`Frame::peek`] found it, is right.
+    pub(crate) fn is_sound(&self, bytes: &[u8], identity: u64) -> bool {
+        u32_at(bytes, 0) == checksum(identity, &bytes[..self.length()])
+    }
+
+    /// Whether it says only what is on disk.
+    pub(crate) fn is_mark(&self) -> bool {
+        self.sequence == self.durable
+    }
+
+    /// Its length in the file.
+    pub(crate) fn length(&self) -> usize {
+        FRAME_LENGTH + self.bytes.len()
+    }
+}
+
+/// Appends a record to a group. The group has to be sealed before it is written.
+pub(crate) fn push(group: &mut Vec<u8>, sequence: u64, record: &[u8]) {
+    let length = u32::try_from(record.len()).expect("the caller has checked the length");
+    group.extend([0; 4]);
+    group.extend(length.to_le_bytes());
+    group.extend(sequence.to_le_bytes());
+    group.extend([0; 8]);
+    group.extend(record);
+}
+
+/// Completes the frames of a group when it is known what is on disk before it.
+pub(crate) fn seal(mut group: &mut [u8], identity: u64, durable: u64) {
+    while !group.is_empty() {
+        let length = usize::try_from(u32_at(group, 4)).expect("a record fits into memory");
+        let (frame, rest) = group.split_at_mut(FRAME_LENGTH + length);
+        frame[16..24].copy_from_slice(&durable.to_le_bytes());
+        let checksum = checksum(identity, frame);
+        frame[..4].copy_from_slice(&checksum.to_le_bytes());
+        group = rest;
+    }
+}
+
+/// The mark that says that everything up to a record is on disk.
+pub(crate) fn mark(identity: u64, durable: u64) -> Vec<u8> {
+    let mut mark = Vec::with_capacity(FRAME_LENGTH);
+    push(&mut mark, durable, &[]);
+    seal(&mut mark, identity, durable);
+    mark
+}
+
+fn checksum(identity: u64, frame: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&identity.to_le_bytes());
+    hasher.update(&frame[4..]);
+    hasher.finalize()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
+}
