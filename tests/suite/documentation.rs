@@ -1,5 +1,7 @@
 //! The printed code is the tested code: README and documents compile as doctests, and say what the types say.
 
+use larder::journal::format as journal;
+
 /// Documents outside the crate root's own documentation, for the doctest runner.
 #[test]
 fn the_format_document_gives_the_numbers_of_the_code() {
@@ -14,6 +16,11 @@ fn the_format_document_gives_the_numbers_of_the_code() {
         format!("| 1 | format, `{}` | all |", larder::entry::FORMAT),
         format!("at most {}", larder::state::MAX_INTENTS),
         format!("longer than {} bytes", larder::key::LONGEST_ID),
+        format!("A segment is a header of {} bytes", journal::HEADER_LENGTH),
+        format!("| 12..16 | format, `{}` |", journal::FORMAT),
+        format!("of a frame, {} bytes and", journal::FRAME_LENGTH),
+        format!("at most 2^{} |", journal::LONGEST_RECORD.ilog2()),
+        format!("({} MiB)", larder::journal::SEGMENT_SIZE >> 20),
     ] {
         assert!(
             document.contains(&line),

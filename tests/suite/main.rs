@@ -6,7 +6,12 @@
 mod support;
 
 fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    &[crash::WRITER, processes::CROWD, processes::DOOMED]
+    &[
+        crash::WRITER,
+        journal::APPENDER,
+        processes::CROWD,
+        processes::DOOMED,
+    ]
 }
 
 mod breaker;
@@ -16,6 +21,7 @@ mod documentation;
 mod expiry;
 mod failover;
 mod flush_apply;
+mod journal;
 mod key;
 mod late_fills;
 mod lost_transactions;

@@ -170,6 +170,23 @@ impl Worker {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Kills the worker without warning, and returns what it had told by then and nobody has read.
+    pub(crate) async fn last_words(mut self) -> Vec<String> {
+        self.process
+            .kill()
+            .expect("a child that was not waited for can be killed");
+        let mut lines = Vec::new();
+        let words = async {
+            while let Some(line) = self.lines.recv().await {
+                lines.push(line);
+            }
+        };
+        if tokio::time::timeout(PATIENCE, words).await.is_err() {
+            panic!("the output of worker {self} does not end");
+        }
+        lines
+    }
+
     /// Stops the worker in its tracks, as a long pause of its machine would.
     pub(crate) async fn freeze(&self) {
         signal(self.process.id(), "STOP");
