@@ -2,7 +2,7 @@
 
 #[cfg(any(feature = "redis", feature = "test-util"))]
 use std::time::Duration;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, FaultyStore};
@@ -118,6 +118,7 @@ pub struct CacheBuilder {
     clock: Clock,
     repair_limit: usize,
     concurrent_loads: usize,
+    journals: PathBuf,
     #[cfg(feature = "redis")]
     timeouts: Timeouts,
     #[cfg(feature = "redis")]
@@ -140,6 +141,7 @@ impl Default for CacheBuilder {
             clock: Clock::default(),
             repair_limit: repair::DEFAULT_LIMIT,
             concurrent_loads: DEFAULT_LOADS,
+            journals: PathBuf::new(),
             #[cfg(feature = "redis")]
             timeouts: Timeouts::default(),
             #[cfg(feature = "redis")]
@@ -233,6 +235,12 @@ impl CacheBuilder {
     #[cfg(feature = "tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificate = Some(pem.into());
+        self
+    }
+
+    /// Sets the directory that the `journal` of an entity is relative to (default: the current one). No effect on Redis.
+    pub fn journals(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.journals = directory.into();
         self
     }
 
@@ -341,7 +349,11 @@ impl CacheBuilder {
     }
 
     fn memory(&self) -> RealStore {
-        RealStore::Memory(MemoryStore::new(self.capacity, self.clock.clone()))
+        RealStore::Memory(MemoryStore::new(
+            self.capacity,
+            self.clock.clone(),
+            self.journals.clone(),
+        ))
     }
 
     /// Makes the cache and awaits one attempt to connect to Redis. A failed attempt is no error: caching begins when Redis

@@ -143,7 +143,6 @@ impl StoreError {
     }
 
     /// A failure to get an answer.
-    #[cfg(feature = "redis")]
     pub(crate) fn unanswered(message: impl Into<Arc<str>>) -> Self {
         Self {
             message: message.into(),

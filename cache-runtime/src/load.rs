@@ -85,7 +85,10 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                         .judge(&self.key, repaired.map(|()| Found::Absent))
                 }
                 Next::Wait => self.wait().await,
-                Next::Settle => self.repository.judge_unsettled(&self.key).await,
+                Next::Settle => match self.repository.judge_unsettled(&self.key).await {
+                    Ok(judged) => judged,
+                    Err(error) => return self.land(Landing::Failed(error)),
+                },
                 Next::Bypass => break,
             };
             match judged {

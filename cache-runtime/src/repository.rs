@@ -145,8 +145,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         cache.repairs.register(keys.prefix());
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
             let name = key::queue_name(&cache.namespace, spec.name, &policy);
-            Queue::new(&name, policy.queue)
+            let mut queue = Queue::new(&name, policy.queue);
+            if let Some(own) = cache.store.open_queue(&queue.partitions(), &policy.queue)? {
+                queue.name = format!("{name}@{own}").into();
+            }
+            Ok::<_, Error>(queue)
         });
+        let queue = queue.transpose()?;
         Ok(Self(Arc::new(Inner {
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
@@ -261,6 +266,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         id: impl AsId<E::Id>,
         change: impl FnMut(&mut E) + Send,
     ) -> Result<Arc<E>, Error> {
+        const { queued::<E>() };
         let inner = &self.0;
         let written = inner.modify(&id.as_id(), change).await;
         inner.count(&written);
@@ -313,6 +319,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn insert_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        const { not_queued::<E>() };
         self.write_rows(Batch::Insert(entities.to_vec())).await
     }
 
@@ -327,6 +334,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn update_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
+        const { not_queued::<E>() };
         self.write_rows(Batch::Update(entities.to_vec())).await
     }
 
@@ -340,6 +348,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn delete_many(&self, ids: &[E::Id]) -> Result<u64, Error> {
+        const { not_queued::<E>() };
         const {
             assert!(
                 !E::SPEC.versioned,
@@ -362,6 +371,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::insert`].
     pub async fn delete_rows(&self, entities: &[E]) -> Result<(), Error> {
+        const { not_queued::<E>() };
         self.write_batch(Batch::DeleteRows(entities.to_vec()))
             .await?;
         Ok(())
@@ -582,6 +592,22 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self.flights.close_current(&key);
         self.miss(key, id.into_owned(), dropped.is_ok()).await
     }
+}
+
+/// Fails to compile for an entity that is written behind: such a write would pass its queue.
+pub(crate) const fn not_queued<E: Entity>() {
+    assert!(
+        !matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
+        "a write-behind entity is written through its queue only: use `insert`, `save`, `update`, `delete` or `modify`"
+    );
+}
+
+/// Fails to compile for an entity that is not written behind.
+pub(crate) const fn queued<E: Entity>() {
+    assert!(
+        matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
+        "only an entity with `strategy = \"write_behind\"` has a queue"
+    );
 }
 
 /// The fingerprint of the entity over this table: what the derive sees of the struct, and what it does not see of nested

@@ -13,7 +13,7 @@ use crate::{
     entity::Entity,
     error::Error,
     key::AsId,
-    repository::Repository,
+    repository::{Repository, not_queued},
     transaction::Transaction,
 };
 
@@ -37,6 +37,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &'t self,
         transaction: &'t mut Transaction<'c, DB>,
     ) -> Within<'t, 'c, E, DB> {
+        const { not_queued::<E>() };
         Within {
             repository: self,
             transaction,

@@ -414,4 +414,6 @@ macro_rules! case {
     };
 }
 
-pub(crate) use {case, everywhere, on_all_databases, on_both_stores, on_mysql, on_postgres, on_redis, on_servers};
+pub(crate) use {
+    case, everywhere, on_all_databases, on_both_stores, on_mysql, on_postgres, on_redis, on_servers,
+};

@@ -11,10 +11,13 @@
 //! claim, and what is remembered of the position, only save work.
 //!
 //! Invariant: the log is cut off behind what was committed, never further.
-//! Invariant: an incarnation is closed only if the store writes to another one, and a later one is registered.
+//! Invariant: an incarnation is closed only by who sees that the store writes to a later one.
 //! Not here: when a step is taken (`flusher`).
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
@@ -88,6 +91,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             after: open.position,
             count: queue.policy.batch,
             claim_ms: if claims { CLAIM_MS } else { 0 },
+            is_first: true,
         };
         let fetched = self.fetch(lane, fetch).await?;
         if !fetched.is_claimed {
@@ -96,6 +100,13 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Ok(Stepped::Claimed);
         }
         self.count_lost(queue, lane, fetched.current).await?;
+        if !fetched.is_present {
+            // Nothing is cached before a queue stands in the store's present history.
+            let rotations = lane.rotations.load(Ordering::Acquire);
+            let (from, stamp) = (fetched.current, fetched.stamp);
+            self.rotate(queue, lane, from, stamp, rotations).await?;
+            return Ok(Stepped::Moved);
+        }
         let is_current = fetched.current == Some(open.incarnation);
         if fetched.writes.is_empty() {
             // Numbers that were given and are not in the log.
@@ -134,6 +145,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 after: 0,
                 count: SETTLED_AT_ONCE,
                 claim_ms: 0,
+                is_first: false,
             };
             let fetched = self.fetch(lane, fetch).await?;
             let committed = fetched.writes.iter();
@@ -302,44 +314,18 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Ok(Stepped::Idle);
         }
         let pool = &self.database.pool;
-        let number = lane.partition.number;
-        let all = offsets::open_incarnations(pool, &queue.name, number).await?;
-        let has_successor = all
-            .iter()
-            .any(|other| other.incarnation.epoch > open.incarnation.epoch);
-        if !has_successor {
-            // Nothing is known to follow. A closed incarnation that is still written to is found when this starts anew.
-            if fetched.current.is_some() {
-                *position = None;
-            }
-            return self.reopen(queue, lane, fetched.current).await;
+        // What was fetched is still the end: the log has not grown since it is written to no more.
+        *position = None;
+        let epoch = open.incarnation.epoch;
+        if fetched.current.is_none_or(|current| current.epoch < epoch) {
+            // A server that was cut off, or set back: the later incarnation may be in use at another one.
+            return Ok(Stepped::Idle);
         }
         let place = queue.place(lane, open.incarnation);
         if offsets::close(pool, &place, open.position).await? {
             self.clear(lane, open.incarnation).await?;
         }
-        *position = None;
         Ok(Stepped::Moved)
-    }
-
-    /// Begins another incarnation if the one that is written to was closed, by a flusher that knew it from another server.
-    async fn reopen(
-        &self,
-        queue: &Queue,
-        lane: &Lane,
-        current: Option<Incarnation>,
-    ) -> Result<Stepped, Error> {
-        let Some(current) = current else {
-            return Ok(Stepped::Idle);
-        };
-        let place = queue.place(lane, current);
-        let known = offsets::position_of(&self.database.pool, &place).await?;
-        if known.is_none_or(|(_, closed)| closed) {
-            let rotations = lane.rotations.load(std::sync::atomic::Ordering::Acquire);
-            self.rotate(queue, lane, Some(current), rotations).await?;
-            return Ok(Stepped::Moved);
-        }
-        Ok(Stepped::Idle)
     }
 
     /// Makes dead letters of what a closed incarnation still holds, and clears it away.
@@ -366,13 +352,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 after: at,
                 count: queue.policy.batch,
                 claim_ms: 0,
+                is_first: false,
             };
             let fetched = self.fetch(lane, fetch).await?;
-            if fetched.current == Some(incarnation) {
-                self.reopen(queue, lane, Some(incarnation)).await?;
-                continue;
-            }
             if fetched.writes.is_empty() {
+                if fetched.current == Some(incarnation) {
+                    // A server that was cut off, and whose successor has closed what is still written to here.
+                    return Ok(());
+                }
                 return self.clear(lane, incarnation).await;
             }
             let mut position = None;
@@ -418,34 +405,38 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         current: Option<Incarnation>,
     ) -> Result<(), Error> {
         for mark in lane.former(current) {
-            let lost = self.lost_before(queue, lane, mark).await;
-            if lost.is_err() {
-                // To be asked again.
-                lane.acknowledged(mark);
+            if let Some(lost) = self.lost_of(queue, lane, mark).await? {
+                self.tell_lost(queue, lane, lost);
+                lane.forget(mark);
             }
-            self.tell_lost(queue, lane, lost?);
         }
         Ok(())
     }
 
-    async fn lost_before(&self, queue: &Queue, lane: &Lane, mark: Mark) -> Result<u64, Error> {
+    /// How many writes up to this one are lost; nothing as long as it may yet be flushed, or lost.
+    async fn lost_of(&self, queue: &Queue, lane: &Lane, mark: Mark) -> Result<Option<u64>, Error> {
         let pool = &self.database.pool;
         let place = queue.place(lane, mark.incarnation);
+        let Some((position, closed)) = offsets::position_of(pool, &place).await? else {
+            return Ok(None);
+        };
+        if position >= mark.number {
+            return Ok(Some(0));
+        }
+        if !closed {
+            return Ok(None);
+        }
         let fetch = Fetch {
             incarnation: mark.incarnation,
             after: mark.number,
             count: 0,
             claim_ms: 0,
+            is_first: false,
         };
+        // What the log of a closed incarnation still holds becomes dead letters.
         let held = self.fetch(lane, fetch).await?.log_last;
-        let Some((position, _)) = offsets::position_of(pool, &place).await? else {
-            return Ok(0);
-        };
         let lost = mark.number.saturating_sub(held.max(position));
-        if lost == 0 {
-            return Ok(0);
-        }
-        offsets::count_lost(pool, &place, lost).await
+        Ok(Some(offsets::count_lost(pool, &place, lost).await?))
     }
 
     pub(crate) async fn fetch(&self, lane: &Lane, fetch: Fetch) -> Result<Fetched, Error> {
@@ -534,9 +525,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let queue = self.queue();
         loop {
             let stepped = self.flush_step(lane, false).await?;
+            if stepped == Stepped::Moved {
+                continue;
+            }
             let at = *lane.position.lock().await;
             let has_passed = at.is_some_and(|at| {
-                at.incarnation.epoch > mark.incarnation.epoch
+                (mark.number > 0 && at.incarnation.epoch > mark.incarnation.epoch)
                     || (at.incarnation == mark.incarnation && at.position >= mark.number)
             });
             if has_passed {

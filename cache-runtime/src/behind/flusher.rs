@@ -30,7 +30,7 @@ use crate::{
     entity::Entity,
     error::{Error, ErrorKind},
     load::random_share,
-    repository::{Inner, Repository},
+    repository::{Inner, Repository, queued},
     store::{Store, queue::Fetch},
     token::Token,
 };
@@ -56,6 +56,7 @@ const NOTHING: Fetch = Fetch {
     after: 0,
     count: 0,
     claim_ms: 0,
+    is_first: false,
 };
 
 type Draining = std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -129,6 +130,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Dropping the future starts nothing.
     pub async fn start_flushing(&self) -> Result<Flusher, Error> {
+        const { queued::<E>() };
         let inner = &self.0;
         let queue = inner.queue();
         inner.verified(queue).await?;
@@ -166,6 +168,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Dropping the future loses nothing; what was not flushed stays queued.
     pub async fn flush(&self) -> Result<(), Error> {
+        const { queued::<E>() };
         let inner = &self.0;
         let lanes = inner.queue().lanes.iter();
         let flushed = lanes.map(|lane| inner.flush_lane(lane));
@@ -183,6 +186,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// The future may be dropped at any time.
     pub async fn pending(&self) -> Result<Pending, Error> {
+        const { queued::<E>() };
         let inner = &self.0;
         let queue = inner.queue();
         let open = offsets::open_of_queue(&inner.database.pool, &queue.name).await?;
@@ -196,6 +200,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
                 after: at.position,
                 count: 1,
                 claim_ms: 0,
+                is_first: false,
             };
             let fetched = inner.fetch(lane, fetch).await?;
             pending.count += fetched.log_last.saturating_sub(at.position);
@@ -222,18 +227,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
-    /// Begins the first incarnation of a partition, so that no put has to wait for the database.
+    /// Begins an incarnation of a partition if there is none of the store's present history, so that no put has to wait for
+    /// the database.
     async fn begin(&self, queue: &super::Queue, lane: &Lane) -> Result<(), Error> {
         let rotations = lane.rotations.load(Ordering::Acquire);
         let fetched = self.fetch(lane, NOTHING).await?;
-        match fetched.current {
-            Some(_) => Ok(()),
-            None => self.rotate(queue, lane, None, rotations).await,
+        if fetched.is_present {
+            return Ok(());
         }
+        let (from, stamp) = (fetched.current, fetched.stamp);
+        self.rotate(queue, lane, from, stamp, rotations).await
     }
 
     /// Flushes what is in a partition now.
-    async fn flush_lane(&self, lane: &Lane) -> Result<(), Error> {
+    pub(crate) async fn flush_lane(&self, lane: &Lane) -> Result<(), Error> {
         let fetched = self.fetch(lane, NOTHING).await?;
         let mark = Mark {
             // Without a queue there may be earlier ones, or none.

@@ -9,6 +9,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::{behind::mark::Incarnation, key::Key, store::memory_queue::MemoryQueue};
 
+/// What the names of all queues begin with.
+const QUEUES: &str = "larder:q:";
+
 /// One queue in the store.
 #[derive(Debug)]
 pub struct Partition {
@@ -33,7 +36,7 @@ impl Partition {
     /// The partition with a number, of the queue with a name.
     #[must_use]
     pub fn new(queue: &str, number: u16) -> Self {
-        let base = format!("larder:q:{}:", tag(queue, number));
+        let base = format!("{QUEUES}{}:", tag(queue, number));
         let name = |part: &str| Key::from_bytes(format!("{base}{part}").as_bytes());
         Self {
             number,
@@ -44,6 +47,13 @@ impl Partition {
             base,
             memory: OnceLock::new(),
         }
+    }
+
+    /// Whether a key is one of this partition's rows.
+    #[must_use]
+    pub fn holds(&self, key: &Key) -> bool {
+        let tag = self.base.trim_start_matches(QUEUES).trim_end_matches(':');
+        key.as_bytes().starts_with(tag.as_bytes())
     }
 
     /// What the names of logs begin with.

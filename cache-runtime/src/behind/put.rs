@@ -65,20 +65,18 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Write::Insert(_) => Condition::Absent,
         };
         let row = write.into_row().map(Arc::new);
-        let mut contradicted = false;
-        for _ in 0..MOST_TRIES {
+        for tried in 0..MOST_TRIES {
             match self.put(verb, &key, &id, row.as_ref(), condition).await? {
                 Decided::Done => return Ok(row),
                 Decided::Refused => return Err(self.unmet(verb, &key, condition)),
                 Decided::Unknown if condition == Condition::Any => break,
                 Decided::Unknown => {}
             }
-            // What was read is only believed where the cache keeps nothing that the put could look at.
-            if contradicted {
+            let exists = self.load_for_write(&key, &id, tried).await?;
+            // What was read is only believed if the cache goes on keeping nothing that the put could look at.
+            if tried > 1 && exists == (condition == Condition::Absent) {
                 return Err(self.unmet(verb, &key, condition));
             }
-            let exists = self.load_for_write(&id).await?;
-            contradicted = exists == (condition == Condition::Absent);
         }
         Err(self.unkept(verb, &key))
     }
@@ -104,7 +102,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
             else {
                 unknown += 1;
-                if !self.load_for_write(id).await? {
+                if !self.load_for_write(&key, id, unknown - 1).await? && unknown > 2 {
                     return Err(self.unmet(VERB, &key, Condition::Present));
                 }
                 continue;
@@ -134,8 +132,18 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Err(self.unkept(VERB, &key))
     }
 
-    /// Loads a row into the cache, unless it is there. Whether it exists.
-    async fn load_for_write(self: &Arc<Self>, id: &E::Id) -> Result<bool, Error> {
+    /// Loads a row into the cache, unless it is there. Whether it exists. If that has been in vain before, the queue may hold
+    /// writes of an earlier history, before whose end nothing can be cached: they are flushed.
+    async fn load_for_write(
+        self: &Arc<Self>,
+        key: &Key,
+        id: &E::Id,
+        tried: u32,
+    ) -> Result<bool, Error> {
+        if tried == 1 {
+            let lane = &self.queue().lanes[self.keys.partition(key)];
+            Box::pin(self.flush_lane(lane)).await?;
+        }
         let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
         Ok(outcome.row.is_some())
     }
@@ -163,6 +171,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 condition,
                 most: queue.most(),
             };
+            let stamp = put.meta.lease.identity.stamp;
             let answer = self.cache.store.put(&lane.partition, key, put).await;
             match answer.map_err(|error| self.queue_away(verb, error))? {
                 PutAnswer::Done(mark) => {
@@ -176,7 +185,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 PutAnswer::Refused => return Ok(Decided::Refused),
                 PutAnswer::Unknown => return Ok(Decided::Unknown),
                 PutAnswer::Rotate(from) => {
-                    Box::pin(self.rotate(queue, lane, from, rotations)).await?;
+                    Box::pin(self.rotate(queue, lane, from, stamp, rotations)).await?;
                 }
                 PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
                     self.counters.backpressure.add_one();
@@ -244,12 +253,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
-    /// Begins an incarnation after the one that was seen, unless somebody in this process has since.
+    /// Begins an incarnation after the one that was seen, in the history it was seen in, unless somebody in this process has
+    /// since.
     pub(crate) async fn rotate(
         &self,
         queue: &Queue,
         lane: &Lane,
         from: Option<Incarnation>,
+        stamp: u64,
         rotations: u64,
     ) -> Result<(), Error> {
         let _rotating = lane.rotating.lock().await;
@@ -258,7 +269,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         let pool = &self.database.pool;
         let to = offsets::register(pool, &queue.name, lane.partition.number).await?;
-        let begun = self.cache.store.rotate(&lane.partition, from, to).await;
+        let begun = self
+            .cache
+            .store
+            .rotate(&lane.partition, from, to, stamp)
+            .await;
         // If it was not, another process has begun one; what was registered stays empty and is closed in its turn.
         let begun = begun.map_err(|error| self.queue_away("begin an incarnation of", error))?;
         lane.rotations.fetch_add(1, Ordering::AcqRel);

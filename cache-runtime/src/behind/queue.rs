@@ -59,7 +59,7 @@ pub(crate) struct Lane {
 struct Noted {
     /// In the incarnation that was written to last.
     latest: Option<Mark>,
-    /// In those before it, as long as nobody has asked what became of them.
+    /// In those before it, as long as it is not known what became of them.
     former: Vec<Mark>,
 }
 
@@ -78,6 +78,11 @@ impl Queue {
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
         }
+    }
+
+    /// The partitions, as the store knows them.
+    pub(crate) fn partitions(&self) -> Vec<&Partition> {
+        self.lanes.iter().map(|lane| &lane.partition).collect()
     }
 
     /// How many writes one partition may hold.
@@ -131,13 +136,20 @@ impl Lane {
         }
     }
 
-    /// The latest acknowledged writes of incarnations that are not written to any more, each told once.
+    /// The latest acknowledged writes of incarnations that are not written to any more.
     pub(crate) fn former(&self, current: Option<Incarnation>) -> Vec<Mark> {
         let mut noted = self.noted();
         let is_over = |mark: &mut Mark| current != Some(mark.incarnation);
         let over = noted.latest.take_if(is_over);
         noted.former.extend(over);
-        std::mem::take(&mut noted.former)
+        noted.former.clone()
+    }
+
+    /// Forgets such a write: it is known what became of it and of those before it.
+    pub(crate) fn forget(&self, mark: Mark) {
+        self.noted()
+            .former
+            .retain(|other| other.incarnation != mark.incarnation || other.number > mark.number);
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {

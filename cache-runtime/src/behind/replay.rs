@@ -14,7 +14,7 @@ use crate::{
     database::Write,
     entity::Entity,
     error::{Error, ErrorKind},
-    repository::{Inner, Repository},
+    repository::{Inner, Repository, queued},
 };
 
 /// The writes of one repository that were acknowledged and then refused by the database.
@@ -97,6 +97,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// The writes that were acknowledged and then refused by the database.
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters<E, DB> {
+        const { queued::<E>() };
         DeadLetters(Arc::clone(&self.0))
     }
 
@@ -111,6 +112,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Dropping the future may leave one of the tables; call it again.
     pub async fn install(&self) -> Result<(), Error> {
+        const { queued::<E>() };
         tables::install(&self.0.database.pool).await
     }
 }

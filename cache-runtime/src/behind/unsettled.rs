@@ -12,6 +12,7 @@ use crate::{
     backend::Backend,
     behind::{Image, offsets},
     entity::Entity,
+    error::Error,
     key::Key,
     read::{Judged, Next},
     repository::Inner,
@@ -19,45 +20,44 @@ use crate::{
 };
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
-    /// Judges the queued write at a key that `state::view` could not judge.
-    pub(crate) async fn judge_unsettled(&self, key: &Key) -> Judged<E> {
+    /// Judges the queued write at a key that `state::view` could not judge. Fails if the database cannot be asked: without
+    /// an answer, no row could be told from one that was overwritten.
+    pub(crate) async fn judge_unsettled(&self, key: &Key) -> Result<Judged<E>, Error> {
         let store = &self.cache.store;
         let Some(queue) = &self.queue else {
             // An entity that is not written behind has no key of this form; whatever stands there is not its business.
-            return Judged::Unserved(Next::Bypass);
+            return Ok(Judged::Unserved(Next::Bypass));
         };
         let lane = &queue.lanes[self.keys.partition(key)];
         let (pending, payload) = match store.queued(key).await {
             Ok(Some(queued)) => queued,
-            Ok(None) => return Judged::Unserved(Next::Lease { over: false }),
-            Err(error) => return self.judge(key, Err(error)),
+            Ok(None) => return Ok(Judged::Unserved(Next::Lease { over: false })),
+            Err(error) => return Ok(self.judge(key, Err(error))),
         };
         let identity = pending.meta.lease.identity;
         if identity.stamp != store.stamp() {
             let place = queue.place(lane, pending.mark.incarnation);
-            match offsets::position_of(&self.database.pool, &place).await {
-                // The read goes to the same database, and tells what is wrong with it.
-                Err(_) => return Judged::Unserved(Next::Bypass),
-                Ok(Some((position, closed))) if closed || position >= pending.mark.number => {
-                    let settled = [Settled {
-                        key: key.clone(),
-                        number: pending.mark.number,
-                        keep_ms: 0,
-                    }];
-                    let incarnation = pending.mark.incarnation;
-                    let dropped = store.settle(&lane.partition, incarnation, &settled, 0);
-                    return match dropped.await {
-                        Ok(()) => Judged::Unserved(Next::Lease { over: false }),
-                        Err(error) => self.judge(key, Err(error)),
-                    };
-                }
-                Ok(_) => {}
+            let known = offsets::position_of(&self.database.pool, &place).await?;
+            let is_over =
+                known.is_some_and(|(position, closed)| closed || position >= pending.mark.number);
+            if is_over {
+                let settled = [Settled {
+                    key: key.clone(),
+                    number: pending.mark.number,
+                    keep_ms: 0,
+                }];
+                let incarnation = pending.mark.incarnation;
+                let dropped = store.settle(&lane.partition, incarnation, &settled, 0);
+                return Ok(match dropped.await {
+                    Ok(()) => Judged::Unserved(Next::Lease { over: false }),
+                    Err(error) => self.judge(key, Err(error)),
+                });
             }
         }
-        match self.image(pending.is_deletion, identity, payload) {
+        Ok(match self.image(pending.is_deletion, identity, payload) {
             Image::Row(row) => Judged::Served(self.cached(Some(row), pending.meta)),
             Image::Deletion(_) => Judged::Served(self.cached(None, pending.meta)),
             Image::Unreadable { .. } => Judged::Unserved(Next::Bypass),
-        }
+        })
     }
 }

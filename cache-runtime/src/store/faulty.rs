@@ -19,7 +19,7 @@ use crate::{
         mark::{Incarnation, Mark},
         partition::Partition,
     },
-    error::StoreError,
+    error::{Error, StoreError},
     key::Key,
     policy::QueuePolicy,
     state::{Change, Identity, Lease, Pending, State},
@@ -230,6 +230,15 @@ impl FaultyStore {
     #[cfg(feature = "redis")]
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         self.store.connect().await
+    }
+
+    /// Opens the queue of an entity.
+    pub(crate) fn open_queue(
+        &self,
+        partitions: &[&Partition],
+        policy: &QueuePolicy,
+    ) -> Result<Option<String>, Error> {
+        self.store.open_queue(partitions, policy)
     }
 
     /// Whether a mechanism is left out.
@@ -478,9 +487,10 @@ impl Store for FaultyStore {
         partition: &Partition,
         from: Option<Incarnation>,
         to: Incarnation,
+        stamp: u64,
     ) -> Result<bool, StoreError> {
         self.before(Operation::Rotate).await?;
-        self.store.rotate(partition, from, to).await
+        self.store.rotate(partition, from, to, stamp).await
     }
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {

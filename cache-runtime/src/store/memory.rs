@@ -14,6 +14,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     hash::BuildHasher,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,13 +26,14 @@ use crate::{
         partition::Partition,
     },
     clock::Clock,
-    error::StoreError,
+    error::{Error, ErrorKind, StoreError},
+    journal::Journal,
     key::Key,
     policy::{Durability, QueuePolicy},
     state::{self, Change, Identity, Judgement, Lease, Pending, Slot, State, Step, View},
     store::{
         Filling, Found, Keeps, Payload, Publication, Store, Touched,
-        memory_queue::MemoryQueue,
+        memory_queue::{self, Journaled, MemoryQueue},
         queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, Settled},
     },
     token::{ProcessId, Token},
@@ -47,6 +49,8 @@ const SWEEP_FROM: usize = 64;
 struct Kept {
     state: State<Payload>,
     until_ms: u64,
+    /// The journal that a queued write stands in, and the number of its record.
+    written: Option<(Arc<Journaled>, u64)>,
 }
 
 /// Leases and intents of the keys of one shard.
@@ -65,6 +69,10 @@ pub struct MemoryStore {
     wakeups: Wakeups,
     /// The queues by their names.
     queues: Mutex<HashMap<Key, Arc<MemoryQueue>>>,
+    /// The directory that the paths of journals are relative to.
+    directory: PathBuf,
+    /// The journals by their paths.
+    journals: Mutex<HashMap<PathBuf, Arc<Journaled>>>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -76,8 +84,8 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store for about so many rows.
-    pub fn new(capacity: usize, clock: Clock) -> Self {
+    /// A store for about so many rows, whose journals have paths relative to a directory.
+    pub fn new(capacity: usize, clock: Clock, directory: PathBuf) -> Self {
         Self {
             rows: BoundedCache::new(capacity),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -85,7 +93,97 @@ impl MemoryStore {
             clock,
             wakeups: Wakeups::default(),
             queues: Mutex::default(),
+            directory,
+            journals: Mutex::default(),
         }
+    }
+
+    /// Opens the partitions of an entity, and puts back what their journal holds, if they have one. Answers what tells them
+    /// from the queues that other processes have for the same entity. Blocks.
+    pub(crate) fn open_queue(
+        &self,
+        partitions: &[&Partition],
+        policy: &QueuePolicy,
+    ) -> Result<String, Error> {
+        let Some(path) = policy.journal else {
+            return Ok(format!("{:?}", ProcessId::current()));
+        };
+        let path = self.directory.join(path);
+        let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        let journaled = match journals.get(&path) {
+            Some(journaled) => Arc::clone(journaled),
+            None => {
+                let journaled = self.restore(partitions, &path)?;
+                journals.insert(path, Arc::clone(&journaled));
+                journaled
+            }
+        };
+        Ok(format!("{:016x}", journaled.journal.identity()))
+    }
+
+    /// Opens a journal and puts its writes back into their queues and at their keys.
+    fn restore(&self, partitions: &[&Partition], path: &Path) -> Result<Arc<Journaled>, Error> {
+        let (journal, records) = Journal::open(path).map_err(|error| {
+            Error::with_source(ErrorKind::Configuration, error.to_string(), error)
+        })?;
+        let journaled = Arc::new(Journaled::new(journal, partitions.len()));
+        for partition in partitions {
+            let queue = MemoryQueue::new(Some((Arc::clone(&journaled), partition.number)));
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            queues.insert(partition.state.clone(), Arc::new(queue));
+        }
+        let count = records.len();
+        for record in records {
+            let write = memory_queue::decode(&record.bytes);
+            let place = write.and_then(|(number, write)| {
+                let partition = partitions.get(usize::from(number))?;
+                partition.holds(&write.key).then_some((partition, write))
+            });
+            let (partition, write) = place.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Configuration,
+                    format!(
+                        "record {} of the journal {} is not a write of this entity with this namespace and number of \
+                         partitions; open it with the program it was made by and flush it, then move the directory away",
+                        record.sequence,
+                        path.display()
+                    ),
+                )
+            })?;
+            let pending = State::Pending(write.pending, write.payload.clone());
+            let mut shard = self.shard(&write.key);
+            let change = Change::Put(pending, state::FOREVER);
+            self.apply(&mut shard, &write.key, change, self.clock.now_ms());
+            drop(shard);
+            self.queue(partition).lock().hold(write, record.sequence);
+        }
+        for partition in partitions {
+            self.queue(partition).release();
+        }
+        if count > 0 {
+            tracing::info!(path = %path.display(), writes = count, "queued writes were read from the journal");
+        }
+        Ok(journaled)
+    }
+
+    /// Returns when the queued write at a key is on disk, if there is one with a journal: nobody is told of it before.
+    async fn on_disk(&self, key: &Key) -> Result<(), StoreError> {
+        let written = {
+            let shard = self.shard(key);
+            shard.busy.get(key).and_then(|kept| kept.written.clone())
+        };
+        match written {
+            Some((journaled, record)) => written_down(&journaled, record).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What can be told of a key, on disk if it is a queued write.
+    async fn told(&self, key: &Key, found: Found) -> Result<Found, StoreError> {
+        if matches!(found, Found::Value(..) | Found::Negative(_)) {
+            self.on_disk(key).await?;
+        }
+        Ok(found)
     }
 
     /// The queue of a partition; repositories that name the same one share it.
@@ -159,7 +257,12 @@ impl MemoryStore {
             Change::Put(state @ (State::Value(..) | State::Negative(_)), ttl_ms) => {
                 shard.busy.remove(key);
                 let until_ms = now_ms.saturating_add(ttl_ms);
-                self.rows.insert(key.clone(), Kept { state, until_ms });
+                let kept = Kept {
+                    state,
+                    until_ms,
+                    written: None,
+                };
+                self.rows.insert(key.clone(), kept);
             }
             Change::Put(state, ttl_ms) => {
                 self.rows.remove(key.as_bytes());
@@ -168,7 +271,12 @@ impl MemoryStore {
                     shard.sweep_at = shard.busy.len() * 2;
                 }
                 let until_ms = now_ms.saturating_add(ttl_ms);
-                shard.busy.insert(key.clone(), Kept { state, until_ms });
+                let kept = Kept {
+                    state,
+                    until_ms,
+                    written: None,
+                };
+                shard.busy.insert(key.clone(), kept);
             }
         }
     }
@@ -191,6 +299,11 @@ impl MemoryStore {
             (View::Absent | View::Value | View::Negative, _) => Found::Absent,
         }
     }
+}
+
+async fn written_down(journaled: &Journaled, record: u64) -> Result<(), StoreError> {
+    let durable = journaled.journal.durable(record).await;
+    durable.map_err(|error| StoreError::unanswered(error.to_string()))
 }
 
 impl Store for MemoryStore {
@@ -231,7 +344,7 @@ impl Store for MemoryStore {
             };
             return Ok(self.found(Some(slot), identity));
         }
-        Ok(self.found(self.peek(key), identity))
+        self.told(key, self.found(self.peek(key), identity)).await
     }
 
     async fn acquire(
@@ -250,7 +363,11 @@ impl Store for MemoryStore {
             }
             step
         });
-        Ok((!granted).then(|| self.found(seen, lease.identity)))
+        if granted {
+            return Ok(None);
+        }
+        let found = self.found(seen, lease.identity);
+        self.told(key, found).await.map(Some)
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -262,7 +379,11 @@ impl Store for MemoryStore {
             }
             step
         });
-        Ok((!waiting).then(|| self.found(seen, identity)))
+        if waiting {
+            return Ok(None);
+        }
+        let found = self.found(seen, identity);
+        self.told(key, found).await.map(Some)
     }
 
     async fn fill(
@@ -339,14 +460,14 @@ impl Store for MemoryStore {
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
         let queue = self.queue(partition);
-        let (mark, wake, was_empty) = {
-            let mut queue = queue.lock();
-            let Some(mark) = queue.next() else {
+        let (mark, wake, was_empty, record) = {
+            let mut log = queue.lock();
+            let Some(mark) = log.next() else {
                 return Ok(PutAnswer::Rotate(None));
             };
-            let (is_deletion, payload) = match put.body {
-                Body::Row(payload) => (false, payload),
-                Body::Deletion(id) => (true, Payload::Bytes(id, 0)),
+            let (is_deletion, payload, journaled) = match put.body {
+                Body::Row(payload) => (false, payload, put.journaled.unwrap_or_default()),
+                Body::Deletion(id) => (true, Payload::Bytes(id.clone(), 0), id),
             };
             let pending = Pending {
                 mark,
@@ -358,26 +479,35 @@ impl Store for MemoryStore {
             let slot = self.slot(&shard, key, now_ms);
             let step = state::put(slot.as_ref(), pending, payload.clone(), put.condition);
             match step.reply {
-                Judgement::Met if queue.waiting() >= put.most => return Ok(PutAnswer::Full),
+                Judgement::Met if log.waiting() >= put.most => return Ok(PutAnswer::Full),
                 Judgement::Met => {}
                 Judgement::Unknown => return Ok(PutAnswer::Unknown),
                 Judgement::Refused => return Ok(PutAnswer::Refused),
             }
-            self.apply(&mut shard, key, step.change, now_ms);
-            let was_empty = queue.waiting() == 0;
-            queue.append(Logged {
+            let was_empty = log.waiting() == 0;
+            let write = Logged {
                 key: key.clone(),
                 pending,
                 payload,
                 at_ms: self.clock.wall_ms(),
-            });
-            (mark, step.wake, was_empty)
+            };
+            let appended = queue.append(&mut log, write, &journaled);
+            let record = appended.map_err(|error| StoreError::new(error.to_string()))?;
+            self.apply(&mut shard, key, step.change, now_ms);
+            if let Some(kept) = shard.busy.get_mut(key) {
+                let journal = queue.journal.as_ref();
+                kept.written = journal.map(|(journaled, _)| (Arc::clone(journaled), record));
+            }
+            (mark, step.wake, was_empty, record)
         };
         if !wake.is_empty() {
             self.wakeups.wake(key.as_bytes());
         }
         if was_empty {
             self.wakeups.wake(partition.flusher.as_bytes());
+        }
+        if let Some((journaled, _)) = &queue.journal {
+            written_down(journaled, record).await?;
         }
         Ok(PutAnswer::Done(mark))
     }
@@ -387,6 +517,7 @@ impl Store for MemoryStore {
         partition: &Partition,
         from: Option<Incarnation>,
         to: Incarnation,
+        _stamp: u64,
     ) -> Result<bool, StoreError> {
         Ok(self.queue(partition).lock().rotate(from, to))
     }
@@ -415,11 +546,12 @@ impl Store for MemoryStore {
             };
             self.step(key, |slot| state::settle(slot, mark, *keep_ms));
         }
-        self.queue(partition).lock().cut(incarnation, up_to);
+        self.queue(partition).cut(incarnation, up_to);
         Ok(())
     }
 
     async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        self.on_disk(key).await?;
         Ok(self.peek(key).and_then(|slot| match slot.state {
             State::Pending(pending, payload) => Some((pending, payload)),
             _ => None,
@@ -435,7 +567,7 @@ impl Store for MemoryStore {
         partition: &Partition,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
-        self.queue(partition).lock().drop_log(incarnation);
+        self.queue(partition).drop_log(incarnation);
         Ok(())
     }
 

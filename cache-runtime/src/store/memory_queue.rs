@@ -3,23 +3,46 @@
 //! It says what the scripts of Redis say: a log per incarnation, the number of the last write, and up to where the log was
 //! cut off. There is no index of pending rows, because the in-process store drops none.
 //!
+//! With a journal, a write is a record of it, and is acknowledged, and read, when that is on disk. Records are released when
+//! the writes of all partitions in them have left their queues.
+//!
 //! Invariant: the queue's lock is taken before the lock of a key's shard, never after it.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
     behind::mark::{Incarnation, Mark},
-    store::queue::{Fetch, Fetched, Logged},
+    entry,
+    journal::{Journal, JournalError},
+    key::Key,
+    state::State,
+    store::{
+        Payload,
+        queue::{Fetch, Fetched, Logged},
+    },
 };
 
 /// One queue.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryQueue(Mutex<Queue>);
+pub(crate) struct MemoryQueue {
+    inner: Mutex<Queue>,
+    pub(super) journal: Option<(Arc<Journaled>, u16)>,
+}
 
-/// What is in it.
+/// The journal of an entity, which its partitions share.
+pub(crate) struct Journaled {
+    pub(super) journal: Journal,
+    /// The first record that each partition needs; `u64::MAX` if it needs none.
+    needed: Vec<AtomicU64>,
+}
+
+/// What is in a queue.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) current: Option<Incarnation>,
@@ -27,12 +50,108 @@ pub(super) struct Queue {
     last: u64,
     /// Up to which number the log was cut off.
     cut: u64,
-    logs: HashMap<Incarnation, VecDeque<Logged>>,
+    logs: HashMap<Incarnation, VecDeque<Held>>,
+}
+
+/// A write, and the number of its record in the journal.
+#[derive(Debug)]
+struct Held {
+    write: Logged,
+    record: u64,
+}
+
+impl std::fmt::Debug for Journaled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journaled").finish_non_exhaustive()
+    }
+}
+
+impl Journaled {
+    pub(super) fn new(journal: Journal, partitions: usize) -> Self {
+        let needs_none = || AtomicU64::new(u64::MAX);
+        Self {
+            journal,
+            needed: (0..partitions).map(|_| needs_none()).collect(),
+        }
+    }
+
+    /// Says from which record on a partition needs them, and releases what no partition needs.
+    fn needs_from(&self, partition: u16, record: u64) {
+        if let Some(needed) = self.needed.get(usize::from(partition)) {
+            needed.store(record, Ordering::SeqCst);
+        }
+        let needed = self.needed.iter();
+        let first = needed.map(|needed| needed.load(Ordering::SeqCst)).min();
+        match first {
+            // A record that is being appended now is not among them, so what is needed later is not known.
+            Some(u64::MAX) | None => {}
+            Some(first) => self.journal.release(first.saturating_sub(1)),
+        }
+    }
 }
 
 impl MemoryQueue {
+    pub(super) fn new(journal: Option<(Arc<Journaled>, u16)>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            journal,
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends the write that was given the next mark, to the journal too; `bytes` is its row there. The number of its record,
+    /// zero without a journal.
+    pub(super) fn append(
+        &self,
+        queue: &mut Queue,
+        write: Logged,
+        bytes: &[u8],
+    ) -> Result<u64, JournalError> {
+        let record = match &self.journal {
+            None => 0,
+            Some((journaled, partition)) => {
+                let bytes = encode(*partition, &write, bytes);
+                if queue.first_record().is_none() {
+                    // Nothing is released while this is not known.
+                    journaled.needed[usize::from(*partition)].store(0, Ordering::SeqCst);
+                }
+                let record = journaled.journal.append(&bytes)?;
+                if queue.first_record().is_none() {
+                    journaled.needed[usize::from(*partition)].store(record, Ordering::SeqCst);
+                }
+                record
+            }
+        };
+        queue.last = write.pending.mark.number;
+        queue.hold(write, record);
+        Ok(record)
+    }
+
+    /// Cuts a log off behind a number.
+    pub(super) fn cut(&self, incarnation: Incarnation, up_to: u64) {
+        let mut queue = self.lock();
+        queue.cut(incarnation, up_to);
+        self.release_of(&queue);
+    }
+
+    pub(super) fn drop_log(&self, incarnation: Incarnation) {
+        let mut queue = self.lock();
+        queue.logs.remove(&incarnation);
+        self.release_of(&queue);
+    }
+
+    /// Releases the records that nobody needs.
+    pub(super) fn release(&self) {
+        self.release_of(&self.lock());
+    }
+
+    fn release_of(&self, queue: &Queue) {
+        if let Some((journaled, partition)) = &self.journal {
+            journaled.needs_from(*partition, queue.first_record().unwrap_or(u64::MAX));
+        }
     }
 }
 
@@ -50,22 +169,10 @@ impl Queue {
         self.last - self.cut
     }
 
-    /// Appends the write that was given the next mark.
-    pub(super) fn append(&mut self, write: Logged) {
-        let mark = write.pending.mark;
-        self.last = mark.number;
-        self.logs
-            .entry(mark.incarnation)
-            .or_default()
-            .push_back(write);
-    }
-
-    /// Puts back a write of an earlier process.
-    pub(super) fn restore(&mut self, write: Logged) {
-        self.logs
-            .entry(write.pending.mark.incarnation)
-            .or_default()
-            .push_back(write);
+    /// Puts a write behind those of its incarnation, with the number of its record.
+    pub(super) fn hold(&mut self, write: Logged, record: u64) {
+        let log = self.logs.entry(write.pending.mark.incarnation).or_default();
+        log.push_back(Held { write, record });
     }
 
     /// Begins an incarnation if the current one is still `from`.
@@ -83,25 +190,27 @@ impl Queue {
     pub(super) fn fetch(&self, fetch: &Fetch, now_ms: u64) -> Fetched {
         let log = self.logs.get(&fetch.incarnation);
         let writes = log.map(|log| {
-            let first = log.partition_point(|write| write.pending.mark.number <= fetch.after);
+            let first = log.partition_point(|held| held.number() <= fetch.after);
             let count = usize::try_from(fetch.count).unwrap_or(usize::MAX);
-            log.iter().skip(first).take(count).cloned().collect()
+            let held = log.iter().skip(first).take(count);
+            held.map(|held| held.write.clone()).collect()
         });
         let last = log.and_then(VecDeque::back);
         Fetched {
             is_claimed: true,
+            stamp: 0,
+            is_present: self.current.is_some(),
             current: self.current,
             current_last: self.last,
-            log_last: last.map_or(0, |write| write.pending.mark.number),
+            log_last: last.map_or(0, Held::number),
             now_ms,
             writes: writes.unwrap_or_default(),
         }
     }
 
-    /// Cuts a log off behind a number.
-    pub(super) fn cut(&mut self, incarnation: Incarnation, up_to: u64) {
+    fn cut(&mut self, incarnation: Incarnation, up_to: u64) {
         if let Some(log) = self.logs.get_mut(&incarnation) {
-            let kept = log.partition_point(|write| write.pending.mark.number <= up_to);
+            let kept = log.partition_point(|held| held.number() <= up_to);
             log.drain(..kept);
         }
         if self.current == Some(incarnation) {
@@ -113,7 +222,50 @@ impl Queue {
         self.logs.keys().copied().collect()
     }
 
-    pub(super) fn drop_log(&mut self, incarnation: Incarnation) {
-        self.logs.remove(&incarnation);
+    /// The record of the oldest write that is held.
+    fn first_record(&self) -> Option<u64> {
+        let firsts = self.logs.values().filter_map(VecDeque::front);
+        firsts.map(|held| held.record).min()
     }
 }
+
+impl Held {
+    fn number(&self) -> u64 {
+        self.write.pending.mark.number
+    }
+}
+
+/// A write as a record: the partition, the time, the key with its length in front, and its entry as Redis would keep it.
+fn encode(partition: u16, write: &Logged, bytes: &[u8]) -> Vec<u8> {
+    let key = write.key.as_bytes();
+    let length = u16::try_from(key.len()).expect("a key is shorter than its longest id and name");
+    let mut record = Vec::with_capacity(128 + key.len() + bytes.len());
+    record.extend_from_slice(&partition.to_le_bytes());
+    record.extend_from_slice(&write.at_ms.to_le_bytes());
+    record.extend_from_slice(&length.to_le_bytes());
+    record.extend_from_slice(key);
+    record.extend_from_slice(&entry::encode(&State::Pending(write.pending, bytes)));
+    record
+}
+
+/// Reads what [`encode`] has written. The write belongs to a history that has ended with its process.
+pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
+    let (partition, rest) = record.split_first_chunk()?;
+    let (at_ms, rest) = rest.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (key, entry) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
+    let State::Pending(mut pending, payload) = entry::decode(entry) else {
+        return None;
+    };
+    pending.meta.lease.identity.stamp = EARLIER;
+    let write = Logged {
+        key: Key::from_bytes(key),
+        pending,
+        payload: Payload::Bytes(payload.to_vec(), 0),
+        at_ms: u64::from_le_bytes(*at_ms),
+    };
+    Some((u16::from_le_bytes(*partition), write))
+}
+
+/// The stamp of what an earlier process has written; the present one has zero.
+const EARLIER: u64 = u64::MAX;

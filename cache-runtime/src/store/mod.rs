@@ -29,7 +29,7 @@ use crate::{
         mark::{Incarnation, Mark},
         partition::Partition,
     },
-    error::StoreError,
+    error::{Error, StoreError},
     key::Key,
     policy::QueuePolicy,
     state::{Identity, Lease, Meta, Pending, State},
@@ -273,13 +273,14 @@ pub trait Store: Send + Sync + 'static {
         put: Put,
     ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
 
-    /// Begins an incarnation of a queue in the present history of the store, if the current one is still `from`. Answers
-    /// whether it was.
+    /// Begins an incarnation of a queue in the history of the store with this stamp, if the current one is still `from`.
+    /// Answers whether it was.
     fn rotate(
         &self,
         partition: &Partition,
         from: Option<Incarnation>,
         to: Incarnation,
+        stamp: u64,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Reads a queue.
@@ -452,8 +453,9 @@ impl Store for RealStore {
         partition: &Partition,
         from: Option<Incarnation>,
         to: Incarnation,
+        stamp: u64,
     ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.rotate(partition, from, to).await)
+        dispatch!(self, store => store.rotate(partition, from, to, stamp).await)
     }
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
@@ -500,6 +502,20 @@ impl Store for RealStore {
 }
 
 impl RealStore {
+    /// Opens the queue of an entity. Answers what tells it from those of the same entity in other processes, where the store
+    /// is not shared with them. Blocks.
+    pub(crate) fn open_queue(
+        &self,
+        partitions: &[&Partition],
+        policy: &QueuePolicy,
+    ) -> Result<Option<String>, Error> {
+        match self {
+            Self::Memory(store) => store.open_queue(partitions, policy).map(Some),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => Ok(None),
+        }
+    }
+
     /// Awaits one attempt to connect, where there is something to connect to.
     #[cfg(feature = "redis")]
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {

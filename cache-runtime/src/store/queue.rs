@@ -57,6 +57,8 @@ pub struct Fetch {
     pub count: u32,
     /// For how many milliseconds this process claims the partition; zero to read without a claim.
     pub claim_ms: u64,
+    /// Whether all incarnations before this one are closed. Once that is known of the current one, rows may be cached.
+    pub is_first: bool,
 }
 
 /// What is in a queue.
@@ -64,6 +66,10 @@ pub struct Fetch {
 pub struct Fetched {
     /// Whether the partition is this process's, or no claim was made. If not, nothing else was answered.
     pub is_claimed: bool,
+    /// The stamp of the store's history.
+    pub stamp: u64,
+    /// Whether the current incarnation was begun in it.
+    pub is_present: bool,
     /// The incarnation that writes go to.
     pub current: Option<Incarnation>,
     /// The number of the last write to that.

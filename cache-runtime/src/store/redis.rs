@@ -385,10 +385,14 @@ impl Store for RedisStore {
             invocation
                 .key(key.as_bytes())
                 .key(partition.marks.as_bytes())
+                .key(partition.state.as_bytes())
                 .arg(entry)
                 .arg(lease_ttl_ms)
                 .arg(partition.log_prefix());
-            self.run("acquire", link, &invocation).await?
+            match self.run("acquire", link, &invocation).await? {
+                Value::Int(0) => return Ok(Some(Found::Writing)),
+                reply => reply,
+            }
         } else if over {
             let mut invocation = SCRIPTS.acquire.prepare_invoke();
             invocation.key(key.as_bytes()).arg(entry).arg(lease_ttl_ms);
@@ -576,8 +580,13 @@ impl Store for RedisStore {
         partition: &Partition,
         from: Option<Incarnation>,
         to: Incarnation,
+        stamp: u64,
     ) -> Result<bool, StoreError> {
         let link = self.0.link()?;
+        if link.stamp != stamp {
+            // What was learnt of the queue was learnt of another history.
+            return Ok(false);
+        }
         let from = from.map(|from| from.to_bytes().to_vec());
         let mut invocation = SCRIPTS.rotate.prepare_invoke();
         invocation
@@ -591,6 +600,7 @@ impl Store for RedisStore {
     }
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        let link = self.0.link()?;
         let mut invocation = SCRIPTS.fetch.prepare_invoke();
         invocation
             .key(partition.state.as_bytes())
@@ -599,8 +609,15 @@ impl Store for RedisStore {
             .arg(&ProcessId::current().0)
             .arg(fetch.claim_ms)
             .arg(fetch.after)
-            .arg(fetch.count);
-        fetched(self.run("fetch", self.0.link()?, &invocation).await?)
+            .arg(fetch.count)
+            .arg(&link.stamp.to_le_bytes());
+        if fetch.is_first {
+            invocation.arg(&fetch.incarnation.to_bytes());
+        } else {
+            invocation.arg("");
+        }
+        let stamp = link.stamp;
+        fetched(self.run("fetch", link, &invocation).await?, stamp)
     }
 
     async fn settle(
@@ -750,7 +767,7 @@ fn put_answer(reply: Value) -> Result<PutAnswer, StoreError> {
     Err(unexpected(&reply))
 }
 
-fn fetched(reply: Value) -> Result<Fetched, StoreError> {
+fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
     let Value::Array(parts) = reply else {
         return Err(unexpected(&reply));
     };
@@ -758,6 +775,8 @@ fn fetched(reply: Value) -> Result<Fetched, StoreError> {
     let mut next = || parts.next().unwrap_or(Value::Nil);
     let mut found = Fetched {
         is_claimed: false,
+        stamp,
+        is_present: false,
         current: None,
         current_last: 0,
         log_last: 0,
@@ -789,6 +808,7 @@ fn fetched(reply: Value) -> Result<Fetched, StoreError> {
             at_ms: String::from_utf8_lossy(&at).parse().unwrap_or(0),
         });
     }
+    found.is_present = next() == Value::Int(1);
     Ok(found)
 }
 

@@ -1,6 +1,6 @@
--- state::acquire at a key that may have a queued write. KEYS: key, marks; ARGV: the Loading entry to store, lease TTL in ms,
--- what the names of logs begin with.
--- Answers nil if the lease was granted, else what is there.
+-- state::acquire at a key that may have a queued write. KEYS: key, marks, state; ARGV: the Loading entry to store, lease TTL
+-- in ms, what the names of logs begin with.
+-- Answers nil if the lease was granted, 0 if nothing may be stored now, else what is there.
 local key, marks, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
@@ -24,6 +24,9 @@ if mark then
   end
   redis.call('HDEL', marks, key)
 end
+-- While writes of an earlier history may be on their way to the database, what is loaded could be older than they are.
+local queue = redis.call('HMGET', KEYS[3], 's', 'r')
+if queue[1] ~= string.sub(lease, 9, 16) or queue[2] ~= '1' then return 0 end
 wake(key, raw)
 put(key, lease, ttl)
 return false

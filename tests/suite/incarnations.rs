@@ -1,0 +1,298 @@
+//! Queues whose store was restarted, emptied, set back or lost a row: nothing is skipped, nothing applied twice, and what is
+//! lost is told.
+
+use std::time::Duration;
+
+use larder::{
+    Cache, Cached, ErrorKind, Origin, Repository,
+    store::{
+        Store,
+        faulty::{Faults, Mechanism},
+    },
+};
+use sqlx::Sqlite;
+
+use crate::{
+    support::redis_server::RedisServer,
+    world::{Kind, World, eventually},
+    write_behind::{Behind, BehindRepository},
+};
+
+const AOF: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// A database, and a Redis that can be restarted.
+struct Scene {
+    world: World<Sqlite>,
+    server: RedisServer,
+    faults: Faults,
+    cache: Cache,
+    rows: BehindRepository<Sqlite>,
+}
+
+impl Scene {
+    async fn open(options: &[&str]) -> Self {
+        Self::open_without(options, &[]).await
+    }
+
+    async fn open_without(options: &[&str], left_out: &[Mechanism]) -> Self {
+        let world = World::<Sqlite>::open(Kind::Memory).await;
+        let server = RedisServer::start_with(options).await;
+        let faults = Faults::new();
+        for mechanism in left_out {
+            faults.leave_out(*mechanism);
+        }
+        let cache = cache(&server, &faults).await;
+        let rows = Behind::repository(&cache, world.pool.clone());
+        rows.install().await.unwrap();
+        Self {
+            world,
+            server,
+            faults,
+            cache,
+            rows,
+        }
+    }
+
+    /// The rows as another process has them that starts now.
+    async fn elsewhere(&self) -> BehindRepository<Sqlite> {
+        let cache = cache(&self.server, &Faults::new()).await;
+        Behind::repository(&cache, self.world.pool.clone())
+    }
+
+    async fn save(&self, id: i64, name: &str) {
+        self.rows.save(&Behind::new(id, name)).await.unwrap();
+    }
+
+    /// Saves as soon as Redis is back.
+    async fn save_when_back(&self, id: i64, name: &str) {
+        eventually("Redis takes a write", async || {
+            self.rows.save(&Behind::new(id, name)).await.is_ok()
+        })
+        .await;
+    }
+
+    async fn in_database(&self, id: i64) -> Option<String> {
+        let row = self.rows.find_uncached(id).await.unwrap();
+        row.map(|row| row.name.clone())
+    }
+
+    async fn drop_row(&self, id: i64) {
+        let rows: Repository<Behind, _> = Repository::new(&self.cache, self.world.pool.clone());
+        let key = rows.key(id).unwrap();
+        let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
+        self.server.command(&["DEL", &key]).await.unwrap();
+    }
+}
+
+async fn cache(server: &RedisServer, faults: &Faults) -> Cache {
+    let builder = Cache::builder().namespace("queues").faults(faults);
+    let builder = builder.response_timeout(Duration::from_secs(10));
+    builder.redis(server.url()).connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
+    let scene = Scene::open(&[]).await;
+    scene.world.put(&crate::world::Item::new(1, "old")).await;
+    scene.save(1, "new").await;
+    scene.drop_row(1).await;
+    let outcome = scene.rows.find_outcome(1).await.unwrap();
+    assert_eq!(
+        (outcome.origin, outcome.row.unwrap().name.as_str()),
+        (Origin::Cache, "new")
+    );
+    // It is there again for those that follow, and for a change.
+    scene.drop_row(1).await;
+    scene.rows.modify(1, |row| row.name += "er").await.unwrap();
+    scene.rows.delete(1).await.unwrap();
+    scene.drop_row(1).await;
+    assert_eq!(scene.rows.find(1).await.unwrap(), None);
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_marks_a_dropped_row_is_read_from_the_database() {
+    let scene = Scene::open_without(&[], &[Mechanism::PendingIndex]).await;
+    scene.world.put(&crate::world::Item::new(1, "old")).await;
+    scene.save(1, "new").await;
+    scene.drop_row(1).await;
+    assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "old");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_was_killed_and_has_lost_nothing_keeps_every_write_visible_and_in_order() {
+    let mut scene = Scene::open(&AOF).await;
+    for id in 0..20 {
+        scene.save(id, "before").await;
+    }
+    scene.server.kill().await;
+    scene.server.restart().await;
+    eventually("Redis is used again", async || {
+        scene.rows.find_outcome(0).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+    for id in 0..20 {
+        assert_eq!(scene.rows.find(id).await.unwrap().unwrap().name, "before");
+    }
+    for id in 10..30 {
+        scene.save_when_back(id, "after").await;
+    }
+    scene
+        .rows
+        .modify(3, |row| row.name += " modified")
+        .await
+        .unwrap();
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(2).await.unwrap(), "before");
+    assert_eq!(scene.in_database(3).await.unwrap(), "before modified");
+    for id in 10..30 {
+        assert_eq!(scene.in_database(id).await.unwrap(), "after");
+    }
+    let stats = scene.rows.stats();
+    assert_eq!((stats.lost, stats.dead_letters), (0, 0));
+    assert_eq!(scene.rows.pending().await.unwrap().count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_came_back_empty_loses_what_was_queued_and_says_how_much() {
+    let mut scene = Scene::open(&[]).await;
+    scene.save(1, "flushed").await;
+    scene.rows.flush().await.unwrap();
+    for _ in 0..5 {
+        scene.save(1, "lost").await;
+    }
+    scene.server.kill().await;
+    scene.server.restart().await;
+    scene.save_when_back(1, "after").await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "after");
+    assert_eq!(scene.rows.stats().lost, 5);
+    let lost = scene
+        .world
+        .text("SELECT CAST(SUM(lost) AS TEXT) FROM larder_offsets")
+        .await;
+    assert_eq!(lost, "5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_came_back_older_applies_nothing_twice_and_skips_nothing() {
+    let mut scene = Scene::open(&AOF).await;
+    scene.save(1, "one").await;
+    scene.save(2, "two").await;
+    let copy = scene.server.copy();
+    scene.save(1, "uno").await;
+    scene.rows.flush().await.unwrap();
+    scene.rows.delete(2).await.unwrap();
+    scene.rows.flush().await.unwrap();
+    scene.server.kill().await;
+    scene.server.put_back(&copy);
+    scene.server.restart().await;
+    // What stands at the keys is older than the database, and no longer believed.
+    eventually("Redis is used again", async || {
+        let name = scene.rows.find(1).await.unwrap().unwrap().name.clone();
+        assert_eq!(name, "uno");
+        scene.cache.store().is_trusted()
+    })
+    .await;
+    assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "uno");
+    assert_eq!(scene.rows.find(2).await.unwrap(), None);
+    // Numbers that were given before are given again, and their writes are applied.
+    for name in ["a", "b", "c", "d"] {
+        scene.save_when_back(3, name).await;
+    }
+    scene.elsewhere().await.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "uno");
+    assert_eq!(scene.in_database(2).await, None);
+    assert_eq!(scene.in_database(3).await.unwrap(), "d");
+    assert_eq!(scene.rows.stats().lost, 0);
+    eventually("the row is cached again", async || {
+        scene.rows.find_outcome(1).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_was_flushed_away_by_hand_is_begun_anew_and_its_loss_is_told() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "lost").await;
+    scene.save(1, "lost too").await;
+    scene.server.command(&["FLUSHALL"]).await.unwrap();
+    scene.save(2, "after").await;
+    scene.save(1, "after").await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "after");
+    assert_eq!(scene.in_database(2).await.unwrap(), "after");
+    assert_eq!(scene.rows.stats().lost, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
+    let scene = Scene::open(&[]).await;
+    for name in ["one", "two", "three"] {
+        scene.save(1, name).await;
+    }
+    let found = scene.server.command(&["KEYS", "*:log:*"]).await.unwrap();
+    let logs: Vec<String> = redis::from_redis_value(found).unwrap();
+    for log in logs {
+        scene.server.command(&["DEL", &log]).await.unwrap();
+    }
+    scene.save(1, "four").await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "four");
+    assert_eq!(scene.rows.stats().lost, 3);
+}
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_behind", durability = "fsync")]
+struct Durable {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_could_lose_acknowledged_writes_is_refused_with_what_to_change() {
+    let cases: [(&[&str], &str); 3] = [
+        (&[], "appendonly yes"),
+        (
+            &["--appendonly", "yes", "--appendfsync", "everysec"],
+            "appendfsync",
+        ),
+        (
+            &[
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--maxmemory-policy",
+                "allkeys-lru",
+            ],
+            "maxmemory-policy",
+        ),
+    ];
+    for (options, told) in cases {
+        let scene = Scene::open(options).await;
+        let cache = cache(&scene.server, &scene.faults).await;
+        let rows = Durable::repository(&cache, scene.world.pool.clone());
+        let row = Durable {
+            id: 1,
+            name: "x".to_owned(),
+            note: None,
+            quantity: 1,
+        };
+        for error in [
+            rows.start_flushing().await.unwrap_err(),
+            rows.save(&row).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+    let scene = Scene::open(&AOF).await;
+    let cache = cache(&scene.server, &scene.faults).await;
+    let rows = Durable::repository(&cache, scene.world.pool.clone());
+    drop(rows.start_flushing().await.unwrap());
+}
