@@ -4,7 +4,7 @@
 //! in one transaction do neither, and the comparison of the position stops a second flusher before it has touched a row.
 //!
 //! 1. The plain way: move the position by compare-and-set, delete, insert or change; of several images of a row only the
-//!    last one ([`coalesce`]). Its first statement locks the position, so that flushers of one partition wait for each other.
+//!    last one (`coalesce`). Its first statement locks the position, so that flushers of one partition wait for each other.
 //! 2. If the database refuses a row (`refusal`), the careful way: the same transaction anew, but each part of the batch
 //!    behind a savepoint. A part that is refused is split in two, in the order of the queue, until the write that is refused
 //!    stands alone; it becomes a dead letter in the same transaction (`letters`).

@@ -1,7 +1,7 @@
 //! Dead letters: writes that were acknowledged and that the database refuses for good.
 //!
 //! A write that no retry can help would hold up all that stand behind it; thrown away, it would be an acknowledged write that
-//! is gone. So it is put aside, with the refusal, in the transaction that moves the queue past it ([`insert`]), and a person
+//! is gone. So it is put aside, with the refusal, in the transaction that moves the queue past it (`insert`), and a person
 //! decides: correct the cause and replay it, or discard it.
 //!
 //! Invariant: a letter holds what the queue held, in the codec that wrote it; a program that cannot read it can still list

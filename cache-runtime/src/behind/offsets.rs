@@ -4,7 +4,7 @@
 //! than the rows, and writes would be applied twice.
 //!
 //! 1. [`register`] gives a queue its next incarnation, with the next epoch and a nonce of its own.
-//! 2. [`advance`] moves its position, in the transaction that applies the writes.
+//! 2. `advance` moves its position, in the transaction that applies the writes.
 //! 3. [`close`] ends it for good: what a store that was cut off still holds of it is never applied.
 //!
 //! Invariant: a position moves from the value that its mover has seen, or not at all.

@@ -5,7 +5,7 @@
 //! would skip writes or repeat them.
 //!
 //! 1. A migration creates them ([`offsets_sql`], [`dead_letters_sql`]), or [`install`] does.
-//! 2. Statements on them are written once for all databases, with `?` for a parameter ([`ask`]).
+//! 2. Statements on them are written once for all databases, with `?` for a parameter (`ask`).
 //!
 //! Invariant: the tables hold integers, texts and bytes, none of them `NULL`, so that all databases read them alike.
 //! Invariant: names of queues are compared byte for byte.

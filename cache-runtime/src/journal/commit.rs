@@ -1,7 +1,7 @@
 //! Group commit: where callers leave their records, and learn that they are on disk.
 //!
 //! A sync takes as long for a thousand records as for one. So nobody syncs his own: while the writer syncs one group, the
-//! next one gathers here, and whoever waits for a group is woken once, when it is done (the group commit of DeWitt et al.,
+//! next one gathers here, and whoever waits for a group is woken once, when it is done (the group commit of `DeWitt` et al.,
 //! 1984, as in every database since).
 //!
 //! 1. [`Commit::append`] numbers a record and copies it into the group that gathers. 2. The writer takes the whole group

@@ -544,7 +544,10 @@ impl Store for RedisStore {
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
                 durability::unknown(&error.to_string(), policy)
             }
-            Err(error) => Err(self.0.judge::<()>(&link, "config", Err(error)).unwrap_err())?,
+            Err(error) => {
+                self.0.judge(&link, "config", Err(error))?;
+                Ok(())
+            }
         })
     }
 
@@ -572,7 +575,7 @@ impl Store for RedisStore {
             .arg(demand)
             .arg(&token.0)
             .arg(put.most);
-        put_answer(self.run("put", link, &invocation).await?)
+        put_answer(&self.run("put", link, &invocation).await?)
     }
 
     async fn rotate(
@@ -709,7 +712,8 @@ impl Store for RedisStore {
             .arg("COUNT")
             .arg(SCANNED_AT_ONCE);
         let reply = self.command("marks", self.0.link()?, &command).await?;
-        let (cursor, fields): (u64, Vec<(Vec<u8>, Vec<u8>)>) = value(reply)?;
+        type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+        let (cursor, fields): (u64, Fields) = value(reply)?;
         let marks = fields.into_iter().filter_map(|(key, mark)| {
             let mark = Mark::from_bytes(mark.try_into().ok()?);
             Some((Key::from_bytes(&key), mark))
@@ -748,8 +752,8 @@ fn unmarked(put: &Put) -> Result<Vec<u8>, StoreError> {
     Ok(entry::encode(&State::Pending(pending, payload)))
 }
 
-fn put_answer(reply: Value) -> Result<PutAnswer, StoreError> {
-    match &reply {
+fn put_answer(reply: &Value) -> Result<PutAnswer, StoreError> {
+    match reply {
         Value::BulkString(mark) => {
             if let Ok(mark) = <[u8; MARK_LENGTH]>::try_from(mark.as_slice()) {
                 return Ok(PutAnswer::Done(Mark::from_bytes(mark)));
@@ -764,7 +768,7 @@ fn put_answer(reply: Value) -> Result<PutAnswer, StoreError> {
         },
         _ => {}
     }
-    Err(unexpected(&reply))
+    Err(unexpected(reply))
 }
 
 fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
