@@ -7,8 +7,12 @@
 use std::time::{Duration, Instant};
 
 use larder::{
+    behind::mark::{Incarnation, MARK_LENGTH, Mark},
     entry,
-    state::{self, Change, Identity, Lease, Meta, Slot, State, Step, Unreadable, Writers},
+    state::{
+        self, Change, Condition, FOREVER, Identity, Judgement, Lease, Meta, Pending, Slot, State,
+        Step, Unreadable, View, Writers,
+    },
     store::redis::script_text,
     token::{ProcessId, Token},
 };
@@ -51,6 +55,20 @@ enum Operation {
         publish: bool,
     },
     Invalidate,
+    Put {
+        token: u64,
+        identity: u8,
+        deletion: bool,
+        demand: u8,
+    },
+    Settle {
+        back: u64,
+        keep_ms: u64,
+    },
+    AcquireQueued {
+        lease: u64,
+        identity: u8,
+    },
     Age {
         by_ms: u64,
     },
@@ -78,6 +96,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (token.clone(), prop_oneof![Just(40_000), Just(80_000)]).prop_map(|(intent, ttl_ms)| Operation::Begin { intent, ttl_ms }),
         4 => (token, any::<bool>()).prop_map(|(intent, publish)| Operation::End { intent, publish }),
         1 => Just(Operation::Invalidate),
+        4 => (0..4_u64, 0..2_u8, any::<bool>(), 0..7_u8)
+            .prop_map(|(token, identity, deletion, demand)| Operation::Put { token, identity, deletion, demand }),
+        2 => (0..2_u64, prop_oneof![Just(0), Just(VALUE_TTL_MS)]).prop_map(|(back, keep_ms)| Operation::Settle { back, keep_ms }),
+        2 => (0..4_u64, 0..2_u8).prop_map(|(lease, identity)| Operation::AcquireQueued { lease, identity }),
         2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
         1 => Just(Operation::Evict),
         2 => prop_oneof![
@@ -145,6 +167,9 @@ struct Bench {
     news: Connection,
     key: String,
     model: Model,
+    /// The latest queued write that has not left the queue, and how many there were.
+    marked: Option<(Pending, Vec<u8>)>,
+    puts: u64,
     /// When the model's time to live was last read from Redis.
     read_at: Instant,
 }
@@ -164,8 +189,166 @@ impl Bench {
             news,
             key: unique("scripts"),
             model: None,
+            marked: None,
+            puts: 0,
             read_at: now(),
         }
+    }
+
+    /// The names of the queue's keys, behind the row's.
+    fn queue(&self, part: &str) -> String {
+        format!("{}:{part}", self.key)
+    }
+
+    /// Makes the queue one of the history that an identity is of.
+    fn set_history(&mut self, number: u8) {
+        redis::cmd("HSET")
+            .arg(self.queue("state"))
+            .arg(("i", &INCARNATION.to_bytes()))
+            .arg(("s", &identity(number).stamp.to_le_bytes()))
+            .arg(("l", self.queue("log:") + &hex(&INCARNATION.to_bytes())))
+            .arg(("n", self.puts))
+            .arg(("t", 0))
+            .arg(("r", 1))
+            .exec(&mut self.redis)
+            .expect("the command runs");
+    }
+
+    fn script_on(&mut self, name: &str, keys: &[String], arguments: &[&[u8]]) -> Value {
+        let script = Script::new(&script_text(name).expect("the script exists"));
+        let mut invocation = script.prepare_invoke();
+        for key in keys {
+            invocation.key(key);
+        }
+        for argument in arguments {
+            invocation.arg(*argument);
+        }
+        invocation.invoke(&mut self.redis).expect("the script runs")
+    }
+
+    fn put(&mut self, token: u64, number: u8, is_deletion: bool, demand: u8) -> Vec<ProcessId> {
+        self.set_history(number);
+        let (code, condition, wanted) = match demand {
+            0 => (0, Condition::Any, 0),
+            1 => (1, Condition::Present, 0),
+            2 => (2, Condition::Absent, 0),
+            wanted => {
+                let wanted = u64::from(wanted - 3);
+                (3, Condition::Unchanged(Token::numbered(wanted)), wanted)
+            }
+        };
+        let mut pending = Pending {
+            mark: Mark::from_bytes([0; MARK_LENGTH]),
+            is_deletion,
+            meta: Meta {
+                lease: lease(token, number),
+                loaded_at_ms: 1_700_000_000_123,
+                load_cost_us: 0,
+                version: 0,
+            },
+        };
+        let payload = b"queued\x00".to_vec();
+        let unmarked = bytes_of(&State::Pending(pending, payload.clone()));
+        let keys = ["state", "marks", "flusher"].map(|part| self.queue(part));
+        let keys = [&[self.key.clone()], &keys[..]].concat();
+        let reply = self.script_on(
+            "put",
+            &keys,
+            &[
+                &identity(number).stamp.to_le_bytes(),
+                &unmarked,
+                code.to_string().as_bytes(),
+                &Token::numbered(wanted).0,
+                b"1000000",
+            ],
+        );
+        pending.mark = Mark {
+            incarnation: INCARNATION,
+            number: self.puts + 1,
+        };
+        let slot = self.model.clone();
+        let step = state::put(slot.as_ref(), pending, payload.clone(), condition);
+        let (judgement, wake) = self.model_step(step);
+        let expected = match judgement {
+            Judgement::Met => {
+                self.puts += 1;
+                self.marked = Some((pending, payload));
+                Value::BulkString(pending.mark.to_bytes().to_vec())
+            }
+            Judgement::Unknown => Value::Array(vec![Value::Int(3)]),
+            Judgement::Refused => Value::Array(vec![Value::Int(4)]),
+        };
+        assert_eq!(reply, expected, "the answer to a put");
+        wake
+    }
+
+    fn settle(&mut self, back: u64, keep_ms: u64) {
+        let mark = Mark {
+            incarnation: INCARNATION,
+            number: self.puts.saturating_sub(back),
+        };
+        let log = self.queue("log:") + &hex(&INCARNATION.to_bytes());
+        let keys = [
+            self.queue("state"),
+            self.queue("marks"),
+            log,
+            self.key.clone(),
+        ];
+        let reply = self.script_on(
+            "settle",
+            &keys,
+            &[
+                &INCARNATION.to_bytes(),
+                b"0",
+                mark.number.to_string().as_bytes(),
+                keep_ms.to_string().as_bytes(),
+            ],
+        );
+        let slot = self.model.clone();
+        let (settled, _) = self.model_step(state::settle(slot.as_ref(), mark, keep_ms));
+        let marked = self.marked.take_if(|(pending, _)| pending.mark == mark);
+        let cleared = i64::from(settled || marked.is_some());
+        assert_eq!(reply, Value::Int(cleared), "the answer to a settlement");
+    }
+
+    fn acquire_queued(&mut self, token: u64, number: u8) -> Vec<ProcessId> {
+        self.set_history(number);
+        let loading = bytes_of(&State::Loading(lease(token, number), Vec::new()));
+        let keys = [self.key.clone(), self.queue("marks"), self.queue("state")];
+        let prefix = self.queue("log:");
+        let reply = self.script_on(
+            "acquire_queued",
+            &keys,
+            &[
+                &loading,
+                LEASE_TTL_MS.to_string().as_bytes(),
+                prefix.as_bytes(),
+            ],
+        );
+        let slot = self.model.clone();
+        let state = slot.as_ref().map(|slot| &slot.state);
+        let is_free = matches!(
+            state::view(state, identity(number)),
+            View::Absent | View::Foreign
+        );
+        if let (true, Some((pending, payload))) = (is_free, self.marked.clone()) {
+            // Put back from the log.
+            let restored = State::Pending(pending, payload);
+            assert_eq!(reply, Value::BulkString(bytes_of(&restored)));
+            self.model = Some(Slot {
+                state: restored,
+                remaining_ms: FOREVER,
+            });
+            return match state {
+                Some(State::Loading(_, waiters)) => waiters.clone(),
+                _ => Vec::new(),
+            };
+        }
+        let there = self.there(b"");
+        let step = state::acquire(slot.as_ref(), lease(token, number), LEASE_TTL_MS);
+        let (granted, wake) = self.model_step(step);
+        assert_eq!(reply, if granted { Value::Nil } else { there });
+        wake
     }
 
     fn script(&mut self, name: &str, arguments: &[&[u8]]) -> Value {
@@ -312,8 +495,23 @@ impl Bench {
                 self.script("invalidate", &[]);
                 self.model_step(state::invalidate(slot)).1
             }
+            Operation::Put {
+                token,
+                identity,
+                deletion,
+                demand,
+            } => self.put(*token, *identity, *deletion, *demand),
+            Operation::Settle { back, keep_ms } => {
+                self.settle(*back, *keep_ms);
+                Vec::new()
+            }
+            Operation::AcquireQueued { lease, identity } => self.acquire_queued(*lease, *identity),
             Operation::Age { by_ms } => {
-                if let Some(slot) = &mut self.model {
+                if let Some(slot) = self
+                    .model
+                    .as_mut()
+                    .filter(|slot| slot.remaining_ms != FOREVER)
+                {
                     slot.remaining_ms = slot.remaining_ms.saturating_sub(*by_ms).max(5_000);
                     let left = i64::try_from(slot.remaining_ms).expect("it is small");
                     self.read_at = now();
@@ -379,7 +577,14 @@ impl Bench {
         assert_eq!(bytes, expected, "bytes after {operation:?}");
         let asked_at = now();
         let left: i64 = self.redis.pttl(&self.key).expect("the command runs");
-        if let Some(slot) = &mut self.model {
+        if self
+            .model
+            .as_ref()
+            .is_some_and(|slot| slot.remaining_ms == FOREVER)
+        {
+            assert_eq!(left, -1, "time to live after {operation:?}");
+            self.read_at = asked_at;
+        } else if let Some(slot) = &mut self.model {
             let left = u64::try_from(left).expect("every entry has a time to live");
             // From before the previous look was sent until after this one came back.
             let passed =
@@ -426,8 +631,25 @@ impl Bench {
             sentinel.as_bytes(),
             "an unexpected wake-up"
         );
-        let _: () = self.redis.del(&self.key).expect("the command runs");
+        let log = self.queue("log:") + &hex(&INCARNATION.to_bytes());
+        let keys = [
+            self.key.clone(),
+            self.queue("state"),
+            self.queue("marks"),
+            log,
+        ];
+        let _: () = self.redis.del(&keys[..]).expect("the command runs");
     }
+}
+
+/// The life of the queue that puts go to.
+const INCARNATION: Incarnation = Incarnation {
+    epoch: 3,
+    nonce: 0x00FF_8000_1234_5678,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[expect(
@@ -441,7 +663,7 @@ fn now() -> Instant {
 #[test]
 fn scripts_do_what_the_state_machine_does() {
     let config = ProptestConfig {
-        cases: 192,
+        cases: 256,
         failure_persistence: None,
         ..ProptestConfig::default()
     };
@@ -487,4 +709,44 @@ fn a_script_without_the_lease_comparison_is_found() {
         Value::Int(i64::from(accepted)),
         "the broken script must be seen to differ"
     );
+}
+
+/// The same for queued writes: without the comparison of marks, an earlier write settles a later one.
+#[test]
+fn a_script_without_the_comparison_of_marks_is_found() {
+    let mut bench = Bench::new();
+    for token in 1..3 {
+        bench.run(&Operation::Put {
+            token,
+            identity: 0,
+            deletion: false,
+            demand: 0,
+        });
+    }
+    let broken = script_text("settle")
+        .expect("the script exists")
+        .replace("and string.sub(raw, HEADER + 1, HEADER + MARK) == mark", "");
+    let log = bench.queue("log:") + &hex(&INCARNATION.to_bytes());
+    let script = Script::new(&broken);
+    let mut invocation = script.key(bench.queue("state"));
+    invocation
+        .key(bench.queue("marks"))
+        .key(log)
+        .key(&bench.key);
+    invocation.arg(&INCARNATION.to_bytes()).arg(0).arg(1).arg(0);
+    let reply: Value = invocation
+        .invoke(&mut bench.redis)
+        .expect("the script runs");
+    let mark = Mark {
+        incarnation: INCARNATION,
+        number: 1,
+    };
+    let slot = bench.model.clone();
+    let (settled, _) = bench.model_step(state::settle(slot.as_ref(), mark, 0));
+    assert_ne!(
+        reply,
+        Value::Int(i64::from(settled)),
+        "the broken script must be seen to differ"
+    );
+    bench.finish();
 }
