@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     flight::{ALL, Flight, Landing},
     key::Key,
-    read::{Judged, Next, fresh},
+    read::{Judged, Next, fresh, past_store},
     repository::{Inner, Outcome},
     state::{Lease, Meta},
     store::{Filling, Found, Store},
@@ -265,7 +265,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .await;
         let landing = match loaded {
             Ok((below, row)) => Landing::Shared {
-                outcome: fresh(row),
+                outcome: past_store(row),
                 below,
             },
             Err(error) => Landing::Failed(error),

@@ -150,7 +150,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         self.counters.bypasses.add_one();
         let (_, row) = self.load(&key, &id, || ()).await?;
-        Ok(fresh(row))
+        Ok(past_store(row))
     }
 
     /// Waits for a flight that somebody else leads. Nothing if its result is not for this caller.
@@ -248,6 +248,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             row,
             origin: Origin::Cache,
             age: self.cache.clock.age(meta.loaded_at_ms),
+            is_past_store: false,
         }
     }
 
@@ -286,5 +287,14 @@ pub(crate) fn fresh<E>(row: Option<Arc<E>>) -> Outcome<E> {
         row,
         origin: Origin::Database,
         age: Duration::ZERO,
+        is_past_store: false,
+    }
+}
+
+/// The outcome of a statement that nothing was asked before.
+pub(crate) fn past_store<E>(row: Option<Arc<E>>) -> Outcome<E> {
+    Outcome {
+        is_past_store: true,
+        ..fresh(row)
     }
 }

@@ -59,6 +59,8 @@ pub struct Outcome<E> {
     pub origin: Origin,
     /// How long ago the row was loaded from the database, by the clocks of the two machines; zero for a fresh load.
     pub age: Duration,
+    /// Whether the database was read without the store having told that it holds no queued write of the row.
+    pub(crate) is_past_store: bool,
 }
 
 impl<E> Clone for Outcome<E> {
@@ -67,6 +69,7 @@ impl<E> Clone for Outcome<E> {
             row: self.row.clone(),
             origin: self.origin,
             age: self.age,
+            is_past_store: self.is_past_store,
         }
     }
 }

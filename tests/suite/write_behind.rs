@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use larder::{Cached, ErrorKind, Origin};
+use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, eventually, everywhere};
+use crate::{
+    support::redis_server::RedisServer,
+    world::{Tested, World, eventually, everywhere, on_redis},
+};
 
 /// The row of the items, written behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -359,3 +362,65 @@ async fn only_one_of_two_flushers_applies_a_batch<DB: Tested>(world: &World<DB>)
 }
 
 everywhere!(only_one_of_two_flushers_applies_a_batch);
+
+async fn a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = behind(world).await;
+    let key = rows.inner().key(1).unwrap();
+    rows.insert(&Behind::new(1, "queued")).await.unwrap();
+    // The store has dropped the row, and fails when it is asked whether one is queued; the database has none.
+    world.cache.store().force(&key, None).await.unwrap();
+    world.faults.fail(Operation::Acquire, 1);
+    rows.modify(1, |row| row.quantity += 1).await.unwrap();
+    world.cache.store().force(&key, None).await.unwrap();
+    world.faults.fail(Operation::Acquire, 1);
+    rows.update(&Behind::new(1, "changed")).await.unwrap();
+    world.cache.store().force(&key, None).await.unwrap();
+    world.faults.fail(Operation::Acquire, 1);
+    rows.delete(1).await.unwrap();
+    assert_eq!(rows.find(1).await.unwrap(), None);
+}
+
+on_redis!(a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first);
+
+/// A store that was restarted with all it had does not know whether its queued writes are long in the database.
+async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: Tested>(
+    world: &World<DB>,
+) {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes"]).await;
+    let cache = larder::Cache::builder().redis(server.url()).connect().await;
+    let rows: BehindRepository<DB> = Behind::repository(&cache.unwrap(), world.pool.clone());
+    rows.install().await.unwrap();
+    for id in 1..=3 {
+        rows.insert(&Behind::new(id, "queued")).await.unwrap();
+    }
+    server.kill().await;
+    server.restart().await;
+    eventually("the store is back", async || {
+        rows.save(&Behind::new(4, "back")).await.is_ok()
+    })
+    .await;
+    rows.modify(1, |row| row.quantity += 1).await.unwrap();
+    rows.update(&Behind::new(2, "changed")).await.unwrap();
+    rows.delete(3).await.unwrap();
+    rows.flush().await.unwrap();
+    let row = rows.find_uncached(1).await.unwrap().unwrap();
+    assert_eq!((&*row.name, row.quantity), ("queued", 2));
+    let left = names(&rows, &[2, 3]).await;
+    assert_eq!(left, [Some("changed".to_owned()), None]);
+}
+
+on_redis!(a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once);
+
+/// Nobody has written to the queue and nobody flushes it, so nothing is cached yet.
+async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    world.put(&crate::world::Item::new(1, "there")).await;
+    let missing = rows.modify(2, |row| row.quantity += 1).await;
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    rows.modify(1, |row| row.name.push('!')).await.unwrap();
+    assert_eq!(rows.find(1).await.unwrap().unwrap().name, "there!");
+}
+
+everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);

@@ -229,7 +229,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     /// Begins an incarnation of a partition if there is none of the store's present history, so that no put has to wait for
     /// the database.
-    async fn begin(&self, queue: &super::Queue, lane: &Lane) -> Result<(), Error> {
+    pub(crate) async fn begin(&self, queue: &super::Queue, lane: &Lane) -> Result<(), Error> {
         let rotations = lane.rotations.load(Ordering::Acquire);
         let fetched = self.fetch(lane, NOTHING).await?;
         if fetched.is_present {

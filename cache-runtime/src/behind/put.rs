@@ -73,8 +73,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Decided::Unknown => {}
             }
             let exists = self.load_for_write(&key, &id, tried).await?;
-            // What was read is only believed if the cache goes on keeping nothing that the put could look at.
-            if tried > 1 && exists == (condition == Condition::Absent) {
+            if exists == Some(condition == Condition::Absent) {
                 return Err(self.unmet(verb, &key, condition));
             }
         }
@@ -102,7 +101,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
             else {
                 unknown += 1;
-                if !self.load_for_write(&key, id, unknown - 1).await? && unknown > 2 {
+                if self.load_for_write(&key, id, unknown - 1).await? == Some(false) {
                     return Err(self.unmet(VERB, &key, Condition::Present));
                 }
                 continue;
@@ -132,20 +131,24 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Err(self.unkept(VERB, &key))
     }
 
-    /// Loads a row into the cache, unless it is there. Whether it exists. If that has been in vain before, the queue may hold
-    /// writes of an earlier history, before whose end nothing can be cached: they are flushed.
+    /// Loads a row into the cache, unless it is there. Whether it exists; nothing if the store did not tell whether it has a
+    /// queued write of the row: then what the database holds may be older than that. If loading has been in vain before,
+    /// there may be no queue of the store's present history, or writes of an earlier one, before whose end nothing can be
+    /// cached: it is begun, and they are flushed.
     async fn load_for_write(
         self: &Arc<Self>,
         key: &Key,
         id: &E::Id,
         tried: u32,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<bool>, Error> {
         if tried == 1 {
-            let lane = &self.queue().lanes[self.keys.partition(key)];
+            let queue = self.queue();
+            let lane = &queue.lanes[self.keys.partition(key)];
+            Box::pin(self.begin(queue, lane)).await?;
             Box::pin(self.flush_lane(lane)).await?;
         }
         let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
-        Ok(outcome.row.is_some())
+        Ok((!outcome.is_past_store).then_some(outcome.row.is_some()))
     }
 
     /// Queues the image of a row, or its deletion.
