@@ -3,14 +3,17 @@
 //! 1. Worker processes log what they do and when ([`history`]). 2. The database tells in which order writes were committed
 //!    ([`commits`]). 3. [`checker`] holds every read against that order. 4. [`timeline`] shows what went wrong.
 //!
+//! [`queue`] does the same for queued writes: what was acknowledged, and what the database has of it.
+//!
 //! Invariant: nothing here touches a server or knows how a history came about, so the judge can be tested alone.
-//! Not here: the workers, the servers and the faults; they are in the program of the same name.
+//! Not here: the workers, the servers and the faults; they are in the programs `larder-coherence` and `larder-crash`.
 
 pub mod checker;
 pub mod clock;
 pub mod commits;
 pub mod history;
 pub mod options;
+pub mod queue;
 pub mod random;
 pub mod summary;
 pub mod timeline;

@@ -50,6 +50,8 @@ macro_rules! named {
     };
 }
 
+pub(crate) use named;
+
 named! {
     /// A database to run on.
     Database, "database" {

@@ -1,4 +1,4 @@
-//! The named points of a write, at which a worker stops or kills itself when it is told to.
+//! The named points of a write and of a flush, at which a worker stops or kills itself when it is told to.
 //! From outside a process can be hit only at random, and the moments that matter last microseconds.
 //!
 //! Invariant: a signal is sent once, at the first point of its name after it was asked for.
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use larder::store::{Point, faulty::Faults};
 use rustix::process::Signal;
 
-/// The named points of a write, and what this process does to itself at the next one.
+/// The named points, and what this process does to itself at the next one.
 #[derive(Clone, Default)]
 pub(crate) struct Points(Arc<Mutex<Option<(Point, Signal)>>>);
 
@@ -16,7 +16,7 @@ impl Points {
     /// Watches the points of this process.
     pub(crate) fn watch(faults: &Faults) -> Self {
         let points = Self::default();
-        for (_, point) in POINTS {
+        for (_, point) in POINTS.iter().chain(QUEUE_POINTS) {
             let points = points.clone();
             faults.at(*point, move || points.reach(*point));
         }
@@ -27,6 +27,7 @@ impl Points {
     pub(crate) fn arm(&self, name: &str, signal: Signal) {
         let (_, point) = POINTS
             .iter()
+            .chain(QUEUE_POINTS)
             .find(|(known, _)| *known == name)
             .expect("the harness knows the points");
         *self.lock() = Some((*point, signal));
@@ -57,7 +58,7 @@ impl Points {
     }
 }
 
-/// The points by name.
+/// The points of a write by name.
 pub(crate) const POINTS: &[(&str, Point)] = &[
     ("before_begin", Point::BeforeBegin),
     ("after_begin", Point::AfterBegin),
@@ -65,4 +66,14 @@ pub(crate) const POINTS: &[(&str, Point)] = &[
     ("after_commit", Point::AfterCommit),
     ("before_end", Point::BeforeEnd),
     ("after_end", Point::AfterEnd),
+];
+
+/// The points of a queued write and of its flush by name.
+pub(crate) const QUEUE_POINTS: &[(&str, Point)] = &[
+    ("after_put", Point::AfterPut),
+    ("before_flush", Point::BeforeFlush),
+    ("in_flush_transaction", Point::InFlushTransaction),
+    ("after_flush_commit", Point::AfterFlushCommit),
+    ("before_trim", Point::BeforeTrim),
+    ("after_trim", Point::AfterTrim),
 ];

@@ -91,7 +91,7 @@ pub(crate) async fn connect<DB: Site>(address: &Address) -> Result<DB::Connectio
 }
 
 /// Runs a query whose columns are all text.
-async fn query<DB: Backend>(
+pub(crate) async fn query<DB: Backend>(
     connection: &mut DB::Connection,
     sql: &str,
     columns: usize,

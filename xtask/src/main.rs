@@ -3,7 +3,7 @@
 //! 1. `test` starts its own servers and runs every test against them. 2. `servers` starts the same
 //!    servers for manual use. 3. `lint` and `tidy` check style. 4. `ci` is lint, then test.
 //!    5. `bench` runs the benchmarks against fresh servers. 6. `model` checks the protocol state by state.
-//!    7. `coherence` checks histories of real runs.
+//!    7. `coherence` checks histories of real runs. 8. `crash` kills processes and servers while writes are queued.
 //!
 //! Invariant: a command that ends, however it ends, leaves neither processes nor folders behind.
 //! Not here: what the commands do. Each has a file of its own; this one reads arguments.
@@ -23,6 +23,7 @@ mod tidy;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use coherence::Program;
 use failure::{Failure, Outcome};
 use interrupt::Interrupt;
 use servers::Kind;
@@ -51,6 +52,9 @@ usage: cargo xtask <command>
       start the servers, let workers read and write while things go wrong, and judge every read;
       `--break` switches off one of fill-compare, intent, accepted-fill, stamp, contended, end,
       and must then end in violations
+  crash [--no-install] [--rounds N] [--seed S] [--database postgres|mariadb|sqlite|all] [--break MECHANISM]
+      start the servers, kill writers, flushers and servers while writes are queued, and count what became of each;
+      `--break` switches off one of offset-cas, pending-index, order, and must then end in violations
 ";
 
 /// What the command line asks for.
@@ -78,6 +82,7 @@ enum Command {
         filter: Vec<OsString>,
     },
     Coherence {
+        program: Program,
         install: bool,
         options: Vec<OsString>,
     },
@@ -114,14 +119,21 @@ fn run(command: Command) -> Outcome {
         Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
         Command::Bench { install, names } => bench::run(&interrupt, install, &names),
         Command::Model { wide, filter } => model::run(&interrupt, wide, &filter),
-        Command::Coherence { install, options } => coherence::run(&interrupt, install, &options),
+        Command::Coherence {
+            program,
+            install,
+            options,
+        } => coherence::run(&interrupt, program, install, &options),
     }
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
     let mut arguments: Vec<OsString> = arguments.collect();
-    if arguments.first().is_some_and(|name| name == "coherence") {
-        return Ok(parse_coherence(&arguments[1..]));
+    if let Some((name, options)) = arguments.split_first() {
+        let programs = [("coherence", Program::Coherence), ("crash", Program::Crash)];
+        if let Some((_, program)) = programs.into_iter().find(|(known, _)| name == known) {
+            return Ok(parse_coherence(program, options));
+        }
     }
     // lexopt mixes what stands before and after `--`; these commands give it a meaning.
     let rest = match arguments.iter().position(|argument| argument == "--") {
@@ -207,9 +219,10 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
 }
 
 /// Takes out what is meant for this command; the rest is for the program it runs.
-fn parse_coherence(arguments: &[OsString]) -> Command {
+fn parse_coherence(program: Program, arguments: &[OsString]) -> Command {
     let is_ours = |argument: &&OsString| *argument == "--no-install";
     Command::Coherence {
+        program,
         install: !arguments.iter().any(|argument| is_ours(&argument)),
         options: arguments
             .iter()
@@ -273,6 +286,7 @@ mod tests {
     #[test]
     fn coherence_passes_its_options_on() {
         let expected = Command::Coherence {
+            program: Program::Coherence,
             install: false,
             options: vec![
                 "--seconds".into(),
@@ -283,11 +297,13 @@ mod tests {
         };
         let line = "coherence --seconds 5 --no-install --break end";
         assert_eq!(parsed(line).unwrap(), expected);
-        let expected = Command::Coherence {
+        let expected = |program| Command::Coherence {
+            program,
             install: true,
             options: Vec::new(),
         };
-        assert_eq!(parsed("coherence").unwrap(), expected);
+        assert_eq!(parsed("coherence").unwrap(), expected(Program::Coherence));
+        assert_eq!(parsed("crash").unwrap(), expected(Program::Crash));
     }
 
     #[test]
