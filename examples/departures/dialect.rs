@@ -1,4 +1,5 @@
-//! What does the program say to the database itself? The table, its rows, and the edits past the cache of `--break`.
+//! What does the program say to the database itself? The tables, the rows of airports, the edits past the cache of `--break`,
+//! and the look at the positions in the end.
 //!
 //! All of sqlx's bounds are met here, once per database; the rest of the program knows `DB: Dialect` alone. Reads and
 //! ordinary edits are not here: the repository makes them.
@@ -16,7 +17,7 @@ use larder::Backend;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, Database, Pool, pool::PoolOptions};
 
-use crate::airports::Airport;
+use crate::{airports::Airport, reports::Position};
 
 /// How many rows one statement inserts.
 // A row has fourteen values, and a statement to SQLite takes at most 32,766.
@@ -27,10 +28,10 @@ pub(crate) type ConnectOptions<DB> = <<DB as Database>::Connection as Connection
 
 /// A database that the program can fill.
 pub(crate) trait Dialect: Backend {
-    /// Makes the table, in place of the one that may be there.
+    /// Makes the tables, in place of those that may be there.
     fn create(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Drops the table.
+    /// Drops the tables.
     fn remove(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Inserts rows with one statement.
@@ -50,6 +51,14 @@ pub(crate) trait Dialect: Backend {
         connection: &mut Self::Connection,
         id: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// All positions as the table has them.
+    fn positions(
+        pool: &Pool<Self>,
+    ) -> impl Future<Output = Result<Vec<Position>, sqlx::Error>> + Send;
+
+    /// Removes what larder has noted about the queues of this program; its tables stay.
+    fn forget_queues(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
 /// Inserts all airports in one transaction. Returns how many statements that took.
@@ -131,11 +140,25 @@ macro_rules! dialect {
                 ))
                 .execute(pool)
                 .await?;
+                sqlx::query(concat!(
+                    "CREATE TABLE larder_departures_positions (
+                        aircraft BIGINT NOT NULL PRIMARY KEY,
+                        latitude DOUBLE PRECISION NOT NULL,
+                        longitude DOUBLE PRECISION NOT NULL,
+                        reports BIGINT NOT NULL
+                    )",
+                    $table_options
+                ))
+                .execute(pool)
+                .await?;
                 Ok(())
             }
 
             async fn remove(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
                 sqlx::query("DROP TABLE IF EXISTS larder_departures_airports")
+                    .execute(pool)
+                    .await?;
+                sqlx::query("DROP TABLE IF EXISTS larder_departures_positions")
                     .execute(pool)
                     .await?;
                 Ok(())
@@ -194,6 +217,19 @@ macro_rules! dialect {
                     "DELETE FROM larder_departures_airports WHERE id = ",
                 );
                 delete.push_bind(id).build().execute(connection).await?;
+                Ok(())
+            }
+
+            async fn positions(pool: &Pool<Self>) -> Result<Vec<Position>, sqlx::Error> {
+                sqlx::query_as("SELECT aircraft, latitude, longitude, reports FROM larder_departures_positions")
+                    .fetch_all(pool)
+                    .await
+            }
+
+            async fn forget_queues(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
+                sqlx::query("DELETE FROM larder_offsets WHERE queue LIKE 'departures-%:Position/%'")
+                    .execute(pool)
+                    .await?;
                 Ok(())
             }
         }

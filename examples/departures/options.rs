@@ -26,9 +26,11 @@ Usage: departures [OPTIONS]
 
 Options:
   --database URL  where the airports are kept: postgres://.., mysql://.. or sqlite://..
-                  The table `larder_departures_airports` is DROPPED there, made anew, and
-                  dropped again at the end. Postgres and MySQL need the cargo features of
-                  these names (`--features postgres,mysql`).
+                  The tables `larder_departures_airports` and `larder_departures_positions`
+                  are DROPPED there, made anew, and dropped again at the end;
+                  `larder_offsets` and `larder_dead_letters` are made if they are not there.
+                  Postgres and MySQL need the cargo features of these names
+                  (`--features postgres,mysql`).
                   Default: SQLite in a temporary file
   --cache URL     where rows are cached: redis://..
                   Default: the memory of this process
@@ -41,8 +43,8 @@ Options:
                   the last line then ends in a `stale` above 0
   --help          print this text
 
-Exit code: 0 if no answer was stale and all counts agree, 1 if not or if a server
-failed, 2 for a mistake on the command line.
+Exit code: 0 if no answer was stale, every report arrived and all counts agree, 1 if
+not or if a server failed, 2 for a mistake on the command line.
 
 Data: airport-data by its authors, https://airportdata.dev, CC BY 4.0
 ";

@@ -21,6 +21,7 @@ use crate::{
     desk::{Desk, Figures},
     dialect::{self, ConnectOptions, Dialect},
     options::Options,
+    reports::{self, REPORTERS},
     rush::{self, READERS, Rush},
     with_causes,
 };
@@ -65,7 +66,7 @@ pub(crate) async fn play<DB: Dialect>(
     let cache = connect(options.cache.clone()).await?;
     load(&setup, &cache, airports.all()).await?;
 
-    let (pool, connections) = dialect::counting_pool::<DB>(server);
+    let (pool, connections) = dialect::counting_pool::<DB>(server.clone());
     let repository = Airport::try_repository(&cache, pool.clone())?;
     // Without its cache the repository would read the database and say nothing; here that would prove nothing.
     let answers = repository.invalidate(airports::id(0)).await;
@@ -82,8 +83,10 @@ pub(crate) async fn play<DB: Dialect>(
     phases.stampede().await?;
     phases.edits().await?;
     phases.delete().await?;
+    phases.reports(&cache, server, options.seed).await?;
     let passed = phases.summary();
     pool.close().await;
+    DB::forget_queues(&setup).await?;
     DB::remove(&setup).await?;
     setup.close().await;
     Ok(passed)
@@ -273,6 +276,47 @@ impl<DB: Dialect> Phases<DB> {
                 found[0], found[1], found[2], done.stale
             ),
             "a deleted row does not come back, a new one in its place is seen",
+        );
+        Ok(())
+    }
+
+    /// Writes that do not wait for the database, and what it has of them in the end.
+    async fn reports(
+        &mut self,
+        cache: &Cache,
+        server: ConnectOptions<DB>,
+        seed: u64,
+    ) -> Fallible<()> {
+        // Not among the connections that are compared with what the look-ups and edits have counted.
+        let pool = PoolOptions::<DB>::new().connect_with(server).await?;
+        let done = reports::play(cache, &pool, seed).await?;
+        pool.close().await;
+        let writes = done.writes as f64;
+        let per_second = writes / done.acknowledging.as_secs_f64();
+        let statements = done.stats.flush_statements as f64 * 1_000.0 / writes;
+        say(
+            "reports",
+            &format!(
+                "{} writes behind the cache by {REPORTERS} tasks, {per_second:.0} acknowledgements/s, {statements:.1} \
+                 statements per 1000 writes",
+                done.writes
+            ),
+            &format!(
+                "drained in {:.3} s; {} aircraft, {} not as acknowledged last; {} reports not seen at once",
+                done.draining.as_secs_f64(),
+                done.aircraft,
+                done.wrong,
+                done.unseen
+            ),
+        );
+        self.expect(
+            done.wrong == 0,
+            "the database has the last acknowledged report of each aircraft",
+        );
+        self.expect(done.unseen == 0, "a report is seen by the very next read");
+        self.expect(
+            done.stats.flushed == done.writes && done.stats.dead_letters + done.stats.lost == 0,
+            "every acknowledged write was flushed once",
         );
         Ok(())
     }
