@@ -42,3 +42,33 @@ fn the_defaults_in_the_documents_are_the_defaults_of_the_code() {
     assert_eq!(policy.lease_ttl.as_secs(), 5);
     assert!(attributes.contains("**Default** `lease(ttl = \"5s\", wait = \"100ms\")`"));
 }
+
+#[test]
+fn the_document_of_write_behind_has_the_defaults_and_the_counters_of_the_code() {
+    let document = include_str!("../../docs/write-behind.md");
+    let queue = larder::policy::QueuePolicy::DEFAULT;
+    assert_eq!((queue.batch, queue.max_pending), (1_000, 100_000));
+    for line in [
+        format!("**`partitions`** ({})", queue.partitions),
+        "**`batch`** (1,000)".to_owned(),
+        format!("`linger` ({} ms)", queue.linger.as_millis()),
+        "**`max_pending`** (100,000)".to_owned(),
+    ] {
+        assert!(
+            document.contains(&line),
+            "{line:?} is not in docs/write-behind.md"
+        );
+    }
+    let counters = larder::Stats::default();
+    let of_queues = counters.iter().skip_while(|(name, _)| *name != "flushed");
+    assert!(
+        of_queues.clone().count() > 0,
+        "no counter of a queue was looked for"
+    );
+    for (name, _) in of_queues {
+        assert!(
+            document.contains(&format!("`{name}`")),
+            "{name} is not in docs/write-behind.md"
+        );
+    }
+}
