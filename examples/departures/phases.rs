@@ -21,7 +21,7 @@ use crate::{
     desk::{Desk, Figures},
     dialect::{self, ConnectOptions, Dialect},
     options::Options,
-    reports::{self, REPORTERS},
+    reports::{self, AIRCRAFT},
     rush::{self, READERS, Rush},
     with_causes,
 };
@@ -83,7 +83,7 @@ pub(crate) async fn play<DB: Dialect>(
     phases.stampede().await?;
     phases.edits().await?;
     phases.delete().await?;
-    phases.reports(&cache, server, options.seed).await?;
+    phases.reports(&cache, server).await?;
     let passed = phases.summary();
     pool.close().await;
     DB::forget_queues(&setup).await?;
@@ -281,15 +281,10 @@ impl<DB: Dialect> Phases<DB> {
     }
 
     /// Writes that do not wait for the database, and what it has of them in the end.
-    async fn reports(
-        &mut self,
-        cache: &Cache,
-        server: ConnectOptions<DB>,
-        seed: u64,
-    ) -> Fallible<()> {
+    async fn reports(&mut self, cache: &Cache, server: ConnectOptions<DB>) -> Fallible<()> {
         // Not among the connections that are compared with what the look-ups and edits have counted.
         let pool = PoolOptions::<DB>::new().connect_with(server).await?;
-        let done = reports::play(cache, &pool, seed).await?;
+        let done = reports::play(cache, &pool).await?;
         pool.close().await;
         let writes = done.writes as f64;
         let per_second = writes / done.acknowledging.as_secs_f64();
@@ -297,14 +292,13 @@ impl<DB: Dialect> Phases<DB> {
         say(
             "reports",
             &format!(
-                "{} writes behind the cache by {REPORTERS} tasks, {per_second:.0} acknowledgements/s, {statements:.1} \
+                "{} writes behind the cache by {AIRCRAFT} aircraft, {per_second:.0} acknowledgements/s, {statements:.1} \
                  statements per 1000 writes",
                 done.writes
             ),
             &format!(
-                "drained in {:.3} s; {} aircraft, {} not as acknowledged last; {} reports not seen at once",
+                "drained in {:.2} s; {} rows not as acknowledged last, {} reports not seen at once",
                 done.draining.as_secs_f64(),
-                done.aircraft,
                 done.wrong,
                 done.unseen
             ),

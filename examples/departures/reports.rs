@@ -1,30 +1,28 @@
 //! How fast is a write that does not wait for the database, and is anything lost? Aircraft report where they are, behind
 //! the cache.
 //!
-//! 1. Tasks report the positions of their own aircraft with `save`, and count every so many reports in one row that they
+//! 1. Each task reports the position of its aircraft with `save`, and counts every so many reports in one row that all
 //!    share, with `modify`. A flusher brings the queue to the database meanwhile. 2. Each task looks now and then at what it
 //!    has just reported. 3. The flusher is shut down, which drains the queue. 4. The table is read with plain SQL and compared
 //!    with what was acknowledged.
 //!
 //! Invariant: an aircraft is reported by one task, so its last acknowledged report is the only right answer.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use larder::{Cache, Cached, Stats};
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{Fallible, chance::Chance, dialect::Dialect};
+use crate::{Fallible, dialect::Dialect};
 
-/// How many tasks report at the same time.
-pub(crate) const REPORTERS: u64 = 16;
-/// How many aircraft each of them has.
-const AIRCRAFT: usize = 4;
+/// How many aircraft report at the same time, each in a task of its own.
+pub(crate) const AIRCRAFT: i64 = 64;
 /// How many reports each of them makes.
-const REPORTS: i64 = 2_500;
+const REPORTS: i64 = 300;
 /// One report in so many is also counted in the shared row.
-const REPORTS_PER_COUNT: i64 = 25;
+const REPORTS_PER_COUNT: i64 = 100;
 /// One report in so many is looked at.
 const REPORTS_PER_LOOK: i64 = 5;
 /// The id of the shared row; aircraft are numbered from one.
@@ -53,7 +51,6 @@ pub(crate) struct Position {
 pub(crate) struct Reported {
     /// How many writes were acknowledged.
     pub(crate) writes: u64,
-    pub(crate) aircraft: usize,
     /// How long all acknowledgements took.
     pub(crate) acknowledging: Duration,
     /// How long the rest of the queue took then.
@@ -65,19 +62,8 @@ pub(crate) struct Reported {
     pub(crate) stats: Stats,
 }
 
-/// What one task has done.
-struct Share {
-    last: Vec<Position>,
-    counted: i64,
-    unseen: u64,
-}
-
 /// Plays the reports over an empty table.
-pub(crate) async fn play<DB: Dialect>(
-    cache: &Cache,
-    pool: &Pool<DB>,
-    seed: u64,
-) -> Fallible<Reported> {
+pub(crate) async fn play<DB: Dialect>(cache: &Cache, pool: &Pool<DB>) -> Fallible<Reported> {
     let positions = Position::try_repository(cache, pool.clone())?;
     positions.install().await?;
     positions.check_schema().await?.into_result()?;
@@ -86,26 +72,24 @@ pub(crate) async fn play<DB: Dialect>(
 
     let start = Instant::now();
     let mut tasks = JoinSet::new();
-    for reporter in 0..REPORTERS {
-        let chance = Chance::new(seed, reporter);
-        tasks.spawn(report(positions.clone(), reporter, chance));
+    for aircraft in 1..=AIRCRAFT {
+        tasks.spawn(report(positions.clone(), aircraft));
     }
-    let mut expected = HashMap::new();
-    let (mut counted, mut unseen) = (0, 0);
-    while let Some(share) = tasks.join_next().await {
-        let share = share??;
-        let last = share.last.into_iter();
-        expected.extend(last.map(|position| (position.aircraft, position)));
-        counted += share.counted;
-        unseen += share.unseen;
+    let mut unseen = 0;
+    while let Some(task) = tasks.join_next().await {
+        unseen += task??;
     }
     let acknowledging = start.elapsed();
     let start = Instant::now();
     flusher.shutdown(DRAIN).await?;
     let draining = start.elapsed();
 
-    let aircraft = expected.len();
-    expected.insert(COUNT, position(COUNT, counted));
+    let last = (1..=AIRCRAFT).map(|aircraft| position(aircraft, REPORTS));
+    let mut expected: HashMap<_, _> = last.map(|position| (position.aircraft, position)).collect();
+    expected.insert(
+        COUNT,
+        position(COUNT, AIRCRAFT * (REPORTS / REPORTS_PER_COUNT)),
+    );
     for found in DB::positions(pool).await? {
         if expected.get(&found.aircraft) == Some(&found) {
             expected.remove(&found.aircraft);
@@ -114,7 +98,6 @@ pub(crate) async fn play<DB: Dialect>(
     let stats = positions.stats();
     Ok(Reported {
         writes: stats.writes,
-        aircraft,
         acknowledging,
         draining,
         unseen,
@@ -123,40 +106,22 @@ pub(crate) async fn play<DB: Dialect>(
     })
 }
 
-/// Reports the aircraft of one task.
-async fn report<DB: Dialect>(
-    positions: PositionRepository<DB>,
-    reporter: u64,
-    mut chance: Chance,
-) -> Fallible<Share> {
-    let mut share = Share {
-        last: Vec::new(),
-        counted: 0,
-        unseen: 0,
-    };
-    let first = 1 + i64::try_from(reporter)? * i64::try_from(AIRCRAFT)?;
-    for (aircraft, _) in (first..).zip(0..AIRCRAFT) {
-        share.last.push(position(aircraft, 0));
-    }
+/// Makes the reports of one aircraft. How many of those that were looked at were not seen.
+async fn report<DB: Dialect>(positions: PositionRepository<DB>, aircraft: i64) -> Fallible<u64> {
+    let mut unseen = 0;
     for number in 1..=REPORTS {
-        let last = &mut share.last[chance.below(AIRCRAFT)];
-        let next = position(last.aircraft, last.reports + 1);
-        positions.save(&next).await?;
-        *last = next;
+        let latest = position(aircraft, number);
+        positions.save(&latest).await?;
         if number % REPORTS_PER_LOOK == 0 {
-            let found = positions.find(last.aircraft).await?;
-            share.unseen += u64::from(found.as_deref() != Some(&*last));
+            let found = positions.find(aircraft).await?;
+            unseen += u64::from(found.as_deref() != Some(&latest));
         }
         if number % REPORTS_PER_COUNT == 0 {
-            let counted =
-                positions.modify(COUNT, |count| *count = position(COUNT, count.reports + 1));
-            drop::<Arc<Position>>(counted.await?);
-            share.counted += 1;
+            let count = |count: &mut Position| *count = position(COUNT, count.reports + 1);
+            positions.modify(COUNT, count).await?;
         }
     }
-    // An aircraft that was never drawn has no row.
-    share.last.retain(|position| position.reports > 0);
-    Ok(share)
+    Ok(unseen)
 }
 
 /// Where an aircraft is at one of its reports.
