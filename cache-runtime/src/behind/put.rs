@@ -181,7 +181,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     lane.acknowledged(mark);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {
-                        Box::pin(self.flush_up_to(lane, mark)).await?;
+                        let flushed = Box::pin(self.flush_up_to(lane, mark)).await;
+                        flushed.map_err(|error| self.queued_only(verb, key, error))?;
                     }
                     return Ok(Decided::Done);
                 }
@@ -289,6 +290,19 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             "a queue begins anew"
         );
         Ok(())
+    }
+
+    /// The error of a write that stands in the queue, and could not be brought to the database as it should have been.
+    fn queued_only(&self, verb: &str, key: &Key, error: Error) -> Error {
+        Error::with_source(
+            ErrorKind::OutcomeUnknown,
+            format!(
+                "failed to {verb} {} at once: the queue was full, so the write was to wait for the database, which failed; the \
+                 write is queued and will be flushed",
+                self.what(key)
+            ),
+            error,
+        )
     }
 
     /// Why the demand of a write was not met.

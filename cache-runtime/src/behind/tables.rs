@@ -230,8 +230,8 @@ pub(crate) fn describe<DB: Backend>(verb: &str, what: &str, error: sqlx::Error) 
             error,
         );
     }
-    let fate = Fate::of(&error);
-    database::describe(verb, what, error, fate)
+    // No write of a user is in such a statement, and each of them may be sent again.
+    database::describe(verb, what, error, Fate::Nothing)
 }
 
 /// Whether a statement named a table that is not there.
