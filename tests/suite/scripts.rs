@@ -250,7 +250,7 @@ impl Bench {
         let payload = b"queued\x00".to_vec();
         let unmarked = bytes_of(&State::Pending(pending, payload.clone()));
         let keys = ["state", "marks", "flusher"].map(|part| self.queue(part));
-        let keys = [&[self.key.clone()], &keys[..]].concat();
+        let keys = [std::slice::from_ref(&self.key), &keys[..]].concat();
         let reply = self.script_on(
             "put",
             &keys,

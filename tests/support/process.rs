@@ -1,7 +1,7 @@
 //! A part of a test in another process, which a test may freeze or kill.
 //! "Two processes" means two memories: threads share locks and counters that processes do not.
 //! 1. The suite registers worker functions by name. 2. [`Worker::spawn`] runs this very test binary
-//!    again, asking for the one test [`worker_entry`], which an environment variable turns into the
+//!    again, asking for the one test `worker_entry`, which an environment variable turns into the
 //!    worker. 3. Both sides talk in lines: [`tell`] and [`hear`] there, [`Worker::line`] and
 //!    [`Worker::send`] here. What else the worker prints is kept, and shown when a test fails.
 //!
