@@ -29,6 +29,8 @@ use crate::{
 
 /// How many steps a load may take before it goes past the cache; more can only be a store that contradicts itself.
 const MOST_STEPS: u32 = 16;
+/// How long the absence of a row is kept for a queued write that demands it, where reads do not want it kept.
+const SHORT_ABSENCE: Duration = Duration::from_secs(1);
 
 /// One load, from the first look at the store to the fill.
 pub(crate) struct Load<E: Entity, DB: Backend> {
@@ -313,10 +315,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 let ttl = self.jittered_ttl(lease_bits(meta.lease));
                 Some((Filling::Value(meta, payload), ttl))
             }
-            None => self
-                .policy
-                .negative_ttl
-                .map(|ttl| (Filling::Negative(meta), ttl)),
+            None => {
+                let shortly = self.queue.is_some().then_some(SHORT_ABSENCE);
+                let ttl = self.policy.negative_ttl.or(shortly);
+                ttl.map(|ttl| (Filling::Negative(meta), ttl))
+            }
         }
     }
 }

@@ -93,3 +93,25 @@ async fn a_journal_that_is_open_elsewhere_is_refused() {
     assert!(error.to_string().contains("items.journal"), "{error}");
     drop(rows);
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_behind", journal = "items.journal")]
+struct Other {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_is_one_entitys() {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::builder().journals(directory.path()).build().unwrap();
+    let _rows = Kept::repository(&cache, world.pool.clone());
+    let refused = larder::Repository::<Other, Sqlite>::try_new(&cache, world.pool.clone());
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("another entity"), "{error}");
+}

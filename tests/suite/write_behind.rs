@@ -424,3 +424,60 @@ async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(worl
 }
 
 everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);
+
+/// As [`Behind`], but absences are not cached for readers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "items",
+    strategy = "write_behind",
+    durability = "memory",
+    negative_ttl = false
+)]
+struct NoAbsence {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+async fn a_row_is_inserted_where_absences_are_not_cached<DB: Tested>(world: &World<DB>) {
+    let rows = NoAbsence::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let row = NoAbsence {
+        id: 1,
+        name: "new".to_owned(),
+        note: None,
+        quantity: 1,
+    };
+    rows.insert(&row).await.unwrap();
+    let again = rows.insert(&row).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Duplicate);
+    rows.flush().await.unwrap();
+    assert!(rows.find_uncached(1).await.unwrap().is_some());
+}
+
+/// Two programs in one: each has an in-process store of its own, and so a queue of its own.
+async fn queues_of_two_stores_in_one_process_do_not_end_each_other<DB: Tested>(world: &World<DB>) {
+    let stores = [larder::Cache::in_process(), larder::Cache::in_process()];
+    let rows = stores.map(|cache| Behind::repository(&cache, world.pool.clone()));
+    rows[0].install().await.unwrap();
+    for turn in 0..3 {
+        for (at, rows) in rows.iter().enumerate() {
+            let id = i64::try_from(at).unwrap();
+            let row = Behind::new(id, &format!("turn {turn}"));
+            rows.save(&row).await.unwrap();
+            rows.flush().await.unwrap();
+        }
+    }
+    let last = Some("turn 2".to_owned());
+    assert_eq!(names(&rows[0], &[0, 1]).await, [last.clone(), last]);
+    for rows in &rows {
+        assert!(rows.dead_letters().list(10).await.unwrap().is_empty());
+    }
+}
+
+everywhere! {
+    a_row_is_inserted_where_absences_are_not_cached,
+    queues_of_two_stores_in_one_process_do_not_end_each_other,
+}

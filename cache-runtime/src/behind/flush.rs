@@ -47,6 +47,15 @@ pub(crate) const CLAIM_MS: u64 = 5_000;
 /// How many writes that were committed earlier are settled at once.
 const SETTLED_AT_ONCE: u32 = 1_000;
 
+/// A look at a queue that reads no log.
+pub(crate) const NOTHING: Fetch = Fetch {
+    incarnation: Incarnation { epoch: 0, nonce: 0 },
+    after: 0,
+    count: 0,
+    claim_ms: 0,
+    is_first: false,
+};
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stepped {
@@ -79,18 +88,29 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         claims: bool,
     ) -> Result<Stepped, Error> {
         let queue = self.queue();
+        let claim_ms = if claims { CLAIM_MS } else { 0 };
         let open = match *position {
             Some(open) => open,
-            None => match self.resume(queue, lane).await? {
-                Some(open) => *position.insert(open),
-                None => return Ok(Stepped::Idle),
-            },
+            None => {
+                // What another process has committed and is about to settle is left to it.
+                let claim = Fetch {
+                    claim_ms,
+                    ..NOTHING
+                };
+                if claims && !self.fetch(lane, claim).await?.is_claimed {
+                    return Ok(Stepped::Claimed);
+                }
+                match self.resume(queue, lane).await? {
+                    Some(open) => *position.insert(open),
+                    None => return Ok(Stepped::Idle),
+                }
+            }
         };
         let fetch = Fetch {
             incarnation: open.incarnation,
             after: open.position,
             count: queue.policy.batch,
-            claim_ms: if claims { CLAIM_MS } else { 0 },
+            claim_ms,
             is_first: true,
         };
         let fetched = self.fetch(lane, fetch).await?;
@@ -153,6 +173,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 committed.take_while(|write| write.pending.mark.number <= open.position);
             let settled: Vec<_> = committed.map(dropped).collect();
             let Some(last) = settled.last().map(|settled| settled.number) else {
+                if fetched.writes.is_empty() && open.position > 0 {
+                    // The store may not know yet that the log was cut off, or has lost it.
+                    self.settle(lane, open.incarnation, &[], open.position)
+                        .await?;
+                }
                 return Ok(());
             };
             self.settle(lane, open.incarnation, &settled, last).await?;

@@ -21,8 +21,8 @@ use tracing::Instrument;
 use crate::{
     backend::Backend,
     behind::{
-        flush::{CLAIM_MS, Stepped},
-        mark::{Incarnation, Mark},
+        flush::{CLAIM_MS, NOTHING, Stepped},
+        mark::Mark,
         offsets,
         queue::Lane,
     },
@@ -49,15 +49,6 @@ pub struct Flusher {
     tasks: Vec<JoinHandle<()>>,
     drain: Box<dyn Fn() -> Draining + Send + Sync>,
 }
-
-/// A look at a queue that reads no log.
-const NOTHING: Fetch = Fetch {
-    incarnation: Incarnation { epoch: 0, nonce: 0 },
-    after: 0,
-    count: 0,
-    claim_ms: 0,
-    is_first: false,
-};
 
 type Draining = std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 

@@ -25,7 +25,7 @@ use crate::{
     key::Key,
     policy::OnFull,
     read::Judged,
-    repository::Inner,
+    repository::{Inner, Origin},
     state::{Condition, Lease, Meta},
     store::{
         Keeps, Store,
@@ -65,14 +65,15 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Write::Insert(_) => Condition::Absent,
         };
         let row = write.into_row().map(Arc::new);
-        for tried in 0..MOST_TRIES {
+        let mut was_hidden = false;
+        for _ in 0..MOST_TRIES {
             match self.put(verb, &key, &id, row.as_ref(), condition).await? {
                 Decided::Done => return Ok(row),
                 Decided::Refused => return Err(self.unmet(verb, &key, condition)),
                 Decided::Unknown if condition == Condition::Any => break,
                 Decided::Unknown => {}
             }
-            let exists = self.load_for_write(&key, &id, tried).await?;
+            let exists = self.load_for_write(&key, &id, &mut was_hidden).await?;
             if exists == Some(condition == Condition::Absent) {
                 return Err(self.unmet(verb, &key, condition));
             }
@@ -90,6 +91,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let key = self.key(id)?;
         let _modifying = self.queue().modifying(&key).lock().await;
         let mut unknown = 0;
+        let mut was_hidden = false;
         while unknown < MOST_TRIES {
             let found = {
                 let codec = self.codec.number();
@@ -101,7 +103,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
             else {
                 unknown += 1;
-                if self.load_for_write(&key, id, unknown - 1).await? == Some(false) {
+                if self.load_for_write(&key, id, &mut was_hidden).await? == Some(false) {
                     return Err(self.unmet(VERB, &key, Condition::Present));
                 }
                 continue;
@@ -139,15 +141,17 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self: &Arc<Self>,
         key: &Key,
         id: &E::Id,
-        tried: u32,
+        was_hidden: &mut bool,
     ) -> Result<Option<bool>, Error> {
-        if tried == 1 {
+        if std::mem::take(was_hidden) {
             let queue = self.queue();
             let lane = &queue.lanes[self.keys.partition(key)];
             Box::pin(self.begin(queue, lane)).await?;
             Box::pin(self.flush_lane(lane)).await?;
         }
         let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
+        // Read past the cache, or served from what a put may not build on.
+        *was_hidden = outcome.is_past_store || outcome.origin == Origin::Cache;
         Ok((!outcome.is_past_store).then_some(outcome.row.is_some()))
     }
 

@@ -185,6 +185,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 format!("{name} cannot be written behind: {reason}"),
             )
         })?;
+        // Once, so that puts go on when the database is away and Redis was.
+        if queue.verified.load(Ordering::Acquire) > 0 {
+            return Ok(());
+        }
         let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
         let is_other = |other: &String| **other != *queue.name && !other.contains('@');
         if let Some(other) = others.into_iter().find(is_other) {

@@ -105,6 +105,11 @@ impl Commit {
         Ok(sequence)
     }
 
+    /// The last record that was appended.
+    pub(crate) fn last(&self) -> u64 {
+        self.lock().last
+    }
+
     pub(crate) fn is_durable(&self, sequence: u64) -> bool {
         sequence <= self.durable.load(Ordering::Acquire)
     }

@@ -129,6 +129,12 @@ impl Journal {
         self.0.commit.is_durable(sequence)
     }
 
+    /// The number of the last record that was appended, zero before the first.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.0.commit.last()
+    }
+
     /// Says that records up to this one are not needed any more. The segments that hold no others are removed soon; until
     /// then, [`Journal::open`] returns them again.
     pub fn release(&self, sequence: u64) {

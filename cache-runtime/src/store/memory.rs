@@ -69,6 +69,8 @@ pub struct MemoryStore {
     wakeups: Wakeups,
     /// The queues by their names.
     queues: Mutex<HashMap<Key, Arc<MemoryQueue>>>,
+    /// What tells its queues from those of other stores.
+    name: Token,
     /// The directory that the paths of journals are relative to.
     directory: PathBuf,
     /// The journals by their paths.
@@ -93,6 +95,7 @@ impl MemoryStore {
             clock,
             wakeups: Wakeups::default(),
             queues: Mutex::default(),
+            name: Token::draw(),
             directory,
             journals: Mutex::default(),
         }
@@ -106,12 +109,24 @@ impl MemoryStore {
         policy: &QueuePolicy,
     ) -> Result<String, Error> {
         let Some(path) = policy.journal else {
-            return Ok(format!("{:?}", ProcessId::current()));
+            return Ok(format!("{:?}", self.name));
         };
         let path = self.directory.join(path);
         let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
         let journaled = match journals.get(&path) {
-            Some(journaled) => Arc::clone(journaled),
+            Some(journaled) => {
+                let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+                if !partitions.iter().all(|own| queues.contains_key(&own.state)) {
+                    return Err(Error::new(
+                        ErrorKind::Configuration,
+                        format!(
+                            "the journal {} is another entity's; each needs a `journal` of its own",
+                            path.display()
+                        ),
+                    ));
+                }
+                Arc::clone(journaled)
+            }
             None => {
                 let journaled = self.restore(partitions, &path)?;
                 journals.insert(path, Arc::clone(&journaled));
@@ -126,13 +141,7 @@ impl MemoryStore {
         let (journal, records) = Journal::open(path).map_err(|error| {
             Error::with_source(ErrorKind::Configuration, error.to_string(), error)
         })?;
-        let journaled = Arc::new(Journaled::new(journal, partitions.len()));
-        for partition in partitions {
-            let queue = MemoryQueue::new(Some((Arc::clone(&journaled), partition.number)));
-            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-            queues.insert(partition.state.clone(), Arc::new(queue));
-        }
-        let count = records.len();
+        let mut writes = Vec::with_capacity(records.len());
         for record in records {
             let write = memory_queue::decode(&record.bytes);
             let place = write.and_then(|(number, write)| {
@@ -150,12 +159,22 @@ impl MemoryStore {
                     ),
                 )
             })?;
+            writes.push((partition, write, record.sequence));
+        }
+        let journaled = Arc::new(Journaled::new(journal, partitions.len()));
+        for partition in partitions {
+            let queue = MemoryQueue::new(Some((Arc::clone(&journaled), partition.number)));
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            queues.insert(partition.state.clone(), Arc::new(queue));
+        }
+        let count = writes.len();
+        for (partition, write, record) in writes {
             let pending = State::Pending(write.pending, write.payload.clone());
             let mut shard = self.shard(&write.key);
             let change = Change::Put(pending, state::FOREVER);
             self.apply(&mut shard, &write.key, change, self.clock.now_ms());
             drop(shard);
-            self.queue(partition).lock().hold(write, record.sequence);
+            self.queue(partition).lock().hold(write, record);
         }
         for partition in partitions {
             self.queue(partition).release();

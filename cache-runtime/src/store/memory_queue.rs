@@ -38,7 +38,7 @@ pub(crate) struct MemoryQueue {
 /// The journal of an entity, which its partitions share.
 pub(crate) struct Journaled {
     pub(super) journal: Journal,
-    /// The first record that each partition needs; `u64::MAX` if it needs none.
+    /// The first record that each partition needs; `u64::MAX` if it needs none. Zero while it is not known.
     needed: Vec<AtomicU64>,
 }
 
@@ -68,10 +68,9 @@ impl std::fmt::Debug for Journaled {
 
 impl Journaled {
     pub(super) fn new(journal: Journal, partitions: usize) -> Self {
-        let needs_none = || AtomicU64::new(u64::MAX);
         Self {
             journal,
-            needed: (0..partitions).map(|_| needs_none()).collect(),
+            needed: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -80,13 +79,12 @@ impl Journaled {
         if let Some(needed) = self.needed.get(usize::from(partition)) {
             needed.store(record, Ordering::SeqCst);
         }
+        // Asked before the partitions are: of what is appended from here on, nothing is released.
+        let last = self.journal.last();
         let needed = self.needed.iter();
         let first = needed.map(|needed| needed.load(Ordering::SeqCst)).min();
-        match first {
-            // A record that is being appended now is not among them, so what is needed later is not known.
-            Some(u64::MAX) | None => {}
-            Some(first) => self.journal.release(first.saturating_sub(1)),
-        }
+        let before = first.unwrap_or(0).saturating_sub(1);
+        self.journal.release(before.min(last));
     }
 }
 
