@@ -10,12 +10,14 @@
 //!
 //! Invariant: a variant that did not do its work (a failed call, a miss where a hit is measured) ends the run with an
 //! error; no figure is printed for it.
-//! Not here: starting servers. `cargo xtask bench` does that and passes their addresses in the environment.
+//! Not here: starting servers. `cargo xtask bench` does that and passes their addresses in the environment; only a Redis
+//! with options of its own is started here (`redis_server`).
 
 mod allocations;
 mod clock;
 mod entity;
 mod measure;
+mod redis_server;
 mod report;
 mod servers;
 mod targets;
@@ -30,11 +32,12 @@ use crate::{measure::Effort, targets::TARGETS};
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "\
-usage: larder-benches [--self-test] [--rounds N] [--slice MS] [TARGET..]
+usage: larder-benches [--self-test] [--rounds N] [--slice MS] [--writes N] [TARGET..]
 
   --self-test    measure variants whose ratio is known, and fail if it is not seen
   --rounds N     how often each variant has its turn (default 60)
   --slice MS     how long a turn takes (default 50)
+  --writes N     how many writes `behind-million` makes (default 1000000)
   --list         name the targets";
 
 struct Arguments {
@@ -62,7 +65,7 @@ fn run() -> Result<(), Failure> {
     let arguments = arguments(lexopt::Parser::from_env())?;
     if arguments.list {
         for target in TARGETS {
-            println!("{:<12} {}", target.name, target.question);
+            println!("{:<14} {}", target.name, target.question);
         }
         return Ok(());
     }
@@ -114,12 +117,16 @@ fn arguments(mut parser: lexopt::Parser) -> Result<Arguments, Failure> {
             Arg::Long("slice") => {
                 arguments.effort.slice = Duration::from_millis(parser.value()?.parse()?);
             }
+            Arg::Long("writes") => arguments.effort.writes = parser.value()?.parse()?,
             Arg::Value(name) => arguments.names.push(name.string()?),
             other => return Err(format!("{}\n\n{USAGE}", other.unexpected()).into()),
         }
     }
-    if arguments.effort.rounds == 0 || arguments.effort.slice.is_zero() {
-        return Err("a run needs at least one round and one millisecond".into());
+    if arguments.effort.rounds == 0
+        || arguments.effort.slice.is_zero()
+        || arguments.effort.writes == 0
+    {
+        return Err("a run needs at least one round, one millisecond and one write".into());
     }
     Ok(arguments)
 }

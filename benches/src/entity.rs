@@ -24,7 +24,19 @@ pub(crate) enum Status {
     Cancelled,
 }
 
-/// Entities of the same columns: over the table in two strategies, and over a view whose rows take long to read.
+impl Status {
+    /// As the column holds it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Boarding => "boarding",
+            Self::Departed => "departed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Entities of the same columns: over the table in all strategies, and over a view whose rows take long to read.
 macro_rules! flights {
     ($($(#[$attribute:meta])* $name:ident;)*) => {
         $(
@@ -60,24 +72,90 @@ flights! {
     /// A flight whose load takes 50 ms; its readers wait for each other as long as a connection may take to be made.
     #[cached(table = "larder_benches.slow_flights", ttl = "1h", lease(wait = "1s"))]
     SlowFlight;
+
+    /// A flight in a queue that nobody flushes, as large as it may become, and that a crash may shorten.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        strategy = "write_behind",
+        durability = "memory",
+        max_pending = 1000000000
+    )]
+    MemoryFlight;
+
+    /// The same in a queue that is on disk.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        strategy = "write_behind",
+        durability = "fsync",
+        max_pending = 1000000000
+    )]
+    FsyncFlight;
+
+    /// The same in a queue of this process that is in a journal.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        strategy = "write_behind",
+        journal = "larder-benches.journal",
+        max_pending = 1000000000
+    )]
+    JournaledFlight;
+
+    /// A flight in one queue, flushed a thousand at a time.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        strategy = "write_behind",
+        durability = "memory",
+        partitions = 1,
+        batch = 1000
+    )]
+    OneQueueFlight;
+
+    /// A flight in queues with the default options.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        strategy = "write_behind",
+        durability = "memory"
+    )]
+    QueuedFlight;
 }
 
-impl From<Flight> for ThroughFlight {
-    fn from(row: Flight) -> Self {
-        Self {
-            id: row.id,
-            number: row.number,
-            airline: row.airline,
-            origin: row.origin,
-            destination: row.destination,
-            status: row.status,
-            departs_at: row.departs_at,
-            gate: row.gate,
-            seats_left: row.seats_left,
-            remarks: row.remarks,
-        }
-    }
+/// The same row as another entity.
+macro_rules! from_flight {
+    ($($name:ident),*) => {
+        $(
+            impl From<Flight> for $name {
+                fn from(row: Flight) -> Self {
+                    Self {
+                        id: row.id,
+                        number: row.number,
+                        airline: row.airline,
+                        origin: row.origin,
+                        destination: row.destination,
+                        status: row.status,
+                        departs_at: row.departs_at,
+                        gate: row.gate,
+                        seats_left: row.seats_left,
+                        remarks: row.remarks,
+                    }
+                }
+            }
+        )*
+    };
 }
+
+from_flight!(
+    ThroughFlight,
+    MemoryFlight,
+    FsyncFlight,
+    JournaledFlight,
+    OneQueueFlight,
+    QueuedFlight
+);
 
 /// Makes the tables anew.
 pub(crate) async fn create_tables(pool: &PgPool) -> Result<(), Failure> {

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
     pub(crate) slice: Duration,
+    /// How many writes a flood has.
+    pub(crate) writes: u64,
 }
 
 impl Default for Effort {
@@ -30,6 +32,7 @@ impl Default for Effort {
         Self {
             rounds: 60,
             slice: Duration::from_millis(50),
+            writes: 1_000_000,
         }
     }
 }
@@ -54,6 +57,8 @@ pub(crate) enum Figure {
 pub(crate) struct Turn {
     /// The median time of a call, in nanoseconds.
     pub(crate) p50_ns: f64,
+    /// The time that one call in a hundred exceeds.
+    pub(crate) p99_ns: f64,
     pub(crate) per_second: f64,
     /// What a call cost this process in processor time, in nanoseconds. Other programs disturb it least.
     pub(crate) cpu_ns: f64,
@@ -252,6 +257,7 @@ async fn take_turn(operation: impl Operation, plan: Plan, seed: u64) -> Result<T
     let calls = times.len() as f64 * plan.calls;
     Ok(Turn {
         p50_ns: quantile(&times, 0.5) / plan.calls,
+        p99_ns: quantile(&times, 0.99) / plan.calls,
         per_second: calls * 1e9 / took_ns,
         cpu_ns: worked_ns / calls,
         allocations: allocated.map(|allocated| allocated as f64 / calls),

@@ -43,6 +43,7 @@ pub(crate) fn variants(variants: &[Variant]) {
     let width = variants.iter().map(|variant| variant.name.len()).max();
     for variant in variants {
         let p50 = Spread::of(variant.figures(Figure::Latency));
+        let p99 = Spread::of(variant.turns.iter().map(|turn| turn.p99_ns));
         let rate = Spread::of(variant.figures(Figure::Throughput));
         let allocations: Option<Vec<f64>> =
             variant.turns.iter().map(|turn| turn.allocations).collect();
@@ -51,9 +52,10 @@ pub(crate) fn variants(variants: &[Variant]) {
             .unwrap_or_default();
         let cpu = Spread::of(variant.turns.iter().map(|turn| turn.cpu_ns));
         println!(
-            "  {:<width$}  p50 {:>9}, {:>8}/s ({} to {}), {} of processor a call{allocations}",
+            "  {:<width$}  p50 {:>9}, p99 {:>9}, {:>8}/s ({} to {}), {} of processor a call{allocations}",
             variant.name,
             time(p50.median),
+            time(p99.median),
             count(rate.median),
             count(rate.low),
             count(rate.high),
@@ -103,7 +105,8 @@ pub(crate) fn time(ns: f64) -> String {
     }
 }
 
-fn count(value: f64) -> String {
+/// A count in the unit that suits it.
+pub(crate) fn count(value: f64) -> String {
     match value {
         value if value < 1e3 => format!("{value:.0}"),
         value if value < 1e6 => format!("{:.1}k", value / 1e3),

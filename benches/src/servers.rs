@@ -50,9 +50,12 @@ pub(crate) async fn pool(connections: u32) -> Result<PgPool, Failure> {
 
 /// A larder cache in Redis, in a namespace that no other run has used.
 pub(crate) fn cache(part: &str) -> Result<CacheBuilder, Failure> {
-    Ok(Cache::builder()
-        .redis(redis_url()?)
-        .namespace(namespace(part)))
+    Ok(cache_at(redis_url()?, part))
+}
+
+/// The same in another Redis.
+pub(crate) fn cache_at(url: String, part: &str) -> CacheBuilder {
+    Cache::builder().redis(url).namespace(namespace(part))
 }
 
 /// A prefix for keys that no other run has used.

@@ -1,5 +1,9 @@
 //! The targets: one question each, with the variants that answer it and the bound of their ratio.
 
+mod behind;
+mod behind_ack;
+mod behind_drain;
+mod behind_million;
 mod derive_cost;
 mod frozen;
 mod l2_hit;
@@ -48,6 +52,9 @@ targets! {
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
     "transaction", "how many transactions over three entities are made, beside bare ones?" => transaction::run, transaction::control;
+    "behind-ack", "how many queued writes are acknowledged, beside bare UPDATEs?" => behind_ack::run, behind_ack::control;
+    "behind-drain", "how many queued writes reach the database, beside batches by hand?" => behind_drain::run, behind_drain::control;
+    "behind-million", "does a flood of writes with poison in it stay bounded and come out right?" => behind_million::run, behind_million::control;
     "frozen", "what does a read cost while Redis is frozen, beside a read past the cache?" => frozen::run, frozen::control;
     "stampede", "how many loads does a cold key cost eight processes, and how long do they wait?" => stampede::run, stampede::control;
     "derive-cost", "how much longer does `cargo check` take for 50 entities than for their structs?" => derive_cost::run, derive_cost::control;

@@ -23,9 +23,10 @@ use crate::{
 };
 
 /// The rows to write, by their position.
-type Table = Arc<Vec<Flight>>;
+pub(crate) type Table = Arc<Vec<Flight>>;
 
-fn changed(rows: &[Flight], id: i64) -> Result<Flight, Failure> {
+/// A row with one seat more or less.
+pub(crate) fn changed(rows: &[Flight], id: i64) -> Result<Flight, Failure> {
     let mut row = rows[usize::try_from(id - 1)?].clone();
     row.seats_left = (row.seats_left + 1) % 180;
     Ok(row)
@@ -58,9 +59,9 @@ async fn update(pool: &PgPool, row: &Flight) -> Result<(), Failure> {
 
 /// The statement alone.
 #[derive(Clone)]
-struct Bare {
-    pool: PgPool,
-    rows: Table,
+pub(crate) struct Bare {
+    pub(crate) pool: PgPool,
+    pub(crate) rows: Table,
 }
 
 impl Operation for Bare {
