@@ -220,7 +220,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Cancel safety
     ///
-    /// A write that has begun runs to its end, also when the future is dropped.
+    /// A write that has begun runs to its end, also when the future is dropped. Of a write-behind entity, it may or may not
+    /// have been queued then.
     pub async fn insert(&self, entity: &E) -> Result<Arc<E>, Error> {
         self.write_row(Write::Insert(entity.clone())).await
     }

@@ -7,7 +7,8 @@
 //! 4. The put demands something of the row, and nothing is known of it: the row is loaded under a lease, as by a read, and
 //!    the put is made again.
 //!
-//! Invariant: whether a row exists, or is still what it was, is decided by the store in the same step that queues the write.
+//! Invariant: a write that demands something is queued only if the store finds the demand met in the same step. It is refused
+//! by the store as well, or by a read that has asked the store for queued writes.
 //! Not here: that step (`state::put`, and `put.lua`), and what comes after the acknowledgement (`flush`).
 
 use std::sync::{Arc, atomic::Ordering};

@@ -3,7 +3,8 @@
 //! Nothing here decides. What is remembered saves a question: the position of a partition is compared by the database when it
 //! is moved, and the incarnation of the store by every put.
 //!
-//! 1. Before the first write through a connection, the store and the tables are checked ([`Inner::verified`]).
+//! 1. Before the first write through a connection the store is checked, and before the very first one the tables are too
+//!    ([`Inner::verified`]).
 //! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Lane::acknowledged`]).
 
 use std::sync::{
@@ -164,7 +165,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         queue.expect("the operations of a queue are generated for write-behind entities only")
     }
 
-    /// Checks that the store and the database can keep the queue, once per connection to the store.
+    /// Checks that the store can keep the queue, once per connection to it, and once that the database can.
     pub(crate) async fn verified(&self, queue: &Queue) -> Result<(), Error> {
         let run = self.cache.store.run() + 1;
         if queue.verified.load(Ordering::Acquire) == run {

@@ -1,14 +1,17 @@
 //! The in-process store: the embedded default, coherent inside one process.
 //!
-//! Rows and absences live in a bounded cache that may drop any of them; leases and intents live in a small table that
-//! drops none, because a lost intent is the one loss that a later crash could turn into a stale row. Both belong to the
-//! same shard of the key, and every operation but a plain look runs `state`'s transition under that shard's lock.
+//! Rows and absences live in a bounded cache that may drop any of them; leases, intents and queued rows live in a table that
+//! drops none, because a lost intent is a loss that a later crash could turn into a stale row, and a queued row stands
+//! nowhere else. Both belong to the same shard of the key, and every operation but a plain look runs `state`'s transition
+//! under that shard's lock.
 //!
 //! 1. A hit looks into the bounded cache and takes no lock of ours.
 //! 2. Everything else locks the shard, reads the slot, applies the transition, and writes the slot back.
 //!
 //! Invariant: a key is in the table or in the bounded cache, never in both, when the shard's lock is free.
-//! Nothing here waits, so the futures of this store are ready at once.
+//! Invariant: nobody is told of a queued row before its record is on disk, if its queue has a journal. That is all that is
+//! ever waited for here; other futures of this store are ready at once.
+//! Not here: what is in a queue, and its records (`memory_queue`).
 
 use std::{
     collections::{HashMap, HashSet},
