@@ -31,7 +31,10 @@ use crate::{
     error::{Error, ErrorKind},
     load::random_share,
     repository::{Inner, Repository, queued},
-    store::{Store, queue::Fetch},
+    store::{
+        Store,
+        queue::{Fetch, QueueStore},
+    },
     token::Token,
 };
 

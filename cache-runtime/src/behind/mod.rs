@@ -12,6 +12,7 @@
 //! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
 
 pub mod apply;
+mod burial;
 mod flush;
 mod flusher;
 pub mod letters;

@@ -30,7 +30,7 @@ use crate::{
     state::{Condition, Lease, Meta},
     store::{
         Keeps, Store,
-        queue::{Body, Put, PutAnswer},
+        queue::{Body, Put, PutAnswer, QueueStore},
     },
     token::Token,
 };

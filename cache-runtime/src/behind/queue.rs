@@ -24,7 +24,7 @@ use crate::{
     key::Key,
     policy::QueuePolicy,
     repository::Inner,
-    store::Store,
+    store::{Store, queue::QueueStore},
 };
 
 /// How many keys of this process can be modified at the same time.

@@ -16,7 +16,10 @@ use crate::{
     key::Key,
     read::{Judged, Next},
     repository::Inner,
-    store::{Store, queue::Settled},
+    store::{
+        Store,
+        queue::{QueueStore, Settled},
+    },
 };
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {

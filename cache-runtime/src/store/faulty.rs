@@ -25,7 +25,7 @@ use crate::{
     state::{Change, Identity, Lease, Pending, State},
     store::{
         Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched,
-        queue::{Fetch, Fetched, Put, PutAnswer, Settled},
+        queue::{Fetch, Fetched, Put, PutAnswer, QueueStore, Settled},
     },
     token::Token,
     wake::Wakeups,
@@ -467,7 +467,9 @@ impl Store for FaultyStore {
         self.before(Operation::Scan).await?;
         self.store.scan(prefix, cursor).await
     }
+}
 
+impl QueueStore for FaultyStore {
     async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
         self.store.check_queue(policy).await
     }

@@ -24,20 +24,16 @@ use std::{
 use quick_cache::sync::Cache as BoundedCache;
 
 use crate::{
-    behind::{
-        mark::{Incarnation, Mark},
-        partition::Partition,
-    },
+    behind::partition::Partition,
     clock::Clock,
     error::{Error, ErrorKind, StoreError},
     journal::Journal,
     key::Key,
-    policy::{Durability, QueuePolicy},
-    state::{self, Change, Identity, Judgement, Lease, Pending, Slot, State, Step, View},
+    policy::QueuePolicy,
+    state::{self, Change, Identity, Lease, Slot, State, Step, View},
     store::{
         Filling, Found, Keeps, Payload, Publication, Store, Touched,
         memory_queue::{self, Journaled, MemoryQueue},
-        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, Settled},
     },
     token::{ProcessId, Token},
     wake::Wakeups,
@@ -49,17 +45,17 @@ const SWEEP_FROM: usize = 64;
 
 /// A state and the moment it ends, in milliseconds of the store's clock.
 #[derive(Clone, Debug)]
-struct Kept {
+pub(super) struct Kept {
     state: State<Payload>,
     until_ms: u64,
     /// The journal that a queued write stands in, and the number of its record.
-    written: Option<(Arc<Journaled>, u64)>,
+    pub(super) written: Option<(Arc<Journaled>, u64)>,
 }
 
 /// Leases and intents of the keys of one shard.
 #[derive(Debug, Default)]
-struct Shard {
-    busy: HashMap<Key, Kept>,
+pub(super) struct Shard {
+    pub(super) busy: HashMap<Key, Kept>,
     sweep_at: usize,
 }
 
@@ -68,8 +64,8 @@ pub struct MemoryStore {
     rows: BoundedCache<Key, Kept>,
     shards: Box<[Mutex<Shard>]>,
     hasher: std::collections::hash_map::RandomState,
-    clock: Clock,
-    wakeups: Wakeups,
+    pub(super) clock: Clock,
+    pub(super) wakeups: Wakeups,
     /// The queues by their names.
     queues: Mutex<HashMap<Key, Arc<MemoryQueue>>>,
     /// What tells its queues from those of other stores.
@@ -189,7 +185,7 @@ impl MemoryStore {
     }
 
     /// Returns when the queued write at a key is on disk, if there is one with a journal: nobody is told of it before.
-    async fn on_disk(&self, key: &Key) -> Result<(), StoreError> {
+    pub(super) async fn on_disk(&self, key: &Key) -> Result<(), StoreError> {
         let written = {
             let shard = self.shard(key);
             shard.busy.get(key).and_then(|kept| kept.written.clone())
@@ -209,7 +205,7 @@ impl MemoryStore {
     }
 
     /// The queue of a partition; repositories that name the same one share it.
-    fn queue<'p>(&self, partition: &'p Partition) -> &'p MemoryQueue {
+    pub(super) fn queue<'p>(&self, partition: &'p Partition) -> &'p MemoryQueue {
         partition.memory.get_or_init(|| {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(queues.entry(partition.state.clone()).or_default())
@@ -229,7 +225,7 @@ impl MemoryStore {
         self.apply(&mut shard, key, change, self.clock.now_ms());
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(key.as_bytes());
         let at =
             usize::try_from(hash % SHARDS as u64).expect("the remainder is smaller than a usize");
@@ -238,7 +234,7 @@ impl MemoryStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, shard: &Shard, key: &Key, now_ms: u64) -> Option<Slot<Payload>> {
+    pub(super) fn slot(&self, shard: &Shard, key: &Key, now_ms: u64) -> Option<Slot<Payload>> {
         let kept = match shard.busy.get(key) {
             Some(kept) => kept.clone(),
             None => self.rows.peek(key.as_bytes())?,
@@ -249,7 +245,7 @@ impl MemoryStore {
         })
     }
 
-    fn step<R>(
+    pub(super) fn step<R>(
         &self,
         key: &Key,
         transition: impl FnOnce(Option<&Slot<Payload>>) -> Step<Payload, R>,
@@ -269,7 +265,7 @@ impl MemoryStore {
         reply
     }
 
-    fn apply(&self, shard: &mut Shard, key: &Key, change: Change<Payload>, now_ms: u64) {
+    pub(super) fn apply(&self, shard: &mut Shard, key: &Key, change: Change<Payload>, now_ms: u64) {
         match change {
             Change::Keep => {}
             Change::Delete => {
@@ -323,7 +319,7 @@ impl MemoryStore {
     }
 }
 
-async fn written_down(journaled: &Journaled, record: u64) -> Result<(), StoreError> {
+pub(super) async fn written_down(journaled: &Journaled, record: u64) -> Result<(), StoreError> {
     let durable = journaled.journal.durable(record).await;
     durable.map_err(|error| StoreError::unanswered(error.to_string()))
 }
@@ -463,146 +459,5 @@ impl Store for MemoryStore {
         keys.extend(self.rows.iter().map(|(key, _)| key));
         keys.retain(|key| key.as_bytes().starts_with(prefix));
         Ok((0, keys.into_iter().collect()))
-    }
-
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
-        Ok(match (policy.durability, policy.journal) {
-            (Some(Durability::Fsync), None) => Err(
-                "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with                  `durability = \"memory\"`"
-                    .to_owned(),
-            ),
-            _ => Ok(()),
-        })
-    }
-
-    async fn put(
-        &self,
-        partition: &Partition,
-        key: &Key,
-        put: Put,
-    ) -> Result<PutAnswer, StoreError> {
-        let queue = self.queue(partition);
-        let (mark, wake, was_empty, record) = {
-            let mut log = queue.lock();
-            let Some(mark) = log.next() else {
-                return Ok(PutAnswer::Rotate(None));
-            };
-            let (is_deletion, payload, journaled) = match put.body {
-                Body::Row(payload) => (false, payload, put.journaled.unwrap_or_default()),
-                Body::Deletion(id) => (true, Payload::Bytes(id.clone(), 0), id),
-            };
-            let pending = Pending {
-                mark,
-                is_deletion,
-                meta: put.meta,
-            };
-            let mut shard = self.shard(key);
-            let now_ms = self.clock.now_ms();
-            let slot = self.slot(&shard, key, now_ms);
-            let step = state::put(slot.as_ref(), pending, payload.clone(), put.condition);
-            match step.reply {
-                Judgement::Met if log.waiting() >= put.most => return Ok(PutAnswer::Full),
-                Judgement::Met => {}
-                Judgement::Unknown => return Ok(PutAnswer::Unknown),
-                Judgement::Refused => return Ok(PutAnswer::Refused),
-            }
-            let was_empty = log.waiting() == 0;
-            let write = Logged {
-                key: key.clone(),
-                pending,
-                payload,
-                at_ms: self.clock.wall_ms(),
-            };
-            let appended = queue.append(&mut log, write, &journaled);
-            let record = appended.map_err(|error| StoreError::new(error.to_string()))?;
-            self.apply(&mut shard, key, step.change, now_ms);
-            if let Some(kept) = shard.busy.get_mut(key) {
-                let journal = queue.journal.as_ref();
-                kept.written = journal.map(|(journaled, _)| (Arc::clone(journaled), record));
-            }
-            (mark, step.wake, was_empty, record)
-        };
-        if !wake.is_empty() {
-            self.wakeups.wake(key.as_bytes());
-        }
-        if was_empty {
-            self.wakeups.wake(partition.flusher.as_bytes());
-        }
-        if let Some((journaled, _)) = &queue.journal {
-            written_down(journaled, record).await?;
-        }
-        Ok(PutAnswer::Done(mark))
-    }
-
-    async fn rotate(
-        &self,
-        partition: &Partition,
-        from: Option<Incarnation>,
-        to: Incarnation,
-        _stamp: u64,
-    ) -> Result<bool, StoreError> {
-        Ok(self.queue(partition).lock().rotate(from, to))
-    }
-
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
-        let now_ms = self.clock.wall_ms();
-        Ok(self.queue(partition).lock().fetch(&fetch, now_ms))
-    }
-
-    async fn settle(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-        settled: &[Settled],
-        up_to: u64,
-    ) -> Result<(), StoreError> {
-        for Settled {
-            key,
-            number,
-            keep_ms,
-        } in settled
-        {
-            let mark = Mark {
-                incarnation,
-                number: *number,
-            };
-            self.step(key, |slot| state::settle(slot, mark, *keep_ms));
-        }
-        self.queue(partition).cut(incarnation, up_to);
-        Ok(())
-    }
-
-    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
-        self.on_disk(key).await?;
-        Ok(self.peek(key).and_then(|slot| match slot.state {
-            State::Pending(pending, payload) => Some((pending, payload)),
-            _ => None,
-        }))
-    }
-
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
-        Ok(self.queue(partition).lock().logs())
-    }
-
-    async fn drop_log(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), StoreError> {
-        self.queue(partition).drop_log(incarnation);
-        Ok(())
-    }
-
-    async fn marks(
-        &self,
-        _partition: &Partition,
-        _cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
-        // Nothing is dropped here, so nothing is indexed.
-        Ok((0, Vec::new()))
-    }
-
-    async fn disclaim(&self, _partition: &Partition) -> Result<(), StoreError> {
-        Ok(())
     }
 }

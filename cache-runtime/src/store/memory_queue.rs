@@ -17,14 +17,20 @@ use std::{
 };
 
 use crate::{
-    behind::mark::{Incarnation, Mark},
+    behind::{
+        mark::{Incarnation, Mark},
+        partition::Partition,
+    },
     entry,
+    error::StoreError,
     journal::{Journal, JournalError},
     key::Key,
-    state::State,
+    policy::{Durability, QueuePolicy},
+    state::{self, Judgement, Pending, State},
     store::{
         Payload,
-        queue::{Fetch, Fetched, Logged},
+        memory::{MemoryStore, written_down},
+        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
     },
 };
 
@@ -267,3 +273,146 @@ pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
 
 /// The stamp of what an earlier process has written; the present one has zero.
 const EARLIER: u64 = u64::MAX;
+
+impl QueueStore for MemoryStore {
+    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+        Ok(match (policy.durability, policy.journal) {
+            (Some(Durability::Fsync), None) => Err(
+                "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with                  `durability = \"memory\"`"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        })
+    }
+
+    async fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        let queue = self.queue(partition);
+        let (mark, wake, was_empty, record) = {
+            let mut log = queue.lock();
+            let Some(mark) = log.next() else {
+                return Ok(PutAnswer::Rotate(None));
+            };
+            let (is_deletion, payload, journaled) = match put.body {
+                Body::Row(payload) => (false, payload, put.journaled.unwrap_or_default()),
+                Body::Deletion(id) => (true, Payload::Bytes(id.clone(), 0), id),
+            };
+            let pending = Pending {
+                mark,
+                is_deletion,
+                meta: put.meta,
+            };
+            let mut shard = self.shard(key);
+            let now_ms = self.clock.now_ms();
+            let slot = self.slot(&shard, key, now_ms);
+            let step = state::put(slot.as_ref(), pending, payload.clone(), put.condition);
+            match step.reply {
+                Judgement::Met if log.waiting() >= put.most => return Ok(PutAnswer::Full),
+                Judgement::Met => {}
+                Judgement::Unknown => return Ok(PutAnswer::Unknown),
+                Judgement::Refused => return Ok(PutAnswer::Refused),
+            }
+            let was_empty = log.waiting() == 0;
+            let write = Logged {
+                key: key.clone(),
+                pending,
+                payload,
+                at_ms: self.clock.wall_ms(),
+            };
+            let appended = queue.append(&mut log, write, &journaled);
+            let record = appended.map_err(|error| StoreError::new(error.to_string()))?;
+            self.apply(&mut shard, key, step.change, now_ms);
+            if let Some(kept) = shard.busy.get_mut(key) {
+                let journal = queue.journal.as_ref();
+                kept.written = journal.map(|(journaled, _)| (Arc::clone(journaled), record));
+            }
+            (mark, step.wake, was_empty, record)
+        };
+        if !wake.is_empty() {
+            self.wakeups.wake(key.as_bytes());
+        }
+        if was_empty {
+            self.wakeups.wake(partition.flusher.as_bytes());
+        }
+        if let Some((journaled, _)) = &queue.journal {
+            written_down(journaled, record).await?;
+        }
+        Ok(PutAnswer::Done(mark))
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+        _stamp: u64,
+    ) -> Result<bool, StoreError> {
+        Ok(self.queue(partition).lock().rotate(from, to))
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        let now_ms = self.clock.wall_ms();
+        Ok(self.queue(partition).lock().fetch(&fetch, now_ms))
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        for Settled {
+            key,
+            number,
+            keep_ms,
+        } in settled
+        {
+            let mark = Mark {
+                incarnation,
+                number: *number,
+            };
+            self.step(key, |slot| state::settle(slot, mark, *keep_ms));
+        }
+        self.queue(partition).cut(incarnation, up_to);
+        Ok(())
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        self.on_disk(key).await?;
+        Ok(self.peek(key).and_then(|slot| match slot.state {
+            State::Pending(pending, payload) => Some((pending, payload)),
+            _ => None,
+        }))
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        Ok(self.queue(partition).lock().logs())
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        self.queue(partition).drop_log(incarnation);
+        Ok(())
+    }
+
+    async fn marks(
+        &self,
+        _partition: &Partition,
+        _cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        // Nothing is dropped here, so nothing is indexed.
+        Ok((0, Vec::new()))
+    }
+
+    async fn disclaim(&self, _partition: &Partition) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

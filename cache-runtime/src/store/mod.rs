@@ -6,6 +6,17 @@
 //!
 //! Not here: what to do with an answer (`read`, `write`), and what a failing store means for the caller (nothing).
 
+/// Calls the store that there is.
+macro_rules! dispatch {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Self::Memory($store) => $call,
+            #[cfg(feature = "redis")]
+            Self::Redis($store) => $call,
+        }
+    };
+}
+
 #[cfg(feature = "redis")]
 mod condition;
 #[cfg(feature = "redis")]
@@ -21,19 +32,17 @@ mod pulse;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+mod redis_queue;
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
-    behind::{
-        mark::{Incarnation, Mark},
-        partition::Partition,
-    },
+    behind::partition::Partition,
     error::{Error, StoreError},
     key::Key,
     policy::QueuePolicy,
-    state::{Identity, Lease, Meta, Pending, State},
-    store::queue::{Fetch, Fetched, Put, PutAnswer, Settled},
+    state::{Identity, Lease, Meta, State},
     token::Token,
     wake::Wakeups,
 };
@@ -258,79 +267,6 @@ pub trait Store: Send + Sync + 'static {
         prefix: &[u8],
         cursor: u64,
     ) -> impl Future<Output = Result<(u64, Vec<Key>), StoreError>> + Send;
-
-    /// Whether the store keeps a queue as the policy demands; if not, why, and what to change.
-    fn check_queue(
-        &self,
-        policy: &QueuePolicy,
-    ) -> impl Future<Output = Result<Result<(), String>, StoreError>> + Send;
-
-    /// Queues a write and stores it at its key, both or neither.
-    fn put(
-        &self,
-        partition: &Partition,
-        key: &Key,
-        put: Put,
-    ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
-
-    /// Begins an incarnation of a queue in the history of the store with this stamp, if the current one is still `from`.
-    /// Answers whether it was.
-    fn rotate(
-        &self,
-        partition: &Partition,
-        from: Option<Incarnation>,
-        to: Incarnation,
-        stamp: u64,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
-
-    /// Reads a queue.
-    fn fetch(
-        &self,
-        partition: &Partition,
-        fetch: Fetch,
-    ) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
-
-    /// Takes note that writes of an incarnation have left the queue, and cuts its log off behind a number, unless that is
-    /// zero.
-    fn settle(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-        settled: &[Settled],
-        up_to: u64,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// The queued write that stands at a key, whatever its history.
-    fn queued(
-        &self,
-        key: &Key,
-    ) -> impl Future<Output = Result<Option<(Pending, Payload)>, StoreError>> + Send;
-
-    /// The incarnations whose logs are here.
-    fn logs(
-        &self,
-        partition: &Partition,
-    ) -> impl Future<Output = Result<Vec<Incarnation>, StoreError>> + Send;
-
-    /// Removes the log of an incarnation that nothing is written to any more.
-    fn drop_log(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// Some of the marks of a partition, and the cursor to go on from; zero is both the first and the end.
-    fn marks(
-        &self,
-        partition: &Partition,
-        cursor: u64,
-    ) -> impl Future<Output = Result<(u64, Vec<(Key, Mark)>), StoreError>> + Send;
-
-    /// Gives up the claim of this process on a partition.
-    fn disclaim(
-        &self,
-        partition: &Partition,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// The store of a cache: the real one, or in tests the real one behind faults.
@@ -355,16 +291,6 @@ pub enum RealStore {
     /// Redis.
     #[cfg(feature = "redis")]
     Redis(redis::RedisStore),
-}
-
-macro_rules! dispatch {
-    ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            Self::Memory($store) => $call,
-            #[cfg(feature = "redis")]
-            Self::Redis($store) => $call,
-        }
-    };
 }
 
 impl Store for RealStore {
@@ -440,71 +366,6 @@ impl Store for RealStore {
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
         dispatch!(self, store => store.scan(prefix, cursor).await)
-    }
-
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
-        dispatch!(self, store => store.check_queue(policy).await)
-    }
-
-    async fn put(
-        &self,
-        partition: &Partition,
-        key: &Key,
-        put: Put,
-    ) -> Result<PutAnswer, StoreError> {
-        dispatch!(self, store => store.put(partition, key, put).await)
-    }
-
-    async fn rotate(
-        &self,
-        partition: &Partition,
-        from: Option<Incarnation>,
-        to: Incarnation,
-        stamp: u64,
-    ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.rotate(partition, from, to, stamp).await)
-    }
-
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
-        dispatch!(self, store => store.fetch(partition, fetch).await)
-    }
-
-    async fn settle(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-        settled: &[Settled],
-        up_to: u64,
-    ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.settle(partition, incarnation, settled, up_to).await)
-    }
-
-    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
-        dispatch!(self, store => store.queued(key).await)
-    }
-
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
-        dispatch!(self, store => store.logs(partition).await)
-    }
-
-    async fn drop_log(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.drop_log(partition, incarnation).await)
-    }
-
-    async fn marks(
-        &self,
-        partition: &Partition,
-        cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
-        dispatch!(self, store => store.marks(partition, cursor).await)
-    }
-
-    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
-        dispatch!(self, store => store.disclaim(partition).await)
     }
 }
 

@@ -1,0 +1,342 @@
+//! The queues of write-behind entities in Redis: one script per operation.
+//!
+//! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
+//! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
+
+use std::collections::HashMap;
+
+use redis::Value;
+
+use crate::{
+    behind::{
+        mark::{Incarnation, MARK_LENGTH, Mark},
+        partition::Partition,
+    },
+    entry,
+    error::StoreError,
+    key::Key,
+    policy::QueuePolicy,
+    state::{Condition, Pending, State},
+    store::{
+        Payload, durability,
+        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
+        redis::{RedisStore, SCANNED_AT_ONCE, SCRIPTS},
+    },
+    token::{ProcessId, Token},
+};
+
+/// How many rows are settled in one call of the script, which nothing else of Redis runs beside.
+const SETTLED_AT_ONCE: usize = 250;
+
+impl QueueStore for RedisStore {
+    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+        let link = self.0.link()?;
+        let mut command = redis::cmd("CONFIG");
+        command
+            .arg("GET")
+            .arg("appendonly")
+            .arg("appendfsync")
+            .arg("maxmemory-policy");
+        let mut connection = link.connection.clone();
+        let told: Result<HashMap<String, String>, _> = command.query_async(&mut connection).await;
+        Ok(match told {
+            Ok(told) => durability::judge(&told, policy),
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
+                durability::unknown(&error.to_string(), policy)
+            }
+            Err(error) => {
+                self.0.judge(&link, "config", Err(error))?;
+                Ok(())
+            }
+        })
+    }
+
+    async fn put(
+        &self,
+        partition: &Partition,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        let link = self.link_of(&put.meta.lease)?;
+        let (demand, token) = match put.condition {
+            Condition::Any => (0, Token::numbered(0)),
+            Condition::Present => (1, Token::numbered(0)),
+            Condition::Absent => (2, Token::numbered(0)),
+            Condition::Unchanged(token) => (3, token),
+        };
+        let mut invocation = SCRIPTS.put.prepare_invoke();
+        invocation
+            .key(key.as_bytes())
+            .key(partition.state.as_bytes())
+            .key(partition.marks.as_bytes())
+            .key(partition.flusher.as_bytes())
+            .arg(&link.stamp.to_le_bytes())
+            .arg(unmarked(&put)?)
+            .arg(demand)
+            .arg(&token.0)
+            .arg(put.most);
+        put_answer(&self.run_script("put", link, &invocation).await?)
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+        stamp: u64,
+    ) -> Result<bool, StoreError> {
+        let link = self.0.link()?;
+        if link.stamp != stamp {
+            // What was learnt of the queue was learnt of another history.
+            return Ok(false);
+        }
+        let from = from.map(|from| from.to_bytes().to_vec());
+        let mut invocation = SCRIPTS.rotate.prepare_invoke();
+        invocation
+            .key(partition.state.as_bytes())
+            .key(partition.logs.as_bytes())
+            .arg(from.unwrap_or_default())
+            .arg(&to.to_bytes())
+            .arg(&link.stamp.to_le_bytes())
+            .arg(partition.log(to).as_bytes());
+        Ok(self.run_script("rotate", link, &invocation).await? == Value::Int(1))
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        let link = self.0.link()?;
+        let mut invocation = SCRIPTS.fetch.prepare_invoke();
+        invocation
+            .key(partition.state.as_bytes())
+            .key(partition.flusher.as_bytes())
+            .key(partition.log(fetch.incarnation).as_bytes())
+            .arg(&ProcessId::current().0)
+            .arg(fetch.claim_ms)
+            .arg(fetch.after)
+            .arg(fetch.count)
+            .arg(&link.stamp.to_le_bytes());
+        if fetch.is_first {
+            invocation.arg(&fetch.incarnation.to_bytes());
+        } else {
+            invocation.arg("");
+        }
+        let stamp = link.stamp;
+        fetched(self.run_script("fetch", link, &invocation).await?, stamp)
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        let link = self.0.link()?;
+        let log = partition.log(incarnation);
+        let mut chunks = settled.chunks(SETTLED_AT_ONCE).peekable();
+        loop {
+            let chunk = chunks.next().unwrap_or_default();
+            let is_last = chunks.peek().is_none();
+            let mut invocation = SCRIPTS.settle.prepare_invoke();
+            invocation
+                .key(partition.state.as_bytes())
+                .key(partition.marks.as_bytes())
+                .key(log.as_bytes())
+                .arg(&incarnation.to_bytes())
+                // The log is cut off last: what has not been settled is found there again.
+                .arg(if is_last { up_to } else { 0 });
+            for Settled {
+                key,
+                number,
+                keep_ms,
+            } in chunk
+            {
+                invocation.key(key.as_bytes()).arg(*number).arg(*keep_ms);
+            }
+            self.run_script("settle", link.clone(), &invocation).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        let command = redis::Cmd::get(key.as_bytes());
+        let reply = self.command("get", self.0.link()?, &command).await?;
+        let Value::BulkString(bytes) = reply else {
+            return Ok(None);
+        };
+        Ok(match entry::decode(&bytes) {
+            State::Pending(pending, _) => {
+                let payload = Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH);
+                Some((pending, payload))
+            }
+            _ => None,
+        })
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(partition.logs.as_bytes());
+        let reply = self.command("logs", self.0.link()?, &command).await?;
+        let names: Vec<Vec<u8>> = value(reply)?;
+        let names = names.into_iter().filter_map(|name| name.try_into().ok());
+        Ok(names.map(Incarnation::from_bytes).collect())
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        let link = self.0.link()?;
+        let log = partition.log(incarnation);
+        let delete = redis::Cmd::del(log.as_bytes());
+        self.command("drop_log", link.clone(), &delete).await?;
+        let mut forget = redis::cmd("SREM");
+        forget
+            .arg(partition.logs.as_bytes())
+            .arg(&incarnation.to_bytes());
+        self.command("drop_log", link, &forget).await?;
+        Ok(())
+    }
+
+    async fn marks(
+        &self,
+        partition: &Partition,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        let mut command = redis::cmd("HSCAN");
+        command
+            .arg(partition.marks.as_bytes())
+            .arg(cursor)
+            .arg("COUNT")
+            .arg(SCANNED_AT_ONCE);
+        let reply = self.command("marks", self.0.link()?, &command).await?;
+        type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+        let (cursor, fields): (u64, Fields) = value(reply)?;
+        let marks = fields.into_iter().filter_map(|(key, mark)| {
+            let mark = Mark::from_bytes(mark.try_into().ok()?);
+            Some((Key::from_bytes(&key), mark))
+        });
+        Ok((cursor, marks.collect()))
+    }
+
+    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+        // A claim that another process has taken since is left alone: it is compared, and what is left of the race only
+        // costs that process a moment.
+        let link = self.0.link()?;
+        let get = redis::Cmd::get(partition.flusher.as_bytes());
+        let holder = self.command("disclaim", link.clone(), &get).await?;
+        if holder == Value::BulkString(ProcessId::current().0.to_vec()) {
+            let delete = redis::Cmd::del(partition.flusher.as_bytes());
+            self.command("disclaim", link, &delete).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The Pending entry of a put, with a mark that the script fills in.
+fn unmarked(put: &Put) -> Result<Vec<u8>, StoreError> {
+    let (is_deletion, payload) = match &put.body {
+        Body::Row(Payload::Bytes(bytes, header)) => (false, &bytes[*header..]),
+        Body::Row(Payload::Shared(_)) => {
+            return Err(StoreError::new("a row was not encoded for Redis"));
+        }
+        Body::Deletion(id) => (true, id.as_slice()),
+    };
+    let pending = Pending {
+        mark: Mark::from_bytes([0; MARK_LENGTH]),
+        is_deletion,
+        meta: put.meta,
+    };
+    Ok(entry::encode(&State::Pending(pending, payload)))
+}
+
+fn put_answer(reply: &Value) -> Result<PutAnswer, StoreError> {
+    match reply {
+        Value::BulkString(mark) => {
+            if let Ok(mark) = <[u8; MARK_LENGTH]>::try_from(mark.as_slice()) {
+                return Ok(PutAnswer::Done(Mark::from_bytes(mark)));
+            }
+        }
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::Int(1), from] => return Ok(PutAnswer::Rotate(incarnation(from))),
+            [Value::Int(2)] => return Ok(PutAnswer::Full),
+            [Value::Int(3)] => return Ok(PutAnswer::Unknown),
+            [Value::Int(4)] => return Ok(PutAnswer::Refused),
+            _ => {}
+        },
+        _ => {}
+    }
+    Err(unexpected(reply))
+}
+
+fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
+    let Value::Array(parts) = reply else {
+        return Err(unexpected(&reply));
+    };
+    let mut parts = parts.into_iter();
+    let mut next = || parts.next().unwrap_or(Value::Nil);
+    let mut found = Fetched {
+        is_claimed: false,
+        stamp,
+        is_present: false,
+        current: None,
+        current_last: 0,
+        log_last: 0,
+        now_ms: 0,
+        writes: Vec::new(),
+    };
+    if next() != Value::Int(1) {
+        return Ok(found);
+    }
+    found.is_claimed = true;
+    found.current = incarnation(&next());
+    found.current_last = value(next())?;
+    let (_, log_last) = id(&next())?;
+    found.log_last = log_last;
+    found.now_ms = value(next())?;
+    let writes: Vec<(Value, HashMap<String, Vec<u8>>)> = value(next())?;
+    for (place, mut fields) in writes {
+        let mut field = |name: &str| fields.remove(name).unwrap_or_default();
+        let (key, bytes, at) = (field("k"), field("e"), field("a"));
+        let State::Pending(pending, _) = entry::decode(&bytes) else {
+            return Err(StoreError::new(format!(
+                "what is in the queue at {place:?} is no write"
+            )));
+        };
+        found.writes.push(Logged {
+            key: Key::from_bytes(&key),
+            pending,
+            payload: Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH),
+            at_ms: String::from_utf8_lossy(&at).parse().unwrap_or(0),
+        });
+    }
+    found.is_present = next() == Value::Int(1);
+    Ok(found)
+}
+
+/// The two numbers of a stream's id.
+fn id(reply: &Value) -> Result<(u64, u64), StoreError> {
+    let text: String = value(reply.clone())?;
+    let parts = text.split_once('-');
+    let parsed = parts.and_then(|(time, number)| Some((time.parse().ok()?, number.parse().ok()?)));
+    parsed.ok_or_else(|| unexpected(reply))
+}
+
+fn incarnation(reply: &Value) -> Option<Incarnation> {
+    match reply {
+        Value::BulkString(bytes) => {
+            Some(Incarnation::from_bytes(bytes.as_slice().try_into().ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))
+}
+
+fn unexpected(reply: &Value) -> StoreError {
+    StoreError::new(format!("an unexpected answer of Redis: {reply:?}"))
+}
