@@ -55,11 +55,10 @@ enum Operation {
         publish: bool,
     },
     Invalidate,
+    /// Writes that meet in one call, all of one key.
     Put {
-        token: u64,
+        writes: Vec<Write>,
         identity: u8,
-        deletion: bool,
-        demand: u8,
     },
     Settle {
         back: u64,
@@ -79,6 +78,13 @@ enum Operation {
     Crowd,
 }
 
+#[derive(Clone, Debug)]
+struct Write {
+    token: u64,
+    deletion: bool,
+    demand: u8,
+}
+
 const LEASE_TTL_MS: u64 = 60_000;
 const VALUE_TTL_MS: u64 = 300_000;
 
@@ -86,6 +92,11 @@ fn operation() -> impl Strategy<Value = Operation> {
     // Few tokens and identities, so that operations meet each other.
     let token = 0..4_u64;
     let identity = 0..2_u8;
+    let write = (0..4_u64, any::<bool>(), 0..7_u8).prop_map(|(token, deletion, demand)| Write {
+        token,
+        deletion,
+        demand,
+    });
     prop_oneof![
         2 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::SetIfAbsent { lease, identity }),
         3 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::Acquire { lease, identity }),
@@ -96,8 +107,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (token.clone(), prop_oneof![Just(40_000), Just(80_000)]).prop_map(|(intent, ttl_ms)| Operation::Begin { intent, ttl_ms }),
         4 => (token, any::<bool>()).prop_map(|(intent, publish)| Operation::End { intent, publish }),
         1 => Just(Operation::Invalidate),
-        4 => (0..4_u64, 0..2_u8, any::<bool>(), 0..7_u8)
-            .prop_map(|(token, identity, deletion, demand)| Operation::Put { token, identity, deletion, demand }),
+        4 => (prop::collection::vec(write, 1..4), 0..2_u8)
+            .prop_map(|(writes, identity)| Operation::Put { writes, identity }),
         2 => (0..2_u64, prop_oneof![Just(0), Just(VALUE_TTL_MS)]).prop_map(|(back, keep_ms)| Operation::Settle { back, keep_ms }),
         2 => (0..4_u64, 0..2_u8).prop_map(|(lease, identity)| Operation::AcquireQueued { lease, identity }),
         2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
@@ -226,60 +237,69 @@ impl Bench {
         invocation.invoke(&mut self.redis).expect("the script runs")
     }
 
-    fn put(&mut self, token: u64, number: u8, is_deletion: bool, demand: u8) -> Vec<ProcessId> {
+    fn put(&mut self, writes: &[Write], number: u8) -> Vec<ProcessId> {
         self.set_history(number);
-        let (code, condition, wanted) = match demand {
-            0 => (0, Condition::Any, 0),
-            1 => (1, Condition::Present, 0),
-            2 => (2, Condition::Absent, 0),
-            wanted => {
-                let wanted = u64::from(wanted - 3);
-                (3, Condition::Unchanged(Token::numbered(wanted)), wanted)
-            }
-        };
-        let mut pending = Pending {
-            mark: Mark::from_bytes([0; MARK_LENGTH]),
-            is_deletion,
-            meta: Meta {
-                lease: lease(token, number),
-                loaded_at_ms: 1_700_000_000_123,
-                load_cost_us: 0,
-                version: 0,
-            },
-        };
-        let payload = b"queued\x00".to_vec();
-        let unmarked = bytes_of(&State::Pending(pending, payload.clone()));
-        let keys = ["state", "marks", "flusher"].map(|part| self.queue(part));
-        let keys = [std::slice::from_ref(&self.key), &keys[..]].concat();
-        let reply = self.script_on(
-            "put",
-            &keys,
-            &[
-                &identity(number).stamp.to_le_bytes(),
-                &unmarked,
-                code.to_string().as_bytes(),
-                &Token::numbered(wanted).0,
-                b"1000000",
-            ],
-        );
-        pending.mark = Mark {
-            incarnation: INCARNATION,
-            number: self.puts + 1,
-        };
-        let slot = self.model.clone();
-        let step = state::put(slot.as_ref(), pending, payload.clone(), condition);
-        let (judgement, wake) = self.model_step(step);
-        let expected = match judgement {
-            Judgement::Met => {
-                self.puts += 1;
-                self.marked = Some((pending, payload));
-                Value::BulkString(pending.mark.to_bytes().to_vec())
-            }
-            Judgement::Unknown => Value::Array(vec![Value::Int(3)]),
-            Judgement::Refused => Value::Array(vec![Value::Int(4)]),
-        };
-        assert_eq!(reply, expected, "the answer to a put");
-        wake
+        let mut keys = ["state", "marks", "flusher"]
+            .map(|part| self.queue(part))
+            .to_vec();
+        let mut arguments = vec![
+            identity(number).stamp.to_le_bytes().to_vec(),
+            b"1000000".to_vec(),
+        ];
+        let mut expected = Vec::new();
+        let mut woken = Vec::new();
+        for write in writes {
+            let (code, condition, wanted) = match write.demand {
+                0 => (0, Condition::Any, 0),
+                1 => (1, Condition::Present, 0),
+                2 => (2, Condition::Absent, 0),
+                wanted => {
+                    let wanted = u64::from(wanted - 3);
+                    (3, Condition::Unchanged(Token::numbered(wanted)), wanted)
+                }
+            };
+            let mut pending = Pending {
+                mark: Mark::from_bytes([0; MARK_LENGTH]),
+                is_deletion: write.deletion,
+                meta: Meta {
+                    lease: lease(write.token, number),
+                    loaded_at_ms: 1_700_000_000_123,
+                    load_cost_us: 0,
+                    version: 0,
+                },
+            };
+            let payload = b"queued\x00".to_vec();
+            keys.push(self.key.clone());
+            let mut header = bytes_of(&State::Pending(pending, Vec::new()));
+            header.truncate(entry::HEADER_LENGTH);
+            arguments.extend([
+                header,
+                payload.clone(),
+                code.to_string().into_bytes(),
+                Token::numbered(wanted).0.to_vec(),
+            ]);
+            pending.mark = Mark {
+                incarnation: INCARNATION,
+                number: self.puts + 1,
+            };
+            let slot = self.model.clone();
+            let step = state::put(slot.as_ref(), pending, payload.clone(), condition);
+            let (judgement, wake) = self.model_step(step);
+            woken.extend(wake);
+            expected.push(match judgement {
+                Judgement::Met => {
+                    self.puts += 1;
+                    self.marked = Some((pending, payload));
+                    Value::BulkString(pending.mark.to_bytes().to_vec())
+                }
+                Judgement::Unknown => Value::Int(3),
+                Judgement::Refused => Value::Int(4),
+            });
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let reply = self.script_on("put", &keys, &arguments);
+        assert_eq!(reply, Value::Array(expected), "the answers to puts");
+        woken
     }
 
     fn settle(&mut self, back: u64, keep_ms: u64) {
@@ -495,12 +515,7 @@ impl Bench {
                 self.script("invalidate", &[]);
                 self.model_step(state::invalidate(slot)).1
             }
-            Operation::Put {
-                token,
-                identity,
-                deletion,
-                demand,
-            } => self.put(*token, *identity, *deletion, *demand),
+            Operation::Put { writes, identity } => self.put(writes, *identity),
             Operation::Settle { back, keep_ms } => {
                 self.settle(*back, *keep_ms);
                 Vec::new()
@@ -716,11 +731,14 @@ fn a_script_without_the_lease_comparison_is_found() {
 fn a_script_without_the_comparison_of_marks_is_found() {
     let mut bench = Bench::new();
     for token in 1..3 {
-        bench.run(&Operation::Put {
+        let write = Write {
             token,
-            identity: 0,
             deletion: false,
             demand: 0,
+        };
+        bench.run(&Operation::Put {
+            writes: vec![write],
+            identity: 0,
         });
     }
     let broken = script_text("settle")

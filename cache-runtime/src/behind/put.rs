@@ -167,7 +167,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Decided, Error> {
         let queue = self.queue();
         let lane = &queue.lanes[self.keys.partition(key)];
-        self.verified(queue).await?;
+        let acknowledged = self.verified(queue).await?;
         let (body, journaled) = self.body(id, row)?;
         let mut made_room = false;
         for _ in 0..MOST_TRIES {
@@ -178,6 +178,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 journaled: journaled.clone(),
                 condition,
                 most: queue.most(),
+                acknowledged,
             };
             let stamp = put.meta.lease.identity.stamp;
             let answer = self.cache.store.put(&lane.partition, key, put).await;

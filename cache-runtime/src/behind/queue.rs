@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
     key::Key,
     policy::QueuePolicy,
     repository::Inner,
-    store::{Store, queue::QueueStore},
+    store::{
+        Store,
+        queue::{Acknowledged, QueueStore},
+    },
 };
 
 /// How many keys of this process can be modified at the same time.
@@ -39,13 +42,15 @@ pub(crate) struct Queue {
     pub(crate) policy: QueuePolicy,
     /// The run of the store that was checked last, and one.
     verified: AtomicU64,
+    /// Whether that store has to be asked when writes are on its disk.
+    syncs: AtomicBool,
     /// So that the tasks of this process do not make each other's modifications fail.
     modifying: Vec<tokio::sync::Mutex<()>>,
 }
 
 /// One partition.
 pub(crate) struct Lane {
-    pub(crate) partition: Partition,
+    pub(crate) partition: Arc<Partition>,
     /// How far the incarnation that is flushed now was applied, if that is known. Held while a batch is flushed.
     pub(crate) position: tokio::sync::Mutex<Option<OpenIncarnation>>,
     /// Held while an incarnation is begun.
@@ -75,6 +80,7 @@ impl Queue {
             lanes: lanes.collect(),
             policy,
             verified: AtomicU64::new(0),
+            syncs: AtomicBool::new(false),
             modifying: (0..STRIPES)
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
@@ -83,7 +89,7 @@ impl Queue {
 
     /// The partitions, as the store knows them.
     pub(crate) fn partitions(&self) -> Vec<&Partition> {
-        self.lanes.iter().map(|lane| &lane.partition).collect()
+        self.lanes.iter().map(|lane| &*lane.partition).collect()
     }
 
     /// How many writes one partition may hold.
@@ -111,7 +117,7 @@ impl Queue {
 impl Lane {
     fn new(queue: &str, number: u16) -> Self {
         Self {
-            partition: Partition::new(queue, number),
+            partition: Arc::new(Partition::new(queue, number)),
             position: tokio::sync::Mutex::default(),
             rotating: tokio::sync::Mutex::default(),
             rotations: AtomicU64::new(0),
@@ -165,22 +171,28 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         queue.expect("the operations of a queue are generated for write-behind entities only")
     }
 
-    /// Checks that the store can keep the queue, once per connection to it, and once that the database can.
-    pub(crate) async fn verified(&self, queue: &Queue) -> Result<(), Error> {
+    /// Checks that the store can keep the queue, once per connection to it, and once that the database can. When its answer
+    /// to a put may come.
+    pub(crate) async fn verified(&self, queue: &Queue) -> Result<Acknowledged, Error> {
         let run = self.cache.store.run() + 1;
         if queue.verified.load(Ordering::Acquire) == run {
-            return Ok(());
+            return Ok(match queue.syncs.load(Ordering::Relaxed) {
+                true => Acknowledged::AfterSync,
+                false => Acknowledged::AtOnce,
+            });
         }
-        Box::pin(self.verify(queue)).await?;
+        let acknowledged = Box::pin(self.verify(queue)).await?;
+        let syncs = acknowledged == Acknowledged::AfterSync;
+        queue.syncs.store(syncs, Ordering::Relaxed);
         queue.verified.store(run, Ordering::Release);
-        Ok(())
+        Ok(acknowledged)
     }
 
-    async fn verify(&self, queue: &Queue) -> Result<(), Error> {
+    async fn verify(&self, queue: &Queue) -> Result<Acknowledged, Error> {
         let name = E::SPEC.name;
         let checked = self.cache.store.check_queue(&queue.policy).await;
         let checked = checked.map_err(|error| self.queue_away("check", error))?;
-        checked.map_err(|reason| {
+        let acknowledged = checked.map_err(|reason| {
             Error::new(
                 ErrorKind::Configuration,
                 format!("{name} cannot be written behind: {reason}"),
@@ -188,7 +200,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         })?;
         // Once, so that puts go on when the database is away and Redis was.
         if queue.verified.load(Ordering::Acquire) > 0 {
-            return Ok(());
+            return Ok(acknowledged);
         }
         let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
         let is_other = |other: &String| **other != *queue.name && !other.contains('@');
@@ -203,7 +215,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 ),
             ));
         }
-        Ok(())
+        Ok(acknowledged)
     }
 
     /// The error of an operation that the store has failed.

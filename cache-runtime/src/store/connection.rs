@@ -32,6 +32,7 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
+use tokio::sync::OnceCell;
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, Mechanism};
@@ -47,6 +48,8 @@ use crate::{
     wake::Wakeups,
 };
 
+/// How long a server may take to write to its disk.
+pub(crate) const LONGEST_SYNC: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const WAKE_CHANNEL: &[u8] = b"larder:wake:";
@@ -127,6 +130,8 @@ pub(crate) struct Link {
     pub(crate) stamp: u64,
     /// Whether the link may be used now.
     pub(crate) pulse: Arc<Pulse>,
+    /// Another connection to that run, for commands that hold up those behind them.
+    companion: Arc<OnceCell<(u64, MultiplexedConnection)>>,
     number: u64,
 }
 
@@ -398,6 +403,7 @@ impl Connector {
             stamp,
             pulse: Arc::new(Pulse::new(fenced)),
             connection,
+            companion: Arc::default(),
             number,
         };
         if !fenced {
@@ -406,6 +412,37 @@ impl Connector {
         let window = suspect_window(&link).await;
         self.earn_trust(&link).await?;
         Ok((link, Some(window)))
+    }
+
+    /// A connection beside a link, to the same run of the same server, for commands that may take as long as this to answer.
+    pub(crate) async fn companion(&self, link: &Link) -> Result<MultiplexedConnection, StoreError> {
+        let made = link.companion.get_or_try_init(async || {
+            let timeouts = self.options.timeouts;
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(timeouts.connect))
+                .set_response_timeout(Some(LONGEST_SYNC + timeouts.response));
+            let client = &self.client;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            let mut connection = connection.await?;
+            let told = info().query_async::<String>(&mut connection).await?;
+            Ok::<_, RedisError>((self.stamp_of(&told), connection))
+        });
+        let (stamp, connection) = made
+            .await
+            .map_err(|error| StoreError::new(error.to_string()))?;
+        if *stamp != link.stamp {
+            return Err(StoreError::new("Redis was replaced"));
+        }
+        Ok(connection.clone())
+    }
+
+    /// Whether the server of a link tells its history, so that a new one is noticed.
+    pub(crate) fn tells_histories(&self, link: &Link) -> bool {
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::Stamp) {
+            return true;
+        }
+        link.stamp != 0
     }
 
     /// Tries a write at once, without waiting for the next beat.

@@ -25,7 +25,7 @@ use crate::{
     state::{Change, Identity, Lease, Pending, State},
     store::{
         Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched,
-        queue::{Fetch, Fetched, Put, PutAnswer, QueueStore, Settled},
+        queue::{Acknowledged, Fetch, Fetched, Put, PutAnswer, QueueStore, Settled},
     },
     token::Token,
     wake::Wakeups,
@@ -470,13 +470,16 @@ impl Store for FaultyStore {
 }
 
 impl QueueStore for FaultyStore {
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+    async fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> Result<Result<Acknowledged, String>, StoreError> {
         self.store.check_queue(policy).await
     }
 
     async fn put(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {

@@ -30,7 +30,7 @@ use crate::{
     store::{
         Payload,
         memory::{MemoryStore, written_down},
-        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
+        queue::{Acknowledged, Body, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
     },
 };
 
@@ -275,19 +275,22 @@ pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
 const EARLIER: u64 = u64::MAX;
 
 impl QueueStore for MemoryStore {
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+    async fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> Result<Result<Acknowledged, String>, StoreError> {
         Ok(match (policy.durability, policy.journal) {
             (Some(Durability::Fsync), None) => Err(
                 "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with                  `durability = \"memory\"`"
                     .to_owned(),
             ),
-            _ => Ok(()),
+            _ => Ok(Acknowledged::AtOnce),
         })
     }
 
     async fn put(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {

@@ -25,6 +25,8 @@ pub mod connection;
 mod durability;
 #[cfg(feature = "test-util")]
 pub mod faulty;
+#[cfg(feature = "redis")]
+mod gathering;
 pub mod memory;
 pub(crate) mod memory_queue;
 #[cfg(feature = "redis")]
@@ -32,6 +34,8 @@ mod pulse;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+mod redis_put;
 #[cfg(feature = "redis")]
 mod redis_queue;
 

@@ -1,5 +1,7 @@
 //! What a store and the write-behind engine say to each other.
 
+use std::sync::Arc;
+
 use crate::{
     behind::{
         mark::{Incarnation, Mark},
@@ -25,6 +27,18 @@ pub struct Put {
     pub condition: Condition,
     /// How many writes the queue may hold.
     pub most: u64,
+    /// When its answer may come.
+    pub acknowledged: Acknowledged,
+}
+
+/// When the answer to a put is an acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// At once: when the store answers, the write is as safe as it is to be.
+    #[default]
+    AtOnce,
+    /// When the store has written it to its disk, for which it has to be asked.
+    AfterSync,
 }
 
 /// What a queued write makes of its row.
@@ -113,16 +127,16 @@ pub struct Settled {
 
 /// A store that keeps queues.
 pub trait QueueStore: Send + Sync + 'static {
-    /// Whether the store keeps a queue as the policy demands; if not, why, and what to change.
+    /// When the store may acknowledge writes to a queue, as the policy demands; if never, why, and what to change.
     fn check_queue(
         &self,
         policy: &QueuePolicy,
-    ) -> impl Future<Output = Result<Result<(), String>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Result<Acknowledged, String>, StoreError>> + Send;
 
     /// Queues a write and stores it at its key, both or neither.
     fn put(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         key: &Key,
         put: Put,
     ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
@@ -188,13 +202,16 @@ pub trait QueueStore: Send + Sync + 'static {
 }
 
 impl QueueStore for RealStore {
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
+    async fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> Result<Result<Acknowledged, String>, StoreError> {
         dispatch!(self, store => store.check_queue(policy).await)
     }
 
     async fn put(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {

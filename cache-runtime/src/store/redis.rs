@@ -24,7 +24,9 @@ use crate::{
     store::{
         Filling, Found, Keeps, Payload, Store, Touched,
         connection::{Connector, Link, Options},
+        gathering::Gathering,
         pulse::Pulse,
+        redis_put::Puts,
     },
     token::{ProcessId, Token},
     wake::Wakeups,
@@ -36,13 +38,19 @@ const LONGEST_PIPELINE: usize = 500;
 pub(super) const SCANNED_AT_ONCE: u32 = 500;
 
 /// Entries in a Redis server.
-pub struct RedisStore(pub(super) Arc<Connector>);
+pub struct RedisStore {
+    pub(super) connector: Arc<Connector>,
+    /// Where queued writes meet.
+    pub(super) puts: Arc<Gathering<Puts>>,
+    /// Where those meet that wait for the server's disk.
+    pub(super) synced_puts: Arc<Gathering<Puts>>,
+}
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The address only: a URL may hold a password.
         f.debug_struct("RedisStore")
-            .field("address", &self.0.address())
+            .field("address", &self.connector.address())
             .finish_non_exhaustive()
     }
 }
@@ -58,13 +66,16 @@ pub(super) struct Scripts {
     invalidate: Script,
     pub(super) acquire_queued: Script,
     pub(super) put: Script,
+    /// Its text, for a server that does not know it.
+    pub(super) put_text: String,
     pub(super) rotate: Script,
     pub(super) fetch: Script,
     pub(super) settle: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-    let script = |name| Script::new(&script_text(name).expect("the script is in the table"));
+    let text = |name| script_text(name).expect("the script is in the table");
+    let script = |name| Script::new(&text(name));
     Scripts {
         acquire: script("acquire"),
         wait: script("wait"),
@@ -75,6 +86,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         invalidate: script("invalidate"),
         acquire_queued: script("acquire_queued"),
         put: script("put"),
+        put_text: text("put"),
         rotate: script("rotate"),
         fetch: script("fetch"),
         settle: script("settle"),
@@ -115,17 +127,24 @@ impl RedisStore {
         repairs: Arc<Repairs>,
     ) -> Result<Self, RedisError> {
         let connector = Connector::new(url, root_certificate, options, repairs)?;
-        Ok(Self(Arc::new(connector)))
+        let connector = Arc::new(connector);
+        let puts = Puts::at_once(Arc::clone(&connector));
+        let synced_puts = Puts::after_sync(Arc::clone(&connector));
+        Ok(Self {
+            connector,
+            puts,
+            synced_puts,
+        })
     }
 
     /// Tries once to connect; goes on in the background if that fails.
     pub async fn connect(&self) -> Result<(), StoreError> {
-        self.0.connect().await
+        self.connector.connect().await
     }
 
     /// The current link if it leads to the history the lease was taken in.
     pub(super) fn link_of(&self, lease: &Lease) -> Result<Link, StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         if link.stamp == lease.identity.stamp {
             Ok(link)
         } else {
@@ -144,7 +163,7 @@ impl RedisStore {
     ) -> Result<Value, StoreError> {
         let pulse = Arc::clone(&link.pulse);
         let answer = unless_silent(&pulse, invocation.invoke_async(&mut link.connection)).await?;
-        self.0.judge(&link, operation, answer)
+        self.connector.judge(&link, operation, answer)
     }
 
     /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
@@ -166,7 +185,7 @@ impl RedisStore {
             }
             let pulse = Arc::clone(&link.pulse);
             let answer = unless_silent(&pulse, send_all(&mut link, script, &pipeline)).await?;
-            self.0.judge(&link, operation, answer)?;
+            self.connector.judge(&link, operation, answer)?;
         }
         Ok(())
     }
@@ -182,7 +201,7 @@ impl RedisStore {
         let answer = unless_silent(&pulse, link.connection.send_packed_command(command)).await?;
         // A server's refusal arrives as a value when a command is sent this way.
         let answer = answer.and_then(Value::extract_error);
-        self.0.judge(&link, operation, answer)
+        self.connector.judge(&link, operation, answer)
     }
 
     /// Stores a state past all rules, or removes the key.
@@ -199,14 +218,15 @@ impl RedisStore {
                 .to_owned(),
             None => redis::Cmd::del(key.as_bytes()),
         };
-        self.command("force", self.0.link()?, &command).await?;
+        self.command("force", self.connector.link()?, &command)
+            .await?;
         Ok(())
     }
 
     /// The bytes at a key and the milliseconds left to them.
     #[cfg(feature = "test-util")]
     pub(crate) async fn peek(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let bytes = self
             .command("peek", link.clone(), &redis::Cmd::get(key.as_bytes()))
             .await?;
@@ -263,7 +283,7 @@ fn encode(filling: &Filling) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn is_unknown_script(error: &RedisError) -> bool {
+pub(super) fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
 }
 
@@ -311,7 +331,10 @@ fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError
 }
 
 /// Stops waiting for an answer when the server falls silent: the caller may have waited for another one before.
-async fn unless_silent<T>(pulse: &Pulse, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+pub(super) async fn unless_silent<T>(
+    pulse: &Pulse,
+    answer: impl Future<Output = T>,
+) -> Result<T, StoreError> {
     tokio::select! {
         biased;
         answer = answer => Ok(answer),
@@ -329,23 +352,23 @@ impl Store for RedisStore {
     }
 
     fn stamp(&self) -> u64 {
-        self.0.stamp()
+        self.connector.stamp()
     }
 
     fn run(&self) -> u64 {
-        self.0.run()
+        self.connector.run()
     }
 
     fn is_trusted(&self) -> bool {
-        self.0.is_trusted()
+        self.connector.is_trusted()
     }
 
     fn wakeups(&self) -> &Wakeups {
-        self.0.wakeups()
+        self.connector.wakeups()
     }
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
-        let mut link = self.0.link()?;
+        let mut link = self.connector.link()?;
         let identity = Identity {
             stamp: link.stamp,
             fingerprint,
@@ -356,7 +379,7 @@ impl Store for RedisStore {
         // Waits for its own time-out at most, and for nothing before it: a hit is spared the cost of listening.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
-        found(self.0.judge(&link, "get", answer)?, identity)
+        found(self.connector.judge(&link, "get", answer)?, identity)
     }
 
     async fn acquire(
@@ -412,7 +435,8 @@ impl Store for RedisStore {
             .arg(own)
             .arg(&ProcessId::current().0);
         instead(
-            self.run_script("wait", self.0.link()?, &invocation).await?,
+            self.run_script("wait", self.connector.link()?, &invocation)
+                .await?,
             identity,
         )
     }
@@ -460,7 +484,7 @@ impl Store for RedisStore {
         }));
         self.run_at_each(
             "begin",
-            self.0.link()?,
+            self.connector.link()?,
             &SCRIPTS.begin,
             touched,
             |touched, call| {
@@ -475,7 +499,7 @@ impl Store for RedisStore {
     }
 
     async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let stamp = link.stamp;
         self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
@@ -498,7 +522,7 @@ impl Store for RedisStore {
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         let mut invocation = SCRIPTS.invalidate.prepare_invoke();
         invocation.key(key.as_bytes());
-        self.run_script("invalidate", self.0.link()?, &invocation)
+        self.run_script("invalidate", self.connector.link()?, &invocation)
             .await?;
         Ok(())
     }
@@ -513,7 +537,9 @@ impl Store for RedisStore {
             .arg(SCANNED_AT_ONCE)
             .arg("TYPE")
             .arg("string");
-        let reply = self.command("scan", self.0.link()?, &command).await?;
+        let reply = self
+            .command("scan", self.connector.link()?, &command)
+            .await?;
         let (cursor, names): (u64, Vec<Vec<u8>>) =
             redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
         Ok((

@@ -3,7 +3,7 @@
 //! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
 //! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use redis::Value;
 
@@ -16,21 +16,28 @@ use crate::{
     error::StoreError,
     key::Key,
     policy::QueuePolicy,
-    state::{Condition, Pending, State},
+    state::{Pending, State},
     store::{
         Payload, durability,
-        queue::{Body, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
+        queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{RedisStore, SCANNED_AT_ONCE, SCRIPTS},
+        redis_put::{Call, wait_for_sync},
     },
-    token::{ProcessId, Token},
+    token::ProcessId,
 };
 
 /// How many rows are settled in one call of the script, which nothing else of Redis runs beside.
 const SETTLED_AT_ONCE: usize = 250;
 
 impl QueueStore for RedisStore {
-    async fn check_queue(&self, policy: &QueuePolicy) -> Result<Result<(), String>, StoreError> {
-        let link = self.0.link()?;
+    async fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> Result<Result<Acknowledged, String>, StoreError> {
+        let link = self.connector.link()?;
+        if !self.connector.tells_histories(&link) {
+            return Ok(Err(durability::NAMELESS.to_owned()));
+        }
         let mut command = redis::cmd("CONFIG");
         command
             .arg("GET")
@@ -39,43 +46,50 @@ impl QueueStore for RedisStore {
             .arg("maxmemory-policy");
         let mut connection = link.connection.clone();
         let told: Result<HashMap<String, String>, _> = command.query_async(&mut connection).await;
-        Ok(match told {
+        let judged = match told {
             Ok(told) => durability::judge(&told, policy),
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
                 durability::unknown(&error.to_string(), policy)
             }
             Err(error) => {
-                self.0.judge(&link, "config", Err(error))?;
-                Ok(())
+                self.connector.judge(&link, "config", Err(error))?;
+                Ok(Acknowledged::AtOnce)
             }
-        })
+        };
+        if judged != Ok(Acknowledged::AfterSync) {
+            return Ok(judged);
+        }
+        // A wait for nothing tells whether the server knows how to.
+        let told = wait_for_sync(0, 0).exec_async(&mut connection).await;
+        match told {
+            Ok(()) => {
+                self.connector.companion(&link).await?;
+                Ok(judged)
+            }
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
+                Ok(Err(durability::cannot_wait(&error.to_string())))
+            }
+            Err(error) => {
+                self.connector.judge(&link, "waitaof", Err(error))?;
+                Ok(judged)
+            }
+        }
     }
 
     async fn put(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
-        let link = self.link_of(&put.meta.lease)?;
-        let (demand, token) = match put.condition {
-            Condition::Any => (0, Token::numbered(0)),
-            Condition::Present => (1, Token::numbered(0)),
-            Condition::Absent => (2, Token::numbered(0)),
-            Condition::Unchanged(token) => (3, token),
+        // Before it waits: what was learnt of another history is no reason to.
+        self.link_of(&put.meta.lease)?;
+        let puts = match put.acknowledged {
+            Acknowledged::AtOnce => &self.puts,
+            Acknowledged::AfterSync => &self.synced_puts,
         };
-        let mut invocation = SCRIPTS.put.prepare_invoke();
-        invocation
-            .key(key.as_bytes())
-            .key(partition.state.as_bytes())
-            .key(partition.marks.as_bytes())
-            .key(partition.flusher.as_bytes())
-            .arg(&link.stamp.to_le_bytes())
-            .arg(unmarked(&put)?)
-            .arg(demand)
-            .arg(&token.0)
-            .arg(put.most);
-        put_answer(&self.run_script("put", link, &invocation).await?)
+        puts.call(Call::new(Arc::clone(partition), key.clone(), put)?)
+            .await
     }
 
     async fn rotate(
@@ -85,7 +99,7 @@ impl QueueStore for RedisStore {
         to: Incarnation,
         stamp: u64,
     ) -> Result<bool, StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         if link.stamp != stamp {
             // What was learnt of the queue was learnt of another history.
             return Ok(false);
@@ -103,7 +117,7 @@ impl QueueStore for RedisStore {
     }
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let mut invocation = SCRIPTS.fetch.prepare_invoke();
         invocation
             .key(partition.state.as_bytes())
@@ -130,7 +144,7 @@ impl QueueStore for RedisStore {
         settled: &[Settled],
         up_to: u64,
     ) -> Result<(), StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let log = partition.log(incarnation);
         let mut chunks = settled.chunks(SETTLED_AT_ONCE).peekable();
         loop {
@@ -161,7 +175,9 @@ impl QueueStore for RedisStore {
 
     async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
         let command = redis::Cmd::get(key.as_bytes());
-        let reply = self.command("get", self.0.link()?, &command).await?;
+        let reply = self
+            .command("get", self.connector.link()?, &command)
+            .await?;
         let Value::BulkString(bytes) = reply else {
             return Ok(None);
         };
@@ -177,7 +193,9 @@ impl QueueStore for RedisStore {
     async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
         let mut command = redis::cmd("SMEMBERS");
         command.arg(partition.logs.as_bytes());
-        let reply = self.command("logs", self.0.link()?, &command).await?;
+        let reply = self
+            .command("logs", self.connector.link()?, &command)
+            .await?;
         let names: Vec<Vec<u8>> = value(reply)?;
         let names = names.into_iter().filter_map(|name| name.try_into().ok());
         Ok(names.map(Incarnation::from_bytes).collect())
@@ -188,7 +206,7 @@ impl QueueStore for RedisStore {
         partition: &Partition,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let log = partition.log(incarnation);
         let delete = redis::Cmd::del(log.as_bytes());
         self.command("drop_log", link.clone(), &delete).await?;
@@ -211,7 +229,9 @@ impl QueueStore for RedisStore {
             .arg(cursor)
             .arg("COUNT")
             .arg(SCANNED_AT_ONCE);
-        let reply = self.command("marks", self.0.link()?, &command).await?;
+        let reply = self
+            .command("marks", self.connector.link()?, &command)
+            .await?;
         type Fields = Vec<(Vec<u8>, Vec<u8>)>;
         let (cursor, fields): (u64, Fields) = value(reply)?;
         let marks = fields.into_iter().filter_map(|(key, mark)| {
@@ -224,7 +244,7 @@ impl QueueStore for RedisStore {
     async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
         // A claim that another process has taken since is left alone: it is compared, and what is left of the race only
         // costs that process a moment.
-        let link = self.0.link()?;
+        let link = self.connector.link()?;
         let get = redis::Cmd::get(partition.flusher.as_bytes());
         let holder = self.command("disclaim", link.clone(), &get).await?;
         if holder == Value::BulkString(ProcessId::current().0.to_vec()) {
@@ -233,42 +253,6 @@ impl QueueStore for RedisStore {
         }
         Ok(())
     }
-}
-
-/// The Pending entry of a put, with a mark that the script fills in.
-fn unmarked(put: &Put) -> Result<Vec<u8>, StoreError> {
-    let (is_deletion, payload) = match &put.body {
-        Body::Row(Payload::Bytes(bytes, header)) => (false, &bytes[*header..]),
-        Body::Row(Payload::Shared(_)) => {
-            return Err(StoreError::new("a row was not encoded for Redis"));
-        }
-        Body::Deletion(id) => (true, id.as_slice()),
-    };
-    let pending = Pending {
-        mark: Mark::from_bytes([0; MARK_LENGTH]),
-        is_deletion,
-        meta: put.meta,
-    };
-    Ok(entry::encode(&State::Pending(pending, payload)))
-}
-
-fn put_answer(reply: &Value) -> Result<PutAnswer, StoreError> {
-    match reply {
-        Value::BulkString(mark) => {
-            if let Ok(mark) = <[u8; MARK_LENGTH]>::try_from(mark.as_slice()) {
-                return Ok(PutAnswer::Done(Mark::from_bytes(mark)));
-            }
-        }
-        Value::Array(parts) => match parts.as_slice() {
-            [Value::Int(1), from] => return Ok(PutAnswer::Rotate(incarnation(from))),
-            [Value::Int(2)] => return Ok(PutAnswer::Full),
-            [Value::Int(3)] => return Ok(PutAnswer::Unknown),
-            [Value::Int(4)] => return Ok(PutAnswer::Refused),
-            _ => {}
-        },
-        _ => {}
-    }
-    Err(unexpected(reply))
 }
 
 fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
@@ -324,7 +308,7 @@ fn id(reply: &Value) -> Result<(u64, u64), StoreError> {
     parsed.ok_or_else(|| unexpected(reply))
 }
 
-fn incarnation(reply: &Value) -> Option<Incarnation> {
+pub(super) fn incarnation(reply: &Value) -> Option<Incarnation> {
     match reply {
         Value::BulkString(bytes) => {
             Some(Incarnation::from_bytes(bytes.as_slice().try_into().ok()?))
@@ -337,6 +321,6 @@ fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
     redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))
 }
 
-fn unexpected(reply: &Value) -> StoreError {
+pub(super) fn unexpected(reply: &Value) -> StoreError {
     StoreError::new(format!("an unexpected answer of Redis: {reply:?}"))
 }

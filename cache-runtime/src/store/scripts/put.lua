@@ -1,40 +1,65 @@
--- state::put, and the write's place in its queue. KEYS: key, state, marks, flusher; ARGV: stamp, the Pending entry with an
--- empty mark, the demand (0 any, 1 present, 2 absent, 3 the token), the token, how many writes the queue may hold.
--- Answers the mark, or {what, incarnation}: 1 another history, 2 full, 3 unknown, 4 refused.
-local key, state, marks, flusher = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stamp, entry, demand, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local queue = redis.call('HMGET', state, 'i', 's', 'l', 'n', 't')
-local incarnation = queue[1]
+-- state::put for the rows of one queue, each with its place in it, in their order. KEYS: state, marks, flusher, then the
+-- rows' keys; ARGV: stamp, how many writes the queue may hold, then for each row the header of its Pending entry, its
+-- payload, the demand (0 any, 1 present, 2 absent, 3 the token) and the token.
+-- Answers {1, incarnation} if the queue is of another history; else for each row its mark, 2 full, 3 unknown, 4 refused, or
+-- what the server says against it.
+local call, format = redis.call, string.format
+local state, marks, flusher = KEYS[1], KEYS[2], KEYS[3]
+local stamp, most = ARGV[1], tonumber(ARGV[2])
+local queue = call('HMGET', state, 'i', 's', 'l', 'n', 't')
+local incarnation, log = queue[1], queue[3]
 if not incarnation or queue[2] ~= stamp then return { 1, incarnation or '' } end
-local raw = redis.call('GET', key)
-local k = kind(raw)
-if k == -3 then return { 3 } end
-if demand > 0 then
+local first, cut = tonumber(queue[4]), tonumber(queue[5])
+local time = call('TIME')
+local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
+
+-- Whether a demand is met by the head of what is at a key: nothing if it is, else the answer.
+local function unmet(raw, k, head, demand, wanted)
   local present
   if k == PENDING and string.sub(raw, 9, 16) == stamp then
     present = not has(flags(raw), DELETION)
-  elseif (k == VALUE or k == NEGATIVE) and identity(raw) == identity(entry) then
+  elseif (k == VALUE or k == NEGATIVE) and identity(raw) == identity(head) then
     present = k == VALUE
   else
-    return { 3 }
+    return 3
   end
-  if demand == 1 and not present then return { 4 } end
-  if demand == 2 and present then return { 4 } end
-  if demand == 3 and token(raw) ~= ARGV[4] then return { 4 } end
+  if demand == '1' and not present then return 4 end
+  if demand == '2' and present then return 4 end
+  if demand == '3' and token(raw) ~= wanted then return 4 end
 end
-local last, cut = tonumber(queue[4]), tonumber(queue[5])
-if last - cut >= most then return { 2 } end
-local number = last + 1
-local mark = incarnation .. struct.pack('>I8', number)
-entry = string.sub(entry, 1, HEADER) .. mark .. string.sub(entry, HEADER + MARK + 1)
-local now = redis.call('TIME')
-redis.call('XADD', queue[3], '0-' .. number, 'k', key, 'e', entry, 'a', now[1] * 1000 + math.floor(now[2] / 1000))
-redis.call('SET', key, entry)
-redis.call('HSET', marks, key, mark)
-redis.call('HSET', state, 'n', number)
-wake(key, raw)
-if last == cut then
-  local process = redis.call('GET', flusher)
-  if process then redis.pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
+
+local answers, marked, last = {}, {}, first
+for at = 4, #KEYS do
+  local key, head, demand = KEYS[at], ARGV[4 * at - 13], ARGV[4 * at - 11]
+  -- The header and a mark are all that matters of most.
+  local raw = redis.pcall('GETRANGE', key, '0', '79')
+  if type(raw) == 'table' then
+    answers[at - 3] = raw
+  else
+    local k = kind(raw ~= '' and raw)
+    local answer = k == -3 and 3 or (demand ~= '0' and unmet(raw, k, head, demand, ARGV[4 * at - 10]))
+    if not answer and last - cut >= most then answer = 2 end
+    if not answer then
+      last = last + 1
+      local mark = incarnation .. struct.pack('>I8', last)
+      local entry = head .. mark .. ARGV[4 * at - 12]
+      call('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
+      if k == LOADING then raw = call('GET', key) end
+      call('SET', key, entry)
+      if k == LOADING then wake(key, raw) end
+      marked[#marked + 1] = key
+      marked[#marked + 1] = mark
+      answer = mark
+    end
+    answers[at - 3] = answer
+  end
 end
-return mark
+if last > first then
+  call('HSET', marks, unpack(marked))
+  call('HSET', state, 'n', format('%d', last))
+  if first == cut then
+    local process = call('GET', flusher)
+    if process then redis.pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
+  end
+end
+return answers
