@@ -268,7 +268,8 @@ pub enum OnFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The loss of power: it is on disk.
+    /// The loss of power: it is on disk. With Redis that takes `appendfsync always`, or from 7.2 on `everysec`, where each
+    /// write waits for the flush of its second.
     Fsync,
     /// The death of the program. A crash of Redis or of its machine can take what was written since the last time that Redis
     /// wrote its file, one to two seconds with `appendfsync everysec`.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin, Repository,
+    Cache, Origin, Repository,
     store::{
         Store,
         faulty::{Faults, Mechanism},
@@ -241,58 +241,4 @@ async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
     scene.rows.flush().await.unwrap();
     assert_eq!(scene.in_database(1).await.unwrap(), "four");
     assert_eq!(scene.rows.stats().lost, 3);
-}
-
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", durability = "fsync")]
-struct Durable {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_could_lose_acknowledged_writes_is_refused_with_what_to_change() {
-    let cases: [(&[&str], &str); 3] = [
-        (&[], "appendonly yes"),
-        (
-            &["--appendonly", "yes", "--appendfsync", "everysec"],
-            "appendfsync",
-        ),
-        (
-            &[
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-                "--maxmemory-policy",
-                "allkeys-lru",
-            ],
-            "maxmemory-policy",
-        ),
-    ];
-    for (options, told) in cases {
-        let scene = Scene::open(options).await;
-        let cache = cache(&scene.server, &scene.faults).await;
-        let rows = Durable::repository(&cache, scene.world.pool.clone());
-        let row = Durable {
-            id: 1,
-            name: "x".to_owned(),
-            note: None,
-            quantity: 1,
-        };
-        for error in [
-            rows.start_flushing().await.unwrap_err(),
-            rows.save(&row).await.unwrap_err(),
-        ] {
-            assert_eq!(error.kind(), ErrorKind::Configuration);
-            assert!(error.to_string().contains(told), "{error}");
-        }
-    }
-    let scene = Scene::open(&AOF).await;
-    let cache = cache(&scene.server, &scene.faults).await;
-    let rows = Durable::repository(&cache, scene.world.pool.clone());
-    drop(rows.start_flushing().await.unwrap());
 }

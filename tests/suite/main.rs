@@ -18,6 +18,7 @@ mod breaker;
 mod bulk;
 mod crash;
 mod documentation;
+mod durability;
 mod expiry;
 mod failover;
 mod flush_apply;

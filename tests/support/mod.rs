@@ -13,6 +13,7 @@
 //! and stores, which the tests define beside their claims.
 
 pub(crate) mod database;
+pub(crate) mod disk;
 pub(crate) mod log;
 pub(crate) mod port;
 pub(crate) mod process;

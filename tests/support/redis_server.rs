@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use super::port::Port;
 
 /// How long a start or a stop may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a server keeps its log of commands, in its folder.
 const APPEND_ONLY: &str = "appendonlydir";
@@ -35,6 +35,7 @@ pub(crate) struct RedisServer {
     process: Option<Child>,
     port: Port,
     folder: TempDir,
+    program: PathBuf,
     options: Vec<String>,
 }
 
@@ -46,10 +47,24 @@ impl RedisServer {
 
     /// Starts a server with further options, such as `["--appendonly", "yes"]`.
     pub(crate) async fn start_with(options: &[&str]) -> Self {
+        Self::start_program(&program(), options).await
+    }
+
+    /// The servers of this machine: the one that tests are run with, and another one that speaks its language.
+    pub(crate) fn programs() -> Vec<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut places = std::env::split_paths(&path).map(|place| place.join("valkey-server"));
+        let other = places.find(|place| place.is_file());
+        [program()].into_iter().chain(other).collect()
+    }
+
+    /// Starts another server than the one that tests are run with.
+    pub(crate) async fn start_program(program: &Path, options: &[&str]) -> Self {
         let mut server = Self {
             process: None,
             port: Port::reserve(),
             folder: tempfile::tempdir().expect("a temporary folder can be created"),
+            program: program.to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
         };
         server.launch().await;
@@ -149,9 +164,7 @@ impl RedisServer {
             .append(true)
             .open(self.path("redis.log"))
             .expect("a log can be created in our own folder");
-        let program = std::env::var("LARDER_REDIS_SERVER");
-        let program = program.unwrap_or_else(|_| "redis-server".to_owned());
-        let process = Command::new(&program)
+        let process = Command::new(&self.program)
             .args([
                 "--bind",
                 "127.0.0.1",
@@ -170,7 +183,7 @@ impl RedisServer {
             .stdout(log.try_clone().expect("a log can be shared"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("failed to start `{program}`: {error}"));
+            .unwrap_or_else(|error| panic!("failed to start {:?}: {error}", self.program));
         self.process = Some(process);
         let answers = tokio::time::timeout(PATIENCE, async {
             while !self.answers().await {
@@ -239,6 +252,12 @@ impl RedisServer {
     fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
+}
+
+/// The server that tests are run with.
+fn program() -> PathBuf {
+    let program = std::env::var_os("LARDER_REDIS_SERVER");
+    program.map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
 }
 
 fn copy_files(from: &Path, to: &Path) {

@@ -2,7 +2,7 @@
 //!
 //! Taking up a command costs a server as much as doing a small one, and waiting for a disk costs as much for one write as for
 //! a hundred. So calls that come while others are under way wait for one of those to return, and then go as one group (group
-//! commit: DeWitt et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984). A call that finds room
+//! commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984). A call that finds room
 //! goes at once and alone, in the task of its caller: without company nothing is waited for, and nothing is spawned.
 //!
 //! Invariant: calls leave in the order in which they came.

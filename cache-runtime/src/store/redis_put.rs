@@ -65,6 +65,14 @@ pub(super) struct Puts {
 /// The puts of one group that go to one queue, by their places in the group.
 type Batch = Vec<usize>;
 
+/// What the server says to a pipeline.
+struct Said {
+    /// To each batch.
+    batches: Vec<Result<Value, RedisError>>,
+    /// Why what it has written is not known to be on disk, if that was to be waited for.
+    unsynced: Option<StoreError>,
+}
+
 impl Call {
     pub(super) fn new(partition: Arc<Partition>, key: Key, put: Put) -> Result<Self, StoreError> {
         if let Body::Row(Payload::Shared(_)) = put.body {
@@ -146,8 +154,8 @@ impl Puts {
             let replies = self
                 .round_trip(link, &mut connection, calls, &batches, knows_script)
                 .await;
-            let replies = match replies {
-                Ok(replies) => replies,
+            let said = match replies {
+                Ok(said) => said,
                 Err(error) => {
                     for &at in batches.iter().flatten() {
                         answers[at] = Err(error.clone());
@@ -156,10 +164,10 @@ impl Puts {
                 }
             };
             let mut unknown = Vec::new();
-            for (batch, reply) in batches.into_iter().zip(replies) {
+            for (batch, reply) in batches.into_iter().zip(said.batches) {
                 match reply {
                     Err(error) if knows_script && is_unknown_script(&error) => unknown.push(batch),
-                    reply => self.note(link, &batch, reply, answers),
+                    reply => self.note(link, &batch, reply, said.unsynced.as_ref(), answers),
                 }
             }
             batches = unknown;
@@ -176,7 +184,7 @@ impl Puts {
         calls: &[Call],
         batches: &[Batch],
         knows_script: bool,
-    ) -> Result<Vec<Result<Value, RedisError>>, StoreError> {
+    ) -> Result<Said, StoreError> {
         let mut pipeline = redis::Pipeline::with_capacity(batches.len() + 2);
         if !knows_script {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(&SCRIPTS.put_text);
@@ -196,20 +204,27 @@ impl Puts {
             let loaded = replies.next().unwrap_or(Value::Nil).extract_error();
             self.connector.judge(link, "put", loaded)?;
         }
-        let said: Vec<_> = (&mut replies).take(batches.len()).collect();
-        if self.synced {
-            let synced = replies.next().unwrap_or(Value::Nil).extract_error();
-            let synced = self.connector.judge(link, "waitaof", synced);
-            let is_on_disk = matches!(&synced, Ok(Value::Array(counts))
-                if matches!(counts.first(), Some(Value::Int(1..))));
-            if !is_on_disk {
-                return Err(StoreError::unanswered(match synced {
-                    Err(error) => error.to_string(),
-                    Ok(_) => format!("Redis has not written to its disk for {LONGEST_SYNC:?}"),
-                }));
+        let batches = (&mut replies).take(batches.len());
+        Ok(Said {
+            batches: batches.map(Value::extract_error).collect(),
+            unsynced: self
+                .synced
+                .then(|| self.unsynced(link, replies.next()))
+                .flatten(),
+        })
+    }
+
+    /// Why what was written is not known to be on disk.
+    fn unsynced(&self, link: &Link, reply: Option<Value>) -> Option<StoreError> {
+        let reply = reply.unwrap_or(Value::Nil).extract_error();
+        let message = match self.connector.judge(link, "waitaof", reply) {
+            Ok(Value::Array(disks)) if matches!(disks.first(), Some(Value::Int(1..))) => {
+                return None;
             }
-        }
-        Ok(said.into_iter().map(Value::extract_error).collect())
+            Ok(_) => format!("Redis has not written to its disk for {LONGEST_SYNC:?}"),
+            Err(error) => error.to_string(),
+        };
+        Some(StoreError::unanswered(message))
     }
 
     /// Notes what the server says to a batch.
@@ -218,6 +233,7 @@ impl Puts {
         link: &Link,
         batch: &Batch,
         reply: Result<Value, RedisError>,
+        unsynced: Option<&StoreError>,
         answers: &mut [Result<PutAnswer, StoreError>],
     ) {
         match self.judge(link, reply) {
@@ -235,7 +251,10 @@ impl Puts {
                 _ => {
                     for (&at, said) in batch.iter().zip(said) {
                         let said = self.judge(link, said.extract_error());
-                        answers[at] = said.and_then(|said| answer(&said));
+                        answers[at] = match (said.and_then(|said| answer(&said)), unsynced) {
+                            (Ok(PutAnswer::Done(_)), Some(unsynced)) => Err(unsynced.clone()),
+                            (answer, _) => answer,
+                        };
                     }
                 }
             },
