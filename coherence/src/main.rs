@@ -13,6 +13,7 @@ mod faults;
 mod orders;
 mod points;
 mod process;
+mod program;
 mod redis;
 mod schedule;
 mod site;
@@ -34,12 +35,13 @@ use larder_coherence::{
     options::{Database, Fault, HELP, Options, Request},
     summary::Summary,
 };
-use sqlx::{Connection, MySql, Postgres, Sqlite};
+use sqlx::Connection;
 
 use crate::{
     orders::Orders,
+    program::{Played, for_database},
     site::Site,
-    stage::{Outcome, Play, Stage},
+    stage::{Play, Stage},
 };
 
 /// How many violations are told in full.
@@ -52,19 +54,9 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime can be built");
+    let runtime = program::runtime();
     if let Some(orders) = Orders::from_arguments(&arguments) {
-        runtime.block_on(async {
-            match orders.database {
-                Database::Postgres => worker::run::<Postgres>(orders).await,
-                Database::Mysql => worker::run::<MySql>(orders).await,
-                Database::Sqlite => worker::run::<Sqlite>(orders).await,
-            }
-        });
+        for_database!(orders.database, DB => runtime.block_on(worker::run::<DB>(orders)));
         return ExitCode::SUCCESS;
     }
     match Request::parse(std::env::args_os().skip(1)) {
@@ -105,50 +97,9 @@ async fn run(options: Options) -> ExitCode {
             keep: options.keep.clone(),
         };
         let (faults, duration) = (faults.clone(), options.duration);
-        match database {
-            Database::Postgres => stages.spawn(perform::<Postgres>(play, faults, duration)),
-            Database::Mysql => stages.spawn(perform::<MySql>(play, faults, duration)),
-            Database::Sqlite => stages.spawn(perform::<Sqlite>(play, faults, duration)),
-        };
+        for_database!(database, DB => stages.spawn(perform::<DB>(play, faults, duration)));
     }
-    let mut total = Summary::default();
-    let mut told = Vec::new();
-    let mut failed = false;
-    while let Some(ended) = stages.join_next().await {
-        match ended {
-            Ok(Ok((name, outcome))) => {
-                let Outcome {
-                    summary, excused, ..
-                } = outcome;
-                println!("coherence: {name}: {summary} (excused: {excused})");
-                if !summary.shows_something() {
-                    println!(
-                        "coherence: {name}: fewer than half of the reads came from the cache; this proves nothing"
-                    );
-                    failed = true;
-                }
-                total += summary;
-                told.extend(outcome.told);
-            }
-            Ok(Err(failure)) => {
-                println!("coherence: {failure}");
-                failed = true;
-            }
-            Err(panic) => {
-                println!("coherence: a stage was given up: {panic}");
-                failed = true;
-            }
-        }
-    }
-    for (number, told) in told.iter().take(MOST_TOLD).enumerate() {
-        println!("\nviolation {}: {told}", number + 1);
-    }
-    println!("coherence: {total}");
-    if failed || !total.passes() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    program::verdict("coherence", MOST_TOLD, Summary::passes, stages).await
 }
 
 /// The databases, each with whether Redis is used. SQLite is used by one process, which may as well keep the rows itself.
@@ -168,7 +119,7 @@ async fn perform<DB: Site>(
     play: Play,
     faults: Vec<Fault>,
     duration: std::time::Duration,
-) -> Result<(String, Outcome), String>
+) -> Result<Played<Summary>, String>
 where
     <DB::Connection as Connection>::Options: FromStr<Err = sqlx::Error>,
 {
@@ -176,7 +127,17 @@ where
     let name = stage.name();
     stage.play(&faults, after(now(), duration)).await;
     let outcome = stage.close().await;
-    outcome
-        .map(|outcome| (name.clone(), outcome))
-        .map_err(|failure| format!("{name}: {failure}"))
+    let outcome = outcome.map_err(|failure| format!("{name}: {failure}"))?;
+    let mut failures = Vec::new();
+    if !outcome.summary.shows_something() {
+        let failure = "fewer than half of the reads came from the cache; this proves nothing";
+        failures.push(failure.to_owned());
+    }
+    Ok(Played {
+        name,
+        summary: outcome.summary,
+        remarks: format!("excused: {}", outcome.excused),
+        told: outcome.told,
+        failures,
+    })
 }

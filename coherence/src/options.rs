@@ -10,7 +10,7 @@ usage: cargo xtask coherence [options]
 
   --seconds N           how long the workers run (default 60)
   --seed S              the seed of workload and faults (default: drawn, and printed)
-  --database D[,..]     postgres, mysql, sqlite or all (default all)
+  --database D[,..]     postgres, mariadb, sqlite or all (default all)
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
@@ -191,7 +191,7 @@ impl Request {
                 }
                 lexopt::Arg::Long("seed") => options.seed = Some(parser.value()?.parse()?),
                 lexopt::Arg::Long("database") => {
-                    options.databases = list(&parser.value()?.string()?, Database::ALL)?;
+                    options.databases = databases(&parser.value()?.string()?)?;
                 }
                 lexopt::Arg::Long("strategy") => {
                     options.strategies = list(&parser.value()?.string()?, Strategy::ALL)?;
@@ -217,6 +217,11 @@ impl Request {
         }
         Ok(Self::Run(options))
     }
+}
+
+/// Reads the names of databases. MySQL may be called by the name of the server that runs.
+pub(crate) fn databases(text: &str) -> Result<Vec<Database>, String> {
+    list(&text.replace("mariadb", "mysql"), Database::ALL)
 }
 
 /// Reads names separated by commas; `all` stands for all.
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn everything_can_be_chosen() {
-        let line = "--seconds 5 --seed 7 --database sqlite,mysql --strategy aside --faults kill,pause --break end";
+        let line = "--seconds 5 --seed 7 --database sqlite,mariadb --strategy aside --faults kill,pause --break end";
         let expected = Options {
             duration: Duration::from_secs(5),
             seed: Some(7),

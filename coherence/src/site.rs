@@ -5,7 +5,7 @@
 //!
 //! Invariant: the records of one row are in the order of its commits.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
 use larder::Backend;
 use larder_coherence::{commits::Commit, history::Series, options};
@@ -222,6 +222,31 @@ pub(crate) async fn hold_lock<DB: Site>(
     tokio::time::sleep(duration).await;
     DB::raw(&mut connection, "ROLLBACK".to_owned()).await?;
     connection.close().await
+}
+
+/// Makes a database of this process: the server it is on, if it is on one, and where it is.
+pub(crate) async fn make<DB: Site>(prefix: &str, folder: &Path) -> (Option<String>, Address)
+where
+    <DB::Connection as Connection>::Options: FromStr<Err = sqlx::Error>,
+{
+    let server = match DB::KIND {
+        options::Database::Postgres => Some("LARDER_POSTGRES_URL"),
+        options::Database::Mysql => Some("LARDER_MYSQL_URL"),
+        options::Database::Sqlite => None,
+    };
+    let server = server.map(crate::support::server_url);
+    let file = || folder.join("test.db").display().to_string();
+    let address = Address {
+        url: server.clone().unwrap_or_else(file),
+        name: format!("{prefix}_{}", std::process::id()),
+        port: None,
+    };
+    if let Some(url) = &server {
+        create_or_drop::<DB>(url, &address.name, true)
+            .await
+            .expect("the server lets us make a database");
+    }
+    (server, address)
 }
 
 /// Makes an empty database of this name on a server, or removes it.

@@ -84,25 +84,7 @@ where
     /// Makes the database and starts everything.
     pub(crate) async fn open(play: Play) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be created");
-        let name = format!("larder_coherence_{}", std::process::id());
-        let server = match DB::KIND {
-            Database::Postgres => Some("LARDER_POSTGRES_URL"),
-            Database::Mysql => Some("LARDER_MYSQL_URL"),
-            Database::Sqlite => None,
-        };
-        let server = server.map(crate::support::server_url);
-        let address = Address {
-            url: server
-                .clone()
-                .unwrap_or_else(|| folder.path().join("test.db").display().to_string()),
-            name,
-            port: None,
-        };
-        if let Some(url) = &server {
-            site::create_or_drop::<DB>(url, &address.name, true)
-                .await
-                .expect("the server lets us make a database");
-        }
+        let (server, address) = site::make::<DB>("larder_coherence", folder.path()).await;
         site::create_tables::<DB>(&address)
             .await
             .expect("a new database takes tables");

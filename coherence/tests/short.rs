@@ -1,31 +1,12 @@
 //! Short runs, so that every test run has shown reads to be linearizable while things go wrong, and the judge to have teeth.
 //! Longer ones are `cargo xtask coherence`.
 
-use std::process::Command;
+mod program;
 
-/// Runs the program; whether it passed, and what it printed.
+use program::count;
+
 fn run(options: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_larder-coherence"))
-        .args(options)
-        .output()
-        .expect("the program can be started");
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    println!("{printed}{errors}");
-    (output.status.success(), printed)
-}
-
-/// A number of the last line.
-fn count(printed: &str, name: &str) -> u64 {
-    let last = printed.lines().last().unwrap_or_default();
-    let counts = last
-        .strip_prefix("coherence: ")
-        .expect("the last line counts");
-    counts
-        .split(' ')
-        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("`{last}` counts {name}"))
+    program::run(env!("CARGO_BIN_EXE_larder-coherence"), options)
 }
 
 fn is_linearizable_on(database: &str) {

@@ -17,6 +17,8 @@ mod orders;
 mod points;
 #[path = "../process.rs"]
 mod process;
+#[path = "../program.rs"]
+mod program;
 mod rows;
 #[expect(
     dead_code,
@@ -44,12 +46,13 @@ use larder_coherence::{
         summary::Summary,
     },
 };
-use sqlx::{Connection, MySql, Postgres, Sqlite};
+use sqlx::Connection;
 
 use crate::{
     orders::Orders,
+    program::{Played, for_database},
     site::Site,
-    stage::{Outcome, Play, Stage},
+    stage::{Play, Stage},
 };
 
 /// How many violations are told in full.
@@ -62,19 +65,9 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime can be built");
+    let runtime = program::runtime();
     if let Some(orders) = Orders::from_arguments(&arguments) {
-        runtime.block_on(async {
-            match orders.database {
-                Database::Postgres => worker::run::<Postgres>(orders).await,
-                Database::Mysql => worker::run::<MySql>(orders).await,
-                Database::Sqlite => worker::run::<Sqlite>(orders).await,
-            }
-        });
+        for_database!(orders.database, DB => runtime.block_on(worker::run::<DB>(orders)));
         return ExitCode::SUCCESS;
     }
     match Request::parse(std::env::args_os().skip(1)) {
@@ -103,44 +96,9 @@ async fn run(options: Options) -> ExitCode {
             seed: seed.wrapping_add(number),
             keep: options.keep.clone(),
         };
-        match database {
-            Database::Postgres => stages.spawn(perform::<Postgres>(play)),
-            Database::Mysql => stages.spawn(perform::<MySql>(play)),
-            Database::Sqlite => stages.spawn(perform::<Sqlite>(play)),
-        };
+        for_database!(database, DB => stages.spawn(perform::<DB>(play)));
     }
-    let mut total = Summary::default();
-    let mut told = Vec::new();
-    let mut failed = false;
-    while let Some(ended) = stages.join_next().await {
-        match ended {
-            Ok(outcome) => {
-                println!(
-                    "crash: {}: {} ({})",
-                    outcome.name, outcome.summary, outcome.remarks
-                );
-                for failure in &outcome.failures {
-                    println!("crash: {}: {failure}", outcome.name);
-                    failed = true;
-                }
-                total += outcome.summary;
-                told.extend(outcome.told);
-            }
-            Err(panic) => {
-                println!("crash: a stage was given up: {panic}");
-                failed = true;
-            }
-        }
-    }
-    for (number, told) in told.iter().take(MOST_TOLD).enumerate() {
-        println!("\nviolation {}: {told}", number + 1);
-    }
-    println!("crash: {total}");
-    if failed || !total.passes() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    program::verdict("crash", MOST_TOLD, Summary::passes, stages).await
 }
 
 /// The databases, each with whether the queue is in Redis. SQLite is also used by one process that keeps the queue itself, in a
@@ -158,11 +116,11 @@ fn settings(options: &Options) -> Vec<(Database, bool)> {
 }
 
 /// Plays on one stage.
-async fn perform<DB: Site>(play: Play) -> Outcome
+async fn perform<DB: Site>(play: Play) -> Result<Played<Summary>, String>
 where
     <DB::Connection as Connection>::Options: FromStr<Err = sqlx::Error>,
 {
     let mut stage = Stage::<DB>::open(play).await;
     stage.play().await;
-    stage.close().await
+    Ok(stage.close().await)
 }

@@ -33,6 +33,7 @@ use crate::{
     orders::{Orders, Role},
     points::QUEUE_POINTS,
     process::Process,
+    program::Played,
     rows,
     site::{self, Address, Site},
     support::redis_server::RedisServer,
@@ -73,19 +74,6 @@ pub(crate) struct Play {
     pub(crate) keep: Option<PathBuf>,
 }
 
-/// What came of a stage.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) name: &'static str,
-    pub(crate) summary: Summary,
-    /// What happened, in numbers.
-    pub(crate) remarks: String,
-    /// What went wrong with the play itself.
-    pub(crate) failures: Vec<String>,
-    /// The violations, told.
-    pub(crate) told: Vec<String>,
-}
-
 pub(crate) struct Stage<DB: Site> {
     pub(crate) play: Play,
     pub(crate) random: Random,
@@ -101,7 +89,7 @@ pub(crate) struct Stage<DB: Site> {
     pub(crate) points: VecDeque<&'static str>,
     /// How often each fault was injected, and each point met.
     pub(crate) met: BTreeMap<&'static str, usize>,
-    outcome: Outcome,
+    outcome: Played<Summary>,
     reads: usize,
     /// How many writes were not acknowledged, by the kind of their errors.
     failed: BTreeMap<String, usize>,
@@ -120,24 +108,7 @@ where
     /// Makes the database and starts Redis.
     pub(crate) async fn open(play: Play) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be created");
-        let server = match DB::KIND {
-            Database::Postgres => Some("LARDER_POSTGRES_URL"),
-            Database::Mysql => Some("LARDER_MYSQL_URL"),
-            Database::Sqlite => None,
-        };
-        let server = server.map(crate::support::server_url);
-        let address = Address {
-            url: server
-                .clone()
-                .unwrap_or_else(|| folder.path().join("test.db").display().to_string()),
-            name: format!("larder_crash_{}", std::process::id()),
-            port: None,
-        };
-        if let Some(url) = &server {
-            site::create_or_drop::<DB>(url, &address.name, true)
-                .await
-                .expect("the server lets us make a database");
-        }
+        let (server, address) = site::make::<DB>("larder_crash", folder.path()).await;
         rows::create_tables::<DB>(&address)
             .await
             .expect("a new database takes tables");
@@ -160,13 +131,14 @@ where
             deck: Vec::new(),
             points: points.into(),
             met: BTreeMap::new(),
-            outcome: Outcome {
+            outcome: Played {
                 name: match DB::KIND {
                     Database::Mysql => "mariadb",
                     Database::Sqlite if !play.redis => "sqlite in process",
                     kind => kind.name(),
-                },
-                ..Outcome::default()
+                }
+                .to_owned(),
+                ..Played::default()
             },
             reads: 0,
             failed: BTreeMap::new(),
@@ -264,7 +236,7 @@ where
         let dead = crate::letters::read(letters, &ids, &mut kept)?;
         let accounts = self.accounts()?;
         if let Some(folder) = &self.play.keep {
-            let folder = folder.join(self.outcome.name);
+            let folder = folder.join(&self.outcome.name);
             keep(&folder.join(self.round.to_string()), &self.logs(), &kept)
                 .map_err(|error| format!("failed to keep the logs: {error}"))?;
         }
@@ -284,7 +256,7 @@ where
             let violations = judge(*id, account, &kept);
             summary.count(&violations);
             let told = violations.iter();
-            let told = told.map(|violation| tell(self.outcome.name, violation, account, &kept));
+            let told = told.map(|violation| tell(&self.outcome.name, violation, account, &kept));
             self.outcome.told.extend(told);
         }
         let counters = self.counters();
@@ -307,7 +279,7 @@ where
     }
 
     /// Ends everything and reports.
-    pub(crate) async fn close(mut self) -> Outcome {
+    pub(crate) async fn close(mut self) -> Played<Summary> {
         if let Some(url) = &self.server {
             let dropped = site::create_or_drop::<DB>(url, &self.address.name, false).await;
             if let Err(error) = dropped {

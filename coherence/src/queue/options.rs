@@ -4,7 +4,7 @@
 
 use std::{ffi::OsString, str::FromStr};
 
-use crate::options::{Database, named};
+use crate::options::{Database, databases, named};
 
 /// How the command is used.
 pub const HELP: &str = "\
@@ -92,25 +92,6 @@ impl Request {
         }
         Ok(Self::Run(options))
     }
-}
-
-/// Reads names separated by commas; `all` stands for all.
-fn databases(text: &str) -> Result<Vec<Database>, String> {
-    if text == "all" {
-        return Ok(Database::ALL.to_vec());
-    }
-    let mut chosen = Vec::new();
-    for name in text.split(',') {
-        let one = match name.trim() {
-            // The server that runs; its protocol has the other name.
-            "mariadb" => Database::Mysql,
-            name => name.parse()?,
-        };
-        if !chosen.contains(&one) {
-            chosen.push(one);
-        }
-    }
-    Ok(chosen)
 }
 
 #[cfg(test)]
