@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin,
+    Cache, Cached, ErrorKind, Origin, Repository,
     store::faulty::{Faults, Operation},
 };
 use sqlx::Sqlite;
@@ -51,7 +51,8 @@ async fn cache_with(url: String, faults: &Faults) -> Cache {
 
 /// A database, a Redis that flushes its file once a second, and what stands for its disk.
 struct Scene {
-    _world: World<Sqlite>,
+    world: World<Sqlite>,
+    cache: Cache,
     disk: Disk,
     rows: DurableRepository<Sqlite>,
     server: RedisServer,
@@ -69,7 +70,8 @@ impl Scene {
         rows.install().await.unwrap();
         rows.save(&row(1, "first")).await.unwrap();
         Self {
-            _world: world,
+            world,
+            cache,
             disk,
             rows,
             server,
@@ -124,6 +126,33 @@ async fn writes_that_meet_wait_for_the_disk_together() {
     // One for the first, one for those that met, and one if a thread was slow to join them.
     let waited = scene.disk.waits() - waits;
     assert!((2..=3).contains(&waited), "{waited} waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_redis_refuses_fails_alone_among_those_it_meets() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let first = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    let rows: Repository<Durable, _> = Repository::new(&scene.cache, scene.world.pool.clone());
+    let key = rows.key(3).unwrap();
+    let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
+    let list = ["LPUSH", &key, "not a row"];
+    scene.server.command(&list).await.unwrap();
+    let before = scene.faults.calls(Operation::Put);
+    let others: Vec<_> = (2..5).map(|id| scene.start_to_save(id)).collect();
+    crate::world::eventually("the others are about to wait", async || {
+        scene.faults.calls(Operation::Put) == before + 3
+    })
+    .await;
+    scene.disk.set(Writes::AtOnce);
+    first.await.unwrap().unwrap();
+    let mut told = Vec::new();
+    for saving in others {
+        told.push(saving.await.unwrap().map_err(|error| error.kind()));
+    }
+    assert_eq!(told, [Ok(()), Err(ErrorKind::Store), Ok(())]);
 }
 
 /// The disk that does not write is the control of the one that does: what is acknowledged was waited for.

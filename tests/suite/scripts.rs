@@ -17,7 +17,7 @@ use larder::{
     token::{ProcessId, Token},
 };
 use proptest::prelude::*;
-use redis::{Commands, Connection, Script, Value};
+use redis::{Commands, Connection, ConnectionLike as _, Script, Value};
 
 use crate::world::{redis_url, unique};
 
@@ -766,5 +766,61 @@ fn a_script_without_the_comparison_of_marks_is_found() {
         Value::Int(i64::from(settled)),
         "the broken script must be seen to differ"
     );
+    bench.finish();
+}
+
+/// Writes that meet in one call are told apart also where the server refuses one of them.
+#[test]
+fn a_put_whose_key_holds_something_else_fails_alone() {
+    let mut bench = Bench::new();
+    bench.set_history(0);
+    let list = bench.queue("list");
+    let _: () = bench.redis.lpush(&list, "x").expect("the command runs");
+    let mut keys = ["state", "marks", "flusher"]
+        .map(|part| bench.queue(part))
+        .to_vec();
+    keys.extend([list.clone(), bench.key.clone()]);
+    let pending = Pending {
+        mark: Mark::from_bytes([0; MARK_LENGTH]),
+        is_deletion: false,
+        meta: Meta {
+            lease: lease(1, 0),
+            loaded_at_ms: 1,
+            load_cost_us: 0,
+            version: 0,
+        },
+    };
+    let mut header = bytes_of(&State::Pending(pending, Vec::new()));
+    header.truncate(entry::HEADER_LENGTH);
+    let token = Token::numbered(0).0;
+    let row: [&[u8]; 4] = [&header, b"row", b"0", &token];
+    let stamp = identity(0).stamp.to_le_bytes();
+    let arguments = [&[&stamp[..], b"10"], &row[..], &row[..]].concat();
+    let mut call = redis::cmd("EVAL");
+    call.arg(script_text("put").expect("the script exists"));
+    call.arg(keys.len()).arg(&keys).arg(&arguments);
+    // As it is: the client's own reading makes one error of all.
+    let reply = bench.redis.req_command(&call).expect("the script runs");
+    let Value::Array(answers) = reply else {
+        panic!("an unexpected answer: {reply:?}")
+    };
+    let [refused, done] = &answers[..] else {
+        panic!("one answer for each: {answers:?}")
+    };
+    let refused = refused.clone().extract_error().expect_err("it is a list");
+    assert_eq!(refused.code(), Some("WRONGTYPE"));
+    let mark = Mark {
+        incarnation: INCARNATION,
+        number: 1,
+    };
+    assert_eq!(*done, Value::BulkString(mark.to_bytes().to_vec()));
+    let _: () = bench.redis.del(&list).expect("the command runs");
+    let step = state::put(
+        None,
+        Pending { mark, ..pending },
+        b"row".to_vec(),
+        Condition::Any,
+    );
+    bench.model_step(step);
     bench.finish();
 }

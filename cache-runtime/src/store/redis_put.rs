@@ -206,7 +206,7 @@ impl Puts {
         }
         let batches = (&mut replies).take(batches.len());
         Ok(Said {
-            batches: batches.map(Value::extract_error).collect(),
+            batches: batches.map(said).collect(),
             unsynced: self
                 .synced
                 .then(|| self.unsynced(link, replies.next()))
@@ -242,16 +242,16 @@ impl Puts {
                     answers[at] = Err(error.clone());
                 }
             }
-            Ok(Value::Array(said)) => match said.as_slice() {
+            Ok(Value::Array(all)) => match all.as_slice() {
                 [Value::Int(1), from] => {
                     for &at in batch {
                         answers[at] = Ok(PutAnswer::Rotate(incarnation(from)));
                     }
                 }
                 _ => {
-                    for (&at, said) in batch.iter().zip(said) {
-                        let said = self.judge(link, said.extract_error());
-                        answers[at] = match (said.and_then(|said| answer(&said)), unsynced) {
+                    for (&at, reply) in batch.iter().zip(all) {
+                        let judged = self.judge(link, said(reply));
+                        answers[at] = match (judged.and_then(|said| answer(&said)), unsynced) {
                             (Ok(PutAnswer::Done(_)), Some(unsynced)) => Err(unsynced.clone()),
                             (answer, _) => answer,
                         };
@@ -353,6 +353,14 @@ pub(super) fn wait_for_sync(disks: u8, ms: u64) -> redis::Cmd {
     let mut command = redis::cmd("WAITAOF");
     command.arg(disks).arg(0).arg(ms);
     command
+}
+
+/// What the server says, or its error. An error inside of it is that of one put, and no other's.
+fn said(reply: Value) -> Result<Value, RedisError> {
+    match reply {
+        Value::ServerError(error) => Err(error.into()),
+        said => Ok(said),
+    }
 }
 
 fn answer(said: &Value) -> Result<PutAnswer, StoreError> {
