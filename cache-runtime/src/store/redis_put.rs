@@ -65,6 +65,9 @@ pub(super) struct Puts {
 /// The puts of one group that go to one queue, by their places in the group.
 type Batch = Vec<usize>;
 
+/// What became of one put of a group, when that is known.
+type Answer = Option<Result<PutAnswer, StoreError>>;
+
 /// What the server says to a pipeline.
 struct Said {
     /// To each batch.
@@ -142,7 +145,7 @@ impl Puts {
         link: &Link,
         calls: &[Call],
         mut batches: Vec<Batch>,
-        answers: &mut [Result<PutAnswer, StoreError>],
+        answers: &mut [Answer],
     ) -> Result<(), StoreError> {
         let mut connection = if self.synced {
             self.connector.companion(link).await?
@@ -158,7 +161,7 @@ impl Puts {
                 Ok(said) => said,
                 Err(error) => {
                     for &at in batches.iter().flatten() {
-                        answers[at] = Err(error.clone());
+                        answers[at] = Some(Err(error.clone()));
                     }
                     return Ok(());
                 }
@@ -234,33 +237,34 @@ impl Puts {
         batch: &Batch,
         reply: Result<Value, RedisError>,
         unsynced: Option<&StoreError>,
-        answers: &mut [Result<PutAnswer, StoreError>],
+        answers: &mut [Answer],
     ) {
         match self.judge(link, reply) {
             Err(error) => {
                 for &at in batch {
-                    answers[at] = Err(error.clone());
+                    answers[at] = Some(Err(error.clone()));
                 }
             }
             Ok(Value::Array(all)) => match all.as_slice() {
                 [Value::Int(1), from] => {
                     for &at in batch {
-                        answers[at] = Ok(PutAnswer::Rotate(incarnation(from)));
+                        answers[at] = Some(Ok(PutAnswer::Rotate(incarnation(from))));
                     }
                 }
                 _ => {
                     for (&at, reply) in batch.iter().zip(all) {
                         let judged = self.judge(link, said(reply));
-                        answers[at] = match (judged.and_then(|said| answer(&said)), unsynced) {
+                        let answer = match (judged.and_then(|said| answer(&said)), unsynced) {
                             (Ok(PutAnswer::Done(_)), Some(unsynced)) => Err(unsynced.clone()),
                             (answer, _) => answer,
                         };
+                        answers[at] = Some(answer);
                     }
                 }
             },
             Ok(reply) => {
                 for &at in batch {
-                    answers[at] = Err(unexpected(&reply));
+                    answers[at] = Some(Err(unexpected(&reply)));
                 }
             }
         }
@@ -288,8 +292,7 @@ impl Carrier for Puts {
     type Answer = PutAnswer;
 
     async fn carry(&self, calls: Vec<Call>) -> Vec<Result<PutAnswer, StoreError>> {
-        let replaced = || Err(StoreError::new("Redis was replaced since the write began"));
-        let mut answers: Vec<_> = calls.iter().map(|_| replaced()).collect();
+        let mut answers: Vec<Answer> = calls.iter().map(|_| None).collect();
         let sent = match self.connector.link() {
             Ok(link) => {
                 let batches = batches(&calls, link.stamp);
@@ -297,10 +300,15 @@ impl Carrier for Puts {
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = sent {
-            answers.fill_with(|| Err(error.clone()));
-        }
+        let unsent = sent.err();
+        let unsent = || {
+            let replaced = || StoreError::new("Redis was replaced since the write began");
+            Err(unsent.clone().unwrap_or_else(replaced))
+        };
+        let answers = answers.into_iter();
         answers
+            .map(|answer| answer.unwrap_or_else(unsent))
+            .collect()
     }
 }
 
