@@ -149,7 +149,7 @@ async fn register_place<DB: Tested>(world: &World<DB>) -> Place {
     Place {
         queue: Arc::from("test:Parcel"),
         part: 2,
-        incarnation: register(&world.pool, "test:Parcel", 2).await.unwrap(),
+        incarnation: register(&world.pool, "test:Parcel", 2, 0).await.unwrap(),
     }
 }
 

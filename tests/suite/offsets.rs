@@ -25,6 +25,7 @@ on_all_databases!(
     registrations_at_once_get_epochs_of_their_own,
     incarnations_stand_open_in_the_order_of_their_epochs,
     an_incarnation_is_closed_only_where_it_stands,
+    an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again,
     what_is_lost_is_counted_once,
     queues_whose_names_differ_in_case_are_two,
 );
@@ -54,7 +55,7 @@ async fn tables_are_installed_by_many_at_once<DB: Tested>(world: &World<DB>) {
 }
 
 async fn missing_tables_are_said_to_be_missing<DB: Tested>(world: &World<DB>) {
-    let error = register(&world.pool, "q", 0).await.unwrap_err();
+    let error = register(&world.pool, "q", 0, 0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     assert!(error.to_string().contains("install()"), "{error}");
     let error = open_of_queue(&world.pool, "q").await.unwrap_err();
@@ -66,7 +67,7 @@ async fn registrations_at_once_get_epochs_of_their_own<DB: Tested>(world: &World
     let pool = world.pool.clone();
     let registered = at_once(8, |_| {
         let pool = pool.clone();
-        async move { register(&pool, "q", 3).await.unwrap() }
+        async move { register(&pool, "q", 3, 0).await.unwrap() }
     });
     let mut registered = registered.await;
     registered.sort_by_key(|incarnation| incarnation.epoch);
@@ -83,10 +84,10 @@ async fn registrations_at_once_get_epochs_of_their_own<DB: Tested>(world: &World
 async fn incarnations_stand_open_in_the_order_of_their_epochs<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let pool = &world.pool;
-    let first = register(pool, "q", 3).await.unwrap();
-    let second = register(pool, "q", 3).await.unwrap();
-    let other = register(pool, "q", 0).await.unwrap();
-    register(pool, "another", 3).await.unwrap();
+    let first = register(pool, "q", 3, 0).await.unwrap();
+    let second = register(pool, "q", 3, 0).await.unwrap();
+    let other = register(pool, "q", 0, 0).await.unwrap();
+    register(pool, "another", 3, 0).await.unwrap();
     assert_eq!((first.epoch, second.epoch, other.epoch), (1, 2, 1));
     assert_ne!(first.nonce, second.nonce);
     let open = open_incarnations(pool, "q", 3).await.unwrap();
@@ -102,7 +103,7 @@ async fn incarnations_stand_open_in_the_order_of_their_epochs<DB: Tested>(world:
         .map(|(part, open)| (*part, open.incarnation))
         .collect();
     assert_eq!(all, [(0, other), (3, first), (3, second)]);
-    register(pool, "q2", 3).await.unwrap();
+    register(pool, "q2", 3, 0).await.unwrap();
     assert_eq!(queues_like(pool, "q").await.unwrap(), ["q", "q2"]);
     let known = position_of(pool, &place("q", first)).await.unwrap();
     assert_eq!(known, Some((0, false)));
@@ -117,19 +118,37 @@ async fn incarnations_stand_open_in_the_order_of_their_epochs<DB: Tested>(world:
 async fn an_incarnation_is_closed_only_where_it_stands<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let pool = &world.pool;
-    let place = place("q", register(pool, "q", 3).await.unwrap());
+    let place = place("q", register(pool, "q", 3, 0).await.unwrap());
     assert!(!close(pool, &place, 1).await.unwrap());
     assert!(close(pool, &place, 0).await.unwrap());
     assert!(!close(pool, &place, 0).await.unwrap(), "it is closed");
     assert_eq!(position_of(pool, &place).await.unwrap(), Some((0, true)));
     assert_eq!(open_incarnations(pool, "q", 3).await.unwrap(), []);
-    let next = register(pool, "q", 3).await.unwrap();
+    let next = register(pool, "q", 3, 0).await.unwrap();
     assert_eq!(next.epoch, 2, "an epoch is not given again");
+}
+
+async fn an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again<DB: Tested>(
+    world: &World<DB>,
+) {
+    install(&world.pool).await.unwrap();
+    for (queue, part, epoch) in [("q", 3, 7), ("q", 2, 8), ("p", 3, 9)] {
+        world
+            .sql(format!(
+                "INSERT INTO larder_dead_letters VALUES ('{queue}', {part}, {epoch}, 1, 'k', 'save', 2, 0, '', 'e', 0)"
+            ))
+            .await;
+    }
+    let pool = &world.pool;
+    assert_eq!(register(pool, "q", 3, 0).await.unwrap().epoch, 8);
+    assert_eq!(register(pool, "q", 3, 5).await.unwrap().epoch, 9);
+    assert_eq!(register(pool, "q", 3, 20).await.unwrap().epoch, 21);
+    assert_eq!(register(pool, "q", 1, 0).await.unwrap().epoch, 1);
 }
 
 async fn what_is_lost_is_counted_once<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
-    let incarnation = register(&world.pool, "q", 3).await.unwrap();
+    let incarnation = register(&world.pool, "q", 3, 0).await.unwrap();
     let pool = world.pool.clone();
     let counted = at_once(6, |task| {
         let (pool, place) = (pool.clone(), place("q", incarnation));
@@ -148,7 +167,7 @@ async fn what_is_lost_is_counted_once<DB: Tested>(world: &World<DB>) {
 async fn queues_whose_names_differ_in_case_are_two<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let pool = &world.pool;
-    register(pool, "app:Scan", 3).await.unwrap();
+    register(pool, "app:Scan", 3, 0).await.unwrap();
     assert_eq!(open_of_queue(pool, "app:scan").await.unwrap(), []);
-    assert_eq!(register(pool, "app:scan", 3).await.unwrap().epoch, 1);
+    assert_eq!(register(pool, "app:scan", 3, 0).await.unwrap().epoch, 1);
 }

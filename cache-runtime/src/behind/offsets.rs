@@ -8,7 +8,8 @@
 //! 3. [`close`] ends it for good: what a store that was cut off still holds of it is never applied.
 //!
 //! Invariant: a position moves from the value that its mover has seen, or not at all.
-//! Invariant: no two incarnations of a queue have one epoch, and the nonce tells two claims to an epoch apart.
+//! Invariant: no two incarnations of a queue have one epoch, though rows of the table were deleted, as long as the store or a
+//! dead letter knows the later one; and the nonce tells two claims to an epoch apart.
 //! Not here: the tables themselves (`tables`), and what is done with the rows (`apply`).
 
 use std::{
@@ -117,15 +118,16 @@ pub async fn position_of<DB: Backend>(
         .map_err(|error| tables::describe::<DB>("load the position of", &place.what(), error))
 }
 
-/// Gives a partition its next incarnation.
+/// Gives a partition its next incarnation, with an epoch after `last`, which is the last one that the store knows.
 pub async fn register<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
     part: u16,
+    last: u64,
 ) -> Result<Incarnation, Error> {
     let registered = async {
         for _ in 0..MOST_RIVALS {
-            if let Some(incarnation) = claim(pool, queue, part).await? {
+            if let Some(incarnation) = claim(pool, queue, part, last).await? {
                 return Ok(Some(incarnation));
             }
         }
@@ -144,18 +146,23 @@ pub async fn register<DB: Backend>(
     })
 }
 
-/// Claims the next epoch; `None` if another one was faster.
+/// Claims the next epoch; `None` if another one was faster. An epoch is next if nothing is left of it or of a later one:
+/// where rows were deleted, dead letters and the store may still name theirs.
 async fn claim<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
     part: u16,
+    last: u64,
 ) -> Result<Option<Incarnation>, sqlx::Error> {
     let part = Value::Integer(part.into());
-    let text = "SELECT COALESCE(MAX(epoch), 0) FROM larder_offsets WHERE queue = ? AND part = ?";
-    let rows = tables::fetch(pool, text, &[Value::Text(queue), part]).await?;
-    let last = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let text = "SELECT COALESCE(MAX(epoch), 0) FROM (\
+                SELECT epoch FROM larder_offsets WHERE queue = ? AND part = ? UNION ALL \
+                SELECT epoch FROM larder_dead_letters WHERE queue = ? AND part = ?) AS known";
+    let place = [Value::Text(queue), part, Value::Text(queue), part];
+    let rows = tables::fetch(pool, text, &place).await?;
+    let known = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let incarnation = Incarnation {
-        epoch: number::<DB>(last, 0)? + 1,
+        epoch: number::<DB>(known, 0)?.max(last) + 1,
         nonce: draw(queue),
     };
     let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost) \

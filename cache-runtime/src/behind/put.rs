@@ -278,7 +278,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Ok(());
         }
         let pool = &self.database.pool;
-        let to = offsets::register(pool, &queue.name, lane.partition.number).await?;
+        let last = from.map_or(0, |from| from.epoch);
+        let to = offsets::register(pool, &queue.name, lane.partition.number, last).await?;
         let begun = self
             .cache
             .store
