@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Origin, Repository,
+    Cache, ErrorKind, Origin, Repository,
     store::{
         Store,
         faulty::{Faults, Mechanism},
@@ -241,4 +241,70 @@ async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
     scene.rows.flush().await.unwrap();
     assert_eq!(scene.in_database(1).await.unwrap(), "four");
     assert_eq!(scene.rows.stats().lost, 3);
+}
+
+/// The statement that an error names.
+fn statement(error: &larder::Error) -> String {
+    let text = error.to_string();
+    text.split('`').nth(1).unwrap().to_owned()
+}
+
+/// Until it is there again, writes are acknowledged and wait, and whoever asks about the queue is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_position_was_deleted_says_so_and_goes_on_when_it_is_put_back() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "flushed").await;
+    scene.rows.flush().await.unwrap();
+    let flusher = scene.rows.start_flushing().await.unwrap();
+    scene.world.sql("DELETE FROM larder_offsets").await;
+    scene.save(1, "waits").await;
+    scene.save(1, "waits too").await;
+    let elsewhere = scene.elsewhere().await;
+    for error in [
+        scene.rows.flush().await.unwrap_err(),
+        scene.rows.pending().await.unwrap_err(),
+        elsewhere.flush().await.unwrap_err(),
+        elsewhere.pending().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("larder_offsets"), "{error}");
+    }
+    eventually("the flusher fails", async || {
+        scene.rows.stats().flush_retries > 0
+    })
+    .await;
+    assert_eq!(scene.in_database(1).await.unwrap(), "flushed");
+    assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "waits too");
+    // One statement for each partition.
+    while let Err(error) = elsewhere.pending().await {
+        scene.world.sql(statement(&error)).await;
+    }
+    assert_eq!(scene.rows.pending().await.unwrap().count, 2);
+    flusher.shutdown(Duration::from_secs(30)).await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "waits too");
+    assert_eq!(scene.rows.stats().lost, 0);
+}
+
+/// The store has begun the queue anew, so the writes before are of an incarnation that gets no more of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_come_first() {
+    let mut scene = Scene::open(&AOF).await;
+    scene.save(1, "one").await;
+    scene.rows.flush().await.unwrap();
+    scene.save(1, "two").await;
+    scene.save(2, "two").await;
+    scene.world.sql("DELETE FROM larder_offsets").await;
+    scene.server.kill().await;
+    scene.server.restart().await;
+    scene.save_when_back(1, "three").await;
+    let error = scene.rows.flush().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    assert_eq!(scene.in_database(1).await.unwrap(), "one");
+    while let Err(error) = scene.rows.pending().await {
+        scene.world.sql(statement(&error)).await;
+    }
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "three");
+    assert_eq!(scene.in_database(2).await.unwrap(), "two");
+    assert_eq!(scene.rows.stats().lost, 0);
 }

@@ -31,10 +31,18 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let place = queue.place(lane, incarnation);
         let pool = &self.database.pool;
         loop {
-            let Some((at, true)) = offsets::position_of(pool, &place).await? else {
-                // Registered a moment ago, or not in this database.
-                return Ok(());
+            let (at, is_closed) = match offsets::position_of(pool, &place).await? {
+                Some(known) => known,
+                // It is registered before the store has it.
+                None => match self.missing(queue, lane, incarnation).await? {
+                    Some(missing) => return Err(missing),
+                    None => return self.clear(lane, incarnation).await,
+                },
             };
+            if !is_closed {
+                // Registered a moment ago.
+                return Ok(());
+            }
             let open = OpenIncarnation {
                 incarnation,
                 position: at,

@@ -184,6 +184,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let inner = &self.0;
         let queue = inner.queue();
         let open = offsets::open_of_queue(&inner.database.pool, &queue.name).await?;
+        inner.none_is_missing(queue, &open).await?;
         let mut pending = Pending::default();
         for (part, at) in open {
             let Some(lane) = queue.lanes.get(usize::from(part)) else {

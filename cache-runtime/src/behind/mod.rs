@@ -17,6 +17,7 @@ mod flush;
 mod flusher;
 pub mod letters;
 pub mod mark;
+mod missing;
 pub mod offsets;
 pub mod partition;
 mod put;
