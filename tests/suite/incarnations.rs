@@ -243,6 +243,78 @@ async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
     assert_eq!(scene.rows.stats().lost, 3);
 }
 
+/// Of the seven writes after the flush the third, the fourth and the last two are gone. Two processes know of the last ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_and_a_lost_end_of_one_log_are_counted_together_and_once() {
+    let scene = Scene::open(&[]).await;
+    let elsewhere = scene.elsewhere().await;
+    scene.save(1, "flushed").await;
+    scene.rows.flush().await.unwrap();
+    for name in ["a", "b", "c", "d", "e"] {
+        scene.save(1, name).await;
+    }
+    elsewhere.save(&Behind::new(1, "f")).await.unwrap();
+    scene.save(1, "g").await;
+    let found = scene.server.command(&["KEYS", "*:log:*"]).await.unwrap();
+    let logs: Vec<String> = redis::from_redis_value(found).unwrap();
+    for log in logs {
+        for number in ["0-4", "0-5", "0-7", "0-8"] {
+            scene.server.command(&["XDEL", &log, number]).await.unwrap();
+        }
+    }
+    // The store begins another history and knows no last number of this one.
+    let found = scene.server.command(&["KEYS", "*:state"]).await.unwrap();
+    let states: Vec<String> = redis::from_redis_value(found).unwrap();
+    for state in states {
+        scene.server.command(&["DEL", &state]).await.unwrap();
+    }
+    scene.save(2, "after").await;
+    scene.save(1, "after").await;
+    elsewhere.flush().await.unwrap();
+    scene.rows.flush().await.unwrap();
+    elsewhere.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "after");
+    let lost = scene
+        .world
+        .text("SELECT CAST(SUM(lost) AS TEXT) FROM larder_offsets")
+        .await;
+    assert_eq!(lost, "4");
+    assert_eq!(scene.rows.stats().lost + elsewhere.stats().lost, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_were_counted_as_lost_and_come_back_late_are_dead_letters_and_not_counted_again()
+ {
+    let mut scene = Scene::open(&AOF).await;
+    for name in ["a", "b", "c"] {
+        scene.save(1, name).await;
+    }
+    let found = scene.server.command(&["KEYS", "*:log:*"]).await.unwrap();
+    let logs: Vec<String> = redis::from_redis_value(found).unwrap();
+    for log in logs {
+        scene.server.command(&["XDEL", &log, "0-2"]).await.unwrap();
+    }
+    let copy = scene.server.copy();
+    scene.server.command(&["FLUSHALL"]).await.unwrap();
+    scene.save(1, "after").await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.rows.stats().lost, 3);
+    scene.server.kill().await;
+    scene.server.put_back(&copy);
+    scene.server.restart().await;
+    scene.save_when_back(2, "later").await;
+    scene.save_when_back(1, "later").await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "later");
+    let letters = scene.rows.dead_letters().list(10).await.unwrap();
+    let numbers: Vec<_> = letters
+        .iter()
+        .map(larder::behind::letters::DeadLetter::number)
+        .collect();
+    assert_eq!(numbers, [1, 3]);
+    assert_eq!(scene.rows.stats().lost, 3);
+}
+
 /// The statement that an error names.
 fn statement(error: &larder::Error) -> String {
     let text = error.to_string();

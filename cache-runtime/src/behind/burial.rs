@@ -63,8 +63,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 }
                 return self.clear(lane, incarnation).await;
             }
+            let counted = offsets::counted_of(pool, &place).await?;
             let mut position = None;
-            self.flush_batch(queue, lane, &mut position, fetched, open, true)
+            self.flush_batch(queue, lane, &mut position, fetched, open, Some(counted))
                 .await?;
         }
     }
@@ -134,9 +135,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             claim_ms: 0,
             is_first: false,
         };
-        // What the log of a closed incarnation still holds becomes dead letters.
-        let held = self.fetch(lane, fetch).await?.log_last;
-        let lost = mark.number.saturating_sub(held.max(position));
-        Ok(Some(offsets::count_lost(pool, &place, lost).await?))
+        if self.fetch(lane, fetch).await?.log_last > position {
+            // What the log of a closed incarnation still holds becomes dead letters first.
+            return Ok(None);
+        }
+        Ok(Some(offsets::count_lost(pool, &place, mark.number).await?))
     }
 }

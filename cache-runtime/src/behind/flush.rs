@@ -135,7 +135,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 return self.ended(queue, lane, position, &fetched, open).await;
             }
         }
-        self.flush_batch(queue, lane, position, fetched, open, false)
+        self.flush_batch(queue, lane, position, fetched, open, None)
             .await
     }
 
@@ -188,7 +188,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
-    /// Applies a batch and settles it.
+    /// Applies a batch and settles it. `buried` is of a closed incarnation: up to which number its loss has been counted.
     pub(super) async fn flush_batch(
         &self,
         queue: &Queue,
@@ -196,14 +196,17 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         position: &mut Option<OpenIncarnation>,
         fetched: Fetched,
         open: OpenIncarnation,
-        closed: bool,
+        buried: Option<u64>,
     ) -> Result<Stepped, Error> {
         self.cache.store.reach(Point::BeforeFlush);
         let last = fetched.writes.last();
         let to = last.map_or(fetched.current_last, |write| write.pending.mark.number);
         let place = queue.place(lane, open.incarnation);
         let count = fetched.writes.len() as u64;
-        let lost = to - open.position - count;
+        let counted = buried.unwrap_or(0).max(open.position);
+        let numbers = fetched.writes.iter().map(|write| write.pending.mark.number);
+        let found = numbers.filter(|number| *number > counted).count() as u64;
+        let lost = to.saturating_sub(counted) - found;
         let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
         let batch = Batch {
             place: &place,
@@ -211,7 +214,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             to,
             writes: &writes,
             lost,
-            closed,
+            closed: buried.is_some(),
             codec: self.codec,
             layout: self.fingerprint,
             now_ms: self.cache.clock.wall_ms(),

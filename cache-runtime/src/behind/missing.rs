@@ -83,7 +83,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 "the queue {name} cannot be flushed: larder_offsets has no row for incarnation {incarnation} of its part {part}; \
                  it was deleted, or the database was restored from an older backup. What is queued waits. Writes up to number \
                  {position} have been in the database once; the later ones are flushed after `INSERT INTO larder_offsets (queue, \
-                 part, epoch, nonce, position, closed, lost) VALUES ('{}', {part}, {epoch}, '{nonce:016x}', {position}, 0, 0)`",
+                 part, epoch, nonce, position, closed, lost, counted) VALUES ('{}', {part}, {epoch}, '{nonce:016x}', {position}, 0, 0, \
+                 0)`",
                 name.replace('\'', "''")
             ),
         )))

@@ -5,7 +5,9 @@
 //!
 //! 1. [`register`] gives a queue its next incarnation, with the next epoch and a nonce of its own.
 //! 2. `advance` moves its position, in the transaction that applies the writes.
-//! 3. [`close`] ends it for good: what a store that was cut off still holds of it is never applied.
+//! 3. Both a flush that finds numbers missing between its writes (`advance`) and a process that remembers more of them than
+//!    a closed incarnation had ([`count_lost`]) add to its count of lost writes; each number is added once.
+//! 4. [`close`] ends it for good: what a store that was cut off still holds of it is never applied.
 //!
 //! Invariant: a position moves from the value that its mover has seen, or not at all.
 //! Invariant: no two incarnations of a queue have one epoch, though rows of the table were deleted, as long as the store or a
@@ -165,8 +167,8 @@ async fn claim<DB: Backend>(
         epoch: number::<DB>(known, 0)?.max(last) + 1,
         nonce: draw(queue),
     };
-    let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost) \
-                VALUES (?, ?, ?, ?, 0, 0, 0)";
+    let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost, counted) \
+                VALUES (?, ?, ?, ?, 0, 0, 0, 0)";
     let nonce = nonce_text(incarnation);
     let values = [
         Value::Text(queue),
@@ -205,43 +207,59 @@ pub async fn close<DB: Backend>(
         .map_err(|error| tables::describe::<DB>("close", &place.what(), error))
 }
 
-/// Raises the count of the writes that an incarnation has lost, if it is lower. By how much.
+/// Counts the writes of a closed incarnation that are lost behind its position, up to this one, unless they have been
+/// counted. How many there were.
 pub async fn count_lost<DB: Backend>(
     pool: &Pool<DB>,
     place: &Place,
-    total: u64,
+    last: u64,
 ) -> Result<u64, Error> {
     let counted = async {
         loop {
-            let Some(row) = find(pool, "lost", place).await? else {
+            let Some(row) = find(pool, "position, counted", place).await? else {
                 return Ok(0);
             };
-            let known = number::<DB>(&row, 0)?;
-            if known >= total {
+            let (position, counted) = (number::<DB>(&row, 0)?, number::<DB>(&row, 1)?);
+            let lost = last.saturating_sub(position.max(counted));
+            if lost == 0 {
                 return Ok(0);
             }
-            // Whoever changes it meanwhile raises it, so this ends.
+            // Whoever changes them meanwhile raises them, so this ends.
             let text = format!(
-                "UPDATE larder_offsets SET lost = ? WHERE {IS_PLACE} AND nonce = ? AND lost = ?"
+                "UPDATE larder_offsets SET lost = lost + ?, counted = ? \
+                 WHERE {IS_PLACE} AND nonce = ? AND position = ? AND counted = ?"
             );
             let [queue, part, epoch] = place.values();
             let nonce = nonce_text(place.incarnation);
             let values = [
-                Value::Integer(total),
+                Value::Integer(lost),
+                Value::Integer(last),
                 queue,
                 part,
                 epoch,
                 Value::Text(&nonce),
-                Value::Integer(known),
+                Value::Integer(position),
+                Value::Integer(counted),
             ];
             if update(pool, &text, &values).await? {
-                return Ok(total - known);
+                return Ok(lost);
             }
         }
     };
     counted
         .await
         .map_err(|error| tables::describe::<DB>("count what was lost of", &place.what(), error))
+}
+
+/// Up to which number [`count_lost`] has counted the writes of an incarnation; zero if it has not.
+pub(crate) async fn counted_of<DB: Backend>(pool: &Pool<DB>, place: &Place) -> Result<u64, Error> {
+    let found = async {
+        let row = find(pool, "counted", place).await?;
+        row.map_or(Ok(0), |row| number::<DB>(&row, 0))
+    };
+    found
+        .await
+        .map_err(|error| tables::describe::<DB>("load what was lost of", &place.what(), error))
 }
 
 /// The names of the queues that have been registered and begin so.

@@ -40,6 +40,7 @@ pub const fn offsets_sql<DB: Backend>() -> &'static str {
     position BIGINT NOT NULL,
     closed BIGINT NOT NULL,
     lost BIGINT NOT NULL,
+    counted BIGINT NOT NULL,
     PRIMARY KEY (queue, part, epoch)
 )"
         }
@@ -53,6 +54,7 @@ pub const fn offsets_sql<DB: Backend>() -> &'static str {
     position BIGINT NOT NULL,
     closed BIGINT NOT NULL,
     lost BIGINT NOT NULL,
+    counted BIGINT NOT NULL,
     PRIMARY KEY (queue, part, epoch)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         }
