@@ -425,6 +425,32 @@ async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(worl
 
 everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);
 
+async fn only_a_put_without_an_answer_may_or_may_not_be_queued<DB: Tested>(world: &World<DB>) {
+    let rows = Waiting::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let unanswered = async |operation| {
+        world.faults.leave_unanswered(operation, 1);
+        rows.save(&Waiting::new(1)).await.unwrap_err().kind()
+    };
+    // The first write begins the queue.
+    assert_eq!(unanswered(Operation::Rotate).await, ErrorKind::Store);
+    assert_eq!(unanswered(Operation::Put).await, ErrorKind::OutcomeUnknown);
+    for id in 0..10 {
+        rows.save(&Waiting::new(id)).await.unwrap();
+    }
+    // The queue is full, so the write is to make room.
+    assert_eq!(unanswered(Operation::Fetch).await, ErrorKind::Store);
+    assert_eq!(unanswered(Operation::Settle).await, ErrorKind::Store);
+    world.faults.leave_unanswered(Operation::Get, 1);
+    let modified = rows.modify(1, |row| row.quantity += 1).await;
+    assert_eq!(modified.unwrap_err().kind(), ErrorKind::Store);
+    rows.flush().await.unwrap();
+    let row = rows.find_uncached(1).await.unwrap().unwrap();
+    assert_eq!(row.quantity, 1, "nothing but the ten rows was queued");
+}
+
+everywhere!(only_a_put_without_an_answer_may_or_may_not_be_queued);
+
 /// As [`Behind`], but absences are not cached for readers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(

@@ -182,7 +182,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             };
             let stamp = put.meta.lease.identity.stamp;
             let answer = self.cache.store.put(&lane.partition, key, put).await;
-            match answer.map_err(|error| self.queue_away(verb, error))? {
+            match answer.map_err(|error| self.unacknowledged(verb, error))? {
                 PutAnswer::Done(mark) => {
                     lane.acknowledged(mark);
                     self.cache.store.reach(crate::store::Point::AfterPut);

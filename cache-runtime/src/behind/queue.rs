@@ -20,7 +20,7 @@ use crate::{
         partition::Partition,
     },
     entity::Entity,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, StoreError},
     key::Key,
     policy::QueuePolicy,
     repository::Inner,
@@ -218,17 +218,28 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Ok(acknowledged)
     }
 
-    /// The error of an operation that the store has failed.
-    pub(crate) fn queue_away(&self, verb: &str, error: crate::error::StoreError) -> Error {
-        self.counters.store_errors.add_one();
+    /// The error of an operation on the queue that the store has failed. The operation queues nothing, so the caller's write
+    /// is not queued either, also if the store has done what it was asked and did not answer.
+    pub(crate) fn queue_away(&self, verb: &str, error: StoreError) -> Error {
+        let why = "the store cannot be reached, or refused, or did not answer";
+        self.store_failed(ErrorKind::Store, verb, why, error)
+    }
+
+    /// The error of a put that the store has failed.
+    pub(crate) fn unacknowledged(&self, verb: &str, error: StoreError) -> Error {
         let (kind, why) = if error.may_be_done {
             (
                 ErrorKind::OutcomeUnknown,
-                "the store did not answer, so it may or may not have been done",
+                "the store did not answer, so the write may or may not be queued",
             )
         } else {
             (ErrorKind::Store, "the store cannot be reached or refused")
         };
+        self.store_failed(kind, verb, why, error)
+    }
+
+    fn store_failed(&self, kind: ErrorKind, verb: &str, why: &str, error: StoreError) -> Error {
+        self.counters.store_errors.add_one();
         let message = format!("failed to {verb} {} in its queue: {why}", E::SPEC.name);
         Error::with_source(kind, message, error)
     }

@@ -89,6 +89,7 @@ pub struct Faults(Arc<Mutex<Plan>>);
 #[derive(Debug, Default)]
 struct Plan {
     failing: HashMap<Operation, u64>,
+    unanswered: HashMap<Operation, u64>,
     pauses: HashMap<Operation, VecDeque<Pause>>,
     off: Vec<Mechanism>,
     calls: HashMap<Operation, u64>,
@@ -142,6 +143,11 @@ impl Faults {
     /// Makes the next so many calls of an operation fail.
     pub fn fail(&self, operation: Operation, times: u64) {
         self.plan().failing.insert(operation, times);
+    }
+
+    /// Makes the next so many calls of an operation look as if they had not been answered. None of them is done.
+    pub fn leave_unanswered(&self, operation: Operation, times: u64) {
+        self.plan().unanswered.insert(operation, times);
     }
 
     /// Stops the next call of an operation (one call per pause) before it reaches the store.
@@ -204,13 +210,25 @@ impl Faults {
             pause.reached.add_permits(1);
             take(&pause.resumed).await;
         }
-        match self.plan().failing.get_mut(&operation) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                Err(StoreError::new("a fault was asked for"))
-            }
-            _ => Ok(()),
+        let mut plan = self.plan();
+        if take_one(&mut plan.failing, operation) {
+            return Err(StoreError::new("a fault was asked for"));
         }
+        if take_one(&mut plan.unanswered, operation) {
+            return Err(StoreError::unanswered("no answer was asked for"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an operation has a fault left, which is taken.
+fn take_one(faults: &mut HashMap<Operation, u64>, operation: Operation) -> bool {
+    match faults.get_mut(&operation) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
     }
 }
 
