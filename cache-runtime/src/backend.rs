@@ -51,6 +51,12 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     fn json(json: Option<Box<RawValue>>) -> Self::Json;
 
+    /// How many bytes a value has in a message to the database; zero where nothing is sent.
+    #[doc(hidden)]
+    fn size_of<T: Column<Self>>(_value: &T) -> Result<usize, BoxDynError> {
+        Ok(0)
+    }
+
     /// Whether a batch can send the values of a column of this type as one array.
     #[doc(hidden)]
     fn has_arrays_of(_column: &Self::TypeInfo) -> bool {
@@ -295,6 +301,12 @@ backend!(
     PostgresBound,
     |_| None,
     {
+        fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
+            let mut encoded = sqlx::postgres::PgArgumentBuffer::default();
+            let _is_null = value.encode_by_ref(&mut encoded)?;
+            Ok(encoded.len())
+        }
+
         fn has_arrays_of(column: &Self::TypeInfo) -> bool {
             postgres_array::oid_of(column).is_some()
         }
@@ -319,6 +331,12 @@ backend!(
     MYSQL,
     MySqlBound,
     |result| Some(result.last_insert_id()),
-    {}
+    {
+        fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
+            let mut encoded = Vec::new();
+            let _is_null = value.encode_by_ref(&mut encoded)?;
+            Ok(encoded.len())
+        }
+    }
 );
 backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {});

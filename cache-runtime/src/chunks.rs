@@ -3,9 +3,12 @@
 //! 1. Where every column has an array type (Postgres, `UNNEST`) a chunk is one array per column, and one prepared statement
 //!    serves for any number of rows.
 //! 2. Elsewhere a chunk is rows of parameters, up to the dialect's limit.
+//! 3. Either way a chunk ends where the bytes of its values would be too many for one message to the database.
 //!
 //! Invariant: a statement reaches exactly the rows whose ids are given, byte for byte, as a single write does.
 //! Not here: what becomes of a row that was not matched, and the keys (`bulk`).
+
+use std::borrow::Borrow;
 
 use sqlx::SqlStr;
 
@@ -21,6 +24,9 @@ use crate::{
 const ROWS_AS_ARRAYS: usize = 5_000;
 /// How many rows travel as parameters in one statement. More gain nothing, and SQLite bounds the depth of a condition.
 const ROWS_AS_PARAMETERS: usize = 500;
+
+/// What a message with one row has besides its values, in bytes, and more.
+const MESSAGE_OVERHEAD: usize = 4_096;
 
 /// The columns that the application gives for a new row.
 const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
@@ -61,6 +67,30 @@ impl<E> Default for Changed<E> {
     }
 }
 
+/// Fails if values of so many bytes, which is more than a statement of several rows has, are too many for one message to
+/// this server. Sent, they would end the connection, and the server might not even say why.
+pub(crate) async fn check_size<DB: Backend>(
+    connection: &mut DB::Connection,
+    what: &str,
+    bytes: usize,
+) -> Result<(), sqlx::Error> {
+    let Some(ask) = DB::DIALECT.largest_message() else {
+        return Ok(());
+    };
+    if bytes <= DB::DIALECT.most_bytes() {
+        return Ok(());
+    }
+    let answer = DB::fetch(connection, ask, DB::Arguments::default()).await?;
+    let answer = answer.ok_or(sqlx::Error::RowNotFound)?;
+    let most = usize::try_from(DB::integer(&answer, 0)?).unwrap_or(usize::MAX);
+    if bytes.saturating_add(MESSAGE_OVERHEAD) <= most {
+        return Ok(());
+    }
+    Err(sqlx::Error::Encode(
+        format!("{what} has {bytes} bytes, and the server takes {most} at once; raise `max_allowed_packet`").into(),
+    ))
+}
+
 impl<E: Entity, DB: Backend> Database<E, DB> {
     /// Inserts rows.
     pub(crate) async fn insert_rows(
@@ -72,16 +102,21 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let text = Text::new(E::SPEC.table, &self.columns);
         let mut changed = Changed::default();
         if self.has_arrays(GIVEN_ON_INSERT) {
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
+            let mut rest = rows;
+            while !rest.is_empty() {
                 let sql = text.insert_arrays(GIVEN_ON_INSERT, reads_back);
-                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
+                let (rows, arguments) = self.arrays_of_rows(&mut rest, GIVEN_ON_INSERT)?;
                 self.insert_chunk(connection, sql, arguments, rows, &mut changed)
                     .await?;
             }
             return Ok(changed);
         }
-        let columns = self.count(GIVEN_ON_INSERT);
-        for rows in rows.chunks(rows_per_statement::<DB>(columns)) {
+        let most = rows_per_statement::<DB>(self.count(GIVEN_ON_INSERT));
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let rows = self
+                .next_rows(connection, &mut rest, most, GIVEN_ON_INSERT)
+                .await?;
             let sql = text.insert_rows(GIVEN_ON_INSERT, rows.len(), reads_back);
             let mut arguments = DB::Arguments::default();
             for row in rows {
@@ -143,9 +178,10 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             // Postgres inserts what an ordered SELECT yields one by one, and returns each as it was inserted.
             let text = Text::new(E::SPEC.table, &self.columns);
             let mut changed = Changed::default();
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
+            let mut rest = rows;
+            while !rest.is_empty() {
                 let sql = text.insert_arrays(GIVEN_ON_INSERT, true);
-                let arguments = self.arrays_of_rows(rows, GIVEN_ON_INSERT)?;
+                let (_, arguments) = self.arrays_of_rows(&mut rest, GIVEN_ON_INSERT)?;
                 self.run_returning(connection, sql, arguments, &mut changed)
                     .await?;
             }
@@ -167,8 +203,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let mut changed = Changed::default();
         if self.has_arrays(Role::is_saved) {
             let text = Text::new(E::SPEC.table, &self.columns);
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let arguments = self.arrays_of_rows(rows, Role::is_saved)?;
+            let mut rest = rows;
+            while !rest.is_empty() {
+                let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
                 self.run_returning(connection, text.update_arrays(), arguments, &mut changed)
                     .await?;
             }
@@ -197,10 +234,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let text = Text::new(E::SPEC.table, &self.columns);
         let mut sent = Sent::default();
         if self.has_arrays(Role::is_saved) {
-            for rows in rows.chunks(ROWS_AS_ARRAYS) {
-                let arguments = self.arrays(rows, Role::is_saved, |row, binder| {
-                    (self.binding.bind)(row, binder)
-                })?;
+            let mut rest = rows;
+            while !rest.is_empty() {
+                let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
                 let done = DB::execute(connection, text.upsert_arrays(), arguments).await?;
                 sent.add(done.rows);
             }
@@ -209,9 +245,15 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let columns = self
             .count(Role::is_saved)
             .max(text.parameters_per_row(false));
-        for rows in rows.chunks(rows_per_statement::<DB>(columns)) {
+        let most = rows_per_statement::<DB>(columns);
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let rows = self
+                .next_rows(connection, &mut rest, most, Role::is_saved)
+                .await?;
             let mut arguments = DB::Arguments::default();
             for row in rows {
+                let row = row.borrow();
                 (self.binding.bind)(row, &mut Binder::new(&mut arguments, Role::is_saved))
                     .map_err(sqlx::Error::Encode)?;
             }
@@ -288,8 +330,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let told_by = Text::<DB>::told_by(compares_version);
         let mut deleted = Sent::default();
         if self.has_arrays(told_by) {
-            for items in items.chunks(ROWS_AS_ARRAYS) {
-                let arguments = self.arrays(items, told_by, &add)?;
+            let mut rest = items;
+            while !rest.is_empty() {
+                let (_, arguments) = self.arrays(&mut rest, told_by, &add)?;
                 let sql = text.delete_arrays(compares_version);
                 deleted.add(DB::execute(connection, sql, arguments).await?.rows);
             }
@@ -323,31 +366,69 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         found.iter().map(self.binding.from_row).collect()
     }
 
-    fn arrays_of_rows(
+    /// Takes the next rows off that fit one statement of parameters.
+    async fn next_rows<'r, R: Borrow<E>>(
         &self,
-        rows: &[E],
+        connection: &mut DB::Connection,
+        rest: &mut &'r [R],
+        most: usize,
         wanted: fn(Role) -> bool,
-    ) -> Result<DB::Arguments, sqlx::Error> {
-        self.arrays(rows, wanted, |row, binder| (self.binding.bind)(row, binder))
+    ) -> Result<&'r [R], sqlx::Error> {
+        let mut bytes = 0;
+        let mut count = 0;
+        for row in rest.iter().take(most) {
+            let mut size = 0;
+            (self.binding.bind)(row.borrow(), &mut Binder::size(&mut size, wanted))
+                .map_err(sqlx::Error::Encode)?;
+            if count > 0 && bytes + size > DB::DIALECT.most_bytes() {
+                break;
+            }
+            bytes += size;
+            count += 1;
+        }
+        check_size::<DB>(connection, "a row", bytes).await?;
+        let (rows, behind) = rest.split_at(count);
+        *rest = behind;
+        Ok(rows)
     }
 
-    /// One array per wanted column.
-    fn arrays<T>(
+    /// Takes the next rows off that fit one statement of arrays, with these.
+    fn arrays_of_rows<'r, R: Borrow<E>>(
         &self,
-        items: &[T],
+        rest: &mut &'r [R],
+        wanted: fn(Role) -> bool,
+    ) -> Result<(&'r [R], DB::Arguments), sqlx::Error> {
+        self.arrays(rest, wanted, |row, binder| {
+            (self.binding.bind)(row.borrow(), binder)
+        })
+    }
+
+    /// Takes the next items off that fit one statement, as one array per wanted column.
+    fn arrays<'i, T>(
+        &self,
+        rest: &mut &'i [T],
         wanted: fn(Role) -> bool,
         add: impl Fn(&T, &mut Binder<'_, DB>) -> Result<(), sqlx::error::BoxDynError>,
-    ) -> Result<DB::Arguments, sqlx::Error> {
+    ) -> Result<(&'i [T], DB::Arguments), sqlx::Error> {
         let columns = self.columns.iter().filter(|column| wanted(column.role));
         let mut arrays = vec![Array::default(); columns.clone().count()];
-        for item in items {
+        let mut count = 0;
+        for item in rest.iter().take(ROWS_AS_ARRAYS) {
             add(item, &mut Binder::arrays(&mut arrays, wanted)).map_err(sqlx::Error::Encode)?;
+            count += 1;
+            // The bound is far below what the database takes, so it may be passed by the last one.
+            let bytes: usize = arrays.iter().map(|array| array.bytes.len()).sum();
+            if bytes >= DB::DIALECT.most_bytes() {
+                break;
+            }
         }
         let mut arguments = DB::Arguments::default();
         for (array, column) in arrays.into_iter().zip(columns) {
             DB::add_array(&mut arguments, array, &column.type_info).map_err(sqlx::Error::Encode)?;
         }
-        Ok(arguments)
+        let (items, behind) = rest.split_at(count);
+        *rest = behind;
+        Ok((items, arguments))
     }
 
     /// Whether all wanted columns can be sent as arrays.

@@ -129,6 +129,8 @@ enum Sink<'a, DB: Backend> {
     Arguments(&'a mut DB::Arguments),
     /// To one array per column, for the rows of a batch.
     Arrays(std::slice::IterMut<'a, Array>),
+    /// Nowhere; how many bytes they have is added up.
+    Size(&'a mut usize),
 }
 
 /// The values of one column for all rows of a batch, in the form the database wants.
@@ -170,6 +172,15 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
+    /// A binder that adds up how many bytes the values have.
+    pub(crate) fn size(size: &'a mut usize, wanted: fn(Role) -> bool) -> Self {
+        Self {
+            sink: Sink::Size(size),
+            wanted,
+            text_only: false,
+        }
+    }
+
     /// A binder that appends only the text parts of an id.
     pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
         Self {
@@ -198,6 +209,10 @@ impl<'a, DB: Backend> Binder<'a, DB> {
                 let array = arrays.next().ok_or("a row has more values than columns")?;
                 array.length += 1;
                 DB::add_element(array, value)
+            }
+            Sink::Size(size) => {
+                **size += DB::size_of(value)?;
+                Ok(())
             }
         }
     }

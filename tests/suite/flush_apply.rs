@@ -41,6 +41,8 @@ on_all_databases!(
     writes_of_a_closed_incarnation_die,
     what_the_store_has_lost_is_counted_with_the_batch,
     a_batch_larger_than_a_statement_is_applied,
+    a_batch_larger_than_a_message_is_applied,
+    dead_letters_larger_than_a_message_are_written,
     a_dead_letter_is_there_until_it_is_discarded,
 );
 on_servers!(a_flusher_that_stops_half_way_lets_the_next_one_go_on);
@@ -48,7 +50,11 @@ on_postgres!(
     a_thousand_rows_take_one_statement_of_postgres,
     types_without_arrays_are_saved_row_by_row,
 );
-on_mysql!(a_flush_leaves_the_session_as_it_was);
+on_mysql!(
+    a_flush_leaves_the_session_as_it_was,
+    a_row_larger_than_a_message_kills_its_write_alone,
+    a_write_that_is_too_large_even_for_a_dead_letter_waits,
+);
 
 mod a_refusal_at_the_commit_kills_its_write_alone {
     crate::world::case!(
@@ -680,6 +686,91 @@ async fn a_batch_larger_than_a_statement_is_applied<DB: Tested>(world: &World<DB
     assert_eq!((applied.rows, dead(&applied)), (1_200, vec![]));
     let rows = desk.rows().await;
     assert_eq!((rows.len(), rows[0].as_str()), (1_199, "2 name 2"));
+}
+
+const LARGE: &str = "CREATE TABLE parcels (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL, weight BIGINT NOT NULL, note TEXT NOT NULL)";
+const LARGE_ON_MYSQL: &str = "CREATE TABLE parcels (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL, weight BIGINT NOT NULL, note LONGTEXT NOT NULL)";
+
+/// More than MySQL takes in one message, which is 16 MiB for the server of the tests, in rows of which each is small enough.
+fn large() -> Vec<Image<Parcel>> {
+    saves((1..=32).map(|id| Parcel {
+        note: Some("x".repeat(600_000)),
+        ..parcel(id, "large")
+    }))
+}
+
+async fn a_batch_larger_than_a_message_is_applied<DB: Tested>(world: &World<DB>) {
+    let desk = desk_with(world, spelled::<DB>(LARGE, LARGE_ON_MYSQL, LARGE)).await;
+    let applied = desk.apply(large()).await;
+    assert_eq!((applied.rows, dead(&applied)), (32, vec![]));
+    assert_eq!(desk.rows().await.len(), 32);
+}
+
+async fn dead_letters_larger_than_a_message_are_written<DB: Tested>(world: &World<DB>) {
+    let desk = desk_with(world, spelled::<DB>(LARGE, LARGE_ON_MYSQL, LARGE)).await;
+    assert!(close(&world.pool, &desk.place, 0).await.unwrap());
+    let writes = desk.queued(large());
+    let late = Batch {
+        closed: true,
+        ..batch(&desk.place, &writes)
+    };
+    let applied = desk.parcels.apply_queued(&late, &Hooks::default()).await;
+    assert_eq!(applied.unwrap().dead.len(), 32);
+    let listed = desk.listed("SELECT CONCAT(COUNT(*), '') FROM larder_dead_letters");
+    assert_eq!(listed.await, ["32"]);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "crates")]
+struct Crate {
+    #[cached(id)]
+    id: i64,
+    #[sqlx(json)]
+    content: Vec<String>,
+}
+
+/// As JSON each of its characters takes six bytes, and as a dead letter one.
+async fn a_row_larger_than_a_message_kills_its_write_alone(world: &World<MySql>) {
+    world
+        .sql("CREATE TABLE crates (id BIGINT PRIMARY KEY, content LONGTEXT NOT NULL)")
+        .await;
+    let crates: Repository<Crate, MySql> = Repository::new(&world.cache, world.pool.clone());
+    let place = register_place(world).await;
+    let image = |id, length| {
+        let content = vec!["\u{1}".repeat(length)];
+        Image::Row(Arc::new(Crate { id, content }))
+    };
+    let writes = queued(
+        |id| crates.key(id).unwrap(),
+        vec![image(1, 9), image(2, 3_000_000), image(3, 9)],
+    );
+    let batch = batch(&place, &writes);
+    let applied = crates.apply_queued(&batch, &Hooks::default()).await;
+    let applied = applied.unwrap();
+    assert_eq!((dead(&applied), applied.rows), (vec![2], 2));
+    let why = &applied.dead[0].error;
+    assert!(why.contains("max_allowed_packet"), "{why}");
+}
+
+async fn a_write_that_is_too_large_even_for_a_dead_letter_waits(world: &World<MySql>) {
+    let desk = desk_with(world, LARGE_ON_MYSQL).await;
+    let huge = Parcel {
+        note: Some("x".repeat(17_000_000)),
+        ..parcel(2, "huge")
+    };
+    let writes = desk.queued(saves([parcel(1, "one"), huge, parcel(3, "three")]));
+    let batch = batch(&desk.place, &writes);
+    let failed = desk.parcels.apply_queued(&batch, &Hooks::default()).await;
+    let Err(Unapplied::Failed(error)) = failed else {
+        panic!("{failed:?}");
+    };
+    let why = error.to_string();
+    assert!(
+        why.contains("dead letter of write 2") && why.contains("max_allowed_packet"),
+        "{why}"
+    );
+    assert_eq!((desk.position().await, desk.letters().await.len()), (0, 0));
+    assert_eq!(desk.rows().await, [""; 0]);
 }
 
 async fn a_dead_letter_is_there_until_it_is_discarded<DB: Tested>(world: &World<DB>) {

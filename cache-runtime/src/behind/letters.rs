@@ -24,6 +24,7 @@ use crate::{
         offsets::Place,
         tables::{self, Value},
     },
+    chunks,
     codec::Codec,
     entity::Entity,
     error::Error,
@@ -209,6 +210,13 @@ impl Letter {
     }
 }
 
+impl Letter {
+    /// How many bytes it has in a message to the database, about.
+    fn size(&self) -> usize {
+        self.payload.len() + self.key.len() + self.error.len() + 512
+    }
+}
+
 /// Puts letters into the table, in the transaction that moves the queue past them. With how many statements.
 pub(crate) async fn insert<DB: Backend>(
     connection: &mut DB::Connection,
@@ -217,7 +225,21 @@ pub(crate) async fn insert<DB: Backend>(
     now_ms: u64,
 ) -> Result<u64, sqlx::Error> {
     let mut statements = 0;
-    for letters in letters.chunks(LETTERS_AT_ONCE) {
+    let mut rest = letters;
+    while let Some(first) = rest.first() {
+        let mut bytes = first.size();
+        let behind = rest[1..].iter().take(LETTERS_AT_ONCE - 1);
+        let more = behind.take_while(|letter| {
+            bytes += letter.size();
+            bytes <= DB::DIALECT.most_bytes()
+        });
+        let letters;
+        (letters, rest) = rest.split_at(1 + more.count());
+        if letters.len() == 1 {
+            // What cannot be put aside must not be passed over either: the queue waits until the server takes it.
+            let what = format!("the dead letter of write {}", first.number);
+            chunks::check_size::<DB>(connection, &what, first.size()).await?;
+        }
         let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; letters.len()];
         let text = format!(
             "INSERT INTO larder_dead_letters \

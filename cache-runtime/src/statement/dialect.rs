@@ -56,6 +56,28 @@ impl Dialect {
         }
     }
 
+    /// How many bytes the values of several rows may have in one statement: enough to make its own cost small, and less than
+    /// any server takes that is not set up to take less than a mebibyte. A single row may have more.
+    pub(crate) const fn most_bytes(self) -> usize {
+        match self {
+            // A message may have a gibibyte.
+            Self::Postgres => 64 << 20,
+            Self::MySql => 1_000_000,
+            // Nothing is sent, and each value has a limit of its own.
+            Self::Sqlite => usize::MAX,
+        }
+    }
+
+    /// What asks a server how many bytes it takes in one message, where that is low enough to be met by a row.
+    pub(crate) const fn largest_message(self) -> Option<SqlStr> {
+        match self {
+            Self::MySql => Some(SqlStr::from_static(
+                "SELECT CAST(@@SESSION.max_allowed_packet AS SIGNED)",
+            )),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
     /// Whether a parameter of the statement can be used twice by its number.
     pub(super) const fn numbers_parameters(self) -> bool {
         !matches!(self, Self::MySql)
