@@ -7,9 +7,11 @@ use sqlx::Pool;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
 use crate::{
     backend::{Backend, Bound},
-    behind::{Queue, partition::Partition},
+    behind::{Queue, partition::Partition, tables::check_name},
     bulk::{Batch, Done},
     cache::{self, Cache},
     codec::{self, Codec},
@@ -122,7 +124,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] when a column has no type in this database, when two fields are one
-    /// column, when the codec cannot carry the entity, or when the id has a type whose values have several spellings.
+    /// column, when the codec cannot carry the entity, or when the id has a type whose values have several spellings. Of a
+    /// write-behind entity also when its journal cannot be opened, or the name of its queue is too long.
     pub fn try_new(cache: &Cache, pool: Pool<DB>) -> Result<Self, Error> {
         let spec = E::SPEC;
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
@@ -149,9 +152,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
             let name = key::queue_name(&cache.namespace, spec.name, &policy);
             let mut queue = Queue::new(&name, policy.queue);
-            if let Some(own) = cache.store.open_queue(&queue.partitions(), &policy.queue)? {
+            let own = cache.store.open_queue(&queue.partitions(), &policy.queue)?;
+            #[cfg(feature = "test-util")]
+            let own = own.filter(|_| !cache.store.is_left_out(Mechanism::OwnQueue));
+            if let Some(own) = own {
                 queue.name = format!("{name}@{own}").into();
             }
+            check_name(spec.name, &queue.name)?;
             Ok::<_, Error>(queue)
         });
         let queue = queue.transpose()?;

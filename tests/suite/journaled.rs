@@ -115,3 +115,28 @@ async fn a_journal_is_one_entitys() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("another entity"), "{error}");
 }
+
+/// As above, but it is the entity's own: all repositories of one cache share it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_is_opened_again_by_its_entity_and_beside_those_of_others() {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::builder().journals(directory.path()).build().unwrap();
+    let rows = Kept::repository(&cache, world.pool.clone());
+    rows.install().await.unwrap();
+    rows.save(&Kept::new(1, "kept")).await.unwrap();
+    let again = larder::Repository::<Kept, Sqlite>::try_new(&cache, world.pool.clone());
+    assert_eq!(again.unwrap().find(1).await.unwrap().unwrap().name, "kept");
+    let beside = larder::Repository::<Beside, Sqlite>::try_new(&cache, world.pool.clone());
+    assert_eq!(beside.unwrap().find(1).await.unwrap(), None);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_behind", journal = "beside.journal")]
+struct Beside {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
+use larder::{
+    Cached, ErrorKind, Origin,
+    store::faulty::{Faults, Mechanism, Operation},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -425,6 +428,31 @@ async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(worl
 
 everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);
 
+/// The longest name fits, whatever its characters are.
+async fn a_queue_whose_name_its_tables_cannot_hold_is_refused<DB: Tested>(world: &World<DB>) {
+    let own = crate::world::unique("long");
+    let open = async |length: usize| {
+        let filled = own.clone() + &"ä".repeat(length - own.len());
+        let builder = larder::Cache::builder().namespace(filled);
+        let builder = builder.redis(crate::world::redis_url());
+        let cache = builder.connect().await.unwrap();
+        larder::Repository::<Behind, DB>::try_new(&cache, world.pool.clone())
+    };
+    let longest = 190 - ":Behind/4".len();
+    let error = open(longest + 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    for told in ["191 characters", "190", "`namespace`"] {
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    let rows = open(longest).await.unwrap();
+    rows.install().await.unwrap();
+    rows.save(&Behind::new(1, "kept")).await.unwrap();
+    rows.flush().await.unwrap();
+    assert!(rows.find_uncached(1).await.unwrap().is_some());
+}
+
+crate::world::on_all_databases!(a_queue_whose_name_its_tables_cannot_hold_is_refused);
+
 async fn only_a_put_without_an_answer_may_or_may_not_be_queued<DB: Tested>(world: &World<DB>) {
     let rows = Waiting::repository(&world.cache, world.pool.clone());
     rows.install().await.unwrap();
@@ -483,10 +511,17 @@ async fn a_row_is_inserted_where_absences_are_not_cached<DB: Tested>(world: &Wor
     assert!(rows.find_uncached(1).await.unwrap().is_some());
 }
 
-/// Two programs in one: each has an in-process store of its own, and so a queue of its own.
-async fn queues_of_two_stores_in_one_process_do_not_end_each_other<DB: Tested>(world: &World<DB>) {
-    let stores = [larder::Cache::in_process(), larder::Cache::in_process()];
-    let rows = stores.map(|cache| Behind::repository(&cache, world.pool.clone()));
+/// Two programs in one: each has an in-process store of its own, and so a queue of its own. The names they leave in the
+/// database, and how many dead letters.
+async fn two_stores_take_turns<DB: Tested>(
+    world: &World<DB>,
+    faults: &Faults,
+) -> (Vec<Option<String>>, usize) {
+    let open = || {
+        let cache = larder::Cache::builder().faults(faults).build().unwrap();
+        Behind::repository(&cache, world.pool.clone())
+    };
+    let rows = [open(), open()];
     rows[0].install().await.unwrap();
     for turn in 0..3 {
         for (at, rows) in rows.iter().enumerate() {
@@ -496,14 +531,31 @@ async fn queues_of_two_stores_in_one_process_do_not_end_each_other<DB: Tested>(w
             rows.flush().await.unwrap();
         }
     }
-    let last = Some("turn 2".to_owned());
-    assert_eq!(names(&rows[0], &[0, 1]).await, [last.clone(), last]);
+    let mut dead = 0;
     for rows in &rows {
-        assert!(rows.dead_letters().list(10).await.unwrap().is_empty());
+        dead += rows.dead_letters().list(10).await.unwrap().len();
     }
+    (names(&rows[0], &[0, 1]).await, dead)
+}
+
+async fn queues_of_two_stores_in_one_process_do_not_end_each_other<DB: Tested>(world: &World<DB>) {
+    let left = two_stores_take_turns(world, &Faults::new()).await;
+    let last = Some("turn 2".to_owned());
+    assert_eq!(left, (vec![last.clone(), last], 0));
+}
+
+async fn without_names_of_their_own_queues_of_two_stores_end_each_other<DB: Tested>(
+    world: &World<DB>,
+) {
+    let faults = Faults::new();
+    faults.leave_out(Mechanism::OwnQueue);
+    let (left, dead) = two_stores_take_turns(world, &faults).await;
+    let last = Some("turn 2".to_owned());
+    assert!(left != [last.clone(), last] && dead > 0, "{left:?}, {dead}");
 }
 
 everywhere! {
     a_row_is_inserted_where_absences_are_not_cached,
     queues_of_two_stores_in_one_process_do_not_end_each_other,
+    without_names_of_their_own_queues_of_two_stores_end_each_other,
 }

@@ -7,6 +7,8 @@
 //! Invariant: a write of a closed incarnation is never applied any more.
 //! Not here: when an incarnation is closed (`flush`).
 
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
 use crate::{
     backend::Backend,
     behind::{
@@ -17,7 +19,7 @@ use crate::{
     entity::Entity,
     error::Error,
     repository::Inner,
-    store::queue::{Fetch, QueueStore, Settled},
+    store::queue::{Fetch, Logged, QueueStore, Settled},
 };
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
@@ -96,6 +98,25 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             .drop_log(&lane.partition, incarnation)
             .await
             .map_err(away)
+    }
+
+    /// How many writes between a position and a number the store has lost, by those that it still has. Of a closed incarnation,
+    /// those up to `counted` have been counted as lost.
+    pub(super) fn lost_between(
+        &self,
+        position: u64,
+        to: u64,
+        writes: &[Logged],
+        counted: Option<u64>,
+    ) -> u64 {
+        #[cfg(feature = "test-util")]
+        if self.cache.store.is_left_out(Mechanism::GapCount) {
+            return 0;
+        }
+        let from = counted.unwrap_or(0).max(position);
+        let numbers = writes.iter().map(|write| write.pending.mark.number);
+        let found = numbers.filter(|number| *number > from).count() as u64;
+        to.saturating_sub(from) - found
     }
 
     /// Counts the writes that were acknowledged to this process in incarnations that are over, and that are neither in the

@@ -203,10 +203,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let to = last.map_or(fetched.current_last, |write| write.pending.mark.number);
         let place = queue.place(lane, open.incarnation);
         let count = fetched.writes.len() as u64;
-        let counted = buried.unwrap_or(0).max(open.position);
-        let numbers = fetched.writes.iter().map(|write| write.pending.mark.number);
-        let found = numbers.filter(|number| *number > counted).count() as u64;
-        let lost = to.saturating_sub(counted) - found;
+        let lost = self.lost_between(open.position, to, &fetched.writes, buried);
         let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
         let batch = Batch {
             place: &place,

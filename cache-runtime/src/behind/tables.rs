@@ -123,6 +123,24 @@ pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
     }
 }
 
+/// How many characters the column for the name of a queue holds.
+const LONGEST_NAME: usize = 190;
+
+/// Fails if the name of an entity's queue does not fit the tables.
+pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
+    let length = queue.chars().count();
+    if length <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Configuration,
+        format!(
+            "{entity} cannot be written behind: the name of its queue, {queue}, has {length} characters, and the tables of \
+             write-behind hold {LONGEST_NAME}; choose a shorter `namespace`"
+        ),
+    ))
+}
+
 /// Creates the tables that are not there. Any number of processes may do so at once.
 ///
 /// # Errors

@@ -8,6 +8,8 @@
 //! 2. Up to the position, or of a closed incarnation: what stands at the key is dropped, if it is still that write, and the
 //!    row is loaded.
 
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
 use crate::{
     backend::Backend,
     behind::{Image, offsets},
@@ -43,6 +45,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let known = offsets::position_of(&self.database.pool, &place).await?;
             let is_over =
                 known.is_some_and(|(position, closed)| closed || position >= pending.mark.number);
+            #[cfg(feature = "test-util")]
+            let is_over = is_over && !store.is_left_out(Mechanism::Unsettled);
             if is_over {
                 let settled = [Settled {
                     key: key.clone(),

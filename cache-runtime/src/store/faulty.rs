@@ -80,6 +80,14 @@ pub enum Mechanism {
     OffsetCompare,
     /// The order of the queue when a flush takes one image of each row: without it, the first one wins.
     QueueOrder,
+    /// The count of the numbers that a log lacks: without it, a loss is not told.
+    GapCount,
+    /// The question to the database whether a queued write of an earlier history of the store was flushed: without it, it is
+    /// served.
+    Unsettled,
+    /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
+    /// be left out before the repository is made.
+    OwnQueue,
 }
 
 /// The faults of one store, shared with the test that commands them.
