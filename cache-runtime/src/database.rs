@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use sqlx::{Pool, error::BoxDynError, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, error::BoxDynError, pool::PoolConnection};
 
 use crate::{
     backend::{Backend, Executed},
@@ -12,7 +12,7 @@ use crate::{
     entity::Entity,
     error::{Error, ErrorKind},
     source::Binding,
-    statement::Statements,
+    statement::{Dialect, Statements},
 };
 
 /// The rows of one entity in one database.
@@ -439,6 +439,31 @@ pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
     }
     let _ = refusal;
     false
+}
+
+/// Begins a transaction again if SQLite has ended it by itself, as by a trigger with `RAISE(ROLLBACK)`. Whether it had. Sqlx
+/// would go on counting it, take the rollback that is due for failed, and hand out the connection as one that is in a
+/// transaction from then on. So there is one to roll back, with as many of sqlx's savepoints as there were, and nothing in it.
+pub(crate) async fn reopen<DB: Backend>(
+    connection: &mut DB::Connection,
+    savepoints: usize,
+) -> bool {
+    if DB::DIALECT != Dialect::Sqlite {
+        return false;
+    }
+    let begin = SqlStr::from_static("BEGIN");
+    // It is refused in a transaction.
+    if DB::run(connection, begin).await.is_err() {
+        return false;
+    }
+    for depth in 1..=savepoints {
+        // As sqlx names them.
+        let savepoint = AssertSqlSafe(format!("SAVEPOINT _sqlx_savepoint_{depth}"));
+        if let Err(error) = DB::run(connection, savepoint.into_sql_str()).await {
+            tracing::debug!(%error, "a connection is lost");
+        }
+    }
+    true
 }
 
 /// Whether a statement was the victim of a deadlock that has taken its transaction with it.

@@ -79,6 +79,8 @@ pub(crate) struct Scope {
     is_running: bool,
     /// Statements have run here that larder has not seen.
     is_raw: bool,
+    /// In how many savepoints of the transaction this one lies, itself included.
+    savepoints: usize,
     /// The database has rolled the whole transaction back. Shared by all levels.
     is_doomed: Arc<AtomicBool>,
 }
@@ -144,7 +146,7 @@ impl<DB: Backend> Transaction<'static, DB> {
             .map_err(|error| failed("begin", error, Fate::Nothing))?;
         Ok(Self {
             level: Level::Top(open),
-            scope: Scope::new(Arc::default()),
+            scope: Scope::new(Arc::default(), 0),
         })
     }
 }
@@ -167,7 +169,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         let open = connection.begin().await;
         let open = open.map_err(|error| failed("begin a savepoint in", error, Fate::Nothing))?;
         scope.is_running = false;
-        let inner = Scope::new(Arc::clone(&scope.is_doomed));
+        let inner = Scope::new(Arc::clone(&scope.is_doomed), scope.savepoints + 1);
         Ok(Transaction {
             level: Level::Savepoint {
                 open,
@@ -209,7 +211,10 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// A commit that has begun runs to its end, also when the future is dropped.
     pub async fn commit(self) -> Result<(), Error> {
-        let Self { level, scope } = self;
+        let Self { mut level, scope } = self;
+        if scope.is_raw && database::reopen::<DB>(level.connection(), scope.savepoints).await {
+            scope.is_doomed.store(true, Ordering::Relaxed);
+        }
         scope.check()?;
         match level {
             Level::Top(open) => {
@@ -250,7 +255,10 @@ impl<DB: Backend> Transaction<'_, DB> {
             return Ok(());
         }
         let rolled_back = match level {
-            Level::Top(open) => {
+            Level::Top(mut open) => {
+                if scope.is_raw {
+                    database::reopen::<DB>(&mut open, 0).await;
+                }
                 let mut rolled_back = open.rollback().await;
                 if scope.is_doomed() {
                     // The database has done it already, and may say so.
@@ -264,8 +272,11 @@ impl<DB: Backend> Transaction<'_, DB> {
                 }
                 rolled_back
             }
-            Level::Savepoint { open, parent } => {
+            Level::Savepoint { mut open, parent } => {
                 parent.is_raw |= scope.is_raw;
+                if scope.is_raw && database::reopen::<DB>(&mut open, scope.savepoints).await {
+                    scope.is_doomed.store(true, Ordering::Relaxed);
+                }
                 open.rollback().await
             }
         };
@@ -289,6 +300,8 @@ impl<DB: Backend> Transaction<'_, DB> {
             Err(error) => {
                 if database::dooms_transaction(&error) {
                     scope.is_doomed.store(true, Ordering::Relaxed);
+                    let savepoints = self.scope.savepoints;
+                    database::reopen::<DB>(self.level.connection(), savepoints).await;
                 }
                 let what = repository.what(&key);
                 Err(database::describe("load", &what, error, Fate::Nothing))
@@ -330,6 +343,9 @@ impl<DB: Backend> Transaction<'_, DB> {
         let written = repository
             .write_staged(connection, &mut scope.staging, write)
             .await;
+        if written.as_ref().is_err_and(|failure| failure.dooms) {
+            database::reopen::<DB>(connection, scope.savepoints).await;
+        }
         scope.settle(repository, written)
     }
 
@@ -344,6 +360,9 @@ impl<DB: Backend> Transaction<'_, DB> {
         let written = repository
             .write_batch_staged(connection, &mut scope.staging, batch)
             .await;
+        if written.as_ref().is_err_and(|failure| failure.dooms) {
+            database::reopen::<DB>(connection, scope.savepoints).await;
+        }
         scope.settle(repository, written)
     }
 
@@ -364,12 +383,13 @@ impl<DB: Backend> Level<'_, DB> {
 }
 
 impl Scope {
-    fn new(is_doomed: Arc<AtomicBool>) -> Self {
+    fn new(is_doomed: Arc<AtomicBool>, savepoints: usize) -> Self {
         Self {
             staging: Staging::default(),
             callbacks: Vec::new(),
             is_running: false,
             is_raw: false,
+            savepoints,
             is_doomed,
         }
     }

@@ -25,6 +25,7 @@ on_postgres!(
 );
 on_both_stores!(
     a_transaction_that_a_trigger_has_rolled_back_cannot_go_on,
+    a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_before,
     a_row_that_cannot_be_read_by_index_was_written_all_the_same,
 );
 on_mysql!(
@@ -186,6 +187,86 @@ async fn a_transaction_that_a_trigger_has_rolled_back_cannot_go_on(world: &World
     assert!(is_aborted(&committed), "{committed:?}");
     for id in 1..=3 {
         assert_eq!(rows.agree(id).await.as_deref(), Some("old"));
+    }
+}
+
+/// How a transaction ends that the database has ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Commit,
+    Rollback,
+    Drop,
+}
+
+/// Sqlx counts transactions, and cannot know that SQLite has ended one by itself.
+async fn a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_before(
+    world: &World<Sqlite>,
+) {
+    world
+        .raw("CREATE TRIGGER refuse BEFORE INSERT ON items WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
+        .await;
+    let rows = Both::<Through, Sqlite>::of(world).await;
+    let pool = world.pool.options().clone().max_connections(1);
+    let pool = pool.connect_lazy_with((*world.pool.connect_options()).clone());
+    let bad = Through::new(4, "bad");
+    // A raw statement is not seen by larder, and a transaction that is dropped says nothing.
+    for (is_raw, ends) in [
+        (false, &[End::Commit, End::Rollback, End::Drop][..]),
+        (true, &[End::Commit, End::Rollback]),
+    ] {
+        for in_savepoint in [false, true] {
+            for end in ends {
+                let case = format!("raw {is_raw}, in a savepoint {in_savepoint}, {end:?}");
+                let mut transaction = Transaction::begin(&pool).await.unwrap();
+                let first = Through::new(1, "first");
+                let within = rows.here.within(&mut transaction).insert(&first).await;
+                within.unwrap();
+                if in_savepoint {
+                    let mut savepoint = transaction.savepoint().await.unwrap();
+                    fail(&mut savepoint, &rows, &bad, is_raw).await;
+                    finish(savepoint, *end, &case).await;
+                } else {
+                    fail(&mut transaction, &rows, &bad, is_raw).await;
+                }
+                finish(transaction, *end, &case).await;
+                let begun = Transaction::begin_with(&pool, "BEGIN IMMEDIATE").await;
+                let mut begun = begun.expect(&case);
+                let second = Through::new(2, &case);
+                rows.here.within(&mut begun).save(&second).await.unwrap();
+                begun.commit().await.unwrap();
+                assert_eq!(rows.agree(1).await, None, "{case}");
+                assert_eq!(rows.agree(2).await.as_ref(), Some(&case));
+            }
+        }
+    }
+    pool.close().await;
+}
+
+async fn fail(
+    transaction: &mut Transaction<'_, Sqlite>,
+    rows: &Both<Through, Sqlite>,
+    bad: &Through,
+    is_raw: bool,
+) {
+    if is_raw {
+        let insert = "INSERT INTO items VALUES (4, 'bad', NULL, 1)";
+        let insert = SqlStr::from_static(insert);
+        let refused = Sqlite::run(transaction.connection(), insert).await;
+        refused.unwrap_err();
+    } else {
+        let refused = rows.here.within(transaction).insert(bad).await;
+        refused.unwrap_err();
+    }
+}
+
+async fn finish(transaction: Transaction<'_, Sqlite>, end: End, case: &str) {
+    match end {
+        End::Commit => {
+            let committed = transaction.commit().await;
+            assert!(is_aborted(&committed), "{case}: {committed:?}");
+        }
+        End::Rollback => transaction.rollback().await.expect(case),
+        End::Drop => drop(transaction),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     },
     codec::Codec,
     column::Role,
-    database::Database,
+    database::{self, Database},
     entity::Entity,
     statement::Dialect,
 };
@@ -226,11 +226,8 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         let ended = match written {
             Ok(()) => open.commit().await.map_err(|error| self.stop(error)),
             Err(stop) => {
-                if DB::DIALECT == Dialect::Sqlite {
-                    // A refusal may have ended the transaction. Sqlx would take the rollback for failed, and the connection for
-                    // one that is in a transaction, from then on; so there is one to roll back. If there is already, this fails.
-                    drop(DB::run(&mut open, SqlStr::from_static("BEGIN")).await);
-                }
+                // A refusal may have ended the transaction.
+                database::reopen::<DB>(&mut open, 0).await;
                 if let Err(error) = open.rollback().await {
                     tracing::debug!(%error, "a flush could not be rolled back; the database has done it, or its connection is lost");
                 }
