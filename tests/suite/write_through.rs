@@ -7,7 +7,9 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 
-use crate::world::{Item, Tested, Through, ThroughRepository, World, everywhere, on_both_stores};
+use crate::world::{
+    Item, Tested, Through, ThroughRepository, World, everywhere, on_both_stores, on_mysql,
+};
 
 everywhere!(
     a_written_row_is_served_from_the_cache_to_everybody,
@@ -28,6 +30,8 @@ on_both_stores!(
     unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_returned,
     a_published_row_lives_as_long_as_a_loaded_one,
 );
+
+on_mysql!(a_save_that_has_waited_for_a_lock_in_vain_is_not_begun_again);
 
 fn rows<DB: Tested>(world: &World<DB>) -> ThroughRepository<DB> {
     Through::repository(&world.cache, world.pool.clone())
@@ -366,4 +370,36 @@ async fn a_published_row_lives_as_long_as_a_loaded_one<DB: Tested>(world: &World
     assert!((590_000..=600_000).contains(&left(1).await));
     assert!((20_000..=30_000).contains(&left(2).await));
     let _ = <Sqlite as sqlx::Database>::NAME;
+}
+
+/// Unlike a deadlock: who has waited long enough once must not wait ten times.
+async fn a_save_that_has_waited_for_a_lock_in_vain_is_not_begun_again(world: &World<MySql>) {
+    let impatient = world.pool.options().clone();
+    let impatient = impatient.after_connect(|connection, _| {
+        let set = sqlx::query("SET SESSION innodb_lock_wait_timeout = 1");
+        Box::pin(async move { set.execute(connection).await.map(drop) })
+    });
+    let pool = impatient.connect_lazy_with((*world.pool.connect_options()).clone());
+    let rows = Through::repository(&world.cache, pool.clone());
+    rows.insert(&Through::new(1, "old")).await.unwrap();
+    let mut holder = world.pool.begin().await.unwrap();
+    sqlx::query("UPDATE items SET name = 'held' WHERE id = 1")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let before = world.database.statement_log().texts().len();
+    let error = rows.save(&Through::new(1, "new")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    let texts = world.database.statement_log().texts();
+    let writes: Vec<_> = texts[before..]
+        .iter()
+        .filter(|text| text.contains("items") && !text.starts_with("SELECT"))
+        .collect();
+    assert_eq!(writes.len(), 1, "{writes:?}");
+    holder.rollback().await.unwrap();
+    let row = rows.find(1).await.unwrap().unwrap();
+    assert_eq!(row.name, "old");
+    rows.save(&Through::new(1, "new")).await.unwrap();
+    assert_eq!(cached(&rows, 1).await.as_deref(), Some("new"));
+    pool.close().await;
 }
