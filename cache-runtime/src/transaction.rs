@@ -128,7 +128,8 @@ impl<DB: Backend> Transaction<'static, DB> {
     }
 
     async fn open(pool: &Pool<DB>, statement: Option<sqlx::SqlStr>) -> Result<Self, Error> {
-        let opened = async {
+        let pool = pool.clone();
+        let opened = async move {
             let Some(statement) = statement else {
                 return match DB::DIALECT.begin() {
                     Some(begin) => pool.begin_with(begin).await,
@@ -140,6 +141,15 @@ impl<DB: Backend> Transaction<'static, DB> {
                 DB::run(&mut open, begun.into_sql_str()).await?;
             }
             Ok(open)
+        };
+        let opened = async {
+            if DB::DIALECT != Dialect::MySql {
+                return opened.await;
+            }
+            // Dropped while MySQL begins, sqlx would not know of a transaction, and hand its connection to the next user. So it
+            // begins in any case, and is rolled back if nobody wants it any more.
+            let opened = tokio::spawn(opened.in_current_span()).await;
+            opened.unwrap_or_else(|stopped| Err(sqlx::Error::Protocol(stopped.to_string())))
         };
         let open = opened
             .await

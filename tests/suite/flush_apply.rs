@@ -20,6 +20,7 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 
+use crate::lost_transactions::{dropped_after, is_in_transaction, lone_connection};
 use crate::world::{Tested, World, at_once, on_all_databases, on_mysql, on_postgres, on_servers};
 
 on_all_databases!(
@@ -52,6 +53,7 @@ on_postgres!(
 );
 on_mysql!(
     a_flush_leaves_the_session_as_it_was,
+    a_flush_that_is_dropped_leaves_no_transaction_behind,
     a_row_larger_than_a_message_kills_its_write_alone,
     a_write_that_is_too_large_even_for_a_dead_letter_waits,
 );
@@ -940,4 +942,39 @@ async fn a_flush_leaves_the_session_as_it_was(world: &World<MySql>) {
                 .unwrap();
         assert_eq!(waits.0, waits.1);
     }
+}
+
+/// At every step of it. The next user of the connection would neither see nor commit anything outside the transaction.
+async fn a_flush_that_is_dropped_leaves_no_transaction_behind(world: &World<MySql>) {
+    let pool = lone_connection(world).await;
+    world.sql(PARCELS).await;
+    let place = register_place(world).await;
+    let parcels: Repository<Parcel, MySql> = Repository::new(&world.cache, pool.clone());
+    let (mut drops, mut ends, mut waits) = (0, 0, 0);
+    while ends < 3 || drops < 10 {
+        let known = position_of(&pool, &place).await.unwrap();
+        let (from, _) = known.unwrap();
+        let image = save(parcel(1, &format!("number {from}")));
+        let mut writes = queued(|id| parcels.key(id).unwrap(), vec![image]);
+        writes[0].number = from + 1;
+        let batch = Batch {
+            from,
+            ..batch(&place, &writes)
+        };
+        let hooks = Hooks::default();
+        let applied = parcels.apply_queued(&batch, &hooks);
+        match dropped_after(waits, applied).await {
+            Some(applied) => {
+                assert_eq!(applied.unwrap().rows, 1);
+                ends += 1;
+                waits = 0;
+            }
+            None => {
+                drops += 1;
+                waits += 1 + waits / 20;
+            }
+        }
+        assert!(!is_in_transaction(&pool).await, "dropped {drops}");
+    }
+    pool.close().await;
 }

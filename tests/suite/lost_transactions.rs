@@ -30,6 +30,7 @@ on_both_stores!(
 );
 on_mysql!(
     a_transaction_that_its_snapshot_has_ended_cannot_go_on,
+    a_beginning_that_is_dropped_leaves_no_transaction_behind,
     a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold,
 );
 
@@ -49,7 +50,7 @@ mod a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself {
 }
 
 /// Runs a future until it has waited so many times, and drops it then. `None` says that it was dropped.
-async fn dropped_after<T>(waits: u32, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn dropped_after<T>(waits: u32, future: impl Future<Output = T>) -> Option<T> {
     let patience = async {
         for _ in 0..waits {
             tokio::task::yield_now().await;
@@ -292,6 +293,49 @@ async fn a_transaction_that_its_snapshot_has_ended_cannot_go_on(world: &World<My
     transaction.rollback().await.unwrap();
     assert_eq!(rows.agree(1).await.as_deref(), Some("other"));
     assert_eq!(rows.agree(2).await.as_deref(), Some("old"));
+}
+
+/// A pool with one connection, which is made already.
+pub(crate) async fn lone_connection(world: &World<MySql>) -> sqlx::Pool<MySql> {
+    let pool = world.pool.options().clone().max_connections(1);
+    let pool = pool.connect_with((*world.pool.connect_options()).clone());
+    pool.await.unwrap()
+}
+
+/// Whether the connection that the pool hands out next is in a transaction.
+pub(crate) async fn is_in_transaction(pool: &sqlx::Pool<MySql>) -> bool {
+    let asked = sqlx::query_scalar::<_, i64>("SELECT CAST(@@in_transaction AS SIGNED)");
+    asked.fetch_one(pool).await.unwrap() != 0
+}
+
+/// What the next user of the connection writes would not be committed.
+async fn a_beginning_that_is_dropped_leaves_no_transaction_behind(world: &World<MySql>) {
+    let pool = lone_connection(world).await;
+    for own_words in [false, true] {
+        let (mut drops, mut ends, mut waits) = (0, 0, 0);
+        while ends < 3 || drops < 10 {
+            let begun = async {
+                let begun = if own_words {
+                    Transaction::begin_with(&pool, "BEGIN").await
+                } else {
+                    Transaction::begin(&pool).await
+                };
+                begun.unwrap().rollback().await.unwrap();
+            };
+            match dropped_after(waits, begun).await {
+                Some(()) => {
+                    ends += 1;
+                    waits = 0;
+                }
+                None => {
+                    drops += 1;
+                    waits += 1 + waits / 20;
+                }
+            }
+            assert!(!is_in_transaction(&pool).await, "dropped {drops}");
+        }
+    }
+    pool.close().await;
 }
 
 /// Nobody tells larder that the statement failed, so what follows it is written without a transaction.

@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use sqlx::{Connection, SqlStr};
+use sqlx::{Connection, SqlStr, pool::PoolConnection};
 
 use crate::{
     backend::Backend,
@@ -218,7 +218,12 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     ) -> Result<(), Stop> {
         let bounds = DB::DIALECT.flush();
         let mut done = Applied::default();
-        let mut connection = self.database.acquire().await.map_err(Stop::failed)?;
+        let connection = self.database.acquire().await.map_err(Stop::failed)?;
+        let mut lent = Lent {
+            connection,
+            is_in_order: false,
+        };
+        let connection = &mut lent.connection;
         let open = connection.begin_with(bounds.begin).await;
         let mut open = open.map_err(Stop::failed)?;
         done.statements += 2;
@@ -236,10 +241,11 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         };
         if let Some(reset) = bounds.reset {
             done.statements += 1;
-            if let Err(error) = DB::run(&mut connection, reset).await {
+            if let Err(error) = DB::run(connection, reset).await {
                 tracing::debug!(%error, "the connection of a flush is lost");
             }
         }
+        lent.is_in_order = true;
         applied.statements += done.statements;
         if ended.is_ok() {
             applied.rows += done.rows;
@@ -411,6 +417,21 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
 impl Stop {
     fn failed(error: sqlx::Error) -> Self {
         Self::Unapplied(Unapplied::Failed(error))
+    }
+}
+
+/// The connection of a flush. One that is dropped half-way may be in a transaction that sqlx does not know of, because MySQL
+/// was just beginning it, and its session is not in order: it is closed, which rolls back.
+struct Lent<DB: Backend> {
+    connection: PoolConnection<DB>,
+    is_in_order: bool,
+}
+
+impl<DB: Backend> Drop for Lent<DB> {
+    fn drop(&mut self) {
+        if DB::DIALECT == Dialect::MySql && !self.is_in_order {
+            self.connection.close_on_drop();
+        }
     }
 }
 
