@@ -4,8 +4,10 @@
 //! case is a generic function; its name is the claim.
 
 use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -317,12 +319,14 @@ pub(crate) fn redis_url() -> String {
         .expect("LARDER_REDIS_URL is set by `cargo xtask test` or `cargo xtask servers`")
 }
 
-/// A name that no other test uses, in this process or another.
+/// A name that no other test uses, in this process or another. Numbers of processes are given again, and Redis may still hold
+/// what an earlier one has queued; so a number is drawn as well.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    static DRAWN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
     format!(
-        "{name}-{}-{}",
-        std::process::id(),
+        "{name}-{:x}-{}",
+        *DRAWN,
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
 }
