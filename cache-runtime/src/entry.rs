@@ -4,9 +4,11 @@
 //! bytes. It never changes without a new format number, and bytes of released formats are kept as fixtures.
 //!
 //! 1. A reader looks at the state and the identity before it looks at the payload, so a foreign payload is never decoded.
-//! 2. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
+//! 2. A queued write becomes a value in its place, without its payload being sent or copied: its mark stays, and a flag says
+//!    so. Nothing but the script that settles it writes such bytes.
+//! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
 //!    next load repairs.
-//! 3. A later format is [`Unreadable::LaterFormat`]: readers go past it, so that a newer program's intents are respected.
+//! 4. A later format is [`Unreadable::LaterFormat`]: readers go past it, so that a newer program's intents are respected.
 //!    The first three bytes keep their meaning in every format.
 
 use crate::{
@@ -26,7 +28,7 @@ pub const HEADER_LENGTH: usize = 56;
 pub mod kind {
     /// One reader is loading the row; waiters follow the header.
     pub const LOADING: u8 = 1;
-    /// The row; its payload follows the header.
+    /// The row; its payload follows the header, or the mark behind that.
     pub const VALUE: u8 = 2;
     /// The row does not exist.
     pub const NEGATIVE: u8 = 3;
@@ -44,6 +46,8 @@ pub mod flag {
     pub const SATURATED: u8 = 2;
     /// The queued write deletes its row.
     pub const DELETION: u8 = 4;
+    /// The row was a queued write: the mark that it had is still there, between the header and the payload.
+    pub const MARKED: u8 = 8;
 }
 
 const PROCESS_LENGTH: usize = 8;
@@ -127,6 +131,10 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
         kind::LOADING => {
             let waiters = list::<PROCESS_LENGTH>(body)?.map(ProcessId).collect();
             Some(State::Loading(meta.lease, waiters))
+        }
+        kind::VALUE if flags & flag::MARKED != 0 => {
+            let (_, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+            Some(State::Value(meta, payload))
         }
         kind::VALUE => Some(State::Value(meta, body)),
         kind::NEGATIVE if body.is_empty() => Some(State::Negative(meta)),

@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     let state = entry::decode(bytes);
     let payload = match &state {
         State::Unreadable(_) => bytes,
-        State::Value(_, payload) => payload,
+        State::Value(_, payload) | State::Pending(_, payload) => payload,
         State::Loading(..) | State::Negative(_) | State::Writing(_) => &[],
     };
     if !matches!(state, State::Unreadable(_)) {

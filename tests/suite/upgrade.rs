@@ -1,8 +1,10 @@
 //! Entries of other versions of a program, and damaged ones: a miss, never an error and never a wrong value.
 
 use larder::{
-    Cached, Codec, Origin, entry,
-    state::{Identity, Lease, Meta, State, Unreadable, Writers},
+    Cached, Codec, Origin,
+    behind::mark::{Incarnation, MARK_LENGTH, Mark},
+    entry,
+    state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
     token::{ProcessId, Token},
 };
 use proptest::prelude::*;
@@ -273,6 +275,21 @@ fn meta() -> Meta {
     }
 }
 
+fn pending(is_deletion: bool) -> Pending {
+    let incarnation = Incarnation {
+        epoch: 3,
+        nonce: 0x00FF_8000_1234_5678,
+    };
+    Pending {
+        mark: Mark {
+            incarnation,
+            number: 77,
+        },
+        is_deletion,
+        meta: meta(),
+    }
+}
+
 /// A name, stored bytes, and the state they stand for.
 type Fixture = (&'static str, &'static [u8], State<&'static [u8]>);
 
@@ -313,7 +330,37 @@ fn fixtures() -> Vec<Fixture> {
                 saturated: true,
             }),
         ),
+        (
+            "pending",
+            include_bytes!("fixtures/format-1/pending.bin"),
+            State::Pending(pending(false), b"payload".as_slice()),
+        ),
+        (
+            "deletion",
+            include_bytes!("fixtures/format-1/deletion.bin"),
+            State::Pending(pending(true), b"id".as_slice()),
+        ),
     ]
+}
+
+/// Bytes that only the script that settles a queued write makes: a value with its mark.
+fn marked() -> (&'static [u8], State<&'static [u8]>) {
+    let bytes = include_bytes!("fixtures/format-1/marked.bin");
+    (bytes, State::Value(meta(), b"payload".as_slice()))
+}
+
+/// Z2.
+#[test]
+fn a_settled_value_is_read_without_its_mark_and_not_without_all_of_it() {
+    let (bytes, state) = marked();
+    assert_eq!(entry::decode(bytes), state);
+    let mark_end = entry::HEADER_LENGTH + MARK_LENGTH;
+    let empty = State::Value(meta(), b"".as_slice());
+    assert_eq!(entry::decode(&bytes[..mark_end]), empty);
+    let damaged = State::Unreadable(Unreadable::Damaged);
+    for length in 0..mark_end {
+        assert_eq!(entry::decode(&bytes[..length]), damaged, "{length} bytes");
+    }
 }
 
 /// Z2.
@@ -430,7 +477,7 @@ proptest! {
         if magic && bytes.len() > 2 {
             bytes[0] = entry::MAGIC;
             bytes[1] = entry::FORMAT;
-            bytes[2] %= 5;
+            bytes[2] %= 6;
         }
         let state = entry::decode(&bytes);
         if !matches!(state, State::Unreadable(Unreadable::Damaged | Unreadable::LaterFormat { .. })) {

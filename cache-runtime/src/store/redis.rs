@@ -15,7 +15,7 @@ use std::{
 use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use crate::{
-    behind::{mark::MARK_LENGTH, partition::Partition},
+    behind::partition::Partition,
     entry,
     error::StoreError,
     key::Key,
@@ -299,16 +299,14 @@ fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
     };
     let state = entry::decode(&bytes);
     Ok(match (state::view(Some(&state), identity), &state) {
-        (View::Value, State::Value(meta, _)) => {
-            let meta = *meta;
-            Found::Value(meta, Payload::Bytes(bytes, entry::HEADER_LENGTH))
+        (View::Value, State::Value(meta, payload)) => {
+            // A mark may stand in front of it.
+            let (meta, start) = (*meta, bytes.len() - payload.len());
+            Found::Value(meta, Payload::Bytes(bytes, start))
         }
-        (View::Value, State::Pending(pending, _)) => {
-            let meta = pending.meta;
-            Found::Value(
-                meta,
-                Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH),
-            )
+        (View::Value, State::Pending(pending, payload)) => {
+            let (meta, start) = (pending.meta, bytes.len() - payload.len());
+            Found::Value(meta, Payload::Bytes(bytes, start))
         }
         (View::Negative, State::Negative(meta)) => Found::Negative(*meta),
         (View::Negative, State::Pending(pending, _)) => Found::Negative(pending.meta),

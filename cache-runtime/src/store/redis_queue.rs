@@ -164,7 +164,10 @@ impl QueueStore for RedisStore {
                 keep_ms,
             } in chunk
             {
-                invocation.key(key.as_bytes()).arg(*number).arg(*keep_ms);
+                invocation
+                    .key(key.as_bytes())
+                    .arg(&number.to_be_bytes())
+                    .arg(*keep_ms);
             }
             self.run_script("settle", link.clone(), &invocation).await?;
             if is_last {

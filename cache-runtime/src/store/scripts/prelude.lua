@@ -3,14 +3,14 @@
 
 local MAGIC, FORMAT, HEADER = 0xCA, 1, 56
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
-local CONTENDED, SATURATED, DELETION = 1, 2, 4
+local CONTENDED, SATURATED, DELETION, MARKED = 1, 2, 4, 8
 local TOKEN, PROCESS, MARK = 16, 8, 24
 
 -- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format that says
 -- a write is going on.
 local function kind(raw)
   if not raw then return 0 end
-  local magic, format, number = string.byte(raw, 1, 3)
+  local magic, format, number, bits = string.byte(raw, 1, 4)
   if magic ~= MAGIC or not format or format == 0 then return -1 end
   if format > FORMAT then return number == WRITING and -3 or -2 end
   if #raw < HEADER then return -1 end
@@ -18,7 +18,9 @@ local function kind(raw)
   if number == LOADING and body % PROCESS == 0 then return number end
   if number == WRITING and body % TOKEN == 0 then return number end
   if number == PENDING and body >= MARK then return number end
-  if number == VALUE or (number == NEGATIVE and body == 0) then return number end
+  -- Either there is room for a mark, or the bit that says there is one is not set.
+  if number == VALUE and (body >= MARK or bits % (2 * MARKED) < MARKED) then return number end
+  if number == NEGATIVE and body == 0 then return number end
   return -1
 end
 
