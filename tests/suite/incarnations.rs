@@ -470,4 +470,16 @@ async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_co
     assert_eq!(scene.in_database(1).await.unwrap(), "three");
     assert_eq!(scene.in_database(2).await.unwrap(), "two");
     assert_eq!(scene.rows.stats().lost, 0);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "one").await;
+    scene.save(1, "two").await;
+    scene.server.command(&["SCRIPT", "FLUSH"]).await.unwrap();
+    assert_eq!(scene.rows.pending().await.unwrap().count, 2);
+    scene.server.command(&["SCRIPT", "FLUSH"]).await.unwrap();
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "two");
+    assert_eq!(scene.rows.pending().await.unwrap().count, 0);
 }

@@ -166,6 +166,35 @@ impl RedisStore {
         self.connector.judge(&link, operation, answer)
     }
 
+    /// Runs a script, and then a command, in one transaction and one round trip. Both may run twice.
+    pub(super) async fn run_script_and(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        invocation: &ScriptInvocation<'_>,
+        command: redis::Cmd,
+    ) -> Result<(Value, Value), StoreError> {
+        let mut both = redis::pipe();
+        both.atomic().invoke_script(invocation).add_command(command);
+        let pulse = Arc::clone(&link.pulse);
+        let connection = &mut link.connection;
+        let answers = unless_silent(&pulse, async {
+            let sent = transact(connection, &both).await;
+            if sent.as_ref().is_err_and(is_unknown_script) {
+                invocation.load_async(connection).await?;
+                return transact(connection, &both).await;
+            }
+            sent
+        });
+        let answers = answers.await?;
+        let answers = self.connector.judge(&link, operation, answers)?;
+        let answers = <[Value; 2]>::try_from(answers);
+        let [script, command] = answers.map_err(|_| {
+            StoreError::new("a transaction of Redis with another number of answers")
+        })?;
+        Ok((script, command))
+    }
+
     /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
     async fn run_at_each<T>(
         &self,
@@ -268,6 +297,31 @@ async fn send(
     replies
         .into_iter()
         .try_for_each(|reply| reply.extract_error().map(drop))
+}
+
+/// Sends a transaction. Its answers, or the first refusal: that of its end only says that there was one.
+async fn transact(
+    connection: &mut MultiplexedConnection,
+    transaction: &redis::Pipeline,
+) -> Result<Vec<Value>, RedisError> {
+    // Its beginning and its end are answered too.
+    let count = transaction.len() + 2;
+    let answered = connection
+        .send_packed_commands(transaction, 0, count)
+        .await?;
+    let mut answers = Vec::new();
+    for answer in answered {
+        match answer {
+            Value::ServerError(error) => return Err(error.into()),
+            Value::Array(of_each) => answers = of_each,
+            _ => {}
+        }
+    }
+    let refusal = answers.iter().find_map(|answer| match answer {
+        Value::ServerError(error) => Some(error.clone()),
+        _ => None,
+    });
+    refusal.map_or(Ok(answers), |error| Err(error.into()))
 }
 
 /// The bytes of an entry.

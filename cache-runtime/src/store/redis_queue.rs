@@ -1,4 +1,5 @@
-//! The queues of write-behind entities in Redis: one script per operation.
+//! The queues of write-behind entities in Redis: one script per operation. Only the log is read past it, in one transaction
+//! with the script that looks at the queue.
 //!
 //! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
 //! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
@@ -9,7 +10,7 @@ use redis::Value;
 
 use crate::{
     behind::{
-        mark::{Incarnation, MARK_LENGTH, Mark},
+        mark::{Incarnation, Mark},
         partition::Partition,
     },
     entry,
@@ -118,23 +119,33 @@ impl QueueStore for RedisStore {
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
         let link = self.connector.link()?;
-        let mut invocation = SCRIPTS.fetch.prepare_invoke();
-        invocation
-            .key(partition.state.as_bytes())
+        let stamp = link.stamp;
+        let log = partition.log(fetch.incarnation);
+        let mut look = SCRIPTS.fetch.prepare_invoke();
+        look.key(partition.state.as_bytes())
             .key(partition.flusher.as_bytes())
-            .key(partition.log(fetch.incarnation).as_bytes())
+            .key(log.as_bytes())
             .arg(&ProcessId::current().0)
             .arg(fetch.claim_ms)
-            .arg(fetch.after)
-            .arg(fetch.count)
-            .arg(&link.stamp.to_le_bytes());
+            .arg(&stamp.to_le_bytes());
         if fetch.is_first {
-            invocation.arg(&fetch.incarnation.to_bytes());
+            look.arg(&fetch.incarnation.to_bytes());
         } else {
-            invocation.arg("");
+            look.arg("");
         }
-        let stamp = link.stamp;
-        fetched(self.run_script("fetch", link, &invocation).await?, stamp)
+        if fetch.count == 0 {
+            let seen = self.run_script("fetch", link, &look).await?;
+            return fetched(seen, Value::Nil, stamp);
+        }
+        // Not by the script: what Lua has in its hands is converted twice.
+        let mut read = redis::cmd("XRANGE");
+        read.arg(log.as_bytes())
+            .arg(format!("(0-{}", fetch.after))
+            .arg("+")
+            .arg("COUNT")
+            .arg(fetch.count);
+        let (seen, writes) = self.run_script_and("fetch", link, &look, read).await?;
+        fetched(seen, writes, stamp)
     }
 
     async fn settle(
@@ -185,9 +196,9 @@ impl QueueStore for RedisStore {
             return Ok(None);
         };
         Ok(match entry::decode(&bytes) {
-            State::Pending(pending, _) => {
-                let payload = Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH);
-                Some((pending, payload))
+            State::Pending(pending, payload) => {
+                let start = bytes.len() - payload.len();
+                Some((pending, Payload::Bytes(bytes, start)))
             }
             _ => None,
         })
@@ -258,9 +269,10 @@ impl QueueStore for RedisStore {
     }
 }
 
-fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
-    let Value::Array(parts) = reply else {
-        return Err(unexpected(&reply));
+/// What a look at a queue has shown. What was read beside it counts only if the partition is this process's.
+fn fetched(seen: Value, writes: Value, stamp: u64) -> Result<Fetched, StoreError> {
+    let Value::Array(parts) = seen else {
+        return Err(unexpected(&seen));
     };
     let mut parts = parts.into_iter();
     let mut next = || parts.next().unwrap_or(Value::Nil);
@@ -283,24 +295,51 @@ fn fetched(reply: Value, stamp: u64) -> Result<Fetched, StoreError> {
     let (_, log_last) = id(&next())?;
     found.log_last = log_last;
     found.now_ms = value(next())?;
-    let writes: Vec<(Value, HashMap<String, Vec<u8>>)> = value(next())?;
-    for (place, mut fields) in writes {
-        let mut field = |name: &str| fields.remove(name).unwrap_or_default();
-        let (key, bytes, at) = (field("k"), field("e"), field("a"));
-        let State::Pending(pending, _) = entry::decode(&bytes) else {
-            return Err(StoreError::new(format!(
-                "what is in the queue at {place:?} is no write"
-            )));
-        };
-        found.writes.push(Logged {
-            key: Key::from_bytes(&key),
-            pending,
-            payload: Payload::Bytes(bytes, entry::HEADER_LENGTH + MARK_LENGTH),
-            at_ms: String::from_utf8_lossy(&at).parse().unwrap_or(0),
-        });
-    }
     found.is_present = next() == Value::Int(1);
+    found.writes = match writes {
+        Value::Array(writes) => writes.into_iter().map(logged).collect::<Result<_, _>>()?,
+        _ => Vec::new(),
+    };
     Ok(found)
+}
+
+/// Reads an entry of a stream: its id, and the names and values of its fields in turn.
+fn logged(written: Value) -> Result<Logged, StoreError> {
+    let no_write =
+        |id: &Value| StoreError::new(format!("what is in the queue at {id:?} is no write"));
+    let parts = match written {
+        Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(Value::Array),
+        other => Err(other),
+    };
+    let [id, fields] = parts.map_err(|other| unexpected(&other))?;
+    let Value::Array(fields) = fields else {
+        return Err(no_write(&id));
+    };
+    let (mut key, mut entry, mut at_ms) = (None, None, 0);
+    let mut fields = fields.into_iter();
+    while let (Some(Value::BulkString(name)), Some(Value::BulkString(value))) =
+        (fields.next(), fields.next())
+    {
+        match name.as_slice() {
+            b"k" => key = Some(Key::from_bytes(&value)),
+            b"e" => entry = Some(value),
+            b"a" => at_ms = String::from_utf8_lossy(&value).parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    let (Some(key), Some(bytes)) = (key, entry) else {
+        return Err(no_write(&id));
+    };
+    let State::Pending(pending, payload) = entry::decode(&bytes) else {
+        return Err(no_write(&id));
+    };
+    let start = bytes.len() - payload.len();
+    Ok(Logged {
+        key,
+        pending,
+        payload: Payload::Bytes(bytes, start),
+        at_ms,
+    })
 }
 
 /// The two numbers of a stream's id.

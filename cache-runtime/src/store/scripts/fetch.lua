@@ -1,22 +1,20 @@
--- Reads a queue. KEYS: state, flusher, the log; ARGV: process id, milliseconds of the claim (0 for none), the number behind
--- which to read, how many writes, the stamp, the incarnation if all before it are closed ('' otherwise).
+-- Looks at a queue; its writes are read by a command of the same transaction. KEYS: state, flusher, the log; ARGV: process
+-- id, milliseconds of the claim (0 for none), the stamp, the incarnation if all before it are closed ('' otherwise).
 -- Answers {0} if another process has the claim, else {1, current incarnation, its last number, the log's last number, the
--- time in ms, the writes, 1 if the current incarnation is of the present history}.
+-- time in ms, 1 if the current incarnation is of the present history}.
 local state, flusher, log = KEYS[1], KEYS[2], KEYS[3]
-local claim, after, count = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local claim = tonumber(ARGV[2])
 if claim > 0 then
   local holder = redis.call('GET', flusher)
   if holder and holder ~= ARGV[1] then return { 0 } end
   redis.call('SET', flusher, ARGV[1], 'PX', claim)
 end
 local queue = redis.call('HMGET', state, 'i', 'n', 's', 'r')
-local present = queue[3] == ARGV[5]
-if present and queue[1] == ARGV[6] and queue[4] ~= '1' then redis.call('HSET', state, 'r', 1) end
+local present = queue[3] == ARGV[3]
+if present and queue[1] == ARGV[4] and queue[4] ~= '1' then redis.call('HSET', state, 'r', 1) end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local now = redis.call('TIME')
-local writes = {}
-if count > 0 then writes = redis.call('XRANGE', log, '(0-' .. after, '+', 'COUNT', count) end
 return {
   1, queue[1] or '', tonumber(queue[2] or 0), last[1] and last[1][1] or '0-0',
-  now[1] * 1000 + math.floor(now[2] / 1000), writes, present and 1 or 0,
+  now[1] * 1000 + math.floor(now[2] / 1000), present and 1 or 0,
 }
