@@ -470,6 +470,7 @@ async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_co
     assert_eq!(scene.in_database(1).await.unwrap(), "three");
     assert_eq!(scene.in_database(2).await.unwrap(), "two");
     assert_eq!(scene.rows.stats().lost, 0);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {

@@ -66,8 +66,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 return self.clear(lane, incarnation).await;
             }
             let counted = offsets::counted_of(pool, &place).await?;
-            let mut position = None;
-            self.flush_batch(queue, lane, &mut position, fetched, open, Some(counted))
+            self.flush_batch(queue, lane, fetched, open, Some(counted))
                 .await?;
         }
     }

@@ -5,12 +5,17 @@
 //! 2. Fetch: the writes behind the position, in one round trip that also renews this process's claim on the partition.
 //! 3. Apply them and move the position, in one transaction (`apply`).
 //! 4. Settle: in the store, the rows that were flushed become ordinary entries, and the log is cut off.
+//!    After a full batch that is left to the next step, which does it while the database works on the next batch. So is
+//!    the reading of the batch after that.
 //! 5. A log that has ended, and that nothing is written to any more, is closed: the next incarnation follows.
 //!
 //! Any process may run any step at any time: the position is compared by the database, and the marks by the store. The
 //! claim, and what is remembered of the position, only save work.
 //!
 //! Invariant: the log is cut off behind what was committed, never further.
+//! Invariant: what was committed here stays noted until it is settled, also if the step is broken off (`queue::Standing`).
+//! Invariant: of what was read ahead only the writes count: that a log has ended, or has lost writes at its end, is seen by a
+//! fresh look.
 //! Invariant: an incarnation is closed only by who sees that the store writes to a later one.
 //! Not here: when a step is taken (`flusher`).
 
@@ -28,7 +33,7 @@ use crate::{
         apply::{Applied, Batch, Hooks, Unapplied},
         mark::{Incarnation, Mark},
         offsets::{self, OpenIncarnation},
-        queue::{Lane, Queue},
+        queue::{Committed, Lane, Queue, Standing},
     },
     clock::millis,
     codec::Codec,
@@ -56,6 +61,17 @@ pub(crate) const NOTHING: Fetch = Fetch {
     is_first: false,
 };
 
+/// Whose step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The task's that flushes in the background: it is taken only with a claim.
+    Task,
+    /// A barrier's: it is taken whoever has the claim.
+    Barrier,
+    /// A write's that needs room: it is the only one, and leaves nothing unsettled.
+    Once,
+}
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stepped {
@@ -70,13 +86,13 @@ pub(crate) enum Stepped {
 }
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
-    /// Takes one step in a partition; with a claim only if it is this process's turn.
-    pub(crate) async fn flush_step(&self, lane: &Lane, claims: bool) -> Result<Stepped, Error> {
-        let mut position = lane.position.lock().await;
-        let stepped = self.step(lane, &mut position, claims).await;
+    /// Takes one step in a partition.
+    pub(crate) async fn flush_step(&self, lane: &Lane, turn: Turn) -> Result<Stepped, Error> {
+        let mut standing = lane.standing.lock().await;
+        let stepped = self.step(lane, &mut standing, turn).await;
         if stepped.is_err() {
             // The outcome of a commit may be unknown: ask again.
-            *position = None;
+            standing.forget();
         }
         stepped
     }
@@ -84,24 +100,25 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     async fn step(
         &self,
         lane: &Lane,
-        position: &mut Option<OpenIncarnation>,
-        claims: bool,
+        standing: &mut Standing,
+        turn: Turn,
     ) -> Result<Stepped, Error> {
         let queue = self.queue();
-        let claim_ms = if claims { CLAIM_MS } else { 0 };
-        let open = match *position {
+        let claim_ms = turn.claim_ms();
+        let open = match standing.position {
             Some(open) => open,
             None => {
+                self.settle_rest(lane, standing).await?;
                 // What another process has committed and is about to settle is left to it.
                 let claim = Fetch {
                     claim_ms,
                     ..NOTHING
                 };
-                if claims && !self.fetch(lane, claim).await?.is_claimed {
+                if claim_ms > 0 && !self.fetch(lane, claim).await?.is_claimed {
                     return Ok(Stepped::Claimed);
                 }
                 match self.resume(queue, lane).await? {
-                    Some(open) => *position.insert(open),
+                    Some(open) => *standing.position.insert(open),
                     None => return Ok(Stepped::Idle),
                 }
             }
@@ -113,10 +130,19 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             claim_ms,
             is_first: true,
         };
+        if let Some(fetched) = standing.take_ahead(&fetch) {
+            return self
+                .flush_beside(lane, standing, fetched, open, turn, true)
+                .await;
+        }
         let fetched = self.fetch(lane, fetch).await?;
+        if !fetched.is_claimed || !fetched.is_present || fetched.writes.is_empty() {
+            // There is no transaction beside which it could be done.
+            self.settle_rest(lane, standing).await?;
+        }
         if !fetched.is_claimed {
             // Whoever has the partition moves on.
-            *position = None;
+            standing.forget();
             return Ok(Stepped::Claimed);
         }
         self.count_lost(queue, lane, fetched.current).await?;
@@ -132,11 +158,94 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             // Numbers that were given and are not in the log.
             let missing = is_current && fetched.current_last > open.position;
             if !missing {
-                return self.ended(queue, lane, position, &fetched, open).await;
+                return self.ended(queue, lane, standing, &fetched, open).await;
             }
         }
-        self.flush_batch(queue, lane, position, fetched, open, None)
+        self.flush_beside(lane, standing, fetched, open, turn, false)
             .await
+    }
+
+    /// Applies a batch. Beside it, what was committed before is settled, and if there is more, the next batch is read.
+    async fn flush_beside(
+        &self,
+        lane: &Lane,
+        standing: &mut Standing,
+        fetched: Fetched,
+        open: OpenIncarnation,
+        turn: Turn,
+        was_ahead: bool,
+    ) -> Result<Stepped, Error> {
+        let queue = self.queue();
+        let to = fetched.end();
+        let full = fetched.writes.len() as u64 >= u64::from(queue.policy.batch);
+        let goes_on = full && turn != Turn::Once;
+        let next = Fetch {
+            incarnation: open.incarnation,
+            after: to,
+            // Those that are still to come are better read together.
+            count: if goes_on { queue.policy.batch } else { 0 },
+            claim_ms: turn.claim_ms(),
+            is_first: true,
+        };
+        let earlier = standing.unsettled.clone();
+        let applied = async {
+            let Some(committed) = self.apply(queue, lane, fetched, open, None).await? else {
+                return Ok(false);
+            };
+            standing.position = Some(OpenIncarnation {
+                position: to,
+                ..open
+            });
+            standing.unsettled.push(Arc::new(committed));
+            Ok(true)
+        };
+        let settled = self.settle_all(lane, &earlier);
+        let read = async {
+            // A batch that was read ahead has not renewed the claim when it begins.
+            let renews = was_ahead && next.claim_ms > 0;
+            if !goes_on && !renews {
+                return None;
+            }
+            // If this fails, the next step does too, and says so.
+            self.fetch(lane, next).await.ok()
+        };
+        let (applied, settled, ahead) = futures_util::future::join3(applied, settled, read).await;
+        if settled.is_ok() {
+            standing.unsettled.drain(..earlier.len());
+        }
+        let is_applied = applied?;
+        settled?;
+        if !is_applied {
+            standing.forget();
+            return Ok(Stepped::Moved);
+        }
+        if goes_on {
+            if let Some(ahead) = ahead {
+                standing.keep_ahead(next, ahead);
+            }
+        } else {
+            self.settle_rest(lane, standing).await?;
+        }
+        Ok(Stepped::Flushed { full })
+    }
+
+    /// Settles what was committed and is not settled yet.
+    async fn settle_rest(&self, lane: &Lane, standing: &mut Standing) -> Result<(), Error> {
+        self.settle_all(lane, &standing.unsettled).await?;
+        standing.unsettled.clear();
+        Ok(())
+    }
+
+    async fn settle_all(&self, lane: &Lane, unsettled: &[Arc<Committed>]) -> Result<(), Error> {
+        for committed in unsettled {
+            let Committed {
+                incarnation,
+                settled,
+                up_to,
+            } = &**committed;
+            self.settle(lane, *incarnation, settled, *up_to).await?;
+        }
+        Ok(())
     }
 
     /// Where to go on: the first open incarnation. Settles what was committed before, and clears away what is left of closed
@@ -193,14 +302,27 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         &self,
         queue: &Queue,
         lane: &Lane,
-        position: &mut Option<OpenIncarnation>,
         fetched: Fetched,
         open: OpenIncarnation,
         buried: Option<u64>,
-    ) -> Result<Stepped, Error> {
+    ) -> Result<(), Error> {
+        match self.apply(queue, lane, fetched, open, buried).await? {
+            Some(committed) => self.settle_all(lane, &[Arc::new(committed)]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Applies a batch. What is to be settled then; nothing if another flusher was faster.
+    async fn apply(
+        &self,
+        queue: &Queue,
+        lane: &Lane,
+        fetched: Fetched,
+        open: OpenIncarnation,
+        buried: Option<u64>,
+    ) -> Result<Option<Committed>, Error> {
         self.cache.store.reach(Point::BeforeFlush);
-        let last = fetched.writes.last();
-        let to = last.map_or(fetched.current_last, |write| write.pending.mark.number);
+        let to = fetched.end();
         let place = queue.place(lane, open.incarnation);
         let count = fetched.writes.len() as u64;
         let lost = self.lost_between(open.position, to, &fetched.writes, buried);
@@ -225,8 +347,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Ok(applied) => applied,
             Err(Unapplied::Overtaken) => {
                 self.counters.flushes_overtaken.add_one();
-                *position = None;
-                return Ok(Stepped::Moved);
+                return Ok(None);
             }
             Err(Unapplied::Failed(error)) => {
                 let what = format!("writes of the queue {}", queue.name);
@@ -235,16 +356,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             }
         };
         self.cache.store.reach(Point::AfterFlushCommit);
-        *position = Some(OpenIncarnation {
-            position: to,
-            ..open
-        });
         self.count_flushed(queue, lane, count, lost, &applied);
-        let settled = self.settled(&writes, &applied);
-        self.settle(lane, open.incarnation, &settled, to).await?;
-        Ok(Stepped::Flushed {
-            full: count >= u64::from(queue.policy.batch),
-        })
+        Ok(Some(Committed {
+            incarnation: open.incarnation,
+            settled: self.settled(&writes, &applied),
+            up_to: to,
+        }))
     }
 
     fn count_flushed(&self, queue: &Queue, lane: &Lane, count: u64, lost: u64, applied: &Applied) {
@@ -335,7 +452,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         &self,
         queue: &Queue,
         lane: &Lane,
-        position: &mut Option<OpenIncarnation>,
+        standing: &mut Standing,
         fetched: &Fetched,
         open: OpenIncarnation,
     ) -> Result<Stepped, Error> {
@@ -344,7 +461,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
         let pool = &self.database.pool;
         // What was fetched is still the end: the log has not grown since it is written to no more.
-        *position = None;
+        standing.forget();
         let epoch = open.incarnation.epoch;
         if fetched.current.is_none_or(|current| current.epoch < epoch) {
             // A server that was cut off, or set back: the later incarnation may be in use at another one.
@@ -434,26 +551,28 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     /// Makes room in a full partition.
     pub(crate) async fn make_room(&self, lane: &Lane) -> Result<(), Error> {
-        self.flush_step(lane, false).await?;
+        self.flush_step(lane, Turn::Once).await?;
         Ok(())
     }
 
-    /// Flushes until a write, and all before it, are in the database.
+    /// Flushes until a write, and all before it, are in the database and have left the queue.
     pub(crate) async fn flush_up_to(&self, lane: &Lane, mark: Mark) -> Result<(), Error> {
         let queue = self.queue();
         loop {
-            let stepped = self.flush_step(lane, false).await?;
+            let stepped = self.flush_step(lane, Turn::Barrier).await?;
             if stepped == Stepped::Moved {
                 continue;
             }
-            let at = *lane.position.lock().await;
-            let has_passed = at.is_some_and(|at| {
+            let mut standing = lane.standing.lock().await;
+            let has_passed = standing.position.is_some_and(|at| {
                 (mark.number > 0 && at.incarnation.epoch > mark.incarnation.epoch)
                     || (at.incarnation == mark.incarnation && at.position >= mark.number)
             });
             if has_passed {
-                return Ok(());
+                standing.drop_ahead();
+                return self.settle_rest(lane, &mut standing).await;
             }
+            drop(standing);
             if stepped == Stepped::Idle && mark.number == 0 {
                 return Ok(());
             }
@@ -473,6 +592,24 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 };
             }
         }
+    }
+}
+
+impl Turn {
+    /// For how long a step claims the partition, in milliseconds; zero if it does not.
+    const fn claim_ms(self) -> u64 {
+        match self {
+            Self::Task => CLAIM_MS,
+            Self::Barrier | Self::Once => 0,
+        }
+    }
+}
+
+impl Fetched {
+    /// The number up to which it tells of every write: what of these is not here is lost.
+    fn end(&self) -> u64 {
+        let last = self.writes.last();
+        last.map_or(self.current_last, |write| write.pending.mark.number)
     }
 }
 

@@ -21,7 +21,7 @@ use tracing::Instrument;
 use crate::{
     backend::Backend,
     behind::{
-        flush::{CLAIM_MS, NOTHING, Stepped},
+        flush::{CLAIM_MS, NOTHING, Stepped, Turn},
         mark::Mark,
         offsets,
         queue::Lane,
@@ -152,7 +152,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     /// Brings every write to the database that was acknowledged before this call. Returns when they are committed, or dead
-    /// letters. It does the work itself where nobody else does.
+    /// letters, and have left the queue. It does the work itself where nobody else does.
     ///
     /// # Errors
     ///
@@ -270,7 +270,7 @@ async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize) {
     loop {
         // Before the queue is looked at: a put in between is told.
         let listener = inner.cache.store.wakeups().listen(&lane.partition.flusher);
-        let stepped = inner.flush_step(lane, true).await;
+        let stepped = inner.flush_step(lane, Turn::Task).await;
         if stepped.is_ok() {
             backoff = SHORTEST_BACKOFF;
             if std::mem::take(&mut is_failing) {

@@ -26,7 +26,7 @@ use crate::{
     repository::Inner,
     store::{
         Store,
-        queue::{Acknowledged, QueueStore},
+        queue::{Acknowledged, Fetch, Fetched, QueueStore, Settled},
     },
 };
 
@@ -51,13 +51,58 @@ pub(crate) struct Queue {
 /// One partition.
 pub(crate) struct Lane {
     pub(crate) partition: Arc<Partition>,
-    /// How far the incarnation that is flushed now was applied, if that is known. Held while a batch is flushed.
-    pub(crate) position: tokio::sync::Mutex<Option<OpenIncarnation>>,
+    /// How far it was flushed. Held while a batch is.
+    pub(crate) standing: tokio::sync::Mutex<Standing>,
     /// Held while an incarnation is begun.
     pub(crate) rotating: tokio::sync::Mutex<()>,
     /// How often one was begun.
     pub(crate) rotations: AtomicU64,
     noted: Mutex<Noted>,
+}
+
+/// How far a partition was flushed, as far as this process knows. It outlives a flush that is broken off.
+#[derive(Default)]
+pub(crate) struct Standing {
+    /// How far the incarnation that is flushed now was applied, if that is known.
+    pub(crate) position: Option<OpenIncarnation>,
+    /// What this process has committed and not settled, as far as it knows, in the order of the commits.
+    pub(crate) unsettled: Vec<Arc<Committed>>,
+    /// What was read ahead, and what was asked for.
+    ahead: Option<(Fetch, Fetched)>,
+}
+
+/// A batch that is in the database, and may still stand in the store as if it were not.
+pub(crate) struct Committed {
+    pub(crate) incarnation: Incarnation,
+    /// What becomes of its rows.
+    pub(crate) settled: Vec<Settled>,
+    /// The number that it ends with.
+    pub(crate) up_to: u64,
+}
+
+impl Standing {
+    /// Forgets what can be asked for again.
+    pub(crate) fn forget(&mut self) {
+        self.position = None;
+        self.ahead = None;
+    }
+
+    /// Keeps what was read ahead, if there are writes in it. Whatever else it shows, another look must show.
+    pub(crate) fn keep_ahead(&mut self, asked: Fetch, fetched: Fetched) {
+        let is_of_use = fetched.is_claimed && fetched.is_present && !fetched.writes.is_empty();
+        self.ahead = is_of_use.then_some((asked, fetched));
+    }
+
+    /// The writes that were read ahead, if they are those that are asked for now, and the claim was renewed with them.
+    pub(crate) fn take_ahead(&mut self, asked: &Fetch) -> Option<Fetched> {
+        let (before, fetched) = self.ahead.take()?;
+        let is_same = before.incarnation == asked.incarnation && before.after == asked.after;
+        (is_same && before.claim_ms >= asked.claim_ms).then_some(fetched)
+    }
+
+    pub(crate) fn drop_ahead(&mut self) {
+        self.ahead = None;
+    }
 }
 
 /// The latest writes that were acknowledged to this process.
@@ -118,7 +163,7 @@ impl Lane {
     fn new(queue: &str, number: u16) -> Self {
         Self {
             partition: Arc::new(Partition::new(queue, number)),
-            position: tokio::sync::Mutex::default(),
+            standing: tokio::sync::Mutex::default(),
             rotating: tokio::sync::Mutex::default(),
             rotations: AtomicU64::new(0),
             noted: Mutex::default(),
