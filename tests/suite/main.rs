@@ -18,6 +18,7 @@ mod breaker;
 mod bulk;
 mod crash;
 mod documentation;
+mod draining;
 mod durability;
 mod expiry;
 mod failover;
