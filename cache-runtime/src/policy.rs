@@ -69,7 +69,7 @@ impl QueuePolicy {
         on_full: OnFull::Sync,
         durability: None,
         batch: 1_000,
-        linger: Duration::from_millis(10),
+        linger: Duration::from_millis(50),
         journal: None,
     };
 }

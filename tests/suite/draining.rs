@@ -134,11 +134,14 @@ async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &
     // The last batch is as large as it may be, so that there may be more.
     fill(&rows, 1..=BATCH).await;
     let settling = world.faults.pause(Operation::Settle);
-    let flush = tokio::spawn({
+    let mut flush = tokio::spawn({
         let rows = rows.clone();
         async move { rows.flush().await }
     });
-    settling.reached().await;
+    tokio::select! {
+        () = settling.reached() => {}
+        _ = &mut flush => panic!("it has returned before the last batch was settled"),
+    }
     assert!(in_database(&rows, BATCH).await.is_some());
     assert!(!flush.is_finished());
     settling.resume();
@@ -163,6 +166,8 @@ async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(
         "the failure is told"
     );
     rows.flush().await.unwrap();
+    // What was to become of the batch was not forgotten.
+    assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Cache);
     fill(&rows, 1..=MOST).await;
     assert_eq!(rows.stats().flushed, u64::try_from(MOST).unwrap());
     for id in 1..=MOST {
