@@ -48,6 +48,9 @@ const ARRAYS: &[(&str, u32, u32)] = &[
     ("JSONB", 3802, 3807),
 ];
 
+/// How long the length in front of a value is.
+const LENGTH: usize = size_of::<i32>();
+
 /// The numbers of a type and of its arrays.
 pub(crate) fn oid_of(element: &PgTypeInfo) -> Option<(u32, u32)> {
     let known = ARRAYS.iter().find(|(name, ..)| *name == element.name());
@@ -59,17 +62,22 @@ pub(crate) fn add_element<T: Column<Postgres>>(
     array: &mut Array,
     value: &T,
 ) -> Result<(), BoxDynError> {
-    let mut encoded = PgArgumentBuffer::default();
-    let length = match value.encode_by_ref(&mut encoded)? {
+    // The array lends its bytes to the buffer, so that the value is encoded where it is to stand.
+    let mut buffer = PgArgumentBuffer::default();
+    std::mem::swap(&mut *buffer, &mut array.bytes);
+    buffer.extend_from_slice(&[0; LENGTH]);
+    let start = buffer.len();
+    let encoded = value.encode_by_ref(&mut buffer);
+    std::mem::swap(&mut *buffer, &mut array.bytes);
+    let length = match encoded? {
         IsNull::Yes => {
             array.has_null = true;
-            encoded.clear();
+            array.bytes.truncate(start);
             -1
         }
-        IsNull::No => i32::try_from(encoded.len())?,
+        IsNull::No => i32::try_from(array.bytes.len() - start)?,
     };
-    array.bytes.extend_from_slice(&length.to_be_bytes());
-    array.bytes.extend_from_slice(&encoded);
+    array.bytes[start - LENGTH..start].copy_from_slice(&length.to_be_bytes());
     Ok(())
 }
 

@@ -41,6 +41,7 @@ use crate::{
     entity::Entity,
     error::{Error, ErrorKind},
     repository::Inner,
+    state::Pending,
     store::{
         Payload, Point, Store,
         queue::{Fetch, Fetched, Logged, QueueStore, Settled},
@@ -207,7 +208,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 return None;
             }
             // If this fails, the next step does too, and says so.
-            self.fetch(lane, next).await.ok()
+            let mut fetched = self.fetch(lane, next).await.ok()?;
+            for write in &mut fetched.writes {
+                self.decode(write);
+            }
+            Some(fetched)
         };
         let (applied, settled, ahead) = futures_util::future::join3(applied, settled, read).await;
         if settled.is_ok() {
@@ -479,6 +484,19 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         fetched.map_err(|error| self.queue_away("read writes of", error))
     }
 
+    /// Decodes the row of a write that was read ahead. If it cannot be decoded, that is seen when the write is applied.
+    fn decode(&self, write: &mut Logged) {
+        let Pending {
+            is_deletion, meta, ..
+        } = write.pending;
+        if !is_deletion && let Payload::Bytes(..) = write.payload {
+            let image = self.image(is_deletion, meta.lease.identity, &write.payload);
+            if let Image::Row(row) = image {
+                write.payload = Payload::Shared(row);
+            }
+        }
+    }
+
     /// A write of the log as the database takes it.
     fn queued(&self, write: Logged) -> Queued<E> {
         let Logged {
@@ -490,7 +508,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Queued {
             number: pending.mark.number,
             key,
-            image: self.image(pending.is_deletion, pending.meta.lease.identity, payload),
+            image: self.image(pending.is_deletion, pending.meta.lease.identity, &payload),
         }
     }
 
@@ -498,14 +516,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         &self,
         is_deletion: bool,
         identity: crate::state::Identity,
-        payload: Payload,
+        payload: &Payload,
     ) -> Image<E> {
-        let (bytes, header) = match payload {
-            Payload::Shared(row) => match row.downcast() {
+        let bytes = match payload {
+            Payload::Shared(row) => match Arc::clone(row).downcast() {
                 Ok(row) => return Image::Row(row),
-                Err(_) => (Vec::new(), 0),
+                Err(_) => &[],
             },
-            Payload::Bytes(bytes, header) => (bytes, header),
+            Payload::Bytes(bytes, header) => &bytes[*header..],
         };
         let read = match Codec::from_number(identity.codec) {
             None => Err("its codec is not compiled in".to_owned()),
@@ -518,11 +536,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Err("it was written in another layout of the struct".to_owned())
             }
             Some(codec) if is_deletion => {
-                let id = codec.decode(&bytes[header..]).map(Image::Deletion);
+                let id = codec.decode(bytes).map(Image::Deletion);
                 id.map_err(|error| error.to_string())
             }
             Some(codec) => {
-                let row = codec.decode(&bytes[header..]).map(Arc::new);
+                let row = codec.decode(bytes).map(Arc::new);
                 row.map(Image::Row).map_err(|error| error.to_string())
             }
         };
@@ -530,7 +548,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             is_deletion,
             codec: identity.codec,
             layout: identity.fingerprint,
-            payload: bytes[header..].to_vec(),
+            payload: bytes.to_vec(),
             reason,
         })
     }

@@ -61,7 +61,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 });
             }
         }
-        Ok(match self.image(pending.is_deletion, identity, payload) {
+        Ok(match self.image(pending.is_deletion, identity, &payload) {
             Image::Row(row) => Judged::Served(self.cached(Some(row), pending.meta)),
             Image::Deletion(_) => Judged::Served(self.cached(None, pending.meta)),
             Image::Unreadable { .. } => Judged::Unserved(Next::Bypass),
