@@ -289,3 +289,115 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Error::with_source(kind, message, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{key::Key, state::Pending, store::Payload, store::queue::Logged};
+
+    const ASKED: Fetch = Fetch {
+        incarnation: Incarnation { epoch: 1, nonce: 9 },
+        after: 5,
+        count: 10,
+        claim_ms: 100,
+        is_first: true,
+    };
+
+    fn fetched(writes: usize) -> Fetched {
+        let incarnation = ASKED.incarnation;
+        let mut pending = Pending {
+            mark: Mark {
+                incarnation,
+                number: ASKED.after,
+            },
+            is_deletion: false,
+            meta: crate::state::Meta {
+                lease: crate::state::Lease {
+                    token: crate::token::Token::numbered(0),
+                    identity: crate::state::Identity {
+                        stamp: 0,
+                        fingerprint: 0,
+                        codec: 0,
+                    },
+                },
+                loaded_at_ms: 0,
+                load_cost_us: 0,
+                version: 0,
+            },
+        };
+        let write = || {
+            pending.mark.number += 1;
+            Logged {
+                key: Key::from_bytes(b"key"),
+                pending,
+                payload: Payload::Bytes(Vec::new(), 0),
+                at_ms: 0,
+            }
+        };
+        Fetched {
+            is_claimed: true,
+            stamp: 0,
+            is_present: true,
+            current: Some(incarnation),
+            current_last: 5,
+            log_last: 5,
+            now_ms: 0,
+            writes: std::iter::repeat_with(write).take(writes).collect(),
+        }
+    }
+
+    /// What comes of keeping this, and then asking that.
+    fn kept(fetched: Fetched, asked: Fetch) -> Option<usize> {
+        let mut standing = Standing::default();
+        standing.keep_ahead(ASKED, fetched);
+        let taken = standing.take_ahead(&asked).map(|taken| taken.writes.len());
+        assert!(standing.take_ahead(&ASKED).is_none(), "it is taken once");
+        taken
+    }
+
+    #[test]
+    fn what_was_read_ahead_serves_the_same_question_with_no_better_claim() {
+        assert_eq!(kept(fetched(3), ASKED), Some(3));
+        let unclaimed = Fetch {
+            claim_ms: 0,
+            ..ASKED
+        };
+        assert_eq!(kept(fetched(3), unclaimed), Some(3));
+        let claimed = Fetch {
+            claim_ms: 101,
+            ..ASKED
+        };
+        assert_eq!(kept(fetched(3), claimed), None);
+        let further = Fetch { after: 6, ..ASKED };
+        assert_eq!(kept(fetched(3), further), None);
+        let incarnation = Incarnation { epoch: 2, nonce: 9 };
+        let later = Fetch {
+            incarnation,
+            ..ASKED
+        };
+        assert_eq!(kept(fetched(3), later), None);
+    }
+
+    #[test]
+    fn a_look_ahead_that_shows_more_or_less_than_writes_is_not_kept() {
+        assert_eq!(kept(fetched(0), ASKED), None);
+        let unclaimed = Fetched {
+            is_claimed: false,
+            ..fetched(3)
+        };
+        assert_eq!(kept(unclaimed, ASKED), None);
+        let of_before = Fetched {
+            is_present: false,
+            ..fetched(3)
+        };
+        assert_eq!(kept(of_before, ASKED), None);
+    }
+
+    #[test]
+    fn a_position_that_is_forgotten_takes_with_it_what_was_read_behind_it() {
+        let mut standing = Standing::default();
+        standing.keep_ahead(ASKED, fetched(3));
+        standing.forget();
+        assert!(standing.take_ahead(&ASKED).is_none());
+    }
+}
