@@ -149,7 +149,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     async fn select_by(
         &self,
         connection: &mut DB::Connection,
-        sql: sqlx::SqlStr,
+        sql: SqlStr,
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         let mut arguments = DB::Arguments::default();
@@ -191,7 +191,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     async fn delete(
         &self,
         connection: &mut DB::Connection,
-        sql: sqlx::SqlStr,
+        sql: SqlStr,
         arguments: DB::Arguments,
     ) -> Result<Written<E>, sqlx::Error> {
         let done = DB::execute(connection, sql, arguments).await?;
@@ -311,7 +311,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     async fn run(
         &self,
         connection: &mut DB::Connection,
-        sql: sqlx::SqlStr,
+        sql: SqlStr,
         arguments: DB::Arguments,
     ) -> Result<(Written<E>, Option<Executed>), sqlx::Error> {
         if self.statements.reads_back && DB::DIALECT.returns_rows() {

@@ -33,13 +33,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let place = queue.place(lane, incarnation);
         let pool = &self.database.pool;
         loop {
-            let (at, is_closed) = match offsets::position_of(pool, &place).await? {
-                Some(known) => known,
+            let Some((at, is_closed)) = offsets::position_of(pool, &place).await? else {
                 // It is registered before the store has it.
-                None => match self.missing(queue, lane, incarnation).await? {
-                    Some(missing) => return Err(missing),
-                    None => return self.clear(lane, incarnation).await,
-                },
+                return match self.missing(queue, lane, incarnation).await? {
+                    Some(missing) => Err(missing),
+                    None => self.clear(lane, incarnation).await,
+                };
             };
             if !is_closed {
                 // Registered a moment ago.

@@ -90,7 +90,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Takes one step in a partition.
     pub(crate) async fn flush_step(&self, lane: &Lane, turn: Turn) -> Result<Stepped, Error> {
         let mut standing = lane.standing.lock().await;
-        let stepped = self.step(lane, &mut standing, turn).await;
+        // Out of the futures of those who wait for it, which are deep enough.
+        let stepped = Box::pin(self.step(lane, &mut standing, turn)).await;
         if stepped.is_err() {
             // The outcome of a commit may be unknown: ask again.
             standing.forget();

@@ -78,7 +78,8 @@ impl<C: Carrier> Gathering<C> {
     pub(super) async fn call(self: &Arc<Self>, call: C::Call) -> Result<C::Answer, StoreError> {
         match self.enter(call) {
             Ok((call, _under_way)) => {
-                let mut answers = self.carrier.carry(vec![call]).await;
+                // Out of the futures of the caller, which are deep enough.
+                let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
                 answers.pop().unwrap_or_else(no_answer)
             }
             Err(answer) => answer.await.unwrap_or_else(|_| no_answer()),
