@@ -79,6 +79,15 @@ async fn in_database<DB: Tested>(rows: &RefusingRepository<DB>, id: i64) -> Opti
     row.map(|row| row.name.clone())
 }
 
+/// Fails if a row stands in the store as if it were not in the database.
+async fn assert_settled<DB: Tested>(world: &World<DB>, rows: &RefusingRepository<DB>) {
+    for id in 1..=MOST {
+        let key = rows.inner().key(id).unwrap();
+        let queued = world.cache.store().queued(&key).await.unwrap();
+        assert!(queued.is_none(), "row {id} is not settled");
+    }
+}
+
 /// Changes a row past larder, so that a write that is applied again is seen.
 async fn change_by_hand<DB: Tested>(world: &World<DB>, id: i64) {
     let change = format!("UPDATE items SET name = 'by hand' WHERE id = {id}");
@@ -112,10 +121,8 @@ async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_t
     let by_hand = Some("by hand".to_owned());
     assert_eq!(in_database(&rows, 1).await, by_hand);
     assert_eq!(in_database(&rows, 2 * BATCH).await, by_hand);
+    assert_settled(world, &rows).await;
     for id in 1..=MOST {
-        let key = rows.inner().key(id).unwrap();
-        let queued = world.cache.store().queued(&key).await.unwrap();
-        assert!(queued.is_none(), "row {id} is not settled");
         // What becomes of it was known all the time: it is served on.
         let outcome = rows.find_outcome(id).await.unwrap();
         assert_eq!(outcome.origin, Origin::Cache, "row {id}");
@@ -149,11 +156,7 @@ async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &
     // The store has nothing left of it.
     fill(&rows, 1..=MOST).await;
     rows.flush().await.unwrap();
-    for id in 1..=MOST {
-        let key = rows.inner().key(id).unwrap();
-        let queued = world.cache.store().queued(&key).await.unwrap();
-        assert!(queued.is_none(), "row {id} is not settled");
-    }
+    assert_settled(world, &rows).await;
 }
 
 async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(world: &World<DB>) {
@@ -167,6 +170,7 @@ async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(
     );
     rows.flush().await.unwrap();
     // What was to become of the batch was not forgotten.
+    assert_settled(world, &rows).await;
     assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Cache);
     fill(&rows, 1..=MOST).await;
     assert_eq!(rows.stats().flushed, u64::try_from(MOST).unwrap());
