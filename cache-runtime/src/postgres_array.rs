@@ -51,9 +51,14 @@ const ARRAYS: &[(&str, u32, u32)] = &[
 /// How long the length in front of a value is.
 const LENGTH: usize = size_of::<i32>();
 
-/// The numbers of a type and of its arrays.
+/// The numbers of a type and of its arrays. Types of users that say they are one of these (`type_name = "text"`) may say it in
+/// any case, but for `char`, which Postgres and SQL take for two types.
 pub(crate) fn oid_of(element: &PgTypeInfo) -> Option<(u32, u32)> {
-    let known = ARRAYS.iter().find(|(name, ..)| *name == element.name());
+    let wanted = element.name();
+    let wanted = if wanted == "char" { "\"CHAR\"" } else { wanted };
+    let known = ARRAYS
+        .iter()
+        .find(|(name, ..)| name.eq_ignore_ascii_case(wanted));
     known.map(|(_, element, array)| (*element, *array))
 }
 
@@ -127,5 +132,21 @@ impl Encode<'_, Postgres> for Encoded {
 
     fn size_hint(&self) -> usize {
         self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_says_it_is_one_of_these_is_known_by_its_name() {
+        let known = |name: &'static str| oid_of(&PgTypeInfo::with_name(name));
+        assert_eq!(known("text"), Some((25, 1009)));
+        assert_eq!(known("TEXT"), oid_of(&<str as Type<Postgres>>::type_info()));
+        assert_eq!(known("int8"), oid_of(&<i64 as Type<Postgres>>::type_info()));
+        assert_eq!(known("char"), oid_of(&<i8 as Type<Postgres>>::type_info()));
+        assert_ne!(known("char"), known("CHAR"));
+        assert_eq!(known("mood"), None);
     }
 }

@@ -466,15 +466,19 @@ fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects
     effects
 }
 
-/// The last write of each key, or the first, in the order of the keys: two transactions that lock the same rows lock them in
-/// one order.
+/// The last write of each key, or the first, shorter keys before longer ones and otherwise in the order of their bytes, which
+/// is that of numbers: two transactions that lock the same rows lock them in one order, and rows that stand together in the
+/// table are written together.
 fn winners<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8], last_wins: bool) -> Vec<&'a T> {
     let mut winners = writes.to_vec();
     if last_wins {
         winners.reverse();
     }
     // Stable, so that the winner of a key stays the first of it, and the first is what is kept.
-    winners.sort_by(|one, other| key(one).cmp(key(other)));
+    winners.sort_by(|one, other| {
+        let (one, other) = (key(one), key(other));
+        one.len().cmp(&other.len()).then_with(|| one.cmp(other))
+    });
     winners.dedup_by(|one, other| key(one) == key(other));
     winners
 }
@@ -545,6 +549,14 @@ mod tests {
     fn the_last_write_of_each_key_wins_in_the_order_of_the_keys() {
         assert_eq!(won("bacab", true), [('a', 3), ('b', 4), ('c', 2)]);
         assert_eq!(won("", true), []);
+    }
+
+    #[test]
+    fn numbers_are_written_in_their_order() {
+        let keys = ["i:10", "i:9", "i:100"];
+        let keys: Vec<&&str> = keys.iter().collect();
+        let winners = winners(&keys, |key| key.as_bytes(), true);
+        assert_eq!(winners, [&"i:9", &"i:10", &"i:100"]);
     }
 
     #[test]
