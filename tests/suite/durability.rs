@@ -172,6 +172,44 @@ async fn a_write_that_does_not_reach_the_disk_is_queued_and_not_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_lost_while_its_disk_is_waited_for_is_replaced_and_no_other_is() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Lost);
+    let error = scene.rows.save(&row(1, "later")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    let found = scene.rows.find_outcome(1).await.unwrap();
+    assert_eq!(
+        (found.origin, found.row.unwrap().name.as_str()),
+        (Origin::Cache, "later")
+    );
+    scene.disk.set(Writes::AtOnce);
+    scene.rows.save(&row(1, "safe")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_caller_has_gone_keeps_its_turn_and_those_behind_it_theirs() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let impatient = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    impatient.abort();
+    assert!(impatient.await.unwrap_err().is_cancelled());
+    let before = scene.faults.calls(Operation::Put);
+    let others: Vec<_> = (1..4).map(|id| scene.start_to_save(id)).collect();
+    crate::world::eventually("the others are about to wait", async || {
+        scene.faults.calls(Operation::Put) == before + 3
+    })
+    .await;
+    // On their connection nothing is sent behind a wait that is not over.
+    assert_eq!(scene.disk.waits(), waits + 1);
+    scene.disk.set(Writes::AtOnce);
+    for saving in others {
+        saving.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_killed_while_its_disk_is_waited_for_leaves_the_outcome_open() {
     let mut scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);

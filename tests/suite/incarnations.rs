@@ -484,3 +484,36 @@ async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {
     assert_eq!(scene.in_database(1).await.unwrap(), "two");
     assert_eq!(scene.rows.pending().await.unwrap().count, 0);
 }
+
+/// What takes writes away makes room, and must not need any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_flushed_from_a_redis_that_has_no_memory_left() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "one").await;
+    let full = ["CONFIG", "SET", "maxmemory", "1"];
+    scene.server.command(&full).await.unwrap();
+    let refused = scene.rows.save(&Behind::new(2, "two")).await.unwrap_err();
+    assert_eq!(refused.kind(), larder::ErrorKind::Store, "{refused}");
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "one");
+    assert_eq!(scene.rows.pending().await.unwrap().count, 0);
+    assert_eq!(scene.in_database(2).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_somebody_has_made_something_else_holds_up_no_flush() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "one").await;
+    scene.save(2, "two").await;
+    scene.drop_row(1).await;
+    let rows: Repository<Behind, _> = Repository::new(&scene.cache, scene.world.pool.clone());
+    let key = rows.key(1).unwrap();
+    let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
+    let list = ["LPUSH", &key, "not a row"];
+    scene.server.command(&list).await.unwrap();
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.in_database(1).await.unwrap(), "one");
+    assert_eq!(scene.rows.pending().await.unwrap().count, 0);
+    // And reads go past it.
+    assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "one");
+}

@@ -25,6 +25,8 @@ pub(crate) enum Writes {
     Slowly,
     /// It does not write; the wait ends in vain.
     Never,
+    /// Nobody knows: the connection that waits is lost.
+    Lost,
 }
 
 /// A server's disk, in front of the server.
@@ -141,8 +143,13 @@ async fn forward(
     waits.send_modify(|waits| *waits += 1);
     let mut writes = writes.subscribe();
     let done = writes.wait_for(|writes| *writes != Writes::Slowly).await;
-    let disks = u8::from(done.is_ok_and(|writes| *writes == Writes::AtOnce));
-    server.write_all(&answer(disks)).await
+    let writes = done.map_or(Writes::Lost, |writes| *writes);
+    if writes == Writes::Lost {
+        return Err(std::io::ErrorKind::ConnectionReset.into());
+    }
+    server
+        .write_all(&answer(u8::from(writes == Writes::AtOnce)))
+        .await
 }
 
 /// A command that is answered as `WAITAOF` is when so many disks of the server's own have written.

@@ -140,7 +140,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let fetched = self.fetch(lane, fetch).await?;
         if !fetched.is_claimed || !fetched.is_present || fetched.writes.is_empty() {
             // There is no transaction beside which it could be done.
+            let was_settled = standing.unsettled.is_empty();
             self.settle_rest(lane, standing).await?;
+            if fetched.is_claimed && !was_settled {
+                // A put that came before does not tell of itself, as the queue was not empty for it.
+                return Ok(Stepped::Moved);
+            }
         }
         if !fetched.is_claimed {
             // Whoever has the partition moves on.

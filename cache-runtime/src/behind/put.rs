@@ -167,13 +167,15 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Decided, Error> {
         let queue = self.queue();
         let lane = &queue.lanes[self.keys.partition(key)];
-        let acknowledged = self.verified(queue).await?;
         let (body, journaled) = self.body(id, row)?;
         let mut made_room = false;
         for _ in 0..MOST_TRIES {
             let rotations = lane.rotations.load(Ordering::Acquire);
+            let meta = self.meta_of_write();
+            // Behind that: another history of the store than the one that is checked is refused by its stamp.
+            let acknowledged = self.verified(queue).await?;
             let put = Put {
-                meta: self.meta_of_write(),
+                meta,
                 body: body.clone(),
                 journaled: journaled.clone(),
                 condition,

@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use crate::{
@@ -40,10 +40,9 @@ pub(crate) struct Queue {
     family: String,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) policy: QueuePolicy,
-    /// The run of the store that was checked last, and one.
+    /// Twice the run of the store that was checked last and one, and one if that store has to be asked when writes are on its
+    /// disk.
     verified: AtomicU64,
-    /// Whether that store has to be asked when writes are on its disk.
-    syncs: AtomicBool,
     /// So that the tasks of this process do not make each other's modifications fail.
     modifying: Vec<tokio::sync::Mutex<()>>,
 }
@@ -125,7 +124,6 @@ impl Queue {
             lanes: lanes.collect(),
             policy,
             verified: AtomicU64::new(0),
-            syncs: AtomicBool::new(false),
             modifying: (0..STRIPES)
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
@@ -220,16 +218,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// to a put may come.
     pub(crate) async fn verified(&self, queue: &Queue) -> Result<Acknowledged, Error> {
         let run = self.cache.store.run() + 1;
-        if queue.verified.load(Ordering::Acquire) == run {
-            return Ok(match queue.syncs.load(Ordering::Relaxed) {
-                true => Acknowledged::AfterSync,
-                false => Acknowledged::AtOnce,
+        let verified = queue.verified.load(Ordering::Acquire);
+        if verified >> 1 == run {
+            return Ok(if verified & 1 == 1 {
+                Acknowledged::AfterSync
+            } else {
+                Acknowledged::AtOnce
             });
         }
         let acknowledged = Box::pin(self.verify(queue)).await?;
         let syncs = acknowledged == Acknowledged::AfterSync;
-        queue.syncs.store(syncs, Ordering::Relaxed);
-        queue.verified.store(run, Ordering::Release);
+        // A check of an earlier store that has taken longer says nothing of this one.
+        queue
+            .verified
+            .fetch_max(run << 1 | u64::from(syncs), Ordering::AcqRel);
         Ok(acknowledged)
     }
 

@@ -8,6 +8,7 @@
 //!    been demoted. Nor is one that is still loading its data.
 //! 4. Wake-ups for waiting loads arrive as pushes on the same connection.
 //! 5. While it is used, a link is watched by its pulse: whether it answers, and whether it may be trusted (`pulse`).
+//! 6. Commands that hold up those behind them have a second connection beside the link, its *companion*.
 //!
 //! What a server's refusal means: `READONLY`, `MASTERDOWN`, `LOADING`, `NOAUTH` and the words of a cluster say that this
 //! server is not the one to ask, and the link is lost. Anything else (`OOM`, `NOREPLICAS`, `NOPERM`, ..) is the failure of
@@ -22,7 +23,7 @@
 use std::{
     hash::Hasher,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -32,12 +33,12 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
-use tokio::sync::OnceCell;
+use tokio::runtime::Handle;
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, Mechanism};
 use crate::{
-    clock::timer_us,
+    clock::{Deadline, timer_us},
     error::StoreError,
     repair::Repairs,
     store::{
@@ -50,6 +51,8 @@ use crate::{
 
 /// How long a server may take to write to its disk.
 pub(crate) const LONGEST_SYNC: Duration = Duration::from_secs(5);
+/// How long a companion may be idle.
+const LONGEST_IDLE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const WAKE_CHANNEL: &[u8] = b"larder:wake:";
@@ -130,9 +133,24 @@ pub(crate) struct Link {
     pub(crate) stamp: u64,
     /// Whether the link may be used now.
     pub(crate) pulse: Arc<Pulse>,
-    /// Another connection to that run, for commands that hold up those behind them.
-    companion: Arc<OnceCell<(u64, MultiplexedConnection)>>,
+    /// Another connection to that run, if one is idle, and until when it is good for something.
+    companion: Arc<Mutex<Option<(MultiplexedConnection, Deadline)>>>,
+    /// The runtime that drives its connections.
+    pub(crate) runtime: Handle,
     number: u64,
+}
+
+impl Link {
+    fn companion(&self) -> MutexGuard<'_, Option<(MultiplexedConnection, Deadline)>> {
+        self.companion
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a companion back that has answered everything.
+    pub(crate) fn keep_companion(&self, connection: MultiplexedConnection) {
+        *self.companion() = Some((connection, Deadline::after(LONGEST_IDLE)));
+    }
 }
 
 /// While it lives, a task is connecting.
@@ -404,6 +422,7 @@ impl Connector {
             pulse: Arc::new(Pulse::new(fenced)),
             connection,
             companion: Arc::default(),
+            runtime: Handle::current(),
             number,
         };
         if !fenced {
@@ -414,26 +433,46 @@ impl Connector {
         Ok((link, Some(window)))
     }
 
-    /// A connection beside a link, to the same run of the same server, for commands that may take as long as this to answer.
+    /// A connection beside a link, to the same run of the same server, for commands that hold up those behind them and may
+    /// take as long as [`LONGEST_SYNC`]. Whoever has it has it alone, and gives it back when all of its commands are answered.
     pub(crate) async fn companion(&self, link: &Link) -> Result<MultiplexedConnection, StoreError> {
-        let made = link.companion.get_or_try_init(async || {
-            let timeouts = self.options.timeouts;
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(timeouts.connect))
-                .set_response_timeout(Some(LONGEST_SYNC + timeouts.response));
-            let client = &self.client;
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            let mut connection = connection.await?;
-            let told = info().query_async::<String>(&mut connection).await?;
-            Ok::<_, RedisError>((self.stamp_of(&told), connection))
-        });
-        let (stamp, connection) = made
-            .await
-            .map_err(|error| StoreError::new(error.to_string()))?;
-        if *stamp != link.stamp {
+        // One that was idle may have been forgotten on the way, or closed by the server.
+        let kept = link.companion().take();
+        if let Some((connection, _)) = kept.filter(|(_, idle)| !idle.has_passed()) {
+            return Ok(connection);
+        }
+        let timeouts = self.options.timeouts;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(LONGEST_SYNC + timeouts.response));
+        let away = |error: RedisError| StoreError::new(error.to_string());
+        let made = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        let mut connection = made.await.map_err(away)?;
+        let told = info().query_async::<String>(&mut connection).await;
+        if self.stamp_of(&told.map_err(away)?) != link.stamp {
             return Err(StoreError::new("Redis was replaced"));
         }
-        Ok(connection.clone())
+        Ok(connection)
+    }
+
+    /// Judges what a companion has answered. What is wrong with its connection says nothing about the link.
+    pub(crate) fn judge_companion<T>(
+        self: &Arc<Self>,
+        link: &Link,
+        operation: &'static str,
+        answer: RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        match answer {
+            Err(error) if error.code().is_none() => Err(StoreError::unanswered(error.to_string())),
+            answer => self.judge(link, operation, answer),
+        }
+    }
+
+    /// How patient the store is.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.options.timeouts
     }
 
     /// Whether the server of a link tells its history, so that a new one is noticed.

@@ -3,21 +3,24 @@
 //! Taking up a command costs a server as much as doing a small one, and waiting for a disk costs as much for one write as for
 //! a hundred. So calls that come while others are under way wait for one of those to return, and then go as one group (group
 //! commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984). A call that finds room
-//! goes at once and alone, in the task of its caller: without company nothing is waited for, and nothing is spawned.
+//! leaves at once: without company nothing is waited for.
 //!
 //! Invariant: calls leave in the order in which they came.
-//! Invariant: a group goes in a task of its own, so that a caller who is dropped takes no other call with it. A call whose
-//! caller was dropped before it left does not leave.
+//! Invariant: each group goes in a task of its own, which holds its room until it is answered. A caller who is dropped, or
+//! who is not polled, takes no other call with it and leaves no room that is not free. A call whose caller was dropped before
+//! it left does not leave.
+//! Invariant: nobody waits longer than the patience of the place, whatever becomes of the tasks.
 //! Not here: what a group is made into (`redis_put`).
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::error::StoreError;
+use crate::{clock::Deadline, error::StoreError};
 
 /// Who takes calls to the server.
 pub(super) trait Carrier: Send + Sync + 'static {
@@ -26,6 +29,9 @@ pub(super) trait Carrier: Send + Sync + 'static {
     /// What is answered.
     type Answer: Send + 'static;
 
+    /// About how many bytes a call sends.
+    fn size(call: &Self::Call) -> usize;
+
     /// Takes calls there in one round trip, and brings one answer for each, in their order.
     fn carry(
         &self,
@@ -33,13 +39,23 @@ pub(super) trait Carrier: Send + Sync + 'static {
     ) -> impl Future<Output = Vec<Result<Self::Answer, StoreError>>> + Send;
 }
 
+/// How much goes at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How many groups may be under way at once.
+    pub(super) at_once: usize,
+    /// How many calls a group may have.
+    pub(super) together: usize,
+    /// After how many bytes a group takes no more calls.
+    pub(super) bytes: usize,
+    /// How long a caller waits.
+    pub(super) patience: Duration,
+}
+
 /// The place where calls meet.
 pub(super) struct Gathering<C: Carrier> {
     carrier: C,
-    /// How many groups may be under way at once.
-    at_once: usize,
-    /// How many calls a group may have.
-    together: usize,
+    bounds: Bounds,
     calls: Mutex<Calls<C>>,
 }
 
@@ -51,18 +67,19 @@ struct Calls<C: Carrier> {
 
 struct Waiting<C: Carrier> {
     call: C::Call,
+    /// The runtime that its answer will come through.
+    runtime: Handle,
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
-/// A group under way. When it ends, however that is, the next one leaves.
-struct UnderWay<C: Carrier>(Arc<Gathering<C>>);
+/// The room of a group under way. When it is free, the next one leaves.
+struct Room<C: Carrier>(Arc<Gathering<C>>);
 
 impl<C: Carrier> Gathering<C> {
-    pub(super) fn new(carrier: C, at_once: usize, together: usize) -> Arc<Self> {
+    pub(super) fn new(carrier: C, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             carrier,
-            at_once,
-            together,
+            bounds,
             calls: Mutex::new(Calls {
                 under_way: 0,
                 waiting: VecDeque::new(),
@@ -70,49 +87,61 @@ impl<C: Carrier> Gathering<C> {
         })
     }
 
-    /// Makes a call, alone or with others.
+    /// Makes a call, alone or with others, in the runtime that drives the connection.
     ///
     /// # Cancel safety
     ///
     /// Whether a call was made whose future is dropped is not known.
-    pub(super) async fn call(self: &Arc<Self>, call: C::Call) -> Result<C::Answer, StoreError> {
-        match self.enter(call) {
-            Ok((call, _under_way)) => {
-                // Out of the futures of the caller, which are deep enough.
-                let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
-                answers.pop().unwrap_or_else(no_answer)
-            }
-            Err(answer) => answer.await.unwrap_or_else(|_| no_answer()),
-        }
-    }
-
-    /// Lets a call leave if there is room, or queues it.
-    #[expect(
-        clippy::type_complexity,
-        reason = "either the call goes back with its room, or its answer comes later"
-    )]
-    fn enter(
+    pub(super) async fn call(
         self: &Arc<Self>,
+        runtime: &Handle,
         call: C::Call,
-    ) -> Result<(C::Call, UnderWay<C>), oneshot::Receiver<Result<C::Answer, StoreError>>> {
-        let mut calls = self.lock();
-        if calls.under_way < self.at_once {
-            calls.under_way += 1;
-            return Ok((call, UnderWay(Arc::clone(self))));
-        }
+    ) -> Result<C::Answer, StoreError> {
         let (answer, answered) = oneshot::channel();
-        calls.waiting.push_back(Waiting { call, answer });
-        Err(answered)
+        let waiting = Waiting {
+            call,
+            runtime: runtime.clone(),
+            answer,
+        };
+        if let Some(waiting) = self.enter(waiting) {
+            Room(Arc::clone(self)).take(vec![waiting]);
+        }
+        let answered = Deadline::after(self.bounds.patience).bound(answered).await;
+        match answered {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(StoreError::unanswered(
+                "the program stopped while it was waiting for Redis",
+            )),
+            None => Err(StoreError::unanswered(format!(
+                "Redis has not answered for {:?}",
+                self.bounds.patience
+            ))),
+        }
     }
 
-    /// Takes the next group, whose room the last one has left; without any, the room is free.
+    /// Gives a call back if there is room for it, or queues it.
+    fn enter(&self, waiting: Waiting<C>) -> Option<Waiting<C>> {
+        let mut calls = self.lock();
+        if calls.under_way < self.bounds.at_once {
+            calls.under_way += 1;
+            return Some(waiting);
+        }
+        calls.waiting.push_back(waiting);
+        None
+    }
+
+    /// The next group, for a room that the last one has left; without any, the room is given up.
     fn next_group(&self) -> Vec<Waiting<C>> {
         let mut calls = self.lock();
         let mut group = Vec::new();
-        while group.len() < self.together {
+        let mut bytes = 0;
+        while group.len() < self.bounds.together && bytes < self.bounds.bytes {
             match calls.waiting.pop_front() {
                 Some(waiting) if waiting.answer.is_closed() => {}
-                Some(waiting) => group.push(waiting),
+                Some(waiting) => {
+                    bytes += C::size(&waiting.call);
+                    group.push(waiting);
+                }
                 None => break,
             }
         }
@@ -127,47 +156,45 @@ impl<C: Carrier> Gathering<C> {
     }
 }
 
-impl<C: Carrier> Drop for UnderWay<C> {
+impl<C: Carrier> Room<C> {
+    /// Lets a group leave. If its runtime has ended, its calls are dropped, and then those behind them.
+    fn take(self, group: Vec<Waiting<C>>) {
+        let Some(runtime) = group.first().map(|first| first.runtime.clone()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            let (calls, answers): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|waiting| (waiting.call, waiting.answer))
+                .unzip();
+            let carried = self.0.carrier.carry(calls).await;
+            // The next group leaves before the callers of this one wake.
+            drop(self);
+            for (answer, carried) in answers.into_iter().zip(carried) {
+                // A caller may have been dropped.
+                let _told = answer.send(carried);
+            }
+        });
+    }
+}
+
+impl<C: Carrier> Drop for Room<C> {
     fn drop(&mut self) {
         let group = self.0.next_group();
-        if group.is_empty() {
-            return;
-        }
-        let under_way = Self(Arc::clone(&self.0));
-        // Without a runtime there is nobody to wait either: the calls are dropped, and then those behind them.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                let (calls, answers): (Vec<_>, Vec<_>) = group
-                    .into_iter()
-                    .map(|waiting| (waiting.call, waiting.answer))
-                    .unzip();
-                let carried = under_way.0.carrier.carry(calls).await;
-                // The next group leaves before the callers of this one wake.
-                drop(under_way);
-                for (answer, carried) in answers.into_iter().zip(carried) {
-                    // A caller may have been dropped.
-                    let _told = answer.send(carried);
-                }
-            });
+        if !group.is_empty() {
+            Self(Arc::clone(&self.0)).take(group);
         }
     }
 }
 
-fn no_answer<A>() -> Result<A, StoreError> {
-    Err(StoreError::unanswered(
-        "the program stopped while it was waiting for Redis",
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use futures_util::FutureExt as _;
     use tokio::sync::Semaphore;
 
     use super::*;
 
-    /// Answers with the call and the group it was in, when it is let.
+    /// Answers with the call, when it is let.
     struct Slow {
         lets: Semaphore,
         groups: Mutex<Vec<Vec<u32>>>,
@@ -177,6 +204,10 @@ mod tests {
         type Call = u32;
         type Answer = u32;
 
+        fn size(call: &u32) -> usize {
+            if *call < 100 { 1 } else { 60 }
+        }
+
         async fn carry(&self, calls: Vec<u32>) -> Vec<Result<u32, StoreError>> {
             self.groups.lock().expect("no panic").push(calls.clone());
             self.lets.acquire().await.expect("never closed").forget();
@@ -185,11 +216,21 @@ mod tests {
     }
 
     fn gathering(at_once: usize, together: usize) -> Arc<Gathering<Slow>> {
+        patient(at_once, together, Duration::from_secs(20))
+    }
+
+    fn patient(at_once: usize, together: usize, patience: Duration) -> Arc<Gathering<Slow>> {
         let slow = Slow {
             lets: Semaphore::new(0),
             groups: Mutex::default(),
         };
-        Gathering::new(slow, at_once, together)
+        let bounds = Bounds {
+            at_once,
+            together,
+            bytes: 100,
+            patience,
+        };
+        Gathering::new(slow, bounds)
     }
 
     fn groups(gathering: &Gathering<Slow>) -> Vec<Vec<u32>> {
@@ -201,8 +242,16 @@ mod tests {
         gathering: &Arc<Gathering<Slow>>,
         call: u32,
     ) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
+        start_on(Handle::current(), gathering, call).await
+    }
+
+    async fn start_on(
+        runtime: Handle,
+        gathering: &Arc<Gathering<Slow>>,
+        call: u32,
+    ) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
         let own = Arc::clone(gathering);
-        let task = tokio::spawn(async move { own.call(call).await });
+        let task = tokio::spawn(async move { own.call(&runtime, call).await });
         settle().await;
         task
     }
@@ -235,16 +284,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_group_has_no_more_bytes_than_it_may() {
+        let gathering = gathering(1, 8);
+        for call in [1, 100, 101, 102, 2] {
+            start(&gathering, call).await;
+        }
+        gathering.carrier.lets.add_permits(10);
+        settle().await;
+        assert_eq!(groups(&gathering), [vec![1], vec![100, 101], vec![102, 2]]);
+    }
+
+    #[tokio::test]
     async fn a_caller_who_is_dropped_takes_no_other_call_with_it() {
         let gathering = gathering(1, 8);
         let first = start(&gathering, 1).await;
         let second = start(&gathering, 2).await;
         let third = start(&gathering, 3).await;
         let fourth = start(&gathering, 4).await;
-        // One that waits, and the one that is under way.
+        // One that waits, and one that is under way: that one keeps its room until it is answered.
         third.abort();
-        settle().await;
         first.abort();
+        settle().await;
+        assert_eq!(groups(&gathering), [vec![1]]);
+        gathering.carrier.lets.add_permits(1);
         settle().await;
         assert_eq!(groups(&gathering), [vec![1], vec![2, 4]]);
         // One of a group that is under way.
@@ -255,6 +317,31 @@ mod tests {
         assert_eq!(gathering.lock().under_way, 0);
     }
 
+    #[tokio::test]
+    async fn a_caller_who_is_not_polled_holds_up_nobody() {
+        let gathering = gathering(1, 8);
+        let runtime = Handle::current();
+        let mut first = std::pin::pin!(gathering.call(&runtime, 1));
+        assert!((&mut first).now_or_never().is_none());
+        gathering.carrier.lets.add_permits(2);
+        assert_eq!(gathering.call(&runtime, 2).await.expect("an answer"), 20);
+        assert_eq!(first.await.expect("an answer"), 10);
+    }
+
+    #[tokio::test]
+    async fn a_caller_waits_for_no_longer_than_the_patience() {
+        let gathering = patient(1, 8, Duration::from_millis(20));
+        let runtime = Handle::current();
+        let calls = [1, 2].map(|call| gathering.call(&runtime, call));
+        for answer in futures_util::future::join_all(calls).await {
+            assert!(answer.expect_err("nobody answers").may_be_done);
+        }
+        // Whoever has given up does not leave any more.
+        gathering.carrier.lets.add_permits(2);
+        settle().await;
+        assert_eq!(groups(&gathering), [vec![1]]);
+    }
+
     #[test]
     fn a_runtime_that_ends_leaves_nobody_waiting_and_the_room_free() {
         let gathering = gathering(1, 1);
@@ -263,26 +350,18 @@ mod tests {
             runtime.enable_time().build().expect("a runtime")
         };
         let (first, second) = (runtime(), runtime());
-        first.block_on(async {
-            start(&gathering, 1).await;
-        });
+        let ending = first.handle().clone();
+        first.block_on(start(&gathering, 1));
         let waiting = first.block_on(start(&gathering, 2));
-        let foreign = second.block_on(start(&gathering, 3));
+        let foreign = second.block_on(start_on(ending.clone(), &gathering, 3));
         drop(first);
-        let answer = second.block_on(async {
-            tokio::time::timeout(Duration::from_secs(5), foreign)
-                .await
-                .expect("somebody answers")
-        });
-        assert!(
-            answer
-                .expect("no panic")
-                .expect_err("nobody carried it")
-                .may_be_done
-        );
+        let answer = second.block_on(foreign);
+        let error = answer.expect("no panic").expect_err("nobody carried it");
+        assert!(error.may_be_done);
         drop(waiting);
         assert_eq!(gathering.lock().under_way, 0);
         gathering.carrier.lets.add_permits(1);
-        assert_eq!(second.block_on(gathering.call(4)).expect("an answer"), 40);
+        let call = gathering.call(second.handle(), 4);
+        assert_eq!(second.block_on(call).expect("an answer"), 40);
     }
 }

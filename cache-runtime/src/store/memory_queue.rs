@@ -281,7 +281,8 @@ impl QueueStore for MemoryStore {
     ) -> Result<Result<Acknowledged, String>, StoreError> {
         Ok(match (policy.durability, policy.journal) {
             (Some(Durability::Fsync), None) => Err(
-                "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with                  `durability = \"memory\"`"
+                "the in-process store keeps queued writes in memory only; give it a `journal`, or accept their loss with \
+                 `durability = \"memory\"`"
                     .to_owned(),
             ),
             _ => Ok(Acknowledged::AtOnce),

@@ -1,4 +1,4 @@
-//! Redis as the store: one multiplexed connection, one command or one script per operation.
+//! Redis as the store: one multiplexed connection, one command or one script per operation on a key.
 //!
 //! 1. A hit is one `GET`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script.
 //! 2. What is found is judged by `state` before its payload is looked at.
@@ -166,7 +166,8 @@ impl RedisStore {
         self.connector.judge(&link, operation, answer)
     }
 
-    /// Runs a script, and then a command, in one transaction and one round trip. Both may run twice.
+    /// Runs a script, and then a command, in one round trip. Others may come in between, and both may run twice. Not as a
+    /// transaction: in one, a Redis without memory refuses everything, and what makes room again as well.
     pub(super) async fn run_script_and(
         &self,
         operation: &'static str,
@@ -175,23 +176,22 @@ impl RedisStore {
         command: redis::Cmd,
     ) -> Result<(Value, Value), StoreError> {
         let mut both = redis::pipe();
-        both.atomic().invoke_script(invocation).add_command(command);
+        both.invoke_script(invocation).add_command(command);
         let pulse = Arc::clone(&link.pulse);
         let connection = &mut link.connection;
         let answers = unless_silent(&pulse, async {
-            let sent = transact(connection, &both).await;
+            let sent = send(connection, &both).await;
             if sent.as_ref().is_err_and(is_unknown_script) {
                 invocation.load_async(connection).await?;
-                return transact(connection, &both).await;
+                return send(connection, &both).await;
             }
             sent
         });
         let answers = answers.await?;
         let answers = self.connector.judge(&link, operation, answers)?;
         let answers = <[Value; 2]>::try_from(answers);
-        let [script, command] = answers.map_err(|_| {
-            StoreError::new("a transaction of Redis with another number of answers")
-        })?;
+        let [script, command] = answers
+            .map_err(|_| StoreError::new("a pipeline of Redis with another number of answers"))?;
         Ok((script, command))
     }
 
@@ -284,44 +284,18 @@ async fn send_all(
         // Again from the front: the scripts that are run this way may run twice.
         sent = send(connection, pipeline).await;
     }
-    sent
+    sent.map(drop)
 }
 
+/// Sends commands at once. Their answers, or the first refusal.
 async fn send(
     connection: &mut MultiplexedConnection,
     pipeline: &redis::Pipeline,
-) -> Result<(), RedisError> {
-    let replies = connection
+) -> Result<Vec<Value>, RedisError> {
+    let answers = connection
         .send_packed_commands(pipeline, 0, pipeline.len())
         .await?;
-    replies
-        .into_iter()
-        .try_for_each(|reply| reply.extract_error().map(drop))
-}
-
-/// Sends a transaction. Its answers, or the first refusal: that of its end only says that there was one.
-async fn transact(
-    connection: &mut MultiplexedConnection,
-    transaction: &redis::Pipeline,
-) -> Result<Vec<Value>, RedisError> {
-    // Its beginning and its end are answered too.
-    let count = transaction.len() + 2;
-    let answered = connection
-        .send_packed_commands(transaction, 0, count)
-        .await?;
-    let mut answers = Vec::new();
-    for answer in answered {
-        match answer {
-            Value::ServerError(error) => return Err(error.into()),
-            Value::Array(of_each) => answers = of_each,
-            _ => {}
-        }
-    }
-    let refusal = answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) => Some(error.clone()),
-        _ => None,
-    });
-    refusal.map_or(Ok(answers), |error| Err(error.into()))
+    answers.into_iter().map(Value::extract_error).collect()
 }
 
 /// The bytes of an entry.

@@ -10,7 +10,7 @@
 //! waited for. Of everything else it is said whether it may have been done.
 //! Not here: the rules (`state`, and `put.lua`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::{RedisError, Value, aio::MultiplexedConnection};
 
@@ -26,7 +26,7 @@ use crate::{
     store::{
         Payload,
         connection::{Connector, LONGEST_SYNC, Link},
-        gathering::{Carrier, Gathering},
+        gathering::{Bounds, Carrier, Gathering},
         queue::{Body, Put, PutAnswer},
         redis::{SCRIPTS, is_unknown_script, unless_silent},
         redis_queue::{incarnation, unexpected},
@@ -38,6 +38,8 @@ use crate::{
 const AT_ONCE: usize = 2;
 /// How many puts a group may have.
 const TOGETHER: usize = 256;
+/// After how many bytes a group takes no more of them: it is to be answered as fast as a single one.
+const BYTES: usize = 1 << 20;
 /// How many puts one call of the script may have, which nothing else of Redis runs beside.
 const IN_ONE_CALL: usize = 64;
 
@@ -123,20 +125,30 @@ impl Call {
 impl Puts {
     /// Where puts meet whose answer is the acknowledgement.
     pub(super) fn at_once(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
-        let puts = Self {
-            connector,
-            synced: false,
-        };
-        Gathering::new(puts, AT_ONCE, TOGETHER)
+        let response = connector.timeouts().response;
+        Self::gathering(connector, false, AT_ONCE, response)
     }
 
     /// Where puts meet that are acknowledged when they are on disk.
     pub(super) fn after_sync(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
-        let puts = Self {
-            connector,
-            synced: true,
+        let longest = LONGEST_SYNC + connector.timeouts().response;
+        Self::gathering(connector, true, 1, longest)
+    }
+
+    fn gathering(
+        connector: Arc<Connector>,
+        synced: bool,
+        at_once: usize,
+        longest: Duration,
+    ) -> Arc<Gathering<Self>> {
+        let bounds = Bounds {
+            at_once,
+            together: TOGETHER,
+            bytes: BYTES,
+            // For the group before, for its own, and for a server that has to be given the script first.
+            patience: longest * 3,
         };
-        Gathering::new(puts, 1, TOGETHER)
+        Gathering::new(Self { connector, synced }, bounds)
     }
 
     /// Sends batches until the server knows the script, and notes their answers.
@@ -176,6 +188,9 @@ impl Puts {
             batches = unknown;
             knows_script = false;
         }
+        if self.synced {
+            link.keep_companion(connection);
+        }
         Ok(())
     }
 
@@ -201,11 +216,15 @@ impl Puts {
         }
         let sent = connection.send_packed_commands(&pipeline, 0, pipeline.len());
         let replies = unless_silent(&link.pulse, sent).await?;
-        let replies = self.connector.judge(link, "put", replies)?;
+        let replies = if self.synced {
+            self.connector.judge_companion(link, "put", replies)?
+        } else {
+            self.connector.judge(link, "put", replies)?
+        };
         let mut replies = replies.into_iter();
         if !knows_script {
-            let loaded = replies.next().unwrap_or(Value::Nil).extract_error();
-            self.connector.judge(link, "put", loaded)?;
+            // If it is refused, each batch says so; and another process may have loaded it meanwhile.
+            replies.next();
         }
         let batches = (&mut replies).take(batches.len());
         Ok(Said {
@@ -220,7 +239,7 @@ impl Puts {
     /// Why what was written is not known to be on disk.
     fn unsynced(&self, link: &Link, reply: Option<Value>) -> Option<StoreError> {
         let reply = reply.unwrap_or(Value::Nil).extract_error();
-        let message = match self.connector.judge(link, "waitaof", reply) {
+        let message = match self.connector.judge_companion(link, "waitaof", reply) {
             Ok(Value::Array(disks)) if matches!(disks.first(), Some(Value::Int(1..))) => {
                 return None;
             }
@@ -290,6 +309,10 @@ impl Puts {
 impl Carrier for Puts {
     type Call = Call;
     type Answer = PutAnswer;
+
+    fn size(call: &Call) -> usize {
+        call.key.as_bytes().len() + call.header.len() + call.payload().len()
+    }
 
     async fn carry(&self, calls: Vec<Call>) -> Vec<Result<PutAnswer, StoreError>> {
         let mut answers: Vec<Answer> = calls.iter().map(|_| None).collect();

@@ -1,5 +1,6 @@
-//! The queues of write-behind entities in Redis: one script per operation. Only the log is read past it, in one transaction
-//! with the script that looks at the queue.
+//! The queues of write-behind entities in Redis: one script per operation. Only the log is read by a command, in one round
+//! trip with the script that looks at the queue, and behind it: what comes in between can add writes, or cut off what is
+//! committed, which the comparison of the position finds. Read before it, the log could lack writes that the script counts.
 //!
 //! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
 //! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
@@ -64,7 +65,8 @@ impl QueueStore for RedisStore {
         let told = wait_for_sync(0, 0).exec_async(&mut connection).await;
         match told {
             Ok(()) => {
-                self.connector.companion(&link).await?;
+                let companion = self.connector.companion(&link).await?;
+                link.keep_companion(companion);
                 Ok(judged)
             }
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
@@ -84,13 +86,13 @@ impl QueueStore for RedisStore {
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
         // Before it waits: what was learnt of another history is no reason to.
-        self.link_of(&put.meta.lease)?;
+        let link = self.link_of(&put.meta.lease)?;
         let puts = match put.acknowledged {
             Acknowledged::AtOnce => &self.puts,
             Acknowledged::AfterSync => &self.synced_puts,
         };
-        puts.call(Call::new(Arc::clone(partition), key.clone(), put)?)
-            .await
+        let call = Call::new(Arc::clone(partition), key.clone(), put)?;
+        puts.call(&link.runtime, call).await
     }
 
     async fn rotate(

@@ -1,4 +1,4 @@
--- Looks at a queue; its writes are read by a command of the same transaction. KEYS: state, flusher, the log; ARGV: process
+-- Looks at a queue; its writes are read by a command that follows. KEYS: state, flusher, the log; ARGV: process
 -- id, milliseconds of the claim (0 for none), the stamp, the incarnation if all before it are closed ('' otherwise).
 -- Answers {0} if another process has the claim, else {1, current incarnation, its last number, the log's last number, the
 -- time in ms, 1 if the current incarnation is of the present history}.

@@ -8,8 +8,9 @@ local call = redis.call
 local cleared = {}
 for at = 4, #KEYS do
   local key, mark, keep = KEYS[at], incarnation .. ARGV[2 * at - 5], ARGV[2 * at - 4]
-  local head = call('GETRANGE', key, '0', '79')
-  if kind(head) == PENDING and string.sub(head, HEADER + 1) == mark then
+  local head = redis.pcall('GETRANGE', key, '0', '79')
+  -- What is no string is somebody else's.
+  if type(head) == 'string' and kind(head) == PENDING and string.sub(head, HEADER + 1) == mark then
     cleared[#cleared + 1] = key
     if keep == '0' then
       call('DEL', key)
