@@ -57,7 +57,7 @@ impl Dialect {
     }
 
     /// How many bytes the values of several rows may have in one statement: enough to make its own cost small, and less than
-    /// any server takes that is not set up to take less than a mebibyte. A single row may have more.
+    /// any server takes that is not set up to take less than two mebibytes. A single row may have more.
     pub(crate) const fn most_bytes(self) -> usize {
         match self {
             // A message may have a gibibyte.

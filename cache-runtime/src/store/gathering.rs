@@ -2,13 +2,17 @@
 //!
 //! Taking up a command costs a server as much as doing a small one, and waiting for a disk costs as much for one write as for
 //! a hundred. So calls that come while others are under way wait for one of those to return, and then go as one group (group
-//! commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984). A call that finds room
-//! leaves at once: without company nothing is waited for.
+//! commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984).
 //!
-//! Invariant: calls leave in the order in which they came.
-//! Invariant: each group goes in a task of its own, which holds its room until it is answered. A caller who is dropped, or
-//! who is not polled, takes no other call with it and leaves no room that is not free. A call whose caller was dropped before
-//! it left does not leave.
+//! 1. A call that meets nobody, or hardly anybody, goes at once and alone, in the task of its caller: nothing is waited for,
+//!    and nothing is spawned.
+//! 2. Another goes at once in a task of its own, as a group that has not grown, if there is room.
+//! 3. All others wait until a group is answered; those that have come by then are the next one.
+//!
+//! Invariant: what is waited for is only ever a group, and its task holds its room until it is answered. So a caller who is
+//! dropped, or who is not polled, takes no other call with it and holds up nobody. A call whose caller was dropped before it
+//! left does not leave.
+//! Invariant: calls that wait leave in the order in which they came.
 //! Invariant: nobody waits longer than the patience of the place, whatever becomes of the tasks.
 //! Not here: what a group is made into (`redis_put`).
 
@@ -42,6 +46,8 @@ pub(super) trait Carrier: Send + Sync + 'static {
 /// How much goes at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    /// How many calls may be under way alone, while there is no group.
+    pub(super) alone: usize,
     /// How many groups may be under way at once.
     pub(super) at_once: usize,
     /// How many calls a group may have.
@@ -60,6 +66,7 @@ pub(super) struct Gathering<C: Carrier> {
 }
 
 struct Calls<C: Carrier> {
+    alone: usize,
     under_way: usize,
     /// Empty unless as many groups are under way as may be.
     waiting: VecDeque<Waiting<C>>,
@@ -72,6 +79,17 @@ struct Waiting<C: Carrier> {
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
+/// A call under way alone.
+struct Alone<C: Carrier>(Arc<Gathering<C>>);
+
+/// What has become of a call.
+enum Entered<C: Carrier> {
+    /// It may leave.
+    Alone(C::Call, Alone<C>),
+    /// It goes with a group, whose answer will be told here.
+    Waits(oneshot::Receiver<Result<C::Answer, StoreError>>),
+}
+
 /// The room of a group under way. When it is free, the next one leaves.
 struct Room<C: Carrier>(Arc<Gathering<C>>);
 
@@ -81,6 +99,7 @@ impl<C: Carrier> Gathering<C> {
             carrier,
             bounds,
             calls: Mutex::new(Calls {
+                alone: 0,
                 under_way: 0,
                 waiting: VecDeque::new(),
             }),
@@ -97,21 +116,17 @@ impl<C: Carrier> Gathering<C> {
         runtime: &Handle,
         call: C::Call,
     ) -> Result<C::Answer, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting {
-            call,
-            runtime: runtime.clone(),
-            answer,
+        let answered = match self.enter(call, runtime) {
+            Entered::Alone(call, _alone) => {
+                // Out of the futures of the caller, which are deep enough.
+                let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
+                return answers.pop().unwrap_or_else(no_answer);
+            }
+            Entered::Waits(answered) => answered,
         };
-        if let Some(waiting) = self.enter(waiting) {
-            Room(Arc::clone(self)).take(vec![waiting]);
-        }
         let answered = Deadline::after(self.bounds.patience).bound(answered).await;
         match answered {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(StoreError::unanswered(
-                "the program stopped while it was waiting for Redis",
-            )),
+            Some(answer) => answer.unwrap_or_else(|_| no_answer()),
             None => Err(StoreError::unanswered(format!(
                 "Redis has not answered for {:?}",
                 self.bounds.patience
@@ -119,15 +134,27 @@ impl<C: Carrier> Gathering<C> {
         }
     }
 
-    /// Gives a call back if there is room for it, or queues it.
-    fn enter(&self, waiting: Waiting<C>) -> Option<Waiting<C>> {
+    /// Lets a call leave if there is room for it, or queues it.
+    fn enter(self: &Arc<Self>, call: C::Call, runtime: &Handle) -> Entered<C> {
         let mut calls = self.lock();
+        if calls.alone < self.bounds.alone && calls.under_way == 0 {
+            calls.alone += 1;
+            return Entered::Alone(call, Alone(Arc::clone(self)));
+        }
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            call,
+            runtime: runtime.clone(),
+            answer,
+        };
         if calls.under_way < self.bounds.at_once {
             calls.under_way += 1;
-            return Some(waiting);
+            drop(calls);
+            Room(Arc::clone(self)).take(vec![waiting]);
+        } else {
+            calls.waiting.push_back(waiting);
         }
-        calls.waiting.push_back(waiting);
-        None
+        Entered::Waits(answered)
     }
 
     /// The next group, for a room that the last one has left; without any, the room is given up.
@@ -178,6 +205,12 @@ impl<C: Carrier> Room<C> {
     }
 }
 
+impl<C: Carrier> Drop for Alone<C> {
+    fn drop(&mut self) {
+        self.0.lock().alone -= 1;
+    }
+}
+
 impl<C: Carrier> Drop for Room<C> {
     fn drop(&mut self) {
         let group = self.0.next_group();
@@ -185,6 +218,12 @@ impl<C: Carrier> Drop for Room<C> {
             Self(Arc::clone(&self.0)).take(group);
         }
     }
+}
+
+fn no_answer<A>() -> Result<A, StoreError> {
+    Err(StoreError::unanswered(
+        "the program stopped while it was waiting for Redis",
+    ))
 }
 
 #[cfg(test)]
@@ -225,6 +264,7 @@ mod tests {
             groups: Mutex::default(),
         };
         let bounds = Bounds {
+            alone: 1,
             at_once,
             together,
             bytes: 100,
@@ -265,13 +305,14 @@ mod tests {
 
     #[tokio::test]
     async fn calls_that_wait_go_together_in_their_order_and_get_their_own_answers() {
-        let gathering = gathering(2, 3);
+        // One goes alone, and one as a group that has not grown.
+        let gathering = gathering(1, 3);
         let mut tasks = Vec::new();
         for call in 1..=7 {
             tasks.push(start(&gathering, call).await);
         }
         assert_eq!(groups(&gathering), [vec![1], vec![2]]);
-        gathering.carrier.lets.add_permits(1);
+        gathering.carrier.lets.add_permits(2);
         settle().await;
         assert_eq!(groups(&gathering)[2..], [vec![3, 4, 5]]);
         gathering.carrier.lets.add_permits(10);
@@ -286,60 +327,67 @@ mod tests {
     #[tokio::test]
     async fn a_group_has_no_more_bytes_than_it_may() {
         let gathering = gathering(1, 8);
-        for call in [1, 100, 101, 102, 2] {
+        for call in [1, 2, 100, 101, 102, 3] {
             start(&gathering, call).await;
         }
         gathering.carrier.lets.add_permits(10);
         settle().await;
-        assert_eq!(groups(&gathering), [vec![1], vec![100, 101], vec![102, 2]]);
+        assert_eq!(groups(&gathering)[2..], [vec![100, 101], vec![102, 3]]);
     }
 
     #[tokio::test]
     async fn a_caller_who_is_dropped_takes_no_other_call_with_it() {
         let gathering = gathering(1, 8);
-        let first = start(&gathering, 1).await;
-        let second = start(&gathering, 2).await;
-        let third = start(&gathering, 3).await;
-        let fourth = start(&gathering, 4).await;
-        // One that waits, and one that is under way: that one keeps its room until it is answered.
-        third.abort();
-        first.abort();
+        let mut tasks = Vec::new();
+        for call in 1..=5 {
+            tasks.push(start(&gathering, call).await);
+        }
+        // The one that is alone, the one of a group, which keeps its room until it is answered, and one that waits.
+        for dropped in [0, 1, 3] {
+            tasks[dropped].abort();
+        }
         settle().await;
-        assert_eq!(groups(&gathering), [vec![1]]);
+        assert_eq!(groups(&gathering), [vec![1], vec![2]]);
         gathering.carrier.lets.add_permits(1);
         settle().await;
-        assert_eq!(groups(&gathering), [vec![1], vec![2, 4]]);
+        assert_eq!(groups(&gathering)[2..], [vec![3, 5]]);
         // One of a group that is under way.
-        second.abort();
+        tasks[2].abort();
         settle().await;
         gathering.carrier.lets.add_permits(1);
-        assert_eq!(fourth.await.expect("no panic").expect("an answer"), 40);
-        assert_eq!(gathering.lock().under_way, 0);
+        let last = tasks.pop().expect("there are five").await;
+        assert_eq!(last.expect("no panic").expect("an answer"), 50);
+        let calls = gathering.lock();
+        assert_eq!((calls.alone, calls.under_way), (0, 0));
     }
 
     #[tokio::test]
     async fn a_caller_who_is_not_polled_holds_up_nobody() {
         let gathering = gathering(1, 8);
         let runtime = Handle::current();
-        let mut first = std::pin::pin!(gathering.call(&runtime, 1));
-        assert!((&mut first).now_or_never().is_none());
-        gathering.carrier.lets.add_permits(2);
-        assert_eq!(gathering.call(&runtime, 2).await.expect("an answer"), 20);
-        assert_eq!(first.await.expect("an answer"), 10);
+        let mut alone = std::pin::pin!(gathering.call(&runtime, 1));
+        assert!((&mut alone).now_or_never().is_none());
+        let mut of_a_group = std::pin::pin!(gathering.call(&runtime, 2));
+        assert!((&mut of_a_group).now_or_never().is_none());
+        gathering.carrier.lets.add_permits(3);
+        assert_eq!(gathering.call(&runtime, 3).await.expect("an answer"), 30);
+        assert_eq!(of_a_group.await.expect("an answer"), 20);
+        assert_eq!(alone.await.expect("an answer"), 10);
     }
 
     #[tokio::test]
     async fn a_caller_waits_for_no_longer_than_the_patience() {
         let gathering = patient(1, 8, Duration::from_millis(20));
         let runtime = Handle::current();
-        let calls = [1, 2].map(|call| gathering.call(&runtime, call));
+        let _alone = start(&gathering, 1).await;
+        let calls = [2, 3].map(|call| gathering.call(&runtime, call));
         for answer in futures_util::future::join_all(calls).await {
             assert!(answer.expect_err("nobody answers").may_be_done);
         }
         // Whoever has given up does not leave any more.
-        gathering.carrier.lets.add_permits(2);
+        gathering.carrier.lets.add_permits(3);
         settle().await;
-        assert_eq!(groups(&gathering), [vec![1]]);
+        assert_eq!(groups(&gathering), [vec![1], vec![2]]);
     }
 
     #[test]
@@ -351,17 +399,20 @@ mod tests {
         };
         let (first, second) = (runtime(), runtime());
         let ending = first.handle().clone();
-        first.block_on(start(&gathering, 1));
-        let waiting = first.block_on(start(&gathering, 2));
-        let foreign = second.block_on(start_on(ending.clone(), &gathering, 3));
+        for call in 1..=3 {
+            first.block_on(start(&gathering, call));
+        }
+        let foreign = second.block_on(start_on(ending, &gathering, 4));
         drop(first);
         let answer = second.block_on(foreign);
         let error = answer.expect("no panic").expect_err("nobody carried it");
         assert!(error.may_be_done);
-        drop(waiting);
-        assert_eq!(gathering.lock().under_way, 0);
+        {
+            let calls = gathering.lock();
+            assert_eq!((calls.alone, calls.under_way), (0, 0));
+        }
         gathering.carrier.lets.add_permits(1);
-        let call = gathering.call(second.handle(), 4);
-        assert_eq!(second.block_on(call).expect("an answer"), 40);
+        let call = gathering.call(second.handle(), 5);
+        assert_eq!(second.block_on(call).expect("an answer"), 50);
     }
 }

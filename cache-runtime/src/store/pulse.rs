@@ -13,7 +13,8 @@
 //!    waiting. The task probes at once, then every 100 ms; an answer closes the breaker, the second probe in vain drops the
 //!    link, and another is made in the background.
 //!
-//! Invariant: at most one command per caller waits for a server that has fallen silent, and at most one response time-out.
+//! Invariant: at most one command per caller waits for a server that has fallen silent, and at most one response time-out;
+//! a put that meets others may wait for theirs before its own (`gathering`).
 //! Invariant: every operation obtains its link through [`Pulse::check`], and its answer counts only if the trust has not
 //! ended meanwhile. An answer that arrives in time was given by a server that took writes less than a second before.
 //! Not here: how links are made (`connection`).

@@ -34,6 +34,8 @@ use crate::{
     token::Token,
 };
 
+/// How many puts may be under way alone.
+const ALONE: usize = 2;
 /// How many groups are under way at once: while the server does one, the next is made ready.
 const AT_ONCE: usize = 2;
 /// How many puts a group may have.
@@ -126,22 +128,24 @@ impl Puts {
     /// Where puts meet whose answer is the acknowledgement.
     pub(super) fn at_once(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let response = connector.timeouts().response;
-        Self::gathering(connector, false, AT_ONCE, response)
+        Self::gathering(connector, false, (ALONE, AT_ONCE), response)
     }
 
     /// Where puts meet that are acknowledged when they are on disk.
     pub(super) fn after_sync(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let longest = LONGEST_SYNC + connector.timeouts().response;
-        Self::gathering(connector, true, 1, longest)
+        // What goes alone may be dropped by its caller, and another would be sent behind a wait that is not over.
+        Self::gathering(connector, true, (0, 1), longest)
     }
 
     fn gathering(
         connector: Arc<Connector>,
         synced: bool,
-        at_once: usize,
+        (alone, at_once): (usize, usize),
         longest: Duration,
     ) -> Arc<Gathering<Self>> {
         let bounds = Bounds {
+            alone,
             at_once,
             together: TOGETHER,
             bytes: BYTES,
