@@ -493,7 +493,7 @@ async fn a_queue_is_flushed_from_a_redis_that_has_no_memory_left() {
     let full = ["CONFIG", "SET", "maxmemory", "1"];
     scene.server.command(&full).await.unwrap();
     let refused = scene.rows.save(&Behind::new(2, "two")).await.unwrap_err();
-    assert_eq!(refused.kind(), larder::ErrorKind::Store, "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Store, "{refused}");
     scene.rows.flush().await.unwrap();
     assert_eq!(scene.in_database(1).await.unwrap(), "one");
     assert_eq!(scene.rows.pending().await.unwrap().count, 0);
