@@ -133,16 +133,27 @@ pub(crate) struct Link {
     pub(crate) stamp: u64,
     /// Whether the link may be used now.
     pub(crate) pulse: Arc<Pulse>,
-    /// Another connection to that run, if one is idle, and until when it is good for something.
-    companion: Arc<Mutex<Option<(MultiplexedConnection, Deadline)>>>,
-    /// The runtime that drives its connections.
-    pub(crate) runtime: Handle,
+    beside: Arc<Beside>,
     number: u64,
 }
 
+/// What few operations need of a link.
+struct Beside {
+    /// Another connection to that run, if one is idle, and until when it is good for something.
+    companion: Mutex<Option<(MultiplexedConnection, Deadline)>>,
+    /// The runtime that drives its connections.
+    runtime: Handle,
+}
+
 impl Link {
+    /// The runtime that drives its connections.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.beside.runtime
+    }
+
     fn companion(&self) -> MutexGuard<'_, Option<(MultiplexedConnection, Deadline)>> {
-        self.companion
+        self.beside
+            .companion
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -421,8 +432,10 @@ impl Connector {
             stamp,
             pulse: Arc::new(Pulse::new(fenced)),
             connection,
-            companion: Arc::default(),
-            runtime: Handle::current(),
+            beside: Arc::new(Beside {
+                companion: Mutex::default(),
+                runtime: Handle::current(),
+            }),
             number,
         };
         if !fenced {

@@ -92,7 +92,7 @@ impl QueueStore for RedisStore {
             Acknowledged::AfterSync => &self.synced_puts,
         };
         let call = Call::new(Arc::clone(partition), key.clone(), put)?;
-        puts.call(&link.runtime, call).await
+        puts.call(link.runtime(), call).await
     }
 
     async fn rotate(
