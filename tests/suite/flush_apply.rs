@@ -206,7 +206,7 @@ fn batch<'a, E: larder::Entity>(place: &'a Place, writes: &'a [Queued<E>]) -> Ba
         to: writes.last().map_or(0, |last| last.number),
         writes,
         lost: 0,
-        closed: false,
+        buried: None,
         codec: Codec::default(),
         layout: 7,
         now_ms: 1_000,
@@ -642,8 +642,21 @@ async fn writes_of_a_closed_incarnation_die<DB: Tested>(world: &World<DB>) {
         matches!(overtaken, Err(Unapplied::Overtaken)),
         "{overtaken:?}"
     );
+    // Another number of its writes was counted as lost than this flusher knows of.
+    let outdated = Batch {
+        buried: Some(1),
+        ..batch(&desk.place, &writes)
+    };
+    let overtaken = desk
+        .parcels
+        .apply_queued(&outdated, &Hooks::default())
+        .await;
+    assert!(
+        matches!(overtaken, Err(Unapplied::Overtaken)),
+        "{overtaken:?}"
+    );
     let late = Batch {
-        closed: true,
+        buried: Some(0),
         ..batch(&desk.place, &writes)
     };
     let applied = desk.parcels.apply_queued(&late, &Hooks::default()).await;
@@ -713,7 +726,7 @@ async fn dead_letters_larger_than_a_message_are_written<DB: Tested>(world: &Worl
     assert!(close(&world.pool, &desk.place, 0).await.unwrap());
     let writes = desk.queued(large());
     let late = Batch {
-        closed: true,
+        buried: Some(0),
         ..batch(&desk.place, &writes)
     };
     let applied = desk.parcels.apply_queued(&late, &Hooks::default()).await;

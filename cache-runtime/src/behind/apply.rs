@@ -47,8 +47,9 @@ pub struct Batch<'a, E: Entity> {
     pub writes: &'a [Queued<E>],
     /// How many numbers in between have no write: the store has lost them.
     pub lost: u64,
-    /// Whether the incarnation is closed: then its writes come too late, and all of them become dead letters.
-    pub closed: bool,
+    /// Up to which number the loss of a closed incarnation has been counted. Its writes come too late, and all of them become
+    /// dead letters.
+    pub buried: Option<u64>,
     /// The codec that dead letters are written with.
     pub codec: Codec,
     /// The layout of the rows, for whoever reads them.
@@ -269,7 +270,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             batch.from,
             batch.to,
             batch.lost,
-            batch.closed,
+            batch.buried,
             self.hooks.compares_position,
         );
         if !moved.await.map_err(Stop::failed)? {
@@ -280,7 +281,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         for write in batch.writes {
             match (&way, &write.image) {
                 (Way::Dead(reason), _) => dead.push((write, (*reason).to_owned())),
-                _ if batch.closed => dead.push((write, TOO_LATE.to_owned())),
+                _ if batch.buried.is_some() => dead.push((write, TOO_LATE.to_owned())),
                 (_, Image::Unreadable { reason, .. }) => {
                     dead.push((write, format!("it cannot be read: {reason}")));
                 }

@@ -344,7 +344,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             to,
             writes: &writes,
             lost,
-            closed: buried.is_some(),
+            buried,
             codec: self.codec,
             layout: self.fingerprint,
             now_ms: self.cache.clock.wall_ms(),

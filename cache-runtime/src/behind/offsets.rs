@@ -276,19 +276,22 @@ pub async fn queues_like<DB: Backend>(pool: &Pool<DB>, family: &str) -> Result<V
 }
 
 /// Moves the position of an incarnation, and adds to what it has lost. Whether it stood at `from` and was closed, or open,
-/// as expected. Without `compares` it moves wherever it stood, which is for negative controls.
+/// as expected; of a closed one, `buried` says up to which number its loss was counted, which is compared as well. Without
+/// `compares` it moves wherever it stood, which is for negative controls.
 pub(crate) async fn advance<DB: Backend>(
     connection: &mut DB::Connection,
     place: &Place,
     from: u64,
     to: u64,
     lost: u64,
-    closed: bool,
+    buried: Option<u64>,
     compares: bool,
 ) -> Result<bool, sqlx::Error> {
     let compared = if compares { " AND position = ?" } else { "" };
+    let counted = buried.map_or("", |_| " AND counted = ?");
     let text = format!(
-        "UPDATE larder_offsets SET position = ?, lost = lost + ? WHERE {IS_PLACE} AND nonce = ? AND closed = ?{compared}"
+        "UPDATE larder_offsets SET position = ?, lost = lost + ? \
+         WHERE {IS_PLACE} AND nonce = ? AND closed = ?{compared}{counted}"
     );
     let [queue, part, epoch] = place.values();
     let nonce = nonce_text(place.incarnation);
@@ -299,11 +302,12 @@ pub(crate) async fn advance<DB: Backend>(
         part,
         epoch,
         Value::Text(&nonce),
-        Value::Integer(closed.into()),
+        Value::Integer(buried.is_some().into()),
     ];
     if compares {
         values.push(Value::Integer(from));
     }
+    values.extend(buried.map(Value::Integer));
     Ok(tables::execute::<DB>(connection, &text, &values).await? > 0)
 }
 
