@@ -7,60 +7,23 @@ use std::sync::{
     mpsc,
 };
 
+use crate::{
+    world::{Tested, World, eventually, everywhere, on_redis},
+    write_behind::{Refusing, RefusingRepository, Waiting},
+};
 use larder::{
-    Cached, ErrorKind, Origin,
+    ErrorKind, Origin,
     store::{
         Point,
         faulty::{Mechanism, Operation},
         queue::QueueStore,
     },
 };
-use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, eventually, everywhere, on_redis};
-
-/// How many writes a batch has.
+/// How many writes a batch of the short queues has.
 const BATCH: i64 = 3;
-/// How many writes the queue holds: three batches.
-const MOST: i64 = 9;
-
-/// The row of the items, in one short queue.
-macro_rules! short {
-    ($name:ident, $on_full:literal) => {
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-        #[cached(
-                                                                    table = "items",
-                                                                    strategy = "write_behind",
-                                                                    durability = "memory",
-                                                                    partitions = 1,
-                                                                    max_pending = 9,
-                                                                    batch = 3,
-                                                                    on_full = $on_full,
-                                                                    ttl = "10m"
-                                                                )]
-        struct $name {
-            #[cached(id)]
-            id: i64,
-            name: String,
-            note: Option<String>,
-            quantity: i64,
-        }
-
-        impl $name {
-            fn new(id: i64) -> Self {
-                Self {
-                    id,
-                    name: "queued".to_owned(),
-                    note: None,
-                    quantity: 1,
-                }
-            }
-        }
-    };
-}
-
-short!(Refusing, "refuse");
-short!(Waiting, "sync");
+/// How many writes they hold: three batches and a rest.
+const MOST: i64 = 10;
 
 async fn refusing<DB: Tested>(world: &World<DB>) -> RefusingRepository<DB> {
     let rows = Refusing::repository(&world.cache, world.pool.clone());
@@ -175,7 +138,7 @@ async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(
     fill(&rows, 1..=MOST).await;
     assert_eq!(rows.stats().flushed, u64::try_from(MOST).unwrap());
     for id in 1..=MOST {
-        assert_eq!(in_database(&rows, id).await.as_deref(), Some("queued"));
+        assert_eq!(in_database(&rows, id).await.as_deref(), Some("x"));
     }
 }
 
@@ -188,7 +151,7 @@ async fn a_write_that_makes_room_finds_it_at_once<DB: Tested>(world: &World<DB>)
     assert_eq!(rows.stats().backpressure, 1);
     rows.flush().await.unwrap();
     let row = rows.find_uncached(MOST + 1).await.unwrap();
-    assert_eq!(row.unwrap().name, "queued");
+    assert_eq!(row.unwrap().name, "x");
 }
 
 everywhere! {
@@ -249,7 +212,7 @@ async fn what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on<D
 async fn without_the_comparison_of_positions_it_is_applied_again<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::OffsetCompare);
     let (_, left) = overtaken(world).await;
-    assert_eq!(left.as_deref(), Some("queued"));
+    assert_eq!(left.as_deref(), Some("x"));
 }
 
 on_redis! {

@@ -261,25 +261,18 @@ async fn without_its_tables_a_write_is_refused_with_the_way_out<DB: Tested>(worl
 macro_rules! short {
     ($name:ident, $on_full:literal) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-        #[cached(
-                                                                    table = "items",
-                                                                    strategy = "write_behind",
-                                                                    durability = "memory",
-                                                                    partitions = 1,
-                                                                    max_pending = 10,
-                                                                    batch = 3,
-                                                                    on_full = $on_full
-                                                                )]
-        struct $name {
+        #[cached(table = "items", strategy = "write_behind", durability = "memory")]
+        #[cached(partitions = 1, max_pending = 10, batch = 3, on_full = $on_full, ttl = "10m")]
+        pub(crate) struct $name {
             #[cached(id)]
-            id: i64,
-            name: String,
+            pub(crate) id: i64,
+            pub(crate) name: String,
             note: Option<String>,
             quantity: i64,
         }
 
         impl $name {
-            fn new(id: i64) -> Self {
+            pub(crate) fn new(id: i64) -> Self {
                 Self {
                     id,
                     name: "x".to_owned(),
