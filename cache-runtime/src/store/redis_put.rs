@@ -134,7 +134,8 @@ impl Puts {
     /// Where puts meet that are acknowledged when they are on disk.
     pub(super) fn after_sync(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let longest = LONGEST_SYNC + connector.timeouts().response;
-        // What goes alone may be dropped by its caller, and another would be sent behind a wait that is not over.
+        // What goes alone gives its place up when its caller is dropped, though the server still waits for its disk: callers
+        // who give up and try again would have any number of waits going on. In a group it keeps its room.
         Self::gathering(connector, true, (0, 1), longest)
     }
 
