@@ -35,6 +35,7 @@ pub mod codec;
 #[doc(hidden)]
 pub mod column;
 mod database;
+mod detached;
 mod entity;
 #[doc(hidden)]
 pub mod entry;
@@ -46,6 +47,7 @@ pub mod journal;
 #[doc(hidden)]
 pub mod key;
 mod load;
+mod open_transaction;
 pub mod policy;
 #[cfg(feature = "postgres")]
 mod postgres_array;

@@ -29,7 +29,7 @@ use crate::{
     flight::{Boarding, Flight, Landing, Passenger},
     key::Key,
     load::Load,
-    repository::{Inner, Origin, Outcome},
+    repository::{Inner, Origin, Outcome, to_its_end},
     state::Meta,
     store::{Found, Keeps, Payload, Store},
 };
@@ -149,8 +149,19 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Err(error);
         }
         self.counters.bypasses.add_one();
-        let (_, row) = self.load(&key, &id, || ()).await?;
-        Ok(past_store(row))
+        Ok(past_store(self.load_alone(key, id).await?))
+    }
+
+    /// Reads one row from the database for one caller, who may leave.
+    pub(crate) async fn load_alone(
+        self: &Arc<Self>,
+        key: Key,
+        id: E::Id,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let inner = Arc::clone(self);
+        let loaded = async move { inner.load(&key, &id, || ()).await };
+        let ((), row) = to_its_end::<E, _>("load", loaded).await?;
+        Ok(row)
     }
 
     /// Waits for a flight that somebody else leads. Nothing if its result is not for this caller.

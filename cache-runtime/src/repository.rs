@@ -5,7 +5,6 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use sqlx::Pool;
 use tokio::sync::Semaphore;
-use tracing::Instrument;
 
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
@@ -17,6 +16,7 @@ use crate::{
     codec::{self, Codec},
     column::ColumnSpec,
     database::{Database, Write},
+    detached,
     entity::Entity,
     error::{Error, ErrorKind},
     fingerprint::Fingerprint,
@@ -204,10 +204,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Errors of the database.
     pub async fn find_uncached(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
-        let id = id.as_id();
+        let id = id.as_id().into_owned();
         let key = self.0.key(&id)?;
-        let (_, row) = self.0.load(&key, &id, || ()).await?;
-        Ok(row)
+        self.0.load_alone(key, id).await
     }
 
     /// Whether there is a row with this id, from the cache if it can be.
@@ -434,7 +433,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Errors of the database. Differences are no error; they are in the report.
     pub async fn check_schema(&self) -> Result<SchemaReport, Error> {
-        schema::check(E::SPEC, &self.0.database.pool, &self.0.database.columns).await
+        let inner = Arc::clone(&self.0);
+        let checked = async move {
+            schema::check(E::SPEC, &inner.database.pool, &inner.database.columns).await
+        };
+        to_its_end::<E, _>("check the schema of", checked).await
     }
 
     /// What this repository and its clones have counted.
@@ -487,7 +490,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         if inner.queue.is_some() {
             return inner.write_behind(write).await;
         }
-        self.to_its_end(write.verb(), async move {
+        to_its_end::<E, _>(write.verb(), async move {
             let row = inner.write(&write).await?;
             Ok(row.or_else(|| write.into_row().map(Arc::new)))
         })
@@ -506,32 +509,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             return Ok(batch.nothing());
         }
         let inner = Arc::clone(&self.0);
-        self.to_its_end(batch.verb(), async move {
+        to_its_end::<E, _>(batch.verb(), async move {
             let mut transaction = Transaction::begin(&inner.database.pool).await?;
             let done = transaction.write_batch(&inner, batch).await?;
             transaction.commit().await?;
             Ok(done)
         })
         .await
-    }
-
-    /// Runs a write in a task of its own, so that it ends even if its caller does not wait for it.
-    async fn to_its_end<T: Send + 'static>(
-        &self,
-        verb: &'static str,
-        written: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        match tokio::spawn(written.in_current_span()).await {
-            Ok(result) => result,
-            Err(stopped) => Err(Error::with_source(
-                ErrorKind::Aborted,
-                format!(
-                    "failed to {verb} {}: the task was stopped half-way",
-                    E::SPEC.name
-                ),
-                stopped,
-            )),
-        }
     }
 
     async fn write_row(&self, write: Write<E>) -> Result<Arc<E>, Error> {
@@ -602,6 +586,24 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         // A flight that is under way may have read the row before this call.
         self.flights.close_current(&key);
         self.miss(key, id.into_owned(), dropped.is_ok()).await
+    }
+}
+
+/// Runs an operation in a task of its own, so that it ends even if its caller does not wait for it.
+pub(crate) async fn to_its_end<E: Entity, T: Send + 'static>(
+    verb: &'static str,
+    operation: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match detached::run(operation).await {
+        Ok(result) => result,
+        Err(stopped) => Err(Error::with_source(
+            ErrorKind::Aborted,
+            format!(
+                "failed to {verb} {}: the task was stopped half-way",
+                E::SPEC.name
+            ),
+            stopped,
+        )),
     }
 }
 

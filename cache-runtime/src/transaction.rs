@@ -16,6 +16,7 @@
 //! unseen (raw SQL, a savepoint with raw SQL) takes back the publications noted before it.
 //! Invariant: a statement that was dropped half-way may or may not have been run, so the transaction can only be rolled
 //! back.
+//! Invariant: a transaction that is dropped, or whose beginning is, leaves nothing behind (`open_transaction`).
 //! Not here: the announcement (`announce`), and the writes (`write`).
 
 use std::{
@@ -35,9 +36,11 @@ use crate::{
     backend::Backend,
     bulk::{Batch, Done},
     database::{self, Fate, Write},
+    detached,
     entity::Entity,
     error::{Error, ErrorKind},
     key::Key,
+    open_transaction::{OpenTransaction, Statements},
     policy::Policy,
     repository::Inner,
     statement::Dialect,
@@ -64,7 +67,7 @@ pub struct Transaction<'c, DB: Backend> {
 }
 
 enum Level<'c, DB: Backend> {
-    Top(sqlx::Transaction<'static, DB>),
+    Top(OpenTransaction<DB>),
     Savepoint {
         open: sqlx::Transaction<'c, DB>,
         parent: &'c mut Scope,
@@ -79,6 +82,10 @@ pub(crate) struct Scope {
     is_running: bool,
     /// Statements have run here that larder has not seen.
     is_raw: bool,
+    /// A statement has failed here. Postgres then answers a commit with a rollback, and calls that a success.
+    has_failed: bool,
+    /// What is known of the last statement on the connection. Shared by all levels.
+    statements: Statements,
     /// In how many savepoints of the transaction this one lies, itself included.
     savepoints: usize,
     /// The database has rolled the whole transaction back. Shared by all levels.
@@ -128,35 +135,17 @@ impl<DB: Backend> Transaction<'static, DB> {
     }
 
     async fn open(pool: &Pool<DB>, statement: Option<sqlx::SqlStr>) -> Result<Self, Error> {
-        let pool = pool.clone();
-        let opened = async move {
-            let Some(statement) = statement else {
-                return match DB::DIALECT.begin() {
-                    Some(begin) => pool.begin_with(begin).await,
-                    None => pool.begin().await,
-                };
-            };
-            let mut open = pool.begin_with(statement).await?;
-            if let Some(begun) = DB::DIALECT.begun() {
-                DB::run(&mut open, begun.into_sql_str()).await?;
-            }
-            Ok(open)
+        let (begin, then) = match statement {
+            None => (DB::DIALECT.begin(), None),
+            Some(own) => (Some(own), DB::DIALECT.begun()),
         };
-        let opened = async {
-            if DB::DIALECT != Dialect::MySql {
-                return opened.await;
-            }
-            // Dropped while MySQL begins, sqlx would not know of a transaction, and hand its connection to the next user. So it
-            // begins in any case, and is rolled back if nobody wants it any more.
-            let opened = tokio::spawn(opened.in_current_span()).await;
-            opened.unwrap_or_else(|stopped| Err(sqlx::Error::Protocol(stopped.to_string())))
-        };
-        let open = opened
+        let open = OpenTransaction::begin(pool, begin, then)
             .await
             .map_err(|error| failed("begin", error, Fate::Nothing))?;
+        let scope = Scope::new(open.statements().clone(), Arc::default(), 0);
         Ok(Self {
             level: Level::Top(open),
-            scope: Scope::new(Arc::default(), 0),
+            scope,
         })
     }
 }
@@ -175,11 +164,11 @@ impl<DB: Backend> Transaction<'_, DB> {
     pub async fn savepoint(&mut self) -> Result<Transaction<'_, DB>, Error> {
         let (connection, scope) = self.parts()?;
         // A savepoint that does not come about takes the whole transaction along: sqlx rolls back what is open then.
-        scope.is_running = true;
+        scope.begin_statement();
         let open = connection.begin().await;
         let open = open.map_err(|error| failed("begin a savepoint in", error, Fate::Nothing))?;
-        scope.is_running = false;
-        let inner = Scope::new(Arc::clone(&scope.is_doomed), scope.savepoints + 1);
+        scope.end_statement();
+        let inner = scope.of_savepoint();
         Ok(Transaction {
             level: Level::Savepoint {
                 open,
@@ -197,6 +186,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         // They may change rows that were written before, and only they know.
         self.scope.staging.unpublish();
         self.scope.is_raw = true;
+        self.scope.statements.raw();
         self.level.connection()
     }
 
@@ -225,10 +215,10 @@ impl<DB: Backend> Transaction<'_, DB> {
         if scope.is_raw && database::reopen::<DB>(level.connection(), scope.savepoints).await {
             scope.is_doomed.store(true, Ordering::Relaxed);
         }
-        scope.check()?;
+        scope.check::<DB>()?;
         match level {
             Level::Top(open) => {
-                let committed = tokio::spawn(commit(open, scope).in_current_span());
+                let committed = detached::run(commit(open, scope));
                 committed.await.unwrap_or_else(|stopped| {
                     Err(Error::with_source(
                         ErrorKind::Aborted,
@@ -238,8 +228,9 @@ impl<DB: Backend> Transaction<'_, DB> {
                 })
             }
             Level::Savepoint { open, parent } => {
-                parent.is_running = true;
+                parent.begin_statement();
                 let released = open.commit().await;
+                parent.end_statement();
                 // A savepoint that is gone elsewhere has gone with its transaction.
                 parent.is_running = released.is_err() && DB::DIALECT != Dialect::Postgres;
                 released.map_err(|error| failed("commit a savepoint of", error, Fate::Nothing))?;
@@ -260,14 +251,15 @@ impl<DB: Backend> Transaction<'_, DB> {
     /// As dropping the transaction.
     pub async fn rollback(self) -> Result<(), Error> {
         let Self { level, scope } = self;
-        if scope.is_running {
-            // The connection is in the middle of something, and its answer may never come; the pool sees to it.
+        if scope.is_busy::<DB>() {
+            // The connection is in the middle of something, and its answer may never come: it is rolled back or closed when it
+            // is dropped.
             return Ok(());
         }
         let rolled_back = match level {
             Level::Top(mut open) => {
                 if scope.is_raw {
-                    database::reopen::<DB>(&mut open, 0).await;
+                    database::reopen::<DB>(open.connection(), 0).await;
                 }
                 let mut rolled_back = open.rollback().await;
                 if scope.is_doomed() {
@@ -287,7 +279,10 @@ impl<DB: Backend> Transaction<'_, DB> {
                 if scope.is_raw && database::reopen::<DB>(&mut open, scope.savepoints).await {
                     scope.is_doomed.store(true, Ordering::Relaxed);
                 }
-                open.rollback().await
+                parent.begin_statement();
+                let rolled_back = open.rollback().await;
+                parent.end_statement();
+                rolled_back
             }
         };
         rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
@@ -302,9 +297,10 @@ impl<DB: Backend> Transaction<'_, DB> {
         let key = repository.key(id)?;
         let (connection, scope) = self.parts()?;
         // A read that is dropped leaves nothing behind but, on MySQL, a connection that is of no use.
-        scope.is_running = DB::DIALECT == Dialect::MySql;
+        scope.statements.begin();
         let found = repository.database.select(connection, id).await;
-        scope.is_running = false;
+        scope.statements.end();
+        scope.has_failed |= found.is_err();
         match found {
             Ok(row) => Ok(row.map(Arc::new)),
             Err(error) => {
@@ -349,7 +345,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
         let (connection, scope) = self.parts()?;
-        scope.is_running = true;
+        scope.begin_statement();
         let written = repository
             .write_staged(connection, &mut scope.staging, write)
             .await;
@@ -366,7 +362,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         batch: Batch<E>,
     ) -> Result<Done<E>, Error> {
         let (connection, scope) = self.parts()?;
-        scope.is_running = true;
+        scope.begin_statement();
         let written = repository
             .write_batch_staged(connection, &mut scope.staging, batch)
             .await;
@@ -378,7 +374,7 @@ impl<DB: Backend> Transaction<'_, DB> {
 
     /// The connection and what is noted, unless the transaction can only be rolled back.
     pub(crate) fn parts(&mut self) -> Result<(&mut DB::Connection, &mut Scope), Error> {
-        self.scope.check()?;
+        self.scope.check::<DB>()?;
         Ok((self.level.connection(), &mut self.scope))
     }
 }
@@ -386,28 +382,56 @@ impl<DB: Backend> Transaction<'_, DB> {
 impl<DB: Backend> Level<'_, DB> {
     fn connection(&mut self) -> &mut DB::Connection {
         match self {
-            Self::Top(open) => open,
+            Self::Top(open) => open.connection(),
             Self::Savepoint { open, .. } => open,
         }
     }
 }
 
 impl Scope {
-    fn new(is_doomed: Arc<AtomicBool>, savepoints: usize) -> Self {
+    fn new(statements: Statements, is_doomed: Arc<AtomicBool>, savepoints: usize) -> Self {
         Self {
             staging: Staging::default(),
             callbacks: Vec::new(),
             is_running: false,
             is_raw: false,
+            has_failed: false,
+            statements,
             savepoints,
             is_doomed,
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// The scope of a savepoint inside this one.
+    fn of_savepoint(&self) -> Self {
+        Self::new(
+            self.statements.clone(),
+            Arc::clone(&self.is_doomed),
+            self.savepoints + 1,
+        )
+    }
+
+    /// A statement is about to be sent whose effect is unknown unless it ends.
+    fn begin_statement(&mut self) {
+        self.is_running = true;
+        self.statements.begin();
+    }
+
+    /// It has ended.
+    fn end_statement(&mut self) {
+        self.is_running = false;
+        self.statements.end();
+    }
+
+    /// Whether a statement was dropped half-way: of this level, or on MySQL, whose connections are of no use then, of any.
+    fn is_busy<DB: Backend>(&self) -> bool {
+        self.is_running || (DB::DIALECT == Dialect::MySql && self.statements.is_running())
+    }
+
+    fn check<DB: Backend>(&self) -> Result<(), Error> {
         let why = if self.is_doomed() {
             "the database has rolled it back, because of a deadlock or another failure that ends a transaction; begin a new one"
-        } else if self.is_running {
+        } else if self.is_busy::<DB>() {
             "a statement or savepoint of it was dropped half-way or has failed, so nobody knows what was run; \
              roll the transaction back"
         } else {
@@ -429,7 +453,8 @@ impl Scope {
         repository: &Inner<E, DB>,
         written: Result<T, StagedFailure>,
     ) -> Result<T, Error> {
-        self.is_running = false;
+        self.end_statement();
+        self.has_failed |= written.is_err();
         repository.count(&written);
         written.map_err(|failure| {
             if failure.dooms {
@@ -451,11 +476,8 @@ impl Scope {
 }
 
 /// Commits the outermost transaction, announced.
-async fn commit<DB: Backend>(
-    open: sqlx::Transaction<'static, DB>,
-    scope: Scope,
-) -> Result<(), Error> {
-    let is_seen = !scope.is_raw && scope.callbacks.is_empty();
+async fn commit<DB: Backend>(open: OpenTransaction<DB>, scope: Scope) -> Result<(), Error> {
+    let is_seen = !scope.is_raw && !scope.has_failed && scope.callbacks.is_empty();
     commit_announced(open, scope.staging, is_seen).await?;
     for callback in scope.callbacks {
         if let Err(stopped) = tokio::spawn(callback.in_current_span()).await {
@@ -467,7 +489,7 @@ async fn commit<DB: Backend>(
 
 /// Commits. `is_seen` says that no statement was run but those that were staged.
 async fn commit_announced<DB: Backend>(
-    mut open: sqlx::Transaction<'static, DB>,
+    mut open: OpenTransaction<DB>,
     staging: Staging,
     is_seen: bool,
 ) -> Result<(), Error> {
@@ -480,7 +502,7 @@ async fn commit_announced<DB: Backend>(
     let (limited, ()) = tokio::join!(
         async {
             match &deadline {
-                Some(deadline) => DB::run(&mut open, deadline.set.clone()).await,
+                Some(deadline) => open.run(deadline.set.clone()).await,
                 None => Ok(()),
             }
         },
@@ -499,19 +521,17 @@ async fn commit_announced<DB: Backend>(
         undo(open, reset).await;
         return Err(refusal);
     }
-    let Some(reset) = reset else {
-        let committed = announcement.during(open.commit()).await;
-        return conclude(announcement, committed).await;
-    };
-    // Sqlx gives the connection away with the commit, and this one has to be put in order first.
-    let committed = announcement
-        .during(DB::run(&mut open, COMMIT.into_sql_str()))
-        .await;
-    let (concluded, ()) = tokio::join!(conclude(announcement, committed), undo(open, Some(reset)));
+    let committed = announcement.during(open.commit()).await;
+    let is_committed = committed.is_ok();
+    let concluded = conclude(announcement, committed);
+    if is_committed && reset.is_none() {
+        // The next user of the connection need not wait for the cache.
+        drop(open);
+        return concluded.await;
+    }
+    let (concluded, ()) = tokio::join!(concluded, undo(open, reset));
     concluded
 }
-
-const COMMIT: &str = "COMMIT";
 
 /// Ends the announcement as the commit ended.
 async fn conclude(
@@ -528,10 +548,10 @@ async fn conclude(
 }
 
 /// Rolls back what is still open, and puts the session in order for the next user of the connection.
-async fn undo<DB: Backend>(mut open: sqlx::Transaction<'static, DB>, reset: Option<sqlx::SqlStr>) {
+async fn undo<DB: Backend>(mut open: OpenTransaction<DB>, reset: Option<sqlx::SqlStr>) {
     let undone = async {
         if let Some(reset) = reset {
-            DB::run(&mut open, reset).await?;
+            open.run(reset).await?;
         }
         open.rollback().await
     };

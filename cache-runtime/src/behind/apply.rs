@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use sqlx::{Connection, SqlStr, pool::PoolConnection};
+use sqlx::SqlStr;
 
 use crate::{
     backend::Backend,
@@ -32,6 +32,7 @@ use crate::{
     column::Role,
     database::{self, Database},
     entity::Entity,
+    open_transaction::OpenTransaction,
     statement::Dialect,
 };
 
@@ -219,21 +220,18 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     ) -> Result<(), Stop> {
         let bounds = DB::DIALECT.flush();
         let mut done = Applied::default();
-        let connection = self.database.acquire().await.map_err(Stop::failed)?;
-        let mut lent = Lent {
-            connection,
-            is_in_order: false,
-        };
-        let connection = &mut lent.connection;
-        let open = connection.begin_with(bounds.begin).await;
+        let begin = SqlStr::from_static(bounds.begin);
+        let open = OpenTransaction::begin(&self.database.pool, Some(begin), None).await;
         let mut open = open.map_err(Stop::failed)?;
         done.statements += 2;
-        let written = self.run(&mut open, batch, way, &mut done).await;
+        open.statements().begin();
+        let written = self.run(open.connection(), batch, way, &mut done).await;
+        open.statements().end();
         let ended = match written {
             Ok(()) => open.commit().await.map_err(|error| self.stop(error)),
             Err(stop) => {
                 // A refusal may have ended the transaction.
-                database::reopen::<DB>(&mut open, 0).await;
+                database::reopen::<DB>(open.connection(), 0).await;
                 if let Err(error) = open.rollback().await {
                     tracing::debug!(%error, "a flush could not be rolled back; the database has done it, or its connection is lost");
                 }
@@ -242,11 +240,10 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         };
         if let Some(reset) = bounds.reset {
             done.statements += 1;
-            if let Err(error) = DB::run(connection, reset).await {
+            if let Err(error) = open.run(reset).await {
                 tracing::debug!(%error, "the connection of a flush is lost");
             }
         }
-        lent.is_in_order = true;
         applied.statements += done.statements;
         if ended.is_ok() {
             applied.rows += done.rows;
@@ -418,21 +415,6 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
 impl Stop {
     fn failed(error: sqlx::Error) -> Self {
         Self::Unapplied(Unapplied::Failed(error))
-    }
-}
-
-/// The connection of a flush. One that is dropped half-way may be in a transaction that sqlx does not know of, because MySQL
-/// was just beginning it, and its session is not in order: it is closed, which rolls back.
-struct Lent<DB: Backend> {
-    connection: PoolConnection<DB>,
-    is_in_order: bool,
-}
-
-impl<DB: Backend> Drop for Lent<DB> {
-    fn drop(&mut self) {
-        if DB::DIALECT == Dialect::MySql && !self.is_in_order {
-            self.connection.close_on_drop();
-        }
     }
 }
 

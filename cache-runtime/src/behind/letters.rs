@@ -264,7 +264,7 @@ pub(crate) async fn insert<DB: Backend>(
                 ]
             })
             .collect();
-        tables::execute::<DB>(connection, &text, &values).await?;
+        tables::execute_within::<DB>(connection, &text, &values).await?;
         statements += 1;
     }
     Ok(statements)
@@ -298,11 +298,7 @@ pub async fn discard<E: Entity, DB: Backend>(
 ) -> Result<bool, Error> {
     let text =
         "DELETE FROM larder_dead_letters WHERE queue = ? AND part = ? AND epoch = ? AND number = ?";
-    let discarded = async {
-        let mut connection = DB::acquire(pool).await?;
-        tables::execute::<DB>(&mut connection, text, &letter.place()).await
-    };
-    match discarded.await {
+    match tables::execute(pool, text, &letter.place()).await {
         Ok(rows) => Ok(rows > 0),
         Err(error) => Err(failed::<DB>("discard", &letter.queue, error)),
     }

@@ -176,8 +176,7 @@ async fn claim<DB: Backend>(
         Value::Integer(incarnation.epoch),
         Value::Text(&nonce),
     ];
-    let mut connection = DB::acquire(pool).await?;
-    match tables::execute::<DB>(&mut connection, text, &values).await {
+    match tables::execute(pool, text, &values).await {
         Ok(_) => Ok(Some(incarnation)),
         Err(sqlx::Error::Database(refusal)) if refusal.is_unique_violation() => Ok(None),
         Err(error) => Err(error),
@@ -308,7 +307,7 @@ pub(crate) async fn advance<DB: Backend>(
         values.push(Value::Integer(from));
     }
     values.extend(buried.map(Value::Integer));
-    Ok(tables::execute::<DB>(connection, &text, &values).await? > 0)
+    Ok(tables::execute_within::<DB>(connection, &text, &values).await? > 0)
 }
 
 async fn find<DB: Backend>(
@@ -329,8 +328,7 @@ async fn update<DB: Backend>(
     text: &str,
     values: &[Value<'_>],
 ) -> Result<bool, sqlx::Error> {
-    let mut connection = DB::acquire(pool).await?;
-    Ok(tables::execute::<DB>(&mut connection, text, values).await? > 0)
+    Ok(tables::execute(pool, text, values).await? > 0)
 }
 
 /// A number that nobody else has drawn.

@@ -16,6 +16,7 @@ use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 use crate::{
     backend::Backend,
     database::{self, Fate},
+    detached,
     error::{Error, ErrorKind},
     statement::Dialect,
 };
@@ -147,8 +148,9 @@ pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
 ///
 /// Errors of the database, also where its user may not create tables.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
-    let created = async {
-        let mut connection = DB::acquire(pool).await?;
+    let pool = pool.clone();
+    let created = async move {
+        let mut connection = DB::acquire(&pool).await?;
         for text in [offsets_sql::<DB>(), dead_letters_sql::<DB>()] {
             let text = match DB::DIALECT {
                 // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
@@ -162,7 +164,7 @@ pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
         }
         Ok(())
     };
-    created
+    detached::query(created)
         .await
         .map_err(|error| describe::<DB>("create", "the tables of write-behind", error))
 }
@@ -197,8 +199,23 @@ pub(crate) fn ask<DB: Backend>(
     Ok((AssertSqlSafe(spelled).into_sql_str(), arguments))
 }
 
-/// Runs a statement that returns no rows. How many it matched.
+/// Runs a statement that returns no rows on a connection of the pool. How many it matched.
 pub(crate) async fn execute<DB: Backend>(
+    pool: &Pool<DB>,
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<u64, sqlx::Error> {
+    let (sql, arguments) = ask::<DB>(text, values)?;
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        Ok(DB::execute(&mut connection, sql, arguments).await?.rows)
+    })
+    .await
+}
+
+/// As [`execute`], inside a transaction.
+pub(crate) async fn execute_within<DB: Backend>(
     connection: &mut DB::Connection,
     text: &str,
     values: &[Value<'_>],
@@ -214,8 +231,12 @@ pub(crate) async fn fetch<DB: Backend>(
     values: &[Value<'_>],
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     let (sql, arguments) = ask::<DB>(text, values)?;
-    let mut connection = DB::acquire(pool).await?;
-    DB::fetch_all(&mut connection, sql, arguments).await
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        DB::fetch_all(&mut connection, sql, arguments).await
+    })
+    .await
 }
 
 /// Reads a number of ours.

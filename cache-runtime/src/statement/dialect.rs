@@ -122,17 +122,17 @@ const BEGUN: &str = "SAVEPOINT larder_begun";
 
 impl Dialect {
     /// What begins a transaction in place of `BEGIN`.
-    pub(crate) const fn begin(self) -> Option<&'static str> {
+    pub(crate) const fn begin(self) -> Option<SqlStr> {
         match self {
-            Self::MySql => Some("BEGIN; SAVEPOINT larder_begun"),
+            Self::MySql => Some(SqlStr::from_static("BEGIN; SAVEPOINT larder_begun")),
             Self::Postgres | Self::Sqlite => None,
         }
     }
 
     /// What follows a beginning in the user's own words.
-    pub(crate) const fn begun(self) -> Option<&'static str> {
+    pub(crate) const fn begun(self) -> Option<SqlStr> {
         match self {
-            Self::MySql => Some(BEGUN),
+            Self::MySql => Some(SqlStr::from_static(BEGUN)),
             Self::Postgres | Self::Sqlite => None,
         }
     }
