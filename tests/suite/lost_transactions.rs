@@ -21,6 +21,7 @@ everywhere!(a_savepoint_dropped_before_it_began_ends_its_transaction,);
 on_postgres!(
     a_savepoint_that_is_refused_ends_its_transaction,
     a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error,
+    a_commit_after_nothing_but_a_failed_statement_is_an_error,
     a_write_whose_row_cannot_be_read_is_told_to_the_cache,
 );
 on_both_stores!(
@@ -46,6 +47,12 @@ mod a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself {
         sqlite,
         Memory,
         Sqlite
+    );
+    crate::world::case!(
+        a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself,
+        mysql,
+        Memory,
+        MySql
     );
 }
 
@@ -398,6 +405,46 @@ async fn a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error
     assert_eq!(error.kind(), ErrorKind::Database, "{error}");
     assert_eq!(called.load(Ordering::SeqCst), 0);
     assert_eq!(rows.agree(2).await, None);
+}
+
+/// Nothing was written, so nothing is announced; what the caller is told must be true all the same.
+async fn a_commit_after_nothing_but_a_failed_statement_is_an_error(world: &World<Postgres>) {
+    let rows = Both::<Through, Postgres>::of(world).await;
+    rows.here.insert(&Through::new(1, "old")).await.unwrap();
+    world
+        .raw("CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'")
+        .await;
+    for what in ["insert", "find", "delete"] {
+        let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+        let mut within = rows.here.within(&mut transaction);
+        match what {
+            "insert" => drop(within.insert(&Through::new(1, "again")).await.unwrap_err()),
+            "find" => {
+                world.sql("ALTER TABLE items RENAME TO hidden").await;
+                within.find(1).await.unwrap_err();
+                world.sql("ALTER TABLE hidden RENAME TO items").await;
+            }
+            _ => {
+                world
+                    .sql("CREATE TRIGGER no BEFORE DELETE ON items EXECUTE FUNCTION no()")
+                    .await;
+                within.delete(1).await.unwrap_err();
+            }
+        }
+        let committed = transaction.commit().await;
+        let error = committed.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Database, "{what}: {error}");
+    }
+    // Taken back in a savepoint, it is as if it had not failed.
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    let mut within = rows.here.within(&mut savepoint);
+    within.insert(&Through::new(1, "again")).await.unwrap_err();
+    savepoint.rollback().await.unwrap();
+    let mut within = rows.here.within(&mut transaction);
+    within.insert(&Through::new(2, "new")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(rows.agree(2).await.as_deref(), Some("new"));
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]

@@ -19,6 +19,7 @@ mod bulk;
 mod crash;
 mod documentation;
 mod draining;
+mod dropped;
 mod durability;
 mod expiry;
 mod failover;

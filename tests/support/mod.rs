@@ -6,12 +6,14 @@
 //! 3. [`redis_server`] is a Redis that a test may stop, freeze, kill and restart.
 //! 4. [`log`] keeps what larder has said about a server.
 //! 5. [`process`] runs a part of a test in another process, which a test may kill.
+//! 6. [`cut`] drops a future after so many polls.
 //!
 //! Invariant: nothing here outlives the test that asked for it, passed or failed.
 //! Invariant: every wait is bounded, and says at its end what it was waiting for.
 //! Not here: the shared servers, which `cargo xtask test` and `cargo xtask servers` start; entities
 //! and stores, which the tests define beside their claims.
 
+pub(crate) mod cut;
 pub(crate) mod database;
 pub(crate) mod disk;
 pub(crate) mod log;

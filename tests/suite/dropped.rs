@@ -1,0 +1,1013 @@
+//! Every public future, dropped at every poll: nothing is left behind by it.
+//!
+//! A caller that gives up (a time-out, a `select!`) drops its future at any await. Whatever that future had begun must neither
+//! stay open nor take the next caller's write along. A harness that lets its callers wait to the end never sees it.
+//!
+//! 1. The tables below name every public `async fn`, by the file it is in. A function that is missing there does not compile
+//!    (see [`lists_all`]).
+//! 2. Each runs again and again, and is dropped after 0, 1, 2, .. polls, until it ends by itself: right after a poll (its request is
+//!    on the way), and when it is woken (the reply is there, and nobody reads it). The pool has one connection.
+//! 3. After each drop, connections that larder does not own are asked ([`Stage::audit`]): is a transaction open, does the pool
+//!    give its connection away, does the next write commit, is the cache what the database is, is anything missing that was
+//!    acknowledged.
+//!
+//! The controls plant holes: the same operations as plain sqlx runs them, without a task of their own.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use larder::{Backend, Cache, Cached, Error, ErrorKind, Repository, Transaction};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
+
+use crate::{
+    support::cut::Cut,
+    world::{Item, Kind, Tested, Through, World, everywhere, redis_url},
+    write_behind::Behind,
+};
+
+everywhere!(a_future_that_is_dropped_at_any_poll_leaves_nothing_behind);
+
+mod a_beginning_without_a_task_of_its_own_is_found {
+    crate::world::case!(
+        a_beginning_without_a_task_of_its_own_is_found,
+        postgres,
+        Memory,
+        Postgres
+    );
+    crate::world::case!(
+        a_beginning_without_a_task_of_its_own_is_found,
+        mysql,
+        Memory,
+        MySql
+    );
+}
+
+mod a_connection_that_is_not_closed_is_found {
+    crate::world::case!(
+        a_connection_that_is_not_closed_is_found,
+        mysql,
+        Memory,
+        MySql
+    );
+}
+
+mod a_write_that_is_not_committed_is_found {
+    crate::world::case!(
+        a_write_that_is_not_committed_is_found,
+        postgres,
+        Redis,
+        Postgres
+    );
+}
+
+/// The public `async fn`s of each file, and the files.
+const REPOSITORY: &[&str] = &[
+    "find",
+    "find_outcome",
+    "find_uncached",
+    "exists",
+    "insert",
+    "update",
+    "save",
+    "modify",
+    "delete",
+    "delete_row",
+    "insert_many",
+    "update_many",
+    "delete_many",
+    "delete_rows",
+    "invalidate",
+    "invalidate_all",
+    "refresh",
+    "check_schema",
+];
+const WITHIN: &[&str] = &[
+    "find",
+    "exists",
+    "insert",
+    "update",
+    "save",
+    "delete",
+    "delete_row",
+    "insert_many",
+    "update_many",
+    "delete_many",
+    "delete_rows",
+];
+const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "rollback"];
+const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
+const DEAD_LETTERS: &[&str] = &["list", "replay", "discard", "install"];
+const CACHE: &[&str] = &["connect"];
+/// The same operations where they take another way.
+const OTHERWISE: &[&str] = &[
+    "insert into a queue",
+    "save into a queue",
+    "update into a queue",
+    "delete into a queue",
+    "a flusher that is dropped while it works",
+    "a flush that meets refused rows",
+    "a raw statement in a transaction",
+    "a prepared raw statement in a transaction",
+    "commit of a savepoint",
+    "rollback of a savepoint",
+    "insert with an id of the database",
+];
+
+macro_rules! lists_all {
+    ($table:ident, $file:literal, but $hidden:expr) => {
+        const _: () = assert!(
+            lists_all(
+                include_bytes!(concat!("../../cache-runtime/src/", $file)),
+                $table,
+                $hidden
+            ),
+            concat!(
+                "a public `async fn` of ",
+                $file,
+                " is not in the table of tests/suite/dropped.rs: add it there, and how it runs to `Stage::run`"
+            )
+        );
+    };
+}
+
+// What only tests can call is not in the tables.
+lists_all!(REPOSITORY, "repository.rs", but & ["apply_queued"]);
+lists_all!(WITHIN, "within.rs", but & []);
+lists_all!(TRANSACTION, "transaction.rs", but & []);
+lists_all!(FLUSHER, "behind/flusher.rs", but & []);
+lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
+lists_all!(CACHE, "cache.rs", but & []);
+lists_all!(NONE, "schema.rs", but & []);
+lists_all!(NONE, "announce.rs", but & []);
+const NONE: &[&str] = &[];
+
+/// Whether every `pub async fn` of a source is in one of two tables.
+const fn lists_all(source: &[u8], table: &[&str], hidden: &[&str]) -> bool {
+    const WORDS: &[u8] = b"    pub async fn ";
+    let mut at = 0;
+    while at + WORDS.len() < source.len() {
+        if starts_with(source, at, WORDS) {
+            at += WORDS.len();
+            if !names(source, at, table) && !names(source, at, hidden) {
+                return false;
+            }
+        }
+        at += 1;
+    }
+    true
+}
+
+const fn starts_with(source: &[u8], at: usize, words: &[u8]) -> bool {
+    let mut i = 0;
+    while i < words.len() {
+        if at + i >= source.len() || source[at + i] != words[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+const fn names(source: &[u8], at: usize, table: &[&str]) -> bool {
+    let mut i = 0;
+    while i < table.len() {
+        let name = table[i].as_bytes();
+        let end = at + name.len();
+        if starts_with(source, at, name)
+            && end < source.len()
+            && (source[end] == b'(' || source[end] == b'<')
+        {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+const _: () = assert!(
+    !lists_all(b"\n    pub async fn new_one(&self) {", REPOSITORY, &[])
+        && lists_all(b"\n    pub async fn find(&self) {", REPOSITORY, &[]),
+    "the check of the tables cannot fail"
+);
+
+/// A table of rows that the database checks, and whose refused writes become dead letters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "checked_items",
+    strategy = "write_behind",
+    durability = "memory",
+    partitions = 1,
+    linger = "1ms",
+    ttl = "10m",
+    jitter = 0
+)]
+struct Checked {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    quantity: i64,
+}
+
+/// A row whose id the database chooses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "numbered_items",
+    strategy = "write_through",
+    ttl = "10m",
+    jitter = 0
+)]
+struct Numbered {
+    #[cached(id, generated)]
+    id: i64,
+    name: String,
+}
+
+/// Whose rows an operation has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    Items,
+    Through,
+    Behind,
+    Checked,
+}
+
+/// What an operation leaves.
+#[derive(Default)]
+struct Left {
+    /// Whether it was dropped.
+    dropped: bool,
+    /// The rows that it has read or written.
+    rows: Vec<(Rows, i64)>,
+    /// What was acknowledged: the name that a row has in the database from then on, or that there is none.
+    acknowledged: Vec<(Rows, i64, Option<&'static str>)>,
+}
+
+impl Left {
+    fn of<T>(outcome: &Option<T>) -> Self {
+        Self {
+            dropped: outcome.is_none(),
+            ..Self::default()
+        }
+    }
+
+    fn row(mut self, rows: Rows, id: i64) -> Self {
+        self.rows.push((rows, id));
+        self
+    }
+
+    /// What holds if the operation has ended well.
+    fn then<T>(
+        mut self,
+        outcome: &Option<Result<T, Error>>,
+        rows: Rows,
+        id: i64,
+        name: Option<&'static str>,
+    ) -> Self {
+        match outcome {
+            Some(Ok(_)) => self.acknowledged.push((rows, id, name)),
+            Some(Err(error)) => panic!("the operation fails: {error}"),
+            None => {}
+        }
+        self.row(rows, id)
+    }
+}
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a control waits for what does not happen.
+const IMPATIENCE: Duration = Duration::from_secs(2);
+/// How many polls an operation may need.
+const MOST_POLLS: usize = 400;
+
+struct Stage<'w, DB: Tested> {
+    world: &'w World<DB>,
+    /// With one connection.
+    pool: Pool<DB>,
+    /// Nobody else's.
+    outside: Pool<DB>,
+    items: Repository<Item, DB>,
+    through: Repository<Through, DB>,
+    behind: Repository<Behind, DB>,
+    checked: Repository<Checked, DB>,
+    numbered: Repository<Numbered, DB>,
+    next: AtomicI64,
+    patience: Duration,
+}
+
+impl<'w, DB: Tested> Stage<'w, DB> {
+    async fn open(world: &'w World<DB>, patience: Duration) -> Self {
+        let options = world.pool.options().clone();
+        let options = options.max_connections(1).acquire_timeout(patience);
+        let pool = options.connect_lazy_with((*world.pool.connect_options()).clone());
+        world
+            .sql("CREATE TABLE checked_items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, quantity BIGINT NOT NULL CHECK (quantity >= 0))")
+            .await;
+        let id = match DB::NAME {
+            "PostgreSQL" => "BIGSERIAL PRIMARY KEY",
+            "MySQL" => "BIGINT AUTO_INCREMENT PRIMARY KEY",
+            _ => "INTEGER PRIMARY KEY",
+        };
+        world
+            .sql(format!(
+                "CREATE TABLE numbered_items (id {id}, name VARCHAR(200) NOT NULL)"
+            ))
+            .await;
+        let stage = Self {
+            world,
+            outside: world.database.outside_pool().await,
+            items: Repository::new(&world.cache, pool.clone()),
+            through: Repository::new(&world.cache, pool.clone()),
+            behind: Repository::new(&world.cache, pool.clone()),
+            checked: Repository::new(&world.cache, pool.clone()),
+            numbered: Repository::new(&world.cache, pool.clone()),
+            pool,
+            next: AtomicI64::new(1),
+            patience,
+        };
+        stage.behind.install().await.unwrap();
+        stage
+    }
+
+    fn id(&self) -> i64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs a statement on a connection that is not larder's.
+    async fn execute(&self, text: impl Into<String>) {
+        let mut connection = self.outside.acquire().await.unwrap();
+        let text = AssertSqlSafe(text.into()).into_sql_str();
+        DB::run(&mut connection, text).await.unwrap();
+    }
+
+    /// The text that a statement returns, if it returns one, on a connection that is not larder's.
+    async fn ask(&self, text: impl Into<String>) -> Option<String> {
+        let mut connection = self.outside.acquire().await.unwrap();
+        ask::<DB>(&mut connection, text.into()).await.unwrap()
+    }
+
+    /// A row in the table of items, past larder.
+    async fn old_row(&self) -> i64 {
+        let id = self.id();
+        self.execute(format!("INSERT INTO items VALUES ({id}, 'old', NULL, 1)"))
+            .await;
+        id
+    }
+
+    /// What the database has at an id.
+    async fn in_database(&self, rows: Rows, id: i64) -> Option<String> {
+        let table = match rows {
+            Rows::Items | Rows::Through | Rows::Behind => "items",
+            Rows::Checked => "checked_items",
+        };
+        self.ask(format!("SELECT name FROM {table} WHERE id = {id}"))
+            .await
+    }
+
+    /// What larder says that it has.
+    async fn found(&self, rows: Rows, id: i64) -> Result<Option<String>, Error> {
+        Ok(match rows {
+            Rows::Items => self.items.find(id).await?.map(|row| row.name.clone()),
+            Rows::Through => self.through.find(id).await?.map(|row| row.name.clone()),
+            Rows::Behind => self.behind.find(id).await?.map(|row| row.name.clone()),
+            Rows::Checked => self.checked.find(id).await?.map(|row| row.name.clone()),
+        })
+    }
+
+    /// Looks for what may have been left behind.
+    async fn audit(&self, left: &Left) -> Result<(), String> {
+        let looked = tokio::time::timeout(self.patience * 3, self.look(left)).await;
+        looked.map_err(|_| "what it left holds others up for ever".to_owned())?
+    }
+
+    async fn look(&self, left: &Left) -> Result<(), String> {
+        self.connection_is_free().await?;
+        self.no_transaction_is_open().await?;
+        // What has just been dropped goes on in its task, so two looks may differ; but not for long.
+        for &(rows, id) in &left.rows {
+            let mut said = String::new();
+            if !self
+                .comes_true(async || {
+                    let flushed = match rows {
+                        Rows::Items | Rows::Through => Ok(()),
+                        Rows::Behind => self.behind.flush().await,
+                        Rows::Checked => self.checked.flush().await,
+                    };
+                    let found = self.found(rows, id).await;
+                    let held = self.in_database(rows, id).await;
+                    said.clear();
+                    let _infallible =
+                        write!(said, "{flushed:?}, larder {found:?}, the database {held:?}");
+                    flushed.is_ok() && found.is_ok_and(|found| found == held)
+                })
+                .await
+            {
+                return Err(format!("row {id} of {rows:?} is not one: {said}"));
+            }
+        }
+        for &(rows, id, name) in &left.acknowledged {
+            let held = self.in_database(rows, id).await;
+            if held.as_deref() != name {
+                return Err(format!(
+                    "row {id} of {rows:?} was acknowledged as {name:?}, and is {held:?}"
+                ));
+            }
+        }
+        self.next_write_commits().await
+    }
+
+    async fn comes_true(&self, mut holds: impl AsyncFnMut() -> bool) -> bool {
+        let polled = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(self.patience, polled).await.is_ok()
+    }
+
+    async fn connection_is_free(&self) -> Result<(), String> {
+        let taken = tokio::time::timeout(self.patience, async {
+            let mut connection = self.pool.acquire().await?;
+            connection.ping().await?;
+            let question = match DB::NAME {
+                // Of the connection itself, because what has not read or written anything is in no list of MariaDB.
+                "MySQL" => "SELECT CAST(@@in_transaction AS CHAR)",
+                _ => "SELECT '0'",
+            };
+            ask::<DB>(&mut connection, question.to_owned()).await
+        });
+        match taken.await {
+            Ok(Ok(open)) if open.as_deref() == Some("0") => Ok(()),
+            Ok(Ok(open)) => Err(format!(
+                "the pool's connection is in a transaction: {open:?}"
+            )),
+            Ok(Err(error)) => Err(format!("the pool gives no connection: {error}")),
+            Err(_) => Err("the pool gives no connection".to_owned()),
+        }
+    }
+
+    async fn no_transaction_is_open(&self) -> Result<(), String> {
+        let question = match DB::NAME {
+            "PostgreSQL" => {
+                "SELECT string_agg(concat_ws(' ', pid, state, query), '; ') FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                 AND backend_type = 'client backend' AND xact_start IS NOT NULL"
+                    .to_owned()
+            }
+            "MySQL" => {
+                // MariaDB refreshes its list of transactions only while nobody looks at it. But whoever has one has a session,
+                // and those of our pools are known.
+                let pools = [&self.pool, &self.outside, &self.world.pool];
+                let known: u32 = pools.iter().map(|pool| pool.size()).sum();
+                format!(
+                    "SELECT CAST(GROUP_CONCAT(CONCAT_WS(' ', id, command, time, info)) AS CHAR) \
+                     FROM information_schema.processlist WHERE db = DATABASE() HAVING COUNT(*) > {known}"
+                )
+            }
+            _ => {
+                // SQLite tells of no transaction; but only one can write, and none can begin inside another.
+                let mut connection = self.pool.acquire().await.map_err(|e| e.to_string())?;
+                for connection in [&mut connection, &mut self.outside.acquire().await.unwrap()] {
+                    for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
+                        let run = DB::run(connection, SqlStr::from_static(statement)).await;
+                        run.map_err(|error| format!("a transaction is open: {error}"))?;
+                    }
+                }
+                return Ok(());
+            }
+        };
+        let mut open = None;
+        if self
+            .comes_true(async || {
+                open = self.ask(question.clone()).await;
+                open.is_none()
+            })
+            .await
+        {
+            return Ok(());
+        }
+        Err(format!("transactions are open: {open:?}"))
+    }
+
+    async fn next_write_commits(&self) -> Result<(), String> {
+        let id = self.id();
+        let saved = self.through.save(&Through::new(id, "next")).await;
+        saved.map_err(|error| format!("the next write fails: {error}"))?;
+        match self.in_database(Rows::Through, id).await.as_deref() {
+            Some("next") => Ok(()),
+            held => Err(format!(
+                "the next write was acknowledged and not committed: {held:?}"
+            )),
+        }
+    }
+
+    /// Runs an operation, cut off where the cut says.
+    async fn run(&self, group: &[&str], name: &str, cut: Cut) -> Left {
+        if group == REPOSITORY {
+            self.run_alone(name, cut).await
+        } else if group == WITHIN {
+            self.run_within(name, cut).await
+        } else if group == TRANSACTION {
+            self.run_transaction(name, cut).await
+        } else if group == FLUSHER || group == DEAD_LETTERS {
+            self.run_queue(name, cut).await
+        } else if group == CACHE {
+            let connecting = match self.world.kind {
+                Kind::Redis => cut.run(Cache::connect(&redis_url())).await.map(drop),
+                Kind::Memory => Some(()),
+            };
+            Left::of(&connecting)
+        } else {
+            self.run_otherwise(name, cut).await
+        }
+    }
+
+    async fn run_alone(&self, name: &str, cut: Cut) -> Left {
+        let (items, through) = (&self.items, &self.through);
+        let (id, other, new) = (self.old_row().await, self.old_row().await, self.id());
+        let row = |id| Through::new(id, "new");
+        match name {
+            "find" => Left::of(&cut.run(items.find(id)).await).row(Rows::Items, id),
+            "find_outcome" => Left::of(&cut.run(items.find_outcome(id)).await).row(Rows::Items, id),
+            "find_uncached" => {
+                Left::of(&cut.run(items.find_uncached(id)).await).row(Rows::Items, id)
+            }
+            "exists" => Left::of(&cut.run(items.exists(id)).await).row(Rows::Items, id),
+            "refresh" => Left::of(&cut.run(items.refresh(id)).await).row(Rows::Items, id),
+            "invalidate" => Left::of(&cut.run(items.invalidate(id)).await).row(Rows::Items, id),
+            "invalidate_all" => {
+                Left::of(&cut.run(items.invalidate_all()).await).row(Rows::Items, id)
+            }
+            "check_schema" => Left::of(&cut.run(items.check_schema()).await),
+            "insert" => {
+                let done = cut.run(through.insert(&row(new))).await;
+                Left::of(&done).then(&done, Rows::Through, new, Some("new"))
+            }
+            "update" => {
+                let done = cut.run(through.update(&row(id))).await;
+                Left::of(&done).then(&done, Rows::Through, id, Some("new"))
+            }
+            "save" => {
+                let done = cut.run(through.save(&row(id))).await;
+                Left::of(&done).then(&done, Rows::Through, id, Some("new"))
+            }
+            "delete" => {
+                let done = cut.run(through.delete(id)).await;
+                Left::of(&done).then(&done, Rows::Through, id, None)
+            }
+            "delete_row" => {
+                let done = cut.run(through.delete_row(&row(id))).await;
+                Left::of(&done).then(&done, Rows::Through, id, None)
+            }
+            "insert_many" => {
+                let rows = [row(new), row(self.id())];
+                let done = cut.run(through.insert_many(&rows)).await;
+                let left = Left::of(&done).then(&done, Rows::Through, new, Some("new"));
+                left.then(&done, Rows::Through, rows[1].id, Some("new"))
+            }
+            "update_many" => {
+                let done = cut.run(through.update_many(&[row(id), row(other)])).await;
+                let left = Left::of(&done).then(&done, Rows::Through, id, Some("new"));
+                left.then(&done, Rows::Through, other, Some("new"))
+            }
+            "delete_many" => {
+                let done = cut.run(through.delete_many(&[id, other])).await;
+                let left = Left::of(&done).then(&done, Rows::Through, id, None);
+                left.then(&done, Rows::Through, other, None)
+            }
+            "delete_rows" => {
+                let done = cut.run(through.delete_rows(&[row(id), row(other)])).await;
+                let left = Left::of(&done).then(&done, Rows::Through, id, None);
+                left.then(&done, Rows::Through, other, None)
+            }
+            "modify" => {
+                let change = |row: &mut Behind| "new".clone_into(&mut row.name);
+                let done = cut.run(self.behind.modify(id, change)).await;
+                Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
+            }
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        }
+    }
+
+    /// Inside a transaction that has written before. Whatever is dropped, it ends in one of three ways, and says the truth.
+    async fn run_within(&self, name: &str, cut: Cut) -> Left {
+        let (id, other, new, first) = (
+            self.old_row().await,
+            self.old_row().await,
+            self.id(),
+            self.id(),
+        );
+        let row = |id| Through::new(id, "new");
+        let mut transaction = Transaction::begin(&self.pool).await.unwrap();
+        let mut within = self.through.within(&mut transaction);
+        within.insert(&row(first)).await.unwrap();
+        let rows = [row(new), row(self.id())];
+        let both = [row(id), row(other)];
+        let (outcome, effects) = match name {
+            "find" => (cut.run(within.find(id)).await.map(unit), vec![]),
+            "exists" => (cut.run(within.exists(id)).await.map(unit), vec![]),
+            "insert" => (
+                cut.run(within.insert(&row(new))).await.map(unit),
+                vec![(new, Some("new"))],
+            ),
+            "update" => (
+                cut.run(within.update(&row(id))).await.map(unit),
+                vec![(id, Some("new"))],
+            ),
+            "save" => (
+                cut.run(within.save(&row(id))).await.map(unit),
+                vec![(id, Some("new"))],
+            ),
+            "delete" => (cut.run(within.delete(id)).await, vec![(id, None)]),
+            "delete_row" => (cut.run(within.delete_row(&row(id))).await, vec![(id, None)]),
+            "insert_many" => (
+                cut.run(within.insert_many(&rows)).await.map(unit),
+                vec![(new, Some("new")), (rows[1].id, Some("new"))],
+            ),
+            "update_many" => (
+                cut.run(within.update_many(&both)).await.map(unit),
+                vec![(id, Some("new")), (other, Some("new"))],
+            ),
+            "delete_many" => (
+                cut.run(within.delete_many(&[id, other])).await.map(unit),
+                vec![(id, None), (other, None)],
+            ),
+            "delete_rows" => (
+                cut.run(within.delete_rows(&both)).await,
+                vec![(id, None), (other, None)],
+            ),
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        };
+        let mut left = Left::of(&outcome).row(Rows::Through, first);
+        left.rows
+            .extend(effects.iter().map(|(id, _)| (Rows::Through, *id)));
+        if let Some(Err(error)) = &outcome {
+            panic!("{name} fails: {error}");
+        }
+        let is_committed = finish(transaction, cut).await;
+        let held = |name: Option<&'static str>, before| if is_committed { name } else { before };
+        left.acknowledged
+            .push((Rows::Through, first, held(Some("new"), None)));
+        if outcome.is_some() {
+            for (changed, name) in effects {
+                let was_there = changed == id || changed == other;
+                let before = was_there.then_some("old");
+                left.acknowledged
+                    .push((Rows::Through, changed, held(name, before)));
+            }
+        }
+        left
+    }
+
+    async fn run_transaction(&self, name: &str, cut: Cut) -> Left {
+        let id = self.id();
+        let begun = match name {
+            "begin" => cut.run(Transaction::begin(&self.pool)).await,
+            "begin_with" => cut.run(Transaction::begin_with(&self.pool, "BEGIN")).await,
+            _ => Some(Transaction::begin(&self.pool).await),
+        };
+        let Some(begun) = begun else {
+            return Left::of(&None::<()>);
+        };
+        let mut transaction = begun.unwrap();
+        let row = Through::new(id, "new");
+        let mut within = self.through.within(&mut transaction);
+        within.insert(&row).await.unwrap();
+        match name {
+            "commit" => {
+                let done = cut.run(transaction.commit()).await;
+                Left::of(&done).then(&done, Rows::Through, id, Some("new"))
+            }
+            "rollback" => {
+                let done = cut.run(transaction.rollback()).await;
+                Left::of(&done).then(&done, Rows::Through, id, None)
+            }
+            "savepoint" => {
+                let done = match cut.run(transaction.savepoint()).await {
+                    Some(savepoint) => Some(savepoint.unwrap().rollback().await.unwrap()),
+                    None => None,
+                };
+                let left = Left::of(&done).row(Rows::Through, id);
+                self.ended(left, transaction, cut, id).await
+            }
+            "begin" | "begin_with" => {
+                transaction.rollback().await.unwrap();
+                Left::default().row(Rows::Through, id)
+            }
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        }
+    }
+
+    /// Ends a transaction that has written a row, and notes what became of it.
+    async fn ended(
+        &self,
+        mut left: Left,
+        transaction: Transaction<'_, DB>,
+        cut: Cut,
+        id: i64,
+    ) -> Left {
+        let name = finish(transaction, cut).await.then_some("new");
+        left.acknowledged.push((Rows::Through, id, name));
+        left
+    }
+
+    async fn run_queue(&self, name: &str, cut: Cut) -> Left {
+        let behind = &self.behind;
+        if DEAD_LETTERS.contains(&name) && name != "install" {
+            return self.run_dead_letters(name, cut).await;
+        }
+        let ids = [self.id(), self.id(), self.id()];
+        for id in ids {
+            behind.save(&Behind::new(id, "new")).await.unwrap();
+        }
+        let mut left = match name {
+            "install" => Left::of(&cut.run(behind.install()).await),
+            "flush" => Left::of(&cut.run(behind.flush()).await),
+            "pending" => Left::of(&cut.run(behind.pending()).await),
+            "start_flushing" => Left::of(&cut.run(behind.start_flushing()).await),
+            "shutdown" => {
+                let flusher = behind.start_flushing().await.unwrap();
+                Left::of(&cut.run(flusher.shutdown(PATIENCE)).await)
+            }
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        };
+        for id in ids {
+            left = left.row(Rows::Behind, id);
+            left.acknowledged.push((Rows::Behind, id, Some("new")));
+        }
+        left
+    }
+
+    /// A row of the checked table that the database refuses.
+    async fn refused_row(&self) -> i64 {
+        let id = self.id();
+        let row = Checked {
+            id,
+            name: "refused".to_owned(),
+            quantity: -1,
+        };
+        self.checked.save(&row).await.unwrap();
+        id
+    }
+
+    async fn run_dead_letters(&self, name: &str, cut: Cut) -> Left {
+        let id = self.refused_row().await;
+        self.checked.flush().await.unwrap();
+        let letters = self.checked.dead_letters();
+        let all = letters.list(1_000).await.unwrap();
+        let own = all.iter().find(|letter| letter.id() == Some(id)).unwrap();
+        let left = match name {
+            "list" => Left::of(&cut.run(letters.list(1_000)).await),
+            "discard" => Left::of(&cut.run(letters.discard(own)).await),
+            "replay" => Left::of(&cut.run(letters.replay(own)).await),
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        };
+        let left = left.row(Rows::Checked, id);
+        self.checked.flush().await.unwrap();
+        for letter in letters.list(1_000).await.unwrap() {
+            letters.discard(&letter).await.unwrap();
+        }
+        left
+    }
+
+    async fn run_otherwise(&self, name: &str, cut: Cut) -> Left {
+        let (id, new) = (self.old_row().await, self.id());
+        let (behind, row) = (&self.behind, |id| Behind::new(id, "new"));
+        match name {
+            "insert into a queue" => {
+                let done = cut.run(behind.insert(&row(new))).await;
+                Left::of(&done).then(&done, Rows::Behind, new, Some("new"))
+            }
+            "save into a queue" => {
+                let done = cut.run(behind.save(&row(new))).await;
+                Left::of(&done).then(&done, Rows::Behind, new, Some("new"))
+            }
+            "update into a queue" => {
+                let done = cut.run(behind.update(&row(id))).await;
+                Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
+            }
+            "delete into a queue" => {
+                let done = cut.run(behind.delete(id)).await;
+                Left::of(&done).then(&done, Rows::Behind, id, None)
+            }
+            "a flusher that is dropped while it works" => {
+                let flusher = behind.start_flushing().await.unwrap();
+                behind.save(&row(new)).await.unwrap();
+                // It is another task's future that is dropped here; it goes as far as it comes meanwhile.
+                for _ in 0..cut.polls {
+                    tokio::time::sleep(Duration::from_micros(100)).await;
+                }
+                drop(flusher);
+                let mut left = Left::default().row(Rows::Behind, new);
+                left.dropped = cut.polls < 40;
+                left.acknowledged.push((Rows::Behind, new, Some("new")));
+                left
+            }
+            "a flush that meets refused rows" => {
+                let refused = self.refused_row().await;
+                let good = Checked {
+                    id: new,
+                    name: "new".to_owned(),
+                    quantity: 1,
+                };
+                self.checked.save(&good).await.unwrap();
+                let done = cut.run(self.checked.flush()).await;
+                let mut left = Left::of(&done).row(Rows::Checked, new);
+                left.acknowledged.push((Rows::Checked, new, Some("new")));
+                left.row(Rows::Checked, refused)
+            }
+            "a raw statement in a transaction" | "a prepared raw statement in a transaction" => {
+                let mut transaction = self.begun(new).await;
+                let update = format!("UPDATE items SET name = 'raw' WHERE id = {id}");
+                let update = AssertSqlSafe(update).into_sql_str();
+                self.through.within(&mut transaction).touch(id).unwrap();
+                let connection = transaction.connection();
+                let done = if name.contains("prepared") {
+                    let none = DB::Arguments::default();
+                    cut.run(DB::execute(connection, update, none))
+                        .await
+                        .map(|done| done.map(drop))
+                } else {
+                    cut.run(DB::run(connection, update)).await
+                };
+                let left = Left::of(&done)
+                    .row(Rows::Through, new)
+                    .row(Rows::Through, id);
+                self.ended(left, transaction, cut, new).await
+            }
+            "commit of a savepoint" | "rollback of a savepoint" => {
+                let mut transaction = self.begun(new).await;
+                let mut savepoint = transaction.savepoint().await.unwrap();
+                let mut within = self.through.within(&mut savepoint);
+                within.update(&Through::new(id, "inner")).await.unwrap();
+                let done = match name {
+                    "commit of a savepoint" => cut.run(savepoint.commit()).await,
+                    _ => cut.run(savepoint.rollback()).await,
+                };
+                let left = Left::of(&done)
+                    .row(Rows::Through, new)
+                    .row(Rows::Through, id);
+                self.ended(left, transaction, cut, new).await
+            }
+            "insert with an id of the database" => {
+                let row = Numbered {
+                    id: 0,
+                    name: "new".to_owned(),
+                };
+                Left::of(&cut.run(self.numbered.insert(&row)).await)
+            }
+            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+        }
+    }
+
+    /// A transaction that has written a row.
+    async fn begun(&self, id: i64) -> Transaction<'static, DB> {
+        let mut transaction = Transaction::begin(&self.pool).await.unwrap();
+        let mut within = self.through.within(&mut transaction);
+        within.insert(&Through::new(id, "new")).await.unwrap();
+        transaction
+    }
+}
+
+fn unit<T>(result: Result<T, Error>) -> Result<(), Error> {
+    result.map(drop)
+}
+
+/// Ends a transaction in one of the ways there are. Whether it was committed; an error must mean that it was not.
+async fn finish<DB: Tested>(transaction: Transaction<'_, DB>, cut: Cut) -> bool {
+    match cut.polls % 3 {
+        0 => match transaction.commit().await {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => panic!("{error}"),
+            Err(_) => false,
+        },
+        1 => {
+            transaction.rollback().await.unwrap();
+            false
+        }
+        _ => {
+            drop(transaction);
+            false
+        }
+    }
+}
+
+async fn ask<DB: Backend>(
+    connection: &mut DB::Connection,
+    text: String,
+) -> Result<Option<String>, sqlx::Error> {
+    let text = AssertSqlSafe(text).into_sql_str();
+    let row = DB::fetch(connection, text, DB::Arguments::default()).await?;
+    row.as_ref().map_or(Ok(None), |row| DB::text(row, 0))
+}
+
+async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+    let stage = Stage::open(world, PATIENCE).await;
+    let (mut operations, mut polls, mut drops) = (0, 0, 0);
+    for group in [
+        REPOSITORY,
+        WITHIN,
+        TRANSACTION,
+        FLUSHER,
+        DEAD_LETTERS,
+        CACHE,
+        OTHERWISE,
+    ] {
+        for name in group {
+            operations += 1;
+            for late in [false, true] {
+                for count in 0.. {
+                    assert!(count < MOST_POLLS, "{name} does not end");
+                    let cut = Cut { polls: count, late };
+                    let left = stage.run(group, name, cut).await;
+                    if let Err(what) = stage.audit(&left).await {
+                        panic!("{name}, {cut:?}, dropped: {}: {what}", left.dropped);
+                    }
+                    polls += count;
+                    if !left.dropped {
+                        break;
+                    }
+                    drops += 1;
+                }
+            }
+        }
+    }
+    println!(
+        "dropped: database={} store={:?} operations={operations} polls={polls} drops={drops}",
+        DB::NAME,
+        world.kind
+    );
+    assert!(drops >= operations, "most were never dropped");
+    stage.pool.close().await;
+    stage.outside.close().await;
+}
+
+/// What the audit says after each way to drop a future, until it finds something.
+async fn first_find<DB: Tested>(
+    stage: &Stage<'_, DB>,
+    mut plant: impl AsyncFnMut(Cut) -> Option<()>,
+) -> Option<String> {
+    for late in [false, true] {
+        for polls in 0..MOST_POLLS {
+            let done = plant(Cut { polls, late }).await;
+            let left = Left::of(&done);
+            if let Err(what) = stage.audit(&left).await {
+                return Some(what);
+            }
+            if done.is_some() {
+                break;
+            }
+        }
+    }
+    None
+}
+
+/// The hole that [`Transaction::begin`] had: it is plain sqlx.
+async fn a_beginning_without_a_task_of_its_own_is_found<DB: Tested>(world: &World<DB>) {
+    let stage = Stage::open(world, IMPATIENCE).await;
+    let found = first_find(&stage, async |cut| {
+        cut.run(stage.pool.begin()).await.map(drop)
+    });
+    let found = found.await.expect("the hole is found");
+    assert!(found.contains("transaction"), "{found}");
+}
+
+/// As it was: the statement of a transaction is dropped, and the connection goes back as it is.
+async fn a_connection_that_is_not_closed_is_found(world: &World<MySql>) {
+    let stage = Stage::open(world, IMPATIENCE).await;
+    let mut text = 0;
+    let found = first_find(&stage, async |cut| {
+        let mut transaction = stage.pool.begin().await.ok()?;
+        text += 1;
+        // Prepared anew each time.
+        let query = sqlx::query(AssertSqlSafe(format!("SELECT {text}, ? FROM items")));
+        let query = query.bind(1);
+        let done = cut.run(query.execute(&mut *transaction)).await;
+        done.map(drop)
+    });
+    let found = found.await.expect("the hole is found");
+    assert!(found.contains("connection"), "{found}");
+}
+
+/// The audit finds what the hole does to the next caller, also where nobody asks for open transactions.
+async fn a_write_that_is_not_committed_is_found(world: &World<Postgres>) {
+    let stage = Stage::open(world, IMPATIENCE).await;
+    let begun = Cut {
+        polls: 2,
+        late: false,
+    };
+    let mut found = Ok(());
+    for _ in 0..100 {
+        if begun.run(stage.pool.begin()).await.is_none() {
+            found = stage.next_write_commits().await;
+        }
+        if found.is_err() {
+            break;
+        }
+    }
+    let found = found.expect_err("the hole is found");
+    assert!(found.contains("not committed"), "{found}");
+}
