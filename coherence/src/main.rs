@@ -10,6 +10,7 @@
 mod dialects;
 mod entities;
 mod faults;
+mod leaving;
 mod orders;
 mod points;
 mod process;

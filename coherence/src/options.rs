@@ -14,7 +14,7 @@ usage: cargo xtask coherence [options]
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
-                        fill-compare, intent, accepted-fill, stamp, contended or end
+                        fill-compare, intent, accepted-fill, stamp, contended, end or dropped-begin
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
 
@@ -129,6 +129,8 @@ named! {
         Contended = "contended",
         /// The end of a write.
         End = "end",
+        /// The task of its own that a transaction begins in.
+        DroppedBegin = "dropped-begin",
     }
 }
 

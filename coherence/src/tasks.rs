@@ -16,12 +16,19 @@ use larder::{Cache, Error, ErrorKind, Transaction};
 use larder_coherence::{
     clock::now,
     history::{Answer, Log, Origin, Value, Verb},
-    options::Strategy,
+    options::{Broken, Strategy},
     random::Random,
 };
 use sqlx::Pool;
 
-use crate::{entities::Rows, orders::Orders, site::Site, workload::Mix};
+use crate::{
+    entities::Rows,
+    leaving::{STAYS, leaving},
+    orders::Orders,
+    site::Site,
+    support::cut::Cut,
+    workload::Mix,
+};
 
 /// What the tasks of a worker share.
 pub(crate) struct Shared<DB: Site> {
@@ -110,11 +117,16 @@ impl<DB: Site> Shared<DB> {
         let (strategy, rows) = &self.tables[table];
         let uncached = random.per_mille(self.mix.uncached);
         let start = now();
-        let result = if uncached {
-            let value = rows.read_uncached(id).await;
-            value.map(|value| (value, Origin::Uncached))
-        } else {
-            rows.read(id).await
+        let read = async {
+            if uncached {
+                let value = rows.read_uncached(id).await;
+                value.map(|value| (value, Origin::Uncached))
+            } else {
+                rows.read(id).await
+            }
+        };
+        let Some(result) = self.leaving(random).run(read).await else {
+            return;
         };
         let end = now();
         match result {
@@ -133,19 +145,20 @@ impl<DB: Site> Shared<DB> {
             return;
         };
         let Begun { verb, value, .. } = begun;
-        let abandoned = verb != Verb::Delete && random.per_mille(self.mix.abandoned);
-        let patience = random.millis(0..3);
-        let write = self.tables[row.0].1.write(verb, row.1, value);
-        let answer = if abandoned {
-            match tokio::time::timeout(patience, write).await {
-                Ok(result) => answer(&result),
-                // It goes on without us.
-                Err(_) => Answer::Unknown,
-            }
-        } else {
-            answer(&write.await)
+        let leaving = match verb {
+            Verb::Delete => STAYS,
+            _ => self.leaving(random),
         };
+        let write = self.tables[row.0].1.write(verb, row.1, value);
+        // One that is dropped goes on without us.
+        let written = leaving.run(write).await;
+        let answer = written.map_or(Answer::Unknown, |written| answer(&written));
         self.answered(&begun, answer);
+    }
+
+    /// When the caller of the next operation leaves; mostly not at all.
+    fn leaving(&self, random: &mut Random) -> Cut {
+        leaving(random, self.mix.abandoned)
     }
 
     /// A batch of updates of one table.
@@ -162,8 +175,10 @@ impl<DB: Site> Shared<DB> {
             .iter()
             .filter_map(|begun| Some((begun.row.1, begun.value?)))
             .collect();
-        let written = self.tables[table].1.update_many(&values).await;
-        self.all_answered(&begun, answer(&written));
+        let batch = self.tables[table].1.update_many(&values);
+        let written = self.leaving(random).run(batch).await;
+        let answer = written.map_or(Answer::Unknown, |written| answer(&written));
+        self.all_answered(&begun, answer);
     }
 
     /// A transaction over a few rows of all tables, with savepoints.
@@ -172,7 +187,14 @@ impl<DB: Site> Shared<DB> {
         // One order for all keeps most deadlocks away.
         rows.sort_unstable();
         rows.dedup();
-        let Ok(mut transaction) = Transaction::begin(&self.pool).await else {
+        let leaving = self.leaving(random);
+        if leaving.polls < STAYS.polls && self.orders.broken == Some(Broken::DroppedBegin) {
+            // As larder would begin without a task of its own.
+            leaving.run(self.pool.begin()).await;
+            return;
+        }
+        let begun = leaving.run(Transaction::begin(&self.pool)).await;
+        let Some(Ok(mut transaction)) = begun else {
             return;
         };
         let mut open = Vec::new();
@@ -180,18 +202,18 @@ impl<DB: Site> Shared<DB> {
             let Some(begun) = self.begin(random, row) else {
                 continue;
             };
+            let leaving = self.leaving(random);
             let kept = if random.per_mille(300) {
-                self.write_in_savepoint(random, &mut transaction, &begun)
-                    .await
+                let written = self.write_in_savepoint(random, &mut transaction, &begun);
+                leaving.run(written).await
             } else {
-                self.write_within(&mut transaction, &begun)
-                    .await
-                    .map(|()| true)
+                let written = self.write_within(&mut transaction, &begun);
+                leaving.run(written).await.map(|done| done.map(|()| true))
             };
             match kept {
-                Ok(true) => open.push(begun),
-                Ok(false) => self.answered(&begun, Answer::Refused),
-                Err(_) => {
+                Some(Ok(true)) => open.push(begun),
+                Some(Ok(false)) => self.answered(&begun, Answer::Refused),
+                None | Some(Err(_)) => {
                     open.push(begun);
                     // Without a word, as a dropped future would.
                     drop(transaction);
@@ -201,11 +223,18 @@ impl<DB: Site> Shared<DB> {
         }
         if random.per_mille(100) {
             // Whether or not the database hears of it, it cannot commit.
-            let _rolled_back = transaction.rollback().await;
+            let _rolled_back = self.leaving(random).run(transaction.rollback()).await;
             return self.all_answered(&open, Answer::Refused);
         }
-        let committed = transaction.commit().await;
-        self.all_answered(&open, answer(&committed));
+        let has_deleted = open.iter().any(|begun| begun.verb == Verb::Delete);
+        let leaving = if has_deleted {
+            STAYS
+        } else {
+            self.leaving(random)
+        };
+        let committed = leaving.run(transaction.commit()).await;
+        let answer = committed.map_or(Answer::Unknown, |committed| answer(&committed));
+        self.all_answered(&open, answer);
     }
 
     /// Writes in a transaction, which must then see it.

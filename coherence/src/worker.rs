@@ -37,8 +37,8 @@ const MOST_CONNECTIONS: u64 = 12;
 /// Runs a worker to its end.
 pub(crate) async fn run<DB: Site>(orders: Orders) {
     let faults = Faults::new();
-    if let Some(broken) = orders.broken {
-        faults.leave_out(mechanism(broken));
+    if let Some(mechanism) = orders.broken.and_then(mechanism) {
+        faults.leave_out(mechanism);
     }
     let mix = Mix::of(orders.broken, orders.role());
     let connections = u32::try_from(mix.tasks.min(MOST_CONNECTIONS)).expect("they are few");
@@ -81,15 +81,17 @@ async fn cache(orders: &Orders, faults: &Faults) -> Cache {
     }
 }
 
-fn mechanism(broken: Broken) -> Mechanism {
-    match broken {
+fn mechanism(broken: Broken) -> Option<Mechanism> {
+    Some(match broken {
         Broken::FillCompare => Mechanism::FillCompare,
         Broken::Intent => Mechanism::Intent,
         Broken::AcceptedFill => Mechanism::AcceptedFill,
         Broken::Stamp => Mechanism::Stamp,
         Broken::Contended => Mechanism::Contended,
         Broken::End => Mechanism::End,
-    }
+        // No mechanism of the store: the tasks begin as plain sqlx does.
+        Broken::DroppedBegin => return None,
+    })
 }
 
 /// Does what the lines of the input say, until they end or say `stop`.

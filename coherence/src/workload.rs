@@ -21,7 +21,7 @@ pub(crate) struct Mix {
     pub(crate) transactions: u64,
     /// Of a thousand writes that are no transactions, how many are batches.
     pub(crate) batches: u64,
-    /// Of a thousand writes, how many are given up by their caller.
+    /// Of a thousand operations of each kind, how many are given up by their caller, after any number of polls.
     pub(crate) abandoned: u64,
     /// How long a task rests after an operation.
     pub(crate) rest: Duration,
@@ -89,6 +89,13 @@ impl Mix {
                     Role::Other => Self { writes: 0, ..many },
                 }
             }
+            // Transactions that are given up while they begin, and writes that follow them on their connections.
+            Some(Broken::DroppedBegin) => Self {
+                writes: 100,
+                transactions: 400,
+                abandoned: 200,
+                ..usual
+            },
             _ => usual,
         }
     }

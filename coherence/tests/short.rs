@@ -68,3 +68,8 @@ fn publications_of_contended_writers_are_caught() {
 fn writes_without_an_end_are_caught() {
     is_caught("end");
 }
+
+#[test]
+fn a_beginning_that_is_dropped_half_way_is_caught() {
+    is_caught("dropped-begin");
+}

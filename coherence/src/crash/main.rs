@@ -10,6 +10,8 @@
 #[path = "../dialects.rs"]
 mod dialects;
 mod faults;
+#[path = "../leaving.rs"]
+mod leaving;
 mod letters;
 mod mariadb;
 mod orders;

@@ -12,12 +12,13 @@ use larder::{
     Cache, Flusher, Repository,
     store::faulty::{Faults, Mechanism},
 };
-use larder_coherence::queue::options::Broken;
+use larder_coherence::{queue::options::Broken, random::Random};
 use rustix::process::Signal;
 use sqlx::Pool;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
+    leaving::leaving,
     letters,
     orders::{Orders, Role},
     points::Points,
@@ -32,6 +33,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 const CONNECTIONS: u32 = 6;
 /// How long what is left may take to come to the database.
 const DEADLINE: Duration = Duration::from_secs(25);
+/// Of a thousand flushes that were asked for, how many are given up, after any number of polls.
+const LEAVING_FLUSHES: u64 = 300;
 /// The pause before a flush is tried again that has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,15 +93,26 @@ async fn work<E: Row, DB: Site>(orders: Orders) {
             drop(flusher);
         }
         Role::Flusher => {
-            let flusher = start_flushing(&rows).await;
+            let mut flusher = Some(start_flushing(&rows).await);
             println!("ready");
-            while let Some(line) = lines.recv().await {
-                match &*line {
-                    "stop" => break,
-                    _ => {
+            let mut random = Random::seeded(orders.seed);
+            loop {
+                let pause = random.millis(20..400);
+                match tokio::time::timeout(pause, lines.recv()).await {
+                    Ok(None) => break,
+                    Ok(Some(line)) if line == "stop" => break,
+                    Ok(Some(_)) => {
                         let rows = rows.clone();
-                        // If it fails, the tasks of the flusher go on where it stopped.
-                        tokio::spawn(async move { drop(rows.flush().await) });
+                        let leaving = leaving(&mut random, LEAVING_FLUSHES);
+                        // If it fails, or leaves, the tasks of the flusher go on where it stopped.
+                        tokio::spawn(async move { drop(leaving.run(rows.flush()).await) });
+                    }
+                    Err(_) => {
+                        // Stopped in the middle of whatever it does, and begun again.
+                        drop(flusher.take());
+                        let started = leaving(&mut random, LEAVING_FLUSHES);
+                        let started = started.run(rows.start_flushing()).await;
+                        flusher = started.and_then(Result::ok);
                     }
                 }
             }

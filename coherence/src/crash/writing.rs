@@ -22,7 +22,7 @@ use larder_coherence::{
     random::Random,
 };
 
-use crate::{orders::Orders, rows::Row, site::Site};
+use crate::{leaving::leaving, orders::Orders, rows::Row, site::Site};
 
 /// How many counters there are.
 pub(crate) const COUNTERS: i64 = 3;
@@ -30,6 +30,8 @@ pub(crate) const COUNTERS: i64 = 3;
 pub(crate) const WRITERS: u64 = 3;
 /// How many rows a task has at a time.
 const ROWS: u64 = 2;
+/// Of a thousand operations, how many are given up by their caller, after any number of polls.
+pub(crate) const LEAVING: u64 = 20;
 /// How long a task waits after an error, which mostly means that a server is away.
 const REST: Duration = Duration::from_millis(20);
 
@@ -146,16 +148,20 @@ impl<E: Row, DB: Site> Shared<E, DB> {
             Deed::Row
         };
         self.log.asked(own.id, number, deed, now());
-        let done = match (own.exists, random.below(10)) {
-            _ if is_deletion => self.rows.delete(own.id).await,
-            (true, 0..3) => self.rows.update(&row).await.map(drop),
-            (true, 3..5) => {
-                let modified = self.rows.modify(own.id, |row| row.set_number(number));
-                modified.await.map(drop)
+        let choice = random.below(10);
+        let write = async {
+            match (own.exists, choice) {
+                _ if is_deletion => self.rows.delete(own.id).await,
+                (true, 0..3) => self.rows.update(&row).await.map(drop),
+                (true, 3..5) => {
+                    let modified = self.rows.modify(own.id, |row| row.set_number(number));
+                    modified.await.map(drop)
+                }
+                (false, 0..4) => self.rows.insert(&row).await.map(drop),
+                _ => self.rows.save(&row).await.map(drop),
             }
-            (false, 0..4) => self.rows.insert(&row).await.map(drop),
-            _ => self.rows.save(&row).await.map(drop),
         };
+        let done = leaving(random, LEAVING).run(write).await;
         own.number = number;
         own.exists = !is_deletion;
         self.answered(own.id, number, done)
@@ -169,8 +175,8 @@ impl<E: Row, DB: Site> Shared<E, DB> {
         let row = E::image(own.id, own.number, weight);
         let deed = if is_poison { Deed::Poison } else { Deed::Row };
         self.log.asked(own.id, own.number, deed, now());
-        let saved = self.rows.save(&row).await.map(drop);
-        self.answered(own.id, own.number, saved)
+        let saved = leaving(random, LEAVING).run(self.rows.save(&row)).await;
+        self.answered(own.id, own.number, saved.map(|saved| saved.map(drop)))
     }
 
     async fn raise(&self, random: &mut Random) -> bool {
@@ -178,13 +184,20 @@ impl<E: Row, DB: Site> Shared<E, DB> {
         let id = self.orders.counters + counter;
         self.log.asked(id, 0, Deed::Raise, now());
         let raised = self.rows.modify(id, |row| row.set_number(row.number() + 1));
-        let raised = raised.await;
-        let number = raised.as_ref().map_or(0, |row| row.number());
-        self.answered(id, number, raised.map(drop))
+        let raised = leaving(random, LEAVING).run(raised).await;
+        let number = match &raised {
+            Some(Ok(row)) => row.number(),
+            _ => 0,
+        };
+        self.answered(id, number, raised.map(|raised| raised.map(drop)))
     }
 
-    /// Notes what became of a write. Whether it was acknowledged.
-    fn answered(&self, id: i64, number: i64, done: Result<(), Error>) -> bool {
+    /// Notes what became of a write, if its caller has not left. Whether it was acknowledged.
+    fn answered(&self, id: i64, number: i64, done: Option<Result<(), Error>>) -> bool {
+        let Some(done) = done else {
+            self.log.failed(id, number, "its caller has left");
+            return false;
+        };
         match done {
             Ok(()) => {
                 self.log.acknowledged(id, number, now());
@@ -220,7 +233,10 @@ impl<E: Row, DB: Site> Shared<E, DB> {
             };
             let failures = self.elsewhere.stats().store_errors;
             let start = now();
-            let found = self.elsewhere.find(id).await;
+            let found = leaving(&mut random, LEAVING).run(self.elsewhere.find(id));
+            let Some(found) = found.await else {
+                continue;
+            };
             let end = now();
             // A read that the store could not answer is one of the database, and promises no more than that.
             let was_away = self.elsewhere.stats().store_errors > failures;

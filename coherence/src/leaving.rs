@@ -1,0 +1,25 @@
+//! Callers that leave: of some operations the future is dropped, after any number of polls.
+
+use larder_coherence::random::Random;
+
+use crate::support::cut::Cut;
+
+/// After how many polls a caller leaves at the latest.
+const MOST_POLLS: u64 = 12;
+
+/// A caller that stays to the end.
+pub(crate) const STAYS: Cut = Cut {
+    polls: usize::MAX,
+    late: false,
+};
+
+/// When the caller of an operation leaves: of a thousand, so many do at all.
+pub(crate) fn leaving(random: &mut Random, per_mille: u64) -> Cut {
+    if !random.per_mille(per_mille) {
+        return STAYS;
+    }
+    Cut {
+        polls: usize::try_from(random.below(MOST_POLLS)).expect("they are few"),
+        late: random.per_mille(500),
+    }
+}
