@@ -14,11 +14,7 @@
 //! dead letter knows the later one; and the nonce tells two claims to an epoch apart.
 //! Not here: the tables themselves (`tables`), and what is done with the rows (`apply`).
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use sqlx::Pool;
 
@@ -29,6 +25,7 @@ use crate::{
         tables::{self, Value},
     },
     error::{Error, ErrorKind},
+    token,
 };
 
 /// How many times a registration gives way to another one before something else must be wrong.
@@ -165,7 +162,7 @@ async fn claim<DB: Backend>(
     let known = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let incarnation = Incarnation {
         epoch: number::<DB>(known, 0)?.max(last) + 1,
-        nonce: draw(queue),
+        nonce: token::random(),
     };
     let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost, counted) \
                 VALUES (?, ?, ?, ?, 0, 0, 0, 0)";
@@ -329,15 +326,6 @@ async fn update<DB: Backend>(
     values: &[Value<'_>],
 ) -> Result<bool, sqlx::Error> {
     Ok(tables::execute(pool, text, values).await? > 0)
-}
-
-/// A number that nobody else has drawn.
-fn draw(queue: &str) -> u64 {
-    // Keyed by the operating system's random source.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write(queue.as_bytes());
-    hasher.write_u32(std::process::id());
-    hasher.finish()
 }
 
 /// The nonce as it is written in the table, and in the names of the store.
