@@ -114,6 +114,7 @@ impl Key {
 /// Every key there is.
 pub(crate) const KEYS: &[Key] = &[
     key("table", Place::Struct, Form::Text, r#"table = "flights""#),
+    key("name", Place::Struct, Form::Text, r#"name = "OrderItem""#),
     key(
         "strategy",
         Place::Struct,

@@ -26,7 +26,7 @@ use crate::{
 pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     let private = entity.table.paths.private();
     let ident = &entity.table.ident;
-    let name = entity.table.name();
+    let name = &entity.name;
     let table = &entity.table_name;
     let fingerprint = hexadecimal(entity.fingerprint);
     let hazard = entity

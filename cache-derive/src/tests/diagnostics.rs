@@ -213,13 +213,25 @@ fn names_are_checked() {
             format!("#[cached(table = \"{table}\")] struct Flight {{ #[cached(id)] id: i64 }}");
         assert_eq!(faults(&input).len(), 1, "{table}");
     }
-    for namespace in ["", "a:b", "a b", "a\\n"] {
-        assert_eq!(
-            faults(&entity(&format!("namespace = \"{namespace}\""))).len(),
-            1,
-            "{namespace}"
+    let refused = |key: &str, name: &str| {
+        let faults = faults(&entity(&format!("{key} = \"{name}\"")));
+        assert!(faults.len() < 2, "{key} = {name}: {faults:?}");
+        !faults.is_empty()
+    };
+    for part in ["", "a:b", "a b", "a\\n", "a{b", "a}"] {
+        assert!(
+            refused("namespace", part) && refused("name", part),
+            "{part}"
         );
     }
+    // They separate the parts of the name of a queue.
+    for part in ["a/b", "a@b"] {
+        assert!(
+            !refused("namespace", part) && refused("name", part),
+            "{part}"
+        );
+    }
+    assert!(!refused("name", "OrderItem") && !refused("name", "order-items.v2"));
 }
 
 #[test]

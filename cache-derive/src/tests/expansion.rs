@@ -246,6 +246,7 @@ fn policy_names_only_what_was_named() {
     };
     let cases = [
         ("nothing", ""),
+        ("name", r#", name = "OrderItem""#),
         ("strategy", r#", strategy = "aside""#),
         (
             "write-through",

@@ -14,6 +14,7 @@ use crate::{
 pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let table_name = check_table(errors, input);
     let id = check_id(errors, input);
+    let name = check_name(errors, input);
     let policy = policy::check(errors, &input.settings);
     queue::check(errors, input);
     check_versions(errors, input.fields());
@@ -22,6 +23,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         table: table(input),
         visibility: input.visibility.clone(),
         table_name: table_name?,
+        name,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
         policy,
@@ -67,6 +69,13 @@ fn check_table(errors: &mut Errors, input: &Input) -> Option<String> {
         format!("{fault}\nhelp: write `flights`, or `app.flights` with a schema"),
     );
     None
+}
+
+/// The name is a part of keys, and of the names of queues, whose other parts are told by separators.
+fn check_name(errors: &mut Errors, input: &Input) -> String {
+    let settings = &input.settings;
+    let chosen = policy::check_part(errors, settings, "name", "/@");
+    chosen.unwrap_or_else(|| input.ident.unraw().to_string())
 }
 
 /// Without an id there is no key. A composite id is chosen by the application: larder could not learn from the database

@@ -19,7 +19,7 @@ const SHORTEST_INTENT_TTL: u64 = 2_000;
 
 /// Judges the options, except those of a queue; those that could not be read are left out.
 pub(super) fn check(errors: &mut Errors, settings: &Settings) -> Policy {
-    check_namespace(errors, settings);
+    check_part(errors, settings, "namespace", "");
     check_lease(errors, settings);
     check_intent(errors, settings);
     check_announced(errors, settings);
@@ -27,26 +27,32 @@ pub(super) fn check(errors: &mut Errors, settings: &Settings) -> Policy {
     policy(settings)
 }
 
-/// A namespace is the first part of a key, and the separator of the parts is `:`.
-fn check_namespace(errors: &mut Errors, settings: &Settings) {
-    let Some(text) = settings.get("namespace").and_then(text) else {
-        return;
+/// The parts of a key are separated by `:`, and braces name its slot in a cluster; further separators may be refused. The
+/// part, if it was named and can be one.
+pub(super) fn check_part(
+    errors: &mut Errors,
+    settings: &Settings,
+    key: &str,
+    separators: &str,
+) -> Option<String> {
+    let text = settings.get(key).and_then(text)?;
+    let part = text.value();
+    let is_refused = |c: char| {
+        ":{}".contains(c) || separators.contains(c) || c.is_whitespace() || c.is_control()
     };
-    let name = text.value();
-    let fault = if name.is_empty() {
-        "`namespace` is empty".to_owned()
-    } else if name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+    let fault = if part.is_empty() {
+        format!("`{key}` is empty")
+    } else if part.contains(is_refused) {
+        let others: String = separators.chars().map(|c| format!(", `{c}`")).collect();
         format!(
-            "`{}` contains a colon, white space or a control character",
-            name.escape_debug()
+            "`{}` contains a colon, a brace{others}, white space or a control character",
+            part.escape_debug()
         )
     } else {
-        return;
+        return Some(part);
     };
-    errors.report(
-        text,
-        format!("{fault}\n{}", help(Place::Struct, "namespace")),
-    );
+    errors.report(text, format!("{fault}\n{}", help(Place::Struct, key)));
+    None
 }
 
 /// A reader that waits longer than a lease can live waits for nobody.
