@@ -31,6 +31,8 @@ mod documents {
     struct NestedColumns;
     #[doc = include_str!("../docs/coherence.md")]
     struct Coherence;
+    #[doc = include_str!("../docs/namespaces.md")]
+    struct Namespaces;
     #[doc = include_str!("../docs/write-behind.md")]
     struct WriteBehind;
     #[doc = include_str!("../docs/format.md")]

@@ -4,6 +4,10 @@
 //! macro at the bottom, and everything above sees `DB: Backend`.
 
 use std::future::Future;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use std::path::PathBuf;
+#[cfg(feature = "sqlite")]
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use sqlx::{
@@ -14,6 +18,7 @@ use sqlx::{
 #[cfg(feature = "postgres")]
 use crate::postgres_array;
 use crate::{
+    binding::endpoint,
     column::{Array, Column},
     entity::Entity,
     source::Binding,
@@ -144,6 +149,10 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     /// Appends the id that the database generated, for the statement that reads the new row back.
     #[doc(hidden)]
     fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
+
+    /// Where a pool leads to, by its options. Two that are equal lead to one place.
+    #[doc(hidden)]
+    fn endpoint(pool: &Pool<Self>) -> String;
 
     /// Takes a connection out of the pool.
     #[doc(hidden)]
@@ -301,6 +310,13 @@ backend!(
     PostgresBound,
     |_| None,
     {
+        fn endpoint(pool: &Pool<Self>) -> String {
+            let options = pool.connect_options();
+            let name = options.get_database().unwrap_or(options.get_username());
+            let socket = options.get_socket().map(PathBuf::as_path);
+            endpoint::of_server(options.get_host(), socket, options.get_port(), name)
+        }
+
         fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
             let mut encoded = sqlx::postgres::PgArgumentBuffer::default();
             let _is_null = value.encode_by_ref(&mut encoded)?;
@@ -332,6 +348,13 @@ backend!(
     MySqlBound,
     |result| Some(result.last_insert_id()),
     {
+        fn endpoint(pool: &Pool<Self>) -> String {
+            let options = pool.connect_options();
+            let name = options.get_database().unwrap_or_default();
+            let socket = options.get_socket().map(PathBuf::as_path);
+            endpoint::of_server(options.get_host(), socket, options.get_port(), name)
+        }
+
         fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
             let mut encoded = Vec::new();
             let _is_null = value.encode_by_ref(&mut encoded)?;
@@ -339,4 +362,15 @@ backend!(
         }
     }
 );
-backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {});
+backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {
+    fn endpoint(pool: &Pool<Self>) -> String {
+        let options = pool.connect_options();
+        // The options do not tell otherwise that `mode=memory` was asked for.
+        let in_memory = format!("{options:?}").contains("in_memory: true");
+        endpoint::of_file(
+            options.get_filename(),
+            in_memory,
+            Arc::as_ptr(&options).addr(),
+        )
+    }
+});

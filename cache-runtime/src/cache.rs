@@ -4,9 +4,13 @@
 use std::time::Duration;
 use std::{fmt, path::PathBuf, sync::Arc};
 
+use sqlx::Pool;
+
 #[cfg(feature = "test-util")]
 use crate::store::faulty::{Faults, FaultyStore};
 use crate::{
+    backend::Backend,
+    binding::{self, Ledger},
     clock::Clock,
     codec::Codec,
     error::{Error, ErrorKind},
@@ -36,11 +40,16 @@ const DEFAULT_LOADS: usize = 64;
 /// # let _ = cache;
 /// ```
 #[derive(Clone)]
-pub struct Cache(Arc<Inner>);
+pub struct Cache {
+    inner: Arc<Inner>,
+    namespace: Arc<str>,
+}
 
+/// What all namespaces of a cache share.
 pub(crate) struct Inner {
     pub(crate) store: AnyStore,
-    pub(crate) namespace: String,
+    /// What the namespaces are bound to.
+    pub(crate) ledger: Ledger,
     pub(crate) codec: Codec,
     pub(crate) clock: Clock,
     /// The keys that the store could not be told about.
@@ -54,9 +63,9 @@ pub(crate) struct Inner {
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
-            .field("store", &self.0.store)
-            .field("namespace", &self.0.namespace)
-            .field("codec", &self.0.codec)
+            .field("store", &self.inner.store)
+            .field("namespace", &self.namespace)
+            .field("codec", &self.inner.codec)
             .finish_non_exhaustive()
     }
 }
@@ -91,11 +100,59 @@ impl Cache {
     /// The writes of this process that the store could not be told about when they were made, and what became of them.
     #[must_use]
     pub fn repairs(&self) -> RepairStats {
-        self.0.repairs.stats()
+        self.inner.repairs.stats()
+    }
+
+    /// The same cache with another namespace: one for each tenant, say, that has a database, a schema or rules of its own.
+    ///
+    /// It costs two allocations: connection, memory, clock and what is to be repaired are shared, so any number of namespaces
+    /// have one connection to Redis. What a namespace is, and what it is bound to, is told in `docs/namespaces.md`.
+    ///
+    /// ```
+    /// # use larder_runtime::Cache;
+    /// let cache = Cache::in_process();
+    /// let tenant = cache.with_namespace("shop-eu")?;
+    /// # let _ = tenant;
+    /// # Ok::<_, larder_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] for a namespace that cannot be part of a key, as [`CacheBuilder::build`].
+    pub fn with_namespace(&self, namespace: impl AsRef<str>) -> Result<Self, Error> {
+        let namespace = namespace.as_ref();
+        check_namespace(namespace)?;
+        Ok(Self {
+            inner: Arc::clone(&self.inner),
+            namespace: Arc::from(namespace),
+        })
+    }
+
+    /// Binds the namespace of this cache to the database that `pool` reaches, whatever it was bound to, and drops the rows
+    /// that are cached in it. The one step for a database that has moved, was replaced, or whose tables were renamed.
+    ///
+    /// Queued writes stay queued, and are flushed to that database. Other processes that are connected go on with what they
+    /// have found at their start, so stop those of the former database first. Queues with a journal follow if their
+    /// repositories are made after this, by the same cache.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the database; [`ErrorKind::Store`] when the store cannot be reached. The call can be repeated.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before it ends may have bound the namespace and dropped some of the rows; call it again.
+    pub async fn rebind<DB: Backend>(&self, pool: &Pool<DB>) -> Result<(), Error> {
+        binding::rebind(&self.inner, &self.namespace, pool).await
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
-        &self.0
+        &self.inner
+    }
+
+    /// The first part of the keys of entities that name none themselves.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// The store, for tests that look behind the repository.
@@ -103,7 +160,7 @@ impl Cache {
     #[doc(hidden)]
     #[must_use]
     pub fn store(&self) -> &AnyStore {
-        &self.0.store
+        &self.inner.store
     }
 }
 
@@ -170,7 +227,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the first part of every key (default `larder`), for entities that name none themselves.
+    /// Sets the first part of every key (default `larder`), for entities that name none themselves. A namespace belongs to one
+    /// database; further ones are made with [`Cache::with_namespace`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
@@ -271,16 +329,7 @@ impl CacheBuilder {
     ///
     /// [`ErrorKind::Configuration`] for a URL, a namespace or a capacity that cannot be used.
     pub fn build(self) -> Result<Cache, Error> {
-        if self.namespace.is_empty()
-            || self
-                .namespace
-                .contains(|c: char| c.is_control() || c.is_whitespace() || ":{}".contains(c))
-        {
-            return Err(configuration(format!(
-                "the namespace {:?} is empty or holds white space, a colon or a brace; use a short name such as \"shop\"",
-                self.namespace
-            )));
-        }
+        check_namespace(&self.namespace)?;
         if self.capacity == 0 {
             return Err(configuration(
                 "a capacity of 0 rows keeps nothing; use at least 1",
@@ -297,7 +346,7 @@ impl CacheBuilder {
         let store = FaultyStore::new(store, self.faults.clone());
         let inner = Arc::new(Inner {
             store,
-            namespace: self.namespace,
+            ledger: Ledger::default(),
             codec: self.codec,
             clock: self.clock,
             repairs,
@@ -306,7 +355,10 @@ impl CacheBuilder {
             intent_ttl: self.intent_ttl,
         });
         inner.repairs.belong_to(Arc::downgrade(&inner));
-        Ok(Cache(inner))
+        Ok(Cache {
+            inner,
+            namespace: Arc::from(self.namespace),
+        })
     }
 
     #[cfg(feature = "redis")]
@@ -366,7 +418,7 @@ impl CacheBuilder {
     pub async fn connect(self) -> Result<Cache, Error> {
         let cache = self.build()?;
         // A failure has been reported where it happened.
-        let _away = cache.0.store.connect().await;
+        let _away = cache.inner.store.connect().await;
         Ok(cache)
     }
 }
@@ -375,6 +427,16 @@ impl CacheBuilder {
 #[cfg(feature = "redis")]
 fn heart(namespace: &str) -> String {
     format!("{namespace}::hb:{:?}", ProcessId::current())
+}
+
+fn check_namespace(namespace: &str) -> Result<(), Error> {
+    let has_separator = |c: char| c.is_control() || c.is_whitespace() || ":{}".contains(c);
+    if namespace.is_empty() || namespace.contains(has_separator) {
+        return Err(configuration(format!(
+            "the namespace {namespace:?} is empty or holds white space, a colon or a brace; use a short name such as \"shop\""
+        )));
+    }
+    Ok(())
 }
 
 fn configuration(message: impl Into<String>) -> Error {

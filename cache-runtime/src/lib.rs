@@ -27,6 +27,8 @@ mod announce;
 pub mod backend;
 #[doc(hidden)]
 pub mod behind;
+#[doc(hidden)]
+pub mod binding;
 mod bulk;
 mod cache;
 mod chunks;

@@ -305,6 +305,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         row: Option<&Arc<E>>,
         meta: Meta,
     ) -> Option<(Filling, Duration)> {
+        // What it is stored in must be known to hold rows of this database and table.
+        if !self.is_bound() {
+            return None;
+        }
         match row {
             Some(row) => {
                 // The database may call two spellings equal; under this key only this spelling would be invalidated.

@@ -11,6 +11,7 @@
 //!
 //! Invariant: a row is stored only by `fill` under the lease it was loaded under, and never by anything but a fresh read
 //! outside any transaction. An error is never stored, and never becomes "does not exist".
+//! Invariant: nothing is served from a store that is not known to hold rows of this database (`binding`).
 //! Invariant: the store's errors end here; the caller sees the database's only.
 //! Not here: what a load does (`load`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
 
@@ -62,6 +63,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Reads a row, from the cache if it can be.
     pub(crate) async fn read(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
+        self.bind_for_read().await?;
         if self.denies(&key) {
             return Box::pin(self.miss_from(key, id.into_owned(), Next::Bypass)).await;
         }
@@ -70,6 +72,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             .store
             .get(&key, self.fingerprint, self.codec.number())
             .await;
+        if !self.is_servable() && matches!(found, Ok(Found::Value(..) | Found::Negative(_))) {
+            self.bind_now().await?;
+        }
         let next = match self.judge(&key, found) {
             Judged::Served(outcome) => {
                 if outcome.row.is_some() {
@@ -113,15 +118,16 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let permit = self.loading.acquire().await;
             let _permit = permit.expect("the semaphore is never closed");
             self.counters.loads.add_one();
-            let mut connection = self.database.acquire().await?;
+            let failed = |error| database::describe("load", &self.what(key), error, Fate::Nothing);
+            let mut connection = self.database.acquire().await.map_err(failed)?;
+            self.bind_within(&mut connection).await?;
             let mark = mark();
-            let row = self.database.select(&mut connection, id).await?;
-            Ok((mark, row.map(Arc::new)))
+            let row = self.database.select(&mut connection, id).await;
+            Ok((mark, row.map_err(failed)?.map(Arc::new)))
         };
-        loaded.await.map_err(|error| {
-            self.counters.load_errors.add_one();
-            database::describe("load", &self.what(key), error, Fate::Nothing)
-        })
+        loaded
+            .await
+            .inspect_err(|_| self.counters.load_errors.add_one())
     }
 
     async fn miss_from(
@@ -227,8 +233,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Judged::Unserved(Next::Bypass);
         };
         match found {
-            // Remembered while the answer was on its way.
-            Found::Value(..) | Found::Negative(_) if self.denies(key) => {
+            // Remembered while the answer was on its way, or come over a connection on which nobody has asked whose it is.
+            Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.denies(key) => {
                 Judged::Unserved(Next::Bypass)
             }
             Found::Value(meta, payload) => match self.open(payload) {

@@ -1,7 +1,12 @@
 //! The repository: every public operation on the rows of one entity. It holds no policy; each operation is a call into
 //! `read`, `write` or `schema`.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use sqlx::Pool;
 use tokio::sync::Semaphore;
@@ -11,6 +16,7 @@ use crate::store::faulty::Mechanism;
 use crate::{
     backend::{Backend, Bound},
     behind::{Queue, partition::Partition, tables::check_name},
+    binding::{Bond, Member},
     bulk::{Batch, Done},
     cache::{self, Cache},
     codec::{self, Codec},
@@ -49,6 +55,8 @@ pub(crate) struct Inner<E: Entity, DB: Backend> {
     pub(crate) loading: Semaphore,
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
+    /// The namespace, and whose it is.
+    pub(crate) bond: Bond<DB>,
 }
 
 /// A row, and where it came from.
@@ -124,7 +132,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] when a column has no type in this database, when two fields are one
-    /// column, when the codec cannot carry the entity, or when the id has a type whose values have several spellings. Of a
+    /// column, when the codec cannot carry the entity, when the id has a type whose values have several spellings, or when the
+    /// namespace is known to belong to another database, or the entity's name to another table. Of a
     /// write-behind entity also when its journal cannot be opened, or the name of its queue is too long.
     pub fn try_new(cache: &Cache, pool: Pool<DB>) -> Result<Self, Error> {
         let spec = E::SPEC;
@@ -135,6 +144,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
                 DB::NAME
             ))
         })?;
+        let namespace = spec
+            .policy
+            .namespace
+            .unwrap_or(cache.namespace())
+            .to_owned();
         let cache = Arc::clone(cache.inner());
         let policy = spec.policy;
         #[cfg(feature = "test-util")]
@@ -144,13 +158,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         };
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
+        let bond = Bond::new(&cache, &namespace, spec.name, spec.table, &pool);
         let database = Database::new(pool, binding, policy.publishes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
-        let keys = KeySpace::new(&cache.namespace, spec.name, &policy);
+        bond.check_at_first_sight(&cache)?;
+        let keys = KeySpace::new(&namespace, spec.name, &policy);
         cache.repairs.register(keys.prefix());
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
-            let name = key::queue_name(&cache.namespace, spec.name, &policy);
+            let name = key::queue_name(&namespace, spec.name, &policy);
             let mut queue = Queue::new(&name, policy.queue);
             let own = cache.store.open_queue(&queue.partitions(), &policy.queue)?;
             #[cfg(feature = "test-util")]
@@ -162,7 +178,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             Ok::<_, Error>(queue)
         });
         let queue = queue.transpose()?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
             database,
@@ -172,15 +188,20 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             flights: Flights::default(),
             loading: Semaphore::new(cache.concurrent_loads),
             queue,
+            bond,
             cache,
-        })))
+        });
+        let member = Arc::downgrade(&inner) as Weak<dyn Member>;
+        inner.cache.ledger.join(&namespace, member);
+        Ok(Self(inner))
     }
 
     /// The row with this id, from the cache if it can be.
     ///
     /// # Errors
     ///
-    /// Errors of the database only: a cache that is away is not an error.
+    /// Errors of the database: a cache that is away is not an error. [`ErrorKind::Configuration`], as any operation, when the
+    /// namespace belongs to another database, or the entity's name to another table.
     ///
     /// # Cancel safety
     ///
@@ -278,6 +299,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ) -> Result<Arc<E>, Error> {
         const { queued::<E>() };
         let inner = &self.0;
+        inner.bind_for_queue("modify").await?;
         let written = inner.modify(&id.as_id(), change).await;
         inner.count(&written);
         written
@@ -396,6 +418,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// its time to live ends.
     pub async fn invalidate(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
         let key = self.0.key(&id.as_id())?;
+        self.0.bind_now().await?;
         self.0.invalidate(&key).await
     }
 
@@ -411,6 +434,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// A future that is dropped before it ends may have dropped only some of the rows; call it again.
     pub async fn invalidate_all(&self) -> Result<(), Error> {
+        self.0.bind_now().await?;
         self.0.invalidate_all().await
     }
 
@@ -488,8 +512,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);
         if inner.queue.is_some() {
+            inner.bind_for_queue(write.verb()).await?;
             return inner.write_behind(write).await;
         }
+        inner.bind_for_write().await?;
         to_its_end::<E, _>(write.verb(), async move {
             let row = inner.write(&write).await?;
             Ok(row.or_else(|| write.into_row().map(Arc::new)))
@@ -509,6 +535,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             return Ok(batch.nothing());
         }
         let inner = Arc::clone(&self.0);
+        inner.bind_for_write().await?;
         to_its_end::<E, _>(batch.verb(), async move {
             let mut transaction = Transaction::begin(&inner.database.pool).await?;
             let done = transaction.write_batch(&inner, batch).await?;
@@ -582,6 +609,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
+        self.bind_now().await?;
         let dropped = self.invalidate(&key).await;
         // A flight that is under way may have read the row before this call.
         self.flights.close_current(&key);

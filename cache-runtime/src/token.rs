@@ -59,12 +59,9 @@ impl Drawn {
             }
             let name = draw();
             let storing = process | STORING;
-            let first = self.process.compare_exchange(
-                seen,
-                storing,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            );
+            let first =
+                self.process
+                    .compare_exchange(seen, storing, Ordering::SeqCst, Ordering::SeqCst);
             if first.is_ok() {
                 self.name.store(name, Ordering::SeqCst);
                 self.process.store(process, Ordering::SeqCst);
@@ -87,11 +84,7 @@ impl ProcessId {
     /// The name of this process. A child that was forked has another one than its parent and its siblings.
     pub fn current() -> Self {
         static CURRENT: Drawn = Drawn::nothing();
-        Self(
-            CURRENT
-                .name_of(std::process::id(), random)
-                .to_be_bytes(),
-        )
+        Self(CURRENT.name_of(std::process::id(), random).to_be_bytes())
     }
 }
 

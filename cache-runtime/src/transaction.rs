@@ -288,6 +288,19 @@ impl<DB: Backend> Transaction<'_, DB> {
         rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
     }
 
+    /// Binds a repository on the connection of the transaction; its pool may have no other.
+    async fn bind<E: Entity>(&mut self, repository: &Inner<E, DB>) -> Result<(), Error> {
+        let (connection, scope) = self.parts()?;
+        if repository.is_bound() {
+            return Ok(());
+        }
+        // Dropped half-way, a statement may have been run in it.
+        scope.is_running = true;
+        let bound = repository.bind_within(connection).await;
+        scope.is_running = false;
+        bound
+    }
+
     /// Reads a row of a repository.
     pub(crate) async fn find<E: Entity>(
         &mut self,
@@ -295,6 +308,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         id: &E::Id,
     ) -> Result<Option<Arc<E>>, Error> {
         let key = repository.key(id)?;
+        self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
         // A read that is dropped leaves nothing behind but, on MySQL, a connection that is of no use.
         scope.statements.begin();
@@ -344,6 +358,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         repository: &Arc<Inner<E, DB>>,
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
+        self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
         scope.begin_statement();
         let written = repository
@@ -361,6 +376,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         repository: &Arc<Inner<E, DB>>,
         batch: Batch<E>,
     ) -> Result<Done<E>, Error> {
+        self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
         scope.begin_statement();
         let written = repository

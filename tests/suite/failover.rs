@@ -176,8 +176,11 @@ async fn served_after_a_failover_that_lost_the_tail(left_out: &[Mechanism]) -> (
     let namespace = unique("failover");
     let process = Process::start(&world, pair.primary.address(), &namespace, left_out).await;
     process.caches("old").await;
-    pair.replica_holds(|size| size == 1, "the replica holds the row")
-        .await;
+    pair.replica_holds(
+        |size| size == 2,
+        "the replica holds the row and the binding",
+    )
+    .await;
     pair.between.blackhole();
     process.items.update(&Item::new(1, "new")).await.unwrap();
     pair.primary.kill().await;

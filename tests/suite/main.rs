@@ -7,6 +7,7 @@ mod support;
 
 fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     &[
+        binding::FORKING,
         crash::WRITER,
         journal::APPENDER,
         processes::CROWD,
@@ -14,6 +15,7 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     ]
 }
 
+mod binding;
 mod breaker;
 mod bulk;
 mod crash;

@@ -261,7 +261,10 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
         .unwrap();
     items.update(&Item::new(1, "new")).await.unwrap();
     let entries: u64 = redis::cmd("DBSIZE").query_async(&mut admin).await.unwrap();
-    assert_eq!(entries, 2, "the old entries are still there");
+    assert_eq!(
+        entries, 3,
+        "the old entries are still there, and the binding of their namespace"
+    );
     let hits = items.stats().hits;
     for _ in 0..20 {
         let outcome = items.find_outcome(1).await.unwrap();
@@ -357,6 +360,8 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     let builder = Cache::builder().redis(server.url()).faults(&faults);
     let cache = builder.connect().await.unwrap();
     let items = Item::repository(&cache, world.pool.clone());
+    // The database has said who it is.
+    items.find(404).await.unwrap();
     let run = cache.store().run();
     let gate = world.close_gate().await;
     let write = tokio::spawn({

@@ -15,7 +15,7 @@ on_both_stores!(
     another_layout_is_a_miss_and_is_overwritten,
     a_write_by_either_version_is_seen_by_the_other,
     another_layout_of_a_nested_type_is_a_miss,
-    another_table_under_the_same_name_is_a_miss,
+    another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew,
 );
 on_redis!(
     damaged_bytes_are_a_miss_counted_and_repaired,
@@ -137,13 +137,21 @@ async fn another_layout_of_a_nested_type_is_a_miss<DB: Tested>(world: &World<DB>
     is_loaded_and_cached!(world, first, more_columns, more_variants, first);
 }
 
-async fn another_table_under_the_same_name_is_a_miss<DB: Tested>(world: &World<DB>) {
+async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew<
+    DB: Tested,
+>(
+    world: &World<DB>,
+) {
     world.put(&Item::new(1, "one")).await;
     world.sql("CREATE TABLE others (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200))").await;
     world
         .sql("INSERT INTO others VALUES (1, 'other', NULL)")
         .await;
-    is_loaded_and_cached!(world, first, other_table, first);
+    is_loaded_and_cached!(world, first);
+    let made = other_table::Thing::try_repository(&world.cache, world.pool.clone());
+    assert_eq!(made.unwrap_err().kind(), larder::ErrorKind::Configuration);
+    world.cache.rebind(&world.pool).await.unwrap();
+    is_loaded_and_cached!(world, other_table);
 }
 
 /// Z4.

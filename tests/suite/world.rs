@@ -116,7 +116,7 @@ pub(crate) struct World<DB: Tested> {
     pub(crate) database: TestDatabase<DB>,
     pub(crate) pool: Pool<DB>,
     pub(crate) kind: Kind,
-    namespace: String,
+    pub(crate) namespace: String,
 }
 
 impl<DB: Tested> World<DB> {
@@ -248,7 +248,8 @@ pub(crate) struct Gate<DB: Tested>(
     #[expect(dead_code, reason = "held, not used")] Vec<sqlx::pool::PoolConnection<DB>>,
 );
 
-async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
+/// A cache with a namespace. What two of them have in common is the store, if it is Redis.
+pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
     let builder = Cache::builder()
         .namespace(namespace)
         .faults(faults)

@@ -89,6 +89,8 @@ pub(crate) enum Stepped {
 impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Takes one step in a partition.
     pub(crate) async fn flush_step(&self, lane: &Lane, turn: Turn) -> Result<Stepped, Error> {
+        // The store may have been replaced by one whose queue is another database's.
+        self.bind_for_queue("flush").await?;
         let mut standing = lane.standing.lock().await;
         // Out of the futures of those who wait for it, which are deep enough.
         let stepped = Box::pin(self.step(lane, &mut standing, turn)).await;

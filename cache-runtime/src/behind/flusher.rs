@@ -164,6 +164,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     pub async fn flush(&self) -> Result<(), Error> {
         const { queued::<E>() };
         let inner = &self.0;
+        inner.bind_for_queue("flush").await?;
         let lanes = inner.queue().lanes.iter();
         let flushed = lanes.map(|lane| inner.flush_lane(lane));
         let flushed = futures_util::future::join_all(flushed).await;
@@ -183,6 +184,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         const { queued::<E>() };
         let inner = &self.0;
         let queue = inner.queue();
+        inner.bind_now().await?;
         let open = offsets::open_of_queue(&inner.database.pool, &queue.name).await?;
         inner.none_is_missing(queue, &open).await?;
         let mut pending = Pending::default();

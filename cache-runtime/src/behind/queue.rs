@@ -117,7 +117,9 @@ impl Queue {
     /// The queue with a name, as the entity's policy wants it.
     pub(crate) fn new(name: &str, policy: QueuePolicy) -> Self {
         let lanes = (0..policy.partitions).map(|number| Lane::new(name, number));
-        let family = name.split_inclusive('/').next().unwrap_or(name).to_owned();
+        // A namespace may hold a slash as well.
+        let family = name.rsplit_once('/').map_or(name, |(family, _)| family);
+        let family = format!("{family}/");
         Self {
             name: Arc::from(name),
             family,
@@ -128,6 +130,11 @@ impl Queue {
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
         }
+    }
+
+    /// Forgets that it was checked.
+    pub(crate) fn unverify(&self) {
+        self.verified.store(0, Ordering::Release);
     }
 
     /// The partitions, as the store knows them.
@@ -237,6 +244,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     async fn verify(&self, queue: &Queue) -> Result<Acknowledged, Error> {
         let name = E::SPEC.name;
+        self.bind_for_queue("check").await?;
         let checked = self.cache.store.check_queue(&queue.policy).await;
         let checked = checked.map_err(|error| self.queue_away("check", error))?;
         let acknowledged = checked.map_err(|reason| {

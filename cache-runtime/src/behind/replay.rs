@@ -11,6 +11,7 @@ use crate::{
         letters::{self, DeadLetter},
         tables,
     },
+    binding::Member,
     database::Write,
     entity::Entity,
     error::{Error, ErrorKind},
@@ -40,6 +41,7 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     /// The future may be dropped at any time.
     pub async fn list(&self, limit: u32) -> Result<Vec<DeadLetter<E>>, Error> {
         let inner = &self.0;
+        inner.bind_now().await?;
         let queue = &inner.queue().name;
         letters::list(&inner.database.pool, queue, inner.fingerprint, limit).await
     }
@@ -57,6 +59,7 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     /// Dropped half-way, the write may be queued and the letter still be there.
     pub async fn replay(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         let inner = &self.0;
+        inner.bind_for_queue("replay").await?;
         match letter.image() {
             Some(Image::Row(row)) => inner.write_behind(Write::Save(E::clone(&row))).await?,
             Some(Image::Deletion(id)) => match inner.write_behind(Write::Delete(id)).await {
@@ -88,6 +91,7 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     ///
     /// Dropped half-way, the letter may or may not be there.
     pub async fn discard(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
+        self.0.bind_now().await?;
         letters::discard(&self.0.database.pool, letter).await?;
         Ok(())
     }
@@ -101,7 +105,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         DeadLetters(Arc::clone(&self.0))
     }
 
-    /// Creates the tables that write-behind needs, if they are not there. Their statements, for a migration, are in
+    /// Creates larder's tables, if they are not there: those that write-behind needs, and the one with the id of the
+    /// database. Their statements, for a migration, are in
     /// [`schema`](crate::schema).
     ///
     /// # Errors
@@ -113,6 +118,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Dropping the future may leave one of the tables; call it again.
     pub async fn install(&self) -> Result<(), Error> {
         const { queued::<E>() };
-        tables::install(&self.0.database.pool).await
+        let inner = &self.0;
+        tables::install(&inner.database.pool).await?;
+        // The database may have an id now, to which the namespace is to be bound.
+        inner.bond.prober.forget();
+        inner.unbind();
+        Ok(())
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     database::{self, Fate},
     detached,
     error::{Error, ErrorKind},
+    schema,
     statement::Dialect,
 };
 
@@ -148,10 +149,22 @@ pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
 ///
 /// Errors of the database, also where its user may not create tables.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
+    schema::install(pool).await?;
+    let texts = vec![offsets_sql::<DB>(), dead_letters_sql::<DB>()];
+    create(pool, texts)
+        .await
+        .map_err(|error| describe::<DB>("create", "the tables of write-behind", error))
+}
+
+/// Runs statements that create something if it is not there. Any number of processes may do so at once.
+pub(crate) async fn create<DB: Backend>(
+    pool: &Pool<DB>,
+    texts: Vec<&'static str>,
+) -> Result<(), sqlx::Error> {
     let pool = pool.clone();
-    let created = async move {
+    detached::query(async move {
         let mut connection = DB::acquire(&pool).await?;
-        for text in [offsets_sql::<DB>(), dead_letters_sql::<DB>()] {
+        for text in texts {
             let text = match DB::DIALECT {
                 // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
                 // is held until both statements, which are one transaction, have ended. Its number is larder's own.
@@ -163,10 +176,8 @@ pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
             DB::run(&mut connection, AssertSqlSafe(text).into_sql_str()).await?;
         }
         Ok(())
-    };
-    detached::query(created)
-        .await
-        .map_err(|error| describe::<DB>("create", "the tables of write-behind", error))
+    })
+    .await
 }
 
 /// A value for a statement on these tables.

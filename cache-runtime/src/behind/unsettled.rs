@@ -33,6 +33,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             // An entity that is not written behind has no key of this form; whatever stands there is not its business.
             return Ok(Judged::Unserved(Next::Bypass));
         };
+        if !self.is_servable() {
+            return Ok(Judged::Unserved(Next::Bypass));
+        }
         let lane = &queue.lanes[self.keys.partition(key)];
         let (pending, payload) = match store.queued(key).await {
             Ok(Some(queued)) => queued,

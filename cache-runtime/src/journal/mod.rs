@@ -21,6 +21,7 @@
 //! again after a crash. So nobody may act on a record, or write down its number elsewhere, before [`Journal::is_durable`].
 //! Not here: files that are removed by hand while the journal is open; a sync does not notice that.
 
+mod binding;
 mod commit;
 mod error;
 mod files;
@@ -31,9 +32,13 @@ mod segments;
 mod tests;
 mod writer;
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
 
-use self::{commit::Commit, files::Files, segments::Segments};
+use self::{binding::Binding, commit::Commit, files::Files, segments::Segments};
 pub use self::{error::JournalError, recover::Record};
 
 /// How large a segment becomes before the next one is begun, in bytes.
@@ -47,6 +52,7 @@ struct Handle {
     commit: Arc<Commit>,
     identity: u64,
     files: Files,
+    binding: Mutex<Binding>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,6 +86,7 @@ impl Journal {
     ) -> Result<(Self, Vec<Record>), JournalError> {
         let (segments, records) = Segments::open(directory, segment_size, files.clone())?;
         let identity = segments.identity();
+        let binding = Binding::read(directory)?;
         let commit = Arc::new(Commit::new(segments.last()));
         let thread = writer::start(Arc::clone(&commit), segments).map_err(|cause| {
             let attempted = format!("start a thread for the journal {}", directory.display());
@@ -89,6 +96,7 @@ impl Journal {
             commit,
             identity,
             files,
+            binding: Mutex::new(binding),
             thread: Some(thread),
         };
         Ok((Self(Arc::new(handle)), records))
@@ -99,6 +107,25 @@ impl Journal {
     #[must_use]
     pub fn identity(&self) -> u64 {
         self.0.identity
+    }
+
+    /// Changes what is written about whose records these are: `decide` is given that, and answers with what replaces it, if
+    /// anything does. Blocks, and returns when it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// When `decide` fails, or an operation on a file.
+    pub fn bind<T>(
+        &self,
+        decide: impl FnOnce(Option<&str>) -> Result<(Option<String>, T), String>,
+    ) -> Result<T, JournalError> {
+        let binding = self.0.binding.lock();
+        let mut binding = binding.unwrap_or_else(PoisonError::into_inner);
+        let (replaced, decided) = decide(binding.text()).map_err(|why| binding.damaged(&why))?;
+        if let Some(text) = replaced {
+            binding.write(text, &self.0.files)?;
+        }
+        Ok(decided)
     }
 
     /// Queues a record and returns its number: the order of the calls is the order of the records. Does no I/O.

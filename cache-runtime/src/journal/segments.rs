@@ -13,18 +13,19 @@
 //! is on disk before the next one.
 
 use std::{
-    collections::{VecDeque, hash_map::RandomState},
+    collections::VecDeque,
     fs::{self, File, TryLockError},
-    hash::BuildHasher,
     path::{Path, PathBuf},
 };
 
 use super::{
+    binding::{BINDING, UNBOUND},
     error::JournalError,
     files::Files,
     format::{self, HEADER_LENGTH, Header},
     recover::{Record, Recovery, Rules},
 };
+use crate::token;
 
 /// The file whose lock the open journal holds.
 const LOCK: &str = "lock";
@@ -73,7 +74,7 @@ impl Segments {
             let scan = recovery.segment(&path, first, &bytes, is_last)?;
             last = Some((path, bytes, scan));
         }
-        let identity = recovery.identity.unwrap_or_else(draw);
+        let identity = recovery.identity.unwrap_or_else(token::random);
         let (path, file, length) = match last {
             None => begin(directory, &files, identity, 1)?,
             Some((path, bytes, scan)) => {
@@ -261,7 +262,9 @@ fn list(directory: &Path, files: &Files) -> Result<VecDeque<u64>, JournalError> 
         let entry = entry.map_err(|cause| failed("list", directory, cause))?;
         let name = entry.file_name();
         match name.to_str() {
-            Some(LOCK) => {}
+            Some(LOCK | BINDING) => {}
+            // It was not on disk yet, so nobody has been told.
+            Some(UNBOUND) => files.remove(&entry.path())?,
             // Nothing was written to it yet but its header.
             Some(UNFINISHED) => files.remove(&entry.path())?,
             name => match name.and_then(first_of) {
@@ -294,11 +297,6 @@ fn read(path: &Path) -> Result<Vec<u8>, JournalError> {
 
 fn failed(attempted: &str, path: &Path, cause: std::io::Error) -> JournalError {
     JournalError::io(format!("{attempted} {}", path.display()), cause)
-}
-
-/// A number that nobody else has: `RandomState` is keyed by the operating system's random source.
-fn draw() -> u64 {
-    RandomState::new().hash_one(std::process::id())
 }
 
 fn len(length: usize) -> u64 {

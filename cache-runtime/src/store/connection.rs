@@ -146,6 +146,11 @@ struct Beside {
 }
 
 impl Link {
+    /// Its number: the run of the store.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The runtime that drives its connections.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.beside.runtime

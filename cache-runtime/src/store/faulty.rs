@@ -19,6 +19,7 @@ use crate::{
         mark::{Incarnation, Mark},
         partition::Partition,
     },
+    binding::{Claim, InForce},
     error::{Error, StoreError},
     key::Key,
     policy::QueuePolicy,
@@ -43,6 +44,7 @@ pub enum Operation {
     Begin,
     End,
     Invalidate,
+    Bind,
     Scan,
     Put,
     Rotate,
@@ -85,6 +87,9 @@ pub enum Mechanism {
     /// The question to the database whether a queued write of an earlier history of the store was flushed: without it, it is
     /// served.
     Unsettled,
+    /// The binding of a namespace to a database and of a name to a table: without it, whoever comes is served, and queues,
+    /// what is there.
+    Binding,
     /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
     /// be left out before the repository is made.
     OwnQueue,
@@ -487,6 +492,15 @@ impl Store for FaultyStore {
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         self.before(Operation::Invalidate).await?;
         self.store.invalidate(key).await
+    }
+
+    async fn bind(
+        &self,
+        claim: &Claim<'_>,
+        journal: Option<&Partition>,
+    ) -> Result<InForce, StoreError> {
+        self.before(Operation::Bind).await?;
+        self.store.bind(claim, journal).await
     }
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {

@@ -25,6 +25,7 @@ use quick_cache::sync::Cache as BoundedCache;
 
 use crate::{
     behind::partition::Partition,
+    binding::{Claim, InForce},
     clock::Clock,
     error::{Error, ErrorKind, StoreError},
     journal::Journal,
@@ -119,7 +120,8 @@ impl MemoryStore {
                     return Err(Error::new(
                         ErrorKind::Configuration,
                         format!(
-                            "the journal {} is another entity's; each needs a `journal` of its own",
+                            "the journal {} is another entity's, or the same entity's in another namespace; each needs a \
+                             `journal` of its own",
                             path.display()
                         ),
                     ));
@@ -447,6 +449,23 @@ impl Store for MemoryStore {
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         self.step(key, state::invalidate);
         Ok(())
+    }
+
+    async fn bind(
+        &self,
+        claim: &Claim<'_>,
+        journal: Option<&Partition>,
+    ) -> Result<InForce, StoreError> {
+        let queue = journal.map(|partition| self.queue(partition));
+        let Some((journaled, _)) = queue.and_then(|queue| queue.journal.clone()) else {
+            // What this process knows has been compared already.
+            return Ok(InForce {
+                run: self.run(),
+                database: claim.leave.to_owned(),
+                table: claim.table.to_owned(),
+            });
+        };
+        memory_queue::bind(journaled, claim).await
     }
 
     async fn scan(&self, prefix: &[u8], _cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {

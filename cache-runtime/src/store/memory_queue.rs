@@ -21,6 +21,7 @@ use crate::{
         mark::{Incarnation, Mark},
         partition::Partition,
     },
+    binding::{Claim, InForce},
     entry,
     error::StoreError,
     journal::{Journal, JournalError},
@@ -237,6 +238,59 @@ impl Held {
     fn number(&self) -> u64 {
         self.write.pending.mark.number
     }
+}
+
+/// What the journal of an entity is bound to, as it is written.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Binding {
+    database: String,
+    entity: String,
+    table: String,
+}
+
+/// Binds a journal, or tells what it is bound to.
+pub(super) async fn bind(
+    journaled: Arc<Journaled>,
+    claim: &Claim<'_>,
+) -> Result<InForce, StoreError> {
+    let own = Binding {
+        database: claim.leave.to_owned(),
+        entity: claim.entity.to_owned(),
+        table: claim.table.to_owned(),
+    };
+    let (seen, is_forced) = (claim.seen.to_owned(), claim.is_forced);
+    // It syncs a file. Once begun, it ends.
+    let bound = tokio::task::spawn_blocking(move || {
+        journaled.journal.bind(|bound| {
+            let bound: Option<Binding> = bound
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| error.to_string())?;
+            let held = match bound {
+                Some(bound)
+                    if !is_forced && (bound.database != seen || bound.table != own.table) =>
+                {
+                    return Ok((None, (bound.database, bound.table)));
+                }
+                None if !is_forced && !seen.is_empty() => {
+                    return Ok((None, Default::default()));
+                }
+                _ => (own.database.clone(), own.table.clone()),
+            };
+            let text = serde_json::to_string(&own).map_err(|error| error.to_string())?;
+            Ok((Some(text), held))
+        })
+    });
+    let failed = |error: String| StoreError::new(format!("the journal cannot be bound: {error}"));
+    let (database, table) = bound
+        .await
+        .map_err(|stopped| failed(stopped.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(InForce {
+        run: 0,
+        database,
+        table,
+    })
 }
 
 /// A write as a record: the partition, the time, the key with its length in front, and its entry as Redis would keep it.

@@ -43,6 +43,7 @@ use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
     behind::partition::Partition,
+    binding::{Claim, InForce},
     error::{Error, StoreError},
     key::Key,
     policy::QueuePolicy,
@@ -264,6 +265,14 @@ pub trait Store: Send + Sync + 'static {
     /// Drops what is known of a key.
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Binds a namespace to a database and a name to a table, or tells what they are bound to. With a partition whose queue has
+    /// a journal, it is that which is bound; a store in this process has nothing else that outlives it.
+    fn bind(
+        &self,
+        claim: &Claim<'_>,
+        journal: Option<&Partition>,
+    ) -> impl Future<Output = Result<InForce, StoreError>> + Send;
+
     /// Names some of the keys that begin so, and the cursor to go on from; zero is both the first and the end. A key that
     /// is there from the first call to the last is named at least once.
     fn scan(
@@ -366,6 +375,14 @@ impl Store for RealStore {
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         dispatch!(self, store => store.invalidate(key).await)
+    }
+
+    async fn bind(
+        &self,
+        claim: &Claim<'_>,
+        journal: Option<&Partition>,
+    ) -> Result<InForce, StoreError> {
+        dispatch!(self, store => store.bind(claim, journal).await)
     }
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {

@@ -16,6 +16,7 @@ use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnect
 
 use crate::{
     behind::partition::Partition,
+    binding::{Claim, InForce},
     entry,
     error::StoreError,
     key::Key,
@@ -64,6 +65,7 @@ pub(super) struct Scripts {
     begin: Script,
     end: Script,
     invalidate: Script,
+    bind: Script,
     pub(super) acquire_queued: Script,
     pub(super) put: Script,
     /// Its text, for a server that does not know it.
@@ -84,6 +86,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         begin: script("begin"),
         end: script("end"),
         invalidate: script("invalidate"),
+        bind: script("bind"),
         acquire_queued: script("acquire_queued"),
         put: script("put"),
         put_text: text("put"),
@@ -104,6 +107,7 @@ pub fn script_text(name: &str) -> Option<String> {
         "begin" => (" flags=allow-oom", include_str!("scripts/begin.lua")),
         "end" => (" flags=allow-oom", include_str!("scripts/end.lua")),
         "invalidate" => (" flags=allow-oom", include_str!("scripts/invalidate.lua")),
+        "bind" => (" flags=allow-oom", include_str!("scripts/bind.lua")),
         "acquire_queued" => (
             " flags=allow-oom",
             include_str!("scripts/acquire_queued.lua"),
@@ -553,6 +557,27 @@ impl Store for RedisStore {
         Ok(())
     }
 
+    async fn bind(&self, claim: &Claim<'_>, _: Option<&Partition>) -> Result<InForce, StoreError> {
+        let link = self.connector.link()?;
+        let run = link.number();
+        let mut invocation = SCRIPTS.bind.prepare_invoke();
+        invocation
+            .key(binding_key(claim.namespace))
+            .arg(claim.seen)
+            .arg(claim.leave)
+            .arg(claim.entity)
+            .arg(claim.table)
+            .arg(u8::from(claim.is_forced));
+        let reply = self.run_script("bind", link, &invocation).await?;
+        let (database, table) =
+            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        Ok(InForce {
+            run,
+            database,
+            table,
+        })
+    }
+
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
         let mut command = redis::cmd("SCAN");
         command
@@ -573,6 +598,11 @@ impl Store for RedisStore {
             names.iter().map(|name| Key::from_bytes(name)).collect(),
         ))
     }
+}
+
+/// The key of a namespace's binding; no row has it, because every entity has a name.
+fn binding_key(namespace: &str) -> String {
+    format!("{namespace}::bound")
 }
 
 /// The pattern of the keys that begin so, whatever they begin with.

@@ -1,0 +1,308 @@
+//! Which database a namespace belongs to, and whether another one is the same.
+//!
+//! No single sign tells. A dump that was restored elsewhere carries the id that is stored in the database; a failover leads
+//! to another server under the same address; a proxy, or a second name, is another address of the same server. So three signs
+//! are kept, and compared together:
+//!
+//! 1. the *id* that `install` has put into the database, if it is there;
+//! 2. the *endpoints* that it was reached at: host, port and database, or the file;
+//! 3. the *server*, by what it says of itself.
+//!
+//! Two are the same if their ids do not contradict each other and an endpoint or the server agrees. What agrees is merged, so
+//! that a namespace follows its database through failovers, one sign at a time.
+//!
+//! Invariant: a copy of a database, one that was created anew, and one that was moved are another one, unless they were given
+//! the address that the namespace knows and what is stored in them does not say otherwise.
+//! Not here: how the signs are found (`prober`), and where the binding is kept (`ledger`, and the store).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How many endpoints of one server are remembered.
+const MOST_ENDPOINTS: usize = 16;
+
+/// What a namespace is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bound {
+    /// The kind of database, as sqlx names it.
+    system: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    id: Option<String>,
+    /// The latest one stands last.
+    endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    server: Option<String>,
+}
+
+/// What is known of the database that a pool reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) system: &'static str,
+    pub(crate) id: Sign,
+    pub(crate) endpoint: String,
+    pub(crate) server: Sign,
+}
+
+/// One sign of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// The database was not asked, or does not let this user see it.
+    Unknown,
+    /// It has none.
+    Absent,
+    Known(String),
+}
+
+/// Whether a database is the one that a namespace is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is, and this is what is known of it now.
+    Same(Bound),
+    Other(Other),
+    /// It has to be asked for more.
+    Open,
+}
+
+/// Why a database is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Other {
+    /// PostgreSQL is not SQLite.
+    System,
+    /// Another id is stored in it.
+    Id,
+    /// The namespace is bound to an id, and there is none in it.
+    NoId,
+    /// Neither its endpoint nor its server is known; whether the stored ids are equal.
+    Elsewhere { same_id: bool },
+}
+
+impl Sign {
+    fn known(&self) -> Option<&str> {
+        match self {
+            Self::Known(sign) => Some(sign),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
+impl Bound {
+    /// What a namespace is bound to by the first who comes.
+    pub(crate) fn to(seen: &Seen) -> Self {
+        Self {
+            system: seen.system.to_owned(),
+            id: seen.id.known().map(str::to_owned),
+            endpoints: vec![seen.endpoint.clone()],
+            server: seen.server.known().map(str::to_owned),
+        }
+    }
+
+    /// As a store keeps it.
+    pub(crate) fn encode(&self) -> String {
+        serde_json::to_string(self).expect("texts can be written as JSON")
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// Compares a database with the one that is bound.
+    pub(crate) fn judge(&self, seen: &Seen) -> Verdict {
+        if self.system != seen.system {
+            return Verdict::Other(Other::System);
+        }
+        match (&self.id, &seen.id) {
+            (Some(bound), Sign::Known(id)) if bound != id => return Verdict::Other(Other::Id),
+            (Some(_), Sign::Absent) => return Verdict::Other(Other::NoId),
+            _ => {}
+        }
+        let is_endpoint = self.endpoints.contains(&seen.endpoint);
+        let servers = self.server.as_deref().zip(seen.server.known());
+        let is_server = servers.is_some_and(|(bound, server)| bound == server);
+        if !is_endpoint && !is_server {
+            // Where there is no server, its name decides.
+            if seen.server == Sign::Unknown {
+                return Verdict::Open;
+            }
+            let same_id = self.id.is_some() && self.id.as_deref() == seen.id.known();
+            return Verdict::Other(Other::Elsewhere { same_id });
+        }
+        Verdict::Same(self.merged(seen, servers.is_some() && !is_server))
+    }
+
+    /// What is known when a database is the same; `failed_over` says that it is another server under a known endpoint. The
+    /// other endpoints led to the former server, and may be given to somebody else.
+    fn merged(&self, seen: &Seen, failed_over: bool) -> Self {
+        let mut endpoints = if failed_over {
+            Vec::new()
+        } else {
+            self.endpoints.clone()
+        };
+        if !endpoints.contains(&seen.endpoint) {
+            endpoints.push(seen.endpoint.clone());
+        }
+        let superfluous = endpoints.len().saturating_sub(MOST_ENDPOINTS);
+        endpoints.drain(..superfluous);
+        let or = |sign: &Sign, bound: &Option<String>| {
+            sign.known().map(str::to_owned).or_else(|| bound.clone())
+        };
+        Self {
+            system: self.system.clone(),
+            id: or(&seen.id, &self.id),
+            endpoints,
+            server: or(&seen.server, &self.server),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.endpoints.last().map_or("", String::as_str);
+        let (id, server) = (self.id.as_deref(), self.server.as_deref());
+        describe(f, &self.system, endpoint, id, server)
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, server) = (self.id.known(), self.server.known());
+        describe(f, self.system, &self.endpoint, id, server)
+    }
+}
+
+fn describe(
+    f: &mut fmt::Formatter<'_>,
+    system: &str,
+    endpoint: &str,
+    id: Option<&str>,
+    server: Option<&str>,
+) -> fmt::Result {
+    write!(f, "the {system} database {endpoint} (")?;
+    match id {
+        Some(id) => write!(f, "id {id}")?,
+        None => f.write_str("no id")?,
+    }
+    if let Some(server) = server {
+        write!(f, ", server {server}")?;
+    }
+    f.write_str(")")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(id: &str, endpoint: &str, server: &str) -> Seen {
+        let sign = |text: &str| match text {
+            "" => Sign::Absent,
+            "?" => Sign::Unknown,
+            text => Sign::Known(text.to_owned()),
+        };
+        Seen {
+            system: "PostgreSQL",
+            id: sign(id),
+            endpoint: endpoint.to_owned(),
+            server: sign(server),
+        }
+    }
+
+    fn judged(bound: &Seen, seen: &Seen) -> Verdict {
+        let bound = Bound::to(bound);
+        assert_eq!(Bound::decode(&bound.encode()).as_ref(), Some(&bound));
+        bound.judge(seen)
+    }
+
+    #[track_caller]
+    fn is_same(bound: &Seen, seen: &Seen) -> Bound {
+        match judged(bound, seen) {
+            Verdict::Same(bound) => bound,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn is_other(bound: &Seen, seen: &Seen, why: Other) {
+        assert_eq!(judged(bound, seen), Verdict::Other(why));
+    }
+
+    #[test]
+    fn a_failover_and_another_name_of_the_server_are_the_same_database() {
+        for id in ["", "1"] {
+            is_same(&seen(id, "db/app", "s1"), &seen(id, "db/app", "s2"));
+            is_same(&seen(id, "db/app", "s1"), &seen(id, "proxy/app", "s1"));
+        }
+    }
+
+    #[test]
+    fn a_restored_dump_a_new_database_and_a_moved_one_are_others() {
+        let production = seen("1", "db/app", "s1");
+        let moved = Other::Elsewhere { same_id: true };
+        is_other(&production, &seen("1", "staging/app", "s2"), moved);
+        is_other(&production, &seen("2", "db/app", "s1"), Other::Id);
+        is_other(&production, &seen("", "db/app", "s1"), Other::NoId);
+        let elsewhere = Other::Elsewhere { same_id: false };
+        is_other(
+            &seen("", "db/app", "s1"),
+            &seen("", "staging/app", "s2"),
+            elsewhere,
+        );
+        is_other(
+            &seen("", "db/app", "s1"),
+            &seen("2", "staging/app", "s2"),
+            elsewhere,
+        );
+        // Nothing is known of the server of either.
+        is_other(&seen("", "a.db", ""), &seen("", "b.db", ""), elsewhere);
+        let sqlite = Seen {
+            system: "SQLite",
+            ..seen("1", "db/app", "s1")
+        };
+        is_other(&production, &sqlite, Other::System);
+    }
+
+    #[test]
+    fn an_id_that_is_installed_later_is_taken_over_and_then_counts() {
+        let upgraded = is_same(&seen("", "db/app", "s1"), &seen("1", "db/app", "s1"));
+        let other = upgraded.judge(&seen("2", "db/app", "s1"));
+        assert_eq!(other, Verdict::Other(Other::Id));
+        // A user who may not see the id is judged by the rest.
+        assert!(matches!(
+            upgraded.judge(&seen("?", "db/app", "s1")),
+            Verdict::Same(same) if same == upgraded
+        ));
+    }
+
+    #[test]
+    fn a_database_that_was_not_asked_is_known_by_its_endpoint_only() {
+        let bound = seen("1", "db/app", "s1");
+        is_same(&bound, &seen("?", "db/app", "?"));
+        assert_eq!(judged(&bound, &seen("?", "proxy/app", "?")), Verdict::Open);
+    }
+
+    #[test]
+    fn after_a_failover_the_names_of_the_former_server_are_forgotten() {
+        let bound = is_same(&seen("1", "db/app", "s1"), &seen("1", "old-host/app", "s1"));
+        let Verdict::Same(bound) = bound.judge(&seen("1", "db/app", "s2")) else {
+            panic!("a failover is the same database");
+        };
+        // The old host is used for a copy now.
+        let copy = bound.judge(&seen("1", "old-host/app", "s1"));
+        assert_eq!(copy, Verdict::Other(Other::Elsewhere { same_id: true }));
+        assert!(matches!(
+            bound.judge(&seen("1", "new-host/app", "s2")),
+            Verdict::Same(_)
+        ));
+    }
+
+    #[test]
+    fn the_endpoints_that_are_remembered_are_bounded() {
+        let mut bound = Bound::to(&seen("1", "0", "s1"));
+        for number in 1..10 * MOST_ENDPOINTS {
+            match bound.judge(&seen("1", &number.to_string(), "s1")) {
+                Verdict::Same(merged) => bound = merged,
+                verdict => panic!("{verdict:?}"),
+            }
+        }
+        assert_eq!(bound.endpoints.len(), MOST_ENDPOINTS);
+    }
+}

@@ -1,0 +1,227 @@
+//! What the namespaces of one cache are bound to, as far as this process knows.
+//!
+//! It is all there is where the store is in this process. With Redis it finds two entities of one name, and two databases,
+//! already where their repositories are made; what other processes have bound is in Redis.
+//!
+//! Invariant: a namespace is bound by the first who comes, and everybody else is compared with that.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use super::{
+    identity::{Bound, Other, Seen, Verdict},
+    prober::Prober,
+};
+use crate::backend::Backend;
+
+/// Something that was bound, and is to be bound anew.
+pub(crate) trait Member: Send + Sync {
+    fn unbind(&self);
+}
+
+/// The bindings of one cache.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    namespaces: Mutex<HashMap<String, Namespace>>,
+    probers: Mutex<Vec<Asked>>,
+}
+
+#[derive(Default)]
+struct Namespace {
+    database: Option<Bound>,
+    tables: HashMap<&'static str, Table>,
+    /// Who has to hear when it is bound to another database.
+    members: Vec<Weak<dyn Member>>,
+    /// Whether that was done on purpose, so that journals follow.
+    is_rebound: bool,
+}
+
+/// The pool that a prober asks. Its options are kept, so that their address is not given to those of another pool.
+struct Asked {
+    options: Arc<dyn std::any::Any + Send + Sync>,
+    prober: Weak<dyn std::any::Any + Send + Sync>,
+}
+
+/// The table of an entity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// As the entity writes it.
+    pub(crate) written: &'static str,
+    /// With the schema that the database has found it in.
+    pub(crate) resolved: Option<String>,
+}
+
+/// Why a repository cannot use a namespace.
+#[derive(Debug)]
+pub(crate) enum Mismatch {
+    Database {
+        bound: Bound,
+        why: Other,
+    },
+    /// The table that the entity's name stands for.
+    Table {
+        bound: String,
+    },
+}
+
+impl Table {
+    /// Whether two cannot be the same table.
+    fn contradicts(&self, other: &Self) -> bool {
+        if let (Some(own), Some(other)) = (&self.resolved, &other.resolved) {
+            return own != other;
+        }
+        let parts = |written: &'static str| match written.rsplit_once('.') {
+            Some((schema, table)) => (Some(schema), table),
+            None => (None, written),
+        };
+        let ((own, table), (others, other)) = (parts(self.written), parts(other.written));
+        table != other || own.zip(others).is_some_and(|(own, others)| own != others)
+    }
+
+    /// What it is called in a store.
+    pub(crate) fn name(&self) -> &str {
+        self.resolved.as_deref().unwrap_or(self.written)
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Binds a namespace to a database and the name of an entity to a table, or compares them with what is bound.
+    pub(crate) fn claim(
+        &self,
+        namespace: &str,
+        entity: &'static str,
+        table: &Table,
+        seen: &Seen,
+    ) -> Result<(), Mismatch> {
+        let mut namespaces = self.lock();
+        let namespace = namespaces.entry(namespace.to_owned()).or_default();
+        let database = match &namespace.database {
+            None => Some(Bound::to(seen)),
+            Some(bound) => match bound.judge(seen) {
+                Verdict::Same(merged) => Some(merged),
+                Verdict::Open => None,
+                Verdict::Other(why) => {
+                    let bound = bound.clone();
+                    return Err(Mismatch::Database { bound, why });
+                }
+            },
+        };
+        match namespace.tables.get_mut(entity) {
+            Some(bound) if bound.contradicts(table) => {
+                let bound = bound.name().to_owned();
+                return Err(Mismatch::Table { bound });
+            }
+            Some(bound) => {
+                if table.resolved.is_some() {
+                    bound.clone_from(table);
+                }
+            }
+            None => {
+                namespace.tables.insert(entity, table.clone());
+            }
+        }
+        if database.is_some() {
+            namespace.database = database;
+        }
+        Ok(())
+    }
+
+    /// Binds a namespace to another database. Whoever was bound has to be compared again.
+    pub(crate) fn rebind(&self, namespace: &str, seen: &Seen) {
+        let mut namespaces = self.lock();
+        let namespace = namespaces.entry(namespace.to_owned()).or_default();
+        namespace.database = Some(Bound::to(seen));
+        namespace.tables.clear();
+        namespace.is_rebound = true;
+        for member in namespace.members.iter().filter_map(Weak::upgrade) {
+            member.unbind();
+        }
+    }
+
+    pub(crate) fn is_rebound(&self, namespace: &str) -> bool {
+        let namespaces = self.lock();
+        namespaces
+            .get(namespace)
+            .is_some_and(|namespace| namespace.is_rebound)
+    }
+
+    /// Notes who has to hear when a namespace is bound to another database.
+    pub(crate) fn join(&self, namespace: &str, member: Weak<dyn Member>) {
+        let mut namespaces = self.lock();
+        let namespace = namespaces.entry(namespace.to_owned()).or_default();
+        namespace.members.retain(|member| member.strong_count() > 0);
+        namespace.members.push(member);
+    }
+
+    /// The prober of a pool, which all repositories over it share.
+    pub(crate) fn prober<DB: Backend>(&self, pool: &sqlx::Pool<DB>) -> Arc<Prober<DB>> {
+        let options: Arc<dyn std::any::Any + Send + Sync> = pool.connect_options();
+        let mut probers = self.probers.lock().unwrap_or_else(PoisonError::into_inner);
+        let address =
+            |options: &Arc<dyn std::any::Any + Send + Sync>| Arc::as_ptr(options).cast::<()>();
+        let known = probers
+            .iter_mut()
+            .find(|asked| address(&asked.options) == address(&options));
+        let prober = known.as_ref().and_then(|asked| asked.prober.upgrade());
+        if let Some(prober) = prober.and_then(|prober| prober.downcast().ok()) {
+            return prober;
+        }
+        let prober = Arc::new(Prober::new(pool.clone()));
+        let weak = Arc::downgrade(&prober) as Weak<dyn std::any::Any + Send + Sync>;
+        match known {
+            Some(asked) => asked.prober = weak,
+            None => probers.push(Asked {
+                options,
+                prober: weak,
+            }),
+        }
+        prober
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(written: &'static str, resolved: &str) -> Table {
+        Table {
+            written,
+            resolved: (!resolved.is_empty()).then(|| resolved.to_owned()),
+        }
+    }
+
+    #[test]
+    fn tables_are_compared_as_found_or_else_as_far_as_they_are_written() {
+        let contradicts = |own: &Table, other: &Table| {
+            assert_eq!(own.contradicts(other), other.contradicts(own));
+            own.contradicts(other)
+        };
+        assert!(contradicts(&table("orders", ""), &table("carts", "")));
+        assert!(contradicts(&table("a.items", ""), &table("b.items", "")));
+        assert!(contradicts(&table("a.items", ""), &table("carts", "")));
+        assert!(!contradicts(&table("items", ""), &table("a.items", "")));
+        assert!(contradicts(
+            &table("items", "a.items"),
+            &table("items", "b.items")
+        ));
+        assert!(!contradicts(
+            &table("items", "a.items"),
+            &table("a.items", "a.items")
+        ));
+    }
+}

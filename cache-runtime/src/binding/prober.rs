@@ -1,0 +1,334 @@
+//! Asks a database who it is, once for each pool of a cache.
+//!
+//! 1. What the pool's options say is known at once: the endpoint.
+//! 2. The first operation asks for the rest, in a task of its own, so that a caller who leaves leaves nothing behind. All
+//!    repositories over the pool share the answer.
+//! 3. A transaction asks on its own connection, because its pool may have no other.
+//!
+//! The statements read the catalogue and the table of larder's own. None of them can fail because something is missing: in a
+//! transaction of Postgres one that fails would end it.
+//!
+//! Not here: what the answer means (`identity`).
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::identity::{Seen, Sign};
+use crate::{
+    backend::Backend,
+    clock::Deadline,
+    database::{self, Fate},
+    error::Error,
+    statement::Dialect,
+};
+
+/// How long a read waits for a database to say who it is. It may be away, and the row be cached.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of the database of one pool.
+pub(crate) struct Prober<DB: Backend> {
+    pool: Pool<DB>,
+    endpoint: String,
+    attempt: Mutex<Option<Attempt>>,
+}
+
+type Answer = Option<Result<Arc<Seen>, Error>>;
+
+/// One time that the database was asked.
+#[derive(Clone)]
+struct Attempt {
+    answer: watch::Receiver<Answer>,
+    /// Until when a read waits for it.
+    patience: Deadline,
+}
+
+impl Attempt {
+    fn of(seen: Arc<Seen>) -> Self {
+        let (_, answer) = watch::channel(Some(Ok(seen)));
+        Self {
+            answer,
+            patience: Deadline::after(Duration::ZERO),
+        }
+    }
+}
+
+impl<DB: Backend> Prober<DB> {
+    pub(crate) fn new(pool: Pool<DB>) -> Self {
+        Self {
+            endpoint: DB::endpoint(&pool),
+            pool,
+            attempt: Mutex::default(),
+        }
+    }
+
+    /// What the options of the pool say.
+    pub(crate) fn at_first_sight(&self) -> Seen {
+        Seen {
+            system: DB::NAME,
+            id: Sign::Unknown,
+            endpoint: self.endpoint.clone(),
+            server: match DB::DIALECT {
+                Dialect::Sqlite => Sign::Absent,
+                Dialect::Postgres | Dialect::MySql => Sign::Unknown,
+            },
+        }
+    }
+
+    /// What the database says, later than `stale` if that is given.
+    pub(crate) async fn seen(&self, stale: Option<&Arc<Seen>>) -> Result<Arc<Seen>, Error> {
+        let mut attempt = self.attempt(stale);
+        let answered = attempt.answer.wait_for(Option::is_some).await;
+        answered
+            .ok()
+            .and_then(|answer| answer.clone())
+            .unwrap_or_else(|| Err(failed::<DB>(sqlx::Error::WorkerCrashed)))
+    }
+
+    /// As [`Prober::seen`], for a read: nothing if the database does not answer soon.
+    pub(crate) async fn seen_soon(&self, stale: Option<&Arc<Seen>>) -> Option<Arc<Seen>> {
+        let mut attempt = self.attempt(stale);
+        let answer = attempt.answer.borrow().clone();
+        if let Some(answer) = answer {
+            return answer.ok();
+        }
+        let answered = attempt.answer.wait_for(Option::is_some);
+        let answer = attempt.patience.bound(answered).await?.ok()?.clone();
+        answer?.ok()
+    }
+
+    /// What the database says on a connection, or has said before.
+    pub(crate) async fn seen_on(
+        &self,
+        connection: &mut DB::Connection,
+        stale: Option<&Arc<Seen>>,
+    ) -> Result<Arc<Seen>, Error> {
+        if let Some(seen) = self.known(stale) {
+            return Ok(seen);
+        }
+        let asked = ask::<DB>(connection, self.endpoint.clone()).await;
+        let seen = asked.map_err(failed::<DB>)?;
+        let seen = Arc::new(seen);
+        *self.lock() = Some(Attempt::of(Arc::clone(&seen)));
+        Ok(seen)
+    }
+
+    /// The table of an entity, as [`resolve`] finds it, in a task that ends even if nobody waits for it.
+    pub(crate) async fn resolve(&self, written: &'static str) -> Result<String, Error> {
+        if written.contains('.') || DB::DIALECT == Dialect::Sqlite {
+            return Ok(qualified(written, "main"));
+        }
+        let pool = self.pool.clone();
+        let task = async move {
+            let mut connection = DB::acquire(&pool).await.map_err(failed::<DB>)?;
+            resolve::<DB>(&mut connection, written).await
+        };
+        let resolved = tokio::spawn(task.in_current_span()).await;
+        resolved.unwrap_or_else(|_| Err(failed::<DB>(sqlx::Error::WorkerCrashed)))
+    }
+
+    /// Forgets the answer: something has been installed.
+    pub(crate) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    /// Whether the database has said who it is.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known(None).is_some()
+    }
+
+    fn known(&self, stale: Option<&Arc<Seen>>) -> Option<Arc<Seen>> {
+        let attempt = self.lock();
+        let answer = attempt.as_ref()?.answer.borrow();
+        match &*answer {
+            Some(Ok(seen)) if !stale.is_some_and(|stale| Arc::ptr_eq(stale, seen)) => {
+                Some(Arc::clone(seen))
+            }
+            _ => None,
+        }
+    }
+
+    /// The attempt that is under way or has succeeded, or another one.
+    fn attempt(&self, stale: Option<&Arc<Seen>>) -> Attempt {
+        let mut attempt = self.lock();
+        let mut patience = PATIENCE;
+        if let Some(known) = &*attempt {
+            let answer = known.answer.borrow().clone();
+            match answer {
+                Some(Ok(seen)) if !stale.is_some_and(|stale| Arc::ptr_eq(stale, &seen)) => {
+                    return known.clone();
+                }
+                None if known.answer.has_changed().is_ok() => return known.clone(),
+                // The database was away a moment ago. Reads have waited for it once.
+                Some(Err(_)) => patience = Duration::ZERO,
+                Some(Ok(_)) | None => {}
+            }
+        }
+        let (sender, answer) = watch::channel(None);
+        let (pool, endpoint) = (self.pool.clone(), self.endpoint.clone());
+        let task = async move {
+            let asked = async {
+                let mut connection = DB::acquire(&pool).await?;
+                ask::<DB>(&mut connection, endpoint).await
+            };
+            let answer = asked.await.map(Arc::new).map_err(failed::<DB>);
+            // Nobody may have waited.
+            let _unheard = sender.send(Some(answer));
+        };
+        tokio::spawn(task.in_current_span());
+        let begun = Attempt {
+            answer,
+            patience: Deadline::after(patience),
+        };
+        attempt.insert(begun).clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Attempt>> {
+        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask<DB: Backend>(
+    connection: &mut DB::Connection,
+    endpoint: String,
+) -> Result<Seen, sqlx::Error> {
+    let (server, has_id) = match DB::DIALECT {
+        Dialect::Postgres => postgres::<DB>(connection).await?,
+        Dialect::MySql => mysql::<DB>(connection).await?,
+        Dialect::Sqlite => sqlite::<DB>(connection).await?,
+    };
+    let id = match has_id.as_deref() {
+        Some("yes") => {
+            let text = "SELECT id FROM larder_database WHERE one = 1";
+            let rows = rows::<DB>(connection, text).await?;
+            let id = rows.first().map(|row| DB::text(row, 0)).transpose()?;
+            id.flatten().map_or(Sign::Absent, Sign::Known)
+        }
+        Some("hidden") => Sign::Unknown,
+        _ => Sign::Absent,
+    };
+    Ok(Seen {
+        system: DB::NAME,
+        id,
+        endpoint,
+        server,
+    })
+}
+
+/// The table of an entity with the schema that statements find it in; where there is none, with the one that it would be
+/// created in.
+pub(crate) async fn resolve<DB: Backend>(
+    connection: &mut DB::Connection,
+    written: &str,
+) -> Result<String, Error> {
+    let schema = match DB::DIALECT {
+        _ if written.contains('.') => return Ok(written.to_owned()),
+        Dialect::Sqlite => return Ok(qualified(written, "main")),
+        Dialect::Postgres => {
+            let text = "SELECT COALESCE((SELECT n.nspname::text FROM pg_catalog.pg_class c \
+                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                        WHERE c.oid = to_regclass(quote_ident($1))), current_schema()::text)";
+            let mut arguments = DB::Arguments::default();
+            let added = DB::add_text(&mut arguments, Some(written));
+            added.map_err(|error| failed::<DB>(sqlx::Error::Encode(error)))?;
+            DB::fetch(connection, SqlStr::from_static(text), arguments).await
+        }
+        Dialect::MySql => {
+            let text = "SELECT CAST(DATABASE() AS CHAR) FROM information_schema.schemata LIMIT 1";
+            let arguments = DB::Arguments::default();
+            DB::fetch(connection, SqlStr::from_static(text), arguments).await
+        }
+    };
+    let schema = schema.and_then(|row| row.map_or(Ok(None), |row| DB::text(&row, 0)));
+    let schema = schema.map_err(failed::<DB>)?;
+    Ok(qualified(written, &schema.unwrap_or_default()))
+}
+
+fn qualified(written: &str, schema: &str) -> String {
+    if written.contains('.') {
+        written.to_owned()
+    } else {
+        format!("{schema}.{written}")
+    }
+}
+
+/// What a database says of its server, and whether it has the table with its id, or hides it.
+type Said = (Sign, Option<String>);
+
+async fn postgres<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
+    let text = "SELECT current_database()::text, \
+                CASE WHEN has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()')::oid, 'EXECUTE') \
+                THEN 'yes' END, \
+                CASE WHEN to_regclass('larder_database') IS NULL THEN 'no' \
+                WHEN has_table_privilege(to_regclass('larder_database')::oid, 'SELECT') THEN 'yes' ELSE 'hidden' END";
+    let said = rows::<DB>(connection, text).await?;
+    let said = said.first().ok_or(sqlx::Error::RowNotFound)?;
+    let text = |index| DB::text(said, index);
+    let (database, tells, has_id) = (text(0)?.unwrap_or_default(), text(1)?, text(2)?);
+    if tells.is_none() {
+        return Ok((Sign::Absent, has_id));
+    }
+    let text = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+    let rows = rows::<DB>(connection, text).await?;
+    let system = rows.first().map(|row| DB::text(row, 0)).transpose()?;
+    let server = system.flatten().map_or(Sign::Absent, |system| {
+        Sign::Known(format!("{system}/{database}"))
+    });
+    Ok((server, has_id))
+}
+
+async fn mysql<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
+    let text = "SELECT CAST(DATABASE() AS CHAR), \
+                CASE WHEN COUNT(*) = 0 THEN 'no' ELSE 'yes' END FROM information_schema.tables \
+                WHERE table_schema = DATABASE() AND table_name = 'larder_database'";
+    let said = rows::<DB>(connection, text).await?;
+    let said = said.first().ok_or(sqlx::Error::RowNotFound)?;
+    let (database, has_id) = (DB::text(said, 0)?.unwrap_or_default(), DB::text(said, 1)?);
+    // MySQL has a `server_uuid`, MariaDB has not.
+    let text = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'hostname', 'port', 'datadir')";
+    let rows = rows::<DB>(connection, text).await?;
+    let mut variables = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let text = |index| DB::text(row, index).map(Option::unwrap_or_default);
+        variables.push((text(0)?.to_ascii_lowercase(), text(1)?));
+    }
+    let value = |name: &str| {
+        let found = variables.iter().find(|(variable, _)| variable == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let server = match (value("server_uuid"), value("hostname")) {
+        (Some(uuid), _) if !uuid.is_empty() => Sign::Known(format!("{uuid}/{database}")),
+        (_, Some(host)) => {
+            let [port, folder] = ["port", "datadir"].map(|name| value(name).unwrap_or_default());
+            Sign::Known(format!("{host}:{port}{folder} {database}"))
+        }
+        _ => Sign::Absent,
+    };
+    Ok((server, has_id))
+}
+
+async fn sqlite<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
+    let text = "SELECT CASE WHEN COUNT(*) = 0 THEN 'no' ELSE 'yes' END FROM sqlite_master \
+                WHERE type = 'table' AND name = 'larder_database'";
+    let said = rows::<DB>(connection, text).await?;
+    let has_id = said.first().map(|row| DB::text(row, 0)).transpose()?;
+    Ok((Sign::Absent, has_id.flatten()))
+}
+
+async fn rows<DB: Backend>(
+    connection: &mut DB::Connection,
+    text: &'static str,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let text = AssertSqlSafe(text).into_sql_str();
+    DB::fetch_all(connection, text, DB::Arguments::default()).await
+}
+
+fn failed<DB: Backend>(error: sqlx::Error) -> Error {
+    let what = format!("the identity of the {} database", DB::NAME);
+    database::describe("load", &what, error, Fate::Nothing)
+}

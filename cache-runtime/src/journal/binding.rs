@@ -1,0 +1,55 @@
+//! Whose records are in a journal: a short text beside the segments, which is replaced as a whole.
+//!
+//! Without it, a journal that is opened by a program over another database would be applied there. What the text says is the
+//! caller's business.
+//!
+//! Invariant: the file has its name when all of it is on disk.
+
+use std::path::{Path, PathBuf};
+
+use super::{error::JournalError, files::Files};
+
+/// The file.
+pub(crate) const BINDING: &str = "binding";
+/// The file before all of it is on disk.
+pub(crate) const UNBOUND: &str = "binding.unfinished";
+
+/// What is written about a journal.
+pub(crate) struct Binding {
+    directory: PathBuf,
+    text: Option<String>,
+}
+
+impl Binding {
+    pub(crate) fn read(directory: &Path) -> Result<Self, JournalError> {
+        let path = directory.join(BINDING);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(JournalError::io(format!("read {}", path.display()), error)),
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            text,
+        })
+    }
+
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    pub(crate) fn write(&mut self, text: String, files: &Files) -> Result<(), JournalError> {
+        let (unfinished, path) = (self.directory.join(UNBOUND), self.directory.join(BINDING));
+        let file = files.create(&unfinished)?;
+        files.write(&file, &unfinished, 0, text.as_bytes())?;
+        files.sync(&file, &unfinished)?;
+        files.rename(&unfinished, &path)?;
+        files.sync_directory(&self.directory)?;
+        self.text = Some(text);
+        Ok(())
+    }
+
+    pub(crate) fn damaged(&self, why: &str) -> JournalError {
+        JournalError::damaged(&self.directory.join(BINDING), 0, why)
+    }
+}
