@@ -47,7 +47,7 @@ pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EntitySpec {
-    /// The name of the struct; part of every key and of every error message.
+    /// What the entity is called in every key and every error message: the name of the struct, unless another one was chosen.
     pub name: &'static str,
     /// The table, with its schema in front where one was given (`app.flights`).
     pub table: &'static str,

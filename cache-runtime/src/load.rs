@@ -17,7 +17,7 @@ use crate::{
     backend::Backend,
     clock::{Deadline, millis},
     entity::Entity,
-    error::Error,
+    error::{Error, StoreError},
     flight::{ALL, Flight, Landing},
     key::Key,
     read::{Judged, Next, fresh, past_store},
@@ -79,36 +79,34 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             let judged = match next {
                 Next::Lease { over } => match self.take_lease(over).await {
                     Ok(lease) => return self.load_under(lease).await,
-                    Err(judged) => judged,
+                    Err(answer) => self.repository.judge_bound(&self.key, answer).await,
                 },
                 Next::Repair => {
                     let repaired = self.repository.cache.store.invalidate(&self.key).await;
-                    self.repository
-                        .judge(&self.key, repaired.map(|()| Found::Absent))
+                    let answer = repaired.map(|()| Found::Absent);
+                    self.repository.judge_bound(&self.key, answer).await
                 }
                 Next::Wait => self.wait().await,
-                Next::Settle => match self.repository.judge_unsettled(&self.key).await {
-                    Ok(judged) => judged,
-                    Err(error) => return self.land(Landing::Failed(error)),
-                },
+                Next::Settle => self.repository.judge_unsettled(&self.key).await,
                 Next::Bypass => break,
             };
             match judged {
-                Judged::Served(outcome) => {
+                Err(error) => return self.land(Landing::Failed(error)),
+                Ok(Judged::Served(outcome)) => {
                     self.repository.counters.late_hits.add_one();
                     return self.land(Landing::Shared {
                         outcome,
                         below: mark,
                     });
                 }
-                Judged::Unserved(then) => next = then,
+                Ok(Judged::Unserved(then)) => next = then,
             }
         }
         self.bypass().await;
     }
 
     /// Asks for the lease. What is there instead, if it is not granted.
-    async fn take_lease(&self, over: bool) -> Result<Lease, Judged<E>> {
+    async fn take_lease(&self, over: bool) -> Result<Lease, Result<Found, StoreError>> {
         let lease = Lease {
             token: Token::draw(),
             identity: self.repository.identity(),
@@ -126,22 +124,22 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .await
         {
             Ok(None) => Ok(lease),
-            Ok(Some(found)) => Err(self.repository.judge(&self.key, Ok(found))),
+            Ok(Some(found)) => Err(Ok(found)),
             Err(error) => {
                 // The command may have been carried out although its answer did not come.
                 self.abandon(lease);
-                Err(self.repository.judge(&self.key, Err(error)))
+                Err(Err(error))
             }
         }
     }
 
     /// Waits until the load of another process ends, or the wait budget does.
-    async fn wait(&mut self) -> Judged<E> {
+    async fn wait(&mut self) -> Result<Judged<E>, Error> {
         let repository = &self.repository;
         let budget = repository.policy.lease_wait;
         let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(budget));
         if deadline.has_passed() {
-            return Judged::Unserved(Next::Bypass);
+            return Ok(Judged::Unserved(Next::Bypass));
         }
         repository.counters.waits.add_one();
         // Listening begins before the store is asked, so that news in between is not lost.
@@ -152,12 +150,12 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .wait(&self.key, repository.identity())
             .await
         {
-            Ok(Some(found)) => repository.judge(&self.key, Ok(found)),
-            Err(error) => repository.judge(&self.key, Err(error)),
+            Ok(Some(found)) => repository.judge_bound(&self.key, Ok(found)).await,
+            Err(error) => repository.judge_bound(&self.key, Err(error)).await,
             // Woken or out of time, look again: it takes the lease if the other one is gone.
             Ok(None) => {
                 deadline.bound(listener.woken()).await;
-                Judged::Unserved(Next::Lease { over: false })
+                Ok(Judged::Unserved(Next::Lease { over: false }))
             }
         }
     }

@@ -72,10 +72,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             .store
             .get(&key, self.fingerprint, self.codec.number())
             .await;
-        if !self.is_servable() && matches!(found, Ok(Found::Value(..) | Found::Negative(_))) {
-            self.bind_now().await?;
-        }
-        let next = match self.judge(&key, found) {
+        let next = match self.judge_bound(&key, found).await? {
             Judged::Served(outcome) => {
                 if outcome.row.is_some() {
                     self.counters.hits.add_one();
@@ -223,6 +220,20 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             self.counters.denied.add_one();
         }
         denied
+    }
+
+    /// As [`Inner::judge`], once it is known whose rows the store holds, where that makes a difference. Fails if they are
+    /// another database's.
+    #[inline]
+    pub(crate) async fn judge_bound(
+        &self,
+        key: &Key,
+        answer: Result<Found, StoreError>,
+    ) -> Result<Judged<E>, Error> {
+        if !self.is_servable() && matches!(answer, Ok(Found::Value(..) | Found::Negative(_))) {
+            self.bind_now().await?;
+        }
+        Ok(self.judge(key, answer))
     }
 
     /// Decides what an answer of the store means for a read. The store's failures are counted here and reported where they

@@ -68,3 +68,62 @@ pub(crate) fn of_file(file: &Path, in_memory: bool, pool: usize) -> String {
     let found = found.or_else(|_| std::path::absolute(file));
     found.map_or_else(|_| name.to_owned(), |found| found.display().to_string())
 }
+
+#[cfg(all(test, feature = "sqlite", any(feature = "postgres", feature = "mysql")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_on_one_machine_carries_its_name() {
+        let server = |host: &str| of_server(host, None, 5432, "app");
+        assert_eq!(server("DB.example"), "db.example:5432/app");
+        for local in [
+            "localhost",
+            "127.0.0.1",
+            "127.8.0.1",
+            "::1",
+            "[::1]",
+            "/run/postgresql",
+        ] {
+            assert!(server(local).contains("/app on "), "{local}");
+        }
+        for remote in ["10.0.0.1", "::2", "localhost.example"] {
+            assert!(!server(remote).contains(" on "), "{remote}");
+        }
+        let socket = of_server("db", Some(Path::new("/run/mysqld.sock")), 3306, "app");
+        assert!(
+            socket.starts_with("/run/mysqld.sock:3306/app on "),
+            "{socket}"
+        );
+    }
+
+    #[test]
+    fn a_file_has_one_name_whether_it_is_there_or_not() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let folder = folder.path().canonicalize().expect("it is there");
+        let file = folder.join("app.db");
+        let named = |name: &str| of_file(Path::new(name), false, 0);
+        let roundabout = format!("{}/./app.db", folder.display());
+        let before = named(&roundabout);
+        std::fs::write(&file, b"").expect("a file can be written");
+        assert_eq!(before, file.display().to_string());
+        assert_eq!(named(&roundabout), before);
+        assert_eq!(named(&format!("file:{}?mode=rwc", file.display())), before);
+        assert_ne!(named(&format!("{}/other.db", folder.display())), before);
+        let here = std::env::current_dir().expect("there is one");
+        assert_eq!(named("app.db"), here.join("app.db").display().to_string());
+    }
+
+    #[test]
+    fn a_database_in_memory_belongs_to_its_process_and_its_pool() {
+        let unnamed = |pool| of_file(Path::new(":memory:"), false, pool);
+        assert_ne!(unnamed(1), unnamed(2));
+        let named = |name: &str| of_file(Path::new(name), true, 1);
+        assert_ne!(
+            named("file:sqlx-in-memory-0"),
+            named("file:sqlx-in-memory-1")
+        );
+        let process = format!("{:?}", ProcessId::current());
+        assert!(unnamed(1).contains(&process) && named("x").contains(&process));
+    }
+}

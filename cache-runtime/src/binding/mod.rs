@@ -359,9 +359,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 leave = Bound::to(seen).encode();
                 continue;
             }
-            let bound = match Bound::decode(&held.database) {
-                Some(bound) => bound,
-                None => return Err(Unbound::Failed(self.bond.unreadable(&held.database))),
+            let Some(bound) = Bound::decode(&held.database) else {
+                return Err(Unbound::Failed(self.bond.unreadable(&held.database)));
             };
             let merged = match bound.judge(seen) {
                 Verdict::Same(merged) => merged,

@@ -197,6 +197,37 @@ async fn ask<DB: Backend>(
     connection: &mut DB::Connection,
     endpoint: String,
 ) -> Result<Seen, sqlx::Error> {
+    let said = signs::<DB>(connection).await;
+    let (id, server) = match said {
+        Err(error) if is_not_understood(&error) => {
+            tracing::warn!(
+                endpoint,
+                error = &error as &dyn std::error::Error,
+                "the database cannot say who it is; it is known by its address only"
+            );
+            (Sign::Unknown, Sign::Absent)
+        }
+        said => said?,
+    };
+    Ok(Seen {
+        system: DB::NAME,
+        id,
+        endpoint,
+        server,
+    })
+}
+
+/// Whether a database does not know what it was asked for, or forbids it: one that only resembles the one it passes for.
+fn is_not_understood(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    let code = refusal.code().unwrap_or_default();
+    code.starts_with("42") || code.starts_with("0A")
+}
+
+/// The id of a database, and its server.
+async fn signs<DB: Backend>(connection: &mut DB::Connection) -> Result<(Sign, Sign), sqlx::Error> {
     let (server, has_id) = match DB::DIALECT {
         Dialect::Postgres => postgres::<DB>(connection).await?,
         Dialect::MySql => mysql::<DB>(connection).await?,
@@ -212,12 +243,7 @@ async fn ask<DB: Backend>(
         Some("hidden") => Sign::Unknown,
         _ => Sign::Absent,
     };
-    Ok(Seen {
-        system: DB::NAME,
-        id,
-        endpoint,
-        server,
-    })
+    Ok((id, server))
 }
 
 /// The table of an entity with the schema that statements find it in; where there is none, with the one that it would be
@@ -244,7 +270,10 @@ pub(crate) async fn resolve<DB: Backend>(
             DB::fetch(connection, SqlStr::from_static(text), arguments).await
         }
     };
-    let schema = schema.and_then(|row| row.map_or(Ok(None), |row| DB::text(&row, 0)));
+    let schema = match schema {
+        Err(error) if is_not_understood(&error) => return Ok(written.to_owned()),
+        schema => schema.and_then(|row| row.map_or(Ok(None), |row| DB::text(&row, 0))),
+    };
     let schema = schema.map_err(failed::<DB>)?;
     Ok(qualified(written, &schema.unwrap_or_default()))
 }
