@@ -81,8 +81,8 @@ pub const fn database_id_sql<DB: Backend>() -> &'static str {
 ///
 /// Dropping the future may leave the table without the id; call it again.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
-    let texts = [database_sql::<DB>(), database_id_sql::<DB>()];
-    tables::create(pool, &texts).await.map_err(|error| {
+    let texts = vec![database_sql::<DB>(), database_id_sql::<DB>()];
+    tables::create(pool, texts).await.map_err(|error| {
         let what = "the table with the id of the database";
         database::describe("create", what, error, database::Fate::Nothing)
     })

@@ -101,7 +101,7 @@ const WITHIN: &[&str] = &[
 const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "rollback"];
 const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
 const DEAD_LETTERS: &[&str] = &["list", "replay", "discard", "install"];
-const CACHE: &[&str] = &["connect"];
+const CACHE: &[&str] = &["connect", "rebind"];
 /// The same operations where they take another way.
 const OTHERWISE: &[&str] = &[
     "insert into a queue",
@@ -115,6 +115,7 @@ const OTHERWISE: &[&str] = &[
     "commit of a savepoint",
     "rollback of a savepoint",
     "insert with an id of the database",
+    "the id of the database is installed",
 ];
 
 macro_rules! lists_all {
@@ -514,6 +515,8 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             self.run_transaction(name, cut).await
         } else if group == FLUSHER || group == DEAD_LETTERS {
             self.run_queue(name, cut).await
+        } else if group == CACHE && name == "rebind" {
+            Left::of(&cut.run(self.world.cache.rebind(&self.pool)).await)
         } else if group == CACHE {
             let connecting = match self.world.kind {
                 Kind::Redis => cut.run(Cache::connect(&redis_url())).await.map(drop),
@@ -777,6 +780,9 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         let (id, new) = (self.old_row().await, self.id());
         let (behind, row) = (&self.behind, |id| Behind::new(id, "new"));
         match name {
+            "the id of the database is installed" => {
+                Left::of(&cut.run(larder::schema::install(&self.pool)).await)
+            }
             "insert into a queue" => {
                 let done = cut.run(behind.insert(&row(new))).await;
                 Left::of(&done).then(&done, Rows::Behind, new, Some("new"))
