@@ -340,4 +340,13 @@ pub trait Columns<DB: Backend> {
     ///
     /// Fails when a value cannot be encoded for the database.
     fn bind(&self, values: &mut Binder<'_, DB>) -> BindResult;
+
+    /// Gives the fields that are no columns the values that they have in a row of the database.
+    fn clear_skipped(&mut self) {}
+
+    /// The first column of JSON whose values an application can tell apart. What serde writes of both may be the same, if it
+    /// does not write all of a value.
+    fn told_apart(&self, _other: &Self) -> Option<&'static str> {
+        None
+    }
 }

@@ -53,6 +53,13 @@ pub(crate) enum Next {
     Bypass,
 }
 
+/// Who has given a row that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    Database,
+    Application,
+}
+
 /// What a look at the store came to.
 pub(crate) enum Judged<E> {
     Served(Outcome<E>),
@@ -266,14 +273,17 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     pub(crate) fn open(&self, payload: Payload) -> Option<Arc<E>> {
         match payload {
-            Payload::Bytes(bytes, header) => self.codec.decode(&bytes[header..]).ok().map(Arc::new),
+            Payload::Bytes(bytes, header) => {
+                let row = self.database.decode(self.codec, &bytes[header..]);
+                row.ok().map(Arc::new)
+            }
             Payload::Shared(row) => row.downcast().ok(),
         }
     }
 
-    /// The row as the store keeps it, if the codec gives it back.
+    /// A row of the database as the store keeps it, if the codec gives it back.
     pub(crate) fn seal(&self, row: &Arc<E>) -> Option<Payload> {
-        match self.carry(row) {
+        match self.carry(row, Source::Database) {
             Ok((payload, _)) => Some(payload),
             Err(mismatch) => {
                 self.cache.told.tell(E::SPEC.name, &mismatch);
@@ -284,7 +294,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     /// The row as the store keeps it, and as the codec writes it where that is another thing. All that is stored comes from
     /// here.
-    pub(crate) fn carry(&self, row: &Arc<E>) -> Result<(Payload, Vec<u8>), Mismatch> {
+    pub(crate) fn carry(
+        &self,
+        row: &Arc<E>,
+        source: Source,
+    ) -> Result<(Payload, Vec<u8>), Mismatch> {
         #[cfg(feature = "test-util")]
         if self.cache.store.is_left_out(Mechanism::RoundTrip)
             && let Ok(bytes) = self.codec.encode(&**row)
@@ -294,7 +308,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Keeps::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
             });
         }
-        let carried = self.database.carry(self.codec, row);
+        let carried = match source {
+            Source::Database => self.database.carry_loaded(self.codec, row),
+            Source::Application => self.database.carry(self.codec, row),
+        };
         let Carried { bytes, value } = carried.inspect_err(|_| {
             self.counters.codec_mismatches.add_one();
         })?;

@@ -4,12 +4,14 @@
 //! that JSON has no word for. Such a row would be served changed, and the next `update` would bring the change to the database.
 //! 1. The row is encoded, and decoded again.
 //! 2. The columns of both are bound as for a statement, and compared byte for byte. JSON is compared as JSON: maps and sets
-//!    may come back in another order.
+//!    may come back in another order. Of a row that came from the database, what is held in JSON is compared as the application
+//!    sees it too (`PartialEq`, or else `Debug`): what serde does not write, it writes into neither JSON.
 //! 3. What was decoded is what a store of this process keeps, so that it serves the rows that Redis would.
 //!
 //! Invariant: no row reaches a store, a journal or the table of dead letters but through here.
 //! Invariant: what is only looked up pays nothing; the cost is on what is stored.
-//! Not here: fields that are no columns. Nothing is known of them but how serde writes them.
+//! Not here: fields that are no columns. The database has no value of theirs, so they have none in the cache either, but that
+//! which `sqlx::FromRow` gives them.
 
 use std::{collections::HashSet, fmt, sync::Mutex, sync::PoisonError};
 
@@ -50,14 +52,32 @@ enum What {
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// Encodes a row, if the codec gives it back.
+    /// Encodes a row that the application has given, if the codec gives back what the database would be given.
     pub(crate) fn carry(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
-        self.carry_value(
-            codec,
-            row,
-            &|row, values| (self.binding.bind)(row, values),
-            |_| true,
-        )
+        let bind = |row: &E, values: &mut Binder<'_, DB>| (self.binding.bind)(row, values);
+        let mut carried = self.carry_value(codec, row, &bind, |_| true)?;
+        (self.binding.clear_skipped)(&mut carried.value);
+        Ok(carried)
+    }
+
+    /// Encodes a row that the database has given, if the codec gives back the same.
+    pub(crate) fn carry_loaded(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
+        let carried = self.carry(codec, row)?;
+        match (self.binding.told_apart)(row, &carried.value) {
+            None => Ok(carried),
+            Some(column) => Err(Mismatch {
+                codec,
+                field: Some(column.to_owned()),
+                what: What::Other,
+            }),
+        }
+    }
+
+    /// Decodes a row that is to be served. Of fields that are no columns, it is as fresh as one from the database.
+    pub(crate) fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<E, CodecError> {
+        let mut row = codec.decode(bytes)?;
+        (self.binding.clear_skipped)(&mut row);
+        Ok(row)
     }
 
     /// Encodes an id, if the codec gives it back.

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, ErrorKind},
     key::Key,
     policy::OnFull,
-    read::Judged,
+    read::{Judged, Source},
     repository::{Inner, Origin},
     round_trip::Mismatch,
     state::{Condition, Lease, Meta},
@@ -163,7 +163,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         if condition != Condition::Absent
             && outcome.origin != Origin::Cache
             && let Some(row) = &outcome.row
-            && let Err(mismatch) = self.carry(row)
+            && let Err(mismatch) = self.carry(row, Source::Database)
         {
             // It will never be cached, so no write can build on it.
             return Err(self.unbuildable(verb, key, mismatch));
@@ -251,7 +251,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let Some(row) = row else {
             return Ok((Body::Deletion(self.carry_id(id)?), None));
         };
-        let (payload, bytes) = self.carry(row)?;
+        let (payload, bytes) = self.carry(row, Source::Application)?;
         let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
         let journals = keeps_rows && self.queue().policy.journal.is_some();
         Ok((Body::Row(payload), journals.then_some(bytes)))
