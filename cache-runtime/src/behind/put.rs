@@ -7,6 +7,7 @@
 //! 4. The put demands something of the row, and nothing is known of it: the row is loaded under a lease, as by a read, and
 //!    the put is made again.
 //!
+//! Invariant: what is acknowledged is what the codec gives back (`round_trip`); another write is refused before it is sent.
 //! Invariant: a write that demands something is queued only if the store finds the demand met in the same step. It is refused
 //! by the store as well, or by a read that has asked the store for queued writes.
 //! Not here: that step (`state::put`, and `put.lua`), and what comes after the acknowledgement (`flush`).
