@@ -306,8 +306,8 @@ on_postgres!(
 );
 
 async fn row_that_the_codec_changes_is_not_cached(world: &World<Postgres>) {
-    none_is_cached::<Packed, _>(world).await;
-    none_is_cached::<Written, _>(world).await;
+    Box::pin(none_is_cached::<Packed, _>(world)).await;
+    Box::pin(none_is_cached::<Written, _>(world)).await;
 }
 
 /// Puts a row with the value of a case into the table, past everything.
@@ -370,8 +370,14 @@ async fn none_is_cached<P: Probes, DB: Tested>(world: &World<DB>) {
 }
 
 async fn row_that_the_codec_changes_is_not_published(world: &World<Postgres>) {
-    assert_eq!(none_is_published::<PackedThrough, _>(world).await, 6);
-    assert_eq!(none_is_published::<WrittenThrough, _>(world).await, 6);
+    assert_eq!(
+        Box::pin(none_is_published::<PackedThrough, _>(world)).await,
+        6
+    );
+    assert_eq!(
+        Box::pin(none_is_published::<WrittenThrough, _>(world)).await,
+        6
+    );
 }
 
 /// For how many cases that was seen: those that the database keeps as they are.
@@ -403,8 +409,8 @@ async fn none_is_published<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
 }
 
 async fn queued_write_that_the_codec_changes_is_refused(world: &World<Postgres>) {
-    none_is_queued::<PackedBehind, _>(world).await;
-    none_is_queued::<WrittenBehind, _>(world).await;
+    Box::pin(none_is_queued::<PackedBehind, _>(world)).await;
+    Box::pin(none_is_queued::<WrittenBehind, _>(world)).await;
 }
 
 fn refused<T>(column: &str, written: Result<T, Error>) {
@@ -495,8 +501,8 @@ async fn queued_write_over_a_row_that_the_codec_changes_says_so(world: &World<Po
 async fn without_the_round_trip_every_row_is_changed() {
     let world = World::<Postgres>::open(Kind::Redis).await;
     world.faults.leave_out(Mechanism::RoundTrip);
-    all_are_changed::<Packed, _>(&world).await;
-    all_are_changed::<Written, _>(&world).await;
+    Box::pin(all_are_changed::<Packed, _>(&world)).await;
+    Box::pin(all_are_changed::<Written, _>(&world)).await;
     world.database.close().await;
 }
 
@@ -526,7 +532,7 @@ async fn without_the_round_trip_queued_writes_are_changed() {
     rows.install().await.unwrap();
     let mut row = PackedBehind::good(1, "bad");
     row.trimmed = trimmed(" gate 7");
-    rows.save(&row).await.unwrap();
+    Box::pin(rows.save(&row)).await.unwrap();
     rows.flush().await.unwrap();
     let stored = rows.find_uncached(1).await.unwrap().unwrap();
     assert_eq!(stored.trimmed.0, "gate 7", "acknowledged, and another row");
@@ -540,7 +546,7 @@ async fn without_the_round_trip_the_in_process_store_is_kinder() {
     table::<Packed, _>(&world).await;
     let rows = rows::<Packed, _>(&world);
     for (id, case) in (10..).zip(Packed::cases()) {
-        put_bad(&world, &rows, id, &case).await;
+        Box::pin(put_bad(&world, &rows, id, &case)).await;
         let fresh = stored(&rows, id).await.unwrap();
         assert_eq!(read_twice(&rows, id).await, (Origin::Cache, fresh));
     }
@@ -594,8 +600,8 @@ probes!("json", [
 
 /// What a codec gives back in another order, or in another guise, is cached and queued all the same.
 async fn order_without_meaning_is_no_change(world: &World<Postgres>) {
-    survives::<Unordered, UnorderedBehind, _>(world).await;
-    survives::<UnorderedText, UnorderedTextBehind, _>(world).await;
+    Box::pin(survives::<Unordered, UnorderedBehind, _>(world)).await;
+    Box::pin(survives::<UnorderedText, UnorderedTextBehind, _>(world)).await;
 }
 
 async fn survives<A: Probes, B: Probes, DB: Tested>(world: &World<DB>) {
@@ -669,10 +675,13 @@ async fn mysql_tells_changed_rows_from_others(world: &World<MySql>) {
 }
 
 async fn tells_changed_rows_from_others<DB: Tested>(world: &World<DB>) {
-    survives::<Light, LightBehind, _>(world).await;
-    none_is_cached::<Plain, _>(world).await;
-    assert_eq!(none_is_published::<PlainThrough, _>(world).await, 4);
-    none_is_queued::<PlainBehind, _>(world).await;
+    Box::pin(survives::<Light, LightBehind, _>(world)).await;
+    Box::pin(none_is_cached::<Plain, _>(world)).await;
+    assert_eq!(
+        Box::pin(none_is_published::<PlainThrough, _>(world)).await,
+        4
+    );
+    Box::pin(none_is_queued::<PlainBehind, _>(world)).await;
 }
 
 /// The fields beside the columns hold what an application has put there, or what serde thinks is their default.
