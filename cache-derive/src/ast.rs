@@ -156,11 +156,21 @@ pub(crate) struct TryFrom {
     pub(crate) stored: Type,
 }
 
-/// One key of a `#[serde(..)]` attribute, of those that decide which fields a payload carries.
+/// One key of a `#[serde(..)]` attribute, of those that decide what a payload carries.
+#[derive(Clone)]
 pub(crate) struct Serde {
     pub(crate) kind: SerdeKind,
+    /// The name that it gives, if it gives one.
+    pub(crate) name: SerdeName,
     /// The key with its value, for a message.
     pub(crate) tokens: TokenStream,
+}
+
+/// A name, or a rule for names, for each direction.
+#[derive(Clone, Default)]
+pub(crate) struct SerdeName {
+    pub(crate) written: Option<String>,
+    pub(crate) read: Option<String>,
 }
 
 /// What a serde key does to the payload.
@@ -173,6 +183,17 @@ pub(crate) enum SerdeKind {
     Skip,
     SkipSerializing,
     SkipDeserializing,
+    RenameAll,
+    Rename,
+    Alias,
+    Default,
+    With,
+    SerializeWith,
+    DeserializeWith,
+    Into,
+    From,
+    TryFrom,
+    Transparent,
 }
 
 impl SerdeKind {
@@ -186,6 +207,17 @@ impl SerdeKind {
             Self::Skip => "skip",
             Self::SkipSerializing => "skip_serializing",
             Self::SkipDeserializing => "skip_deserializing",
+            Self::RenameAll => "rename_all",
+            Self::Rename => "rename",
+            Self::Alias => "alias",
+            Self::Default => "default",
+            Self::With => "with",
+            Self::SerializeWith => "serialize_with",
+            Self::DeserializeWith => "deserialize_with",
+            Self::Into => "into",
+            Self::From => "from",
+            Self::TryFrom => "try_from",
+            Self::Transparent => "transparent",
         }
     }
 

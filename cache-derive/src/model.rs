@@ -23,6 +23,8 @@ pub(crate) struct Table {
     pub(crate) paths: Paths,
     /// The fields that take part in statements, in the order of writing.
     pub(crate) members: Vec<Member>,
+    /// The fields that are no columns.
+    pub(crate) skipped: Vec<Skipped>,
 }
 
 impl Table {
@@ -30,6 +32,13 @@ impl Table {
     pub(crate) fn name(&self) -> String {
         self.ident.unraw().to_string()
     }
+}
+
+/// A field that is no column.
+pub(crate) struct Skipped {
+    pub(crate) ident: Ident,
+    /// Whether sqlx takes its value from the default of the whole struct, and not from that of its type.
+    pub(crate) is_of_struct: bool,
 }
 
 /// An entity.

@@ -17,6 +17,8 @@ use sqlx::{
 
 #[cfg(feature = "postgres")]
 use crate::postgres_array;
+#[cfg(feature = "sqlite")]
+use crate::sqlite_value;
 use crate::{
     binding::endpoint,
     column::{Array, Column},
@@ -61,6 +63,15 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     fn size_of<T: Column<Self>>(_value: &T) -> Result<usize, BoxDynError> {
         Ok(0)
     }
+
+    /// Appends a value as it would be bound. Whether it is `NULL`, of which nothing is appended. What is appended is compared
+    /// with other values of the same type, and not sent.
+    #[doc(hidden)]
+    fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError>;
+
+    /// The JSON texts inside an appended value, if columns of this type hold JSON.
+    #[doc(hidden)]
+    fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>>;
 
     /// Whether a batch can send the values of a column of this type as one array.
     #[doc(hidden)]
@@ -323,6 +334,14 @@ backend!(
             Ok(encoded.len())
         }
 
+        fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+            Ok(postgres_array::append(bytes, value)?.is_null())
+        }
+
+        fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+            postgres_array::json_texts(column, value)
+        }
+
         fn has_arrays_of(column: &Self::TypeInfo) -> bool {
             postgres_array::oid_of(column).is_some()
         }
@@ -360,9 +379,34 @@ backend!(
             let _is_null = value.encode_by_ref(&mut encoded)?;
             Ok(encoded.len())
         }
+
+        fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+            Ok(value.encode_by_ref(bytes)?.is_null())
+        }
+
+        fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+            // In front of a text stands its length: one byte, or one that tells how many bytes the length has.
+            let length = match value.first()? {
+                0xFC => 3,
+                0xFD => 4,
+                0xFE => 9,
+                _ => 1,
+            };
+            let is_json = *column == <Self::JsonValue as Type<Self>>::type_info();
+            is_json.then(|| value.get(length..).into_iter().collect())
+        }
     }
 );
 backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {
+    fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+        sqlite_value::append(bytes, value)
+    }
+
+    fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+        let is_json = *column == <Self::JsonValue as Type<Self>>::type_info();
+        is_json.then(|| sqlite_value::text(value).into_iter().collect())
+    }
+
     fn endpoint(pool: &Pool<Self>) -> String {
         let options = pool.connect_options();
         // The options do not tell otherwise that `mode=memory` was asked for.

@@ -15,6 +15,7 @@ use crate::{
     codec::Codec,
     error::{Error, ErrorKind},
     repair::{self, Repairs},
+    round_trip::Told,
     stats::RepairStats,
     store::{AnyStore, RealStore, memory::MemoryStore},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// The keys that the store could not be told about.
     pub(crate) repairs: Arc<Repairs>,
+    /// The fields that a codec changes, as far as they were logged.
+    pub(crate) told: Told,
     /// How many loads of one repository may run at the same time.
     pub(crate) concurrent_loads: usize,
     #[cfg(feature = "test-util")]
@@ -350,6 +353,7 @@ impl CacheBuilder {
             codec: self.codec,
             clock: self.clock,
             repairs,
+            told: Told::default(),
             concurrent_loads: self.concurrent_loads,
             #[cfg(feature = "test-util")]
             intent_ttl: self.intent_ttl,

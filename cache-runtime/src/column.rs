@@ -10,9 +10,9 @@ use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
 use crate::backend::Backend;
 
 /// A type that database `DB` can store in a column.
-pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
+pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
 
-impl<T, DB: Backend> Column<DB> for T where T: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
+impl<T, DB: Backend> Column<DB> for T where T: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
 
 /// What a column is to the statements that larder writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,44 @@ enum Sink<'a, DB: Backend> {
     Arrays(std::slice::IterMut<'a, Array>),
     /// Nowhere; how many bytes they have is added up.
     Size(&'a mut usize),
+    /// Next to each other, to be compared.
+    Values(&'a mut Values),
+}
+
+/// Values as they would be bound, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    bytes: Vec<u8>,
+    /// Where each value ends, and whether it is `NULL`.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Values {
+    /// No values yet, and room for so many, of so many bytes together.
+    pub(crate) fn with_capacity(values: usize, bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(values),
+        }
+    }
+
+    /// How many values there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of a value, or nothing for `NULL`.
+    pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        let (end, is_null) = self.ends[index];
+        (!is_null).then(|| &self.bytes[start..end])
+    }
+
+    fn add<T: Column<DB>, DB: Backend>(&mut self, value: &T) -> BindResult {
+        let is_null = DB::append(&mut self.bytes, value)?;
+        self.ends.push((self.bytes.len(), is_null));
+        Ok(())
+    }
 }
 
 /// The values of one column for all rows of a batch, in the form the database wants.
@@ -181,6 +219,15 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
+    /// A binder that puts all values next to each other.
+    pub(crate) fn values(values: &'a mut Values) -> Self {
+        Self {
+            sink: Sink::Values(values),
+            wanted: |_| true,
+            text_only: false,
+        }
+    }
+
     /// A binder that appends only the text parts of an id.
     pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
         Self {
@@ -214,6 +261,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
                 **size += DB::size_of(value)?;
                 Ok(())
             }
+            Sink::Values(values) => values.add::<T, DB>(value),
         }
     }
 
@@ -292,4 +340,13 @@ pub trait Columns<DB: Backend> {
     ///
     /// Fails when a value cannot be encoded for the database.
     fn bind(&self, values: &mut Binder<'_, DB>) -> BindResult;
+
+    /// Gives the fields that are no columns the values that they have in a row of the database.
+    fn clear_skipped(&mut self) {}
+
+    /// The first column of JSON whose values an application can tell apart. What serde writes of both may be the same, if it
+    /// does not write all of a value.
+    fn told_apart(&self, _other: &Self) -> Option<&'static str> {
+        None
+    }
 }

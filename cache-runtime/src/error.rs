@@ -19,7 +19,8 @@ pub enum ErrorKind {
     Database,
     /// The connection was lost while a write was under way: it may or may not have been applied.
     OutcomeUnknown,
-    /// A row that the database returned could not be decoded into the entity, or a value not encoded for the database.
+    /// A row that the database returned could not be decoded into the entity, or a value not encoded for the database; or the
+    /// codec does not give back a row that was to be queued, which then was not.
     Conversion,
     /// larder was set up in a way that cannot work; the message says what to change.
     Configuration,

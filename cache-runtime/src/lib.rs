@@ -60,9 +60,12 @@ mod read;
 mod recent;
 mod repair;
 mod repository;
+mod round_trip;
 pub mod schema;
 #[doc(hidden)]
 pub mod source;
+#[cfg(feature = "sqlite")]
+mod sqlite_value;
 #[doc(hidden)]
 pub mod state;
 mod statement;

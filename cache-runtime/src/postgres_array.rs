@@ -62,19 +62,27 @@ pub(crate) fn oid_of(element: &PgTypeInfo) -> Option<(u32, u32)> {
     known.map(|(_, element, array)| (*element, *array))
 }
 
+/// Appends one value.
+pub(crate) fn append<T: Column<Postgres>>(
+    bytes: &mut Vec<u8>,
+    value: &T,
+) -> Result<IsNull, BoxDynError> {
+    // The bytes are lent to the buffer, so that the value is encoded where it is to stand.
+    let mut buffer = PgArgumentBuffer::default();
+    std::mem::swap(&mut *buffer, bytes);
+    let encoded = value.encode_by_ref(&mut buffer);
+    std::mem::swap(&mut *buffer, bytes);
+    encoded
+}
+
 /// Appends one value, with its length in front.
 pub(crate) fn add_element<T: Column<Postgres>>(
     array: &mut Array,
     value: &T,
 ) -> Result<(), BoxDynError> {
-    // The array lends its bytes to the buffer, so that the value is encoded where it is to stand.
-    let mut buffer = PgArgumentBuffer::default();
-    std::mem::swap(&mut *buffer, &mut array.bytes);
-    buffer.extend_from_slice(&[0; LENGTH]);
-    let start = buffer.len();
-    let encoded = value.encode_by_ref(&mut buffer);
-    std::mem::swap(&mut *buffer, &mut array.bytes);
-    let length = match encoded? {
+    array.bytes.extend_from_slice(&[0; LENGTH]);
+    let start = array.bytes.len();
+    let length = match append(&mut array.bytes, value)? {
         IsNull::Yes => {
             array.has_null = true;
             array.bytes.truncate(start);
@@ -84,6 +92,36 @@ pub(crate) fn add_element<T: Column<Postgres>>(
     };
     array.bytes[start - LENGTH..start].copy_from_slice(&length.to_be_bytes());
     Ok(())
+}
+
+/// The JSON texts of a value of this type, if it is JSON or an array of it.
+pub(crate) fn json_texts<'v>(column: &PgTypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+    // The version of the format stands in front of each text.
+    let text = |value: &'v [u8]| value.get(1..);
+    match column.name() {
+        "JSONB" | "JSON" => Some(vec![text(value)?]),
+        "JSONB[]" | "JSON[]" => {
+            let number = |at: usize| {
+                let bytes = value.get(at..at + LENGTH)?;
+                Some(i32::from_be_bytes(bytes.try_into().ok()?))
+            };
+            // Dimensions, whether there are nulls, the type; then length and first number of each dimension.
+            let mut at = 12 + 8 * usize::try_from(number(0)?).ok()?;
+            let mut texts = Vec::new();
+            while at < value.len() {
+                // A length below zero is a null.
+                let length = usize::try_from(number(at)?).ok();
+                at += LENGTH;
+                texts.push(match length {
+                    Some(length) => text(value.get(at..at + length)?)?,
+                    None => b"",
+                });
+                at += length.unwrap_or(0);
+            }
+            Some(texts)
+        }
+        _ => None,
+    }
 }
 
 /// Appends an array to the arguments of a statement.

@@ -15,7 +15,9 @@ pub use crate::{
     policy::{Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
     repository::{Outcome, Repository},
     schema::SchemaReport,
-    source::{Probe, ProbeFallback, ProbeTypeFallback, Source},
+    source::{
+        Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
+    },
     stats::Stats,
     transaction::Transaction,
     within::Within,

@@ -31,6 +31,7 @@ use crate::{
     key::Key,
     load::Load,
     repository::{Inner, Origin, Outcome, to_its_end},
+    round_trip::{Carried, Mismatch},
     state::Meta,
     store::{Found, Keeps, Payload, Store},
 };
@@ -51,6 +52,13 @@ pub(crate) enum Next {
     Settle,
     /// Read past the cache.
     Bypass,
+}
+
+/// Who has given a row that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    Database,
+    Application,
 }
 
 /// What a look at the store came to.
@@ -282,22 +290,60 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     pub(crate) fn open(&self, payload: Payload) -> Option<Arc<E>> {
         match payload {
-            Payload::Bytes(bytes, header) => self.codec.decode(&bytes[header..]).ok().map(Arc::new),
+            Payload::Bytes(bytes, header) => {
+                let row = self.database.decode(self.codec, &bytes[header..]);
+                row.ok().map(Arc::new)
+            }
             Payload::Shared(row) => row.downcast().ok(),
         }
     }
 
+    /// A row of the database as the store keeps it, if the codec gives it back.
     pub(crate) fn seal(&self, row: &Arc<E>) -> Option<Payload> {
-        match self.cache.store.keeps() {
-            Keeps::Rows => Some(Payload::Shared(Arc::clone(row) as _)),
-            Keeps::Bytes => match self.codec.encode(&**row) {
-                Ok(bytes) => Some(Payload::Bytes(bytes, 0)),
-                Err(error) => {
-                    tracing::warn!(entity = E::SPEC.name, %error, "the codec cannot carry this row; it stays uncached");
-                    None
-                }
-            },
+        match self.carry(row, Source::Database) {
+            Ok((payload, _)) => Some(payload),
+            Err(mismatch) => {
+                self.cache.told.tell(E::SPEC.name, &mismatch);
+                None
+            }
         }
+    }
+
+    /// The row as the store keeps it, and as the codec writes it where that is another thing. All that is stored comes from
+    /// here.
+    pub(crate) fn carry(
+        &self,
+        row: &Arc<E>,
+        source: Source,
+    ) -> Result<(Payload, Vec<u8>), Mismatch> {
+        #[cfg(feature = "test-util")]
+        if self.cache.store.is_left_out(Mechanism::RoundTrip)
+            && let Ok(bytes) = self.codec.encode(&**row)
+        {
+            return Ok(match self.cache.store.keeps() {
+                Keeps::Rows => (Payload::Shared(Arc::clone(row) as _), bytes),
+                Keeps::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
+            });
+        }
+        let carried = match source {
+            Source::Database => self.database.carry_loaded(self.codec, row),
+            Source::Application => self.database.carry(self.codec, row),
+        };
+        let Carried { bytes, value } = carried.inspect_err(|_| {
+            self.counters.codec_mismatches.add_one();
+        })?;
+        Ok(match self.cache.store.keeps() {
+            // What Redis would give back, and not the row itself: it may know more than can be written down.
+            Keeps::Rows => (Payload::Shared(Arc::new(value) as _), bytes),
+            Keeps::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
+        })
+    }
+
+    /// The id of a row as the codec writes it, if the codec gives it back.
+    pub(crate) fn carry_id(&self, id: &E::Id) -> Result<Vec<u8>, Mismatch> {
+        let carried = self.database.carry_id(self.codec, id);
+        let carried = carried.inspect_err(|_| self.counters.codec_mismatches.add_one())?;
+        Ok(carried.bytes)
     }
 
     /// Whether the rule about sharing is left out, for the test that shows it is needed.

@@ -497,6 +497,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.identity()
     }
 
+    /// Whether the codec gives this row back, for benchmarks of what that costs.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn comes_back(&self, row: &E) -> bool {
+        self.0.database.carry_loaded(self.0.codec, row).is_ok()
+    }
+
     /// Applies a batch of queued writes, for tests that look at a flush without a queue.
     #[cfg(feature = "test-util")]
     #[doc(hidden)]

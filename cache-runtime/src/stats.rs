@@ -64,6 +64,8 @@ counters! {
     foreign,
     /// Entries whose bytes could not be read, which were overwritten.
     undecodable,
+    /// Rows that the codec would have given back as other ones. They were not cached, or not queued.
+    codec_mismatches,
     /// Times that a read went past the cache because it had not been told yet about a write of this process.
     denied,
     /// Commands that the store failed or refused.

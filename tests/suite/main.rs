@@ -41,6 +41,7 @@ mod publication;
 mod read;
 mod refusals;
 mod repair;
+mod round_trip;
 mod schema;
 mod scripts;
 mod stampede;

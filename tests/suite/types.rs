@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use larder::{Cache, Cached, Codec, Columns, ErrorKind};
+use larder::{Cache, Cached, Codec, Columns, ErrorKind, Origin};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 use uuid::Uuid;
 
-use crate::world::{Tested, World, on_postgres, redis_url, unique};
+use crate::world::{Tested, World, eventually, on_postgres, redis_url, unique};
 
 on_postgres!(every_postgres_type_survives);
 
@@ -164,6 +164,7 @@ async fn every_postgres_type_survives(world: &World<Postgres>) {
         "from the cache"
     );
     assert_eq!(rows.stats().loads, 1);
+    assert_eq!(rows.stats().codec_mismatches, 0);
     let full = Wide {
         empty: None,
         extra: Extra::Text {
@@ -244,6 +245,11 @@ async fn narrow_row_survives<DB: Tested>(kind: crate::world::Kind, table: &str) 
         Some(&row),
         "from the cache"
     );
+    eventually("the row is served from the cache", async || {
+        rows.find_outcome(row.id).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+    assert_eq!(rows.stats().codec_mismatches, 0);
     let changed = Narrow {
         missing: Some(0),
         r#type: String::new(),
@@ -409,6 +415,11 @@ async fn exact_row_survives(kind: crate::world::Kind) {
         Some(&row),
         "from the cache"
     );
+    eventually("the row is served from the cache", async || {
+        rows.find_outcome(row.id).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+    assert_eq!(rows.stats().codec_mismatches, 0);
     let changed = Exact {
         nothing: Some("0.10".parse().unwrap()),
         mood: Some(Mood::Grumpy),

@@ -26,6 +26,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The value of a field.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+
     /// Whether it tells of trouble, and its code.
     pub(crate) fn summary(&self) -> (bool, &str) {
         let code = self.fields.get("code").map_or("", String::as_str);
@@ -46,6 +51,14 @@ pub(crate) fn lines(address: SocketAddr) -> Vec<(bool, String)> {
         .filter(|(_, code)| !code.is_empty())
         .map(|(trouble, code)| (trouble, code.to_owned()))
         .collect()
+}
+
+/// What has been logged with this value of a field.
+pub(crate) fn lines_with(field: &str, value: &str) -> Vec<Line> {
+    listen();
+    let lines = kept();
+    let ours = lines.iter().filter(|line| line.field(field) == Some(value));
+    ours.cloned().collect()
 }
 
 /// Makes us the listener of this process, unless we are.

@@ -96,7 +96,10 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
     }
     let began = now_ns();
     repository.find(1).await?;
-    #[expect(clippy::cast_precision_loss, reason = "it is printed with three digits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "it is printed with three digits"
+    )]
     let first_ns = (now_ns() - began) as f64;
     println!(
         "  the first read took {}, the response time-out is {} ms",

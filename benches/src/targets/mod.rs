@@ -10,6 +10,7 @@ mod l2_hit;
 mod l2_peer;
 mod memory_hit;
 mod reads;
+mod round_trip;
 pub(crate) mod stampede;
 mod transaction;
 mod write;
@@ -51,6 +52,7 @@ targets! {
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
+    "round-trip", "what does it cost to see that a row comes back from the codec?" => round_trip::run, round_trip::control;
     "transaction", "how many transactions over three entities are made, beside bare ones?" => transaction::run, transaction::control;
     "behind-ack", "how many queued writes are acknowledged, beside bare UPDATEs?" => behind_ack::run, behind_ack::control;
     "behind-drain", "how many queued writes reach the database, beside batches by hand?" => behind_drain::run, behind_drain::control;

@@ -42,8 +42,9 @@ accounts! {
 const TABLES: [&str; 3] = ["orders", "stocks", "invoices"];
 
 async fn create_tables(pool: &PgPool) -> Result<(), Failure> {
-    let mut text =
-        String::from("SET client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS larder_benches;");
+    let mut text = String::from(
+        "SET client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS larder_benches;",
+    );
     for table in TABLES {
         text += &format!(
             "DROP TABLE IF EXISTS larder_benches.{table};
@@ -51,7 +52,9 @@ async fn create_tables(pool: &PgPool) -> Result<(), Failure> {
              INSERT INTO larder_benches.{table} SELECT id, 0 FROM generate_series(1, {ROWS}) AS id;"
         );
     }
-    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(pool).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+        .execute(pool)
+        .await?;
     Ok(())
 }
 

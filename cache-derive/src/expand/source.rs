@@ -32,6 +32,8 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
         .iter()
         .map(|member| describe(&private, member));
     let bind = table.members.iter().map(|member| bind(&private, member));
+    let clear = clear_skipped(&private, table);
+    let told_apart = told_apart(&private, table);
     quote! {
         #[automatically_derived]
         impl<__CachedDb: #private::Backend> #private::Columns<__CachedDb> for #ident
@@ -45,6 +47,82 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
                 #(#bind?;)*
                 ::core::result::Result::Ok(())
             }
+            #clear
+            #told_apart
+        }
+    }
+}
+
+/// Nothing where no column holds JSON; otherwise:
+///
+/// ```text
+/// fn told_apart(&self, __cached_other: &Self) -> Option<&'static str> {
+///     use LikenessFallback as _;
+///     None
+///         .or_else(|| told_apart("meta", [Likeness::<Meta>::EQUAL, Likeness::<Meta>::SHOWN], &self.meta, &__cached_other.meta))
+///         .or_else(|| <Route as Columns<__CachedDb>>::told_apart(&self.route, &__cached_other.route))
+/// }
+/// ```
+fn told_apart(private: &TokenStream, table: &Table) -> TokenStream {
+    let members = table.members.iter().filter_map(|member| {
+        let (ident, ty) = (&member.ident, &member.ty);
+        let values = quote!(&self.#ident, &__cached_other.#ident);
+        let column = match &member.kind {
+            Kind::Flatten => {
+                return Some(quote!(<#ty as #private::Columns<__CachedDb>>::told_apart(#values)));
+            }
+            Kind::Json { column, .. } => &column.name,
+            // A column of type `sqlx::types::Json` holds JSON without an attribute that says so.
+            Kind::Column { column } if spelling(ty).contains("Json<") => &column.name,
+            Kind::Column { .. } | Kind::Converted { .. } => return None,
+        };
+        let likeness = quote!(#private::Likeness::<#ty>);
+        let ways = quote!([#likeness::EQUAL, #likeness::SHOWN]);
+        Some(quote!(#private::told_apart(#column, #ways, #values)))
+    });
+    let members: Vec<_> = members.collect();
+    if members.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn told_apart(&self, __cached_other: &Self) -> ::core::option::Option<&'static ::core::primitive::str> {
+            use #private::LikenessFallback as _;
+            ::core::option::Option::None #(.or_else(|| #members))*
+        }
+    }
+}
+
+/// Nothing where every field is a column; otherwise:
+///
+/// ```text
+/// fn clear_skipped(&mut self) {
+///     self.label = Default::default();
+///     <Route as Columns<__CachedDb>>::clear_skipped(&mut self.route);
+/// }
+/// ```
+fn clear_skipped(private: &TokenStream, table: &Table) -> TokenStream {
+    let skipped = table.skipped.iter().map(|field| {
+        let ident = &field.ident;
+        match field.is_of_struct {
+            true => quote!(self.#ident = <Self as ::core::default::Default>::default().#ident),
+            false => quote!(self.#ident = ::core::default::Default::default()),
+        }
+    });
+    let flattened = table
+        .members
+        .iter()
+        .filter(|member| matches!(member.kind, Kind::Flatten));
+    let flattened = flattened.map(|member| {
+        let (ident, ty) = (&member.ident, &member.ty);
+        quote!(<#ty as #private::Columns<__CachedDb>>::clear_skipped(&mut self.#ident))
+    });
+    let statements: Vec<_> = skipped.chain(flattened).collect();
+    if statements.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn clear_skipped(&mut self) {
+            #(#statements;)*
         }
     }
 }

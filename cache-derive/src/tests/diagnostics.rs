@@ -706,11 +706,134 @@ fn column_that_serde_skips_is_reported() {
         );
         assert_eq!(
             faults(&with_field(&format!(
-                "#[serde({key})] #[sqlx(skip)] a: i64"
+                "#[serde({key}, default)] #[sqlx(skip)] a: i64"
             ))),
             [""; 0]
         );
     }
+}
+
+/// An entity with this serde attribute on the struct and these fields.
+fn with_serde(serde: &str, fields: &str) -> String {
+    format!(
+        r#"#[cached(table = "flights")] #[serde({serde})] struct Flight {{ #[cached(id)] id: i64, {fields} }}"#
+    )
+}
+
+#[test]
+fn name_for_one_direction_is_reported() {
+    for rename in [
+        r#"rename(serialize = "b")"#,
+        r#"rename(deserialize = "b")"#,
+        r#"rename(serialize = "b", deserialize = "c")"#,
+        r#"rename(serialize = "b"), alias = "c""#,
+    ] {
+        one(
+            &with_field(&format!("#[serde({rename})] a: i64")),
+            "serde writes `a` as ",
+        );
+    }
+    for rename_all in [
+        r#"rename_all(serialize = "camelCase")"#,
+        r#"rename_all(deserialize = "camelCase")"#,
+        r#"rename_all(serialize = "camelCase", deserialize = "kebab-case")"#,
+    ] {
+        // Two fields, one mistake.
+        one(
+            &with_serde(rename_all, "big_number: i64, small_number: i64"),
+            "serde writes `big_number` as ",
+        );
+    }
+    let nested = messages(
+        Derive::Columns,
+        r#"#[serde(rename_all(serialize = "camelCase"))] struct Place { house_number: i64 }"#,
+    );
+    assert_eq!(nested.len(), 1, "{nested:?}");
+}
+
+#[test]
+fn name_that_is_read_as_it_is_written_is_accepted() {
+    for field in [
+        r#"#[serde(rename = "b")] a: i64"#,
+        r#"#[serde(rename(serialize = "b", deserialize = "b"))] a: i64"#,
+        r#"#[serde(rename(serialize = "b"))] #[serde(rename(deserialize = "b"))] a: i64"#,
+        r#"#[serde(rename(serialize = "b"), alias = "b")] a: i64"#,
+        r#"#[serde(rename(serialize = "a"))] a: i64"#,
+        r#"#[serde(rename(serialize = "b"), skip)] #[sqlx(skip)] a: i64"#,
+        r#"#[serde(rename(serialize = "type"))] r#type: i64"#,
+    ] {
+        assert_eq!(faults(&with_field(field)), [""; 0], "{field}");
+    }
+    for rename_all in [
+        r#"rename_all = "camelCase""#,
+        r#"rename_all(serialize = "camelCase", deserialize = "camelCase")"#,
+        r#"rename_all(serialize = "snake_case")"#,
+        r#"transparent, rename_all(serialize = "camelCase")"#,
+    ] {
+        let entity = with_serde(rename_all, "big_number: i64");
+        assert_eq!(faults(&entity), [""; 0], "{rename_all}");
+    }
+    // A rule that changes none of the names is no mistake.
+    let entity = with_serde(r#"rename_all(serialize = "camelCase")"#, "gate: i64");
+    assert_eq!(faults(&entity), [""; 0]);
+}
+
+#[test]
+fn function_for_one_direction_is_reported() {
+    for key in ["serialize_with", "deserialize_with"] {
+        one(
+            &with_field(&format!(r#"#[serde({key} = "f")] a: i64"#)),
+            &format!("`#[serde({key})]` on `a` is for one direction only"),
+        );
+    }
+    for field in [
+        r#"#[serde(serialize_with = "f", deserialize_with = "g")] a: i64"#,
+        r#"#[serde(with = "m")] a: i64"#,
+        r#"#[serde(skip, serialize_with = "f")] #[sqlx(skip)] a: i64"#,
+    ] {
+        assert_eq!(faults(&with_field(field)), [""; 0], "{field}");
+    }
+}
+
+#[test]
+fn conversion_for_one_direction_is_reported() {
+    for key in ["into", "from", "try_from"] {
+        one(
+            &with_serde(&format!(r#"{key} = "Raw""#), "big_number: i64"),
+            &format!("`#[serde({key})]` converts the struct in one direction only"),
+        );
+    }
+    for both in [
+        r#"into = "Raw", from = "Raw""#,
+        r#"into = "Raw", try_from = "Raw", rename_all(serialize = "camelCase")"#,
+    ] {
+        assert_eq!(
+            faults(&with_serde(both, "big_number: i64")),
+            [""; 0],
+            "{both}"
+        );
+    }
+}
+
+#[test]
+fn field_whose_absence_cannot_be_read_is_reported() {
+    for field in [
+        r#"#[serde(skip_serializing_if = "Vec::is_empty")] a: Vec<i64>"#,
+        r#"#[serde(skip_serializing_if = "Option::is_none", with = "m")] a: Option<i64>"#,
+        "#[serde(skip_serializing)] #[sqlx(skip)] a: i64",
+    ] {
+        one(&with_field(field), "`#[serde(skip_serializing");
+    }
+    for field in [
+        r#"#[serde(skip_serializing_if = "Vec::is_empty", default)] a: Vec<i64>"#,
+        r#"#[serde(skip_serializing_if = "Option::is_none")] a: Option<i64>"#,
+        r#"#[serde(skip_serializing_if = "Option::is_none", with = "m", default = "f")] a: Option<i64>"#,
+        "#[serde(skip_serializing)] #[sqlx(skip)] a: Option<i64>",
+    ] {
+        assert_eq!(faults(&with_field(field)), [""; 0], "{field}");
+    }
+    let entity = with_serde("default", r#"#[serde(skip_serializing_if = "f")] a: i64"#);
+    assert_eq!(faults(&entity), [""; 0]);
 }
 
 #[test]
@@ -723,7 +846,7 @@ fn positional_codec_refuses_what_it_cannot_carry() {
     for field in [
         "#[serde(flatten)] #[sqlx(json)] a: A",
         r#"#[serde(skip_serializing_if = "Option::is_none")] a: Option<i64>"#,
-        "#[serde(skip_serializing)] #[sqlx(skip)] a: i64",
+        "#[serde(skip_serializing, default)] #[sqlx(skip)] a: i64",
         "#[sqlx(json)] a: serde_json::Value",
         "#[sqlx(json)] a: Vec<serde_json::Value>",
     ] {
@@ -784,6 +907,10 @@ fn message_is_lower_case_without_full_stop() {
            struct E { #[cached(id, generated)] id: i64, #[cached(version)] version: i64 }"#
             .to_owned(),
         "enum Flight { A }".to_owned(),
+        with_serde(r#"rename_all(serialize = "camelCase")"#, "big_number: i64"),
+        with_serde(r#"into = "Raw""#, "a: i64"),
+        with_field(r#"#[serde(serialize_with = "f")] a: i64"#),
+        with_field(r#"#[serde(skip_serializing_if = "f")] a: i64"#),
     ];
     for message in inputs.iter().flat_map(|input| faults(input)) {
         assert!(!message.ends_with('.'), "{message}");

@@ -22,7 +22,6 @@ pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
     }
     check_generated(errors, field);
     check_skip(errors, input, field);
-    check_payload(errors, field);
 }
 
 /// What sqlx reads in two steps larder would have to write in two steps, and it has no way to.
@@ -186,20 +185,4 @@ fn check_skip(errors: &mut Errors, input: &Input, field: &Field) {
          help: add `#[sqlx(skip)]`, which fills it with its default value"
     );
     errors.report(skip, message);
-}
-
-/// A column that serde leaves out is read from the database and lost in the cache: the first read has it, the second
-/// has not.
-fn check_payload(errors: &mut Errors, field: &Field) {
-    if is_skipped(field) {
-        return;
-    }
-    if let Some(serde) = field.serde.iter().find(|serde| serde.kind.loses_field()) {
-        let (name, key) = (&field.ident, serde.kind.name());
-        let message = format!(
-            "`{name}` is a column, but `#[serde({key})]` keeps it out of the cache: a cached row would come back without it\n\
-             help: remove `{key}`; to hide the field from an API, serialize another struct there"
-        );
-        errors.report(&serde.tokens, message);
-    }
 }

@@ -2,13 +2,14 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, and those that any input must meet here.
+//! writes in `queue`, those of what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
 
 mod entity;
 mod field;
+mod payload;
 mod policy;
 mod queue;
 
@@ -21,7 +22,7 @@ use crate::{
     ast::{Derive, Field, Input, RenameAll, Setting, Settings, Shape, Value, Word},
     diagnostics::Errors,
     grammar::{self, Place},
-    model::{Column, Kind, Member, Model, Role, Table},
+    model::{Column, Kind, Member, Model, Role, Skipped, Table},
     paths::Paths,
 };
 
@@ -39,6 +40,7 @@ pub(crate) fn model(errors: &mut Errors, input: &Input) -> Option<Model> {
         return None;
     }
     check_columns(errors, input);
+    payload::check(errors, input);
     match input.derive {
         Derive::Cached => {
             entity::model(errors, input).map(|entity| Model::Entity(Box::new(entity)))
@@ -144,11 +146,20 @@ fn check_nested(errors: &mut Errors, input: &Input) {
 
 /// The columns of the struct.
 fn table(input: &Input) -> Table {
-    let members = input.fields().iter().filter(|field| !is_skipped(field));
+    let (skipped, members): (Vec<_>, Vec<_>) =
+        input.fields().iter().partition(|field| is_skipped(field));
+    let skipped = skipped.into_iter().map(|field| Skipped {
+        ident: field.ident.clone(),
+        is_of_struct: field.sqlx.skip.is_none() && field.sqlx.default.is_none(),
+    });
     Table {
         ident: input.ident.clone(),
         paths: paths(&input.settings),
-        members: members.map(|field| member(input, field)).collect(),
+        members: members
+            .into_iter()
+            .map(|field| member(input, field))
+            .collect(),
+        skipped: skipped.collect(),
     }
 }
 

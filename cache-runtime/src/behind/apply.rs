@@ -294,7 +294,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         }
         let letters: Vec<_> = dead
             .iter()
-            .map(|(write, error)| Letter::new(write, batch.codec, batch.layout, error))
+            .map(|(write, error)| Letter::new(self.database, write, batch, error))
             .collect();
         // A letter that is refused is no row of the user's.
         let inserted = letters::insert::<DB>(connection, batch.place, &letters, batch.now_ms).await;

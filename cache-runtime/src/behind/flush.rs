@@ -548,7 +548,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 id.map_err(|error| error.to_string())
             }
             Some(codec) => {
-                let row = codec.decode(bytes).map(Arc::new);
+                let row = self.database.decode(codec, bytes).map(Arc::new);
                 row.map(Image::Row).map_err(|error| error.to_string())
             }
         };

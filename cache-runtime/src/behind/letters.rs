@@ -9,8 +9,7 @@
 //! Not here: which writes die (`apply`).
 
 use std::{
-    borrow::Cow,
-    fmt,
+    fmt, iter,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -21,11 +20,13 @@ use crate::{
     backend::Backend,
     behind::{
         Image, Queued,
+        apply::Batch,
         offsets::Place,
         tables::{self, Value},
     },
     chunks,
     codec::Codec,
+    database::Database,
     entity::Entity,
     error::Error,
 };
@@ -170,34 +171,65 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
-    /// What becomes of a write that was refused. A row is written with this codec, in this layout.
-    pub(crate) fn new<E: Entity>(
+    /// What becomes of a write that was refused. It is written with the codec of the batch; if that does not give it back,
+    /// with one that does.
+    pub(crate) fn new<E: Entity, DB: Backend>(
+        database: &Database<E, DB>,
         write: &Queued<E>,
-        codec: Codec,
-        layout: u32,
+        batch: &Batch<'_, E>,
         error: &str,
     ) -> Self {
-        let (is_deletion, (codec, layout), payload) = match &write.image {
-            Image::Row(row) => (false, (codec.number(), layout), codec.encode(&**row)),
-            Image::Deletion(id) => (true, (codec.number(), layout), codec.encode(id)),
+        let codecs = || iter::once(batch.codec).chain(Codec::all());
+        let (is_deletion, carried) = match &write.image {
+            Image::Row(row) => {
+                let carry = |codec| Some((codec, database.carry(codec, row).ok()?.bytes));
+                let unlike = || batch.codec.encode(&**row);
+                (false, codecs().find_map(carry).ok_or_else(unlike))
+            }
+            Image::Deletion(id) => {
+                let carry = |codec| Some((codec, database.carry_id(codec, id).ok()?.bytes));
+                let unlike = || batch.codec.encode(id);
+                (true, codecs().find_map(carry).ok_or_else(unlike))
+            }
             Image::Unreadable {
                 is_deletion,
                 codec,
                 layout,
                 payload,
                 ..
-            } => (*is_deletion, (*codec, *layout), Ok(payload.clone())),
+            } => {
+                let error = shortened(error).to_owned();
+                let payload = payload.clone();
+                return Self::of(write, *is_deletion, *codec, *layout, payload, error);
+            }
         };
-        let mut error = Cow::Borrowed(shortened(error));
-        let (codec, payload) = match payload {
-            Ok(payload) => (codec, payload),
-            Err(failure) => {
-                error.to_mut().push_str(&format!(
+        let mut error = shortened(error).to_owned();
+        let (codec, payload) = match carried {
+            Ok((codec, payload)) => (codec.number(), payload),
+            Err(Ok(unlike)) => {
+                error.push_str(
+                    "; and its content is for people only, because no codec gives it back as it was",
+                );
+                (NO_CODEC, unlike)
+            }
+            Err(Err(failure)) => {
+                error.push_str(&format!(
                     "; and its content is lost, because it cannot be encoded: {failure}"
                 ));
                 (NO_CODEC, Vec::new())
             }
         };
+        Self::of(write, is_deletion, codec, batch.layout, payload, error)
+    }
+
+    fn of<E: Entity>(
+        write: &Queued<E>,
+        is_deletion: bool,
+        codec: u8,
+        layout: u32,
+        payload: Vec<u8>,
+        error: String,
+    ) -> Self {
         Self {
             number: write.number,
             key: write.key.to_string(),
@@ -205,7 +237,7 @@ impl Letter {
             codec,
             layout,
             payload,
-            error: error.into_owned(),
+            error,
         }
     }
 }
@@ -341,7 +373,7 @@ fn decode<E: Entity>(
     let known = u8::try_from(codec).ok().and_then(Codec::from_number);
     let codec = known.ok_or_else(|| {
         if codec == u64::from(NO_CODEC) {
-            "its content could not be encoded when it died".to_owned()
+            "no codec could carry its content when it died".to_owned()
         } else {
             format!("this program was built without codec {codec}, which wrote it")
         }

@@ -7,6 +7,7 @@
 //! 4. The put demands something of the row, and nothing is known of it: the row is loaded under a lease, as by a read, and
 //!    the put is made again.
 //!
+//! Invariant: what is acknowledged is what the codec gives back (`round_trip`); another write is refused before it is sent.
 //! Invariant: a write that demands something is queued only if the store finds the demand met in the same step. It is refused
 //! by the store as well, or by a read that has asked the store for queued writes.
 //! Not here: that step (`state::put`, and `put.lua`), and what comes after the acknowledgement (`flush`).
@@ -25,8 +26,9 @@ use crate::{
     error::{Error, ErrorKind},
     key::Key,
     policy::OnFull,
-    read::Judged,
+    read::{Judged, Source},
     repository::{Inner, Origin},
+    round_trip::Mismatch,
     state::{Condition, Lease, Meta},
     store::{
         Keeps, Store,
@@ -74,7 +76,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 Decided::Unknown if condition == Condition::Any => break,
                 Decided::Unknown => {}
             }
-            let exists = self.load_for_write(&key, &id, &mut was_hidden).await?;
+            let exists = self
+                .load_for_write(&key, &id, &mut was_hidden, verb, condition)
+                .await?;
             if exists == Some(condition == Condition::Absent) {
                 return Err(self.unmet(verb, &key, condition));
             }
@@ -104,7 +108,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
             else {
                 unknown += 1;
-                if self.load_for_write(&key, id, &mut was_hidden).await? == Some(false) {
+                let condition = Condition::Present;
+                let exists = self
+                    .load_for_write(&key, id, &mut was_hidden, VERB, condition)
+                    .await?;
+                if exists == Some(false) {
                     return Err(self.unmet(VERB, &key, Condition::Present));
                 }
                 continue;
@@ -143,6 +151,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         key: &Key,
         id: &E::Id,
         was_hidden: &mut bool,
+        verb: &str,
+        condition: Condition,
     ) -> Result<Option<bool>, Error> {
         if std::mem::take(was_hidden) {
             let queue = self.queue();
@@ -151,6 +161,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             Box::pin(self.flush_lane(lane)).await?;
         }
         let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
+        if condition != Condition::Absent
+            && outcome.origin != Origin::Cache
+            && let Some(row) = &outcome.row
+            && let Err(mismatch) = self.carry(row, Source::Database)
+        {
+            // It will never be cached, so no write can build on it.
+            return Err(self.unbuildable(verb, key, mismatch));
+        }
         // Read past the cache, or served from what a put may not build on.
         *was_hidden = outcome.is_past_store || outcome.origin == Origin::Cache;
         Ok((!outcome.is_past_store).then_some(outcome.row.is_some()))
@@ -167,7 +185,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Decided, Error> {
         let queue = self.queue();
         let lane = &queue.lanes[self.keys.partition(key)];
-        let (body, journaled) = self.body(id, row)?;
+        let (body, journaled) = self
+            .body(id, row)
+            .map_err(|mismatch| self.uncarried(verb, key, mismatch))?;
         let mut made_room = false;
         for _ in 0..MOST_TRIES {
             let rotations = lane.rotations.load(Ordering::Acquire);
@@ -227,29 +247,25 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         ))
     }
 
-    /// The write as the store keeps it, and as a journal does.
-    fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Option<Vec<u8>>), Error> {
-        let unwritable = |error: crate::codec::CodecError| {
-            let message = format!("{} cannot be queued: {error}", E::SPEC.name);
-            Error::with_source(ErrorKind::Conversion, message, error)
-        };
+    /// The write as the store keeps it, and as a journal does, if the codec gives back what it writes.
+    fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Option<Vec<u8>>), Mismatch> {
         let Some(row) = row else {
-            let id = self.codec.encode(id).map_err(unwritable)?;
-            return Ok((Body::Deletion(id), None));
+            return Ok((Body::Deletion(self.carry_id(id)?), None));
         };
+        let (payload, bytes) = self.carry(row, Source::Application)?;
         let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
         let journals = keeps_rows && self.queue().policy.journal.is_some();
-        let journaled = if journals {
-            Some(self.codec.encode(&**row).map_err(unwritable)?)
-        } else {
-            None
-        };
-        let payload = if keeps_rows {
-            crate::store::Payload::Shared(Arc::clone(row) as _)
-        } else {
-            crate::store::Payload::Bytes(self.codec.encode(&**row).map_err(unwritable)?, 0)
-        };
-        Ok((Body::Row(payload), journaled))
+        Ok((Body::Row(payload), journals.then_some(bytes)))
+    }
+
+    /// The error of a write that the codec would change, and that was not queued.
+    fn uncarried(&self, verb: &str, key: &Key, mismatch: Mismatch) -> Error {
+        let message = format!(
+            "failed to {verb} {}: {mismatch}, so the write was not queued; let serde write the field as it reads it, or choose \
+             another `codec`",
+            self.what(key)
+        );
+        Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
 
     /// What is known of a row that the application has given, now.
@@ -263,6 +279,16 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             load_cost_us: 0,
             version: 0,
         }
+    }
+
+    /// The error of a write that demands a row, while the database has one that the codec would change.
+    fn unbuildable(&self, verb: &str, key: &Key, mismatch: Mismatch) -> Error {
+        let message = format!(
+            "failed to {verb} {}: the row in the database cannot be cached, so nobody can tell whether it changes meanwhile: \
+             {mismatch}; write the whole row with `save`, which demands nothing of the one that is there",
+            self.what(key)
+        );
+        Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
 
     /// Begins an incarnation after the one that was seen, in the history it was seen in, unless somebody in this process has

@@ -9,12 +9,16 @@
 //! written with, and a reader never decodes a payload of another codec or layout.
 
 mod probe;
+mod stopped_at;
 
 use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use probe::{requires_self_describing, shape};
+
+/// The highest number of a codec.
+const LAST: u8 = 3;
 
 /// A payload codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +92,11 @@ impl Codec {
         }
     }
 
+    /// All codecs that this program was built with.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (1..=LAST).filter_map(Self::from_number)
+    }
+
     /// Whether the codec finds fields by their position, and so cannot carry a type that describes itself.
     #[must_use]
     pub const fn is_positional(self) -> bool {
@@ -139,6 +148,39 @@ impl Codec {
             }
             #[cfg(feature = "json")]
             Self::Json => serde_json::from_slice(bytes).map_err(CodecError::new),
+        }
+    }
+}
+
+impl Codec {
+    /// The field of a row at which [`Codec::encode`] failed, if that can be told.
+    pub(crate) fn field_not_written<E: Serialize + DeserializeOwned>(
+        self,
+        row: &E,
+    ) -> Option<String> {
+        let mut written = Vec::new();
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => rmp_serde::encode::write_named(&mut written, row).is_ok(),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => postcard::to_io(row, &mut written).is_ok(),
+            #[cfg(feature = "json")]
+            Self::Json => serde_json::to_writer(&mut written, row).is_ok(),
+        };
+        self.field_not_read::<E>(&written)
+    }
+
+    /// The field of a row at which [`Codec::decode`] fails, if that can be told.
+    pub(crate) fn field_not_read<E: DeserializeOwned>(self, bytes: &[u8]) -> Option<String> {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => stopped_at::field::<E>(&mut rmp_serde::Deserializer::new(bytes)),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => {
+                stopped_at::field::<E>(&mut postcard::Deserializer::from_bytes(bytes))
+            }
+            #[cfg(feature = "json")]
+            Self::Json => stopped_at::field::<E>(&mut serde_json::Deserializer::from_slice(bytes)),
         }
     }
 }

@@ -93,6 +93,9 @@ pub enum Mechanism {
     /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
     /// be left out before the repository is made.
     OwnQueue,
+    /// The comparison of a row with what the codec gives back: without it, rows that the codec changes are cached and queued,
+    /// and the in-process store keeps them as they are.
+    RoundTrip,
 }
 
 /// The faults of one store, shared with the test that commands them.
