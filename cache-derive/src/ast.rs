@@ -100,6 +100,8 @@ pub(crate) enum Value {
     /// `false` where a duration could stand.
     Off,
     Number(u64),
+    /// Bytes, above zero.
+    Size(u64),
     Share(f64),
     /// One of the words of a choice.
     Word(Word),

@@ -50,6 +50,8 @@ pub(crate) enum Form {
     DurationOrOff,
     /// `= "10ms"` or `= "0ms"`, at most so many milliseconds.
     Pause(u64),
+    /// `= "256 KiB"`.
+    Size,
     /// `= 4`, in these limits.
     Number { least: u64, most: Option<u64> },
     /// `= 0.1`, at least 0 and below 1.
@@ -71,6 +73,7 @@ impl Form {
             Self::Duration => "a duration".to_owned(),
             Self::DurationOrOff => "a duration or `false`".to_owned(),
             Self::Pause(most) => format!("a duration of at most {} s", most / 1000),
+            Self::Size => "a size".to_owned(),
             Self::Number {
                 least,
                 most: Some(most),
@@ -159,6 +162,12 @@ pub(crate) const KEYS: &[Key] = &[
         Place::Struct,
         Form::Choice(&["msgpack", "postcard", "json"]),
         r#"codec = "msgpack""#,
+    ),
+    key(
+        "max_row",
+        Place::Struct,
+        Form::Size,
+        r#"max_row = "256 KiB""#,
     ),
     key(
         "lease",

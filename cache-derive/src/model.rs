@@ -146,6 +146,7 @@ pub(crate) struct Policy {
     pub(crate) namespace: Option<String>,
     pub(crate) hash_tag: bool,
     pub(crate) codec: Option<Word>,
+    pub(crate) max_row: Option<u64>,
     pub(crate) lease_ttl: Option<u64>,
     pub(crate) lease_wait: Option<u64>,
     pub(crate) intent_ttl: Option<u64>,

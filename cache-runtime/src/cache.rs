@@ -16,6 +16,7 @@ use crate::{
     error::{Error, ErrorKind},
     repair::{self, Repairs},
     round_trip::Told,
+    size,
     stats::RepairStats,
     store::{AnyStore, RealStore, memory::MemoryStore},
 };
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     /// What the namespaces are bound to.
     pub(crate) ledger: Ledger,
     pub(crate) codec: Codec,
+    /// How many bytes an encoded row may have.
+    pub(crate) max_row: u64,
     pub(crate) clock: Clock,
     /// The keys that the store could not be told about.
     pub(crate) repairs: Arc<Repairs>,
@@ -175,6 +178,7 @@ pub struct CacheBuilder {
     capacity: usize,
     namespace: String,
     codec: Codec,
+    max_row: u64,
     clock: Clock,
     repair_limit: usize,
     concurrent_loads: usize,
@@ -198,6 +202,7 @@ impl Default for CacheBuilder {
             capacity: DEFAULT_CAPACITY,
             namespace: DEFAULT_NAMESPACE.to_owned(),
             codec: Codec::default(),
+            max_row: size::DEFAULT,
             clock: Clock::default(),
             repair_limit: repair::DEFAULT_LIMIT,
             concurrent_loads: DEFAULT_LOADS,
@@ -240,6 +245,17 @@ impl CacheBuilder {
     /// Sets the payload codec (default MessagePack), for entities that name none themselves.
     pub fn codec(mut self, codec: Codec) -> Self {
         self.codec = codec;
+        self
+    }
+
+    /// Bounds how many bytes a row may have when it is encoded (default 4 MiB), for entities that name no bound themselves. A
+    /// larger one is not cached: its callers get it, from the database each time. To a queue it is not written: the write is
+    /// refused with the kind [`ErrorKind::TooLarge`].
+    ///
+    /// Redis has bounds of its own, `proto-max-bulk-len` (512 MB unless set otherwise) and `client-query-buffer-limit`, which are
+    /// asked for and kept to. The in-process store keeps rows as they are, without bytes to count; only what goes to a `journal` is encoded there.
+    pub fn max_row(mut self, bytes: usize) -> Self {
+        self.max_row = bytes as u64;
         self
     }
 
@@ -343,6 +359,11 @@ impl CacheBuilder {
                 "with 0 concurrent loads nothing can be read; use at least 1",
             ));
         }
+        if self.max_row == 0 {
+            return Err(configuration(
+                "no row fits into a `max_row` of 0 bytes; use at least 1",
+            ));
+        }
         let repairs = Arc::new(Repairs::new(self.repair_limit));
         let store = self.store(&repairs)?;
         #[cfg(feature = "test-util")]
@@ -351,6 +372,7 @@ impl CacheBuilder {
             store,
             ledger: Ledger::default(),
             codec: self.codec,
+            max_row: self.max_row,
             clock: self.clock,
             repairs,
             told: Told::default(),

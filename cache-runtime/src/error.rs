@@ -27,6 +27,9 @@ pub enum ErrorKind {
     /// The store could not be reached: for an operation that is about the store alone, or for a write of an entity whose
     /// `on_outage` is `consistent`, which then changed nothing.
     Store,
+    /// The row has more bytes, when it is encoded, than a queue takes: `max_row`, or what Redis takes at once. Nothing was
+    /// written.
+    TooLarge,
     /// As many writes are queued as may be, and the entity's `on_full` is `refuse`. Nothing was written.
     Backpressure,
     /// The task that loaded or wrote the row panicked or was stopped with its runtime, or a transaction cannot go on.

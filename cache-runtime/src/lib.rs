@@ -62,6 +62,7 @@ mod repair;
 mod repository;
 mod round_trip;
 pub mod schema;
+mod size;
 #[doc(hidden)]
 pub mod source;
 #[cfg(feature = "sqlite")]

@@ -26,6 +26,8 @@ pub struct Policy {
     pub hash_tag: bool,
     /// The payload codec, in place of the cache's own.
     pub codec: Option<Codec>,
+    /// How many bytes an encoded row may have, in place of the cache's own.
+    pub max_row: Option<u64>,
     /// How long one reader may take to load a row before another may try.
     pub lease_ttl: Duration,
     /// How long a reader waits for somebody else's load before it reads the database itself.
@@ -85,6 +87,7 @@ impl Policy {
         namespace: None,
         hash_tag: false,
         codec: None,
+        max_row: None,
         lease_ttl: Duration::from_secs(5),
         lease_wait: Duration::from_millis(100),
         intent_ttl: Duration::from_secs(10),
@@ -153,6 +156,13 @@ impl Policy {
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
         self.codec = Some(codec);
+        self
+    }
+
+    /// Sets how many bytes an encoded row may have.
+    #[must_use]
+    pub const fn max_row(mut self, bytes: u64) -> Self {
+        self.max_row = Some(bytes);
         self
     }
 

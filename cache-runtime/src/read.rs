@@ -32,6 +32,7 @@ use crate::{
     load::Load,
     repository::{Inner, Origin, Outcome, to_its_end},
     round_trip::{Carried, Mismatch},
+    size::encoded,
     state::Meta,
     store::{Found, Keeps, Payload, Store},
 };
@@ -301,7 +302,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// A row of the database as the store keeps it, if the codec gives it back.
     pub(crate) fn seal(&self, row: &Arc<E>) -> Option<Payload> {
         match self.carry(row, Source::Database) {
-            Ok((payload, _)) => Some(payload),
+            Ok((payload, written)) => {
+                let fits = self.fits(encoded(&payload, &written));
+                fits.then_some(payload)
+            }
             Err(mismatch) => {
                 self.cache.told.tell(E::SPEC.name, &mismatch);
                 None

@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Inner<E: Entity, DB: Backend> {
     pub(crate) queue: Option<Queue>,
     /// The namespace, and whose it is.
     pub(crate) bond: Bond<DB>,
+    /// Set when it was said that a row is too large.
+    pub(crate) told_of_size: OnceLock<()>,
 }
 
 /// A row, and where it came from.
@@ -189,6 +191,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             loading: Semaphore::new(cache.concurrent_loads),
             queue,
             bond,
+            told_of_size: OnceLock::new(),
             cache,
         });
         let member = Arc::downgrade(&inner) as Weak<dyn Member>;

@@ -70,6 +70,8 @@ counters! {
     denied,
     /// Commands that the store failed or refused.
     store_errors,
+    /// Rows that were too large to be cached, or to be queued.
+    too_large,
     /// Rows written: inserted, updated, saved or deleted.
     writes,
     /// Writes that ended in an error.

@@ -272,6 +272,7 @@ impl Bench {
         let mut arguments = vec![
             identity(number).stamp.to_le_bytes().to_vec(),
             b"1000000".to_vec(),
+            b"4096".to_vec(),
         ];
         let mut expected = Vec::new();
         let mut woken = Vec::new();
@@ -853,7 +854,7 @@ fn a_put_whose_key_holds_something_else_fails_alone() {
     let token = Token::numbered(0).0;
     let row: [&[u8]; 4] = [&header, b"row", b"0", &token];
     let stamp = identity(0).stamp.to_le_bytes();
-    let arguments = [&[&stamp[..], b"10"], &row[..], &row[..]].concat();
+    let arguments = [&[&stamp[..], b"10", b"4096"], &row[..], &row[..]].concat();
     let mut call = redis::cmd("EVAL");
     call.arg(script_text("put").expect("the script exists"));
     call.arg(keys.len()).arg(&keys).arg(&arguments);

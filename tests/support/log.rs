@@ -61,6 +61,31 @@ pub(crate) fn lines_with(field: &str, value: &str) -> Vec<Line> {
     ours.cloned().collect()
 }
 
+/// Whether the log has named a setting of the server at this address as the reason of trouble, or as a possible one.
+pub(crate) fn names(address: SocketAddr, setting: &str) -> bool {
+    listen();
+    let address = address.to_string();
+    let is_of = |line: &&Line| line.fields.get("address") == Some(&address);
+    let mut troubles = kept().clone().into_iter().filter(|line| line.summary().0);
+    troubles.any(|line| {
+        let error = line.fields.get("error");
+        is_of(&&line)
+            && (line.summary().1 == setting || error.is_some_and(|error| error.contains(setting)))
+    })
+}
+
+/// How often trouble was logged about an entity, which no other test may have.
+pub(crate) fn troubles_of(entity: &str) -> usize {
+    listen();
+    let is_of = |line: &&Line| line.fields.get("entity").is_some_and(|name| name == entity);
+    let lines = kept();
+    lines
+        .iter()
+        .filter(is_of)
+        .filter(|line| line.summary().0)
+        .count()
+}
+
 /// Makes us the listener of this process, unless we are.
 ///
 /// # Panics

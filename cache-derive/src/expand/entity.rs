@@ -98,6 +98,7 @@ fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
             .map(|namespace| quote!(.namespace(#namespace))),
         policy.hash_tag.then(|| quote!(.hash_tag())),
         choice("codec", "Codec", policy.codec),
+        policy.max_row.map(|bytes| quote!(.max_row(#bytes))),
         policy
             .lease_ttl
             .map(|milliseconds| quote!(.lease_ttl(#milliseconds))),

@@ -13,6 +13,7 @@ mod cached;
 mod duration;
 mod list;
 mod serde;
+mod size;
 mod sqlx;
 mod value;
 

@@ -6,6 +6,7 @@ use syn::{Lit, LitStr, Path, parse::Parser};
 use super::{
     cached, duration,
     list::{Entry, Written},
+    size,
 };
 use crate::{
     ast::{Settings, Value, Word},
@@ -21,6 +22,7 @@ pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Val
         (Form::Duration | Form::DurationOrOff | Form::Pause(_), Written::Equals(tokens)) => {
             duration(errors, key, tokens)
         }
+        (Form::Size, Written::Equals(tokens)) => bytes(errors, key, tokens),
         (Form::Number { least, most }, Written::Equals(tokens)) => {
             number(tokens, least, most).map(Value::Number)
         }
@@ -55,22 +57,30 @@ fn duration(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Valu
     match syn::parse2(tokens.clone()).ok()? {
         Lit::Str(text) => Some(match milliseconds(key.form, &text.value()) {
             Ok(milliseconds) => Value::Duration(milliseconds),
-            Err(reason) => {
-                let expects = key.form.expects();
-                errors.report(
-                    text,
-                    format!(
-                        "`{}` expects {expects}, but {reason}\n{}",
-                        key.name,
-                        key.help()
-                    ),
-                );
-                Value::Unreadable
-            }
+            Err(reason) => wrong(errors, key, &text, &reason),
         }),
         Lit::Bool(off) if !off.value && key.form == Form::DurationOrOff => Some(Value::Off),
         _ => None,
     }
+}
+
+/// As [`duration`].
+fn bytes(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Value> {
+    let text = text(tokens)?;
+    Some(match size::positive(&text.value()) {
+        Ok(bytes) => Value::Size(bytes),
+        Err(reason) => wrong(errors, key, &text, &reason),
+    })
+}
+
+/// Reports a text of the right kind that cannot be read.
+fn wrong(errors: &mut Errors, key: &Key, text: &LitStr, reason: &str) -> Value {
+    let (name, expects, help) = (key.name, key.form.expects(), key.help());
+    errors.report(
+        text,
+        format!("`{name}` expects {expects}, but {reason}\n{help}"),
+    );
+    Value::Unreadable
 }
 
 fn milliseconds(form: Form, text: &str) -> Result<u64, String> {

@@ -383,6 +383,37 @@ fn linger_is_short_and_may_be_nothing() {
 }
 
 #[test]
+fn largest_row_has_a_unit_and_is_not_zero() {
+    let sized = |keys: &str| {
+        format!(r#"#[cached(table = "t", {keys})] struct E {{ #[cached(id)] id: i64 }}"#)
+    };
+    for size in ["1 KiB", "256KiB", "4 MiB", "1024 MiB"] {
+        assert_eq!(faults(&sized(&format!("max_row = \"{size}\""))), [""; 0]);
+    }
+    let wrong = [
+        (r#""0 KiB""#, ", but `0 KiB` is zero\nhelp: "),
+        (
+            r#""4 MB""#,
+            ", but `MB` is no unit; the units are `KiB`, `MiB`\n",
+        ),
+        (r#""4096""#, ", but `4096` has no unit"),
+        (r#""2000 MiB""#, ", but `2000 MiB` is more than 1024 MiB"),
+        (r#""""#, ", but this one is empty"),
+        (
+            "4096",
+            "\nhelp: the correct form is `#[cached(max_row = \"256 KiB\")]`",
+        ),
+        ("false", "\nhelp: "),
+    ];
+    for (value, reason) in wrong {
+        one(
+            &sized(&format!("max_row = {value}")),
+            &format!("`max_row` expects a size{reason}"),
+        );
+    }
+}
+
+#[test]
 fn queue_has_room_in_every_partition() {
     one(
         &queued("partitions = 8, max_pending = 7"),

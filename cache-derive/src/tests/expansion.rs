@@ -261,6 +261,7 @@ fn policy_names_only_what_was_named() {
         ("namespace", r#", namespace = "billing""#),
         ("hash tag", ", hash_tag"),
         ("codec", r#", codec = "msgpack""#),
+        ("largest row", r#", max_row = "256 KiB""#),
         ("lease", r#", lease(ttl = "3s", wait = "50ms")"#),
         ("half a lease", r#", lease(wait = "50ms")"#),
         ("intent", r#", intent(ttl = "20s")"#),

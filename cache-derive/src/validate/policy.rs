@@ -185,6 +185,12 @@ fn policy(settings: &Settings) -> Policy {
         namespace: settings.get("namespace").and_then(text).map(LitStr::value),
         hash_tag: settings.names("hash_tag"),
         codec: settings.get("codec").and_then(word),
+        max_row: settings
+            .get("max_row")
+            .and_then(|setting| match setting.value {
+                Value::Size(bytes) => Some(bytes),
+                _ => None,
+            }),
         lease_ttl: lease.and_then(|lease| milliseconds(lease, "ttl")),
         lease_wait: lease.and_then(|lease| milliseconds(lease, "wait")),
         intent_ttl: intent.and_then(|intent| milliseconds(intent, "ttl")),

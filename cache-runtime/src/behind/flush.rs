@@ -186,7 +186,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Stepped, Error> {
         let queue = self.queue();
         let to = fetched.end();
-        let full = fetched.writes.len() as u64 >= u64::from(queue.policy.batch);
+        let full = fetched.is_cut || fetched.writes.len() as u64 >= u64::from(queue.policy.batch);
         let goes_on = full && turn != Turn::Once;
         let next = Fetch {
             incarnation: open.incarnation,

@@ -185,9 +185,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Decided, Error> {
         let queue = self.queue();
         let lane = &queue.lanes[self.keys.partition(key)];
-        let (body, journaled) = self
+        let (body, written) = self
             .body(id, row)
             .map_err(|mismatch| self.uncarried(verb, key, mismatch))?;
+        self.check_put(verb, key, &body, &written)?;
+        let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
+        let journaled = (keeps_rows && queue.policy.journal.is_some()).then_some(written);
         let mut made_room = false;
         for _ in 0..MOST_TRIES {
             let rotations = lane.rotations.load(Ordering::Acquire);
@@ -247,15 +250,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         ))
     }
 
-    /// The write as the store keeps it, and as a journal does, if the codec gives back what it writes.
-    fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Option<Vec<u8>>), Mismatch> {
+    /// The write as the store keeps it, and its row as the codec writes it where that is another thing; if the codec gives back
+    /// what it writes.
+    fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Vec<u8>), Mismatch> {
         let Some(row) = row else {
-            return Ok((Body::Deletion(self.carry_id(id)?), None));
+            return Ok((Body::Deletion(self.carry_id(id)?), Vec::new()));
         };
-        let (payload, bytes) = self.carry(row, Source::Application)?;
-        let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
-        let journals = keeps_rows && self.queue().policy.journal.is_some();
-        Ok((Body::Row(payload), journals.then_some(bytes)))
+        let (payload, written) = self.carry(row, Source::Application)?;
+        Ok((Body::Row(payload), written))
     }
 
     /// The error of a write that the codec would change, and that was not queued.

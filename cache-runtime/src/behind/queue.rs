@@ -352,6 +352,7 @@ mod tests {
             current_last: 5,
             log_last: 5,
             now_ms: 0,
+            is_cut: false,
             writes: std::iter::repeat_with(write).take(writes).collect(),
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! - *Away*: there is no link that could be used, for one reason after another (`UNREACHABLE`, `TIMEOUT`, `REPLICA`,
 //!   `LOADING`, `NOAUTH`, ..). A new reason is a change.
+//! - *Deaf*: the link is sound, and there are no wake-ups, for one reason after another.
 //! - *Refused*: the link is sound, and the server refuses some operations (`OOM`, `NOREPLICAS`, `NOPERM`, ..). It has ended
 //!   when one of them is accepted again and none was refused for a second: at the edge of its memory a server refuses one
 //!   command in two.
@@ -29,6 +30,9 @@ use crate::clock::Deadline;
 /// How long an operation must not have been refused before it counts as accepted again.
 const CALM: Duration = Duration::from_secs(1);
 
+/// The code of a connection that cannot be made or was lost.
+pub(crate) const UNREACHABLE: &str = "UNREACHABLE";
+
 /// Why Redis is away.
 #[derive(Clone, Debug)]
 pub(crate) struct Away {
@@ -51,7 +55,7 @@ impl From<&RedisError> for Away {
             Some(code) => code,
             None if error.is_timeout() => "TIMEOUT",
             None if error.kind() == redis::ErrorKind::AuthenticationFailed => "NOAUTH",
-            None if error.is_io_error() => "UNREACHABLE",
+            None if error.is_io_error() => UNREACHABLE,
             None => error.category(),
         };
         Self::new(code, &error.to_string())
@@ -75,6 +79,8 @@ impl fmt::Display for Away {
 pub(crate) struct Conditions {
     address: String,
     away: Mutex<Option<String>>,
+    /// Why there are no wake-ups.
+    deaf: Mutex<Option<String>>,
     /// What is refused, by the code.
     refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
@@ -94,6 +100,7 @@ impl Conditions {
         Self {
             address,
             away: Mutex::default(),
+            deaf: Mutex::default(),
             refused: Mutex::default(),
             any_refused: AtomicBool::new(false),
         }
@@ -120,6 +127,38 @@ impl Conditions {
             tracing::info!(address = self.address, code, "Redis can be used again");
         }
         before.is_some()
+    }
+
+    /// The connection that was lost is known to have been closed by Redis, and why.
+    pub(crate) fn lost_because(&self, closing: &Away) {
+        if lock(&self.away).as_deref() == Some(UNREACHABLE) {
+            self.away(closing);
+        }
+    }
+
+    /// There are no wake-ups.
+    pub(crate) fn deaf(&self, away: &Away) {
+        let code = &away.code;
+        let before = lock(&self.deaf).replace(code.clone());
+        if before.as_ref() != Some(code) {
+            tracing::warn!(
+                address = self.address,
+                code,
+                error = %away,
+                "Redis wakes nobody who waits for a load or for queued writes; they go on when their time is up"
+            );
+        }
+    }
+
+    /// There are wake-ups.
+    pub(crate) fn hears(&self) {
+        if let Some(code) = lock(&self.deaf).take() {
+            tracing::info!(
+                address = self.address,
+                code,
+                "Redis wakes those who wait again"
+            );
+        }
     }
 
     /// An operation was refused by a server that is there.

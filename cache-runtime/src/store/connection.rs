@@ -6,9 +6,10 @@
 //!    a failover changes it, so that what such a server has resurrected is not believed.
 //! 3. A server that does not order all operations on every key is not used: a replica, a cluster node, a primary that has
 //!    been demoted. Nor is one that is still loading its data.
-//! 4. Wake-ups for waiting loads arrive as pushes on the same connection.
+//! 4. Wake-ups for waiting loads arrive on a connection of their own beside the link (`messages`).
 //! 5. While it is used, a link is watched by its pulse: whether it answers, and whether it may be trusted (`pulse`).
-//! 6. Commands that hold up those behind them have a second connection beside the link, its *companion*.
+//! 6. Commands that hold up those behind them have another connection beside the link, its *companion*.
+//! 7. Why a server has closed a connection by itself is learnt from its counts when the next one is made (`closings`).
 //!
 //! What a server's refusal means: `READONLY`, `MASTERDOWN`, `LOADING`, `NOAUTH` and the words of a cluster say that this
 //! server is not the one to ask, and the link is lost. Anything else (`OOM`, `NOREPLICAS`, `NOPERM`, ..) is the failure of
@@ -21,6 +22,7 @@
 //! Not here: the operations (`redis`), and what is logged when (`condition`).
 
 use std::{
+    collections::HashMap,
     hash::Hasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
@@ -31,7 +33,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, RedisResult, Value, aio::MultiplexedConnection,
+    RedisError, RedisResult, aio::MultiplexedConnection,
 };
 use tokio::runtime::Handle;
 
@@ -42,10 +44,11 @@ use crate::{
     error::StoreError,
     repair::Repairs,
     store::{
-        condition::{Away, Conditions},
+        closings::Closings,
+        condition::{Away, Conditions, UNREACHABLE},
+        messages::{self, Messages},
         pulse::{BEAT, Beat, Ending, PROBE_PAUSE, PROBES, Pulse, info},
     },
-    token::ProcessId,
     wake::Wakeups,
 };
 
@@ -55,7 +58,14 @@ pub(crate) const LONGEST_SYNC: Duration = Duration::from_secs(5);
 const LONGEST_IDLE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const WAKE_CHANNEL: &[u8] = b"larder:wake:";
+/// How long an argument of a command may be where a server does not tell (the default of Redis).
+const LONGEST_ARGUMENT: u64 = 512 << 20;
+/// Settings of a server that cost a connection where it goes beyond them.
+const LONGEST_BULK: &str = "proto-max-bulk-len";
+const QUERY_BUFFER: &str = "client-query-buffer-limit";
+const OUTPUT_BUFFER: &str = "client-output-buffer-limit";
+/// What a server may have in its buffer beside a long argument.
+const AROUND_AN_ARGUMENT: u64 = 64 << 10;
 /// After how long a primary misses its replicas, where it does not tell (the default of Redis).
 const DEFAULT_LAG: Duration = Duration::from_secs(10);
 /// How much longer keys are noted: until trust has ended everywhere, and a little.
@@ -123,6 +133,9 @@ pub(crate) struct Connector {
     /// Whether the last server was remarked for having replicas and not minding their loss.
     careless: AtomicBool,
     wakeups: Wakeups,
+    closings: Closings,
+    /// How long an argument of a command may be for the latest server.
+    longest_argument: AtomicU64,
 }
 
 /// One connection, to one run of one server.
@@ -167,6 +180,14 @@ impl Link {
     pub(crate) fn keep_companion(&self, connection: MultiplexedConnection) {
         *self.companion() = Some((connection, Deadline::after(LONGEST_IDLE)));
     }
+}
+
+/// What a handshake comes to.
+struct Made {
+    link: Link,
+    messages: Option<Messages>,
+    /// How long keys are to be noted that the server is told about, if it is fenced.
+    window: Option<Duration>,
 }
 
 /// While it lives, a task is connecting.
@@ -217,6 +238,8 @@ impl Connector {
             fenced: AtomicU64::new(0),
             careless: AtomicBool::new(false),
             wakeups: Wakeups::default(),
+            closings: Closings::default(),
+            longest_argument: AtomicU64::new(LONGEST_ARGUMENT),
         })
     }
 
@@ -241,7 +264,26 @@ impl Connector {
             .is_some_and(|link| link.pulse.check().is_ok())
     }
 
-    /// The registry that pushes wake.
+    /// How long an argument of a command may be for the server of the latest link.
+    pub(crate) fn longest_argument(&self) -> u64 {
+        self.longest_argument.load(Ordering::Relaxed)
+    }
+
+    /// Whether a mechanism is left out.
+    #[cfg(feature = "test-util")]
+    pub(super) fn leaves_out(&self, mechanism: Mechanism) -> bool {
+        self.options.leaves_out(mechanism)
+    }
+
+    pub(super) fn closings(&self) -> &Closings {
+        &self.closings
+    }
+
+    pub(super) fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// The registry that messages wake.
     pub(crate) fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }
@@ -335,10 +377,14 @@ impl Connector {
             return;
         };
         // Said before another link can be made, which takes it back.
-        self.conditions.away(away);
+        let mut away = away.clone();
+        if away.code == UNREACHABLE {
+            away.message += &self.closings.suspicion("normal");
+        }
+        self.conditions.away(&away);
         drop(current);
         link.pulse.end();
-        // Whoever waits for a push would wait in vain.
+        // Whoever waits for a message would wait in vain.
         self.wakeups.wake_all();
         self.connect_in_background();
     }
@@ -370,7 +416,11 @@ impl Connector {
 
     async fn connect_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let number = self.links_made.fetch_add(1, Ordering::Relaxed) + 1;
-        let (link, window) = match Box::pin(self.handshake(number)).await {
+        let Made {
+            link,
+            messages,
+            window,
+        } = match Box::pin(self.handshake(number)).await {
             Ok(made) => made,
             Err(away) => {
                 self.conditions.away(&away);
@@ -390,6 +440,11 @@ impl Connector {
             // Only now: what was noted for the server before must have been replayed.
             self.repairs.note_for(window);
             tokio::spawn(watch(Arc::downgrade(self), link.clone()));
+            let held = messages::hold(Arc::downgrade(self), link.clone(), messages);
+            tokio::spawn(held);
+            if let Some(closing) = self.closings.take() {
+                self.conditions.lost_because(&closing);
+            }
             if let Some(replaced) = current.replace(link) {
                 replaced.pulse.end();
             }
@@ -404,17 +459,13 @@ impl Connector {
         Ok(())
     }
 
-    /// Makes a link. Also how long keys are to be noted that its server is told about, if it is fenced.
-    async fn handshake(self: &Arc<Self>, number: u64) -> Result<(Link, Option<Duration>), Away> {
-        let timeouts = self.options.timeouts;
+    /// Makes a link, and the connection of its messages.
+    async fn handshake(self: &Arc<Self>, number: u64) -> Result<Made, Away> {
         let connector = Arc::downgrade(self);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeouts.connect))
-            .set_response_timeout(Some(timeouts.response))
-            .set_push_sender(move |push: PushInfo| {
-                on_push(&connector, number, push);
-                Ok::<(), redis::aio::SendError>(())
-            });
+        let config = self.config().set_push_sender(move |push: PushInfo| {
+            on_push(&connector, number, push);
+            Ok::<(), redis::aio::SendError>(())
+        });
         let mut connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)
@@ -426,12 +477,17 @@ impl Connector {
         let told = told.unwrap_or_default();
         usable(&told)?;
         let stamp = self.stamp_of(&told);
-        // Without the right to subscribe, waiters go on when their time is up.
-        let channel = [WAKE_CHANNEL, &ProcessId::current().0].concat();
-        match connection.subscribe(channel).await {
-            Err(error) if is_refused(&error) => self.conditions.refused("subscribe", &error),
-            result => result?,
+        self.closings.note(stamp, &told);
+        let mut limits = limits(&mut connection).await?;
+        let longest = longest_argument(&limits);
+        self.longest_argument.store(longest, Ordering::Relaxed);
+        self.closings
+            .note_output_limits(limits.remove(OUTPUT_BUFFER));
+        #[cfg(feature = "test-util")]
+        if self.options.leaves_out(Mechanism::OwnMessages) {
+            connection.subscribe(messages::channel()).await?;
         }
+        let messages = self.open_messages(stamp).await;
         let fenced = self.must_fence(&told, stamp);
         let link = Link {
             stamp,
@@ -443,12 +499,53 @@ impl Connector {
             }),
             number,
         };
-        if !fenced {
-            return Ok((link, None));
+        let window = if fenced {
+            let window = suspect_window(&link).await;
+            self.earn_trust(&link).await?;
+            Some(window)
+        } else {
+            None
+        };
+        Ok(Made {
+            link,
+            messages,
+            window,
+        })
+    }
+
+    /// How a connection is made.
+    pub(super) fn config(&self) -> AsyncConnectionConfig {
+        let timeouts = self.options.timeouts;
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(timeouts.response))
+    }
+
+    /// A connection beside a link, to the same run of the same server.
+    pub(super) async fn beside(
+        &self,
+        stamp: u64,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let made = self
+            .client
+            .get_multiplexed_async_connection_with_config(config);
+        let mut connection = made.await?;
+        let told = unless_refused(info().query_async::<String>(&mut connection).await)?;
+        if self.stamp_of(&told.unwrap_or_default()) != stamp {
+            return Err((redis::ErrorKind::Io, "Redis was replaced").into());
         }
-        let window = suspect_window(&link).await;
-        self.earn_trust(&link).await?;
-        Ok((link, Some(window)))
+        Ok(connection)
+    }
+
+    /// Why the server of a link has closed a connection lately, if it says so. Fails if the link is in trouble itself.
+    pub(super) async fn closing_of(&self, link: &Link) -> RedisResult<Option<Away>> {
+        let mut connection = link.connection.clone();
+        let told = info().query_async::<String>(&mut connection).await;
+        if let Some(told) = unless_refused(told)? {
+            self.closings.note(link.stamp, &told);
+        }
+        Ok(self.closings.take())
     }
 
     /// A connection beside a link, to the same run of the same server, for commands that hold up those behind them and may
@@ -459,20 +556,10 @@ impl Connector {
         if let Some((connection, _)) = kept.filter(|(_, idle)| !idle.has_passed()) {
             return Ok(connection);
         }
-        let timeouts = self.options.timeouts;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeouts.connect))
-            .set_response_timeout(Some(LONGEST_SYNC + timeouts.response));
-        let away = |error: RedisError| StoreError::new(error.to_string());
-        let made = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        let mut connection = made.await.map_err(away)?;
-        let told = info().query_async::<String>(&mut connection).await;
-        if self.stamp_of(&told.map_err(away)?) != link.stamp {
-            return Err(StoreError::new("Redis was replaced"));
-        }
-        Ok(connection)
+        let patience = LONGEST_SYNC + self.options.timeouts.response;
+        let config = self.config().set_response_timeout(Some(patience));
+        let made = self.beside(link.stamp, &config).await;
+        made.map_err(|error| StoreError::new(error.to_string()))
     }
 
     /// Judges what a companion has answered. What is wrong with its connection says nothing about the link.
@@ -577,6 +664,8 @@ impl Connector {
         }
         if let Ok(Some(told)) = &beat.told {
             usable(told)?;
+            // So that what has happened before is not taken for the reason of what happens later.
+            self.closings.note(link.stamp, told);
             if self.stamp_of(told) != link.stamp {
                 return Err(Away::new(
                     "REPLACED",
@@ -605,6 +694,25 @@ async fn suspect_window(link: &Link) -> Duration {
         .await;
     let lag = lag.ok().and_then(|lag| lag.get(1)?.parse().ok());
     lag.map_or(DEFAULT_LAG, Duration::from_secs) + LAG_MARGIN
+}
+
+/// What a server says of its limits, if it does.
+async fn limits(connection: &mut MultiplexedConnection) -> RedisResult<HashMap<String, String>> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET")
+        .arg(LONGEST_BULK)
+        .arg(QUERY_BUFFER)
+        .arg(OUTPUT_BUFFER);
+    Ok(unless_refused(ask.query_async(connection).await)?.unwrap_or_default())
+}
+
+/// How long an argument of a command may be: a server breaks the connection on which a longer one comes.
+fn longest_argument(limits: &HashMap<String, String>) -> u64 {
+    let limit = |name: &str| limits.get(name)?.parse::<u64>().ok();
+    // An argument is gathered in a buffer, which has a limit of its own.
+    let buffer = limit(QUERY_BUFFER).map(|limit| limit.saturating_sub(AROUND_AN_ARGUMENT));
+    let both = limit(LONGEST_BULK).into_iter().chain(buffer);
+    both.min().unwrap_or(LONGEST_ARGUMENT)
 }
 
 /// The task of a link: beats and probes until the link is lost or nobody holds the connector any more.
@@ -668,7 +776,7 @@ async fn wait_for_beat(link: &Link) -> bool {
 }
 
 /// What a server answered, unless it refuses to.
-fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+pub(super) fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
     match answer {
         Err(error) if is_refused(&error) => Ok(None),
         answer => answer.map(Some),
@@ -742,13 +850,10 @@ fn on_push(connector: &Weak<Connector>, number: u64, push: PushInfo) {
         return;
     };
     match push.kind {
-        PushKind::Message => {
-            if let Some(Value::BulkString(key)) = push.data.into_iter().nth(1) {
-                connector.wakeups.wake(&key);
-            }
-        }
+        // Only where a test has them arrive here.
+        PushKind::Message => messages::on_message(&connector.wakeups, push),
         PushKind::Disconnection => {
-            let away = Away::new("UNREACHABLE", "the connection was lost");
+            let away = Away::new(UNREACHABLE, "the connection was lost");
             connector.lost(number, &away);
         }
         _ => {}
@@ -756,7 +861,7 @@ fn on_push(connector: &Weak<Connector>, number: u64, push: PushInfo) {
 }
 
 /// The value of a field in the text that INFO returns.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim)

@@ -96,6 +96,13 @@ pub enum Mechanism {
     /// The comparison of a row with what the codec gives back: without it, rows that the codec changes are cached and queued,
     /// and the in-process store keeps them as they are.
     RoundTrip,
+    /// The connection of their own that messages of Redis have: without it, they come on the one of the data. To be left out
+    /// before the cache is built.
+    OwnMessages,
+    /// The bound on the bytes of a batch of queued writes: without it, as many are read as are asked for.
+    ReadBound,
+    /// The bound that the store itself has for one row: without it, what is larger is sent.
+    StoreBound,
 }
 
 /// The faults of one store, shared with the test that commands them.
@@ -392,6 +399,13 @@ fn to_bytes(state: &State<Payload>) -> Vec<u8> {
 impl Store for FaultyStore {
     fn keeps(&self) -> Keeps {
         self.store.keeps()
+    }
+
+    fn most_bytes(&self) -> u64 {
+        if self.is_left_out(Mechanism::StoreBound) {
+            return u64::MAX;
+        }
+        self.store.most_bytes()
     }
 
     fn stamp(&self) -> u64 {

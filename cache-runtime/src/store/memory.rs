@@ -331,6 +331,10 @@ impl Store for MemoryStore {
         Keeps::Rows
     }
 
+    fn most_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     fn stamp(&self) -> u64 {
         0
     }

@@ -210,6 +210,7 @@ impl Queue {
             log_last: last.map_or(0, Held::number),
             now_ms,
             writes: writes.unwrap_or_default(),
+            is_cut: false,
         }
     }
 

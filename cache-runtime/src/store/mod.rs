@@ -18,6 +18,8 @@ macro_rules! dispatch {
 }
 
 #[cfg(feature = "redis")]
+mod closings;
+#[cfg(feature = "redis")]
 mod condition;
 #[cfg(feature = "redis")]
 pub mod connection;
@@ -27,8 +29,12 @@ mod durability;
 pub mod faulty;
 #[cfg(feature = "redis")]
 mod gathering;
+#[cfg(feature = "redis")]
+mod log_reader;
 pub mod memory;
 pub(crate) mod memory_queue;
+#[cfg(feature = "redis")]
+mod messages;
 #[cfg(feature = "redis")]
 mod pulse;
 pub mod queue;
@@ -189,6 +195,9 @@ pub trait Store: Send + Sync + 'static {
     /// How the store keeps rows.
     fn keeps(&self) -> Keeps;
 
+    /// How many bytes an encoded row may have to be kept.
+    fn most_bytes(&self) -> u64;
+
     /// The hash of the store's identity at this moment, for leases taken now.
     fn stamp(&self) -> u64;
 
@@ -309,6 +318,10 @@ pub enum RealStore {
 impl Store for RealStore {
     fn keeps(&self) -> Keeps {
         dispatch!(self, store => store.keeps())
+    }
+
+    fn most_bytes(&self) -> u64 {
+        dispatch!(self, store => store.most_bytes())
     }
 
     fn stamp(&self) -> u64 {

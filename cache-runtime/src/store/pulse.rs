@@ -136,6 +136,11 @@ impl Pulse {
         self.changed.notify_waiters();
     }
 
+    /// Whether the link is not used any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// Returns when the link is not used any more.
     pub(crate) async fn ended(&self) {
         self.until(&self.ended).await;
@@ -210,10 +215,10 @@ impl Beat {
     }
 }
 
-/// The question that tells who a server is and what it thinks of its replicas.
+/// The question that tells who a server is, what it thinks of its replicas, and how many connections it has closed.
 pub(crate) fn info() -> Cmd {
     let mut info = redis::cmd("INFO");
-    info.arg("server").arg("replication");
+    info.arg("server").arg("replication").arg("stats");
     info
 }
 

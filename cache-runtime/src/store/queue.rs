@@ -72,7 +72,7 @@ pub struct Fetch {
     pub incarnation: Incarnation,
     /// Behind which number.
     pub after: u64,
-    /// How many writes at most.
+    /// How many writes at most. A store that carries them over a network returns fewer where they are large.
     pub count: u32,
     /// For how many milliseconds this process claims the partition; zero to read without a claim.
     pub claim_ms: u64,
@@ -99,6 +99,8 @@ pub struct Fetched {
     pub now_ms: u64,
     /// The writes in the order of their numbers.
     pub writes: Vec<Logged>,
+    /// Whether there would be more of them if they were smaller.
+    pub is_cut: bool,
 }
 
 /// One write in a log.

@@ -21,11 +21,13 @@ use crate::{
     error::StoreError,
     key::Key,
     repair::Repairs,
+    size::AROUND_A_ROW,
     state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, View, Writers},
     store::{
         Filling, Found, Keeps, Payload, Store, Touched,
         connection::{Connector, Link, Options},
         gathering::Gathering,
+        log_reader::KnownSizes,
         pulse::Pulse,
         redis_put::Puts,
     },
@@ -45,6 +47,8 @@ pub struct RedisStore {
     pub(super) puts: Arc<Gathering<Puts>>,
     /// Where those meet that wait for the server's disk.
     pub(super) synced_puts: Arc<Gathering<Puts>>,
+    /// How large the queued writes are that are read next.
+    pub(super) sizes: KnownSizes,
 }
 
 impl fmt::Debug for RedisStore {
@@ -138,6 +142,7 @@ impl RedisStore {
             connector,
             puts,
             synced_puts,
+            sizes: KnownSizes::default(),
         })
     }
 
@@ -379,6 +384,12 @@ fn loading(lease: Lease) -> Vec<u8> {
 impl Store for RedisStore {
     fn keeps(&self) -> Keeps {
         Keeps::Bytes
+    }
+
+    fn most_bytes(&self) -> u64 {
+        self.connector
+            .longest_argument()
+            .saturating_sub(AROUND_A_ROW)
     }
 
     fn stamp(&self) -> u64 {

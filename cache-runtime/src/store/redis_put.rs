@@ -27,6 +27,7 @@ use crate::{
         Payload,
         connection::{Connector, LONGEST_SYNC, Link},
         gathering::{Bounds, Carrier, Gathering},
+        log_reader::LARGE,
         queue::{Body, Put, PutAnswer},
         redis::{SCRIPTS, is_unknown_script, unless_silent},
         redis_queue::{incarnation, unexpected},
@@ -372,7 +373,8 @@ fn command(link: &Link, calls: &[Call], batch: &Batch) -> redis::Cmd {
         for call in calls() {
             command.arg(call.key.as_bytes());
         }
-        command.arg(&link.stamp.to_le_bytes()).arg(first.most);
+        let stamp = link.stamp.to_le_bytes();
+        command.arg(&stamp).arg(first.most).arg(LARGE);
     }
     for call in calls() {
         command

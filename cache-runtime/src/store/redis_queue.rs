@@ -1,6 +1,7 @@
 //! The queues of write-behind entities in Redis: one script per operation. Only the log is read by a command, in one round
 //! trip with the script that looks at the queue, and behind it: what comes in between can add writes, or cut off what is
 //! committed, which the comparison of the position finds. Read before it, the log could lack writes that the script counts.
+//! How much is read at once is known before (`log_reader`).
 //!
 //! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
 //! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
@@ -9,6 +10,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use redis::Value;
 
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
 use crate::{
     behind::{
         mark::{Incarnation, Mark},
@@ -21,6 +24,7 @@ use crate::{
     state::{Pending, State},
     store::{
         Payload, durability,
+        log_reader::{Batch, MOST_BYTES, Read, Sizes},
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{RedisStore, SCANNED_AT_ONCE, SCRIPTS},
         redis_put::{Call, wait_for_sync},
@@ -135,19 +139,46 @@ impl QueueStore for RedisStore {
         } else {
             look.arg("");
         }
-        if fetch.count == 0 {
-            let seen = self.run_script("fetch", link, &look).await?;
-            return fetched(seen, Value::Nil, stamp);
-        }
+        // For this batch, and to know the next one when it is asked for.
+        let named = fetch.count.saturating_mul(2);
+        look.arg(fetch.after).arg(named);
+        let mut batch = Batch::new(fetch.after, fetch.count, self.most_bytes());
+        let known = self.sizes.of(&partition.state, fetch.incarnation);
         // Not by the script: what Lua has in its hands is converted twice.
-        let mut read = redis::cmd("XRANGE");
-        read.arg(log.as_bytes())
-            .arg(format!("(0-{}", fetch.after))
-            .arg("+")
-            .arg("COUNT")
-            .arg(fetch.count);
-        let (seen, writes) = self.run_script_and("fetch", link, &look, read).await?;
-        fetched(seen, writes, stamp)
+        let seen = match known.and_then(|known| batch.next(&known)) {
+            Some(read) => {
+                let command = xrange(&log, read);
+                let both = self.run_script_and("fetch", link.clone(), &look, command);
+                let (seen, found) = both.await?;
+                batch.take(read, writes(found)?);
+                seen
+            }
+            None => self.run_script("fetch", link.clone(), &look).await?,
+        };
+        let Some((mut found, large)) = looked(seen, stamp)? else {
+            return Ok(unclaimed(stamp));
+        };
+        if fetch.count == 0 {
+            return Ok(found);
+        }
+        let are_all = large.len() < named as usize;
+        let last_named = large.last().map_or(0, |(number, _)| *number);
+        let sizes = Sizes {
+            incarnation: fetch.incarnation,
+            from: fetch.after,
+            to: if are_all { found.log_last } else { last_named },
+            last: found.log_last,
+            large,
+        };
+        while let Some(read) = batch.next(&sizes) {
+            let command = xrange(&log, read);
+            let found = self.command("fetch", link.clone(), &command).await?;
+            batch.take(read, writes(found)?);
+        }
+        self.sizes.note(&partition.state, sizes);
+        found.is_cut = batch.is_cut(found.log_last);
+        found.writes = batch.writes;
+        Ok(found)
     }
 
     async fn settle(
@@ -207,6 +238,7 @@ impl QueueStore for RedisStore {
     }
 
     async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        // As many as there were histories of the store since the queue was last flushed to its end, of 16 bytes each.
         let mut command = redis::cmd("SMEMBERS");
         command.arg(partition.logs.as_bytes());
         let reply = self
@@ -224,7 +256,8 @@ impl QueueStore for RedisStore {
     ) -> Result<(), StoreError> {
         let link = self.connector.link()?;
         let log = partition.log(incarnation);
-        let delete = redis::Cmd::del(log.as_bytes());
+        let large = [log.as_bytes(), b":large"].concat();
+        let delete = redis::Cmd::del(&[log.as_bytes(), &large[..]]);
         self.command("drop_log", link.clone(), &delete).await?;
         let mut forget = redis::cmd("SREM");
         forget
@@ -239,6 +272,7 @@ impl QueueStore for RedisStore {
         partition: &Partition,
         cursor: u64,
     ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        // About as many as are asked for, or where the hash is small and packed, all of it.
         let mut command = redis::cmd("HSCAN");
         command
             .arg(partition.marks.as_bytes())
@@ -271,14 +305,64 @@ impl QueueStore for RedisStore {
     }
 }
 
-/// What a look at a queue has shown. What was read beside it counts only if the partition is this process's.
-fn fetched(seen: Value, writes: Value, stamp: u64) -> Result<Fetched, StoreError> {
+impl RedisStore {
+    /// How many bytes a batch may have.
+    fn most_bytes(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if self.connector.leaves_out(Mechanism::ReadBound) {
+            return u64::MAX;
+        }
+        MOST_BYTES
+    }
+}
+
+/// The command that reads writes of a log.
+fn xrange(log: &Key, read: Read) -> redis::Cmd {
+    let mut command = redis::cmd("XRANGE");
+    command
+        .arg(log.as_bytes())
+        .arg(format!("(0-{}", read.after))
+        .arg(format!("0-{}", read.to))
+        .arg("COUNT")
+        .arg(read.count);
+    command
+}
+
+/// The large writes that a look has named, each by its number and its bytes.
+type Large = Vec<(u64, u64)>;
+
+/// What a look at a queue has shown, and the large writes it has named; nothing if the partition is another process's.
+fn looked(seen: Value, stamp: u64) -> Result<Option<(Fetched, Large)>, StoreError> {
     let Value::Array(parts) = seen else {
         return Err(unexpected(&seen));
     };
     let mut parts = parts.into_iter();
     let mut next = || parts.next().unwrap_or(Value::Nil);
-    let mut found = Fetched {
+    if next() != Value::Int(1) {
+        return Ok(None);
+    }
+    let mut found = unclaimed(stamp);
+    found.is_claimed = true;
+    found.current = incarnation(&next());
+    found.current_last = value(next())?;
+    let (_, log_last) = id(&next())?;
+    found.log_last = log_last;
+    found.now_ms = value(next())?;
+    found.is_present = next() == Value::Int(1);
+    let named: Vec<String> = value(next())?;
+    let large = named.iter().map(|named| {
+        let parts = named.split_once(':');
+        let parsed =
+            parts.and_then(|(number, size)| Some((number.parse().ok()?, size.parse().ok()?)));
+        parsed.ok_or_else(|| StoreError::new(format!("{named:?} is no size of a queued write")))
+    });
+    let large = large.collect::<Result<_, _>>()?;
+    Ok(Some((found, large)))
+}
+
+/// What is known of a queue that another process flushes.
+fn unclaimed(stamp: u64) -> Fetched {
+    Fetched {
         is_claimed: false,
         stamp,
         is_present: false,
@@ -287,22 +371,16 @@ fn fetched(seen: Value, writes: Value, stamp: u64) -> Result<Fetched, StoreError
         log_last: 0,
         now_ms: 0,
         writes: Vec::new(),
-    };
-    if next() != Value::Int(1) {
-        return Ok(found);
+        is_cut: false,
     }
-    found.is_claimed = true;
-    found.current = incarnation(&next());
-    found.current_last = value(next())?;
-    let (_, log_last) = id(&next())?;
-    found.log_last = log_last;
-    found.now_ms = value(next())?;
-    found.is_present = next() == Value::Int(1);
-    found.writes = match writes {
-        Value::Array(writes) => writes.into_iter().map(logged).collect::<Result<_, _>>()?,
-        _ => Vec::new(),
-    };
-    Ok(found)
+}
+
+/// The writes that were read.
+fn writes(read: Value) -> Result<Vec<Logged>, StoreError> {
+    match read {
+        Value::Array(writes) => writes.into_iter().map(logged).collect(),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Reads an entry of a stream: its id, and the names and values of its fields in turn.

@@ -1,7 +1,8 @@
 -- Looks at a queue; its writes are read by a command that follows. KEYS: state, flusher, the log; ARGV: process
--- id, milliseconds of the claim (0 for none), the stamp, the incarnation if all before it are closed ('' otherwise).
+-- id, milliseconds of the claim (0 for none), the stamp, the incarnation if all before it are closed ('' otherwise), behind
+-- which number large writes are named, and how many at most.
 -- Answers {0} if another process has the claim, else {1, current incarnation, its last number, the log's last number, the
--- time in ms, 1 if the current incarnation is of the present history}.
+-- time in ms, 1 if the current incarnation is of the present history, the large writes, each as number:bytes}.
 local state, flusher, log = KEYS[1], KEYS[2], KEYS[3]
 local claim = tonumber(ARGV[2])
 if claim > 0 then
@@ -17,4 +18,5 @@ local now = redis.call('TIME')
 return {
   1, queue[1] or '', tonumber(queue[2] or 0), last[1] and last[1][1] or '0-0',
   now[1] * 1000 + math.floor(now[2] / 1000), present and 1 or 0,
+  redis.call('ZRANGEBYSCORE', log .. ':large', '(' .. ARGV[5], '+inf', 'LIMIT', 0, ARGV[6]),
 }

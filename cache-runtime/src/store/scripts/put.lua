@@ -1,11 +1,11 @@
 -- state::put for the rows of one queue, each with its place in it, in their order. KEYS: state, marks, flusher, then the
--- rows' keys; ARGV: stamp, how many writes the queue may hold, then for each row the header of its Pending entry, its
--- payload, the demand (0 any, 1 present, 2 absent, 3 the token) and the token.
+-- rows' keys; ARGV: stamp, how many writes the queue may hold, from how many bytes on the size of a write is listed, then for
+-- each row the header of its Pending entry, its payload, the demand (0 any, 1 present, 2 absent, 3 the token) and the token.
 -- Answers {1, incarnation} if the queue is of another history; else for each row its mark, 2 full, 3 unknown, 4 refused, or
 -- what the server says against it.
 local call, format = redis.call, string.format
 local state, marks, flusher = KEYS[1], KEYS[2], KEYS[3]
-local stamp, most = ARGV[1], tonumber(ARGV[2])
+local stamp, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local queue = call('HMGET', state, 'i', 's', 'l', 'n', 't')
 local incarnation, log = queue[1], queue[3]
 if not incarnation or queue[2] ~= stamp then return { 1, incarnation or '' } end
@@ -30,19 +30,21 @@ end
 
 local answers, marked, last = {}, {}, first
 for at = 4, #KEYS do
-  local key, head, demand = KEYS[at], ARGV[4 * at - 13], ARGV[4 * at - 11]
+  local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
   -- The header and a mark are all that matters of most.
   local raw = redis.pcall('GETRANGE', key, '0', '79')
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else
     local k = kind(raw ~= '' and raw)
-    local answer = k == -3 and 3 or (demand ~= '0' and unmet(raw, k, head, demand, ARGV[4 * at - 10]))
+    local answer = k == -3 and 3 or (demand ~= '0' and unmet(raw, k, head, demand, ARGV[4 * at - 9]))
     if not answer and last - cut >= most then answer = 2 end
     if not answer then
       last = last + 1
       local mark = incarnation .. struct.pack('>I8', last)
-      local entry = head .. mark .. ARGV[4 * at - 12]
+      local entry = head .. mark .. ARGV[4 * at - 11]
+      local size = #key + #entry
+      if size > large then call('ZADD', log .. ':large', last, format('%d:%d', last, size)) end
       call('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
       if k == LOADING then raw = call('GET', key) end
       call('SET', key, entry)

@@ -29,6 +29,7 @@ end
 if #cleared > 0 then call('HDEL', marks, unpack(cleared)) end
 if cut > 0 then
   call('XTRIM', log, 'MINID', '0-' .. string.format('%.0f', cut + 1))
+  call('ZREMRANGEBYSCORE', log .. ':large', '-inf', ARGV[2])
   local queue = call('HMGET', state, 'i', 't')
   if queue[1] == incarnation and tonumber(queue[2]) < cut then call('HSET', state, 't', ARGV[2]) end
 end
