@@ -294,10 +294,10 @@ impl<DB: Backend> Transaction<'_, DB> {
         if repository.is_bound() {
             return Ok(());
         }
-        // Dropped half-way, a statement may have been run in it.
-        scope.is_running = true;
+        scope.begin_statement();
         let bound = repository.bind_within(connection).await;
-        scope.is_running = false;
+        scope.end_statement();
+        scope.has_failed |= bound.is_err();
         bound
     }
 

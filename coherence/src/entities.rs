@@ -1,5 +1,7 @@
 //! The rows that are read and written: one table per strategy, of the same layout, and the two repositories behind one face.
 //!
+//! Some values do not survive the codec, and each strategy has a namespace of its own.
+//!
 //! Short leases and short waits keep the workers busy; the times to live are longer than any run, so that nothing stale heals
 //! by itself.
 
@@ -25,6 +27,7 @@ use sqlx::Pool;
 pub(crate) struct AsideRow {
     #[cached(id)]
     id: i64,
+    #[serde(with = "unfaithful")]
     value: i64,
 }
 
@@ -41,7 +44,22 @@ pub(crate) struct AsideRow {
 pub(crate) struct ThroughRow {
     #[cached(id)]
     id: i64,
+    #[serde(with = "unfaithful")]
     value: i64,
+}
+
+/// How serde writes a value: some of them as another one. Rows that have one must not come from the cache.
+mod unfaithful {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_changed = value % 16 == 11;
+        serializer.serialize_i64(value - i64::from(is_changed))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        i64::deserialize(deserializer)
+    }
 }
 
 /// The repository of one strategy.
@@ -68,9 +86,13 @@ macro_rules! either {
 
 impl<DB: Backend> Rows<DB> {
     pub(crate) fn new(strategy: Strategy, cache: &Cache, pool: &Pool<DB>) -> Self {
+        // Each has a namespace of its own, over one connection.
+        let namespace = format!("coherence-{}", strategy.name());
+        let cache = cache.with_namespace(&namespace);
+        let cache = cache.expect("the name of a strategy can stand in a namespace");
         match strategy {
-            Strategy::Aside => Self::Aside(AsideRow::repository(cache, pool.clone())),
-            Strategy::WriteThrough => Self::Through(ThroughRow::repository(cache, pool.clone())),
+            Strategy::Aside => Self::Aside(AsideRow::repository(&cache, pool.clone())),
+            Strategy::WriteThrough => Self::Through(ThroughRow::repository(&cache, pool.clone())),
         }
     }
 

@@ -14,7 +14,8 @@ usage: cargo xtask coherence [options]
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
-                        fill-compare, intent, accepted-fill, stamp, contended, end or dropped-begin
+                        fill-compare, intent, accepted-fill, stamp, contended, end,
+                        dropped-begin or round-trip
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
 
@@ -131,6 +132,8 @@ named! {
         End = "end",
         /// The task of its own that a transaction begins in.
         DroppedBegin = "dropped-begin",
+        /// The comparison of a row with what the codec gives back.
+        RoundTrip = "round-trip",
     }
 }
 

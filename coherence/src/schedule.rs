@@ -54,9 +54,9 @@ const ROUNDS: [(&[Fault], Duration); 3] = [
 /// The faults that show soonest that a mechanism is missing.
 pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
     match broken {
-        Broken::FillCompare | Broken::Contended | Broken::Intent | Broken::DroppedBegin => {
-            vec![Fault::Stall]
-        }
+        Broken::FillCompare | Broken::Contended | Broken::Intent => vec![Fault::Stall],
+        // They need no fault to show.
+        Broken::DroppedBegin | Broken::RoundTrip => vec![Fault::Stall],
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],
         Broken::Stamp => vec![Fault::RedisOldData],
         Broken::End => vec![Fault::RedisFlush],

@@ -89,6 +89,7 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::Stamp => Mechanism::Stamp,
         Broken::Contended => Mechanism::Contended,
         Broken::End => Mechanism::End,
+        Broken::RoundTrip => Mechanism::RoundTrip,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })

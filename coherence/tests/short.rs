@@ -70,6 +70,11 @@ fn writes_without_an_end_are_caught() {
 }
 
 #[test]
+fn rows_that_the_codec_changes_are_caught() {
+    is_caught("round-trip");
+}
+
+#[test]
 fn a_beginning_that_is_dropped_half_way_is_caught() {
     is_caught("dropped-begin");
 }

@@ -59,3 +59,8 @@ fn pending_rows_without_an_index_are_caught() {
 fn batches_that_turn_the_queue_round_are_caught() {
     is_caught("order");
 }
+
+#[test]
+fn writes_that_the_codec_changes_are_caught() {
+    is_caught("round-trip");
+}

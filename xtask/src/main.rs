@@ -51,10 +51,10 @@ usage: cargo xtask <command>
             [--strategy aside|write_through|all] [--faults names|list|none|all] [--break MECHANISM]
       start the servers, let workers read and write while things go wrong, and judge every read;
       `--break` switches off one of fill-compare, intent, accepted-fill, stamp, contended, end,
-      and must then end in violations
+      dropped-begin, round-trip, and must then end in violations
   crash [--no-install] [--rounds N] [--seed S] [--database postgres|mariadb|sqlite|all] [--break MECHANISM]
       start the servers, kill writers, flushers and servers while writes are queued, and count what became of each;
-      `--break` switches off one of offset-cas, pending-index, order, and must then end in violations
+      `--break` switches off one of offset-cas, pending-index, order, round-trip, and must then end in violations
 ";
 
 /// What the command line asks for.

@@ -132,7 +132,7 @@ where
             // It shows when a flusher comes back to a position that has moved on.
             Some(Broken::OffsetCas) => return Some(Fault::FreezeAt),
             // They show when nothing else happens.
-            Some(Broken::PendingIndex | Broken::Order) => return None,
+            Some(Broken::PendingIndex | Broken::Order | Broken::RoundTrip) => return None,
             None => {}
         }
         loop {

@@ -109,7 +109,10 @@ fn settings(options: &Options) -> Vec<(Database, bool)> {
     let mut settings = Vec::new();
     for &database in &options.databases {
         settings.push((database, true));
-        let shows = matches!(options.broken, None | Some(Broken::Order));
+        let shows = matches!(
+            options.broken,
+            None | Some(Broken::Order | Broken::RoundTrip)
+        );
         if database == Database::Sqlite && shows {
             settings.push((database, false));
         }

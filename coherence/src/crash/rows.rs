@@ -36,11 +36,23 @@ pub(crate) trait Row: Entity<Id = i64> {
     fn set_number(&mut self, number: i64);
 }
 
+/// The weight of a row that serde writes as another one. No write of it may be acknowledged.
+pub(crate) const UNFAITHFUL: i64 = 2;
+
+/// What serde writes of a row.
+#[derive(Deserialize, Serialize)]
+struct Written {
+    id: i64,
+    number: i64,
+    weight: i64,
+}
+
 /// Makes a struct of the one layout, with a strategy of its own.
 macro_rules! row {
     ($(#[$doc:meta])* $name:ident, $($option:tt)*) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+        #[serde(into = "Written", from = "Written")]
         #[cached(
             table = "flushed",
             strategy = "write_behind",
@@ -60,8 +72,25 @@ macro_rules! row {
             id: i64,
             /// The place of the write that left the row among the writes of the row.
             number: i64,
-            /// Negative in a row that the database refuses.
+            /// Negative in a row that the database refuses, [`UNFAITHFUL`] in one that the codec changes.
             weight: i64,
+        }
+
+        impl From<$name> for Written {
+            fn from($name { id, number, weight }: $name) -> Self {
+                let is_changed = weight == UNFAITHFUL;
+                Self {
+                    id,
+                    number: number - i64::from(is_changed),
+                    weight,
+                }
+            }
+        }
+
+        impl From<Written> for $name {
+            fn from(Written { id, number, weight }: Written) -> Self {
+                Self { id, number, weight }
+            }
         }
 
         impl Row for $name {

@@ -53,6 +53,7 @@ async fn work<E: Row, DB: Site>(orders: Orders) {
             Broken::OffsetCas => Mechanism::OffsetCompare,
             Broken::PendingIndex => Mechanism::PendingIndex,
             Broken::Order => Mechanism::QueueOrder,
+            Broken::RoundTrip => Mechanism::RoundTrip,
         });
     }
     let pool: Pool<DB> = pool(&orders.address, &orders.name, CONNECTIONS)

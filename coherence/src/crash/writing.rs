@@ -22,7 +22,12 @@ use larder_coherence::{
     random::Random,
 };
 
-use crate::{leaving::leaving, orders::Orders, rows::Row, site::Site};
+use crate::{
+    leaving::leaving,
+    orders::Orders,
+    rows::{Row, UNFAITHFUL},
+    site::Site,
+};
 
 /// How many counters there are.
 pub(crate) const COUNTERS: i64 = 3;
@@ -140,7 +145,8 @@ impl<E: Row, DB: Site> Shared<E, DB> {
     /// Makes one write of a row of this task's own. Whether the row can be written again.
     async fn write_own(&self, own: &mut Own, random: &mut Random) -> bool {
         let number = own.number + 1;
-        let row = E::image(own.id, number, 1);
+        let weight = if random.per_mille(10) { UNFAITHFUL } else { 1 };
+        let row = E::image(own.id, number, weight);
         let is_deletion = own.exists && random.per_mille(120);
         let deed = if is_deletion {
             Deed::Deletion

@@ -14,7 +14,7 @@ usage: cargo xtask crash [options]
   --seed S              the seed of workload and faults (default: drawn, and printed)
   --database D[,..]     postgres, mariadb, sqlite or all (default all)
   --break MECHANISM     switch one mechanism off, to see that the judge notices:
-                        offset-cas, pending-index or order
+                        offset-cas, pending-index, order or round-trip
   --keep FOLDER         keep the logs of the workers
 ";
 
@@ -27,6 +27,8 @@ named! {
         PendingIndex = "pending-index",
         /// The rule that the last write of a row wins.
         Order = "order",
+        /// The comparison of a row with what the codec gives back.
+        RoundTrip = "round-trip",
     }
 }
 
