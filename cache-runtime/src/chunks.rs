@@ -17,7 +17,7 @@ use crate::{
     column::{Array, Binder, Role},
     database::Database,
     entity::Entity,
-    statement::Text,
+    statement::{DEFERRED, TRIGGERS, Text},
 };
 
 /// How many rows travel as arrays in one statement: enough to make its own cost small, and few megabytes at once.
@@ -54,6 +54,24 @@ impl Sent {
     fn add(&mut self, rows: u64) {
         self.rows += rows;
         self.statements += 1;
+    }
+}
+
+/// What an upsert of many rows did, or a read of many.
+pub(crate) struct Returned<DB: Backend> {
+    /// How many rows were matched, with how many statements.
+    pub(crate) sent: Sent,
+    /// The rows as the database holds them, in any order, where they were asked for; without those of which it is not known
+    /// yet what triggers will make of them.
+    pub(crate) rows: Vec<DB::Row>,
+}
+
+impl<DB: Backend> Default for Returned<DB> {
+    fn default() -> Self {
+        Self {
+            sent: Sent::default(),
+            rows: Vec::new(),
+        }
     }
 }
 
@@ -225,48 +243,86 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
 
     /// Inserts rows, or changes those that are there, whatever they were. Fewer rows than given are matched where the database
     /// has suppressed one, holds its id in another spelling, or on MySQL another unique key has refused it. All rows have
-    /// different ids.
+    /// different ids. With `reads` they are read back, as the database holds them then.
     pub(crate) async fn upsert_rows(
         &self,
         connection: &mut DB::Connection,
         rows: &[&E],
-    ) -> Result<Sent, sqlx::Error> {
+        reads: bool,
+    ) -> Result<Returned<DB>, sqlx::Error> {
         let text = Text::new(E::SPEC.table, &self.columns);
-        let mut sent = Sent::default();
-        if self.has_arrays(Role::is_saved) {
-            let mut rest = rows;
-            while !rest.is_empty() {
-                let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
-                let done = DB::execute(connection, text.upsert_arrays(), arguments).await?;
-                sent.add(done.rows);
-            }
-            return Ok(sent);
-        }
+        let mut upserted = Returned::default();
+        let has_arrays = self.has_arrays(Role::is_saved);
         let columns = self
             .count(Role::is_saved)
             .max(text.parameters_per_row(false));
         let most = rows_per_statement::<DB>(columns);
         let mut rest = rows;
         while !rest.is_empty() {
-            let rows = self
-                .next_rows(connection, &mut rest, most, Role::is_saved)
-                .await?;
-            let mut arguments = DB::Arguments::default();
-            for row in rows {
-                let row = row.borrow();
-                (self.binding.bind)(row, &mut Binder::new(&mut arguments, Role::is_saved))
-                    .map_err(sqlx::Error::Encode)?;
-            }
-            let done = DB::execute(connection, text.upsert_rows(rows.len()), arguments).await?;
-            if DB::DIALECT.returns_rows() {
-                sent.add(done.rows);
+            let (rows, sql, arguments);
+            if has_arrays {
+                (rows, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
+                sql = text.upsert_arrays(reads);
             } else {
-                // MySQL counts a changed row twice, and a row that it left alone as well.
-                sent.add(0);
-                sent.add(self.count_present(connection, &text, rows).await?);
+                rows = self
+                    .next_rows(connection, &mut rest, most, Role::is_saved)
+                    .await?;
+                let mut bound = DB::Arguments::default();
+                for row in rows {
+                    let row = row.borrow();
+                    (self.binding.bind)(row, &mut Binder::new(&mut bound, Role::is_saved))
+                        .map_err(sqlx::Error::Encode)?;
+                }
+                arguments = bound;
+                sql = text.upsert_rows(rows.len(), reads);
             }
+            self.upsert_chunk(connection, &text, (sql, arguments), rows, reads, &mut upserted)
+                .await?;
         }
-        Ok(sent)
+        Ok(upserted)
+    }
+
+    async fn upsert_chunk(
+        &self,
+        connection: &mut DB::Connection,
+        text: &Text<'_, DB>,
+        (sql, arguments): (SqlStr, DB::Arguments),
+        rows: &[&E],
+        reads: bool,
+        upserted: &mut Returned<DB>,
+    ) -> Result<(), sqlx::Error> {
+        let sent = &mut upserted.sent;
+        if reads && DB::DIALECT.returns_rows_of_upserts() {
+            let returned = DB::fetch_all(connection, sql, arguments).await?;
+            sent.add(returned.len() as u64);
+            let follows = match returned.first() {
+                Some(row) => DB::integer(row, self.columns.len())?,
+                None => 0,
+            };
+            if follows == DEFERRED {
+                return Ok(());
+            }
+            if follows != TRIGGERS {
+                upserted.rows.extend(returned);
+                return Ok(());
+            }
+        } else {
+            let done = DB::execute(connection, sql, arguments).await?;
+            // MySQL counts a changed row twice, and a row that it left alone as well.
+            sent.add(if DB::DIALECT.returns_rows() { done.rows } else { 0 });
+        }
+        if reads {
+            let ids: Vec<_> = rows.iter().map(|row| row.id()).collect();
+            let read = self.select_ids(connection, &ids).await?;
+            sent.statements += read.sent.statements;
+            if !DB::DIALECT.returns_rows() {
+                sent.rows += read.sent.rows;
+            }
+            upserted.rows.extend(read.rows);
+        } else if !DB::DIALECT.returns_rows() {
+            sent.add(self.count_present(connection, text, rows).await?);
+        }
+        Ok(())
     }
 
     /// How many of these rows there are now, by their ids.
@@ -348,6 +404,41 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             deleted.add(DB::execute(connection, sql, arguments).await?.rows);
         }
         Ok(deleted)
+    }
+
+    /// Reads rows by their ids as they are now, also in a transaction that has written them, in any order.
+    pub(crate) async fn select_ids(
+        &self,
+        connection: &mut DB::Connection,
+        ids: &[E::Id],
+    ) -> Result<Returned<DB>, sqlx::Error> {
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let told_by = Text::<DB>::told_by(false);
+        let has_arrays = self.has_arrays(told_by);
+        let most = rows_per_statement::<DB>(text.parameters_per_row(false));
+        let mut selected = Returned::default();
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let (sql, arguments);
+            if has_arrays {
+                let bind = |id: &E::Id, binder: &mut Binder<'_, DB>| (self.binding.bind_id)(id, binder);
+                (_, arguments) = self.arrays(&mut rest, told_by, bind)?;
+                sql = text.select_arrays();
+            } else {
+                let (ids, behind) = rest.split_at(rest.len().min(most));
+                rest = behind;
+                let mut bound = DB::Arguments::default();
+                for id in ids {
+                    self.bind_id(id, &mut bound).map_err(sqlx::Error::Encode)?;
+                }
+                arguments = bound;
+                sql = text.select_rows(ids.len());
+            }
+            let found = DB::fetch_all(connection, sql, arguments).await?;
+            selected.sent.add(found.len() as u64);
+            selected.rows.extend(found);
+        }
+        Ok(selected)
     }
 
     /// Reads rows back by their ids, in any order.

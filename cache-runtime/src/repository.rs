@@ -515,7 +515,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         batch: &crate::behind::apply::Batch<'_, E>,
         hooks: &crate::behind::apply::Hooks<'_>,
     ) -> Result<crate::behind::apply::Applied, crate::behind::apply::Unapplied> {
-        self.0.database.apply_queued(batch, hooks).await
+        let database = &self.0.database;
+        let mut flushed = database.apply_queued(batch, hooks).await?;
+        let changed = crate::behind::changed(database, &flushed.held, batch.writes);
+        flushed.applied.changed.extend(changed.await);
+        Ok(flushed.applied)
     }
 
     /// Runs a write to its end. The row as written, or nothing for a delete.

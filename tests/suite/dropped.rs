@@ -100,7 +100,7 @@ const WITHIN: &[&str] = &[
 ];
 const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "rollback"];
 const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
-const DEAD_LETTERS: &[&str] = &["list", "replay", "discard", "install"];
+const DEAD_LETTERS: &[&str] = &["list", "replay", "replay_over", "discard", "install"];
 const CACHE: &[&str] = &["connect", "rebind"];
 /// The same operations where they take another way.
 const OTHERWISE: &[&str] = &[
@@ -766,6 +766,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "list" => Left::of(&cut.run(letters.list(1_000)).await),
             "discard" => Left::of(&cut.run(letters.discard(own)).await),
             "replay" => Left::of(&cut.run(letters.replay(own)).await),
+            "replay_over" => Left::of(&cut.run(letters.replay_over(own)).await),
             unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
         };
         let left = left.row(Rows::Checked, id);

@@ -135,7 +135,7 @@ async fn an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again<DB: Tested
     for (queue, part, epoch) in [("q", 3, 7), ("q", 2, 8), ("p", 3, 9)] {
         world
             .sql(format!(
-                "INSERT INTO larder_dead_letters VALUES ('{queue}', {part}, {epoch}, 1, 'k', 'save', 2, 0, '', 'e', 0)"
+                "INSERT INTO larder_dead_letters VALUES ('{queue}', {part}, {epoch}, 1, 'k', 'save', 2, 0, '', 'e', 0, '')"
             ))
             .await;
     }

@@ -86,6 +86,19 @@ pub(crate) fn troubles_of(entity: &str) -> usize {
         .count()
 }
 
+/// The texts of the lines that have a field with this value, in their order, and whether each tells of trouble.
+pub(crate) fn texts_with(field: &str, value: &str) -> Vec<(bool, String)> {
+    listen();
+    kept()
+        .iter()
+        .filter(|line| line.fields.get(field).is_some_and(|told| told == value))
+        .map(|line| {
+            let text = line.fields.get("message").cloned();
+            (line.summary().0, text.unwrap_or_default())
+        })
+        .collect()
+}
+
 /// Makes us the listener of this process, unless we are.
 ///
 /// # Panics

@@ -93,10 +93,11 @@ pub(super) fn queue(name: &str, private: &TokenStream) -> Vec<Method> {
             &format!(
                 "Brings queued writes of `{name}` to the database from now on, in the background, until the `Flusher` that it \
                  returns is shut down or dropped. Any number of processes may do so: one at a time works on a partition, and \
-                 when it ends another takes over."
+                 when it ends another takes over. While the store or the database is away it starts all the same, and goes on \
+                 by itself when they are back."
             ),
-            "Fails with the kind `Configuration` when the queue cannot be kept as the entity asks, with `Store` when it cannot \
-             be reached, and when the database fails or has not the tables that `install` creates.",
+            "Fails with the kind `Configuration` when the queue cannot be kept as the entity asks, or the database has not the \
+             tables that `install` creates. What cannot be asked within a few seconds is logged when it is known.",
             "A future that is dropped before it ends has started nothing.",
         ),
         method(
@@ -113,9 +114,10 @@ pub(super) fn queue(name: &str, private: &TokenStream) -> Vec<Method> {
             "pending",
             quote!(#private::Pending),
             &format!(
-                "How many acknowledged writes of `{name}` are not in the database yet, and how long the oldest has waited."
+                "How many acknowledged writes of `{name}` are not in the database yet, and how long the oldest has waited. While \
+                 the database is away the queue alone tells, and what has not left it counts."
             ),
-            QUEUE_OR_DATABASE,
+            "Fails with the kind `Store` when the queue cannot be reached, and with `Configuration`.",
             "The future may be dropped at any time.",
         ),
     ]

@@ -5,28 +5,37 @@
 //!
 //! 1. The plain way: move the position by compare-and-set, delete, insert or change; of several images of a row only the
 //!    last one (`coalesce`). Its first statement locks the position, so that flushers of one partition wait for each other.
-//! 2. If the database refuses a row (`refusal`), the careful way: the same transaction anew, but each part of the batch
-//!    behind a savepoint. A part that is refused is split in two, in the order of the queue, until the write that is refused
-//!    stands alone; it becomes a dead letter in the same transaction (`letters`).
+//! 2. If the database refuses a row (`refusal`), the careful way: the same transaction anew, but one part of the batch after
+//!    the other, each behind a savepoint. After a refusal parts are smaller, until the write that is refused stands alone; it
+//!    becomes a dead letter in the same transaction (`letters`). After some that were taken they grow again (`Pace`). When a
+//!    transaction has taken its share of statements, what was decided is committed, and the rest has another one.
 //! 3. If the database refuses at the commit, or ends the transaction with the refusal, a savepoint cannot hold it: then each
-//!    write has a transaction of its own.
+//!    part has a transaction of its own.
+//! 4. Whatever the way, the rows that were written are read back with the statement or behind it, to be compared with what was
+//!    to be written (`held`).
 //!
 //! Invariant: what the careful ways leave in the table is what the writes would leave there one by one, in their order, but
 //! that a write does not die of a refusal that a later write of the same part has made pointless.
 //! Invariant: an error that is not about a row changes nothing, and no write dies of it.
 //! Not here: the store, and when to try again (`flush`).
 
-use std::fmt;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 use sqlx::SqlStr;
 
 use crate::{
     backend::Backend,
     behind::{
-        Image, Queued,
-        letters::{self, Letter},
+        Image, Queued, canonical,
+        held::Held,
+        letters::{self, Found, Letter},
         offsets::{self, Place},
         refusal::{self, Given},
+        tables,
     },
     codec::Codec,
     column::Role,
@@ -51,6 +60,8 @@ pub struct Batch<'a, E: Entity> {
     /// Up to which number the loss of a closed incarnation has been counted. Its writes come too late, and all of them become
     /// dead letters.
     pub buried: Option<u64>,
+    /// Whether its rows are compared with what the database makes of them.
+    pub compares: bool,
     /// The codec that dead letters are written with.
     pub codec: Codec,
     /// The layout of the rows, for whoever reads them.
@@ -67,17 +78,26 @@ pub struct Hooks<'a> {
     pub compares_position: bool,
     /// Whether the last image of a row wins; without it the first one does.
     pub keeps_order: bool,
+    /// After how many statements a transaction of the careful way is committed.
+    pub most_statements: u64,
 }
 
 /// What a flush did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
+    /// The position that it moved to. It is that of the batch, unless a later transaction of it failed.
+    pub to: u64,
+    /// How many numbers up to there have no write.
+    pub lost: u64,
     /// How many requests went to the database, those that begin and end transactions too.
     pub statements: u64,
     /// How many rows were deleted, inserted or changed.
     pub rows: u64,
     /// The writes that became dead letters, in the order of the queue.
     pub dead: Vec<Dead>,
+    /// The writes whose row is, or may be, another one in the database than was written. Where rows are not compared, there
+    /// are none.
+    pub changed: Vec<u64>,
 }
 
 /// A write that became a dead letter.
@@ -89,15 +109,52 @@ pub struct Dead {
     pub error: String,
 }
 
+/// What a flush did, and what it was told of the rows that it has written.
+pub(crate) struct Flushed<DB: Backend> {
+    /// What it did. Of the rows that were saved, `changed` does not tell yet.
+    pub(crate) applied: Applied,
+    /// What tells it.
+    pub(crate) held: Vec<Held<DB>>,
+}
+
+impl<DB: Backend> Flushed<DB> {
+    fn nothing(to: u64, lost: u64) -> Self {
+        Self {
+            applied: Applied {
+                to,
+                lost,
+                ..Applied::default()
+            },
+            held: Vec::new(),
+        }
+    }
+}
+
+impl<DB: Backend> Deref for Flushed<DB> {
+    type Target = Applied;
+
+    fn deref(&self) -> &Applied {
+        &self.applied
+    }
+}
+
+impl<DB: Backend> DerefMut for Flushed<DB> {
+    fn deref_mut(&mut self) -> &mut Applied {
+        &mut self.applied
+    }
+}
+
 /// Why a batch was not applied.
 #[derive(Debug)]
 pub enum Unapplied {
     /// The position is another one: a second flusher was faster, or the incarnation has been closed or opened. Nothing was
     /// applied.
     Overtaken,
-    /// The database failed. Mostly nothing was applied; but a commit may have reached it whose answer was lost, and of a
-    /// batch whose writes had transactions of their own the first ones may have been applied. The position tells.
+    /// The database failed, and nothing is known to be applied; but a commit may have reached it whose answer was lost. The
+    /// position tells.
     Failed(sqlx::Error),
+    /// The table of dead letters was made by an earlier version, and lacks a column. Nothing was applied.
+    Outdated(sqlx::Error),
 }
 
 /// Why a transaction was not committed.
@@ -111,11 +168,14 @@ enum Stop {
 enum Way<'r> {
     /// All at once.
     Plain,
-    /// Behind savepoints.
-    Careful,
+    /// Part by part, behind savepoints, until its share of statements is used up.
+    Careful(&'r mut Pace),
     /// Not at all: they become dead letters, because of this.
     Dead(&'r str),
 }
+
+/// How many statements a transaction of the careful way may have, about: it holds the position and its rows while others wait.
+pub(crate) const MOST_STATEMENTS: u64 = 256;
 
 /// Why the writes of a closed incarnation die.
 const TOO_LATE: &str = "the queue was closed before this write was read from it: the store had been away, or had lost its memory, and came \
@@ -130,6 +190,7 @@ impl Default for Hooks<'_> {
             in_transaction: &|| (),
             compares_position: true,
             keeps_order: true,
+            most_statements: MOST_STATEMENTS,
         }
     }
 }
@@ -160,21 +221,23 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         &self,
         batch: &Batch<'_, E>,
         hooks: &Hooks<'_>,
-    ) -> Result<Applied, Unapplied> {
+    ) -> Result<Flushed<DB>, Unapplied> {
         let flush = Flush {
             database: self,
             hooks,
         };
-        let mut applied = Applied::default();
+        let mut applied = Flushed::nothing(batch.from, 0);
         let mut done = flush.transact(batch, Way::Plain, &mut applied).await;
         if let Err(Stop::Refused(_)) = done {
-            done = flush.transact(batch, Way::Careful, &mut applied).await;
+            done = flush.apply_carefully(batch, &mut applied).await;
         }
         if let Err(Stop::Refused(_)) = done {
-            done = flush.apply_each(batch, &mut applied).await;
+            done = flush.apply_in_parts(batch, &mut applied).await;
         }
         match done {
             Ok(()) => Ok(applied),
+            // What is left is met again by whoever goes on from there.
+            Err(_) if applied.to > batch.from => Ok(applied),
             Err(Stop::Unapplied(unapplied)) => Err(unapplied),
             Err(Stop::Refused(error)) => Err(Unapplied::Failed(sqlx::Error::Protocol(error))),
         }
@@ -187,26 +250,44 @@ struct Flush<'a, E: Entity, DB: Backend> {
 }
 
 impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
-    /// Applies each write in a transaction of its own, or puts it aside in one.
-    async fn apply_each(&self, batch: &Batch<'_, E>, applied: &mut Applied) -> Result<(), Stop> {
-        let mut from = batch.from;
-        let mut lost = batch.lost;
-        for (at, write) in batch.writes.iter().enumerate() {
-            let is_last = at + 1 == batch.writes.len();
-            let alone = Batch {
-                from,
-                to: if is_last { batch.to } else { write.number },
-                writes: std::slice::from_ref(write),
-                lost,
-                ..*batch
-            };
-            match self.transact(&alone, Way::Plain, applied).await {
-                Err(Stop::Refused(error)) => {
-                    self.transact(&alone, Way::Dead(&error), applied).await?;
+    /// Applies what is left of a batch in transactions of the careful way.
+    async fn apply_carefully(
+        &self,
+        batch: &Batch<'_, E>,
+        applied: &mut Flushed<DB>,
+    ) -> Result<(), Stop> {
+        // The whole has been refused.
+        let mut pace = Pace::after_refusal_of(batch.writes.len());
+        while applied.to < batch.to {
+            let rest = batch.between(applied.to, batch.to);
+            self.transact(&rest, Way::Careful(&mut pace), applied)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what is left of a batch in parts that have transactions of their own, and puts aside what is refused alone.
+    async fn apply_in_parts(
+        &self,
+        batch: &Batch<'_, E>,
+        applied: &mut Flushed<DB>,
+    ) -> Result<(), Stop> {
+        let left = batch.between(applied.to, batch.to).writes.len();
+        let mut pace = Pace::after_refusal_of(left);
+        while applied.to < batch.to {
+            let rest = batch.between(applied.to, batch.to);
+            let part = rest.of_the_first(pace.size);
+            match self.transact(&part, Way::Plain, applied).await {
+                Err(Stop::Refused(error)) if part.writes.len() <= 1 => {
+                    self.transact(&part, Way::Dead(&error), applied).await?;
+                    pace.refused();
                 }
-                done => done?,
+                Err(Stop::Refused(_)) => pace.refused(),
+                done => {
+                    done?;
+                    pace.taken();
+                }
             }
-            (from, lost) = (alone.to, 0);
         }
         Ok(())
     }
@@ -216,10 +297,10 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         &self,
         batch: &Batch<'_, E>,
         way: Way<'_>,
-        applied: &mut Applied,
+        applied: &mut Flushed<DB>,
     ) -> Result<(), Stop> {
         let bounds = DB::DIALECT.flush();
-        let mut done = Applied::default();
+        let mut done = Flushed::nothing(batch.to, batch.lost);
         let begin = SqlStr::from_static(bounds.begin);
         let open = OpenTransaction::begin(&self.database.pool, Some(begin), None).await;
         let mut open = open.map_err(Stop::failed)?;
@@ -246,8 +327,12 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         }
         applied.statements += done.statements;
         if ended.is_ok() {
+            applied.to = done.to;
+            applied.lost += done.lost;
             applied.rows += done.rows;
             applied.dead.append(&mut done.dead);
+            applied.changed.append(&mut done.changed);
+            applied.held.append(&mut done.held);
         }
         ended
     }
@@ -258,7 +343,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         connection: &mut DB::Connection,
         batch: &Batch<'_, E>,
         way: Way<'_>,
-        done: &mut Applied,
+        done: &mut Flushed<DB>,
     ) -> Result<(), Stop> {
         done.statements += 1;
         let moved = offsets::advance::<DB>(
@@ -285,20 +370,57 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                 (_, Image::Row(_) | Image::Deletion(_)) => readable.push(write),
             }
         }
-        if let Way::Careful = way {
-            let refused = self.write_carefully(connection, &readable, done).await?;
+        if let Way::Careful(pace) = way {
+            let parts = self.write_carefully(connection, batch, &readable, pace, done);
+            let (refused, cut) = parts.await?;
             dead.extend(refused);
+            if let Some(to) = cut {
+                let decided = batch.between(batch.from, to);
+                done.statements += 1;
+                let shortened = offsets::cut_short::<DB>(
+                    connection,
+                    batch.place,
+                    (batch.to, to),
+                    batch.lost - decided.lost,
+                );
+                shortened.await.map_err(Stop::failed)?;
+                (done.to, done.lost) = (to, decided.lost);
+                dead.retain(|(write, _)| write.number <= to);
+            }
             dead.sort_by_key(|(write, _)| write.number);
         } else {
-            self.write(connection, &readable, done).await?;
+            self.write(connection, batch.compares, &readable, done)
+                .await?;
         }
+        self.bury(connection, batch, dead, done).await?;
+        (self.hooks.in_transaction)();
+        Ok(())
+    }
+
+    /// Puts writes aside as dead letters.
+    async fn bury(
+        &self,
+        connection: &mut DB::Connection,
+        batch: &Batch<'_, E>,
+        dead: Vec<(&Queued<E>, String)>,
+        done: &mut Flushed<DB>,
+    ) -> Result<(), Stop> {
+        let decided = batch.between(batch.from, done.to);
+        let found = self.found(connection, &decided, &dead, done).await?;
         let letters: Vec<_> = dead
             .iter()
-            .map(|(write, error)| Letter::new(self.database, write, batch, error))
+            .zip(found)
+            .map(|((write, error), found)| Letter::new(self.database, write, batch, error, found))
             .collect();
         // A letter that is refused is no row of the user's.
         let inserted = letters::insert::<DB>(connection, batch.place, &letters, batch.now_ms).await;
-        done.statements += inserted.map_err(Stop::failed)?;
+        done.statements += inserted.map_err(|error| {
+            Stop::Unapplied(if tables::is_missing_column(&error) {
+                Unapplied::Outdated(error)
+            } else {
+                Unapplied::Failed(error)
+            })
+        })?;
         done.dead = dead
             .into_iter()
             .map(|(write, error)| Dead {
@@ -306,48 +428,103 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                 error,
             })
             .collect();
-        (self.hooks.in_transaction)();
         Ok(())
     }
 
-    /// Applies writes in parts, and returns those that the database refuses.
+    /// What the table holds of the rows of dead writes, now that the others have been made.
+    async fn found(
+        &self,
+        connection: &mut DB::Connection,
+        decided: &Batch<'_, E>,
+        dead: &[(&Queued<E>, String)],
+        done: &mut Flushed<DB>,
+    ) -> Result<Vec<Found>, Stop> {
+        if dead.is_empty() || decided.buried.is_some() {
+            // Writes that came too late: what followed them may be in the table already.
+            return Ok(dead.iter().map(|_| Found::Unknown).collect());
+        }
+        let is_dead: HashSet<u64> = dead.iter().map(|(write, _)| write.number).collect();
+        // Of each row that was written, the last write that was made.
+        let mut made = HashMap::new();
+        for write in decided.writes {
+            if !is_dead.contains(&write.number) {
+                made.insert(write.key.as_bytes(), write.number);
+            }
+        }
+        let ids: Vec<_> = dead.iter().filter_map(|(write, _)| write.id()).collect();
+        let read = self.database.select_ids(connection, &ids).await;
+        let read = read.map_err(Stop::failed)?;
+        done.statements += read.sent.statements;
+        let rows = read.rows.iter().map(self.database.binding.from_row);
+        let rows: HashMap<_, _> = rows
+            .filter_map(|row| {
+                let row = row.ok()?;
+                Some((canonical::of(&row.id()).ok()?, row))
+            })
+            .collect();
+        let told = dead.iter().map(|(write, _)| {
+            let Some(id) = write.id() else {
+                return Found::Unknown;
+            };
+            let last = made.get(write.key.as_bytes());
+            if last.is_some_and(|last| *last > write.number) {
+                return Found::Later;
+            }
+            let row = canonical::of(&id).ok().map(|id| rows.get(&id));
+            match row {
+                Some(Some(row)) => Found::row(row),
+                // One that was read under another spelling of its id, or not at all, may be this one.
+                Some(None) if rows.len() == read.rows.len() => Found::Nothing,
+                _ => Found::Unknown,
+            }
+        });
+        Ok(told.collect())
+    }
+
+    /// Applies writes in parts. Returns those that the database refuses, and the number up to which it came, if that is not
+    /// the end.
     async fn write_carefully<'w>(
         &self,
         connection: &mut DB::Connection,
+        batch: &Batch<'_, E>,
         writes: &[&'w Queued<E>],
-        done: &mut Applied,
-    ) -> Result<Vec<(&'w Queued<E>, String)>, Stop> {
+        pace: &mut Pace,
+        done: &mut Flushed<DB>,
+    ) -> Result<(Vec<(&'w Queued<E>, String)>, Option<u64>), Stop> {
         let mut dead = Vec::new();
-        // The last part is the next in the order of the queue. The whole has been refused, so it begins with halves.
-        let mut parts = vec![writes];
-        if writes.len() > 1 {
-            split(&mut parts);
-        }
+        let mut rest = writes;
         self.control(connection, DB::DIALECT.careful(), done)
             .await?;
-        while let Some(&part) = parts.last() {
-            let rows = done.rows;
-            match self.write(connection, part, done).await {
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(pace.size.min(rest.len()));
+            let (rows, changed, held) = (done.rows, done.changed.len(), done.held.len());
+            match self.write(connection, batch.compares, part, done).await {
                 Ok(()) => {
-                    parts.pop();
-                    if !parts.is_empty() {
+                    rest = behind;
+                    pace.taken();
+                    if !rest.is_empty() {
                         self.control(connection, NEXT_PART, done).await?;
                     }
                 }
                 Err(Stop::Refused(error)) => {
                     self.control(connection, UNDO_PART, done).await?;
                     done.rows = rows;
+                    done.changed.truncate(changed);
+                    done.held.truncate(held);
                     if let [alone] = part {
                         dead.push((*alone, error));
-                        parts.pop();
-                    } else {
-                        split(&mut parts);
+                        rest = behind;
                     }
+                    pace.refused();
                 }
                 Err(stop) => return Err(stop),
             }
+            let decided = writes.len() - rest.len();
+            if done.statements >= self.hooks.most_statements && decided > 0 && !rest.is_empty() {
+                return Ok((dead, Some(writes[decided - 1].number)));
+            }
         }
-        Ok(dead)
+        Ok((dead, None))
     }
 
     /// Runs a statement about savepoints. One that the database refuses has gone with its transaction.
@@ -355,7 +532,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         &self,
         connection: &mut DB::Connection,
         statement: &'static str,
-        done: &mut Applied,
+        done: &mut Flushed<DB>,
     ) -> Result<(), Stop> {
         done.statements += 1;
         let run = DB::run(connection, SqlStr::from_static(statement)).await;
@@ -369,23 +546,37 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     async fn write(
         &self,
         connection: &mut DB::Connection,
+        compares: bool,
         writes: &[&Queued<E>],
-        done: &mut Applied,
+        done: &mut Flushed<DB>,
     ) -> Result<(), Stop> {
-        let Effects { deleted, saved } = coalesce(writes, self.hooks.keeps_order);
+        let effects = coalesce(writes, self.hooks.keeps_order);
+        let (deletions, deleted): (Vec<_>, Vec<_>) = effects.deleted.into_iter().unzip();
+        let (saves, saved): (Vec<_>, Vec<_>) = effects.saved.into_iter().unzip();
         if !deleted.is_empty() {
             let sent = self.database.delete_ids(connection, &deleted).await;
             let sent = sent.map_err(|error| self.stop(error))?;
             done.statements += sent.statements;
             done.rows += sent.rows;
+            if compares && sent.rows < deleted.len() as u64 {
+                // Which of them were not there, and which a trigger has kept, is not told.
+                done.changed.extend(&deletions);
+            }
         }
         if !saved.is_empty() {
-            let sent = self.database.upsert_rows(connection, &saved).await;
-            let sent = sent.map_err(|error| self.stop(error))?;
+            let upserted = self.database.upsert_rows(connection, &saved, compares);
+            let upserted = upserted.await.map_err(|error| self.stop(error))?;
+            let sent = upserted.sent;
             done.statements += sent.statements;
             done.rows += sent.rows;
             if sent.rows < saved.len() as u64 {
                 return Err(Stop::Refused(NOT_THERE.to_owned()));
+            }
+            if compares {
+                done.held.push(Held {
+                    numbers: saves,
+                    rows: upserted.rows,
+                });
             }
         }
         Ok(())
@@ -418,19 +609,75 @@ impl Stop {
     }
 }
 
-/// Replaces the next part by its halves, so that the first one comes first.
-fn split<T>(parts: &mut Vec<&[T]>) {
-    if let Some(part) = parts.pop() {
-        let (first, second) = part.split_at(part.len() / 2);
-        parts.push(second);
-        parts.push(first);
+impl<'a, E: Entity> Batch<'a, E> {
+    /// What of it is numbered behind `from` up to `to`. Numbers without a write that were counted once are not counted again.
+    fn between(&self, from: u64, to: u64) -> Self {
+        let first = self.writes.partition_point(|write| write.number <= from);
+        let end = self.writes.partition_point(|write| write.number <= to);
+        let counted = from.max(self.buried.unwrap_or(0));
+        let numbers = self.writes[first..end].iter();
+        let found = numbers.filter(|write| write.number > counted).count() as u64;
+        let lost = to.saturating_sub(counted).saturating_sub(found);
+        Self {
+            from,
+            to,
+            writes: &self.writes[first..end],
+            // No more than were to be counted at all.
+            lost: lost.min(self.lost),
+            ..*self
+        }
+    }
+
+    /// The first so many writes of it; its end, too, if these are all.
+    fn of_the_first(&self, count: usize) -> Self {
+        match self.writes.get(count.saturating_sub(1)) {
+            Some(last) if count < self.writes.len() => self.between(self.from, last.number),
+            _ => self.between(self.from, self.to),
+        }
     }
 }
 
-/// What a number of writes makes of the table.
+/// How many writes are tried at once. Where refusals are dense one by one costs least, and where they are sparse few tries of
+/// many.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    size: usize,
+    /// How many parts of this size were taken.
+    taken: u32,
+}
+
+impl Pace {
+    /// How many parts have to be taken before larger ones are tried. If every second write is refused, it never happens.
+    const TRUSTED: u32 = 4;
+
+    fn after_refusal_of(size: usize) -> Self {
+        let mut pace = Self { size, taken: 0 };
+        pace.refused();
+        pace
+    }
+
+    fn refused(&mut self) {
+        *self = Self {
+            size: (self.size / 2).max(1),
+            taken: 0,
+        };
+    }
+
+    fn taken(&mut self) {
+        self.taken += 1;
+        if self.taken == Self::TRUSTED {
+            *self = Self {
+                size: self.size.saturating_mul(2),
+                taken: 0,
+            };
+        }
+    }
+}
+
+/// What a number of writes makes of the table, each with the number of its write.
 struct Effects<'a, E: Entity> {
-    deleted: Vec<E::Id>,
-    saved: Vec<&'a E>,
+    deleted: Vec<(u64, E::Id)>,
+    saved: Vec<(u64, &'a E)>,
 }
 
 /// What writes make of the table, if of each row the last image wins, or the first.
@@ -441,8 +688,8 @@ fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects
     };
     for write in winners(writes, |write| write.key.as_bytes(), last_wins) {
         match &write.image {
-            Image::Row(row) => effects.saved.push(row),
-            Image::Deletion(id) => effects.deleted.push(id.clone()),
+            Image::Row(row) => effects.saved.push((write.number, row)),
+            Image::Deletion(id) => effects.deleted.push((write.number, id.clone())),
             Image::Unreadable { .. } => {}
         }
     }
@@ -547,19 +794,31 @@ mod tests {
         assert_eq!(won("bacab", false), [('a', 1), ('b', 0), ('c', 2)]);
     }
 
-    /// Whatever is split, the parts that are left are the rest of the queue, the next one last.
-    #[test]
-    fn parts_stay_in_the_order_of_the_queue() {
-        let writes: Vec<_> = (0..11).collect();
-        let mut parts = vec![writes.as_slice()];
-        let mut taken: Vec<i32> = Vec::new();
-        while let Some(&part) = parts.last() {
-            if part.len() > 1 {
-                split(&mut parts);
+    /// How many tries it takes until all writes are decided, of which every n-th is refused.
+    fn tries(writes: usize, every: usize) -> usize {
+        let mut pace = Pace::after_refusal_of(writes);
+        let (mut at, mut tries) = (0, 0);
+        while at < writes {
+            let size = pace.size.min(writes - at);
+            tries += 1;
+            if (at..at + size).any(|write| write % every == 0) {
+                at += usize::from(size == 1);
+                pace.refused();
             } else {
-                taken.extend(parts.pop().expect("it was there"));
+                at += size;
+                pace.taken();
             }
         }
-        assert_eq!(taken, writes);
+        tries
+    }
+
+    #[test]
+    fn dense_refusals_are_met_one_by_one_and_sparse_ones_in_few_tries() {
+        assert!(tries(1_000, 1) <= 1_010);
+        assert!(tries(1_000, 2) <= 1_010);
+        assert!(tries(1_000, 3) <= 1_010);
+        assert!(tries(1_000, 10) <= 1_010);
+        assert!(tries(1_000, 100) <= 350);
+        assert!(tries(1_000, 1_000) <= 50);
     }
 }

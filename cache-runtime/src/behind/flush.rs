@@ -4,7 +4,8 @@
 //!    What an earlier flush has committed and not settled is settled first.
 //! 2. Fetch: the writes behind the position, in one round trip that also renews this process's claim on the partition.
 //! 3. Apply them and move the position, in one transaction (`apply`).
-//! 4. Settle: in the store, the rows that were flushed become ordinary entries, and the log is cut off.
+//! 4. Settle: in the store, the rows that were flushed become ordinary entries, if the database holds what was written, and the
+//!    log is cut off.
 //!    After a full batch that is left to the next step, which does it while the database works on the next batch. So is
 //!    the reading of the batch after that.
 //! 5. A log that has ended, and that nothing is written to any more, is closed: the next incarnation follows.
@@ -20,8 +21,9 @@
 //! Not here: when a step is taken (`flusher`).
 
 use std::{
+    collections::HashSet,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 #[cfg(feature = "test-util")]
@@ -30,10 +32,12 @@ use crate::{
     backend::Backend,
     behind::{
         Image, Queued,
-        apply::{Applied, Batch, Hooks, Unapplied},
+        apply::{Applied, Batch, Flushed, Hooks, MOST_STATEMENTS, Unapplied},
+        held::{self, Held},
         mark::{Incarnation, Mark},
         offsets::{self, OpenIncarnation},
         queue::{Committed, Lane, Queue, Standing},
+        tables,
     },
     clock::millis,
     codec::Codec,
@@ -52,6 +56,9 @@ use crate::{
 pub(crate) const CLAIM_MS: u64 = 5_000;
 /// How many writes that were committed earlier are settled at once.
 const SETTLED_AT_ONCE: u32 = 1_000;
+
+/// How many of the refused writes of a flush are named in the log.
+const MOST_NAMED: usize = 5;
 
 /// A look at a queue that reads no log.
 pub(crate) const NOTHING: Fetch = Fetch {
@@ -84,6 +91,14 @@ pub(crate) enum Stepped {
     Idle,
     /// Another process flushes.
     Claimed,
+}
+
+/// What decides what becomes of the rows of a batch.
+struct Unjudged<E: Entity, DB: Backend> {
+    writes: Vec<Queued<E>>,
+    held: Vec<Held<DB>>,
+    /// The writes of which the database is known to hold another row, or none.
+    differs: Vec<u64>,
 }
 
 impl<E: Entity, DB: Backend> Inner<E, DB> {
@@ -199,14 +214,12 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let earlier = standing.unsettled.clone();
         let applied = async {
             let Some(committed) = self.apply(queue, lane, fetched, open, None).await? else {
-                return Ok(false);
+                return Ok(None);
             };
-            standing.position = Some(OpenIncarnation {
-                position: to,
-                ..open
-            });
+            let position = committed.up_to;
+            standing.position = Some(OpenIncarnation { position, ..open });
             standing.unsettled.push(Arc::new(committed));
-            Ok(true)
+            Ok(Some(position))
         };
         let settled = self.settle_all(lane, &earlier);
         let read = async {
@@ -226,13 +239,15 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         if settled.is_ok() {
             standing.unsettled.drain(..earlier.len());
         }
-        let is_applied = applied?;
+        let position = applied?;
         settled?;
-        if !is_applied {
+        let Some(position) = position else {
             standing.forget();
             return Ok(Stepped::Moved);
-        }
+        };
+        let full = full || position < to;
         if goes_on {
+            // Of use only if all of this batch was applied: it is asked for by where it begins.
             if let Some(ahead) = ahead {
                 standing.keep_ahead(next, ahead);
             }
@@ -251,14 +266,31 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     async fn settle_all(&self, lane: &Lane, unsettled: &[Arc<Committed>]) -> Result<(), Error> {
         for committed in unsettled {
-            let Committed {
-                incarnation,
-                settled,
-                up_to,
-            } = &**committed;
-            self.settle(lane, *incarnation, settled, *up_to).await?;
+            let settled = match committed.settled.get() {
+                Some(settled) => settled,
+                None => {
+                    let judged = self.judged(committed).await;
+                    committed.settled.get_or_init(|| judged)
+                }
+            };
+            self.settle(lane, committed.incarnation, settled, committed.up_to)
+                .await?;
         }
         Ok(())
+    }
+
+    /// What is left in the store of the rows of a batch.
+    async fn judged(&self, committed: &Committed) -> Vec<Settled> {
+        let unjudged = committed.unjudged.downcast_ref::<Unjudged<E, DB>>();
+        let unjudged = unjudged.expect("a repository settles what it has flushed");
+        let Unjudged {
+            writes,
+            held,
+            differs,
+        } = unjudged;
+        let changed = held::changed(&self.database, held, writes).await;
+        let differs: HashSet<u64> = differs.iter().copied().chain(changed).collect();
+        self.settled(writes, &differs)
     }
 
     /// Where to go on: the first open incarnation. Settles what was committed before, and clears away what is left of closed
@@ -337,7 +369,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         self.cache.store.reach(Point::BeforeFlush);
         let to = fetched.end();
         let place = queue.place(lane, open.incarnation);
-        let count = fetched.writes.len() as u64;
+        let foreign = self.foreign(&fetched.writes);
         let lost = self.lost_between(open.position, to, &fetched.writes, buried);
         let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
         let batch = Batch {
@@ -347,6 +379,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             writes: &writes,
             lost,
             buried,
+            compares: self.compares_flushed(),
             codec: self.codec,
             layout: self.fingerprint,
             now_ms: self.cache.clock.wall_ms(),
@@ -354,9 +387,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let in_transaction = || self.cache.store.reach(Point::InFlushTransaction);
         let hooks = self.hooks(&in_transaction);
         // Named as a type, because the compiler cannot tell of the future itself that it may change threads.
-        let applied: Pin<Box<dyn Future<Output = Result<Applied, Unapplied>> + Send + '_>> =
+        let applied: Pin<Box<dyn Future<Output = Result<Flushed<DB>, Unapplied>> + Send + '_>> =
             Box::pin(self.database.apply_queued(&batch, &hooks));
-        let applied = match applied.await {
+        let Flushed { applied, held } = match applied.await {
             Ok(applied) => applied,
             Err(Unapplied::Overtaken) => {
                 self.counters.flushes_overtaken.add_one();
@@ -367,32 +400,69 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 let fate = Fate::Nothing;
                 return Err(database::describe("flush", &what, error, fate));
             }
+            Err(Unapplied::Outdated(error)) => {
+                let what = format!("dead letters of the queue {}", queue.name);
+                return Err(tables::describe::<DB>("insert", &what, error));
+            }
         };
         self.cache.store.reach(Point::AfterFlushCommit);
-        self.count_flushed(queue, lane, count, lost, &applied);
+        let mut writes = writes;
+        writes.truncate(writes.partition_point(|write| write.number <= applied.to));
+        self.count_flushed(queue, lane, writes.len() as u64, &applied);
+        let dead = applied.dead.iter().map(|dead| dead.number);
+        let differs = dead.chain(applied.changed).chain(foreign).collect();
         Ok(Some(Committed {
             incarnation: open.incarnation,
-            settled: self.settled(&writes, &applied),
-            up_to: to,
+            settled: OnceLock::new(),
+            unjudged: Box::new(Unjudged {
+                writes,
+                held,
+                differs,
+            }),
+            up_to: applied.to,
         }))
     }
 
-    fn count_flushed(&self, queue: &Queue, lane: &Lane, count: u64, lost: u64, applied: &Applied) {
+    /// The writes of programs that know another layout of the struct, or write it with another codec. What they have put into
+    /// the store may have columns that this program does not write.
+    fn foreign(&self, writes: &[Logged]) -> Vec<u64> {
+        let own = (self.fingerprint, self.codec.number());
+        let foreign = writes.iter().filter(|write| {
+            let identity = write.pending.meta.lease.identity;
+            (identity.fingerprint, identity.codec) != own
+        });
+        foreign.map(|write| write.pending.mark.number).collect()
+    }
+
+    /// Whether flushed rows are compared with what the database makes of them.
+    fn compares_flushed(&self) -> bool {
+        #[cfg(feature = "test-util")]
+        if self.cache.store.is_left_out(Mechanism::FlushedRow) {
+            return false;
+        }
+        // Otherwise they are dropped anyway.
+        !self.is_changed_by_database()
+    }
+
+    fn count_flushed(&self, queue: &Queue, lane: &Lane, count: u64, applied: &Applied) {
         let counters = &self.counters;
         counters.flushed.add(count);
         counters.flushed_rows.add(applied.rows);
         counters.flushes.add_one();
         counters.flush_statements.add(applied.statements);
         counters.dead_letters.add(applied.dead.len() as u64);
-        self.tell_lost(queue, lane, lost);
-        for dead in &applied.dead {
+        self.tell_lost(queue, lane, applied.lost);
+        if let Some(first) = applied.dead.first() {
+            let numbers = applied.dead.iter().take(MOST_NAMED);
+            let numbers: Vec<_> = numbers.map(|dead| dead.number).collect();
             tracing::error!(
                 entity = E::SPEC.name,
                 queue = &*queue.name,
                 partition = lane.partition.number,
-                number = dead.number,
-                error = dead.error,
-                "a queued write was refused and is a dead letter now"
+                writes = applied.dead.len(),
+                numbers = ?numbers,
+                error = first.error,
+                "queued writes were refused and are dead letters now; the error is that of the first one"
             );
         }
     }
@@ -410,15 +480,14 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         }
     }
 
-    /// What is left in the store of each row that a batch has written: the latest write of it decides.
-    fn settled(&self, writes: &[Queued<E>], applied: &Applied) -> Vec<Settled> {
-        let dead: std::collections::HashSet<u64> =
-            applied.dead.iter().map(|dead| dead.number).collect();
-        let mut seen = std::collections::HashSet::with_capacity(writes.len());
+    /// What is left in the store of each row that a batch has written: the latest write of it decides. It is kept if the
+    /// database holds the same.
+    fn settled(&self, writes: &[Queued<E>], differs: &HashSet<u64>) -> Vec<Settled> {
+        let mut seen = HashSet::with_capacity(writes.len());
         let mut settled = Vec::with_capacity(writes.len());
         for write in writes.iter().rev() {
             if seen.insert(&write.key) {
-                let is_kept = !dead.contains(&write.number) && !self.is_changed_by_database();
+                let is_kept = !differs.contains(&write.number) && !self.is_changed_by_database();
                 settled.push(Settled {
                     key: write.key.clone(),
                     number: write.number,
@@ -572,6 +641,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             compares_position: true,
             #[cfg(not(feature = "test-util"))]
             keeps_order: true,
+            most_statements: MOST_STATEMENTS,
         }
     }
 

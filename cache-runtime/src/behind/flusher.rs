@@ -7,11 +7,16 @@
 //! 3. When the database or the store fails, a task waits longer and longer, by chance (full jitter: Brooker, "Exponential
 //!    Backoff And Jitter", AWS Architecture Blog 2015), and goes on in the same order.
 //!
+//! 4. What is not there when flushing starts (the database, the store) is a failure like any other: the tasks wait for it.
+//!
 //! Invariant: a task can be stopped between any two awaits, and loses nothing.
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +28,7 @@ use crate::{
     behind::{
         flush::{CLAIM_MS, NOTHING, Stepped, Turn},
         mark::Mark,
-        offsets,
+        offsets::{self, OpenIncarnation},
         queue::Lane,
     },
     clock::Deadline,
@@ -43,6 +48,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// The bounds of the pause after a failure.
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// How long a start waits to hear of mistakes in the configuration.
+const ASKED: Duration = Duration::from_secs(5);
+/// How long the database may take to tell how far queues were applied, before the store alone tells what waits.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// How often a barrier is tried again after a deadlock or another failure that passes.
 const MOST_FAILURES: u32 = 5;
 
@@ -80,28 +89,40 @@ impl Drop for Flusher {
 }
 
 impl Flusher {
-    /// Flushes what is queued and stops the tasks.
+    /// Flushes what is queued and stops the tasks. What fails is tried again until it works or `deadline` has passed.
     ///
     /// # Errors
     ///
-    /// Errors of the database and of the store, and [`ErrorKind::Aborted`] when `deadline` has passed before everything was
-    /// flushed. The tasks are stopped in any case; what is left in the queue is flushed by another process, or by the next
-    /// one.
+    /// [`ErrorKind::Configuration`] at once. When `deadline` has passed before everything was flushed, the last error of the
+    /// database or the store, or [`ErrorKind::Aborted`] if there was none. The tasks are stopped in any case; what is left in
+    /// the queue is flushed by another process, or by the next one.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the tasks and loses nothing.
     pub async fn shutdown(self, deadline: Duration) -> Result<(), Error> {
-        let drained = Deadline::after(deadline).bound((self.drain)()).await;
-        self.stop();
-        drained.unwrap_or_else(|| {
-            Err(Error::new(
+        let ends = Deadline::after(deadline);
+        let mut backoff = Backoff::default();
+        let mut last = None;
+        loop {
+            match ends.bound((self.drain)()).await {
+                Some(Err(error)) if error.kind() != ErrorKind::Configuration => last = Some(error),
+                // The tasks stop with `self`.
+                Some(drained) => return drained,
+                None => break,
+            }
+            if ends.bound(backoff.pause()).await.is_none() {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            Error::new(
                 ErrorKind::Aborted,
                 format!(
                     "the queue was not empty after {deadline:?}; what is left in it will be flushed by whoever flushes next"
                 ),
-            ))
-        })
+            )
+        }))
     }
 
     fn stop(&self) {
@@ -111,14 +132,35 @@ impl Flusher {
     }
 }
 
+/// How long it is waited after failures: longer and longer, by chance.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(SHORTEST_BACKOFF)
+    }
+}
+
+impl Backoff {
+    async fn pause(&mut self) {
+        let pause = self.0.mul_f64(by_chance());
+        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
+        tokio::time::sleep(pause).await;
+    }
+}
+
 impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Starts flushing the queue in the background, one task per partition. Any number of processes may do so; one at a time
     /// works on a partition, and when it ends another takes over.
     ///
+    /// While the database or the store cannot be reached, it starts all the same: the tasks go on by themselves when both are
+    /// there, and the log has a line about it.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] when the store does not keep acknowledged writes as the entity demands, when the tables
-    /// are missing, or when writes are queued under another number of partitions. Errors of the database and the store.
+    /// are missing, or when writes are queued under another number of partitions; if that can be asked within a few seconds.
+    /// What turns out later is in the log.
     ///
     /// # Cancel safety
     ///
@@ -127,14 +169,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         const { queued::<E>() };
         let inner = &self.0;
         let queue = inner.queue();
-        inner.verified(queue).await?;
-        inner.warn_of_loss(queue);
-        for lane in &queue.lanes {
-            inner.begin(queue, lane).await?;
+        let asked = Deadline::after(ASKED).bound(inner.prepare(queue)).await;
+        if let Some(Err(error)) = asked
+            && error.kind() == ErrorKind::Configuration
+        {
+            return Err(error);
         }
+        inner.warn_of_loss(queue);
+        let failing = Arc::new(AtomicUsize::new(0));
         let lanes = 0..queue.lanes.len();
         let tasks = lanes.map(|lane| {
-            let task = run(Arc::clone(inner), lane);
+            let task = run(Arc::clone(inner), lane, Arc::clone(&failing));
             tokio::spawn(task.in_current_span())
         });
         let drained = self.clone();
@@ -171,11 +216,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         flushed.into_iter().collect()
     }
 
-    /// How many acknowledged writes wait, and for how long.
+    /// How many acknowledged writes wait, and for how long. While the database does not answer, the store alone tells, and
+    /// writes that are in the database and have not left the queue yet count as well.
     ///
     /// # Errors
     ///
-    /// Errors of the database and the store.
+    /// Errors of the store, and [`ErrorKind::Configuration`].
     ///
     /// # Cancel safety
     ///
@@ -185,8 +231,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         let inner = &self.0;
         let queue = inner.queue();
         inner.bind_now().await?;
-        let open = offsets::open_of_queue(&inner.database.pool, &queue.name).await?;
-        inner.none_is_missing(queue, &open).await?;
+        let asked = Deadline::after(ANSWERS).bound(inner.open_of(queue)).await;
+        let open = match asked {
+            Some(Ok(open)) => open,
+            Some(Err(error)) if is_database_away(&error) => inner.logged(queue).await?,
+            Some(Err(error)) => return Err(error),
+            None => inner.logged(queue).await?,
+        };
         let mut pending = Pending::default();
         for (part, at) in open {
             let Some(lane) = queue.lanes.get(usize::from(part)) else {
@@ -200,8 +251,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
                 is_first: false,
             };
             let fetched = inner.fetch(lane, fetch).await?;
+            let first = fetched.writes.first();
             pending.count += fetched.log_last.saturating_sub(at.position);
-            let oldest = fetched.writes.first().map(|write| {
+            let oldest = first.map(|write| {
                 let waited = fetched.now_ms.saturating_sub(write.at_ms);
                 Duration::from_millis(waited)
             });
@@ -222,6 +274,52 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 "queued writes are kept in the memory of this process: a crash loses them; a `journal` keeps them on disk"
             );
         }
+    }
+
+    /// Makes sure that there is everything that flushing needs, and begins the queue where it has not begun.
+    async fn prepare(&self, queue: &super::Queue) -> Result<(), Error> {
+        let verified = self.verified(queue).await.map(drop);
+        // Whichever of the two is away, the other one may have something to say.
+        if verified.as_ref().is_err_and(|error| error.kind() == ErrorKind::Store) {
+            self.check_tables(queue).await?;
+        }
+        verified?;
+        for lane in &queue.lanes {
+            self.begin(queue, lane).await?;
+        }
+        Ok(())
+    }
+
+    /// The incarnations that have writes to apply, each with its partition, as the database tells it.
+    async fn open_of(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
+        let open = offsets::open_of_queue(&self.database.pool, &queue.name).await?;
+        self.none_is_missing(queue, &open).await?;
+        Ok(open)
+    }
+
+    /// As [`Inner::open_of`], by what is in the store: what has left a log is in the database.
+    async fn logged(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
+        let mut open = Vec::new();
+        for lane in &queue.lanes {
+            let logs = self.cache.store.logs(&lane.partition).await;
+            for incarnation in logs.map_err(|error| self.queue_away("look for", error))? {
+                let fetch = Fetch {
+                    incarnation,
+                    count: 1,
+                    ..NOTHING
+                };
+                let fetched = self.fetch(lane, fetch).await?;
+                if let Some(first) = fetched.writes.first() {
+                    let position = first.pending.mark.number - 1;
+                    let at = OpenIncarnation {
+                        incarnation,
+                        position,
+                    };
+                    open.push((lane.partition.number, at));
+                }
+            }
+        }
+        Ok(open)
     }
 
     /// Begins an incarnation of a partition if there is none of the store's present history, so that no put has to wait for
@@ -262,20 +360,33 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     }
 }
 
-/// The task of one partition.
-async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize) {
+/// The task of one partition. `failing` is how many of the tasks that began together are failing: one of them tells for all.
+async fn run<E: Entity, DB: Backend>(
+    inner: Arc<Inner<E, DB>>,
+    lane: usize,
+    failing: Arc<AtomicUsize>,
+) {
     let queue = inner.queue();
     let lane = &queue.lanes[lane];
     let linger = queue.policy.linger;
-    let mut backoff = SHORTEST_BACKOFF;
+    let mut backoff = Backoff::default();
     let mut is_failing = false;
+    let mut is_prepared = false;
     loop {
         // Before the queue is looked at: a put in between is told.
         let listener = inner.cache.store.wakeups().listen(&lane.partition.flusher);
-        let stepped = inner.flush_step(lane, Turn::Task).await;
+        let stepped = async {
+            if !is_prepared {
+                inner.verified(queue).await?;
+                inner.begin(queue, lane).await?;
+                is_prepared = true;
+            }
+            inner.flush_step(lane, Turn::Task).await
+        };
+        let stepped = stepped.await;
         if stepped.is_ok() {
-            backoff = SHORTEST_BACKOFF;
-            if std::mem::take(&mut is_failing) {
+            backoff = Backoff::default();
+            if std::mem::take(&mut is_failing) && failing.fetch_sub(1, Ordering::AcqRel) == 1 {
                 tracing::info!(
                     entity = E::SPEC.name,
                     queue = &*queue.name,
@@ -301,7 +412,9 @@ async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize) {
             }
             Err(error) => {
                 inner.counters.flush_retries.add_one();
-                if !std::mem::replace(&mut is_failing, true) {
+                if !std::mem::replace(&mut is_failing, true)
+                    && failing.fetch_add(1, Ordering::AcqRel) == 0
+                {
                     tracing::warn!(
                         entity = E::SPEC.name,
                         queue = &*queue.name,
@@ -310,11 +423,15 @@ async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize) {
                         "flushing fails and is tried again; the writes wait in their order"
                     );
                 }
-                tokio::time::sleep(backoff.mul_f64(by_chance())).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                backoff.pause().await;
             }
         }
     }
+}
+
+/// Whether an error says that the database failed or was not reached, and nothing about how it is set up.
+fn is_database_away(error: &Error) -> bool {
+    error.kind() != ErrorKind::Configuration && error.database_error().is_some()
 }
 
 /// Whether a failure is one of the moment: another transaction was in the way.

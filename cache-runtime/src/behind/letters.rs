@@ -2,7 +2,8 @@
 //!
 //! A write that no retry can help would hold up all that stand behind it; thrown away, it would be an acknowledged write that
 //! is gone. So it is put aside, with the refusal, in the transaction that moves the queue past it (`insert`), and a person
-//! decides: correct the cause and replay it, or discard it.
+//! decides: correct the cause and replay it, or discard it. With it goes what the table held of the row at that moment, as a
+//! digest, so that a replay knows whether the row was written since (`replay`).
 //!
 //! Invariant: a letter holds what the queue held, in the codec that wrote it; a program that cannot read it can still list
 //! it and discard it.
@@ -21,6 +22,7 @@ use crate::{
     behind::{
         Image, Queued,
         apply::Batch,
+        canonical,
         offsets::Place,
         tables::{self, Value},
     },
@@ -146,6 +148,21 @@ impl<E: Entity> DeadLetter<E> {
     }
 }
 
+/// For messages.
+impl<E: Entity> fmt::Display for DeadLetter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the dead letter {}/{}/{} of {} with key {}",
+            self.part,
+            self.epoch,
+            self.number,
+            E::SPEC.name,
+            self.key
+        )
+    }
+}
+
 impl<E: Entity> fmt::Debug for DeadLetter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
@@ -159,9 +176,54 @@ impl<E: Entity> fmt::Debug for DeadLetter<E> {
     }
 }
 
+/// What the table held of a row when a write of it died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It is not known.
+    Unknown,
+    /// No row.
+    Nothing,
+    /// A row, by its digest.
+    Row(String),
+    /// What a later write of the same batch had left.
+    Later,
+}
+
+impl Found {
+    /// A row.
+    pub(crate) fn row<E: Entity>(row: &E) -> Self {
+        canonical::digest(row).map_or(Self::Unknown, Self::Row)
+    }
+
+    /// A row, or none.
+    pub(crate) fn of<E: Entity>(row: Option<&E>) -> Self {
+        row.map_or(Self::Nothing, Self::row)
+    }
+
+    /// As it is written in the table.
+    fn text(&self) -> &str {
+        match self {
+            Self::Unknown => "",
+            Self::Nothing => "none",
+            Self::Row(digest) => digest,
+            Self::Later => "later",
+        }
+    }
+
+    fn from_text(text: String) -> Self {
+        match &*text {
+            "" => Self::Unknown,
+            "none" => Self::Nothing,
+            "later" => Self::Later,
+            _ => Self::Row(text),
+        }
+    }
+}
+
 /// A write on its way to the table.
 pub(crate) struct Letter {
     number: u64,
+    found: Found,
     key: String,
     is_deletion: bool,
     codec: u8,
@@ -178,6 +240,7 @@ impl Letter {
         write: &Queued<E>,
         batch: &Batch<'_, E>,
         error: &str,
+        found: Found,
     ) -> Self {
         let codecs = || iter::once(batch.codec).chain(Codec::all());
         let (is_deletion, carried) = match &write.image {
@@ -200,7 +263,7 @@ impl Letter {
             } => {
                 let error = shortened(error).to_owned();
                 let payload = payload.clone();
-                return Self::of(write, *is_deletion, *codec, *layout, payload, error);
+                return Self::of(write, *is_deletion, *codec, *layout, payload, error, found);
             }
         };
         let mut error = shortened(error).to_owned();
@@ -219,7 +282,7 @@ impl Letter {
                 (NO_CODEC, Vec::new())
             }
         };
-        Self::of(write, is_deletion, codec, batch.layout, payload, error)
+        Self::of(write, is_deletion, codec, batch.layout, payload, error, found)
     }
 
     fn of<E: Entity>(
@@ -229,9 +292,11 @@ impl Letter {
         layout: u32,
         payload: Vec<u8>,
         error: String,
+        found: Found,
     ) -> Self {
         Self {
             number: write.number,
+            found,
             key: write.key.to_string(),
             is_deletion,
             codec,
@@ -272,10 +337,10 @@ pub(crate) async fn insert<DB: Backend>(
             let what = format!("the dead letter of write {}", first.number);
             chunks::check_size::<DB>(connection, &what, first.size()).await?;
         }
-        let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; letters.len()];
+        let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; letters.len()];
         let text = format!(
             "INSERT INTO larder_dead_letters \
-             (queue, part, epoch, number, row_key, operation, codec, layout, payload, error, died_at) VALUES {}",
+             (queue, part, epoch, number, row_key, operation, codec, layout, payload, error, died_at, found) VALUES {}",
             rows.join(", ")
         );
         let values: Vec<_> = letters
@@ -293,6 +358,7 @@ pub(crate) async fn insert<DB: Backend>(
                     Value::Bytes(&letter.payload),
                     Value::Text(&letter.error),
                     Value::Integer(now_ms),
+                    Value::Text(letter.found.text()),
                 ]
             })
             .collect();
@@ -334,6 +400,21 @@ pub async fn discard<E: Entity, DB: Backend>(
         Ok(rows) => Ok(rows > 0),
         Err(error) => Err(failed::<DB>("discard", &letter.queue, error)),
     }
+}
+
+/// What the table held of the row when a letter died; `None` if the letter is not there any more.
+pub(crate) async fn found<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    letter: &DeadLetter<E>,
+) -> Result<Option<Found>, Error> {
+    let text = "SELECT found FROM larder_dead_letters WHERE queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let rows = tables::fetch(pool, text, &letter.place()).await;
+    let found = rows.and_then(|rows| {
+        let row = rows.first();
+        row.map(|row| tables::text::<DB>(row, 0).map(Found::from_text))
+            .transpose()
+    });
+    found.map_err(|error| failed::<DB>("load", &letter.queue, error))
 }
 
 fn read<E: Entity, DB: Backend>(

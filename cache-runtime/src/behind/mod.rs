@@ -13,8 +13,10 @@
 
 pub mod apply;
 mod burial;
+mod canonical;
 mod flush;
 mod flusher;
+mod held;
 pub mod letters;
 pub mod mark;
 mod missing;
@@ -29,6 +31,8 @@ mod unsettled;
 
 use std::sync::Arc;
 
+#[cfg(feature = "test-util")]
+pub(crate) use self::held::changed;
 pub(crate) use self::queue::Queue;
 pub use self::{
     flusher::{Flusher, Pending},
@@ -68,4 +72,15 @@ pub enum Image<E: Entity> {
         /// Why it cannot be read.
         reason: String,
     },
+}
+
+impl<E: Entity> Queued<E> {
+    /// The id of the row, unless the write cannot be read.
+    pub(crate) fn id(&self) -> Option<E::Id> {
+        match &self.image {
+            Image::Row(row) => Some(row.id()),
+            Image::Deletion(id) => Some(id.clone()),
+            Image::Unreadable { .. } => None,
+        }
+    }
 }

@@ -307,6 +307,32 @@ pub(crate) async fn advance<DB: Backend>(
     Ok(tables::execute_within::<DB>(connection, &text, &values).await? > 0)
 }
 
+/// Takes back a part of what [`advance`] did before in the same transaction: the position, and so many of those it counted as
+/// lost.
+pub(crate) async fn cut_short<DB: Backend>(
+    connection: &mut DB::Connection,
+    place: &Place,
+    (from, to): (u64, u64),
+    lost: u64,
+) -> Result<(), sqlx::Error> {
+    let text = format!(
+        "UPDATE larder_offsets SET position = ?, lost = lost - ? WHERE {IS_PLACE} AND nonce = ? AND position = ?"
+    );
+    let [queue, part, epoch] = place.values();
+    let nonce = nonce_text(place.incarnation);
+    let values = [
+        Value::Integer(to),
+        Value::Integer(lost),
+        queue,
+        part,
+        epoch,
+        Value::Text(&nonce),
+        Value::Integer(from),
+    ];
+    tables::execute_within::<DB>(connection, &text, &values).await?;
+    Ok(())
+}
+
 async fn find<DB: Backend>(
     pool: &Pool<DB>,
     columns: &str,

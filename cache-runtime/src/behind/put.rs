@@ -94,30 +94,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     ) -> Result<Arc<E>, Error> {
         const VERB: &str = "modify";
         let key = self.key(id)?;
-        let _modifying = self.queue().modifying(&key).lock().await;
-        let mut unknown = 0;
-        let mut was_hidden = false;
-        while unknown < MOST_TRIES {
-            let found = {
-                let codec = self.codec.number();
-                let store = &self.cache.store;
-                store.get(&key, self.fingerprint, codec).await
-            };
-            let found = found.map_err(|error| self.queue_away(VERB, error))?;
-            let token = found.token();
-            let (Judged::Served(outcome), Some(token)) = (self.judge(&key, Ok(found)), token)
-            else {
-                unknown += 1;
-                let condition = Condition::Present;
-                let exists = self
-                    .load_for_write(&key, id, &mut was_hidden, VERB, condition)
-                    .await?;
-                if exists == Some(false) {
-                    return Err(self.unmet(VERB, &key, Condition::Present));
-                }
-                continue;
-            };
-            let Some(row) = outcome.row else {
+        let changed = self.exchange(VERB, &key, id, |row| {
+            let Some(row) = row else {
                 return Err(self.unmet(VERB, &key, Condition::Present));
             };
             let mut row = E::clone(&row);
@@ -131,15 +109,55 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     ),
                 ));
             }
-            let row = Arc::new(row);
-            let condition = Condition::Unchanged(token);
-            match self.put(VERB, &key, id, Some(&row), condition).await? {
+            Ok(Some(Arc::new(row)))
+        });
+        let row = changed.await?;
+        Ok(row.expect("a change of a row leaves a row"))
+    }
+
+    /// Reads a row, or that there is none, lets `decide` say what is to become of it, and queues that unless somebody else has
+    /// changed the row meanwhile; then again. The row that it leaves, if it leaves one.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        verb: &'static str,
+        key: &Key,
+        id: &E::Id,
+        mut decide: impl FnMut(Option<Arc<E>>) -> Result<Option<Arc<E>>, Error> + Send,
+    ) -> Result<Option<Arc<E>>, Error> {
+        let _exchanging = self.queue().modifying(key).lock().await;
+        let mut unknown = 0;
+        let mut was_hidden = false;
+        while unknown < MOST_TRIES {
+            let found = {
+                let codec = self.codec.number();
+                let store = &self.cache.store;
+                store.get(key, self.fingerprint, codec).await
+            };
+            let found = found.map_err(|error| self.queue_away(verb, error))?;
+            let token = found.token();
+            let (row, condition) = match (self.judge(key, Ok(found)), token) {
+                (Judged::Served(outcome), Some(token)) => {
+                    (outcome.row, Condition::Unchanged(token))
+                }
+                _ => {
+                    let exists = self
+                        .load_for_write(key, id, &mut was_hidden, verb, Condition::Present)
+                        .await?;
+                    if exists != Some(false) {
+                        unknown += 1;
+                        continue;
+                    }
+                    (None, Condition::Absent)
+                }
+            };
+            let row = decide(row)?;
+            match self.put(verb, key, id, row.as_ref(), condition).await? {
                 Decided::Done => return Ok(row),
                 Decided::Refused => unknown = 0,
                 Decided::Unknown => unknown += 1,
             }
         }
-        Err(self.unkept(VERB, &key))
+        Err(self.unkept(verb, key))
     }
 
     /// Loads a row into the cache, unless it is there. Whether it exists; nothing if the store did not tell whether it has a

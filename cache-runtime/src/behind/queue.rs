@@ -7,9 +7,12 @@
 //!    ([`Inner::verified`]).
 //! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Lane::acknowledged`]).
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    any::Any,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -73,8 +76,10 @@ pub(crate) struct Standing {
 /// A batch that is in the database, and may still stand in the store as if it were not.
 pub(crate) struct Committed {
     pub(crate) incarnation: Incarnation,
-    /// What becomes of its rows.
-    pub(crate) settled: Vec<Settled>,
+    /// What becomes of its rows, when that was worked out.
+    pub(crate) settled: OnceLock<Vec<Settled>>,
+    /// What it is worked out from (`flush::Unjudged`).
+    pub(crate) unjudged: Box<dyn Any + Send + Sync>,
     /// The number that it ends with.
     pub(crate) up_to: u64,
 }
@@ -257,6 +262,13 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         if queue.verified.load(Ordering::Acquire) > 0 {
             return Ok(acknowledged);
         }
+        self.check_tables(queue).await?;
+        Ok(acknowledged)
+    }
+
+    /// Checks that the tables are there, and that no writes are queued under another number of partitions.
+    pub(super) async fn check_tables(&self, queue: &Queue) -> Result<(), Error> {
+        let name = E::SPEC.name;
         let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
         let is_other = |other: &String| **other != *queue.name && !other.contains('@');
         if let Some(other) = others.into_iter().find(is_other) {
@@ -270,7 +282,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 ),
             ));
         }
-        Ok(acknowledged)
+        Ok(())
     }
 
     /// The error of an operation on the queue that the store has failed. The operation queues nothing, so the caller's write

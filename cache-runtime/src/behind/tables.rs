@@ -87,6 +87,7 @@ pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
     payload BYTEA NOT NULL,
     error TEXT NOT NULL,
     died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
     PRIMARY KEY (queue, part, epoch, number)
 )"
         }
@@ -103,6 +104,7 @@ pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
     payload LONGBLOB NOT NULL,
     error TEXT NOT NULL,
     died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
     PRIMARY KEY (queue, part, epoch, number)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         }
@@ -119,6 +121,7 @@ pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
     payload BLOB NOT NULL,
     error TEXT NOT NULL,
     died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
     PRIMARY KEY (queue, part, epoch, number)
 )"
         }
@@ -282,8 +285,35 @@ pub(crate) fn describe<DB: Backend>(verb: &str, what: &str, error: sqlx::Error) 
             error,
         );
     }
+    if is_missing_column(&error) {
+        return Error::with_source(
+            ErrorKind::Configuration,
+            format!(
+                "failed to {verb} {what}: the table larder_dead_letters was made by an earlier version; run `{ADD_FOUND}`"
+            ),
+            error,
+        );
+    }
     // No write of a user is in such a statement, and each of them may be sent again.
     database::describe(verb, what, error, Fate::Nothing)
+}
+
+/// The statement that a table of dead letters needs that was made before it had this column.
+const ADD_FOUND: &str =
+    "ALTER TABLE larder_dead_letters ADD COLUMN found VARCHAR(64) NOT NULL DEFAULT ''";
+
+/// Whether a statement named the column that the table of dead letters did not have at first.
+pub(crate) fn is_missing_column(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    let code = refusal.code().unwrap_or_default();
+    let message = refusal.message();
+    // SQLite has one code for all mistakes in a statement. A user's table may lack a column of this name as well.
+    (matches!(code.as_ref(), "42703" | "42S22") && message.contains("found"))
+        || (code == "1"
+            && (message == "table larder_dead_letters has no column named found"
+                || message == "no such column: found"))
 }
 
 /// Whether a statement named a table that is not there.

@@ -342,7 +342,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let mut leave = Bound::to(seen).encode();
         for _ in 0..MOST_RIVALS {
             let held = self
-                .exchange(&Claim {
+                .claim_in_store(&Claim {
                     namespace,
                     seen: &before,
                     leave: &leave,
@@ -387,7 +387,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         )))
     }
 
-    async fn exchange(&self, claim: &Claim<'_>) -> Result<InForce, StoreError> {
+    async fn claim_in_store(&self, claim: &Claim<'_>) -> Result<InForce, StoreError> {
         self.cache.store.bind(claim, self.journal()).await
     }
 
@@ -412,7 +412,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             table: table.name(),
             is_forced: false,
         };
-        let held = self.exchange(&look).await.map_err(Unbound::Store)?;
+        let held = self.claim_in_store(&look).await.map_err(Unbound::Store)?;
         let bound = Bound::decode(&held.database);
         let seen = self.bond.prober.at_first_sight();
         let is_known = bound.is_some_and(|bound| matches!(bound.judge(&seen), Verdict::Same(_)));

@@ -11,6 +11,10 @@ use crate::{backend::Backend, column::Role};
 const GIVEN: &str = "given";
 /// What the table is called in a statement that is given rows.
 const TARGET: &str = "target";
+/// What a statement returns behind a row that triggers may change when the statement has ended.
+pub(crate) const TRIGGERS: i64 = 1;
+/// What it returns behind a row that triggers may change when the transaction ends.
+pub(crate) const DEFERRED: i64 = 2;
 
 impl<DB: Backend> Text<'_, DB> {
     /// Inserts so many rows. Binds the wanted columns, row by row.
@@ -23,9 +27,12 @@ impl<DB: Backend> Text<'_, DB> {
         sql(self.insert_values(wanted, rows) + &self.returning(reads_back))
     }
 
-    /// Inserts so many rows, or changes those that are there. Binds the columns that a save writes, row by row.
-    pub(crate) fn upsert_rows(&self, rows: usize) -> SqlStr {
-        sql(self.insert_values(Role::is_saved, rows) + &self.on_conflict())
+    /// Inserts so many rows, or changes those that are there. Binds the columns that a save writes, row by row. With
+    /// `returns`, where the dialect can, it returns the rows as [`Text::returning_final`] says.
+    pub(crate) fn upsert_rows(&self, rows: usize, returns: bool) -> SqlStr {
+        sql(self.insert_values(Role::is_saved, rows)
+            + &self.on_conflict()
+            + &self.returning_final(returns))
     }
 
     fn insert_values(&self, wanted: fn(Role) -> bool, rows: usize) -> String {
@@ -58,15 +65,35 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
-    /// Inserts the rows given as arrays, or changes those that are there. Binds one array per column that a save writes.
-    pub(crate) fn upsert_arrays(&self) -> SqlStr {
+    /// Inserts the rows given as arrays, or changes those that are there. Binds one array per column that a save writes. With
+    /// `returns` it returns the rows as [`Text::returning_final`] says.
+    pub(crate) fn upsert_arrays(&self, returns: bool) -> SqlStr {
         let names = self.names(Role::is_saved).join(", ");
         sql(format!(
-            "INSERT INTO {} ({names}) SELECT {names} FROM {}{}",
+            "INSERT INTO {} ({names}) SELECT {names} FROM {}{}{}",
             self.table,
             self.given(Role::is_saved, "", ""),
-            self.on_conflict()
+            self.on_conflict(),
+            self.returning_final(returns)
         ))
+    }
+
+    /// Returns the rows of a statement as it leaves them, and behind their columns what may come after that: 0 for nothing,
+    /// [`TRIGGERS`] for triggers that run behind it, [`DEFERRED`] for some that run when the transaction ends. Asked with each
+    /// statement, so that a trigger of yesterday's migration is seen; the database works it out once for all rows.
+    fn returning_final(&self, returns: bool) -> String {
+        if !(returns && self.dialect.returns_rows_of_upserts()) {
+            return String::new();
+        }
+        let table = format!("to_regclass('{}')", self.table.replace('\'', "''"));
+        // 2 is the bit of triggers that run before. What is not a plain table keeps its triggers elsewhere.
+        format!(
+            " RETURNING {}, CASE WHEN (SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = {table}) \
+             THEN COALESCE((SELECT MAX(CASE WHEN tginitdeferred THEN {DEFERRED} ELSE {TRIGGERS} END) \
+             FROM pg_catalog.pg_trigger WHERE tgrelid = {table} AND NOT tgisinternal AND tgenabled <> 'D' \
+             AND tgtype & 2 = 0), 0) ELSE {TRIGGERS} END::bigint",
+            self.all_names()
+        )
     }
 
     /// Changes the rows given as arrays. Binds one array per column that an update writes or compares.
@@ -117,6 +144,19 @@ impl<DB: Backend> Text<'_, DB> {
             "DELETE FROM {} WHERE {}",
             self.table,
             self.any_of(rows, compares_version)
+        ))
+    }
+
+    /// Reads the rows given as arrays. Binds one array per part of the id.
+    pub(crate) fn select_arrays(&self) -> SqlStr {
+        let names = self.names(|_| true);
+        let names: Vec<_> = names.iter().map(|name| format!("{TARGET}.{name}")).collect();
+        sql(format!(
+            "SELECT {} FROM {} AS {TARGET}, {} WHERE {}",
+            names.join(", "),
+            self.table,
+            self.given(Self::told_by(false), "", ""),
+            self.is_given(false)
         ))
     }
 

@@ -48,6 +48,12 @@ impl Dialect {
         !matches!(self, Self::MySql)
     }
 
+    /// Whether an upsert of many rows can return them as it leaves them. SQLite could, but changes of its triggers, all of
+    /// which come behind the statement, would be missing; there, reading the rows again is as cheap.
+    pub(crate) const fn returns_rows_of_upserts(self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
     /// How many parameters a statement may have.
     pub(crate) const fn most_parameters(self) -> usize {
         match self {

@@ -13,7 +13,10 @@ use std::{fmt::Write, sync::Arc};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-pub(crate) use self::dialect::Dialect;
+pub(crate) use self::{
+    batch::{DEFERRED, TRIGGERS},
+    dialect::Dialect,
+};
 use crate::{
     backend::Backend,
     column::{ColumnSpec, Role},

@@ -90,6 +90,10 @@ pub enum Mechanism {
     /// The binding of a namespace to a database and of a name to a table: without it, whoever comes is served, and queues,
     /// what is there.
     Binding,
+    /// The comparison of a flushed row with what the database has made of it: without it, the row that was written is served.
+    FlushedRow,
+    /// The comparison of the row when a dead letter is replayed: without it, a letter goes over whatever was written since.
+    LetterFound,
     /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
     /// be left out before the repository is made.
     OwnQueue,
