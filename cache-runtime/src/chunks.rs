@@ -276,8 +276,15 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 arguments = bound;
                 sql = text.upsert_rows(rows.len(), reads);
             }
-            self.upsert_chunk(connection, &text, (sql, arguments), rows, reads, &mut upserted)
-                .await?;
+            self.upsert_chunk(
+                connection,
+                &text,
+                (sql, arguments),
+                rows,
+                reads,
+                &mut upserted,
+            )
+            .await?;
         }
         Ok(upserted)
     }
@@ -309,7 +316,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         } else {
             let done = DB::execute(connection, sql, arguments).await?;
             // MySQL counts a changed row twice, and a row that it left alone as well.
-            sent.add(if DB::DIALECT.returns_rows() { done.rows } else { 0 });
+            sent.add(if DB::DIALECT.returns_rows() {
+                done.rows
+            } else {
+                0
+            });
         }
         if reads {
             let ids: Vec<_> = rows.iter().map(|row| row.id()).collect();
@@ -421,7 +432,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         while !rest.is_empty() {
             let (sql, arguments);
             if has_arrays {
-                let bind = |id: &E::Id, binder: &mut Binder<'_, DB>| (self.binding.bind_id)(id, binder);
+                let bind =
+                    |id: &E::Id, binder: &mut Binder<'_, DB>| (self.binding.bind_id)(id, binder);
                 (_, arguments) = self.arrays(&mut rest, told_by, bind)?;
                 sql = text.select_arrays();
             } else {

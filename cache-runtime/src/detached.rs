@@ -9,23 +9,27 @@
 
 use std::future::Future;
 
-use tokio::task::JoinError;
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-/// Runs work to its end, whether or not somebody waits for it. Fails if the work panics or its runtime is shut down.
-pub(crate) async fn run<T: Send + 'static>(
+/// Begins work that runs to its end, whether or not somebody waits for it. Waiting fails if the work panics or its runtime is
+/// shut down.
+pub(crate) fn run<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, JoinError> {
-    tokio::spawn(work.in_current_span()).await
+) -> JoinHandle<T> {
+    // Not an async function: the future of its caller would have room for the work as well.
+    tokio::spawn(work.in_current_span())
 }
 
 /// As [`run`], for work on the database.
-pub(crate) async fn query<T: Send + 'static>(
+pub(crate) fn query<T: Send + 'static>(
     work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
-) -> Result<T, sqlx::Error> {
-    run(work)
-        .await
-        .unwrap_or_else(|stopped| Err(stopped_half_way(&stopped)))
+) -> impl Future<Output = Result<T, sqlx::Error>> + Send {
+    let running = run(work);
+    async move {
+        let done = running.await;
+        done.unwrap_or_else(|stopped| Err(stopped_half_way(&stopped)))
+    }
 }
 
 /// The error of work whose task was stopped half-way.

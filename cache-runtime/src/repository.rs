@@ -632,20 +632,22 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 }
 
 /// Runs an operation in a task of its own, so that it ends even if its caller does not wait for it.
-pub(crate) async fn to_its_end<E: Entity, T: Send + 'static>(
+pub(crate) fn to_its_end<E: Entity, T: Send + 'static>(
     verb: &'static str,
     operation: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    match detached::run(operation).await {
-        Ok(result) => result,
-        Err(stopped) => Err(Error::with_source(
-            ErrorKind::Aborted,
-            format!(
-                "failed to {verb} {}: the task was stopped half-way",
-                E::SPEC.name
-            ),
-            stopped,
-        )),
+) -> impl Future<Output = Result<T, Error>> + Send {
+    let running = detached::run(operation);
+    async move {
+        running.await.unwrap_or_else(|stopped| {
+            Err(Error::with_source(
+                ErrorKind::Aborted,
+                format!(
+                    "failed to {verb} {}: the task was stopped half-way",
+                    E::SPEC.name
+                ),
+                stopped,
+            ))
+        })
     }
 }
 

@@ -151,6 +151,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
+    #[expect(dead_code, reason = "read by its `Debug` only")]
     struct ShownOnly(f64);
 
     struct Silent;

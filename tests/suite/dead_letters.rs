@@ -83,7 +83,10 @@ async fn a_letter_is_replayed_once<DB: Tested>(world: &World<DB>) {
     rows.save(&noted(2, "newer", "free")).await.unwrap();
     let again = dead.replay(&letter).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::NotFound);
-    assert!(again.to_string().contains("replayed or discarded"), "{again}");
+    assert!(
+        again.to_string().contains("replayed or discarded"),
+        "{again}"
+    );
     let over = dead.replay_over(&letter).await.unwrap_err();
     assert_eq!(over.kind(), ErrorKind::NotFound);
     assert_eq!(name(&rows, 2).await, named("newer"));
@@ -222,7 +225,10 @@ async fn of_replays_at_once_one_queues_the_write<DB: Tested>(world: &World<DB>) 
     let kinds: Vec<_> = refused.map(larder::Error::kind).collect();
     assert_eq!(kinds.len(), 5, "{ended:?}");
     let expected = [ErrorKind::Conflict, ErrorKind::NotFound];
-    assert!(kinds.iter().all(|kind| expected.contains(kind)), "{kinds:?}");
+    assert!(
+        kinds.iter().all(|kind| expected.contains(kind)),
+        "{kinds:?}"
+    );
     assert_eq!(rows.pending().await.unwrap().count, 1, "queued once");
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
@@ -231,7 +237,9 @@ async fn of_replays_at_once_one_queues_the_write<DB: Tested>(world: &World<DB>) 
 async fn a_deletion_is_replayed_unless_its_row_was_written_since<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     world
-        .sql("CREATE TABLE holders (item BIGINT NOT NULL, FOREIGN KEY (item) REFERENCES items (id))")
+        .sql(
+            "CREATE TABLE holders (item BIGINT NOT NULL, FOREIGN KEY (item) REFERENCES items (id))",
+        )
         .await;
     for turn in 0..2 {
         rows.save(&noted(2, "held", "free")).await.unwrap();

@@ -690,7 +690,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             }
             "savepoint" => {
                 let done = match cut.run(transaction.savepoint()).await {
-                    Some(savepoint) => Some(savepoint.unwrap().rollback().await.unwrap()),
+                    Some(savepoint) => {
+                        savepoint.unwrap().rollback().await.unwrap();
+                        Some(())
+                    }
                     None => None,
                 };
                 let left = Left::of(&done).row(Rows::Through, id);

@@ -857,7 +857,10 @@ async fn applied_in<DB: Tested>(
     assert_eq!(letters.await, [dead.to_string()]);
     let order = applied.dead.windows(2);
     assert!(order.into_iter().all(|two| two[0].number < two[1].number));
-    assert_eq!((applied.to, desk.position().await), (count as u64, count as u64));
+    assert_eq!(
+        (applied.to, desk.position().await),
+        (count as u64, count as u64)
+    );
     (applied, transactions.into_inner())
 }
 
@@ -870,7 +873,10 @@ async fn a_batch_of_which_half_is_refused_costs_little_more_than_its_rows<DB: Te
     assert_eq!(applied.dead.len(), 500);
     // Two for each write, and one more to read back a row that was made, since the table has triggers.
     assert!(applied.statements <= 2_800, "{}", applied.statements);
-    assert!(applied.statements <= transactions * (MOST + 20), "{transactions}");
+    assert!(
+        applied.statements <= transactions * (MOST + 20),
+        "{transactions}"
+    );
 }
 
 /// The negative control.
@@ -886,8 +892,15 @@ async fn a_batch_of_refusals_alone_costs_little_more_than_its_rows<DB: Tested>(w
     let desk = desk(world).await;
     let (applied, transactions) = applied_in(&desk, refusing(600, |_| true), MOST).await;
     assert_eq!(applied.dead.len(), 600);
-    assert!(applied.statements <= 600 * 22 / 10, "{}", applied.statements);
-    assert!(applied.statements <= transactions * (MOST + 20), "{transactions}");
+    assert!(
+        applied.statements <= 600 * 22 / 10,
+        "{}",
+        applied.statements
+    );
+    assert!(
+        applied.statements <= transactions * (MOST + 20),
+        "{transactions}"
+    );
 }
 
 async fn a_refusal_among_many_costs_few_statements<DB: Tested>(world: &World<DB>) {
@@ -934,7 +947,10 @@ async fn a_flusher_that_dies_between_transactions_of_a_batch_leaves_the_rest_to_
     assert_eq!(made, from / 4 + from % 4 / 2);
     let listed = desk.listed("SELECT CONCAT(COUNT(*), '') FROM larder_dead_letters");
     assert_eq!(listed.await, [(from / 4).to_string()]);
-    let rest: Vec<_> = writes.into_iter().filter(|write| write.number > from).collect();
+    let rest: Vec<_> = writes
+        .into_iter()
+        .filter(|write| write.number > from)
+        .collect();
     let next = Batch {
         from,
         lost: (800 - from) / 2,

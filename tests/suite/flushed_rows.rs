@@ -6,10 +6,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use larder::{
-    Cached, Entity, ErrorKind, Origin, Repository,
-    store::faulty::Mechanism,
-};
+use larder::{Cached, Entity, ErrorKind, Origin, Repository, store::faulty::Mechanism};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::{Database as _, MySql, Postgres, Sqlite};
@@ -34,7 +31,9 @@ macro_rules! thing {
 
 thing!(Price { value: Decimal });
 thing!(Moment { value: DateTime<Utc> });
-thing!(Local { value: NaiveDateTime });
+thing!(Local {
+    value: NaiveDateTime
+});
 thing!(Text { value: String });
 thing!(Maybe { value: Option<String> });
 thing!(Real { value: f64 });
@@ -346,7 +345,11 @@ async fn a_row_whose_deletion_a_trigger_suppresses_is_seen<DB: Tested>(world: &W
     world.faults.leave_out(Mechanism::FlushedRow);
     rows.delete(1).await.unwrap();
     rows.flush().await.unwrap();
-    assert_eq!(rows.find(1).await.unwrap(), None, "it is not the comparison");
+    assert_eq!(
+        rows.find(1).await.unwrap(),
+        None,
+        "it is not the comparison"
+    );
 }
 
 everywhere! {
@@ -361,7 +364,12 @@ async fn a_row_that_another_version_has_flushed_is_read_from_the_database<DB: Te
     world: &World<DB>,
 ) {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-    #[cached(table = "items", strategy = "write_behind", durability = "memory", ttl = "10m")]
+    #[cached(
+        table = "items",
+        strategy = "write_behind",
+        durability = "memory",
+        ttl = "10m"
+    )]
     struct Behind {
         #[cached(id)]
         id: i64,

@@ -898,6 +898,7 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
         writes: &writes,
         lost: 0,
         buried: None,
+        compares: true,
         codec: Codec::Json,
         layout: 7,
         now_ms: 0,

@@ -210,11 +210,7 @@ impl<'w> Serializer for &'w mut Writer<'_> {
         })
     }
 
-    fn serialize_struct(
-        self,
-        _name: &'static str,
-        length: usize,
-    ) -> Result<Parts<'w>, Unwritable> {
+    fn serialize_struct(self, _name: &'static str, length: usize) -> Result<Parts<'w>, Unwritable> {
         self.serialize_seq(Some(length))
     }
 
@@ -306,7 +302,10 @@ impl ser::SerializeMap for Entries<'_> {
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unwritable> {
-        let (_, entry) = self.entries.last_mut().expect("a key comes before its value");
+        let (_, entry) = self
+            .entries
+            .last_mut()
+            .expect("a key comes before its value");
         value.serialize(&mut Writer(entry))
     }
 
@@ -369,6 +368,9 @@ mod tests {
     fn a_digest_is_of_the_whole_value() {
         let long = "x".repeat(10_000);
         assert_eq!(digest(&long).unwrap().len(), 64);
-        assert_ne!(digest(&long).unwrap(), digest(&(long.clone() + "y")).unwrap());
+        assert_ne!(
+            digest(&long).unwrap(),
+            digest(&(long.clone() + "y")).unwrap()
+        );
     }
 }

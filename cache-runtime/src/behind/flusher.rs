@@ -280,7 +280,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     async fn prepare(&self, queue: &super::Queue) -> Result<(), Error> {
         let verified = self.verified(queue).await.map(drop);
         // Whichever of the two is away, the other one may have something to say.
-        if verified.as_ref().is_err_and(|error| error.kind() == ErrorKind::Store) {
+        if verified
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Store)
+        {
             self.check_tables(queue).await?;
         }
         verified?;

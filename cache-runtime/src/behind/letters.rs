@@ -282,7 +282,15 @@ impl Letter {
                 (NO_CODEC, Vec::new())
             }
         };
-        Self::of(write, is_deletion, codec, batch.layout, payload, error, found)
+        Self::of(
+            write,
+            is_deletion,
+            codec,
+            batch.layout,
+            payload,
+            error,
+            found,
+        )
     }
 
     fn of<E: Entity>(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+#[cfg(feature = "sqlite")]
 use crate::token::ProcessId;
 
 /// A database on a server. What only means something on one machine carries the name of that machine: another one's

@@ -150,7 +150,10 @@ impl<DB: Backend> Text<'_, DB> {
     /// Reads the rows given as arrays. Binds one array per part of the id.
     pub(crate) fn select_arrays(&self) -> SqlStr {
         let names = self.names(|_| true);
-        let names: Vec<_> = names.iter().map(|name| format!("{TARGET}.{name}")).collect();
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| format!("{TARGET}.{name}"))
+            .collect();
         sql(format!(
             "SELECT {} FROM {} AS {TARGET}, {} WHERE {}",
             names.join(", "),
