@@ -1,9 +1,10 @@
 //! Flushers that begin, end or are asked while a server is away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use larder::{Cache, ErrorKind, store::faulty::Operation};
 use sqlx::Sqlite;
+use tokio::time::Instant;
 
 use crate::{
     lost_transactions::dropped_after,
@@ -284,7 +285,7 @@ async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
     let mut waits = 0;
     let flusher = loop {
         let fresh = Behind::repository(&world.cache, world.pool.clone());
-        match dropped_after(waits, fresh.start_flushing()).await {
+        match dropped_after(waits, Box::pin(fresh.start_flushing())).await {
             Some(flusher) => break flusher.unwrap(),
             None => waits += 1 + waits / 20,
         }
