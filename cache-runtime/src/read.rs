@@ -239,7 +239,11 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         key: &Key,
         answer: Result<Found, StoreError>,
     ) -> Result<Judged<E>, Error> {
-        if !self.is_servable() && matches!(answer, Ok(Found::Value(..) | Found::Negative(_))) {
+        let tells_of_a_row = matches!(
+            answer,
+            Ok(Found::Value(..) | Found::Negative(_) | Found::Unsettled)
+        );
+        if tells_of_a_row && !self.is_servable() {
             self.bind_now().await?;
         }
         Ok(self.judge(key, answer))

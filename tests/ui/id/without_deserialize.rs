@@ -7,15 +7,23 @@ use serde::{Deserialize, Serialize};
 #[sqlx(transparent)]
 struct Number(String);
 
-fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Number, D::Error> {
-    String::deserialize(deserializer).map(Number)
+mod text {
+    use super::*;
+
+    pub fn serialize<S: serde::Serializer>(number: &Number, serializer: S) -> Result<S::Ok, S::Error> {
+        number.0.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Number, D::Error> {
+        String::deserialize(deserializer).map(Number)
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "flights")]
 struct Flight {
     #[cached(id)]
-    #[serde(deserialize_with = "read")]
+    #[serde(with = "text")]
     number: Number,
 }
 
