@@ -11,7 +11,7 @@
 //! 4. While the store cannot be asked, the repository goes past it: it is not bound, so nothing is served or filled.
 //!
 //! Invariant: nothing is served from a store, stored in it, queued in it or flushed from it by a repository that is not bound
-//! in the run of the store that is used ([`Bond::holds`]). While the database is away, and has not been asked before, rows are
+//! in the run of the store that is used (`Bond::holds`). While the database is away, and has not been asked before, rows are
 //! served if its endpoint is one that the binding knows; that is all.
 //! Not here: who is the same (`identity`).
 
