@@ -13,6 +13,7 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Pool, Sqlite};
+use tokio::sync::watch;
 
 use crate::{
     support::{log, redis_server::RedisServer},
@@ -568,6 +569,9 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
     let (partition, incarnation) = queue_of(scene, rows.inner(), 0).await;
     // All writes are of one row, so that they are in one queue.
     const WRITES: usize = 160;
+    // So many that the largest of the sizes do not fit into one batch.
+    const TOGETHER: usize = 40;
+    let (put, mut is_put) = watch::channel(0);
     let putting = tokio::spawn({
         let rows = rows.clone();
         async move {
@@ -575,11 +579,15 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
                 rows.save(&row(0, sizes[turn * 7 % sizes.len()]))
                     .await
                     .unwrap();
+                put.send_replace(turn + 1);
             }
         }
     });
     let (mut after, mut largest) = (0, 0);
     while after <= WRITES as u64 {
+        let enough = WRITES.min(usize::try_from(after).unwrap() + TOGETHER);
+        let put = is_put.wait_for(|put| *put >= enough).await;
+        put.expect("every save succeeds");
         let fetched = fetch(scene, &partition, incarnation, after, 1_000).await;
         if fetched.writes.len() > 1 {
             largest = largest.max(bytes(&fetched));
@@ -588,8 +596,6 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
             after += 1;
             assert_eq!(write.pending.mark.number, after, "no write is left out");
         }
-        // Let some come together.
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     putting.await.unwrap();
     // And once more from the front, where nothing of that is known any more.

@@ -15,7 +15,7 @@ use std::{
 
 use larder::{Backend, Cache, Cached, store::faulty::Faults};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
+use sqlx::{Arguments as _, AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
 use crate::support::database::TestDatabase;
 
@@ -82,11 +82,20 @@ const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VA
 pub(crate) trait Tested: Backend {
     /// A database of the test's own.
     fn create() -> impl Future<Output = TestDatabase<Self>> + Send;
+
+    /// The argument of a statement that asks for one id.
+    fn id_argument(id: i64) -> Self::Arguments;
 }
 
 impl Tested for Sqlite {
     async fn create() -> TestDatabase<Self> {
         crate::support::database::sqlite().await
+    }
+
+    fn id_argument(id: i64) -> Self::Arguments {
+        let mut arguments = Self::Arguments::default();
+        arguments.add(id).expect("a number can be bound");
+        arguments
     }
 }
 
@@ -94,11 +103,23 @@ impl Tested for Postgres {
     async fn create() -> TestDatabase<Self> {
         crate::support::database::postgres().await
     }
+
+    fn id_argument(id: i64) -> Self::Arguments {
+        let mut arguments = Self::Arguments::default();
+        arguments.add(id).expect("a number can be bound");
+        arguments
+    }
 }
 
 impl Tested for MySql {
     async fn create() -> TestDatabase<Self> {
         crate::support::database::mysql().await
+    }
+
+    fn id_argument(id: i64) -> Self::Arguments {
+        let mut arguments = Self::Arguments::default();
+        arguments.add(id).expect("a number can be bound");
+        arguments
     }
 }
 
