@@ -20,7 +20,7 @@ pub use larder_runtime::{
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
-pub use larder_runtime::{behind, entry, journal, key, state, store, token};
+pub use larder_runtime::{behind, binding, entry, journal, key, state, store, token};
 
 // The code in the documents compiles: the doctest runner takes each of them for the documentation of an item.
 #[cfg(doctest)]

@@ -126,14 +126,18 @@ impl Scene {
         }
     }
 
-    /// What was logged about the queue.
     fn logged(&self) -> Vec<String> {
-        let lines = log::texts_with("queue", &self.queue).into_iter();
-        lines
-            .filter(|(_, text)| text.starts_with("flushing"))
-            .map(|(_, text)| text)
-            .collect()
+        logged_of(&self.queue)
     }
+}
+
+/// What was logged about the flushing of a queue.
+fn logged_of(queue: &str) -> Vec<String> {
+    let lines = log::texts_with("queue", queue).into_iter();
+    lines
+        .filter(|(_, text)| text.starts_with("flushing"))
+        .map(|(_, text)| text)
+        .collect()
 }
 
 /// The given case: the link is lost, and nobody knows it yet.
@@ -154,6 +158,7 @@ async fn a_shutdown_waits_for_a_redis_that_comes_back() {
 }
 
 const FAILS: &str = "flushing fails and is tried again; the writes wait in their order";
+const CANNOT: &str = "flushing cannot go on until this is mended; the writes wait in their order";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
@@ -233,6 +238,24 @@ async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Te
     drop(flusher);
 }
 
+/// Its tables are missing, and nobody can know while it is away.
+async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>) {
+    log::listen();
+    let rows = Behind::repository(&world.cache, world.pool.clone());
+    let proxy = world.database.proxy();
+    proxy.refuse();
+    proxy.reset();
+    let flusher = rows.start_flushing().await.unwrap();
+    eventually("it has failed", async || rows.stats().flush_retries > 0).await;
+    proxy.heal();
+    let logged = || logged_of(&format!("{}:Behind/4", world.namespace));
+    eventually("the mistake is told", async || logged().len() > 1).await;
+    rows.install().await.unwrap();
+    eventually("the tasks find what they need", async || logged().len() > 2).await;
+    assert_eq!(logged(), [FAILS, CANNOT, "flushing again"]);
+    drop(flusher);
+}
+
 async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     rows.save(&Behind::new(100, "flushed")).await.unwrap();
@@ -260,6 +283,7 @@ async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &
 
 on_servers! {
     flushing_starts_while_the_database_is_away_and_goes_on_by_itself,
+    a_mistake_that_turns_out_later_is_logged,
     what_is_pending_is_told_while_the_database_is_away,
 }
 
@@ -269,7 +293,16 @@ async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(wo
     fill(&rows).await;
     let gate = world.close_gate().await;
     assert_eq!(rows.pending().await.unwrap().count, 39);
-    drop(gate);
+    // One that does not wait for long says so itself.
+    let options = world.pool.options().clone();
+    let options = options
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(50));
+    let pool = options.connect_lazy_with((*world.pool.connect_options()).clone());
+    let held = pool.acquire().await.unwrap();
+    let impatient = Behind::repository(&world.cache, pool.clone());
+    assert_eq!(impatient.pending().await.unwrap().count, 39);
+    drop((gate, held));
     rows.flush().await.unwrap();
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use larder::{
     behind::mark::{Incarnation, MARK_LENGTH, Mark},
+    binding::Claim,
     entry,
     state::{
         self, Change, Condition, FOREVER, Identity, Judgement, Lease, Meta, Pending, Slot, State,
@@ -882,4 +883,74 @@ fn a_put_whose_key_holds_something_else_fails_alone() {
     );
     bench.model_step(step);
     bench.finish();
+}
+
+/// Whether a script binds what `Claim::is_blocked_by` allows, and answers what is bound then.
+fn binds_alike(script: &str) -> bool {
+    let client = redis::Client::open(redis_url()).expect("the address is one of Redis");
+    let mut redis = client.get_connection().expect("the test server answers");
+    let key = unique("bind");
+    let mut is_alike = true;
+    for (database, table) in [("", ""), ("one", ""), ("one", "items"), ("two", "carts")] {
+        for seen in ["", "one", "two"] {
+            for is_forced in [false, true] {
+                let claim = Claim {
+                    namespace: "",
+                    seen,
+                    leave: "left",
+                    entity: "Item",
+                    table: "items",
+                    is_forced,
+                };
+                let held = |redis: &mut Connection| -> (String, String) {
+                    let held: (Option<String>, Option<String>) = redis
+                        .hmget(&key, &["database", "table:Item"])
+                        .expect("it is a hash");
+                    (held.0.unwrap_or_default(), held.1.unwrap_or_default())
+                };
+                let _: () = redis.del(&key).expect("Redis answers");
+                for (field, value) in [("database", database), ("table:Item", table)] {
+                    if !value.is_empty() {
+                        let _: () = redis.hset(&key, field, value).expect("Redis answers");
+                    }
+                }
+                let before = held(&mut redis);
+                let answer: (String, String) = Script::new(script)
+                    .key(&key)
+                    .arg(claim.seen)
+                    .arg(claim.leave)
+                    .arg(claim.entity)
+                    .arg(claim.table)
+                    .arg(u8::from(claim.is_forced))
+                    .invoke(&mut redis)
+                    .expect("the script runs");
+                let own = |table: &str| (claim.leave.to_owned(), table.to_owned());
+                let expected = match (claim.is_blocked_by(database, table), claim.is_forced) {
+                    (true, _) => before,
+                    (false, false) => own(claim.table),
+                    // Every entity of the namespace is bound anew.
+                    (false, true) => own(""),
+                };
+                is_alike &= answer == expected && held(&mut redis) == expected;
+            }
+        }
+    }
+    is_alike
+}
+
+#[test]
+fn a_namespace_is_bound_in_redis_by_the_rule_of_the_journal() {
+    assert!(binds_alike(
+        &script_text("bind").expect("the script exists")
+    ));
+}
+
+/// The negative control.
+#[test]
+fn a_script_that_binds_over_another_table_is_found() {
+    let broken = script_text("bind")
+        .expect("the script exists")
+        .replace("stands_for ~= own", "false");
+    assert_ne!(broken, script_text("bind").expect("the script exists"));
+    assert!(!binds_alike(&broken));
 }

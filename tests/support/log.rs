@@ -86,12 +86,15 @@ pub(crate) fn troubles_of(entity: &str) -> usize {
         .count()
 }
 
-/// The texts of the lines that have a field with this value, in their order, and whether each tells of trouble.
-pub(crate) fn texts_with(field: &str, value: &str) -> Vec<(bool, String)> {
+/// The texts of the lines that have a field whose value begins so, in their order, and whether each tells of trouble.
+pub(crate) fn texts_with(field: &str, beginning: &str) -> Vec<(bool, String)> {
     listen();
     kept()
         .iter()
-        .filter(|line| line.fields.get(field).is_some_and(|told| told == value))
+        .filter(|line| {
+            line.field(field)
+                .is_some_and(|told| told.starts_with(beginning))
+        })
         .map(|line| {
             let text = line.fields.get("message").cloned();
             (line.summary().0, text.unwrap_or_default())

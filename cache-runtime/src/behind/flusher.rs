@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -176,7 +176,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             return Err(error);
         }
         inner.warn_of_loss(queue);
-        let failing = Arc::new(AtomicUsize::new(0));
+        let failing = Arc::new(Failing::default());
         let lanes = 0..queue.lanes.len();
         let tasks = lanes.map(|lane| {
             let task = run(Arc::clone(inner), lane, Arc::clone(&failing));
@@ -363,12 +363,17 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     }
 }
 
-/// The task of one partition. `failing` is how many of the tasks that began together are failing: one of them tells for all.
-async fn run<E: Entity, DB: Backend>(
-    inner: Arc<Inner<E, DB>>,
-    lane: usize,
-    failing: Arc<AtomicUsize>,
-) {
+/// What is known of the tasks that began together. One of them tells for all.
+#[derive(Default)]
+struct Failing {
+    /// How many of them are failing.
+    tasks: AtomicUsize,
+    /// Whether a mistake in the configuration was told. It is told also where they were failing before of something that passes.
+    is_mistake_told: AtomicBool,
+}
+
+/// The task of one partition.
+async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize, failing: Arc<Failing>) {
     let queue = inner.queue();
     let lane = &queue.lanes[lane];
     let linger = queue.policy.linger;
@@ -389,7 +394,9 @@ async fn run<E: Entity, DB: Backend>(
         let stepped = stepped.await;
         if stepped.is_ok() {
             backoff = Backoff::default();
-            if std::mem::take(&mut is_failing) && failing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if std::mem::take(&mut is_failing) && failing.tasks.fetch_sub(1, Ordering::AcqRel) == 1
+            {
+                failing.is_mistake_told.store(false, Ordering::Release);
                 tracing::info!(
                     entity = E::SPEC.name,
                     queue = &*queue.name,
@@ -415,9 +422,19 @@ async fn run<E: Entity, DB: Backend>(
             }
             Err(error) => {
                 inner.counters.flush_retries.add_one();
-                if !std::mem::replace(&mut is_failing, true)
-                    && failing.fetch_add(1, Ordering::AcqRel) == 0
-                {
+                let is_first = !std::mem::replace(&mut is_failing, true)
+                    && failing.tasks.fetch_add(1, Ordering::AcqRel) == 0;
+                if error.kind() == ErrorKind::Configuration {
+                    if !failing.is_mistake_told.swap(true, Ordering::AcqRel) {
+                        tracing::error!(
+                            entity = E::SPEC.name,
+                            queue = &*queue.name,
+                            partition = lane.partition.number,
+                            error = &error as &dyn std::error::Error,
+                            "flushing cannot go on until this is mended; the writes wait in their order"
+                        );
+                    }
+                } else if is_first {
                     tracing::warn!(
                         entity = E::SPEC.name,
                         queue = &*queue.name,

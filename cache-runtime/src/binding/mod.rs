@@ -67,6 +67,15 @@ pub struct Claim<'a> {
     pub is_forced: bool,
 }
 
+impl Claim<'_> {
+    /// Whether what is bound stands in its way; the database and the table are empty where nothing is bound. `bind.lua` says
+    /// the same for Redis.
+    pub fn is_blocked_by(&self, database: &str, table: &str) -> bool {
+        let is_other_table = !table.is_empty() && table != self.table;
+        !self.is_forced && (database != self.seen || is_other_table)
+    }
+}
+
 /// What is bound in the store after a claim: what was claimed, or what stands in its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {

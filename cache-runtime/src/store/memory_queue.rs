@@ -241,8 +241,8 @@ impl Held {
     }
 }
 
-/// What the journal of an entity is bound to, as it is written.
-#[derive(serde::Serialize, serde::Deserialize)]
+/// What the journal of an entity is bound to, as it is written. Of one that is not bound, everything is empty.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
 struct Binding {
     database: String,
     entity: String,
@@ -254,32 +254,45 @@ pub(super) async fn bind(
     journaled: Arc<Journaled>,
     claim: &Claim<'_>,
 ) -> Result<InForce, StoreError> {
-    let own = Binding {
-        database: claim.leave.to_owned(),
-        entity: claim.entity.to_owned(),
-        table: claim.table.to_owned(),
-    };
-    let (seen, is_forced) = (claim.seen.to_owned(), claim.is_forced);
+    let [namespace, seen, leave, entity, table] = [
+        claim.namespace,
+        claim.seen,
+        claim.leave,
+        claim.entity,
+        claim.table,
+    ]
+    .map(str::to_owned);
+    let is_forced = claim.is_forced;
     // It syncs a file. Once begun, it ends.
     let bound = tokio::task::spawn_blocking(move || {
+        let claim = Claim {
+            namespace: &namespace,
+            seen: &seen,
+            leave: &leave,
+            entity: &entity,
+            table: &table,
+            is_forced,
+        };
         journaled.journal.bind(|bound| {
             let bound: Option<Binding> = bound
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(|error| error.to_string())?;
-            let held = match bound {
-                Some(bound)
-                    if !is_forced && (bound.database != seen || bound.table != own.table) =>
-                {
-                    return Ok((None, (bound.database, bound.table)));
-                }
-                None if !is_forced && !seen.is_empty() => {
-                    return Ok((None, Default::default()));
-                }
-                _ => (own.database.clone(), own.table.clone()),
+            let Binding {
+                database, table, ..
+            } = bound.unwrap_or_default();
+            if claim.is_blocked_by(&database, &table) {
+                return Ok((None, (database, table)));
+            }
+            let [database, entity, table] =
+                [claim.leave, claim.entity, claim.table].map(str::to_owned);
+            let own = Binding {
+                database,
+                entity,
+                table,
             };
             let text = serde_json::to_string(&own).map_err(|error| error.to_string())?;
-            Ok((Some(text), held))
+            Ok((Some(text), (own.database, own.table)))
         })
     });
     let failed = |error: String| StoreError::new(format!("the journal cannot be bound: {error}"));
