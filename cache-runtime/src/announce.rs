@@ -445,7 +445,8 @@ impl Part {
     /// Drops every row of the repository. Those that cannot be dropped are repaired later.
     async fn drop_all(&self) {
         let cache = self.site.cache();
-        if let Err(error) = repair::drop_all(&Arc::downgrade(cache), self.site.prefix()).await {
+        let prefix = self.site.prefix().to_vec();
+        if let Err(error) = repair::drop_all(&Arc::downgrade(cache), [prefix]).await {
             self.site.counters().store_errors.add_one();
             tracing::debug!(entity = self.site.entity(), %error, "the rows of an entity could not be dropped");
             cache.repairs.remember_everything(None);

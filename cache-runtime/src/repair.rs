@@ -534,18 +534,52 @@ async fn sweep(cache: &Weak<cache::Inner>, everything: Everything) -> Result<(),
     };
     let prefixes = strong.repairs.lock().prefixes.clone();
     drop(strong);
-    for prefix in prefixes {
-        drop_all(cache, &prefix).await?;
-    }
+    drop_all(cache, prefixes).await?;
     if let Some(cache) = cache.upgrade() {
         cache.repairs.swept(everything.generation);
     }
     Ok(())
 }
 
-/// Drops every key that begins so. A key that is absent at the beginning needs no drop, because whatever is stored at it
-/// later was loaded later; all others are named by a scan that is completed on one connection.
-pub(crate) async fn drop_all(cache: &Weak<cache::Inner>, prefix: &[u8]) -> Result<(), StoreError> {
+/// Drops every key that begins with one of these. A key that is absent at the beginning needs no drop, because whatever is
+/// stored at it later was loaded later; all others are named by a scan that is completed on one connection.
+pub(crate) async fn drop_all(
+    cache: &Weak<cache::Inner>,
+    prefixes: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<(), StoreError> {
+    for (beginning, prefixes) in scans(prefixes) {
+        scan_and_drop(cache, &beginning, &prefixes).await?;
+    }
+    Ok(())
+}
+
+/// As few scans as name all keys with these prefixes: each has what they all begin with. A scan looks at every key of the
+/// server, so one for each of a thousand namespaces would keep it busy.
+fn scans(prefixes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
+    // Keys in one slot of a cluster have a brace in front, and nothing in common with the others.
+    let (braced, plain): (Vec<_>, Vec<_>) = prefixes
+        .into_iter()
+        .partition(|prefix| prefix.starts_with(b"{"));
+    [braced, plain]
+        .into_iter()
+        .filter_map(|mut prefixes| {
+            prefixes.sort();
+            prefixes.dedup_by(|longer, prefix| longer.starts_with(prefix));
+            let (first, last) = (prefixes.first()?, prefixes.last()?);
+            // They are in order: what these two share, all of them do.
+            let same = first.iter().zip(last);
+            let common = same.take_while(|(one, other)| one == other).count();
+            Some((first[..common].to_vec(), prefixes))
+        })
+        .collect()
+}
+
+/// Scans once, for the keys that begin with one of the prefixes, which are in order and have this beginning.
+async fn scan_and_drop(
+    cache: &Weak<cache::Inner>,
+    beginning: &[u8],
+    prefixes: &[Vec<u8>],
+) -> Result<(), StoreError> {
     let mut run = None;
     let mut cursor = 0;
     loop {
@@ -556,7 +590,12 @@ pub(crate) async fn drop_all(cache: &Weak<cache::Inner>, prefix: &[u8]) -> Resul
         let began_in = *run.get_or_insert_with(|| cache.store.run());
         // The server may turn out to have had a successor, in which all of this is still to be done.
         cache.repairs.announced_all();
-        let (next, keys) = cache.store.scan(prefix, cursor).await?;
+        let (next, mut keys) = cache.store.scan(beginning, cursor).await?;
+        keys.retain(|key| {
+            let key = key.as_bytes();
+            let before = prefixes.partition_point(|prefix| prefix.as_slice() <= key);
+            before > 0 && key.starts_with(&prefixes[before - 1])
+        });
         for chunk in keys.chunks(AT_ONCE) {
             let mut drops = JoinSet::new();
             for key in chunk {
@@ -591,6 +630,35 @@ async fn count_arrived(mut commands: JoinSet<Result<(), StoreError>>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_many_namespaces_are_named_by_one_scan() {
+        let prefixes = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        let tenants: Vec<_> = prefixes(&["shop-eu:Item:", "shop-us:Cart:", "shop-us:Item:"]);
+        assert_eq!(
+            scans(tenants.clone()),
+            [(b"shop-".to_vec(), tenants.clone())]
+        );
+        let slots: Vec<_> = prefixes(&["{shop-eu:Item}:"]);
+        let mut mixed = tenants.clone();
+        mixed.extend(slots.clone());
+        assert_eq!(
+            scans(mixed),
+            [
+                (b"{shop-eu:Item}:".to_vec(), slots),
+                (b"shop-".to_vec(), tenants)
+            ]
+        );
+        assert_eq!(
+            scans(prefixes(&["a:", "b:"])),
+            [(Vec::new(), prefixes(&["a:", "b:"]))]
+        );
+        assert_eq!(
+            scans(prefixes(&["b:", "a:b:", "a:", "a:b:"])),
+            [(Vec::new(), prefixes(&["a:", "b:"]))]
+        );
+        assert_eq!(scans(Vec::new()), []);
+    }
 
     const ANNOUNCE: Repair = Repair::Announce {
         intent: Token([7; 16]),

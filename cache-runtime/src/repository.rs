@@ -612,7 +612,8 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
 
     async fn invalidate_all(&self) -> Result<(), Error> {
         self.counters.invalidations.add_one();
-        let dropped = repair::drop_all(&Arc::downgrade(&self.cache), self.keys.prefix()).await;
+        let prefix = self.keys.prefix().to_vec();
+        let dropped = repair::drop_all(&Arc::downgrade(&self.cache), [prefix]).await;
         dropped.map_err(|error| {
             self.counters.store_errors.add_one();
             self.cache.repairs.remember_everything(None);

@@ -35,8 +35,8 @@ struct Namespace {
     tables: HashMap<&'static str, Table>,
     /// Who has to hear when it is bound to another database.
     members: Vec<Weak<dyn Member>>,
-    /// Whether that was done on purpose, so that journals follow.
-    is_rebound: bool,
+    /// How often it was bound anew on purpose. Journals follow then.
+    rebindings: u64,
 }
 
 /// The pool that a prober asks. Its options are kept, so that their address is not given to those of another pool.
@@ -141,17 +141,30 @@ impl Ledger {
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
         namespace.database = Some(Bound::to(seen));
         namespace.tables.clear();
-        namespace.is_rebound = true;
+        namespace.rebindings += 1;
         for member in namespace.members.iter().filter_map(Weak::upgrade) {
             member.unbind();
         }
     }
 
-    pub(crate) fn is_rebound(&self, namespace: &str) -> bool {
+    /// How often a namespace was bound anew.
+    pub(crate) fn rebindings(&self, namespace: &str) -> u64 {
         let namespaces = self.lock();
         namespaces
             .get(namespace)
-            .is_some_and(|namespace| namespace.is_rebound)
+            .map_or(0, |namespace| namespace.rebindings)
+    }
+
+    /// Notes that a member is bound, unless its namespace was bound anew since it was asked about. Whether it is.
+    pub(crate) fn confirm(&self, namespace: &str, rebindings: u64, note: impl FnOnce()) -> bool {
+        let namespaces = self.lock();
+        let now = namespaces
+            .get(namespace)
+            .map_or(0, |namespace| namespace.rebindings);
+        if now == rebindings {
+            note();
+        }
+        now == rebindings
     }
 
     /// Notes who has to hear when a namespace is bound to another database.

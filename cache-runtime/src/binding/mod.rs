@@ -344,6 +344,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             namespace, entity, ..
         } = &self.bond;
         let ledger = &self.cache.ledger;
+        let rebindings = ledger.rebindings(namespace);
         if let Err(mismatch) = ledger.claim(namespace, entity, table, seen) {
             return Ok(Some(mismatch));
         }
@@ -358,7 +359,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                     entity,
                     table: table.name(),
                     // A journal that comes after the namespace was bound anew follows it.
-                    is_forced: self.journal().is_some() && ledger.is_rebound(namespace),
+                    is_forced: self.journal().is_some() && rebindings > 0,
                 })
                 .await
                 .map_err(Unbound::Store)?;
@@ -385,8 +386,13 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 return Ok(Some(Mismatch::Table { bound: held.table }));
             }
             if merged == bound && !held.table.is_empty() {
-                self.bond.run.store(held.run + 1, Ordering::Release);
-                return Ok(None);
+                let note = || self.bond.run.store(held.run + 1, Ordering::Release);
+                if ledger.confirm(namespace, rebindings, note) {
+                    return Ok(None);
+                }
+                return Err(Unbound::Store(StoreError::new(
+                    "the namespace was bound anew meanwhile",
+                )));
             }
             before = held.database;
             leave = merged.encode();
@@ -413,8 +419,10 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return Err(Unbound::Away);
         }
         let table = self.bond.known_table();
+        let (ledger, namespace) = (&self.cache.ledger, &self.bond.namespace);
+        let rebindings = ledger.rebindings(namespace);
         let look = Claim {
-            namespace: &self.bond.namespace,
+            namespace,
             seen: LOOK,
             leave: LOOK,
             entity: self.bond.entity,
@@ -432,7 +440,9 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
                 .rsplit_once('.')
                 .is_some_and(|(_, name)| name == table.name());
         if is_known && is_table {
-            self.bond.provisional.store(held.run + 1, Ordering::Release);
+            let provisional = &self.bond.provisional;
+            let note = || provisional.store(held.run + 1, Ordering::Release);
+            ledger.confirm(namespace, rebindings, note);
         }
         Err(Unbound::Away)
     }
@@ -506,13 +516,12 @@ pub(crate) async fn rebind<DB: Backend>(
     cache.store.bind(&claim, None).await.map_err(away)?;
     cache.ledger.rebind(namespace, &seen);
     // What stands in a queue stays.
-    for prefix in [format!("{namespace}:"), format!("{{{namespace}:")] {
-        let dropped = repair::drop_all(&Arc::downgrade(cache), prefix.as_bytes()).await;
-        dropped.map_err(|error| {
-            cache.repairs.remember_everything(None);
-            away(error)
-        })?;
-    }
+    let prefixes = [format!("{namespace}:"), format!("{{{namespace}:")];
+    let dropped = repair::drop_all(&Arc::downgrade(cache), prefixes.map(Vec::from)).await;
+    dropped.map_err(|error| {
+        cache.repairs.remember_everything(None);
+        away(error)
+    })?;
     tracing::info!(namespace, database = %seen, "the namespace is bound to this database from now on");
     Ok(())
 }
