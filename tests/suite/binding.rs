@@ -895,6 +895,41 @@ async fn a_namespace_follows_its_database_to_another_server_under_its_address() 
     let outcome = items.find_outcome(1).await.unwrap();
     assert_eq!(outcome.origin, Origin::Cache);
     assert_eq!(bound(&server, "shop").await, before);
+    // One that was set up by itself: no failover leads there.
+    let at = before.find("\"cluster\":\"").unwrap() + 11;
+    let other = format!("{}9{}", &before[..at], &before[at..]);
+    server
+        .command(&["HSET", "shop::bound", "database", &other])
+        .await
+        .unwrap();
+    let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
+    let why = refused(items.find(1).await);
+    assert!(why.contains("set up apart"), "{why}");
+    world.database.close().await;
+}
+
+/// A copy of the disk has the id and the cluster of the database. It runs elsewhere, and is reached there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_refused() {
+    let world = World::<Postgres>::open(Kind::Memory).await;
+    let server = RedisServer::start().await;
+    larder::schema::install(&world.pool).await.unwrap();
+    let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
+    items.find(1).await.unwrap();
+    // What the production that it was taken of has bound.
+    let own = bound(&server, "shop").await;
+    let at = own.find('@').unwrap() + 1;
+    let started = format!("{}9{}", &own[..at], &own[at..]);
+    let at = started.find("\"endpoints\":[\"").unwrap() + 14;
+    let production = format!("{}production-{}", &started[..at], &started[at..]);
+    server
+        .command(&["HSET", "shop::bound", "database", &production])
+        .await
+        .unwrap();
+    let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
+    let why = refused(items.find(1).await);
+    assert!(why.contains("a copy of the other"), "{why}");
+    assert_eq!(bound(&server, "shop").await, production);
     world.database.close().await;
 }
 

@@ -1,15 +1,16 @@
 //! Which database a namespace belongs to, and whether another one is the same.
 //!
 //! No single sign tells. A dump that was restored elsewhere carries the id that is stored in the database; a failover leads
-//! to another server under the same address; a proxy, or a second name, is another address of the same server. So three signs
-//! are kept, and compared together:
+//! to another server under the same address; a proxy, or a second name, is another address of the same server; a snapshot of its
+//! disk has everything that was written there. So four signs are kept, and compared together:
 //!
 //! 1. the *id* that `install` has put into the database, if it is there;
-//! 2. the *endpoints* that it was reached at: host, port and database, or the file;
-//! 3. the *server*, by what it says of itself.
+//! 2. the *cluster*, on Postgres: what its standbys and the copies of its disk have in common;
+//! 3. the *endpoints* that it was reached at: host, port and database, or the file;
+//! 4. the *server*, by what it says of itself while it runs.
 //!
-//! Two are the same if their ids do not contradict each other and an endpoint or the server agrees. What agrees is merged, so
-//! that a namespace follows its database through failovers, one sign at a time.
+//! Two are the same if neither their ids nor their clusters contradict each other, and an endpoint or the server agrees. What
+//! agrees is merged, so that a namespace follows its database through restarts and failovers, one sign at a time.
 //!
 //! Invariant: a copy of a database, one that was created anew, and one that was moved are another one, unless they were given
 //! the address that the namespace knows and what is stored in them does not say otherwise.
@@ -32,6 +33,8 @@ pub(crate) struct Bound {
     /// The latest one stands last.
     endpoints: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     server: Option<String>,
 }
 
@@ -41,6 +44,7 @@ pub(crate) struct Seen {
     pub(crate) system: &'static str,
     pub(crate) id: Sign,
     pub(crate) endpoint: String,
+    pub(crate) cluster: Sign,
     pub(crate) server: Sign,
 }
 
@@ -73,6 +77,8 @@ pub(crate) enum Other {
     Id,
     /// The namespace is bound to an id, and there is none in it.
     NoId,
+    /// Its server was set up by itself, and is no standby of the one that is known.
+    Cluster,
     /// Neither its endpoint nor its server is known; whether the stored ids are equal.
     Elsewhere { same_id: bool },
 }
@@ -93,8 +99,15 @@ impl Bound {
             system: seen.system.to_owned(),
             id: seen.id.known().map(str::to_owned),
             endpoints: vec![seen.endpoint.clone()],
+            cluster: seen.cluster.known().map(str::to_owned),
             server: seen.server.known().map(str::to_owned),
         }
+    }
+
+    /// Whether another one runs on another server: it was restarted, or another one has taken over.
+    pub(crate) fn runs_elsewhere(&self, other: &Self) -> bool {
+        let servers = self.server.as_ref().zip(other.server.as_ref());
+        servers.is_some_and(|(own, other)| own != other)
     }
 
     /// As a store keeps it.
@@ -115,6 +128,10 @@ impl Bound {
             (Some(bound), Sign::Known(id)) if bound != id => return Verdict::Other(Other::Id),
             (Some(_), Sign::Absent) => return Verdict::Other(Other::NoId),
             _ => {}
+        }
+        let clusters = self.cluster.as_deref().zip(seen.cluster.known());
+        if clusters.is_some_and(|(bound, cluster)| bound != cluster) {
+            return Verdict::Other(Other::Cluster);
         }
         let is_endpoint = self.endpoints.contains(&seen.endpoint);
         let servers = self.server.as_deref().zip(seen.server.known());
@@ -150,6 +167,7 @@ impl Bound {
             system: self.system.clone(),
             id: or(&seen.id, &self.id),
             endpoints,
+            cluster: or(&seen.cluster, &self.cluster),
             server: or(&seen.server, &self.server),
         }
     }
@@ -202,7 +220,15 @@ mod tests {
             system: "PostgreSQL",
             id: sign(id),
             endpoint: endpoint.to_owned(),
+            cluster: Sign::Absent,
             server: sign(server),
+        }
+    }
+
+    fn in_cluster(cluster: &str, seen: Seen) -> Seen {
+        Seen {
+            cluster: Sign::Known(cluster.to_owned()),
+            ..seen
         }
     }
 
@@ -258,6 +284,20 @@ mod tests {
             ..seen("1", "db/app", "s1")
         };
         is_other(&production, &sqlite, Other::System);
+    }
+
+    #[test]
+    fn a_copy_of_the_disk_and_another_cluster_under_one_name_are_others() {
+        let production = in_cluster("c1", seen("1", "db/app", "s1"));
+        // It has the id and the cluster, and runs elsewhere.
+        let snapshot = in_cluster("c1", seen("1", "staging/app", "s2"));
+        is_other(&production, &snapshot, Other::Elsewhere { same_id: true });
+        // Two sets of containers, both with a host `db`, and a dump that was restored.
+        let restored = in_cluster("c2", seen("1", "db/app", "s2"));
+        is_other(&production, &restored, Other::Cluster);
+        is_same(&production, &in_cluster("c1", seen("1", "db/app", "s2")));
+        // A user who may not see the cluster is judged by the rest.
+        is_same(&production, &seen("1", "db/app", "s1"));
     }
 
     #[test]

@@ -94,21 +94,23 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Binds a namespace to a database and the name of an entity to a table, or compares them with what is bound.
+    /// Binds a namespace to a database and the name of an entity to a table, or compares them with what is bound. What is not
+    /// `is_fresh` says nothing of where the database runs now.
     pub(crate) fn claim(
         &self,
         namespace: &str,
         entity: &'static str,
         table: &Table,
         seen: &Seen,
+        is_fresh: bool,
     ) -> Result<(), Mismatch> {
         let mut namespaces = self.lock();
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
         let database = match &namespace.database {
             None => Some(Bound::to(seen)),
             Some(bound) => match bound.judge(seen) {
-                Verdict::Same(merged) => Some(merged),
-                Verdict::Open => None,
+                Verdict::Same(merged) if is_fresh || !bound.runs_elsewhere(&merged) => Some(merged),
+                Verdict::Same(_) | Verdict::Open => None,
                 Verdict::Other(why) => {
                     let bound = bound.clone();
                     return Err(Mismatch::Database { bound, why });

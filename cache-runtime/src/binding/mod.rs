@@ -114,6 +114,14 @@ enum Asking<'c, DB: Backend> {
     Within(&'c mut DB::Connection),
 }
 
+/// What a claim comes to.
+enum Claimed {
+    Bound,
+    /// The database has to be asked again.
+    Outdated,
+    Refused(Mismatch),
+}
+
 /// Why a repository is not bound.
 enum Unbound {
     /// The store cannot be asked.
@@ -153,7 +161,7 @@ impl<DB: Backend> Bond<DB> {
         let table = self.known_table();
         let claimed = cache
             .ledger
-            .claim(&self.namespace, self.entity, &table, &seen);
+            .claim(&self.namespace, self.entity, &table, &seen, true);
         claimed.map_err(|mismatch| self.refused(&mismatch, &seen))
     }
 
@@ -204,6 +212,9 @@ impl<DB: Backend> Bond<DB> {
                     Other::Id => "their ids are two, so one was created anew or is another one",
                     Other::NoId => {
                         "this one has no id, so it was created anew, or its table larder_database was dropped"
+                    }
+                    Other::Cluster => {
+                        "their servers were set up apart, so it was restored, or upgraded, or is another one"
                     }
                     Other::Elsewhere { same_id: true } => {
                         "their ids are equal, so one is a copy of the other, or it has moved"
@@ -316,37 +327,42 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             return self.bind_provisionally().await;
         };
         let table = asking.table(&self.bond, false).await?;
-        let Some(mismatch) = self.claim(&seen, &table).await? else {
-            return Ok(());
+        let in_the_way = match self.claim(&seen, &table, false).await? {
+            Claimed::Bound => return Ok(()),
+            Claimed::Outdated => Unbound::Away,
+            Claimed::Refused(mismatch) => {
+                self.bond.provisional.store(0, Ordering::Release);
+                Unbound::Failed(self.bond.refused(&mismatch, &seen))
+            }
         };
-        let refused = self.bond.refused(&mismatch, &seen);
-        self.bond.provisional.store(0, Ordering::Release);
-        // What was asked for earlier may have changed since: an id was installed, a table was moved.
+        // What was asked for earlier may have changed since: an id was installed, a table was moved, a server was replaced.
         let Some(seen) = asking.seen(&self.bond, Some(&seen)).await? else {
-            return Err(Unbound::Failed(refused));
+            return Err(in_the_way);
         };
         let table = asking.table(&self.bond, true).await?;
-        match self.claim(&seen, &table).await? {
-            None => Ok(()),
-            Some(mismatch) => Err(Unbound::Failed(self.bond.refused(&mismatch, &seen))),
+        match self.claim(&seen, &table, true).await? {
+            Claimed::Bound => Ok(()),
+            Claimed::Outdated => Err(Unbound::Away),
+            Claimed::Refused(mismatch) => Err(Unbound::Failed(self.bond.refused(&mismatch, &seen))),
         }
     }
 
     /// Claims the namespace for a database and the entity's name for a table, in this process and in the store.
-    /// What stands in the way, if anything does.
-    async fn claim(&self, seen: &Seen, table: &Table) -> Result<Option<Mismatch>, Unbound> {
+    /// Only what was asked for just now (`is_fresh`) says that the database runs on another server than the one that is bound: an
+    /// older answer may be of the former one.
+    async fn claim(&self, seen: &Seen, table: &Table, is_fresh: bool) -> Result<Claimed, Unbound> {
         // Many begin at once. Held for a round trip to the store, never while somebody waits for a connection.
         let _claiming = self.bond.claiming.lock().await;
         if self.is_bound() {
-            return Ok(None);
+            return Ok(Claimed::Bound);
         }
         let Bond {
             namespace, entity, ..
         } = &self.bond;
         let ledger = &self.cache.ledger;
         let rebindings = ledger.rebindings(namespace);
-        if let Err(mismatch) = ledger.claim(namespace, entity, table, seen) {
-            return Ok(Some(mismatch));
+        if let Err(mismatch) = ledger.claim(namespace, entity, table, seen, is_fresh) {
+            return Ok(Claimed::Refused(mismatch));
         }
         let mut before = String::new();
         let mut leave = Bound::to(seen).encode();
@@ -375,24 +391,30 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
             let merged = match bound.judge(seen) {
                 Verdict::Same(merged) => merged,
                 Verdict::Other(why) => {
-                    return Ok(Some(Mismatch::Database { bound, why }));
+                    let mismatch = Mismatch::Database { bound, why };
+                    return Ok(Claimed::Refused(mismatch));
                 }
                 Verdict::Open => {
                     let why = Other::Elsewhere { same_id: false };
-                    return Ok(Some(Mismatch::Database { bound, why }));
+                    let mismatch = Mismatch::Database { bound, why };
+                    return Ok(Claimed::Refused(mismatch));
                 }
             };
             if !held.table.is_empty() && held.table != table.name() {
-                return Ok(Some(Mismatch::Table { bound: held.table }));
+                let mismatch = Mismatch::Table { bound: held.table };
+                return Ok(Claimed::Refused(mismatch));
             }
             if merged == bound && !held.table.is_empty() {
                 let note = || self.bond.run.store(held.run + 1, Ordering::Release);
                 if ledger.confirm(namespace, rebindings, note) {
-                    return Ok(None);
+                    return Ok(Claimed::Bound);
                 }
                 return Err(Unbound::Store(StoreError::new(
                     "the namespace was bound anew meanwhile",
                 )));
+            }
+            if bound.runs_elsewhere(&merged) && !is_fresh {
+                return Ok(Claimed::Outdated);
             }
             before = held.database;
             leave = merged.encode();
@@ -513,12 +535,16 @@ pub(crate) async fn rebind<DB: Backend>(
         table: "",
         is_forced: true,
     };
+    // What stands in a queue stays.
+    let prefixes = || [format!("{namespace}:"), format!("{{{namespace}:")].map(Vec::from);
+    let weak = Arc::downgrade(cache);
+    let drop_rows = || repair::drop_all(&weak, prefixes());
+    // Before, so that a process that is stopped here leaves no rows of the former database to the new one.
+    drop_rows().await.map_err(away)?;
     cache.store.bind(&claim, None).await.map_err(away)?;
     cache.ledger.rebind(namespace, &seen);
-    // What stands in a queue stays.
-    let prefixes = [format!("{namespace}:"), format!("{{{namespace}:")];
-    let dropped = repair::drop_all(&Arc::downgrade(cache), prefixes.map(Vec::from)).await;
-    dropped.map_err(|error| {
+    // And behind, because of what was stored meanwhile.
+    drop_rows().await.map_err(|error| {
         cache.repairs.remember_everything(None);
         away(error)
     })?;

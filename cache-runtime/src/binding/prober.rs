@@ -73,6 +73,7 @@ impl<DB: Backend> Prober<DB> {
             system: DB::NAME,
             id: Sign::Unknown,
             endpoint: self.endpoint.clone(),
+            cluster: Sign::Unknown,
             server: match DB::DIALECT {
                 Dialect::Sqlite => Sign::Absent,
                 Dialect::Postgres | Dialect::MySql => Sign::Unknown,
@@ -198,14 +199,22 @@ async fn ask<DB: Backend>(
     endpoint: String,
 ) -> Result<Seen, sqlx::Error> {
     let said = signs::<DB>(connection).await;
-    let (id, server) = match said {
+    let Said {
+        id,
+        cluster,
+        server,
+    } = match said {
         Err(error) if is_not_understood(&error) => {
             tracing::warn!(
                 endpoint,
                 error = &error as &dyn std::error::Error,
                 "the database cannot say who it is; it is known by its address only"
             );
-            (Sign::Unknown, Sign::Absent)
+            Said {
+                id: Sign::Unknown,
+                cluster: Sign::Absent,
+                server: Sign::Absent,
+            }
         }
         said => said?,
     };
@@ -213,6 +222,7 @@ async fn ask<DB: Backend>(
         system: DB::NAME,
         id,
         endpoint,
+        cluster,
         server,
     })
 }
@@ -226,24 +236,33 @@ fn is_not_understood(error: &sqlx::Error) -> bool {
     code.starts_with("42") || code.starts_with("0A")
 }
 
-/// The id of a database, and its server.
-async fn signs<DB: Backend>(connection: &mut DB::Connection) -> Result<(Sign, Sign), sqlx::Error> {
-    let (server, has_id) = match DB::DIALECT {
-        Dialect::Postgres => postgres::<DB>(connection).await?,
-        Dialect::MySql => mysql::<DB>(connection).await?,
-        Dialect::Sqlite => sqlite::<DB>(connection).await?,
-    };
-    let id = match has_id.as_deref() {
-        Some("yes") => {
-            let text = "SELECT id FROM larder_database WHERE one = 1";
-            let rows = rows::<DB>(connection, text).await?;
-            let id = rows.first().map(|row| DB::text(row, 0)).transpose()?;
-            id.flatten().map_or(Sign::Absent, Sign::Known)
-        }
-        Some("hidden") => Sign::Unknown,
-        _ => Sign::Absent,
-    };
-    Ok((id, server))
+/// Whether a table is not there, as MySQL says it.
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    let refusal = error.as_database_error();
+    refusal.is_some_and(|refusal| refusal.code().as_deref() == Some("42S02"))
+}
+
+/// What a database says of itself.
+struct Said {
+    id: Sign,
+    cluster: Sign,
+    server: Sign,
+}
+
+async fn signs<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
+    match DB::DIALECT {
+        Dialect::Postgres => postgres::<DB>(connection).await,
+        Dialect::MySql => mysql::<DB>(connection).await,
+        Dialect::Sqlite => sqlite::<DB>(connection).await,
+    }
+}
+
+/// The id that was installed, where it is known whether there is one.
+async fn id<DB: Backend>(connection: &mut DB::Connection) -> Result<Sign, sqlx::Error> {
+    let text = "SELECT id FROM larder_database WHERE one = 1";
+    let rows = rows::<DB>(connection, text).await?;
+    let id = rows.first().map(|row| DB::text(row, 0)).transpose()?;
+    Ok(id.flatten().map_or(Sign::Absent, Sign::Known))
 }
 
 /// The table of an entity with the schema that statements find it in; where there is none, with the one that it would be
@@ -286,39 +305,57 @@ fn qualified(written: &str, schema: &str) -> String {
     }
 }
 
-/// What a database says of its server, and whether it has the table with its id, or hides it.
-type Said = (Sign, Option<String>);
-
 async fn postgres<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
+    // A table that is not found may stand in a schema that this user may not look into.
     let text = "SELECT current_database()::text, \
                 CASE WHEN has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()')::oid, 'EXECUTE') \
                 THEN 'yes' END, \
-                CASE WHEN to_regclass('larder_database') IS NULL THEN 'no' \
-                WHEN has_table_privilege(to_regclass('larder_database')::oid, 'SELECT') THEN 'yes' ELSE 'hidden' END";
+                CASE WHEN to_regclass('larder_database') IS NOT NULL THEN \
+                CASE WHEN has_table_privilege(to_regclass('larder_database')::oid, 'SELECT') THEN 'yes' ELSE 'hidden' END \
+                WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relname = 'larder_database' AND relkind = 'r' \
+                AND NOT has_schema_privilege(relnamespace, 'USAGE')) THEN 'hidden' ELSE 'no' END";
     let said = rows::<DB>(connection, text).await?;
     let said = said.first().ok_or(sqlx::Error::RowNotFound)?;
     let text = |index| DB::text(said, index);
     let (database, tells, has_id) = (text(0)?.unwrap_or_default(), text(1)?, text(2)?);
-    if tells.is_none() {
-        return Ok((Sign::Absent, has_id));
+    let id = match has_id.as_deref() {
+        Some("yes") => id::<DB>(connection).await?,
+        Some("hidden") => Sign::Unknown,
+        _ => Sign::Absent,
+    };
+    let (mut cluster, mut server) = (Sign::Absent, Sign::Absent);
+    if tells.is_some() {
+        // A copy of the disk has the identifier of the system, but no other server started in the same microsecond.
+        let text = "SELECT system_identifier::text, \
+                    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text \
+                    FROM pg_catalog.pg_control_system()";
+        let rows = rows::<DB>(connection, text).await?;
+        if let Some(row) = rows.first() {
+            let [system, started] = [0, 1].map(|index| DB::text(row, index));
+            if let (Some(system), Some(started)) = (system?, started?) {
+                server = Sign::Known(format!("{system}@{started}/{database}"));
+                cluster = Sign::Known(system);
+            }
+        }
     }
-    let text = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
-    let rows = rows::<DB>(connection, text).await?;
-    let system = rows.first().map(|row| DB::text(row, 0)).transpose()?;
-    let server = system.flatten().map_or(Sign::Absent, |system| {
-        Sign::Known(format!("{system}/{database}"))
-    });
-    Ok((server, has_id))
+    Ok(Said {
+        id,
+        cluster,
+        server,
+    })
 }
 
 async fn mysql<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
-    let text = "SELECT CAST(DATABASE() AS CHAR), \
-                CASE WHEN COUNT(*) = 0 THEN 'no' ELSE 'yes' END FROM information_schema.tables \
-                WHERE table_schema = DATABASE() AND table_name = 'larder_database'";
+    let id = match id::<DB>(connection).await {
+        Err(error) if is_missing_table(&error) => Sign::Absent,
+        Err(error) if is_not_understood(&error) => Sign::Unknown,
+        id => id?,
+    };
+    let text = "SELECT CAST(DATABASE() AS CHAR) FROM information_schema.schemata LIMIT 1";
     let said = rows::<DB>(connection, text).await?;
     let said = said.first().ok_or(sqlx::Error::RowNotFound)?;
-    let (database, has_id) = (DB::text(said, 0)?.unwrap_or_default(), DB::text(said, 1)?);
-    // MySQL has a `server_uuid`, MariaDB has not.
+    let database = DB::text(said, 0)?.unwrap_or_default();
+    // MySQL has a `server_uuid`, which a copy of the disk has as well; MariaDB has none.
     let text = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'hostname', 'port', 'datadir')";
     let rows = rows::<DB>(connection, text).await?;
     let mut variables = Vec::with_capacity(rows.len());
@@ -328,17 +365,19 @@ async fn mysql<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sql
     }
     let value = |name: &str| {
         let found = variables.iter().find(|(variable, _)| variable == name);
-        found.map(|(_, value)| value.as_str())
+        found.map_or("", |(_, value)| value.as_str())
     };
-    let server = match (value("server_uuid"), value("hostname")) {
-        (Some(uuid), _) if !uuid.is_empty() => Sign::Known(format!("{uuid}/{database}")),
-        (_, Some(host)) => {
-            let [port, folder] = ["port", "datadir"].map(|name| value(name).unwrap_or_default());
-            Sign::Known(format!("{host}:{port}{folder} {database}"))
-        }
-        _ => Sign::Absent,
+    let [uuid, host, port, folder] = ["server_uuid", "hostname", "port", "datadir"].map(value);
+    let server = if uuid.is_empty() && host.is_empty() {
+        Sign::Absent
+    } else {
+        Sign::Known(format!("{uuid}{host}:{port}{folder} {database}"))
     };
-    Ok((server, has_id))
+    Ok(Said {
+        id,
+        cluster: Sign::Absent,
+        server,
+    })
 }
 
 async fn sqlite<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
@@ -346,7 +385,15 @@ async fn sqlite<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sq
                 WHERE type = 'table' AND name = 'larder_database'";
     let said = rows::<DB>(connection, text).await?;
     let has_id = said.first().map(|row| DB::text(row, 0)).transpose()?;
-    Ok((Sign::Absent, has_id.flatten()))
+    let id = match has_id.flatten().as_deref() {
+        Some("yes") => id::<DB>(connection).await?,
+        _ => Sign::Absent,
+    };
+    Ok(Said {
+        id,
+        cluster: Sign::Absent,
+        server: Sign::Absent,
+    })
 }
 
 async fn rows<DB: Backend>(
