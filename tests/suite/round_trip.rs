@@ -106,6 +106,13 @@ struct Hidden {
     secret: Option<String>,
 }
 
+/// JSON under another name, and in another type.
+type Alias = Json<Hidden>;
+
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::Type)]
+#[sqlx(transparent)]
+struct Wrapped(Json<Hidden>);
+
 fn hidden<S: Serializer>(_: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_none()
 }
@@ -231,6 +238,8 @@ probes!("msgpack", [
     #[sqlx(json)] renamed: Renamed, "JSONB", Renamed::default(), SEVEN, r#"{"gate_number": 7}"#;
     #[sqlx(json)] hidden: Hidden, "JSONB", OPEN, secret(), r#"{"secret": "seen"}"#;
     hidden_too: Json<Hidden>, "JSON", Json(OPEN), Json(secret()), r#"{"secret": "seen"}"#;
+    hidden_alias: Alias, "JSON", Json(OPEN), Json(secret()), r#"{"secret": "seen"}"#;
+    hidden_within: Wrapped, "JSON", Wrapped(Json(OPEN)), Wrapped(Json(secret())), r#"{"secret": "seen"}"#;
     #[sqlx(json(nullable))] untagged: Option<Host>, "JSONB", Some(host("a")), Some(Host::Address(LOCAL)), r#""127.0.0.1""#;
     #[sqlx(json)] tagged: TaggedHost, "JSONB", TaggedHost::Nothing, TaggedHost::Address { address: LOCAL },
         r#"{"kind": "Address", "address": "127.0.0.1"}"#;

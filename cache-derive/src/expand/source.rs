@@ -53,7 +53,51 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
     }
 }
 
-/// Nothing where no column holds JSON; otherwise:
+/// Types whose values come back from every codec as they are bound to a database, or not at all.
+const PLAIN: &[&str] = &[
+    "bool",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "f32",
+    "f64",
+    "String",
+    "Uuid",
+    "Decimal",
+    "BigDecimal",
+    "DateTime",
+    "NaiveDateTime",
+    "NaiveDate",
+    "NaiveTime",
+    "OffsetDateTime",
+    "PrimitiveDateTime",
+];
+
+/// Whether a type is one of [`PLAIN`], an `Option` or a `Vec` of one. Of any other, serde may leave out what the database has.
+fn is_plain(ty: &Type) -> bool {
+    let Type::Path(path) = ty else { return false };
+    let Some(last) = path.path.segments.last() else {
+        return false;
+    };
+    if PLAIN.iter().any(|plain| last.ident == plain) {
+        return true;
+    }
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return false;
+    };
+    let mut of_plain = arguments
+        .args
+        .iter()
+        .filter(|argument| matches!(argument, syn::GenericArgument::Type(ty) if is_plain(ty)));
+    (last.ident == "Option" || last.ident == "Vec") && of_plain.next().is_some()
+}
+
+/// Nothing where all columns are plain; otherwise:
 ///
 /// ```text
 /// fn told_apart(&self, __cached_other: &Self) -> Option<&'static str> {
@@ -71,10 +115,10 @@ fn told_apart(private: &TokenStream, table: &Table) -> TokenStream {
             Kind::Flatten => {
                 return Some(quote!(<#ty as #private::Columns<__CachedDb>>::told_apart(#values)));
             }
-            Kind::Json { column, .. } => &column.name,
-            // A column of type `sqlx::types::Json` holds JSON without an attribute that says so.
-            Kind::Column { column } if spelling(ty).contains("Json<") => &column.name,
-            Kind::Column { .. } | Kind::Converted { .. } => return None,
+            Kind::Column { .. } if is_plain(ty) => return None,
+            Kind::Json { column, .. }
+            | Kind::Column { column }
+            | Kind::Converted { column, .. } => &column.name,
         };
         let likeness = quote!(#private::Likeness::<#ty>);
         let ways = quote!([#likeness::EQUAL, #likeness::SHOWN]);

@@ -20,7 +20,9 @@ pub(super) fn check(errors: &mut Errors, input: &Input) {
     check_names(errors, input);
     for field in input.fields() {
         if check_column(errors, field) {
-            check_functions(errors, field);
+            if !is_skipped(field) {
+                check_functions(errors, field);
+            }
             check_absence(errors, input, field);
         }
     }
@@ -74,7 +76,12 @@ fn check_names(errors: &mut Errors, input: &Input) {
         let is_nameless =
             |serde: &Serde| serde.kind == SerdeKind::Flatten || serde.kind.loses_field();
         let names = Names::of(input, field);
-        if field.serde.iter().any(is_nameless) || names.read.contains(&names.written) {
+        // What is no column has no value in the cache: it is read as if it were absent, if that can be read.
+        let is_no_column = is_skipped(field) && reads_absence(input, field);
+        if is_no_column
+            || field.serde.iter().any(is_nameless)
+            || names.read.contains(&names.written)
+        {
             continue;
         }
         let ident = &field.ident;
@@ -188,14 +195,7 @@ fn check_absence(errors: &mut Errors, input: &Input, field: &Field) {
     let Some(absent) = of(SerdeKind::SkipSerializingIf).or(of(SerdeKind::SkipSerializing)) else {
         return;
     };
-    let reads_absence = option_argument(&field.ty).is_some()
-        && of(SerdeKind::With)
-            .or(of(SerdeKind::DeserializeWith))
-            .is_none();
-    let has_default = of(SerdeKind::Default)
-        .or(key(&input.serde, SerdeKind::Default))
-        .or(of(SerdeKind::SkipDeserializing));
-    if reads_absence || has_default.is_some() {
+    if reads_absence(input, field) {
         return;
     }
     let (name, key) = (&field.ident, absent.kind.name());
@@ -204,6 +204,19 @@ fn check_absence(errors: &mut Errors, input: &Input, field: &Field) {
          help: add `#[serde(default)]`"
     );
     errors.report(&absent.tokens, message);
+}
+
+/// Whether serde reads a struct in which this field is absent.
+fn reads_absence(input: &Input, field: &Field) -> bool {
+    let of = |kind| key(&field.serde, kind);
+    let is_none = option_argument(&field.ty).is_some()
+        && of(SerdeKind::With)
+            .or(of(SerdeKind::DeserializeWith))
+            .is_none();
+    let default = of(SerdeKind::Default)
+        .or(key(&input.serde, SerdeKind::Default))
+        .or(of(SerdeKind::SkipDeserializing));
+    is_none || default.is_some()
 }
 
 fn key(serde: &[Serde], kind: SerdeKind) -> Option<&Serde> {
