@@ -16,7 +16,11 @@ use sqlx::{Pool, Sqlite};
 use tokio::sync::watch;
 
 use crate::{
-    support::{log, redis_server::RedisServer},
+    support::{
+        log,
+        proxy::{Direction, Proxy},
+        redis_server::RedisServer,
+    },
     world::{Item, Kind, Through, World, at_once, until},
     write_behind::{Behind, BehindRepository},
 };
@@ -172,6 +176,67 @@ async fn queued_rows_of_any_size_reach_the_database_over_one_connection() {
         assert_eq!(scene.lines(), []);
         scene.world.database.close().await;
     }
+}
+
+/// A batch is too much for this link in the time that an answer may take; a row is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_link_is_given_smaller_batches() {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let server = RedisServer::start_with(&[]).await;
+    let proxy = Proxy::start(server.address());
+    let builder = Cache::builder().redis(format!("redis://{}", proxy.address()));
+    let cache = builder.connect().await.unwrap();
+    let rows = Behind::repository(&cache, world.pool.clone());
+    rows.install().await.unwrap();
+    const COUNT: usize = 400;
+    save_all(&rows, COUNT, 40 * KIB).await;
+    // About 64 KiB in each 8 ms: 8 MiB take a second, and half a second is what they have.
+    proxy.delay(Direction::ToClient, Duration::from_millis(8));
+    let flusher = rows.start_flushing().await.unwrap();
+    flusher.shutdown(Duration::from_secs(60)).await.unwrap();
+    proxy.heal();
+    assert_eq!(rows.stats().dead_letters, 0);
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+    for id in 0..i64::try_from(COUNT).unwrap() {
+        let row = rows.find_uncached(id).await.unwrap();
+        assert!(row.is_some(), "row {id}");
+    }
+    world.database.close().await;
+}
+
+/// A server that takes small rows and forbids what lists large ones: those that met in one call with a refused one are queued all
+/// the same, and so is what comes later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_listed_harms_no_other() {
+    let scene = Scene::open(&[]).await;
+    let rows = scene.behind(&scene.world.pool).await;
+    save_all(&rows, 8, 10).await;
+    let command = ["ACL", "SETUSER", "default", "-zadd"];
+    scene.server.command(&command).await.unwrap();
+    let saved = at_once(32, |task| {
+        let rows = rows.clone();
+        async move {
+            let mut taken = Vec::new();
+            for turn in 0..8 {
+                let id = i64::try_from(100 + task * 8 + turn).unwrap();
+                let length = if turn % 2 == 0 { 10 } else { 5 * KIB };
+                if rows.save(&row(id, length)).await.is_ok() {
+                    taken.push((id, length));
+                }
+            }
+            taken
+        }
+    });
+    let taken: Vec<_> = saved.await.into_iter().flatten().collect();
+    assert_eq!(taken.len(), 32 * 4);
+    assert!(taken.iter().all(|(_, length)| *length == 10));
+    let command = ["ACL", "SETUSER", "default", "+zadd"];
+    scene.server.command(&command).await.unwrap();
+    save_all(&rows, 8, 5 * KIB).await;
+    rows.flush().await.unwrap();
+    assert_eq!(scene.lengths().await.len(), 8 + taken.len());
+    assert_eq!(rows.stats().lost, 0);
+    scene.world.database.close().await;
 }
 
 /// The negative control: read without a bound, on a connection that messages arrive on.

@@ -10,13 +10,19 @@
 //!    with the next look, and a long queue of small rows costs one round trip for each batch.
 //! 4. What was smaller than it could have been leaves room, which further reads fill ([`Batch`]).
 //!
+//! 5. A link that does not carry a batch within the time that an answer may take is given a smaller one ([`BatchBytes`]), or the
+//!    same read would fail for ever.
+//!
 //! Invariant: the writes of one batch have [`MOST_BYTES`] together, or there is one of them.
 //! Invariant: a batch is empty only if the log had nothing behind its place.
 //! Not here: how Redis is asked (`redis_queue`).
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -28,7 +34,9 @@ use crate::{
 /// From how many bytes on, key and entry together, a write is listed with its size.
 pub(super) const LARGE: u64 = 4 << 10;
 /// How many bytes one batch may have.
-pub(super) const MOST_BYTES: u64 = 8 << 20;
+const MOST_BYTES: u64 = 8 << 20;
+/// How many it may have over the slowest link.
+const LEAST_BYTES: u64 = 64 << 10;
 
 /// What a look has told of the sizes of writes in a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +65,10 @@ impl Sizes {
             if number > end {
                 break;
             }
-            let between = (number - 1 - at) * LARGE;
+            let before = (number - 1).saturating_sub(at);
+            let between = before * LARGE;
             if between + size > left {
-                let small = (number - 1 - at).min(left / LARGE);
+                let small = before.min(left / LARGE);
                 at += small;
                 return (at > after).then_some(at);
             }
@@ -91,6 +100,48 @@ impl KnownSizes {
             None => {
                 known.insert(queue.clone(), sizes);
             }
+        }
+    }
+}
+
+/// How many bytes the next batch may have: half as many after a read that failed, and twice as many after a long time without.
+#[derive(Debug)]
+pub(super) struct BatchBytes {
+    most: AtomicU64,
+    /// How many were as large as they might be since the last failure.
+    taken: AtomicU32,
+}
+
+/// How many large batches have to go well before larger ones are tried: each that fails costs the connection.
+const TRUSTED: u32 = 256;
+
+impl Default for BatchBytes {
+    fn default() -> Self {
+        Self {
+            most: AtomicU64::new(MOST_BYTES),
+            taken: AtomicU32::new(0),
+        }
+    }
+}
+
+impl BatchBytes {
+    pub(super) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Notes what was read of a batch that might have so many bytes; nothing, if that failed.
+    pub(super) fn note(&self, most: u64, writes: Option<&[Logged]>) {
+        let Some(writes) = writes else {
+            let fewer = (most / 2).max(LEAST_BYTES);
+            self.most.fetch_min(fewer, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
+            return;
+        };
+        let is_large = most < MOST_BYTES && writes.iter().map(size).sum::<u64>() > most / 2;
+        if is_large && self.taken.fetch_add(1, Ordering::Relaxed) + 1 >= TRUSTED {
+            let more = (most * 2).min(MOST_BYTES);
+            self.most.fetch_max(more, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -402,5 +453,29 @@ mod tests {
             log.0.truncate(seen);
             check(&batches, &log, count as usize);
         }
+    }
+
+    #[test]
+    fn a_batch_is_smaller_after_a_failure_and_larger_only_after_many_that_went_well() {
+        let bytes = BatchBytes::default();
+        let read = |size: u64| vec![write(1, size)];
+        for fewer in [4 * MIB, 2 * MIB, MIB] {
+            // Those that go at the same time count once.
+            let most = bytes.most();
+            bytes.note(most, None);
+            bytes.note(most, None);
+            assert_eq!(bytes.most(), fewer);
+        }
+        for _ in 1..TRUSTED {
+            bytes.note(MIB, Some(&read(MIB - 100)));
+            bytes.note(MIB, Some(&read(100)));
+            assert_eq!(bytes.most(), MIB);
+        }
+        bytes.note(MIB, Some(&read(MIB - 100)));
+        assert_eq!(bytes.most(), 2 * MIB);
+        for _ in 0..100 {
+            bytes.note(bytes.most(), None);
+        }
+        assert_eq!(bytes.most(), LEAST_BYTES);
     }
 }

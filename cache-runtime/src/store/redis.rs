@@ -27,7 +27,7 @@ use crate::{
         Filling, Found, Keeps, Payload, Store, Touched,
         connection::{Connector, Link, Options},
         gathering::Gathering,
-        log_reader::KnownSizes,
+        log_reader::{BatchBytes, KnownSizes},
         pulse::Pulse,
         redis_put::Puts,
     },
@@ -49,6 +49,8 @@ pub struct RedisStore {
     pub(super) synced_puts: Arc<Gathering<Puts>>,
     /// How large the queued writes are that are read next.
     pub(super) sizes: KnownSizes,
+    /// How many bytes the next batch of them may have.
+    pub(super) batch_bytes: BatchBytes,
 }
 
 impl fmt::Debug for RedisStore {
@@ -143,6 +145,7 @@ impl RedisStore {
             puts,
             synced_puts,
             sizes: KnownSizes::default(),
+            batch_bytes: BatchBytes::default(),
         })
     }
 

@@ -24,7 +24,7 @@ use crate::{
     state::{Pending, State},
     store::{
         Payload, durability,
-        log_reader::{Batch, MOST_BYTES, Read, Sizes},
+        log_reader::{Batch, Read, Sizes},
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{RedisStore, SCANNED_AT_ONCE, SCRIPTS},
         redis_put::{Call, wait_for_sync},
@@ -124,61 +124,13 @@ impl QueueStore for RedisStore {
     }
 
     async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
-        let link = self.connector.link()?;
-        let stamp = link.stamp;
-        let log = partition.log(fetch.incarnation);
-        let mut look = SCRIPTS.fetch.prepare_invoke();
-        look.key(partition.state.as_bytes())
-            .key(partition.flusher.as_bytes())
-            .key(log.as_bytes())
-            .arg(&ProcessId::current().0)
-            .arg(fetch.claim_ms)
-            .arg(&stamp.to_le_bytes());
-        if fetch.is_first {
-            look.arg(&fetch.incarnation.to_bytes());
-        } else {
-            look.arg("");
+        let most_bytes = self.most_bytes();
+        let fetched = self.fetch_at_most(partition, fetch, most_bytes).await;
+        if fetch.count > 0 {
+            let writes = fetched.as_ref().ok().map(|fetched| &fetched.writes[..]);
+            self.batch_bytes.note(most_bytes, writes);
         }
-        // For this batch, and to know the next one when it is asked for.
-        let named = fetch.count.saturating_mul(2);
-        look.arg(fetch.after).arg(named);
-        let mut batch = Batch::new(fetch.after, fetch.count, self.most_bytes());
-        let known = self.sizes.of(&partition.state, fetch.incarnation);
-        // Not by the script: what Lua has in its hands is converted twice.
-        let seen = match known.and_then(|known| batch.next(&known)) {
-            Some(read) => {
-                let command = xrange(&log, read);
-                let both = self.run_script_and("fetch", link.clone(), &look, command);
-                let (seen, found) = both.await?;
-                batch.take(read, writes(found)?);
-                seen
-            }
-            None => self.run_script("fetch", link.clone(), &look).await?,
-        };
-        let Some((mut found, large)) = looked(seen, stamp)? else {
-            return Ok(unclaimed(stamp));
-        };
-        if fetch.count == 0 {
-            return Ok(found);
-        }
-        let are_all = large.len() < named as usize;
-        let last_named = large.last().map_or(0, |(number, _)| *number);
-        let sizes = Sizes {
-            incarnation: fetch.incarnation,
-            from: fetch.after,
-            to: if are_all { found.log_last } else { last_named },
-            last: found.log_last,
-            large,
-        };
-        while let Some(read) = batch.next(&sizes) {
-            let command = xrange(&log, read);
-            let found = self.command("fetch", link.clone(), &command).await?;
-            batch.take(read, writes(found)?);
-        }
-        self.sizes.note(&partition.state, sizes);
-        found.is_cut = batch.is_cut(found.log_last);
-        found.writes = batch.writes;
-        Ok(found)
+        fetched
     }
 
     async fn settle(
@@ -312,7 +264,71 @@ impl RedisStore {
         if self.connector.leaves_out(Mechanism::ReadBound) {
             return u64::MAX;
         }
-        MOST_BYTES
+        self.batch_bytes.most()
+    }
+
+    /// Reads a batch of so many bytes, or one write.
+    async fn fetch_at_most(
+        &self,
+        partition: &Partition,
+        fetch: Fetch,
+        most_bytes: u64,
+    ) -> Result<Fetched, StoreError> {
+        let link = self.connector.link()?;
+        let stamp = link.stamp;
+        let log = partition.log(fetch.incarnation);
+        let mut look = SCRIPTS.fetch.prepare_invoke();
+        look.key(partition.state.as_bytes())
+            .key(partition.flusher.as_bytes())
+            .key(log.as_bytes())
+            .arg(&ProcessId::current().0)
+            .arg(fetch.claim_ms)
+            .arg(&stamp.to_le_bytes());
+        if fetch.is_first {
+            look.arg(&fetch.incarnation.to_bytes());
+        } else {
+            look.arg("");
+        }
+        // For this batch, and to know the next one when it is asked for.
+        let named = fetch.count.saturating_mul(2);
+        look.arg(fetch.after).arg(named);
+        let mut batch = Batch::new(fetch.after, fetch.count, most_bytes);
+        let known = self.sizes.of(&partition.state, fetch.incarnation);
+        // Not by the script: what Lua has in its hands is converted twice.
+        let seen = match known.and_then(|known| batch.next(&known)) {
+            Some(read) => {
+                let command = xrange(&log, read);
+                let both = self.run_script_and("fetch", link.clone(), &look, command);
+                let (seen, found) = both.await?;
+                batch.take(read, writes(found)?);
+                seen
+            }
+            None => self.run_script("fetch", link.clone(), &look).await?,
+        };
+        let Some((mut found, large)) = looked(seen, stamp)? else {
+            return Ok(unclaimed(stamp));
+        };
+        if fetch.count == 0 {
+            return Ok(found);
+        }
+        let are_all = large.len() < named as usize;
+        let last_named = large.last().map_or(0, |(number, _)| *number);
+        let sizes = Sizes {
+            incarnation: fetch.incarnation,
+            from: fetch.after,
+            to: if are_all { found.log_last } else { last_named },
+            last: found.log_last,
+            large,
+        };
+        while let Some(read) = batch.next(&sizes) {
+            let command = xrange(&log, read);
+            let found = self.command("fetch", link.clone(), &command).await?;
+            batch.take(read, writes(found)?);
+        }
+        self.sizes.note(&partition.state, sizes);
+        found.is_cut = batch.is_cut(found.log_last);
+        found.writes = batch.writes;
+        Ok(found)
     }
 }
 

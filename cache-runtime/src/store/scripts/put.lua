@@ -44,14 +44,24 @@ for at = 4, #KEYS do
       local mark = incarnation .. struct.pack('>I8', last)
       local entry = head .. mark .. ARGV[4 * at - 11]
       local size = #key + #entry
-      if size > large then call('ZADD', log .. ':large', last, format('%d:%d', last, size)) end
-      call('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
-      if k == LOADING then raw = call('GET', key) end
-      call('SET', key, entry)
-      if k == LOADING then wake(key, raw) end
-      marked[#marked + 1] = key
-      marked[#marked + 1] = mark
-      answer = mark
+      -- An error that got out of here would leave the rows before this one in the log, and their numbers not given.
+      local place, name = log .. ':large', format('%d:%d', last, size)
+      local listed = size <= large or redis.pcall('ZADD', place, last, name)
+      local added = type(listed) == 'table' and listed
+        or redis.pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
+      if type(added) == 'table' and added.err then
+        if size > large and listed ~= added then redis.pcall('ZREM', place, name) end
+        answer, last = added, last - 1
+      else
+        if k == LOADING then raw = call('GET', key) end
+        local set = redis.pcall('SET', key, entry)
+        local unset = set.err and redis.pcall('DEL', key)
+        if k == LOADING then wake(key, raw) end
+        marked[#marked + 1] = key
+        marked[#marked + 1] = mark
+        -- It is in the log, and nobody is told that it is.
+        answer = unset and set or mark
+      end
     end
     answers[at - 3] = answer
   end
