@@ -64,6 +64,8 @@ pub(crate) struct Returned<DB: Backend> {
     /// The rows as the database holds them, in any order, where they were asked for; without those of which it is not known
     /// yet what triggers will make of them.
     pub(crate) rows: Vec<DB::Row>,
+    /// Whether the rows were asked for, and are to be read when nothing more is written in the transaction.
+    pub(crate) is_unread: bool,
 }
 
 impl<DB: Backend> Default for Returned<DB> {
@@ -71,6 +73,7 @@ impl<DB: Backend> Default for Returned<DB> {
         Self {
             sent: Sent::default(),
             rows: Vec::new(),
+            is_unread: false,
         }
     }
 }
@@ -306,31 +309,29 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 Some(row) => DB::integer(row, self.columns.len())?,
                 None => 0,
             };
-            if follows == DEFERRED {
-                return Ok(());
+            match follows {
+                TRIGGERS => upserted.is_unread = true,
+                DEFERRED => {}
+                _ => upserted.rows.extend(returned),
             }
-            if follows != TRIGGERS {
-                upserted.rows.extend(returned);
-                return Ok(());
-            }
-        } else {
-            let done = DB::execute(connection, sql, arguments).await?;
-            // MySQL counts a changed row twice, and a row that it left alone as well.
-            sent.add(if DB::DIALECT.returns_rows() {
-                done.rows
-            } else {
-                0
-            });
+            return Ok(());
         }
+        let done = DB::execute(connection, sql, arguments).await?;
+        if DB::DIALECT.returns_rows() {
+            sent.add(done.rows);
+            upserted.is_unread |= reads;
+            return Ok(());
+        }
+        // MySQL counts a changed row twice, and a row that it left alone as well; and its triggers change no other row of the
+        // table.
+        sent.add(0);
         if reads {
             let ids: Vec<_> = rows.iter().map(|row| row.id()).collect();
             let read = self.select_ids(connection, &ids).await?;
             sent.statements += read.sent.statements;
-            if !DB::DIALECT.returns_rows() {
-                sent.rows += read.sent.rows;
-            }
+            sent.rows += read.sent.rows;
             upserted.rows.extend(read.rows);
-        } else if !DB::DIALECT.returns_rows() {
+        } else {
             sent.add(self.count_present(connection, text, rows).await?);
         }
         Ok(())

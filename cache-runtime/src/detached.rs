@@ -4,7 +4,8 @@
 //! transaction (`BEGIN` was sent, nobody has noted it), or with a reply that nobody reads. The pool then gives that connection
 //! to somebody else, or never gets it back. docs/upstream.md lists what sqlx 0.9 leaves behind, and where.
 //!
-//! Invariant: outside a [`Transaction`](crate::Transaction) that its user drops, no statement of larder is dropped while it runs.
+//! Invariant: outside a transaction that is dropped, the user's or that of a flush, no statement of larder is dropped while it
+//! runs.
 //! Not here: what becomes of a transaction that is dropped (`open_transaction`).
 
 use std::future::Future;

@@ -36,6 +36,8 @@ pub(crate) struct OpenTransaction<DB: Backend> {
     /// Whether it has to be rolled back.
     is_open: bool,
     statements: Statements,
+    /// What puts the session in order again that the beginning has changed.
+    reset: Option<SqlStr>,
 }
 
 /// What is known of the last statement of a transaction. Shared with its savepoints.
@@ -78,7 +80,8 @@ impl Statements {
 }
 
 impl<DB: Backend> OpenTransaction<DB> {
-    /// Begins a transaction with this statement in place of `BEGIN`, and runs another one behind it.
+    /// Begins a transaction with this statement in place of `BEGIN`, and runs another one behind it. A connection whose session
+    /// was not put in order again by `reset` ([`OpenTransaction::reset`]) does not go back to the pool.
     ///
     /// # Cancel safety
     ///
@@ -87,6 +90,7 @@ impl<DB: Backend> OpenTransaction<DB> {
         pool: &Pool<DB>,
         statement: Option<SqlStr>,
         then: Option<SqlStr>,
+        reset: Option<SqlStr>,
     ) -> Result<Self, sqlx::Error> {
         let pool = pool.clone();
         let (answer, begun) = oneshot::channel();
@@ -96,7 +100,7 @@ impl<DB: Backend> OpenTransaction<DB> {
                 if answer.is_closed() {
                     return Err(sqlx::Error::PoolTimedOut);
                 }
-                Self::begin_on(connection, statement, then).await
+                Self::begin_on(connection, statement, then, reset).await
             };
             let begun = begun.await;
             // Whoever has left leaves the transaction to its drop.
@@ -112,20 +116,43 @@ impl<DB: Backend> OpenTransaction<DB> {
         connection: PoolConnection<DB>,
         statement: Option<SqlStr>,
         then: Option<SqlStr>,
+        reset: Option<SqlStr>,
     ) -> Result<Self, sqlx::Error> {
         let mut open = Self {
             connection,
             is_open: false,
             statements: Statements::default(),
+            reset,
         };
         open.statements.begin();
-        DB::TransactionManager::begin(&mut open.connection, statement).await?;
+        if let Err(error) = DB::TransactionManager::begin(&mut open.connection, statement).await {
+            open.undo_beginning().await;
+            return Err(error);
+        }
         open.is_open = true;
         if let Some(then) = then {
             DB::run(&mut open.connection, then).await?;
         }
         open.statements.end();
         Ok(open)
+    }
+
+    /// Of several statements that were to begin a transaction, the first may have begun one.
+    async fn undo_beginning(&mut self) {
+        let undone = DB::run(&mut self.connection, SqlStr::from_static("ROLLBACK")).await;
+        // Where there is no transaction, a database may say so.
+        if undone.is_err_and(|error| error.as_database_error().is_none()) {
+            self.connection.close_on_drop();
+        }
+    }
+
+    /// Puts the session in order again, behind the end of the transaction.
+    pub(crate) async fn reset(&mut self) -> Result<(), sqlx::Error> {
+        if let Some(reset) = self.reset.clone() {
+            self.run(reset).await?;
+            self.reset = None;
+        }
+        Ok(())
     }
 
     /// The connection.
@@ -146,6 +173,19 @@ impl<DB: Backend> OpenTransaction<DB> {
             ..
         } = self;
         answered::<DB, _>(statements, DB::run(connection, statement)).await
+    }
+
+    /// Sees to it that the connection is ready for a statement of larder, if one of the user's own may have been dropped before
+    /// it had ended. Fails, and the connection is closed, if it is not.
+    pub(crate) async fn recover(
+        connection: &mut DB::Connection,
+        statements: &Statements,
+    ) -> Result<(), sqlx::Error> {
+        if DB::DIALECT == Dialect::MySql && statements.is_raw() {
+            let nothing = DB::run(connection, SqlStr::from_static("DO 0"));
+            answered::<DB, _>(statements, nothing).await?;
+        }
+        Ok(())
     }
 
     /// Commits. What fails to commit is rolled back when this is dropped.
@@ -193,14 +233,18 @@ async fn answered<DB: Backend, T>(
     } else {
         statement.await
     };
-    statements.end();
+    // An error may be what the reply to the dropped one looked like.
+    if done.is_ok() || !is_doubtful {
+        statements.end();
+    }
     done
 }
 
 impl<DB: Backend> Drop for OpenTransaction<DB> {
     fn drop(&mut self) {
         let is_busy = self.statements.is_running() || self.statements.is_raw();
-        if DB::DIALECT == Dialect::MySql && is_busy {
+        let is_altered = self.reset.is_some();
+        if DB::DIALECT == Dialect::MySql && (is_busy || is_altered) {
             self.connection.close_on_drop();
         } else if self.is_open {
             DB::TransactionManager::start_rollback(&mut self.connection);

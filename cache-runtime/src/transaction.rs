@@ -139,7 +139,7 @@ impl<DB: Backend> Transaction<'static, DB> {
             None => (DB::DIALECT.begin(), None),
             Some(own) => (Some(own), DB::DIALECT.begun()),
         };
-        let open = OpenTransaction::begin(pool, begin, then)
+        let open = OpenTransaction::begin(pool, begin, then, None)
             .await
             .map_err(|error| failed("begin", error, Fate::Nothing))?;
         let scope = Scope::new(open.statements().clone(), Arc::default(), 0);
@@ -162,6 +162,7 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// When the future is dropped half-way, this transaction can only be rolled back.
     pub async fn savepoint(&mut self) -> Result<Transaction<'_, DB>, Error> {
+        self.recover().await?;
         let (connection, scope) = self.parts()?;
         // A savepoint that does not come about takes the whole transaction along: sqlx rolls back what is open then.
         scope.begin_statement();
@@ -212,6 +213,10 @@ impl<DB: Backend> Transaction<'_, DB> {
     /// A commit that has begun runs to its end, also when the future is dropped.
     pub async fn commit(self) -> Result<(), Error> {
         let Self { mut level, scope } = self;
+        let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
+        if recovered.await.is_err() {
+            scope.check::<DB>()?;
+        }
         if scope.is_raw && database::reopen::<DB>(level.connection(), scope.savepoints).await {
             scope.is_doomed.store(true, Ordering::Relaxed);
         }
@@ -250,8 +255,9 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// As dropping the transaction.
     pub async fn rollback(self) -> Result<(), Error> {
-        let Self { level, scope } = self;
-        if scope.is_busy::<DB>() {
+        let Self { mut level, scope } = self;
+        let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
+        if scope.is_busy::<DB>() || recovered.await.is_err() {
             // The connection is in the middle of something, and its answer may never come: it is rolled back or closed when it
             // is dropped.
             return Ok(());
@@ -288,8 +294,19 @@ impl<DB: Backend> Transaction<'_, DB> {
         rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
     }
 
+    /// Sees to it that the connection is ready for a statement of larder.
+    async fn recover(&mut self) -> Result<(), Error> {
+        let (connection, scope) = self.parts()?;
+        let recovered = OpenTransaction::<DB>::recover(connection, &scope.statements);
+        if let Err(error) = recovered.await {
+            tracing::debug!(%error, "the connection of a transaction does not answer as it should");
+        }
+        self.scope.check::<DB>()
+    }
+
     /// Binds a repository on the connection of the transaction; its pool may have no other.
     async fn bind<E: Entity>(&mut self, repository: &Inner<E, DB>) -> Result<(), Error> {
+        self.recover().await?;
         let (connection, scope) = self.parts()?;
         if repository.is_bound() {
             return Ok(());

@@ -1,6 +1,9 @@
 //! Replays of dead letters: each letter once, and over nothing that was written since, unless that is what is asked for.
 
-use larder::{Cached, DeadLetter, ErrorKind, store::faulty::Mechanism};
+use larder::{
+    Cached, DeadLetter, ErrorKind,
+    store::faulty::{Mechanism, Operation},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::world::{Tested, World, at_once, everywhere};
@@ -233,6 +236,91 @@ async fn of_replays_at_once_one_queues_the_write<DB: Tested>(world: &World<DB>) 
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
 
+/// A replay whose answer was lost has queued its write; that write was undone; and the letter is still there.
+async fn a_replay_of_unknown_outcome_is_not_repeated<DB: Tested>(world: &World<DB>) {
+    let rows = scene(world).await;
+    rows.save(&noted(2, "letter", "taken")).await.unwrap();
+    rows.flush().await.unwrap();
+    rows.modify(1, |row| row.note = None).await.unwrap();
+    rows.flush().await.unwrap();
+    let letter = only_letter(&rows).await;
+    world.faults.leave_unanswered(Operation::Put, 1);
+    let unknown = rows.dead_letters().replay(&letter).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::OutcomeUnknown, "{unknown}");
+    // What it may have queued.
+    rows.save(&noted(2, "letter", "taken")).await.unwrap();
+    assert_eq!(name(&rows, 2).await, named("letter"));
+    rows.delete(2).await.unwrap();
+    assert_eq!(name(&rows, 2).await, None);
+    let refused = rows.dead_letters().replay(&letter).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert_eq!(name(&rows, 2).await, None);
+    rows.dead_letters().replay_over(&letter).await.unwrap();
+    assert_eq!(name(&rows, 2).await, named("letter"));
+    assert_eq!(count(&rows).await, 0);
+}
+
+/// A replay that is refused can be repeated when what was in its way has gone.
+async fn a_replay_that_was_refused_can_be_repeated<DB: Tested>(world: &World<DB>) {
+    let (rows, letter) = died(world).await;
+    let before = rows.find(2).await.unwrap().unwrap();
+    rows.save(&noted(2, "newer", "other")).await.unwrap();
+    let refused = rows.dead_letters().replay(&letter).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    rows.save(&before).await.unwrap();
+    rows.dead_letters().replay(&letter).await.unwrap();
+    assert_eq!(name(&rows, 2).await, named("letter"));
+}
+
+/// A row whose id Postgres cannot hold, nor look for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "texts",
+    strategy = "write_behind",
+    durability = "memory",
+    partitions = 1
+)]
+struct Text {
+    #[cached(id)]
+    id: String,
+    name: String,
+}
+
+async fn an_id_that_the_database_cannot_look_for_holds_up_no_other<DB: Tested>(world: &World<DB>) {
+    world
+        .sql("CREATE TABLE texts (id VARCHAR(100) NOT NULL PRIMARY KEY, name VARCHAR(100) NOT NULL CHECK (name <> 'bad'))")
+        .await;
+    let rows = Text::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let text = |id: &str, name: &str| Text {
+        id: id.to_owned(),
+        name: name.to_owned(),
+    };
+    rows.save(&text("there", "before")).await.unwrap();
+    rows.flush().await.unwrap();
+    for (id, name) in [
+        ("one", "good"),
+        ("a\0b", "bad"),
+        ("there", "bad"),
+        ("two", "good"),
+    ] {
+        rows.save(&text(id, name)).await.unwrap();
+    }
+    rows.flush().await.unwrap();
+    for id in ["one", "two"] {
+        let row = rows.find_uncached(id.to_owned()).await.unwrap();
+        assert_eq!(row.unwrap().name, "good");
+    }
+    let letters = rows.dead_letters().list(10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    // What the table holds of the other one is known all the same.
+    rows.dead_letters().replay(&letters[1]).await.unwrap();
+    assert_eq!(
+        rows.find("there".to_owned()).await.unwrap().unwrap().name,
+        "bad"
+    );
+}
+
 /// A deletion that a foreign key has refused.
 async fn a_deletion_is_replayed_unless_its_row_was_written_since<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
@@ -316,4 +404,7 @@ everywhere! {
     a_deletion_is_replayed_unless_its_row_was_written_since,
     a_table_of_an_earlier_version_is_told_with_the_way_out,
     a_letter_of_a_row_that_is_not_there_is_replayed,
+    a_replay_of_unknown_outcome_is_not_repeated,
+    a_replay_that_was_refused_can_be_repeated,
+    an_id_that_the_database_cannot_look_for_holds_up_no_other,
 }

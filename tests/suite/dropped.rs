@@ -29,7 +29,10 @@ use crate::{
     write_behind::Behind,
 };
 
-everywhere!(a_future_that_is_dropped_at_any_poll_leaves_nothing_behind);
+everywhere!(
+    a_future_that_is_dropped_at_any_poll_leaves_nothing_behind,
+    a_beginning_that_fails_half_way_leaves_nothing_behind,
+);
 
 mod a_beginning_without_a_task_of_its_own_is_found {
     crate::world::case!(
@@ -112,6 +115,10 @@ const OTHERWISE: &[&str] = &[
     "a flush that meets refused rows",
     "a raw statement in a transaction",
     "a prepared raw statement in a transaction",
+    "a raw statement with a parameter in a transaction",
+    "a raw statement with parameters in a transaction",
+    "a raw statement with parameters before one of larder",
+    "a raw statement with parameters in a savepoint",
     "commit of a savepoint",
     "rollback of a savepoint",
     "insert with an id of the database",
@@ -142,16 +149,20 @@ lists_all!(TRANSACTION, "transaction.rs", but & []);
 lists_all!(FLUSHER, "behind/flusher.rs", but & []);
 lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
 lists_all!(CACHE, "cache.rs", but & []);
-lists_all!(NONE, "schema.rs", but & []);
+// "the id of the database is installed"
+lists_all!(NONE, "schema.rs", but & ["install"]);
 lists_all!(NONE, "announce.rs", but & []);
 const NONE: &[&str] = &[];
 
 /// Whether every `pub async fn` of a source is in one of two tables.
 const fn lists_all(source: &[u8], table: &[&str], hidden: &[&str]) -> bool {
-    const WORDS: &[u8] = b"    pub async fn ";
-    let mut at = 0;
+    const WORDS: &[u8] = b"pub async fn ";
+    let mut at = 1;
     while at + WORDS.len() < source.len() {
-        if starts_with(source, at, WORDS) {
+        // Not in a comment, and of the module or an `impl`.
+        let begins =
+            source[at - 1] == b'\n' || starts_with(source, at.saturating_sub(5), b"\n    ");
+        if begins && starts_with(source, at, WORDS) {
             at += WORDS.len();
             if !names(source, at, table) && !names(source, at, hidden) {
                 return false;
@@ -191,6 +202,7 @@ const fn names(source: &[u8], at: usize, table: &[&str]) -> bool {
 
 const _: () = assert!(
     !lists_all(b"\n    pub async fn new_one(&self) {", REPOSITORY, &[])
+        && !lists_all(b"\npub async fn new_one() {", REPOSITORY, &[])
         && lists_all(b"\n    pub async fn find(&self) {", REPOSITORY, &[]),
     "the check of the tables cannot fail"
 );
@@ -370,7 +382,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         let id_is = if DB::NAME == "PostgreSQL" { "$1" } else { "?" };
         let text = format!("SELECT name FROM {table} WHERE id = {id_is}");
         let mut connection = self.outside.acquire().await.unwrap();
-        let row = ask::<DB>(&mut connection, text, DB::id_argument(id)).await;
+        let row = ask::<DB>(&mut connection, text, DB::numbers(&[id])).await;
         row.unwrap()
     }
 
@@ -855,6 +867,51 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                     .row(Rows::Through, id);
                 self.ended(left, transaction, cut, new).await
             }
+            "a raw statement with a parameter in a transaction"
+            | "a raw statement with parameters in a transaction" => {
+                let mut transaction = self.begun(new).await;
+                let done = self
+                    .raw(&mut transaction, name.contains("parameters"), id, cut)
+                    .await;
+                let left = Left::of(&done)
+                    .row(Rows::Through, new)
+                    .row(Rows::Through, id);
+                self.ended(left, transaction, cut, new).await
+            }
+            "a raw statement with parameters before one of larder" => {
+                let mut transaction = self.begun(new).await;
+                let done = self.raw(&mut transaction, true, id, cut).await;
+                let after = Through::new(self.id(), "after");
+                // It may have become a transaction that can only be rolled back.
+                let within = self.through.within(&mut transaction).insert(&after).await;
+                let left = Left::of(&done)
+                    .row(Rows::Through, new)
+                    .row(Rows::Through, id)
+                    .row(Rows::Through, after.id);
+                match within {
+                    Ok(_) => self.ended(left, transaction, cut, new).await,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+                        assert!(done.is_none(), "nothing was dropped");
+                        transaction.rollback().await.unwrap();
+                        left
+                    }
+                }
+            }
+            "a raw statement with parameters in a savepoint" => {
+                let mut transaction = self.begun(new).await;
+                let mut savepoint = transaction.savepoint().await.unwrap();
+                let done = self.raw(&mut savepoint, true, id, cut).await;
+                let ended = match cut.polls % 2 {
+                    0 => savepoint.commit().await,
+                    _ => savepoint.rollback().await,
+                };
+                assert!(ended.is_ok() || done.is_none(), "{ended:?}");
+                let left = Left::of(&done)
+                    .row(Rows::Through, new)
+                    .row(Rows::Through, id);
+                self.ended(left, transaction, cut, new).await
+            }
             "commit of a savepoint" | "rollback of a savepoint" => {
                 let mut transaction = self.begun(new).await;
                 let mut savepoint = transaction.savepoint().await.unwrap();
@@ -878,6 +935,33 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             }
             unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
         }
+    }
+
+    /// A statement of the user's own, prepared anew each time, with one parameter or with some.
+    async fn raw(
+        &self,
+        transaction: &mut Transaction<'_, DB>,
+        has_many: bool,
+        id: i64,
+        cut: Cut,
+    ) -> Option<Result<(), sqlx::Error>> {
+        self.through.within(transaction).touch(id).unwrap();
+        let fresh = self.id();
+        let text = match (DB::NAME, has_many) {
+            ("PostgreSQL", false) => "id = $1",
+            ("PostgreSQL", true) => "id = $1 AND $2 > 0 AND $3 > 0 AND $4 > 0 AND $5 > 0",
+            (_, false) => "id = ?",
+            (_, true) => "id = ? AND ? > 0 AND ? > 0 AND ? > 0 AND ? > 0",
+        };
+        let text = format!("UPDATE items SET name = 'raw' WHERE {fresh} = {fresh} AND {text}");
+        let numbers = if has_many {
+            &[id, 1, 1, 1, 1][..]
+        } else {
+            &[id][..]
+        };
+        let text = AssertSqlSafe(text).into_sql_str();
+        let done = DB::execute(transaction.connection(), text, DB::numbers(numbers));
+        cut.run(done).await.map(|done| done.map(drop))
     }
 
     /// A transaction that has written a row.
@@ -920,6 +1004,16 @@ async fn ask<DB: Backend>(
     let text = AssertSqlSafe(text).into_sql_str();
     let row = DB::fetch(connection, text, arguments).await?;
     row.as_ref().map_or(Ok(None), |row| DB::text(row, 0))
+}
+
+/// The first of its statements has begun one.
+async fn a_beginning_that_fails_half_way_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+    let stage = Stage::open(world, PATIENCE).await;
+    for _ in 0..3 {
+        let begun = Transaction::begin_with(&stage.pool, "BEGIN; UPDATE nowhere SET n = 1").await;
+        assert!(begun.is_err(), "there is no such table");
+        stage.audit(&Left::default()).await.unwrap();
+    }
 }
 
 async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {

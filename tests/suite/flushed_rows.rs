@@ -318,6 +318,52 @@ async fn of_a_batch_only_what_was_changed_is_dropped<DB: Tested>(world: &World<D
     }
 }
 
+/// Items that are flushed with one transaction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_behind", durability = "memory")]
+#[cached(partitions = 1, batch = 2000, ttl = "10m")]
+struct Whole {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    quantity: i64,
+}
+
+/// A trigger of one row changes another one that the same flush has written, with the same statement or with an earlier one.
+async fn a_row_that_the_trigger_of_another_row_changes_is_not_served<DB: Tested>(
+    world: &World<DB>,
+) {
+    let trigger = match DB::NAME {
+        name if name == Postgres::NAME => {
+            "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF NEW.id = 1100 THEN UPDATE items SET quantity = 2 WHERE id = 7; END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER other BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION other()"
+        }
+        // It allows no trigger to change the table it belongs to.
+        name if name == MySql::NAME => return,
+        _ => {
+            "CREATE TRIGGER other AFTER INSERT ON items WHEN NEW.id = 1100 BEGIN UPDATE items SET quantity = 2 WHERE id = 7; END"
+        }
+    };
+    world.raw(trigger).await;
+    let rows: Repository<Whole, DB> = Repository::new(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    for id in 0..1_200 {
+        let name = "new".to_owned();
+        let row = Whole {
+            id,
+            name,
+            quantity: 1,
+        };
+        rows.save(&row).await.unwrap();
+    }
+    rows.flush().await.unwrap();
+    assert_eq!(rows.stats().flushes, 1);
+    let row = rows.find(7).await.unwrap().unwrap();
+    let held = rows.find_uncached(7).await.unwrap().unwrap();
+    assert_eq!((&row, row.quantity), (&held, 2));
+}
+
 /// The database has accepted the deletion and not made it; or there was nothing to delete, which looks the same.
 async fn a_row_whose_deletion_a_trigger_suppresses_is_seen<DB: Tested>(world: &World<DB>) {
     let trigger = match DB::NAME {
@@ -355,6 +401,7 @@ async fn a_row_whose_deletion_a_trigger_suppresses_is_seen<DB: Tested>(world: &W
 everywhere! {
     a_row_that_the_database_keeps_is_served_on,
     of_a_batch_only_what_was_changed_is_dropped,
+    a_row_that_the_trigger_of_another_row_changes_is_not_served,
     a_row_whose_deletion_a_trigger_suppresses_is_seen,
 }
 

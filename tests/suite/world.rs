@@ -83,8 +83,8 @@ pub(crate) trait Tested: Backend {
     /// A database of the test's own.
     fn create() -> impl Future<Output = TestDatabase<Self>> + Send;
 
-    /// The argument of a statement that asks for one id.
-    fn id_argument(id: i64) -> Self::Arguments;
+    /// Numbers as arguments of a statement.
+    fn numbers(numbers: &[i64]) -> Self::Arguments;
 }
 
 impl Tested for Sqlite {
@@ -92,9 +92,11 @@ impl Tested for Sqlite {
         crate::support::database::sqlite().await
     }
 
-    fn id_argument(id: i64) -> Self::Arguments {
+    fn numbers(numbers: &[i64]) -> Self::Arguments {
         let mut arguments = Self::Arguments::default();
-        arguments.add(id).expect("a number can be bound");
+        for number in numbers {
+            arguments.add(*number).expect("a number can be bound");
+        }
         arguments
     }
 }
@@ -104,9 +106,11 @@ impl Tested for Postgres {
         crate::support::database::postgres().await
     }
 
-    fn id_argument(id: i64) -> Self::Arguments {
+    fn numbers(numbers: &[i64]) -> Self::Arguments {
         let mut arguments = Self::Arguments::default();
-        arguments.add(id).expect("a number can be bound");
+        for number in numbers {
+            arguments.add(*number).expect("a number can be bound");
+        }
         arguments
     }
 }
@@ -116,9 +120,11 @@ impl Tested for MySql {
         crate::support::database::mysql().await
     }
 
-    fn id_argument(id: i64) -> Self::Arguments {
+    fn numbers(numbers: &[i64]) -> Self::Arguments {
         let mut arguments = Self::Arguments::default();
-        arguments.add(id).expect("a number can be bound");
+        for number in numbers {
+            arguments.add(*number).expect("a number can be bound");
+        }
         arguments
     }
 }

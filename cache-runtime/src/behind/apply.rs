@@ -11,8 +11,8 @@
 //!    transaction has taken its share of statements, what was decided is committed, and the rest has another one.
 //! 3. If the database refuses at the commit, or ends the transaction with the refusal, a savepoint cannot hold it: then each
 //!    part has a transaction of its own.
-//! 4. Whatever the way, the rows that were written are read back with the statement or behind it, to be compared with what was
-//!    to be written (`held`).
+//! 4. Whatever the way, the rows that were written are read back with the statement, or at the end where triggers of a later one
+//!    may change them, to be compared with what was to be written (`held`).
 //!
 //! Invariant: what the careful ways leave in the table is what the writes would leave there one by one, in their order, but
 //! that a write does not die of a refusal that a later write of the same part has made pointless.
@@ -21,7 +21,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, iter,
     ops::{Deref, DerefMut},
 };
 
@@ -115,6 +115,8 @@ pub(crate) struct Flushed<DB: Backend> {
     pub(crate) applied: Applied,
     /// What tells it.
     pub(crate) held: Vec<Held<DB>>,
+    /// The writes of a transaction that is not over whose rows are still to be read.
+    unread: Vec<u64>,
 }
 
 impl<DB: Backend> Flushed<DB> {
@@ -126,6 +128,7 @@ impl<DB: Backend> Flushed<DB> {
                 ..Applied::default()
             },
             held: Vec::new(),
+            unread: Vec::new(),
         }
     }
 }
@@ -302,7 +305,8 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         let bounds = DB::DIALECT.flush();
         let mut done = Flushed::nothing(batch.to, batch.lost);
         let begin = SqlStr::from_static(bounds.begin);
-        let open = OpenTransaction::begin(&self.database.pool, Some(begin), None).await;
+        let open = OpenTransaction::begin(&self.database.pool, Some(begin), None, bounds.reset);
+        let open = open.await;
         let mut open = open.map_err(Stop::failed)?;
         done.statements += 2;
         open.statements().begin();
@@ -319,11 +323,9 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                 Err(stop)
             }
         };
-        if let Some(reset) = bounds.reset {
-            done.statements += 1;
-            if let Err(error) = open.run(reset).await {
-                tracing::debug!(%error, "the connection of a flush is lost");
-            }
+        done.statements += u64::from(DB::DIALECT == Dialect::MySql);
+        if let Err(error) = open.reset().await {
+            tracing::debug!(%error, "the connection of a flush is lost");
         }
         applied.statements += done.statements;
         if ended.is_ok() {
@@ -392,8 +394,34 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             self.write(connection, batch.compares, &readable, done)
                 .await?;
         }
+        self.read_back(connection, batch, done).await?;
         self.bury(connection, batch, dead, done).await?;
         (self.hooks.in_transaction)();
+        Ok(())
+    }
+
+    /// Reads the rows that triggers of later statements may have changed, now that there are no more.
+    async fn read_back(
+        &self,
+        connection: &mut DB::Connection,
+        batch: &Batch<'_, E>,
+        done: &mut Flushed<DB>,
+    ) -> Result<(), Stop> {
+        let numbers = std::mem::take(&mut done.unread);
+        let written = numbers.iter().filter_map(|number| {
+            let at = batch
+                .writes
+                .binary_search_by_key(number, |write| write.number);
+            batch.writes[at.ok()?].id()
+        });
+        let ids: Vec<_> = written.collect();
+        if !ids.is_empty() {
+            let read = self.database.select_ids(connection, &ids).await;
+            let read = read.map_err(Stop::failed)?;
+            done.statements += read.sent.statements;
+            let rows = read.rows;
+            done.held.push(Held { numbers, rows });
+        }
         Ok(())
     }
 
@@ -452,10 +480,8 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             }
         }
         let ids: Vec<_> = dead.iter().filter_map(|(write, _)| write.id()).collect();
-        let read = self.database.select_ids(connection, &ids).await;
-        let read = read.map_err(Stop::failed)?;
-        done.statements += read.sent.statements;
-        let rows = read.rows.iter().map(self.database.binding.from_row);
+        let read = self.rows_at(connection, &ids, done).await?;
+        let rows = read.iter().map(self.database.binding.from_row);
         let rows: HashMap<_, _> = rows
             .filter_map(|row| {
                 let row = row.ok()?;
@@ -474,11 +500,40 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             match row {
                 Some(Some(row)) => Found::row(row),
                 // One that was read under another spelling of its id, or not at all, may be this one.
-                Some(None) if rows.len() == read.rows.len() => Found::Nothing,
+                Some(None) if rows.len() == read.len() => Found::Nothing,
                 _ => Found::Unknown,
             }
         });
         Ok(told.collect())
+    }
+
+    /// The rows at some ids. There is none at an id that the database refuses to look for: a text that it cannot hold, or a
+    /// label that its enum does not have.
+    async fn rows_at(
+        &self,
+        connection: &mut DB::Connection,
+        ids: &[E::Id],
+        done: &mut Flushed<DB>,
+    ) -> Result<Vec<DB::Row>, Stop> {
+        self.control(connection, LOOK, done).await?;
+        let mut rows = Vec::new();
+        // Each by itself, if not all can be looked for together.
+        for part in iter::once(ids).chain(ids.chunks(1)) {
+            match self.database.select_ids(connection, part).await {
+                Ok(read) => {
+                    done.statements += read.sent.statements;
+                    rows.extend(read.rows);
+                    if part.len() == ids.len() {
+                        break;
+                    }
+                }
+                Err(error) => match self.stop(error) {
+                    Stop::Refused(_) => self.control(connection, UNDO_LOOK, done).await?,
+                    stop => return Err(stop),
+                },
+            }
+        }
+        Ok(rows)
     }
 
     /// Applies writes in parts. Returns those that the database refuses, and the number up to which it came, if that is not
@@ -498,6 +553,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         while !rest.is_empty() {
             let (part, behind) = rest.split_at(pace.size.min(rest.len()));
             let (rows, changed, held) = (done.rows, done.changed.len(), done.held.len());
+            let unread = done.unread.len();
             match self.write(connection, batch.compares, part, done).await {
                 Ok(()) => {
                     rest = behind;
@@ -511,6 +567,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                     done.rows = rows;
                     done.changed.truncate(changed);
                     done.held.truncate(held);
+                    done.unread.truncate(unread);
                     if let [alone] = part {
                         dead.push((*alone, error));
                         rest = behind;
@@ -572,7 +629,9 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             if sent.rows < saved.len() as u64 {
                 return Err(Stop::Refused(NOT_THERE.to_owned()));
             }
-            if compares {
+            if upserted.is_unread {
+                done.unread.extend(saves);
+            } else if compares {
                 done.held.push(Held {
                     numbers: saves,
                     rows: upserted.rows,
@@ -717,6 +776,10 @@ fn winners<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8], last_wins: bool) -> Ve
 const NEXT_PART: &str = "RELEASE SAVEPOINT larder_part; SAVEPOINT larder_part";
 /// Takes back what was done behind the savepoint, which stays.
 const UNDO_PART: &str = "ROLLBACK TO SAVEPOINT larder_part";
+
+/// What was refused to be looked for takes nothing along.
+const LOOK: &str = "SAVEPOINT larder_look";
+const UNDO_LOOK: &str = "ROLLBACK TO SAVEPOINT larder_look";
 
 /// How the transaction of a flush begins, and what puts its session in order again.
 struct Bounds {

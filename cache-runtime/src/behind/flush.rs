@@ -389,7 +389,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         // Named as a type, because the compiler cannot tell of the future itself that it may change threads.
         let applied: Pin<Box<dyn Future<Output = Result<Flushed<DB>, Unapplied>> + Send + '_>> =
             Box::pin(self.database.apply_queued(&batch, &hooks));
-        let Flushed { applied, held } = match applied.await {
+        let Flushed { applied, held, .. } = match applied.await {
             Ok(applied) => applied,
             Err(Unapplied::Overtaken) => {
                 self.counters.flushes_overtaken.add_one();

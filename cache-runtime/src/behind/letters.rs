@@ -187,6 +187,8 @@ pub(crate) enum Found {
     Row(String),
     /// What a later write of the same batch had left.
     Later,
+    /// A replay has begun, and nobody has said how it ended.
+    Replayed,
 }
 
 impl Found {
@@ -207,6 +209,7 @@ impl Found {
             Self::Nothing => "none",
             Self::Row(digest) => digest,
             Self::Later => "later",
+            Self::Replayed => "replayed",
         }
     }
 
@@ -215,6 +218,7 @@ impl Found {
             "" => Self::Unknown,
             "none" => Self::Nothing,
             "later" => Self::Later,
+            "replayed" => Self::Replayed,
             _ => Self::Row(text),
         }
     }
@@ -423,6 +427,21 @@ pub(crate) async fn found<E: Entity, DB: Backend>(
             .transpose()
     });
     found.map_err(|error| failed::<DB>("load", &letter.queue, error))
+}
+
+/// Notes of a letter what the table held of its row, if what is noted there is still this. Whether it was.
+pub(crate) async fn note_found<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    letter: &DeadLetter<E>,
+    (from, to): (&Found, &Found),
+) -> Result<bool, Error> {
+    let text = "UPDATE larder_dead_letters SET found = ? WHERE found = ? AND queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let mut values = vec![Value::Text(to.text()), Value::Text(from.text())];
+    values.extend(letter.place());
+    match tables::execute(pool, text, &values).await {
+        Ok(rows) => Ok(rows > 0),
+        Err(error) => Err(failed::<DB>("replay", &letter.queue, error)),
+    }
 }
 
 fn read<E: Entity, DB: Backend>(

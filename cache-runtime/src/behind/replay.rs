@@ -68,8 +68,8 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the write may be queued and the letter still be there; replayed again it is refused, because the row
-    /// was written since.
+    /// Dropped half-way, the write may be queued and the letter still be there; replayed again it is refused, whatever became of
+    /// the row since.
     pub async fn replay(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         self.queue_again(letter, false).await
     }
@@ -113,10 +113,19 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
             }
         };
         let pool = &inner.database.pool;
-        let found = letters::found(pool, letter).await?.ok_or_else(gone)?;
         #[cfg(feature = "test-util")]
         let over = over || inner.cache.store.is_left_out(Mechanism::LetterFound);
         let key = inner.key(&id)?;
+        // What the row was when the write died. No other replay can begin once one has: the row may be as it was by then, because
+        // what was queued has been undone.
+        let found = loop {
+            let found = letters::found(pool, letter).await?.ok_or_else(gone)?;
+            let is_told = matches!(found, Found::Nothing | Found::Row(_));
+            let begun = (&found, &Found::Replayed);
+            if over || !is_told || letters::note_found(pool, letter, begun).await? {
+                break found;
+            }
+        };
         let replayed = inner.exchange(VERB, &key, &id, |current| {
             if !over && found != Found::of(current.as_deref()) {
                 return Err(changed_since(letter, &found, current));
@@ -125,6 +134,13 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         });
         let replayed = replayed.await;
         inner.count(&replayed);
+        let undone = (&Found::Replayed, &found);
+        if let Err(error) = &replayed
+            && error.kind() != ErrorKind::OutcomeUnknown
+            && let Err(error) = letters::note_found(pool, letter, undone).await
+        {
+            tracing::debug!(%error, "a dead letter whose replay was refused can only be replayed over its row now");
+        }
         replayed?;
         // Of two that have come here at once, one has removed it.
         if letters::discard(pool, letter).await? {
@@ -159,6 +175,7 @@ fn changed_since<E: Entity>(
     let why = match found {
         Found::Unknown => "it is not known whether its row was written since it died",
         Found::Later => "a later write of its row was applied together with it",
+        Found::Replayed => "a replay of it has begun before, and may have queued its write",
         Found::Nothing | Found::Row(_) => "its row was written since it died",
     };
     let message = format!(

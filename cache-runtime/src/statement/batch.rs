@@ -11,7 +11,7 @@ use crate::{backend::Backend, column::Role};
 const GIVEN: &str = "given";
 /// What the table is called in a statement that is given rows.
 const TARGET: &str = "target";
-/// What a statement returns behind a row that triggers may change when the statement has ended.
+/// What a statement returns behind a row that triggers may change before the transaction ends.
 pub(crate) const TRIGGERS: i64 = 1;
 /// What it returns behind a row that triggers may change when the transaction ends.
 pub(crate) const DEFERRED: i64 = 2;
@@ -79,19 +79,19 @@ impl<DB: Backend> Text<'_, DB> {
     }
 
     /// Returns the rows of a statement as it leaves them, and behind their columns what may come after that: 0 for nothing,
-    /// [`TRIGGERS`] for triggers that run behind it, [`DEFERRED`] for some that run when the transaction ends. Asked with each
-    /// statement, so that a trigger of yesterday's migration is seen; the database works it out once for all rows.
+    /// [`TRIGGERS`] for triggers, which may also change a row that was returned before, and [`DEFERRED`] for some that run when
+    /// the transaction ends. Asked with each statement, so that a trigger of yesterday's migration is seen; the database works
+    /// it out once for all rows.
     fn returning_final(&self, returns: bool) -> String {
         if !(returns && self.dialect.returns_rows_of_upserts()) {
             return String::new();
         }
         let table = format!("to_regclass('{}')", self.table.replace('\'', "''"));
-        // 2 is the bit of triggers that run before. What is not a plain table keeps its triggers elsewhere.
+        // What is not a plain table has triggers elsewhere.
         format!(
-            " RETURNING {}, CASE WHEN (SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = {table}) \
+            " RETURNING {}, CASE WHEN (SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = {table}) \
              THEN COALESCE((SELECT MAX(CASE WHEN tginitdeferred THEN {DEFERRED} ELSE {TRIGGERS} END) \
-             FROM pg_catalog.pg_trigger WHERE tgrelid = {table} AND NOT tgisinternal AND tgenabled <> 'D' \
-             AND tgtype & 2 = 0), 0) ELSE {TRIGGERS} END::bigint",
+             FROM pg_catalog.pg_trigger WHERE tgrelid = {table} AND NOT tgisinternal AND tgenabled <> 'D'), 0) ELSE {TRIGGERS} END::bigint",
             self.all_names()
         )
     }
