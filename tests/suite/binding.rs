@@ -908,6 +908,41 @@ async fn a_namespace_follows_its_database_to_another_server_under_its_address() 
     world.database.close().await;
 }
 
+/// A process that has asked before a failover asks again before it says where the database runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_answer_does_not_bring_back_a_former_server() {
+    let world = World::<Postgres>::open(Kind::Memory).await;
+    let server = RedisServer::start().await;
+    larder::schema::install(&world.pool).await.unwrap();
+    world.put(&Item::new(1, "one")).await;
+    let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
+    world.warm(&items, 1).await;
+    let own = bound(&server, "shop").await;
+    let at = own.find('@').unwrap() + 1;
+    let successor = format!("{}9{}", &own[..at], &own[at..]);
+    server
+        .command(&["HSET", "shop::bound", "database", &successor])
+        .await
+        .unwrap();
+    // It cannot be asked now. Its address is known, so what is cached is served.
+    let proxy = world.database.proxy();
+    proxy.refuse();
+    proxy.reset();
+    cut_connections(&server).await;
+    eventually("rows are served", async || {
+        let outcome = items.find_outcome(1).await;
+        outcome.is_ok_and(|outcome| outcome.origin == Origin::Cache)
+    })
+    .await;
+    assert_eq!(bound(&server, "shop").await, successor);
+    proxy.heal();
+    eventually("it is bound again", async || {
+        items.find(1).await.is_ok() && bound(&server, "shop").await == own
+    })
+    .await;
+    world.database.close().await;
+}
+
 /// A copy of the disk has the id and the cluster of the database. It runs elsewhere, and is reached there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_refused() {

@@ -453,17 +453,18 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             connection.ping().await?;
             let question = match DB::NAME {
                 // Of the connection itself, because what has not read or written anything is in no list of MariaDB.
-                "MySQL" => "SELECT CAST(@@in_transaction AS CHAR)",
-                _ => "SELECT '0'",
+                "MySQL" => {
+                    "SELECT CASE WHEN @@in_transaction THEN 'in a transaction' \
+                     WHEN @@SESSION.wait_timeout < 60 THEN 'closed soon' ELSE 'ready' END"
+                }
+                _ => "SELECT 'ready'",
             };
             let none = DB::Arguments::default();
             ask::<DB>(&mut connection, question.to_owned(), none).await
         });
         match taken.await {
-            Ok(Ok(open)) if open.as_deref() == Some("0") => Ok(()),
-            Ok(Ok(open)) => Err(format!(
-                "the pool's connection is in a transaction: {open:?}"
-            )),
+            Ok(Ok(state)) if state.as_deref() == Some("ready") => Ok(()),
+            Ok(Ok(state)) => Err(format!("the pool's connection is {state:?}")),
             Ok(Err(error)) => Err(format!("the pool gives no connection: {error}")),
             Err(_) => Err("the pool gives no connection".to_owned()),
         }

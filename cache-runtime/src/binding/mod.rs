@@ -329,15 +329,18 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let table = asking.table(&self.bond, false).await?;
         let in_the_way = match self.claim(&seen, &table, false).await? {
             Claimed::Bound => return Ok(()),
-            Claimed::Outdated => Unbound::Away,
+            Claimed::Outdated => None,
             Claimed::Refused(mismatch) => {
                 self.bond.provisional.store(0, Ordering::Release);
-                Unbound::Failed(self.bond.refused(&mismatch, &seen))
+                Some(self.bond.refused(&mismatch, &seen))
             }
         };
         // What was asked for earlier may have changed since: an id was installed, a table was moved, a server was replaced.
         let Some(seen) = asking.seen(&self.bond, Some(&seen)).await? else {
-            return Err(in_the_way);
+            return match in_the_way {
+                Some(refused) => Err(Unbound::Failed(refused)),
+                None => self.bind_provisionally().await,
+            };
         };
         let table = asking.table(&self.bond, true).await?;
         match self.claim(&seen, &table, true).await? {
