@@ -300,13 +300,6 @@ pub type AnyStore = faulty::FaultyStore;
 
 /// The stores there are, behind one type, so that a hit in this process costs no allocation and no virtual call.
 #[derive(Debug)]
-#[cfg_attr(
-    feature = "redis",
-    expect(
-        clippy::large_enum_variant,
-        reason = "a cache has one store, and a hit should follow no pointer to it"
-    )
-)]
 pub enum RealStore {
     /// The in-process store.
     Memory(memory::MemoryStore),
