@@ -118,12 +118,13 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         let key = inner.key(&id)?;
         // What the row was when the write died. No other replay can begin once one has: the row may be as it was by then, because
         // what was queued has been undone.
-        let found = loop {
+        let (found, is_noted) = loop {
             let found = letters::found(pool, letter).await?.ok_or_else(gone)?;
-            let is_told = matches!(found, Found::Nothing | Found::Row(_));
-            let begun = (&found, &Found::Replayed);
-            if over || !is_told || letters::note_found(pool, letter, begun).await? {
-                break found;
+            if over || !matches!(found, Found::Nothing | Found::Row(_)) {
+                break (found, false);
+            }
+            if letters::note_found(pool, letter, (&found, &Found::Replayed)).await? {
+                break (found, true);
             }
         };
         let replayed = inner.exchange(VERB, &key, &id, |current| {
@@ -136,6 +137,7 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         inner.count(&replayed);
         let undone = (&Found::Replayed, &found);
         if let Err(error) = &replayed
+            && is_noted
             && error.kind() != ErrorKind::OutcomeUnknown
             && let Err(error) = letters::note_found(pool, letter, undone).await
         {
