@@ -20,7 +20,13 @@ pub use larder_runtime::{
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
-pub use larder_runtime::{behind, binding, entry, journal, key, state, store, token};
+pub use larder_runtime::{
+    behind,
+    database::tables,
+    journal,
+    protocol::{claim, entry, key, mark, partition, state, token},
+    store,
+};
 
 // The code in the documents compiles: the doctest runner takes each of them for the documentation of an item.
 #[cfg(doctest)]

@@ -23,78 +23,49 @@ compile_error!(
     "larder needs at least one codec: enable the feature `msgpack`, `postcard` or `json`"
 );
 
-mod announce;
-pub mod backend;
 #[doc(hidden)]
 pub mod behind;
 #[doc(hidden)]
 pub mod binding;
-mod bulk;
 mod cache;
-mod chunks;
 mod clock;
-pub mod codec;
+mod context;
 #[doc(hidden)]
-pub mod column;
-mod database;
+pub mod database;
 mod detached;
-mod entity;
-#[doc(hidden)]
-pub mod entry;
 mod error;
-mod fingerprint;
-mod flight;
 #[doc(hidden)]
 pub mod journal;
-#[doc(hidden)]
-pub mod key;
-mod load;
-mod open_transaction;
 pub mod policy;
-#[cfg(feature = "postgres")]
-mod postgres_array;
 #[doc(hidden)]
 pub mod private;
+#[doc(hidden)]
+pub mod protocol;
 mod read;
-#[cfg(feature = "redis")]
-mod recent;
 mod repair;
 mod repository;
-mod round_trip;
-pub mod schema;
-mod size;
-#[doc(hidden)]
-pub mod source;
-#[cfg(feature = "sqlite")]
-mod sqlite_value;
-#[doc(hidden)]
-pub mod state;
-mod statement;
 mod stats;
 #[doc(hidden)]
 pub mod store;
-#[doc(hidden)]
-pub mod token;
-mod transaction;
-mod wake;
-mod within;
 mod write;
 
 #[doc(hidden)]
 pub use sqlx;
 
 pub use crate::{
-    backend::Backend,
     behind::{DeadLetters, Flusher, Pending, letters::DeadLetter},
     cache::{Cache, CacheBuilder},
     clock::Clock,
-    codec::Codec,
-    entity::{Entity, EntitySpec},
+    database::{
+        backend::{self, Backend},
+        entity::{Entity, EntitySpec},
+        schema::{self, SchemaReport},
+    },
     error::{Error, ErrorKind},
-    key::AsId,
-    repository::{Origin, Outcome, Repository},
-    schema::SchemaReport,
+    policy::Codec,
+    protocol::{codec, key::AsId},
+    read::outcome::{Origin, Outcome},
+    repository::{Repository, within::Within},
     stats::{RepairStats, Stats},
-    transaction::Transaction,
-    within::Within,
+    write::transaction::Transaction,
 };

@@ -4,7 +4,31 @@
 
 use std::time::Duration;
 
-use crate::codec::Codec;
+/// A payload codec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// MessagePack with field names.
+    #[cfg(feature = "msgpack")]
+    MessagePack,
+    /// postcard: compact and positional.
+    #[cfg(feature = "postcard")]
+    Postcard,
+    /// JSON.
+    #[cfg(feature = "json")]
+    Json,
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        #[cfg(feature = "msgpack")]
+        return Self::MessagePack;
+        #[cfg(all(feature = "postcard", not(feature = "msgpack")))]
+        return Self::Postcard;
+        #[cfg(all(feature = "json", not(feature = "msgpack"), not(feature = "postcard")))]
+        return Self::Json;
+    }
+}
 
 /// The caching policy of an entity.
 #[derive(Clone, Debug)]

@@ -4,23 +4,24 @@
 pub use sqlx::{FromRow, Pool, error::BoxDynError};
 
 pub use crate::{
-    backend::{Backend, Bound},
     behind::{DeadLetters, Flusher, Pending},
     cache::Cache,
-    codec::Codec,
-    column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
-    entity::{Entity, EntitySpec},
-    error::Error,
-    key::AsId,
-    policy::{Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
-    repository::{Outcome, Repository},
-    schema::SchemaReport,
-    source::{
-        Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
+    database::{
+        backend::{Backend, Bound},
+        column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
+        entity::{Entity, EntitySpec},
+        schema::SchemaReport,
+        source::{
+            Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
+        },
     },
+    error::Error,
+    policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
+    protocol::key::AsId,
+    read::outcome::Outcome,
+    repository::{Repository, within::Within},
     stats::Stats,
-    transaction::Transaction,
-    within::Within,
+    write::transaction::Transaction,
 };
 
 /// Whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.
@@ -41,7 +42,7 @@ macro_rules! per_database {
         macro_rules! $binding {
             ($dollar entity:ty) => {
                 const $constant: ::core::option::Option<
-                    $dollar crate::source::Binding<$dollar entity, $dollar crate::sqlx::$database>,
+                    $dollar crate::database::source::Binding<$dollar entity, $dollar crate::sqlx::$database>,
                 > = $dollar crate::private::Probe::<$dollar entity, $dollar crate::sqlx::$database>::BINDING;
             };
         }

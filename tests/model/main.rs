@@ -1,7 +1,7 @@
 //! The protocol, checked state by state: every order of steps of a few readers and writers of one key, with the faults that
 //! may happen between any two of them.
 //!
-//! The transitions are those of `cache-runtime/src/state.rs`, called, not copied; what is modelled here is who calls them
+//! The transitions are those of `cache-runtime/src/protocol/state.rs`, called, not copied; what is modelled here is who calls them
 //! when. A claim that holds was checked in every reachable state. Each mechanism is also left out, and the search must then
 //! find the shortest way to a stale read: a model that cannot fail proves nothing.
 //!

@@ -143,15 +143,17 @@ macro_rules! lists_all {
 }
 
 // What only tests can call is not in the tables.
-lists_all!(REPOSITORY, "repository.rs", but & ["apply_queued"]);
-lists_all!(WITHIN, "within.rs", but & []);
-lists_all!(TRANSACTION, "transaction.rs", but & []);
+lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
+lists_all!(WITHIN, "repository/within.rs", but & []);
+lists_all!(TRANSACTION, "write/transaction.rs", but & []);
 lists_all!(FLUSHER, "behind/flusher.rs", but & []);
+lists_all!(FLUSHER, "repository/write_behind.rs", but DEAD_LETTERS);
 lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
-lists_all!(CACHE, "cache.rs", but & []);
+lists_all!(CACHE, "cache/mod.rs", but & []);
+lists_all!(CACHE, "cache/builder.rs", but & []);
 // "the id of the database is installed"
-lists_all!(NONE, "schema.rs", but & ["install"]);
-lists_all!(NONE, "announce.rs", but & []);
+lists_all!(NONE, "database/schema.rs", but & ["install"]);
+lists_all!(NONE, "write/announce.rs", but & []);
 const NONE: &[&str] = &[];
 
 /// Whether every `pub async fn` of a source is in one of two tables.

@@ -18,8 +18,8 @@ use larder::{
         apply::{Applied, Batch, Hooks, Unapplied},
         letters,
         offsets::{Place, close, position_of, register},
-        tables::install,
     },
+    tables::install,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use larder::{
     Cache, CacheBuilder, Cached, ErrorKind, Origin, Repository,
-    behind::{mark::Incarnation, partition::Partition},
+    mark::Incarnation,
+    partition::Partition,
     store::{
         Payload, Store,
         faulty::{Faults, Mechanism},

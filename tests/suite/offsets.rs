@@ -7,14 +7,12 @@ use std::sync::Arc;
 
 use larder::{
     ErrorKind,
-    behind::{
-        mark::Incarnation,
-        offsets::{
-            Place, close, count_lost, open_incarnations, open_of_queue, position_of, queues_like,
-            register,
-        },
-        tables::install,
+    behind::offsets::{
+        Place, close, count_lost, open_incarnations, open_of_queue, position_of, queues_like,
+        register,
     },
+    mark::Incarnation,
+    tables::install,
 };
 
 use crate::world::{Tested, World, at_once, on_all_databases};

@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use larder::{
-    behind::mark::{Incarnation, MARK_LENGTH, Mark},
-    binding::Claim,
+    claim::Claim,
     entry,
+    mark::{Incarnation, MARK_LENGTH, Mark},
     state::{
         self, Change, Condition, FOREVER, Identity, Judgement, Lease, Meta, Pending, Slot, State,
         Step, Unreadable, View, Writers,

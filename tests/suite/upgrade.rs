@@ -1,9 +1,8 @@
 //! Entries of other versions of a program, and damaged ones: a miss, never an error and never a wrong value.
 
 use larder::{
-    Cached, Codec, Origin,
-    behind::mark::{Incarnation, MARK_LENGTH, Mark},
-    entry,
+    Cached, Codec, Origin, entry,
+    mark::{Incarnation, MARK_LENGTH, Mark},
     state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
     token::{ProcessId, Token},
 };

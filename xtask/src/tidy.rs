@@ -97,7 +97,8 @@ fn check_file(name: &str, text: &str, complaints: &mut Vec<String>) {
             "{name}:1: begins without a `//!` line that says what the file is"
         ));
     }
-    let is_script = name.starts_with("cache-runtime/src/store/scripts/") && name.ends_with(".lua");
+    let is_script =
+        name.starts_with("cache-runtime/src/store/redis/scripts/") && name.ends_with(".lua");
     if is_script && !text.starts_with("--") {
         complaints.push(format!(
             "{name}:1: begins without a `--` comment that says what it does"
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn script_without_a_comment_is_found() {
-        let name = "cache-runtime/src/store/scripts/fill.lua";
+        let name = "cache-runtime/src/store/redis/scripts/fill.lua";
         assert_eq!(complaints(name, "-- Fills.\nreturn 1\n"), [""; 0]);
         assert_eq!(complaints(name, "return 1\n").len(), 1);
     }

@@ -28,21 +28,18 @@ use std::{
 use sqlx::SqlStr;
 
 use crate::{
-    backend::Backend,
     behind::{
         Image, Queued, canonical,
         held::Held,
         letters::{self, Found, Letter},
         offsets::{self, Place},
         refusal::{self, Given},
-        tables,
     },
-    codec::Codec,
-    column::Role,
-    database::{self, Database},
-    entity::Entity,
-    open_transaction::OpenTransaction,
-    statement::Dialect,
+    database::{
+        self, Database, backend::Backend, column::Role, dialect::Dialect, entity::Entity,
+        open_transaction::OpenTransaction, tables,
+    },
+    policy::Codec,
 };
 
 /// What a flush applies.

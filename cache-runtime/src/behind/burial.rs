@@ -10,19 +10,18 @@
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
 use crate::{
-    backend::Backend,
     behind::{
-        mark::{Incarnation, Mark},
         offsets::{self, OpenIncarnation},
         queue::{Lane, Queue},
     },
-    entity::Entity,
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::Error,
-    repository::Inner,
+    protocol::mark::{Incarnation, Mark},
     store::queue::{Fetch, Logged, QueueStore, Settled},
 };
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Makes dead letters of what a closed incarnation still holds, and clears it away.
     pub(super) async fn bury(
         &self,

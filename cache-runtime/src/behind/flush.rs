@@ -29,23 +29,22 @@ use std::{
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
 use crate::{
-    backend::Backend,
     behind::{
         Image, Queued,
         apply::{Applied, Batch, Flushed, Hooks, MOST_STATEMENTS, Unapplied},
         held::{self, Held},
-        mark::{Incarnation, Mark},
         offsets::{self, OpenIncarnation},
         queue::{Committed, Lane, Queue, Standing},
-        tables,
     },
     clock::millis,
-    codec::Codec,
-    database::{self, Fate},
-    entity::Entity,
+    context::Context,
+    database::{self, Fate, backend::Backend, entity::Entity, tables},
     error::{Error, ErrorKind},
-    repository::Inner,
-    state::Pending,
+    policy::Codec,
+    protocol::{
+        mark::{Incarnation, Mark},
+        state::Pending,
+    },
     store::{
         Payload, Point, Store,
         queue::{Fetch, Fetched, Logged, QueueStore, Settled},
@@ -101,7 +100,7 @@ struct Unjudged<E: Entity, DB: Backend> {
     differs: Vec<u64>,
 }
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Takes one step in a partition.
     pub(crate) async fn flush_step(&self, lane: &Lane, turn: Turn) -> Result<Stepped, Error> {
         // The store may have been replaced by one whose queue is another database's.
@@ -592,7 +591,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
     pub(crate) fn image(
         &self,
         is_deletion: bool,
-        identity: crate::state::Identity,
+        identity: crate::protocol::state::Identity,
         payload: &Payload,
     ) -> Image<E> {
         let bytes = match payload {

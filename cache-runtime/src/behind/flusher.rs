@@ -24,23 +24,23 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::{
-    backend::Backend,
     behind::{
         flush::{CLAIM_MS, NOTHING, Stepped, Turn},
-        mark::Mark,
         offsets::{self, OpenIncarnation},
         queue::Lane,
     },
     clock::Deadline,
-    entity::Entity,
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
-    load::random_share,
-    repository::{Inner, Repository, queued},
+    protocol::{
+        mark::Mark,
+        token::{Token, random_share},
+    },
     store::{
         Store,
         queue::{Fetch, QueueStore},
     },
-    token::Token,
 };
 
 /// How long an idle task waits for a put that nobody told it about.
@@ -149,94 +149,56 @@ impl Backoff {
     }
 }
 
-impl<E: Entity, DB: Backend> Repository<E, DB> {
-    /// Starts flushing the queue in the background, one task per partition. Any number of processes may do so; one at a time
-    /// works on a partition, and when it ends another takes over.
-    ///
-    /// While the database or the store cannot be reached, it starts all the same: the tasks go on by themselves when both are
-    /// there, and the log has a line about it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Configuration`] when the store does not keep acknowledged writes as the entity demands, when the tables
-    /// are missing, or when writes are queued under another number of partitions; if that can be asked within a few seconds.
-    /// What turns out later is in the log.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future starts nothing.
-    pub async fn start_flushing(&self) -> Result<Flusher, Error> {
-        const { queued::<E>() };
-        let inner = &self.0;
-        let queue = inner.queue();
-        let asked = Deadline::after(ASKED).bound(inner.prepare(queue)).await;
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Starts one task per partition.
+    pub(crate) async fn start_flushing(self: &Arc<Self>) -> Result<Flusher, Error> {
+        let queue = self.queue();
+        let asked = Deadline::after(ASKED).bound(self.prepare(queue)).await;
         if let Some(Err(error)) = asked
             && error.kind() == ErrorKind::Configuration
         {
             return Err(error);
         }
-        inner.warn_of_loss(queue);
+        self.warn_of_loss(queue);
         let failing = Arc::new(Failing::default());
         let lanes = 0..queue.lanes.len();
         let tasks = lanes.map(|lane| {
-            let task = run(Arc::clone(inner), lane, Arc::clone(&failing));
+            let task = run(Arc::clone(self), lane, Arc::clone(&failing));
             tokio::spawn(task.in_current_span())
         });
-        let drained = self.clone();
+        let drained = Arc::clone(self);
         Ok(Flusher {
             tasks: tasks.collect(),
             drain: Box::new(move || {
-                let repository = drained.clone();
+                let repository = Arc::clone(&drained);
                 Box::pin(async move {
                     repository.flush().await?;
-                    repository.0.disclaim().await;
+                    repository.disclaim().await;
                     Ok(())
                 })
             }),
         })
     }
 
-    /// Brings every write to the database that was acknowledged before this call. Returns when they are committed, or dead
-    /// letters, and have left the queue. It does the work itself where nobody else does.
-    ///
-    /// # Errors
-    ///
-    /// Errors of the database and the store. Nothing is lost then.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses nothing; what was not flushed stays queued.
-    pub async fn flush(&self) -> Result<(), Error> {
-        const { queued::<E>() };
-        let inner = &self.0;
-        inner.bind_for_queue("flush").await?;
-        let lanes = inner.queue().lanes.iter();
-        let flushed = lanes.map(|lane| inner.flush_lane(lane));
+    /// Brings every write to the database that was acknowledged before this call.
+    pub(crate) async fn flush(&self) -> Result<(), Error> {
+        self.bind_for_queue("flush").await?;
+        let lanes = self.queue().lanes.iter();
+        let flushed = lanes.map(|lane| self.flush_lane(lane));
         let flushed = futures_util::future::join_all(flushed).await;
         flushed.into_iter().collect()
     }
 
-    /// How many acknowledged writes wait, and for how long. While the database does not answer, the store alone tells, and
-    /// writes that are in the database and have not left the queue yet count as well.
-    ///
-    /// # Errors
-    ///
-    /// Errors of the store, and [`ErrorKind::Configuration`].
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
-    pub async fn pending(&self) -> Result<Pending, Error> {
-        const { queued::<E>() };
-        let inner = &self.0;
-        let queue = inner.queue();
-        inner.bind_now().await?;
-        let asked = Deadline::after(ANSWERS).bound(inner.open_of(queue)).await;
+    /// How many acknowledged writes wait, and for how long.
+    pub(crate) async fn pending(&self) -> Result<Pending, Error> {
+        let queue = self.queue();
+        self.bind_now().await?;
+        let asked = Deadline::after(ANSWERS).bound(self.open_of(queue)).await;
         let open = match asked {
             Some(Ok(open)) => open,
-            Some(Err(error)) if is_database_away(&error) => inner.logged(queue).await?,
+            Some(Err(error)) if is_database_away(&error) => self.logged(queue).await?,
             Some(Err(error)) => return Err(error),
-            None => inner.logged(queue).await?,
+            None => self.logged(queue).await?,
         };
         let mut pending = Pending::default();
         for (part, at) in open {
@@ -250,7 +212,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
                 claim_ms: 0,
                 is_first: false,
             };
-            let fetched = inner.fetch(lane, fetch).await?;
+            let fetched = self.fetch(lane, fetch).await?;
             let first = fetched.writes.first();
             pending.count += fetched.log_last.saturating_sub(at.position);
             let oldest = first.map(|write| {
@@ -261,9 +223,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         }
         Ok(pending)
     }
-}
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
     /// Says what a crash takes, where the entity has not said so itself.
     fn warn_of_loss(&self, queue: &super::Queue) {
         let keeps_rows = self.cache.store.keeps() == crate::store::Keeps::Rows;
@@ -300,7 +260,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         Ok(open)
     }
 
-    /// As [`Inner::open_of`], by what is in the store: what has left a log is in the database.
+    /// As [`Context::open_of`], by what is in the store: what has left a log is in the database.
     async fn logged(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
         let mut open = Vec::new();
         for lane in &queue.lanes {
@@ -373,7 +333,11 @@ struct Failing {
 }
 
 /// The task of one partition.
-async fn run<E: Entity, DB: Backend>(inner: Arc<Inner<E, DB>>, lane: usize, failing: Arc<Failing>) {
+async fn run<E: Entity, DB: Backend>(
+    inner: Arc<Context<E, DB>>,
+    lane: usize,
+    failing: Arc<Failing>,
+) {
     let queue = inner.queue();
     let lane = &queue.lanes[lane];
     let linger = queue.policy.linger;

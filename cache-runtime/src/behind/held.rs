@@ -13,10 +13,8 @@
 use std::collections::HashSet;
 
 use crate::{
-    backend::Backend,
     behind::{Image, Queued, canonical},
-    database::Database,
-    entity::Entity,
+    database::{Database, backend::Backend, entity::Entity},
 };
 
 /// How many rows are compared before others have their turn.

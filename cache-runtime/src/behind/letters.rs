@@ -18,19 +18,16 @@ use std::{
 use sqlx::Pool;
 
 use crate::{
-    backend::Backend,
-    behind::{
-        Image, Queued,
-        apply::Batch,
-        canonical,
-        offsets::Place,
+    behind::{Image, Queued, apply::Batch, canonical, offsets::Place},
+    database::{
+        Database,
+        backend::Backend,
+        chunks,
+        entity::Entity,
         tables::{self, Value},
     },
-    chunks,
-    codec::Codec,
-    database::Database,
-    entity::Entity,
     error::Error,
+    policy::Codec,
 };
 
 /// How many letters travel in one statement.

@@ -11,19 +11,18 @@
 //! Not here: incarnations that are known (`flush`, `burial`).
 
 use crate::{
-    backend::Backend,
     behind::{
-        mark::Incarnation,
         offsets::{self, OpenIncarnation},
         queue::{Lane, Queue},
     },
-    entity::Entity,
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
-    repository::Inner,
+    protocol::mark::Incarnation,
     store::queue::{Fetch, QueueStore},
 };
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Fails if an incarnation of a partition has no row. `open` are those whose row was found.
     pub(super) async fn none_is_missing(
         &self,

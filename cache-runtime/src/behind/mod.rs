@@ -18,16 +18,14 @@ mod flush;
 mod flusher;
 mod held;
 pub mod letters;
-pub mod mark;
 mod missing;
 pub mod offsets;
-pub mod partition;
 mod put;
-mod queue;
+pub(crate) mod queue;
 mod refusal;
 mod replay;
-pub mod tables;
 mod unsettled;
+mod verify;
 
 use std::sync::Arc;
 
@@ -39,7 +37,7 @@ pub use self::{
     replay::DeadLetters,
 };
 
-use crate::{entity::Entity, key::Key};
+use crate::{database::entity::Entity, protocol::key::Key};
 
 /// One write taken from a queue.
 #[derive(Clone)]

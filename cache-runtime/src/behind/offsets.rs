@@ -19,13 +19,12 @@ use std::sync::Arc;
 use sqlx::Pool;
 
 use crate::{
-    backend::Backend,
-    behind::{
-        mark::Incarnation,
+    database::{
+        backend::Backend,
         tables::{self, Value},
     },
     error::{Error, ErrorKind},
-    token,
+    protocol::{mark::Incarnation, token},
 };
 
 /// How many times a registration gives way to another one before something else must be wrong.

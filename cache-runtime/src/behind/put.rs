@@ -15,26 +15,25 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    backend::Backend,
     behind::{
-        mark::Incarnation,
         offsets,
         queue::{Lane, Queue},
     },
-    database::Write,
-    entity::Entity,
+    context::{Context, payload::RowSource},
+    database::{Write, backend::Backend, entity::Entity, round_trip::Mismatch},
     error::{Error, ErrorKind},
-    key::Key,
     policy::OnFull,
-    read::{Judged, Source},
-    repository::{Inner, Origin},
-    round_trip::Mismatch,
-    state::{Condition, Lease, Meta},
+    protocol::{
+        key::Key,
+        mark::Incarnation,
+        state::{Condition, Lease, Meta},
+        token::Token,
+    },
+    read::{Judged, outcome::Origin},
     store::{
         Keeps, Store,
         queue::{Body, Put, PutAnswer, QueueStore},
     },
-    token::Token,
 };
 
 /// How many times a put is made again before something else must be wrong.
@@ -47,7 +46,7 @@ enum Decided {
     Unknown,
 }
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Queues a write. The row that it leaves, if it leaves one.
     pub(crate) async fn write_behind(
         self: &Arc<Self>,
@@ -182,7 +181,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         if condition != Condition::Absent
             && outcome.origin != Origin::Cache
             && let Some(row) = &outcome.row
-            && let Err(mismatch) = self.carry(row, Source::Database)
+            && let Err(mismatch) = self.carry(row, RowSource::Database)
         {
             // It will never be cached, so no write can build on it.
             return Err(self.unbuildable(verb, key, mismatch));
@@ -274,7 +273,7 @@ impl<E: Entity, DB: Backend> Inner<E, DB> {
         let Some(row) = row else {
             return Ok((Body::Deletion(self.carry_id(id)?), Vec::new()));
         };
-        let (payload, written) = self.carry(row, Source::Application)?;
+        let (payload, written) = self.carry(row, RowSource::Application)?;
         Ok((Body::Row(payload), written))
     }
 

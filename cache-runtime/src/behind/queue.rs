@@ -4,7 +4,7 @@
 //! is moved, and the incarnation of the store by every put.
 //!
 //! 1. Before the first write through a connection the store is checked, and before the very first one the tables are too
-//!    ([`Inner::verified`]).
+//!    ([`Context::verified`]).
 //! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Lane::acknowledged`]).
 
 use std::{
@@ -16,21 +16,14 @@ use std::{
 };
 
 use crate::{
-    backend::Backend,
-    behind::{
+    behind::offsets::{OpenIncarnation, Place},
+    policy::QueuePolicy,
+    protocol::{
+        key::Key,
         mark::{Incarnation, Mark},
-        offsets::{self, OpenIncarnation, Place},
         partition::Partition,
     },
-    entity::Entity,
-    error::{Error, ErrorKind, StoreError},
-    key::Key,
-    policy::QueuePolicy,
-    repository::Inner,
-    store::{
-        Store,
-        queue::{Acknowledged, Fetch, Fetched, QueueStore, Settled},
-    },
+    store::queue::{Fetch, Fetched, Settled},
 };
 
 /// How many keys of this process can be modified at the same time.
@@ -40,12 +33,12 @@ const STRIPES: usize = 64;
 pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     /// What the names of its like begin with, whatever their number of partitions.
-    family: String,
+    pub(super) family: String,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) policy: QueuePolicy,
     /// Twice the run of the store that was checked last and one, and one if that store has to be asked when writes are on its
     /// disk.
-    verified: AtomicU64,
+    pub(super) verified: AtomicU64,
     /// So that the tasks of this process do not make each other's modifications fail.
     modifying: Vec<tokio::sync::Mutex<()>>,
 }
@@ -163,7 +156,7 @@ impl Queue {
 
     /// The lock under which this process modifies a key.
     pub(crate) fn modifying(&self, key: &Key) -> &tokio::sync::Mutex<()> {
-        let mut hash = crate::fingerprint::Fingerprint::default();
+        let mut hash = crate::protocol::fingerprint::Fingerprint::default();
         hash.write(key.as_bytes());
         &self.modifying[hash.finish() as usize % STRIPES]
     }
@@ -219,103 +212,13 @@ impl Lane {
     }
 }
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
-    /// The queue of a write-behind entity.
-    pub(crate) fn queue(&self) -> &Queue {
-        let queue = self.queue.as_ref();
-        queue.expect("the operations of a queue are generated for write-behind entities only")
-    }
-
-    /// Checks that the store can keep the queue, once per connection to it, and once that the database can. When its answer
-    /// to a put may come.
-    pub(crate) async fn verified(&self, queue: &Queue) -> Result<Acknowledged, Error> {
-        let run = self.cache.store.run() + 1;
-        let verified = queue.verified.load(Ordering::Acquire);
-        if verified >> 1 == run {
-            return Ok(if verified & 1 == 1 {
-                Acknowledged::AfterSync
-            } else {
-                Acknowledged::AtOnce
-            });
-        }
-        let acknowledged = Box::pin(self.verify(queue)).await?;
-        let syncs = acknowledged == Acknowledged::AfterSync;
-        // A check of an earlier store that has taken longer says nothing of this one.
-        queue
-            .verified
-            .fetch_max(run << 1 | u64::from(syncs), Ordering::AcqRel);
-        Ok(acknowledged)
-    }
-
-    async fn verify(&self, queue: &Queue) -> Result<Acknowledged, Error> {
-        let name = E::SPEC.name;
-        self.bind_for_queue("check").await?;
-        let checked = self.cache.store.check_queue(&queue.policy).await;
-        let checked = checked.map_err(|error| self.queue_away("check", error))?;
-        let acknowledged = checked.map_err(|reason| {
-            Error::new(
-                ErrorKind::Configuration,
-                format!("{name} cannot be written behind: {reason}"),
-            )
-        })?;
-        // Once, so that puts go on when the database is away and Redis was.
-        if queue.verified.load(Ordering::Acquire) > 0 {
-            return Ok(acknowledged);
-        }
-        self.check_tables(queue).await?;
-        Ok(acknowledged)
-    }
-
-    /// Checks that the tables are there, and that no writes are queued under another number of partitions.
-    pub(super) async fn check_tables(&self, queue: &Queue) -> Result<(), Error> {
-        let name = E::SPEC.name;
-        let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
-        let is_other = |other: &String| **other != *queue.name && !other.contains('@');
-        if let Some(other) = others.into_iter().find(is_other) {
-            return Err(Error::new(
-                ErrorKind::Configuration,
-                format!(
-                    "{name} has {} partitions, but its writes were queued in {other}, where the last number is that of the \
-                     partitions; flush that queue with the program it was made by, and then delete its rows from \
-                     larder_offsets",
-                    queue.policy.partitions
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The error of an operation on the queue that the store has failed. The operation queues nothing, so the caller's write
-    /// is not queued either, also if the store has done what it was asked and did not answer.
-    pub(crate) fn queue_away(&self, verb: &str, error: StoreError) -> Error {
-        let why = "the store cannot be reached, or refused, or did not answer";
-        self.store_failed(ErrorKind::Store, verb, why, error)
-    }
-
-    /// The error of a put that the store has failed.
-    pub(crate) fn unacknowledged(&self, verb: &str, error: StoreError) -> Error {
-        let (kind, why) = if error.may_be_done {
-            (
-                ErrorKind::OutcomeUnknown,
-                "the store did not answer, so the write may or may not be queued",
-            )
-        } else {
-            (ErrorKind::Store, "the store cannot be reached or refused")
-        };
-        self.store_failed(kind, verb, why, error)
-    }
-
-    fn store_failed(&self, kind: ErrorKind, verb: &str, why: &str, error: StoreError) -> Error {
-        self.counters.store_errors.add_one();
-        let message = format!("failed to {verb} {} in its queue: {why}", E::SPEC.name);
-        Error::with_source(kind, message, error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::Key, state::Pending, store::Payload, store::queue::Logged};
+    use crate::{
+        protocol::{key::Key, state::Pending},
+        store::{Payload, queue::Logged},
+    };
 
     const ASKED: Fetch = Fetch {
         incarnation: Incarnation { epoch: 1, nonce: 9 },
@@ -333,10 +236,10 @@ mod tests {
                 number: ASKED.after,
             },
             is_deletion: false,
-            meta: crate::state::Meta {
-                lease: crate::state::Lease {
-                    token: crate::token::Token::numbered(0),
-                    identity: crate::state::Identity {
+            meta: crate::protocol::state::Meta {
+                lease: crate::protocol::state::Lease {
+                    token: crate::protocol::token::Token::numbered(0),
+                    identity: crate::protocol::state::Identity {
                         stamp: 0,
                         fingerprint: 0,
                         codec: 0,

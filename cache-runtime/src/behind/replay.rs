@@ -16,20 +16,17 @@ use std::{fmt, sync::Arc};
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
 use crate::{
-    backend::Backend,
     behind::{
         Image,
         letters::{self, DeadLetter, Found},
-        tables,
     },
-    binding::Member,
-    entity::Entity,
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
-    repository::{Inner, Repository, queued},
 };
 
 /// The writes of one repository that were acknowledged and then refused by the database.
-pub struct DeadLetters<E: Entity, DB: Backend>(Arc<Inner<E, DB>>);
+pub struct DeadLetters<E: Entity, DB: Backend>(Arc<Context<E, DB>>);
 
 impl<E: Entity, DB: Backend> fmt::Debug for DeadLetters<E, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,6 +37,11 @@ impl<E: Entity, DB: Backend> fmt::Debug for DeadLetters<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
+    /// Those of a repository.
+    pub(crate) fn of(context: &Arc<Context<E, DB>>) -> Self {
+        Self(Arc::clone(context))
+    }
+
     /// The dead letters, at most so many, in the order of their partitions and of the queue.
     ///
     /// # Errors
@@ -186,35 +188,5 @@ fn changed_since<E: Entity>(
     match current {
         Some(current) => Error::conflict(message, current),
         None => Error::new(ErrorKind::Conflict, message),
-    }
-}
-
-impl<E: Entity, DB: Backend> Repository<E, DB> {
-    /// The writes that were acknowledged and then refused by the database.
-    #[must_use]
-    pub fn dead_letters(&self) -> DeadLetters<E, DB> {
-        const { queued::<E>() };
-        DeadLetters(Arc::clone(&self.0))
-    }
-
-    /// Creates larder's tables, if they are not there: those that write-behind needs, and the one with the id of the
-    /// database. Their statements, for a migration, are in
-    /// [`schema`](crate::schema).
-    ///
-    /// # Errors
-    ///
-    /// Errors of the database.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future may leave one of the tables; call it again.
-    pub async fn install(&self) -> Result<(), Error> {
-        const { queued::<E>() };
-        let inner = &self.0;
-        tables::install(&inner.database.pool).await?;
-        // The database may have an id now, to which the namespace is to be bound.
-        inner.bond.prober.forget();
-        inner.unbind();
-        Ok(())
     }
 }

@@ -11,20 +11,19 @@
 #[cfg(feature = "test-util")]
 use crate::store::faulty::Mechanism;
 use crate::{
-    backend::Backend,
     behind::{Image, offsets},
-    entity::Entity,
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::Error,
-    key::Key,
+    protocol::key::Key,
     read::{Judged, Next},
-    repository::Inner,
     store::{
         Store,
         queue::{QueueStore, Settled},
     },
 };
 
-impl<E: Entity, DB: Backend> Inner<E, DB> {
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Judges the queued write at a key that `state::view` could not judge. Fails if the database cannot be asked: without
     /// an answer, no row could be told from one that was overwritten.
     pub(crate) async fn judge_unsettled(&self, key: &Key) -> Result<Judged<E>, Error> {

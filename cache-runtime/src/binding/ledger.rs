@@ -15,7 +15,7 @@ use super::{
     identity::{Bound, Other, Seen, Verdict},
     prober::Prober,
 };
-use crate::backend::Backend;
+use crate::database::backend::Backend;
 
 /// Something that was bound, and is to be bound anew.
 pub(crate) trait Member: Send + Sync {

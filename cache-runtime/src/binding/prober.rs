@@ -21,11 +21,9 @@ use tracing::Instrument;
 
 use super::identity::{Seen, Sign};
 use crate::{
-    backend::Backend,
     clock::Deadline,
-    database::{self, Fate},
+    database::{self, Fate, backend::Backend, dialect::Dialect},
     error::Error,
-    statement::Dialect,
 };
 
 /// How long a read waits for a database to say who it is. It may be away, and the row be cached.

@@ -25,7 +25,7 @@ use super::{
     format::{self, HEADER_LENGTH, Header},
     recover::{Record, Recovery, Rules},
 };
-use crate::token;
+use crate::protocol::token;
 
 /// The file whose lock the open journal holds.
 const LOCK: &str = "lock";

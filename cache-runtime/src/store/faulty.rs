@@ -13,23 +13,23 @@ use std::{
 use tokio::sync::Semaphore;
 
 #[cfg(feature = "redis")]
-use crate::entry;
+use crate::protocol::entry;
 use crate::{
-    behind::{
+    error::{Error, StoreError},
+    policy::QueuePolicy,
+    protocol::{
+        claim::{Claim, InForce},
+        key::Key,
         mark::{Incarnation, Mark},
         partition::Partition,
+        state::{Change, Identity, Lease, Pending, State},
+        token::Token,
     },
-    binding::{Claim, InForce},
-    error::{Error, StoreError},
-    key::Key,
-    policy::QueuePolicy,
-    state::{Change, Identity, Lease, Pending, State},
     store::{
         Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched,
         queue::{Acknowledged, Fetch, Fetched, Put, PutAnswer, QueueStore, Settled},
+        wake::Wakeups,
     },
-    token::Token,
-    wake::Wakeups,
 };
 
 /// An operation of a store.

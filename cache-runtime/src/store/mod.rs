@@ -17,45 +17,27 @@ macro_rules! dispatch {
     };
 }
 
-#[cfg(feature = "redis")]
-mod closings;
-#[cfg(feature = "redis")]
-mod condition;
-#[cfg(feature = "redis")]
-pub mod connection;
-#[cfg(feature = "redis")]
-mod durability;
 #[cfg(feature = "test-util")]
 pub mod faulty;
-#[cfg(feature = "redis")]
-mod gathering;
-#[cfg(feature = "redis")]
-mod log_reader;
 pub mod memory;
-pub(crate) mod memory_queue;
-#[cfg(feature = "redis")]
-mod messages;
-#[cfg(feature = "redis")]
-mod pulse;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "redis")]
-mod redis_put;
-#[cfg(feature = "redis")]
-mod redis_queue;
+pub(crate) mod wake;
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
-    behind::partition::Partition,
-    binding::{Claim, InForce},
     error::{Error, StoreError},
-    key::Key,
     policy::QueuePolicy,
-    state::{Identity, Lease, Meta, State},
-    token::Token,
-    wake::Wakeups,
+    protocol::{
+        claim::{Claim, InForce},
+        key::Key,
+        partition::Partition,
+        state::{Identity, Lease, Meta, State},
+        token::Token,
+    },
+    store::wake::Wakeups,
 };
 
 /// A row as a store keeps it.
@@ -76,7 +58,7 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// What a reader finds at a key; see [`state::View`](crate::state::View).
+/// What a reader finds at a key; see [`state::View`](crate::protocol::state::View).
 #[derive(Debug)]
 pub enum Found {
     /// The row.

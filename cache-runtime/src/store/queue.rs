@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    behind::{
+    error::StoreError,
+    policy::QueuePolicy,
+    protocol::{
+        key::Key,
         mark::{Incarnation, Mark},
         partition::Partition,
+        state::{Condition, Meta, Pending},
     },
-    error::StoreError,
-    key::Key,
-    policy::QueuePolicy,
-    state::{Condition, Meta, Pending},
     store::{Payload, RealStore},
 };
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use larder::{
-    behind::mark::Mark,
+    mark::Mark,
     state::{self, Condition, Judgement, Lease, Meta, Pending, Slot, State, View},
     token::Token,
 };

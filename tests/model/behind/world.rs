@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use larder::{
-    behind::mark::{Incarnation, Mark},
+    mark::{Incarnation, Mark},
     token::Token,
 };
 

@@ -1,0 +1,420 @@
+//! The databases larder speaks to: one sealed trait over sqlx's drivers.
+//!
+//! Code generic over the database would otherwise repeat sqlx's bounds on every function; here they are met once, by the
+//! macro at the bottom, and everything above sees `DB: Backend`.
+
+use std::future::Future;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use std::path::PathBuf;
+#[cfg(feature = "sqlite")]
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use sqlx::{
+    Database, Executor, Pool, Row, SqlStr, Type, error::BoxDynError, pool::PoolConnection,
+    query_with, types::Json,
+};
+
+#[cfg(feature = "postgres")]
+use crate::database::postgres_array;
+#[cfg(feature = "sqlite")]
+use crate::database::sqlite_value;
+use crate::database::{
+    column::{Array, Column},
+    dialect::Dialect,
+    endpoint,
+    entity::Entity,
+    source::Binding,
+};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A database larder can read from and write to: `sqlx::Postgres`, `sqlx::MySql` (MariaDB too) or `sqlx::Sqlite`, each
+/// behind the feature of its name. Sealed: it is not meant to be implemented elsewhere.
+#[diagnostic::on_unimplemented(
+    message = "larder cannot use the database `{Self}`",
+    note = "the supported ones are `sqlx::Postgres`, `sqlx::MySql` and `sqlx::Sqlite`; each needs the larder feature of its name"
+)]
+pub trait Backend: Database + sealed::Sealed + Sync {
+    /// How the database spells its statements.
+    #[doc(hidden)]
+    const DIALECT: Dialect;
+
+    /// The column type that holds JSON.
+    #[doc(hidden)]
+    type JsonValue: Type<Self>;
+
+    /// Names the binding of an entity to this database.
+    #[doc(hidden)]
+    type Of<E: Entity>: Bound<E, Self>;
+
+    /// A JSON value or `NULL` as it is sent.
+    #[doc(hidden)]
+    type Json: Column<Self>;
+
+    /// A JSON value, or `NULL`.
+    #[doc(hidden)]
+    fn json(json: Option<Box<RawValue>>) -> Self::Json;
+
+    /// How many bytes a value has in a message to the database; zero where nothing is sent.
+    #[doc(hidden)]
+    fn size_of<T: Column<Self>>(_value: &T) -> Result<usize, BoxDynError> {
+        Ok(0)
+    }
+
+    /// Appends a value as it would be bound. Whether it is `NULL`, of which nothing is appended. What is appended is compared
+    /// with other values of the same type, and not sent.
+    #[doc(hidden)]
+    fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError>;
+
+    /// The JSON texts inside an appended value, if columns of this type hold JSON.
+    #[doc(hidden)]
+    fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>>;
+
+    /// Whether a batch can send the values of a column of this type as one array.
+    #[doc(hidden)]
+    fn has_arrays_of(_column: &Self::TypeInfo) -> bool {
+        false
+    }
+
+    /// Adds a value to an array.
+    #[doc(hidden)]
+    fn add_element<T: Column<Self>>(_array: &mut Array, _value: &T) -> Result<(), BoxDynError> {
+        Err(format!("{} has no arrays", Self::NAME).into())
+    }
+
+    /// Appends an array of values of the given type.
+    #[doc(hidden)]
+    fn add_array(
+        _arguments: &mut Self::Arguments,
+        _array: Array,
+        _column: &Self::TypeInfo,
+    ) -> Result<(), BoxDynError> {
+        Err(format!("{} has no arrays", Self::NAME).into())
+    }
+
+    /// Runs a statement and returns its first row, if any.
+    #[doc(hidden)]
+    fn fetch(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
+
+    /// Runs a statement and returns all of its rows.
+    #[doc(hidden)]
+    fn fetch_all(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+    /// Runs a statement that returns no rows.
+    #[doc(hidden)]
+    fn execute(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Executed, sqlx::Error>> + Send;
+
+    /// Runs statements without parameters.
+    #[doc(hidden)]
+    fn run(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// The types of the columns that a statement returns, in order.
+    #[doc(hidden)]
+    fn column_types(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+    ) -> impl Future<Output = Result<Vec<Self::TypeInfo>, sqlx::Error>> + Send;
+
+    /// Reads a text column.
+    #[doc(hidden)]
+    fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error>;
+
+    /// Appends a text value or `NULL`.
+    #[doc(hidden)]
+    fn add_text(arguments: &mut Self::Arguments, text: Option<&str>) -> Result<(), BoxDynError>;
+
+    /// Reads an integer column.
+    #[doc(hidden)]
+    fn integer(row: &Self::Row, index: usize) -> Result<i64, sqlx::Error>;
+
+    /// Appends an integer.
+    #[doc(hidden)]
+    fn add_integer(arguments: &mut Self::Arguments, integer: i64) -> Result<(), BoxDynError>;
+
+    /// Reads a column of bytes.
+    #[doc(hidden)]
+    fn bytes(row: &Self::Row, index: usize) -> Result<Vec<u8>, sqlx::Error>;
+
+    /// Appends bytes.
+    #[doc(hidden)]
+    fn add_bytes(arguments: &mut Self::Arguments, bytes: &[u8]) -> Result<(), BoxDynError>;
+
+    /// Appends the id that the database generated, for the statement that reads the new row back.
+    #[doc(hidden)]
+    fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
+
+    /// Where a pool leads to, by its options. Two that are equal lead to one place.
+    #[doc(hidden)]
+    fn endpoint(pool: &Pool<Self>) -> String;
+
+    /// Takes a connection out of the pool.
+    #[doc(hidden)]
+    fn acquire(
+        pool: &Pool<Self>,
+    ) -> impl Future<Output = Result<PoolConnection<Self>, sqlx::Error>> + Send {
+        pool.acquire()
+    }
+}
+
+/// What a statement without rows did.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Executed {
+    /// How many rows the statement matched.
+    pub rows: u64,
+    /// The id the database generated, where the protocol reports it.
+    pub generated_id: Option<u64>,
+}
+
+/// The constant behind [`Backend::Of`].
+#[doc(hidden)]
+pub trait Bound<E: Entity, DB: Backend> {
+    /// The functions of the entity, if all of its columns fit the database.
+    const BINDING: Option<Binding<E, DB>>;
+}
+
+macro_rules! backend {
+    ($database:ident, $feature:literal, $dialect:ident, $constant:ident, $bound:ident, $generated_id:expr, {$($arrays:item)*}) => {
+        #[cfg(feature = $feature)]
+        impl sealed::Sealed for sqlx::$database {}
+
+        /// Names the binding of an entity to this database.
+        #[cfg(feature = $feature)]
+        #[doc(hidden)]
+        #[derive(Debug)]
+        pub struct $bound<E>(std::marker::PhantomData<E>);
+
+        #[cfg(feature = $feature)]
+        impl<E: Entity> Bound<E, sqlx::$database> for $bound<E> {
+            const BINDING: Option<Binding<E, sqlx::$database>> = E::$constant;
+        }
+
+        #[cfg(feature = $feature)]
+        impl Backend for sqlx::$database {
+            const DIALECT: Dialect = Dialect::$dialect;
+            type JsonValue = Json<serde_json::Value>;
+            type Of<E: Entity> = $bound<E>;
+
+            type Json = Option<Json<Box<RawValue>>>;
+
+            fn json(json: Option<Box<RawValue>>) -> Self::Json {
+                json.map(Json)
+            }
+
+            $($arrays)*
+
+            async fn fetch(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Option<Self::Row>, sqlx::Error> {
+                connection.fetch_optional(query_with(sql, arguments)).await
+            }
+
+            async fn fetch_all(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Vec<Self::Row>, sqlx::Error> {
+                connection.fetch_all(query_with(sql, arguments)).await
+            }
+
+            async fn execute(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+                arguments: Self::Arguments,
+            ) -> Result<Executed, sqlx::Error> {
+                let result = connection.execute(query_with(sql, arguments)).await?;
+                let generated_id: fn(&Self::QueryResult) -> Option<u64> = $generated_id;
+                Ok(Executed {
+                    rows: result.rows_affected(),
+                    generated_id: generated_id(&result),
+                })
+            }
+
+            async fn run(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+            ) -> Result<(), sqlx::Error> {
+                connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+            }
+
+            async fn column_types(
+                connection: &mut Self::Connection,
+                sql: SqlStr,
+            ) -> Result<Vec<Self::TypeInfo>, sqlx::Error> {
+                use sqlx::{Column as _, Statement as _};
+                let statement = connection.prepare(sql).await?;
+                Ok(statement
+                    .columns()
+                    .iter()
+                    .map(|column| column.type_info().clone())
+                    .collect())
+            }
+
+            fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_text(
+                arguments: &mut Self::Arguments,
+                text: Option<&str>,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, text)
+            }
+
+            fn integer(row: &Self::Row, index: usize) -> Result<i64, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_integer(
+                arguments: &mut Self::Arguments,
+                integer: i64,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, integer)
+            }
+
+            fn bytes(row: &Self::Row, index: usize) -> Result<Vec<u8>, sqlx::Error> {
+                row.try_get(index)
+            }
+
+            fn add_bytes(
+                arguments: &mut Self::Arguments,
+                bytes: &[u8],
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, bytes)
+            }
+
+            fn add_generated_id(
+                arguments: &mut Self::Arguments,
+                id: u64,
+            ) -> Result<(), BoxDynError> {
+                sqlx::Arguments::add(arguments, i64::try_from(id)?)
+            }
+        }
+    };
+}
+
+backend!(
+    Postgres,
+    "postgres",
+    Postgres,
+    POSTGRES,
+    PostgresBound,
+    |_| None,
+    {
+        fn endpoint(pool: &Pool<Self>) -> String {
+            let options = pool.connect_options();
+            let name = options.get_database().unwrap_or(options.get_username());
+            let socket = options.get_socket().map(PathBuf::as_path);
+            endpoint::of_server(options.get_host(), socket, options.get_port(), name)
+        }
+
+        fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
+            let mut encoded = sqlx::postgres::PgArgumentBuffer::default();
+            let _is_null = value.encode_by_ref(&mut encoded)?;
+            Ok(encoded.len())
+        }
+
+        fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+            Ok(postgres_array::append(bytes, value)?.is_null())
+        }
+
+        fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+            postgres_array::json_texts(column, value)
+        }
+
+        fn has_arrays_of(column: &Self::TypeInfo) -> bool {
+            postgres_array::oid_of(column).is_some()
+        }
+
+        fn add_element<T: Column<Self>>(array: &mut Array, value: &T) -> Result<(), BoxDynError> {
+            postgres_array::add_element(array, value)
+        }
+
+        fn add_array(
+            arguments: &mut Self::Arguments,
+            array: Array,
+            column: &Self::TypeInfo,
+        ) -> Result<(), BoxDynError> {
+            postgres_array::add_array(arguments, &array, column)
+        }
+    }
+);
+backend!(
+    MySql,
+    "mysql",
+    MySql,
+    MYSQL,
+    MySqlBound,
+    |result| Some(result.last_insert_id()),
+    {
+        fn endpoint(pool: &Pool<Self>) -> String {
+            let options = pool.connect_options();
+            let name = options.get_database().unwrap_or_default();
+            let socket = options.get_socket().map(PathBuf::as_path);
+            endpoint::of_server(options.get_host(), socket, options.get_port(), name)
+        }
+
+        fn size_of<T: Column<Self>>(value: &T) -> Result<usize, BoxDynError> {
+            let mut encoded = Vec::new();
+            let _is_null = value.encode_by_ref(&mut encoded)?;
+            Ok(encoded.len())
+        }
+
+        fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+            Ok(value.encode_by_ref(bytes)?.is_null())
+        }
+
+        fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+            // In front of a text stands its length: one byte, or one that tells how many bytes the length has.
+            let length = match value.first()? {
+                0xFC => 3,
+                0xFD => 4,
+                0xFE => 9,
+                _ => 1,
+            };
+            let is_json = *column == <Self::JsonValue as Type<Self>>::type_info();
+            is_json.then(|| value.get(length..).into_iter().collect())
+        }
+    }
+);
+backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {
+    fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
+        sqlite_value::append(bytes, value)
+    }
+
+    fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
+        let is_json = *column == <Self::JsonValue as Type<Self>>::type_info();
+        is_json.then(|| sqlite_value::text(value).into_iter().collect())
+    }
+
+    fn endpoint(pool: &Pool<Self>) -> String {
+        let options = pool.connect_options();
+        // The options do not tell otherwise that `mode=memory` was asked for.
+        let in_memory = format!("{options:?}").contains("in_memory: true");
+        endpoint::of_file(
+            options.get_filename(),
+            in_memory,
+            Arc::as_ptr(&options).addr(),
+        )
+    }
+});

@@ -1,0 +1,352 @@
+//! The columns of an entity, and how a row's values become statement arguments.
+//!
+//! The derive lists the fields twice, always in the same order: once as a description ([`ColumnList`]), from which the
+//! statements are written, and once as values ([`Binder`]), from which their arguments are. Both carry the [`Role`] of
+//! the field, so a statement that wants only some columns asks both for the same roles and cannot disagree with itself.
+
+use serde::Serialize;
+use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
+
+use crate::database::backend::Backend;
+
+/// A type that database `DB` can store in a column.
+pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
+
+impl<T, DB: Backend> Column<DB> for T where T: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
+
+/// What a column is to the statements that larder writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Part of the id; the application chooses it.
+    Id,
+    /// Part of the id; the database chooses it on insert.
+    GeneratedId,
+    /// Written by insert and update.
+    Plain,
+    /// The number of the row's last change: written by insert, counted up and compared by update.
+    Version,
+    /// Never written by insert or update: the database fills it in.
+    Generated,
+}
+
+impl Role {
+    /// Whether the column is part of the id.
+    #[must_use]
+    pub const fn is_id(self) -> bool {
+        matches!(self, Self::Id | Self::GeneratedId)
+    }
+
+    /// Whether an insert, or the insert of a save, writes the column.
+    #[must_use]
+    pub const fn is_saved(self) -> bool {
+        !matches!(self, Self::Generated)
+    }
+
+    /// Whether the database fills the column in on insert.
+    #[must_use]
+    pub const fn is_generated(self) -> bool {
+        matches!(self, Self::GeneratedId | Self::Generated)
+    }
+}
+
+/// Whether a column may hold `NULL` as far as the struct is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nullable {
+    /// The field is an `Option`.
+    Yes,
+    /// The field is not.
+    No,
+}
+
+/// One column as the struct describes it.
+#[derive(Clone, Debug)]
+pub struct ColumnSpec<DB: Backend> {
+    /// The name in the table.
+    pub name: &'static str,
+    /// What the statements do with it.
+    pub role: Role,
+    /// Whether the field can hold `NULL`.
+    pub nullable: Nullable,
+    /// The type the field is sent as.
+    pub type_info: DB::TypeInfo,
+    /// Whether a column of the given type can be read into the field.
+    pub compatible: fn(&DB::TypeInfo) -> bool,
+}
+
+impl<DB: Backend> ColumnSpec<DB> {
+    /// The name of the type the field is sent as, in the words of the database.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        self.type_info.name()
+    }
+}
+
+/// The columns of an entity, in the order of its fields.
+#[derive(Debug)]
+pub struct ColumnList<DB: Backend>(Vec<ColumnSpec<DB>>);
+
+impl<DB: Backend> ColumnList<DB> {
+    /// The columns that `describe` lists.
+    #[must_use]
+    pub fn of(describe: fn(&mut Self)) -> Vec<ColumnSpec<DB>> {
+        let mut list = Self(Vec::new());
+        describe(&mut list);
+        list.0
+    }
+
+    /// Adds a column that holds a `T`.
+    pub fn column<T: Type<DB>>(&mut self, name: &'static str, role: Role, nullable: Nullable) {
+        self.0.push(ColumnSpec {
+            name,
+            role,
+            nullable,
+            type_info: T::type_info(),
+            compatible: T::compatible,
+        });
+    }
+
+    /// Adds a column that holds a value as JSON.
+    pub fn json(&mut self, name: &'static str, role: Role, nullable: Nullable) {
+        self.column::<DB::JsonValue>(name, role, nullable);
+    }
+
+    /// Adds the columns of a nested struct.
+    pub fn flatten<T: Columns<DB>>(&mut self) {
+        T::describe(self);
+    }
+}
+
+/// Takes the values of a row, in the order of its fields, and keeps those a statement wants.
+pub struct Binder<'a, DB: Backend> {
+    sink: Sink<'a, DB>,
+    wanted: fn(Role) -> bool,
+    text_only: bool,
+}
+
+/// Where values go.
+enum Sink<'a, DB: Backend> {
+    /// To the arguments of a statement, one by one.
+    Arguments(&'a mut DB::Arguments),
+    /// To one array per column, for the rows of a batch.
+    Arrays(std::slice::IterMut<'a, Array>),
+    /// Nowhere; how many bytes they have is added up.
+    Size(&'a mut usize),
+    /// Next to each other, to be compared.
+    Values(&'a mut Values),
+}
+
+/// Values as they would be bound, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    bytes: Vec<u8>,
+    /// Where each value ends, and whether it is `NULL`.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Values {
+    /// No values yet, and room for so many, of so many bytes together.
+    pub(crate) fn with_capacity(values: usize, bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(values),
+        }
+    }
+
+    /// How many values there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of a value, or nothing for `NULL`.
+    pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        let (end, is_null) = self.ends[index];
+        (!is_null).then(|| &self.bytes[start..end])
+    }
+
+    fn add<T: Column<DB>, DB: Backend>(&mut self, value: &T) -> BindResult {
+        let is_null = DB::append(&mut self.bytes, value)?;
+        self.ends.push((self.bytes.len(), is_null));
+        Ok(())
+    }
+}
+
+/// The values of one column for all rows of a batch, in the form the database wants.
+#[derive(Clone, Debug, Default)]
+pub struct Array {
+    /// The encoded values, one behind the other.
+    pub bytes: Vec<u8>,
+    /// How many there are.
+    pub length: usize,
+    /// Whether one of them is `NULL`.
+    pub has_null: bool,
+}
+
+impl<DB: Backend> std::fmt::Debug for Binder<'_, DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Binder").finish_non_exhaustive()
+    }
+}
+
+/// Fails when a value cannot be encoded for the database.
+pub type BindResult = Result<(), BoxDynError>;
+
+impl<'a, DB: Backend> Binder<'a, DB> {
+    /// A binder that appends to `arguments` the values whose role is wanted.
+    pub fn new(arguments: &'a mut DB::Arguments, wanted: fn(Role) -> bool) -> Self {
+        Self {
+            sink: Sink::Arguments(arguments),
+            wanted,
+            text_only: false,
+        }
+    }
+
+    /// A binder that adds one row to the arrays of a batch: one array per wanted column.
+    pub(crate) fn arrays(arrays: &'a mut [Array], wanted: fn(Role) -> bool) -> Self {
+        Self {
+            sink: Sink::Arrays(arrays.iter_mut()),
+            wanted,
+            text_only: false,
+        }
+    }
+
+    /// A binder that adds up how many bytes the values have.
+    pub(crate) fn size(size: &'a mut usize, wanted: fn(Role) -> bool) -> Self {
+        Self {
+            sink: Sink::Size(size),
+            wanted,
+            text_only: false,
+        }
+    }
+
+    /// A binder that puts all values next to each other.
+    pub(crate) fn values(values: &'a mut Values) -> Self {
+        Self {
+            sink: Sink::Values(values),
+            wanted: |_| true,
+            text_only: false,
+        }
+    }
+
+    /// A binder that appends only the text parts of an id.
+    pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
+        Self {
+            sink: Sink::Arguments(arguments),
+            wanted: Role::is_id,
+            text_only: true,
+        }
+    }
+
+    /// Offers the value of a column.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be encoded for the database.
+    pub fn value<T: Column<DB>>(&mut self, role: Role, value: &T) -> BindResult {
+        if self.wants::<T>(role) {
+            self.add(value)?;
+        }
+        Ok(())
+    }
+
+    fn add<T: Column<DB>>(&mut self, value: &T) -> BindResult {
+        match &mut self.sink {
+            Sink::Arguments(arguments) => arguments.add(value),
+            Sink::Arrays(arrays) => {
+                let array = arrays.next().ok_or("a row has more values than columns")?;
+                array.length += 1;
+                DB::add_element(array, value)
+            }
+            Sink::Size(size) => {
+                **size += DB::size_of(value)?;
+                Ok(())
+            }
+            Sink::Values(values) => values.add::<T, DB>(value),
+        }
+    }
+
+    fn wants<T: Type<DB>>(&self, role: Role) -> bool {
+        (self.wanted)(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()))
+    }
+
+    /// Offers the value of a column that holds JSON.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be written as JSON.
+    pub fn json<T: Serialize>(&mut self, role: Role, value: &T) -> BindResult {
+        if (self.wanted)(role) {
+            let json = serde_json::value::to_raw_value(value)?;
+            self.add(&DB::json(Some(json)))?;
+        }
+        Ok(())
+    }
+
+    /// Offers the value of a column that holds JSON or `NULL`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be written as JSON.
+    pub fn json_nullable<T: Serialize>(&mut self, role: Role, value: &Option<T>) -> BindResult {
+        if (self.wanted)(role) {
+            let json = value.as_ref().map(serde_json::value::to_raw_value);
+            self.add(&DB::json(json.transpose()?))?;
+        }
+        Ok(())
+    }
+
+    /// Offers the value of a column that is stored as a `Stored` (`#[sqlx(try_from = "Stored")]`).
+    ///
+    /// # Errors
+    ///
+    /// Fails when the value cannot be converted to `Stored`.
+    pub fn converted<Stored, T>(&mut self, role: Role, value: &T) -> BindResult
+    where
+        Stored: Column<DB> + TryFrom<T>,
+        T: Clone,
+        <Stored as TryFrom<T>>::Error: Into<BoxDynError>,
+    {
+        if self.wants::<Stored>(role) {
+            let stored = Stored::try_from(value.clone()).map_err(Into::into)?;
+            self.add(&stored)?;
+        }
+        Ok(())
+    }
+
+    /// Offers the values of a nested struct.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one of them cannot be encoded.
+    pub fn flatten<T: Columns<DB>>(&mut self, value: &T) -> BindResult {
+        value.bind(self)
+    }
+}
+
+/// The columns of a struct in database `DB`. Implemented by `#[derive(Cached)]`, and by `#[derive(Columns)]` for a struct
+/// that is nested with `#[sqlx(flatten)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say which columns it holds",
+    label = "its columns are unknown",
+    note = "a struct nested with `#[sqlx(flatten)]` needs `#[derive(larder::Columns)]`"
+)]
+pub trait Columns<DB: Backend> {
+    /// Lists the columns in field order.
+    fn describe(columns: &mut ColumnList<DB>);
+
+    /// Offers the values in field order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a value cannot be encoded for the database.
+    fn bind(&self, values: &mut Binder<'_, DB>) -> BindResult;
+
+    /// Gives the fields that are no columns the values that they have in a row of the database.
+    fn clear_skipped(&mut self) {}
+
+    /// The first column of JSON whose values an application can tell apart. What serde writes of both may be the same, if it
+    /// does not write all of a value.
+    fn told_apart(&self, _other: &Self) -> Option<&'static str> {
+        None
+    }
+}

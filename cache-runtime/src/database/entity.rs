@@ -1,0 +1,118 @@
+//! What the derive tells the runtime about one annotated struct.
+//!
+//! [`Entity`] is implemented by `#[derive(Cached)]` and by nothing else: its constants are checked by the macro, so the
+//! runtime never has to ask whether a time to live is zero or a table name is missing.
+//!
+//! Not here: the columns and how they are bound, which depend on the database (`column`, `source`).
+
+use serde::{Serialize, de::DeserializeOwned};
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+use crate::database::source::Binding;
+use crate::policy::{Policy, Strategy};
+
+/// A struct whose rows can be cached. Implemented by `#[derive(Cached)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a cached entity",
+    label = "not a cached entity",
+    note = "derive it: `#[derive(Cached)]` with `#[cached(table = \"..\")]` and an `#[cached(id)]` field"
+)]
+pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The type of the field marked `#[cached(id)]`; a tuple in field order when several fields are marked.
+    type Id: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Everything about the entity that does not depend on a value or on a database.
+    const SPEC: EntitySpec;
+
+    /// The id of this row.
+    fn id(&self) -> Self::Id;
+
+    /// How Postgres stores this entity, if all of its columns have a type Postgres knows.
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    const POSTGRES: Option<Binding<Self, sqlx::Postgres>>;
+
+    /// How MySQL and MariaDB store this entity, if all of its columns have a type they know.
+    #[cfg(feature = "mysql")]
+    #[doc(hidden)]
+    const MYSQL: Option<Binding<Self, sqlx::MySql>>;
+
+    /// How SQLite stores this entity, if all of its columns have a type SQLite knows.
+    #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    const SQLITE: Option<Binding<Self, sqlx::Sqlite>>;
+}
+
+/// The constants of an entity.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EntitySpec {
+    /// What the entity is called in every key and every error message: the name of the struct, unless another one was chosen.
+    pub name: &'static str,
+    /// The table, with its schema in front where one was given (`app.flights`).
+    pub table: &'static str,
+    /// A hash over the names and types of the fields. Entries written under another one read as absent.
+    pub fingerprint: u32,
+    /// What in the struct a positional codec cannot carry, if anything (`#[serde(flatten)]`, say).
+    pub positional_hazard: Option<&'static str>,
+    /// Whether one field is the number of the row's last change, which updates compare and count up.
+    pub versioned: bool,
+    /// How the entity is cached.
+    pub policy: Policy,
+}
+
+impl EntitySpec {
+    /// A specification with the default policy. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(name: &'static str, table: &'static str, fingerprint: u32) -> Self {
+        Self {
+            name,
+            table,
+            fingerprint,
+            positional_hazard: None,
+            versioned: false,
+            policy: Policy::DEFAULT,
+        }
+    }
+
+    /// Records what a positional codec cannot carry. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_positional_hazard(mut self, hazard: &'static str) -> Self {
+        self.positional_hazard = Some(hazard);
+        self
+    }
+
+    /// Records that a field is the number of the row's last change. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_version(mut self) -> Self {
+        self.versioned = true;
+        self
+    }
+
+    /// Replaces the policy. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+}
+
+/// Fails to compile for an entity that is written behind: such a write would pass its queue.
+pub(crate) const fn not_queued<E: Entity>() {
+    assert!(
+        !matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
+        "a write-behind entity is written through its queue only: use `insert`, `save`, `update`, `delete` or `modify`"
+    );
+}
+
+/// Fails to compile for an entity that is not written behind.
+pub(crate) const fn queued<E: Entity>() {
+    assert!(
+        matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
+        "only an entity with `strategy = \"write_behind\"` has a queue"
+    );
+}

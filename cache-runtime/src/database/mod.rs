@@ -1,0 +1,543 @@
+//! The database side of one repository: the only place where a statement leaves for the database.
+//!
+//! It binds, runs and decodes, and says of a failed write whether it certainly did nothing. It knows nothing of caches.
+
+pub mod backend;
+pub(crate) mod chunks;
+pub mod column;
+pub(crate) mod dialect;
+pub(crate) mod endpoint;
+pub(crate) mod entity;
+pub(crate) mod open_transaction;
+#[cfg(feature = "postgres")]
+mod postgres_array;
+pub(crate) mod round_trip;
+pub mod schema;
+pub mod source;
+#[cfg(feature = "sqlite")]
+mod sqlite_value;
+pub(crate) mod statement;
+pub mod tables;
+
+use std::borrow::Cow;
+
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, error::BoxDynError, pool::PoolConnection};
+
+use crate::{
+    database::{
+        backend::{Backend, Executed},
+        column::{Binder, ColumnList, ColumnSpec, Role},
+        dialect::Dialect,
+        entity::Entity,
+        source::Binding,
+        statement::Statements,
+    },
+    error::{Error, ErrorKind},
+};
+
+/// The rows of one entity in one database.
+pub(crate) struct Database<E: Entity, DB: Backend> {
+    pub(crate) pool: Pool<DB>,
+    pub(crate) columns: Vec<ColumnSpec<DB>>,
+    pub(crate) binding: Binding<E, DB>,
+    pub(crate) statements: Statements,
+}
+
+/// One write.
+pub(crate) enum Write<E: Entity> {
+    Insert(E),
+    Update(E),
+    Save(E),
+    Delete(E::Id),
+    /// Deletes the row only in the version it has here.
+    DeleteRow(E),
+}
+
+/// What a write did.
+pub(crate) struct Written<E> {
+    /// How many rows it matched.
+    pub(crate) rows: u64,
+    /// The row as the database holds it, where the database filled in a part of it.
+    pub(crate) row: Option<E>,
+}
+
+impl<E: Entity> Write<E> {
+    /// The row that was to be written, if it was one.
+    pub(crate) fn into_row(self) -> Option<E> {
+        match self {
+            Self::Insert(entity) | Self::Update(entity) | Self::Save(entity) => Some(entity),
+            Self::Delete(_) | Self::DeleteRow(_) => None,
+        }
+    }
+
+    /// The id of the row, as far as the caller knows it.
+    pub(crate) fn id(&self) -> Cow<'_, E::Id> {
+        match self {
+            Self::Insert(entity)
+            | Self::Update(entity)
+            | Self::Save(entity)
+            | Self::DeleteRow(entity) => Cow::Owned(entity.id()),
+            Self::Delete(id) => Cow::Borrowed(id),
+        }
+    }
+
+    /// The word for it in messages.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Insert(_) => "insert",
+            Self::Update(_) => "update",
+            Self::Save(_) => "save",
+            Self::Delete(_) | Self::DeleteRow(_) => "delete",
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Database<E, DB> {
+    /// The rows that a pool reaches; `wants_rows` asks for every written row as the database holds it.
+    pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
+        let columns = ColumnList::of(binding.describe);
+        Self {
+            statements: Statements::new(E::SPEC.table, &columns, wants_rows),
+            pool,
+            columns,
+            binding,
+        }
+    }
+
+    /// Whether the database chooses the id, so that the key of a new row is known only after its insert.
+    pub(crate) fn generates_id(&self) -> bool {
+        self.statements.generates_id
+    }
+
+    /// Refuses an id that the database would generate without telling which one it was.
+    pub(crate) fn check_generated_id(&self) -> Result<(), Error> {
+        let untold = self.columns.iter().find(|column| {
+            column.role == Role::GeneratedId
+                && !DB::DIALECT.returns_rows()
+                && !column.type_name().to_ascii_uppercase().contains("INT")
+        });
+        match untold {
+            None => Ok(()),
+            Some(column) => Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "column {} of {} cannot be `generated`: {} tells the ids it generates only where they are AUTO_INCREMENT \
+                     integers; choose the id in the application",
+                    column.name,
+                    E::SPEC.name,
+                    DB::NAME
+                ),
+            )),
+        }
+    }
+
+    /// Whether a write takes more than one statement, or one whose key is known too late to announce it before.
+    pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
+        let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
+        match write {
+            Write::Insert(_) => reads_back || self.statements.generates_id,
+            Write::Update(_) | Write::Save(_) => reads_back,
+            Write::Delete(_) | Write::DeleteRow(_) => false,
+        }
+    }
+
+    /// Takes a connection out of the pool.
+    pub(crate) async fn acquire(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
+        DB::acquire(&self.pool).await
+    }
+
+    /// Reads one row on a connection or inside a transaction on it.
+    pub(crate) async fn select(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        self.select_by(connection, self.statements.select.clone(), id)
+            .await
+    }
+
+    /// Reads one row as it is now, by a transaction that has written it or failed to.
+    pub(crate) async fn select_current(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        self.select_by(connection, self.statements.select_current.clone(), id)
+            .await
+    }
+
+    async fn select_by(
+        &self,
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        self.bind_id(id, &mut arguments)
+            .map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(connection, sql, arguments).await?;
+        row.as_ref().map(self.binding.from_row).transpose()
+    }
+
+    /// Runs one write on a connection or inside a transaction on it.
+    pub(crate) async fn apply(
+        &self,
+        connection: &mut DB::Connection,
+        write: &Write<E>,
+    ) -> Result<Written<E>, sqlx::Error> {
+        match write {
+            Write::Insert(entity) => self.insert(connection, entity).await,
+            Write::Update(entity) => self.update(connection, entity).await,
+            Write::Save(entity) if DB::DIALECT.returns_rows() => {
+                self.upsert(connection, entity).await
+            }
+            Write::Save(entity) => self.update_or_insert(connection, entity).await,
+            Write::Delete(id) => {
+                let mut arguments = DB::Arguments::default();
+                self.bind_id(id, &mut arguments)
+                    .map_err(sqlx::Error::Encode)?;
+                self.delete(connection, self.statements.delete.clone(), arguments)
+                    .await
+            }
+            Write::DeleteRow(entity) => {
+                let mut arguments = DB::Arguments::default();
+                self.bind_row(entity, &mut arguments)?;
+                self.delete(connection, self.statements.delete_row.clone(), arguments)
+                    .await
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+        arguments: DB::Arguments,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let done = DB::execute(connection, sql, arguments).await?;
+        Ok(Written {
+            rows: done.rows,
+            row: None,
+        })
+    }
+
+    pub(crate) async fn insert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let arguments = self.arguments(entity, |role| !role.is_generated())?;
+        let (written, done) = self
+            .run(connection, self.statements.insert.clone(), arguments)
+            .await?;
+        let (Some(done), true) = (done, self.statements.reads_back) else {
+            return Ok(written);
+        };
+        // The dialect returns no rows: read back what the database has filled in.
+        let row = if self.statements.generates_id {
+            let mut arguments = DB::Arguments::default();
+            let id = done
+                .generated_id
+                .filter(|id| *id != 0)
+                .ok_or(sqlx::Error::RowNotFound)?;
+            DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
+            let row = DB::fetch(
+                connection,
+                self.statements.select_generated.clone(),
+                arguments,
+            )
+            .await?;
+            row.as_ref().map(self.binding.from_row).transpose()?
+        } else {
+            self.select_current(connection, &entity.id()).await?
+        };
+        Ok(Written {
+            rows: done.rows,
+            row,
+        })
+    }
+
+    pub(crate) async fn update(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
+        self.bind_row(entity, &mut arguments)?;
+        let (written, done) = self
+            .run(connection, self.statements.update.clone(), arguments)
+            .await?;
+        match done {
+            Some(Executed { rows, .. }) if rows > 0 && self.statements.reads_back => Ok(Written {
+                rows,
+                row: self.select_current(connection, &entity.id()).await?,
+            }),
+            _ => Ok(written),
+        }
+    }
+
+    async fn upsert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let arguments = self.arguments(entity, Role::is_saved)?;
+        let (written, _) = self
+            .run(connection, self.statements.upsert.clone(), arguments)
+            .await?;
+        Ok(written)
+    }
+
+    /// A save where the dialect's own upsert could reach a row with another id: change the row, insert it if it is not
+    /// there, and if somebody inserted it in between, change that one.
+    async fn update_or_insert(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let updated = self.update(connection, entity).await?;
+        if updated.rows > 0 {
+            return Ok(updated);
+        }
+        let arguments = self.arguments(entity, Role::is_saved)?;
+        match DB::execute(connection, self.statements.upsert.clone(), arguments).await {
+            Ok(done) => Ok(Written {
+                rows: done.rows,
+                row: match self.statements.reads_back {
+                    true => self.select_current(connection, &entity.id()).await?,
+                    false => None,
+                },
+            }),
+            Err(refused) if is_duplicate(&refused) => {
+                let updated = self.update(connection, entity).await?;
+                let is_of_another_version = updated.rows == 0
+                    && E::SPEC.versioned
+                    && self
+                        .select_current(connection, &entity.id())
+                        .await?
+                        .is_some();
+                // Still not there: another unique key, or another spelling of the id, refused the insert.
+                if updated.rows > 0 || is_of_another_version {
+                    Ok(updated)
+                } else {
+                    Err(refused)
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a write whose dialect returns the row where that is wanted; otherwise tells what the driver reported.
+    async fn run(
+        &self,
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+        arguments: DB::Arguments,
+    ) -> Result<(Written<E>, Option<Executed>), sqlx::Error> {
+        if self.statements.reads_back && DB::DIALECT.returns_rows() {
+            // All rows, not the first: the statement has not ended before its last row was taken.
+            let rows = DB::fetch_all(connection, sql, arguments).await?;
+            let written = Written {
+                rows: rows.len() as u64,
+                row: rows.first().map(self.binding.from_row).transpose()?,
+            };
+            return Ok((written, None));
+        }
+        let done = DB::execute(connection, sql, arguments).await?;
+        Ok((
+            Written {
+                rows: done.rows,
+                row: None,
+            },
+            Some(done),
+        ))
+    }
+
+    fn arguments(
+        &self,
+        entity: &E,
+        wanted: fn(Role) -> bool,
+    ) -> Result<DB::Arguments, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        (self.binding.bind)(entity, &mut Binder::new(&mut arguments, wanted))
+            .map_err(sqlx::Error::Encode)?;
+        Ok(arguments)
+    }
+
+    /// Appends what tells a row in its present version: the id, and the version if there is one.
+    pub(crate) fn bind_row(
+        &self,
+        entity: &E,
+        arguments: &mut DB::Arguments,
+    ) -> Result<(), sqlx::Error> {
+        let bound = self.bind_id(&entity.id(), arguments).and_then(|()| {
+            (self.binding.bind)(
+                entity,
+                &mut Binder::new(arguments, |role| role == Role::Version),
+            )
+        });
+        bound.map_err(sqlx::Error::Encode)
+    }
+
+    pub(crate) fn bind_id(
+        &self,
+        id: &E::Id,
+        arguments: &mut DB::Arguments,
+    ) -> Result<(), BoxDynError> {
+        (self.binding.bind_id)(id, &mut Binder::new(arguments, Role::is_id))?;
+        if self.statements.repeats_text_ids {
+            (self.binding.bind_id)(id, &mut Binder::text_only(arguments))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(refusal) if refusal.is_unique_violation())
+}
+
+/// What became of a statement that returned an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It changed nothing.
+    Nothing,
+    /// It was carried out; what came back could not be read.
+    Applied,
+    /// It may have been carried out, or may yet be.
+    Unknown,
+}
+
+impl Fate {
+    /// The fate of a statement that commits by itself, or of a commit.
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(refusal) if breaks_off(&**refusal) => Self::Unknown,
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::Decode(_) => Self::Applied,
+            // Refused by the database, or never sent.
+            sqlx::Error::Database(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::RowNotFound => Self::Nothing,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Whether a statement that failed may have taken its whole transaction with it, so that what follows would commit by
+/// itself. Postgres keeps a transaction open and refuses what follows.
+pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    #[cfg(feature = "mysql")]
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        // A record changed under a snapshot, a lock wait (as the server is configured), too many locks, a deadlock, too
+        // many transactions. Everything else takes back its own statement only.
+        return matches!(refusal.number(), 1020 | 1205 | 1206 | 1213 | 1637);
+    }
+    #[cfg(feature = "sqlite")]
+    if refusal
+        .try_downcast_ref::<sqlx::sqlite::SqliteError>()
+        .is_some()
+    {
+        use sqlx::error::ErrorKind::{
+            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
+        };
+        let is_violation = matches!(
+            refusal.kind(),
+            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
+        );
+        // Of a mistake in a statement or a value that does not fit, SQLite takes back that statement only. A full disk, a
+        // trigger with RAISE(ROLLBACK) and others end the transaction.
+        let is_own = matches!(refusal.code().as_deref(), Some("1" | "18" | "20" | "25"));
+        return !is_violation && !is_own;
+    }
+    let _ = refusal;
+    false
+}
+
+/// Begins a transaction again if SQLite has ended it by itself, as by a trigger with `RAISE(ROLLBACK)`. Whether it had. Sqlx
+/// would go on counting it, take the rollback that is due for failed, and hand out the connection as one that is in a
+/// transaction from then on. So there is one to roll back, with as many of sqlx's savepoints as there were, and nothing in it.
+pub(crate) async fn reopen<DB: Backend>(
+    connection: &mut DB::Connection,
+    savepoints: usize,
+) -> bool {
+    if DB::DIALECT != Dialect::Sqlite {
+        return false;
+    }
+    let begin = SqlStr::from_static("BEGIN");
+    // It is refused in a transaction.
+    if DB::run(connection, begin).await.is_err() {
+        return false;
+    }
+    for depth in 1..=savepoints {
+        // As sqlx names them.
+        let savepoint = AssertSqlSafe(format!("SAVEPOINT _sqlx_savepoint_{depth}"));
+        if let Err(error) = DB::run(connection, savepoint.into_sql_str()).await {
+            tracing::debug!(%error, "a connection is lost");
+        }
+    }
+    true
+}
+
+/// Whether a statement was the victim of a deadlock that has taken its transaction with it.
+pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+    #[cfg(feature = "mysql")]
+    if let sqlx::Error::Database(refusal) = error
+        && let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+    {
+        return refusal.number() == 1213;
+    }
+    let _ = error;
+    false
+}
+
+/// Whether an error of the database means that it stopped, and not that it refused.
+fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
+    #[cfg(feature = "mysql")]
+    if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        // Shutdown in progress; connection killed.
+        return matches!(refusal.number(), 1053 | 1927);
+    }
+    // Connection exceptions, completion unknown, shutdown.
+    let code = refusal.code().unwrap_or_default();
+    code.starts_with("08") || code == "40003" || code.starts_with("57P")
+}
+
+/// The error of larder for an error of sqlx. Its message names what was attempted and on what.
+pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -> Error {
+    let (kind, why) = match &error {
+        refusal if is_duplicate(refusal) => {
+            (ErrorKind::Duplicate, "a unique constraint refused the row")
+        }
+        sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_) => match fate {
+            Fate::Applied => (
+                ErrorKind::Conversion,
+                "the row was written, but it does not fit the struct; `check_schema` lists the differences",
+            ),
+            Fate::Nothing | Fate::Unknown => (
+                ErrorKind::Conversion,
+                "the row does not fit the struct; `check_schema` lists the differences",
+            ),
+        },
+        sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => (
+            ErrorKind::Conversion,
+            "a value cannot be encoded for the database",
+        ),
+        _ if fate == Fate::Unknown => (
+            ErrorKind::OutcomeUnknown,
+            "the connection was lost, so the write may or may not have been applied",
+        ),
+        _ => (ErrorKind::Database, "the database refused or failed"),
+    };
+    Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)
+}

@@ -1,0 +1,313 @@
+//! The checked round trip: a row is cached or queued only if the codec gives it back as it was.
+//!
+//! What serde writes is not always what it reads: a name for one direction only, a `null` that is read as `None`, a number
+//! that JSON has no word for. Such a row would be served changed, and the next `update` would bring the change to the database.
+//! 1. The row is encoded, and decoded again.
+//! 2. The columns of both are bound as for a statement, and compared byte for byte. JSON is compared as JSON: maps and sets
+//!    may come back in another order. Of a row that came from the database, what is held in JSON is compared as the application
+//!    sees it too (`PartialEq`, or else `Debug`): what serde does not write, it writes into neither JSON.
+//! 3. What was decoded is what a store of this process keeps, so that it serves the rows that Redis would.
+//!
+//! Invariant: no row reaches a store, a journal or the table of dead letters but through here.
+//! Invariant: what is only looked up pays nothing; the cost is on what is stored.
+//! Not here: fields that are no columns. The database has no value of theirs, so they have none in the cache either, but that
+//! which `sqlx::FromRow` gives them.
+
+use std::{collections::HashSet, fmt, sync::Mutex, sync::PoisonError};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    database::{
+        Database,
+        backend::Backend,
+        column::{BindResult, Binder, ColumnSpec, Values},
+        entity::Entity,
+    },
+    policy::Codec,
+    protocol::codec::CodecError,
+};
+
+/// What a codec has made of a row or an id, and what it has made of that again.
+pub(crate) struct Carried<T> {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) value: T,
+}
+
+/// How a codec changes a row.
+#[derive(Debug)]
+pub(crate) struct Mismatch {
+    codec: Codec,
+    /// The name of the column, or of the field.
+    pub(crate) field: Option<String>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Unwritten(CodecError),
+    Unread(CodecError),
+    Unbound(sqlx::error::BoxDynError),
+    Null,
+    NoNull,
+    Other,
+}
+
+impl<E: Entity, DB: Backend> Database<E, DB> {
+    /// Encodes a row that the application has given, if the codec gives back what the database would be given.
+    pub(crate) fn carry(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
+        let bind = |row: &E, values: &mut Binder<'_, DB>| (self.binding.bind)(row, values);
+        let mut carried = self.carry_value(codec, row, &bind, |_| true)?;
+        (self.binding.clear_skipped)(&mut carried.value);
+        Ok(carried)
+    }
+
+    /// Encodes a row that the database has given, if the codec gives back the same.
+    pub(crate) fn carry_loaded(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
+        let carried = self.carry(codec, row)?;
+        match (self.binding.told_apart)(row, &carried.value) {
+            None => Ok(carried),
+            Some(column) => Err(Mismatch {
+                codec,
+                field: Some(column.to_owned()),
+                what: What::Other,
+            }),
+        }
+    }
+
+    /// Decodes a row that is to be served. Of fields that are no columns, it is as fresh as one from the database.
+    pub(crate) fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<E, CodecError> {
+        let mut row = codec.decode(bytes)?;
+        (self.binding.clear_skipped)(&mut row);
+        Ok(row)
+    }
+
+    /// Encodes an id, if the codec gives it back.
+    pub(crate) fn carry_id(&self, codec: Codec, id: &E::Id) -> Result<Carried<E::Id>, Mismatch> {
+        let bind = |id: &E::Id, values: &mut Binder<'_, DB>| (self.binding.bind_id)(id, values);
+        self.carry_value(codec, id, &bind, |column| column.role.is_id())
+    }
+
+    fn carry_value<T: Serialize + DeserializeOwned>(
+        &self,
+        codec: Codec,
+        value: &T,
+        bind: &dyn Fn(&T, &mut Binder<'_, DB>) -> BindResult,
+        is_bound: fn(&ColumnSpec<DB>) -> bool,
+    ) -> Result<Carried<T>, Mismatch> {
+        let mismatch = |field, what| Mismatch { codec, field, what };
+        let bytes = codec
+            .encode(value)
+            .map_err(|error| mismatch(codec.field_not_written(value), What::Unwritten(error)))?;
+        let decoded: T = codec
+            .decode(&bytes)
+            .map_err(|error| mismatch(codec.field_not_read::<T>(&bytes), What::Unread(error)))?;
+        let mut values = Values::with_capacity(2 * self.columns.len(), 3 * bytes.len());
+        let column = |index: usize| {
+            self.columns
+                .iter()
+                .filter(|column| is_bound(column))
+                .nth(index)
+        };
+        let name = |index| column(index).map(|column| column.name.to_owned());
+        let mut bound = 0;
+        for value in [value, &decoded] {
+            bind(value, &mut Binder::values(&mut values))
+                .map_err(|error| mismatch(name(values.len() - bound), What::Unbound(error)))?;
+            bound = values.len() - bound;
+        }
+        for index in 0..bound {
+            let what = match (values.get(index), values.get(bound + index)) {
+                (given, back) if given == back => continue,
+                (Some(given), Some(back)) => {
+                    if column(index).is_some_and(|column| is_same_json::<DB>(column, given, back)) {
+                        continue;
+                    }
+                    What::Other
+                }
+                (Some(_), None) => What::Null,
+                (None, _) => What::NoNull,
+            };
+            return Err(mismatch(name(index), what));
+        }
+        Ok(Carried {
+            bytes,
+            value: decoded,
+        })
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.field {
+            Some(field) => write!(f, "`{field}` ")?,
+            None => f.write_str("the row ")?,
+        }
+        let codec = self.codec;
+        match &self.what {
+            What::Unwritten(error) => write!(f, "cannot be written as {codec:?}: {error}"),
+            What::Unread(error) => write!(f, "cannot be read back from {codec:?}: {error}"),
+            What::Unbound(error) => write!(f, "cannot be sent to the database: {error}"),
+            What::Null => write!(f, "comes back from {codec:?} as NULL"),
+            What::NoNull => write!(f, "is NULL, and comes back from {codec:?} as a value"),
+            What::Other => write!(f, "comes back from {codec:?} as another value"),
+        }
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+/// The fields that have been told of: each once for a cache.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<HashSet<(&'static str, String)>>);
+
+/// How many fields are told of. Names in a flattened map are without end.
+const MOST_TOLD: usize = 1_000;
+
+impl Told {
+    /// Whether nobody has told of this field of this entity yet. From now on somebody has.
+    fn is_news(&self, entity: &'static str, field: Option<&str>) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < MOST_TOLD && told.insert((entity, field.unwrap_or_default().to_owned()))
+    }
+
+    /// Logs that rows stay uncached because of a field, unless that was logged.
+    pub(crate) fn tell(&self, entity: &'static str, mismatch: &Mismatch) {
+        if self.is_news(entity, mismatch.field.as_deref()) {
+            tracing::warn!(
+                entity,
+                field = mismatch.field.as_deref().unwrap_or("unknown"),
+                codec = ?mismatch.codec,
+                "a row stays uncached, because it would not come back from the cache as it is in the database: {mismatch}; let \
+                 serde write the field as it reads it, or choose another `codec`"
+            );
+        }
+    }
+}
+
+/// Whether both are the same JSON but for the order of what has none: the keys of maps and, since sets are written as arrays,
+/// the elements of arrays.
+fn is_same_json<DB: Backend>(column: &ColumnSpec<DB>, given: &[u8], back: &[u8]) -> bool {
+    let sorted = |value| {
+        let texts = DB::json_texts(&column.type_info, value)?;
+        let texts = texts
+            .into_iter()
+            .map(|text| sorted(std::str::from_utf8(text).ok()?, 0));
+        texts.collect::<Option<Vec<String>>>()
+    };
+    let given = sorted(given);
+    given.is_some() && given == sorted(back)
+}
+
+/// How deep JSON may be nested to be compared so.
+const DEEPEST: usize = 128;
+
+/// An object or an array of JSON with its keys, and the elements of its arrays, in the order of their text. Numbers stay as they
+/// are written, however many digits they have.
+fn sorted(json: &str, depth: usize) -> Option<String> {
+    let deeper = |value: &RawValue| {
+        if depth == DEEPEST {
+            return None;
+        }
+        sorted(value.get(), depth + 1)
+    };
+    match json.as_bytes().first() {
+        Some(b'{') => {
+            let Entries(entries) = serde_json::from_str(json).ok()?;
+            let mut entries = entries
+                .into_iter()
+                .map(|(key, value)| Some((key, deeper(value)?)))
+                .collect::<Option<Vec<_>>>()?;
+            // Of a key that is there twice, the order counts.
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let entries = entries
+                .iter()
+                .map(|(key, value)| format!("{key:?}:{value}"));
+            Some(format!("{{{}}}", entries.collect::<Vec<_>>().join(",")))
+        }
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+            let elements = elements.into_iter().map(deeper);
+            let mut elements = elements.collect::<Option<Vec<_>>>()?;
+            elements.sort();
+            Some(format!("[{}]", elements.join(",")))
+        }
+        // Text that stands for itself, JSON or not, has no order.
+        Some(_) if depth > 0 => Some(json.to_owned()),
+        _ => None,
+    }
+}
+
+/// The entries of a JSON object as they are written, each key as often as it is there.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> serde::de::Visitor<'de> for InOrder {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_the_same_in_another_order_and_no_other() {
+        let same = |one: &str, other: &str| {
+            let one = sorted(one, 0);
+            one.is_some() && one == sorted(other, 0)
+        };
+        assert!(same(r#"{"a":1,"b":[1,2]}"#, r#"{"b":[2,1],"a":1}"#));
+        assert!(same(r#"[{"a":1},{"b":2}]"#, r#"[{"b":2},{"a":1}]"#));
+        assert!(!same(r#"[1,1,2]"#, r#"[1,2,2]"#));
+        assert!(!same(r#"{"a":1}"#, r#"{"a":1.0}"#));
+        assert!(!same(r#"{"a":1}"#, r#"{"a":1,"b":null}"#));
+        assert!(!same(r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#));
+        assert!(!same(r#"{"a,b":1}"#, r#"{"a":1,"b":1}"#));
+        assert!(!same("gate 7", "gate 7 "), "not JSON at all");
+        assert!(!same("[gate 7]", "[gate 7 ]"), "nor this");
+        let (one, other) = (format!("[{}]", i128::MAX), format!("[{}]", i128::MAX - 1));
+        assert!(!same(&one, &other), "digits beyond those of a double count");
+    }
+
+    #[test]
+    fn json_without_end_is_not_followed() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert_eq!(sorted(&deep, 0), None);
+    }
+
+    #[test]
+    fn a_field_is_told_of_once_and_names_without_end_are_not_kept() {
+        let told = Told::default();
+        assert!(told.is_news("Flight", Some("gate")));
+        assert!(!told.is_news("Flight", Some("gate")));
+        assert!(told.is_news("Flight", None));
+        assert!(told.is_news("Airport", Some("gate")));
+        for number in 0..2 * MOST_TOLD {
+            told.is_news("Flight", Some(&number.to_string()));
+        }
+        assert!(!told.is_news("Flight", Some("status")));
+    }
+}

@@ -1,0 +1,179 @@
+//! The link between an entity and one database: which columns, how to bind them, how to read a row back.
+//!
+//! The derive implements [`Source`] once, for every database whose types fit (a `where` clause per field). A program is
+//! compiled with one or more database features, and an entity with a Postgres array must not stop compiling because
+//! another crate switched SQLite on. So the implementation is looked up per database with [`Probe`], whose constant is
+//! `None` where a field does not fit, and the misfit is reported only where a pool of that database is really used.
+
+use std::{fmt, marker::PhantomData};
+
+use sqlx::{FromRow, error::BoxDynError};
+
+use crate::database::{
+    backend::Backend,
+    column::{Binder, Column, ColumnList, Columns},
+    entity::Entity,
+};
+
+/// An entity that database `DB` can store. Implemented by `#[derive(Cached)]`.
+pub trait Source<DB: Backend>: Entity + Columns<DB> + for<'r> FromRow<'r, DB::Row> {
+    /// Offers the parts of an id, in field order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a part cannot be encoded for the database.
+    fn bind_id(id: &Self::Id, values: &mut Binder<'_, DB>) -> Result<(), BoxDynError>;
+}
+
+/// A [`Source`] as plain function pointers, so that code generic over the database needs no bound but [`Backend`].
+#[derive(Debug)]
+pub struct Binding<E: Entity, DB: Backend> {
+    pub(crate) describe: fn(&mut ColumnList<DB>),
+    pub(crate) bind: fn(&E, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
+    pub(crate) bind_id: fn(&E::Id, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
+    pub(crate) clear_skipped: fn(&mut E),
+    pub(crate) told_apart: fn(&E, &E) -> Option<&'static str>,
+    pub(crate) from_row: fn(&DB::Row) -> Result<E, sqlx::Error>,
+}
+
+impl<E: Entity, DB: Backend> Clone for Binding<E, DB> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: Entity, DB: Backend> Copy for Binding<E, DB> {}
+
+/// Asks at compile time what `T` can do with database `DB`.
+///
+/// An inherent constant that exists only under a bound shadows the one of [`ProbeFallback`]; where the bound does not
+/// hold, the fallback answers. This works for concrete types only, which is what generated code has.
+#[derive(Debug)]
+pub struct Probe<T, DB>(PhantomData<(T, DB)>);
+
+impl<E: Source<DB>, DB: Backend> Probe<E, DB> {
+    /// The functions of the entity, if it fits the database.
+    pub const BINDING: Option<Binding<E, DB>> = Some(Binding {
+        describe: <E as Columns<DB>>::describe,
+        bind: <E as Columns<DB>>::bind,
+        bind_id: <E as Source<DB>>::bind_id,
+        clear_skipped: <E as Columns<DB>>::clear_skipped,
+        told_apart: <E as Columns<DB>>::told_apart,
+        from_row: |row| <E as FromRow<'_, DB::Row>>::from_row(row),
+    });
+}
+
+impl<T: Column<DB>, DB: Backend> Probe<T, DB> {
+    /// Whether the type fits a column of the database.
+    pub const IS_COLUMN: bool = true;
+}
+
+impl<T: for<'r> FromRow<'r, DB::Row>, DB: Backend> Probe<T, DB> {
+    /// Whether the type can be read from a row of the database.
+    pub const IS_ROW: bool = true;
+}
+
+impl<T: Columns<DB>, DB: Backend> Probe<T, DB> {
+    /// Whether the type is a nested struct with known columns.
+    pub const HAS_COLUMNS: bool = true;
+}
+
+/// What [`Probe`] answers where the bound does not hold.
+pub trait ProbeFallback<E: Entity, DB: Backend> {
+    /// See [`Probe::BINDING`].
+    const BINDING: Option<Binding<E, DB>> = None;
+}
+
+impl<E: Entity, DB: Backend> ProbeFallback<E, DB> for Probe<E, DB> {}
+
+/// What [`Probe`] answers about a type where the bound does not hold.
+pub trait ProbeTypeFallback {
+    /// See [`Probe::IS_COLUMN`].
+    const IS_COLUMN: bool = false;
+    /// See [`Probe::IS_ROW`].
+    const IS_ROW: bool = false;
+    /// See [`Probe::HAS_COLUMNS`].
+    const HAS_COLUMNS: bool = false;
+}
+
+impl<T, DB> ProbeTypeFallback for Probe<T, DB> {}
+
+/// Asks at compile time how values of type `T` can be told apart, as [`Probe`] asks what a database can do with them.
+#[derive(Debug)]
+pub struct Likeness<T>(PhantomData<T>);
+
+/// Whether two values are alike.
+pub type Alike<T> = fn(&T, &T) -> bool;
+
+impl<T: PartialEq> Likeness<T> {
+    /// Whether two values are equal. One that is not equal to itself, as NaN is not, cannot be told from any.
+    pub const EQUAL: Option<Alike<T>> = Some(|one, other| one == other || !one.eq(one));
+}
+
+impl<T: fmt::Debug> Likeness<T> {
+    /// Whether two values are shown alike, be it in another order.
+    pub const SHOWN: Option<Alike<T>> = Some(|one, other| {
+        let (one, other) = (format!("{one:?}"), format!("{other:?}"));
+        one == other || count(&one) == count(&other)
+    });
+}
+
+/// How often each byte is there.
+fn count(text: &str) -> [usize; 256] {
+    let mut counts = [0; 256];
+    text.bytes().for_each(|byte| counts[usize::from(byte)] += 1);
+    counts
+}
+
+/// What [`Likeness`] answers where the bound does not hold.
+pub trait LikenessFallback<T> {
+    /// See [`Likeness::EQUAL`].
+    const EQUAL: Option<Alike<T>> = None;
+    /// See [`Likeness::SHOWN`].
+    const SHOWN: Option<Alike<T>> = None;
+}
+
+impl<T> LikenessFallback<T> for Likeness<T> {}
+
+/// The name of a column if its values can be told apart, by the first of these ways that there is.
+pub fn told_apart<T>(
+    column: &'static str,
+    ways: [Option<Alike<T>>; 2],
+    one: &T,
+    other: &T,
+) -> Option<&'static str> {
+    let is_alike = ways.into_iter().flatten().next()?;
+    (!is_alike(one, other)).then_some(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "read by its `Debug` only")]
+    struct ShownOnly(f64);
+
+    struct Silent;
+
+    #[test]
+    fn likeness_is_asked_of_the_best_way_there_is() {
+        assert!(Likeness::<f64>::EQUAL.is_some() && Likeness::<f64>::SHOWN.is_some());
+        assert!(Likeness::<ShownOnly>::EQUAL.is_none() && Likeness::<ShownOnly>::SHOWN.is_some());
+        assert!(Likeness::<Silent>::EQUAL.is_none() && Likeness::<Silent>::SHOWN.is_none());
+        let ways = [Likeness::<f64>::EQUAL, Likeness::<f64>::SHOWN];
+        assert_eq!(told_apart("a", ways, &1.0, &2.0), Some("a"));
+        assert_eq!(told_apart("a", ways, &f64::NAN, &f64::NAN), None);
+        let ways = [Likeness::<ShownOnly>::EQUAL, Likeness::<ShownOnly>::SHOWN];
+        assert_eq!(
+            told_apart("a", ways, &ShownOnly(1.0), &ShownOnly(2.0)),
+            Some("a")
+        );
+        assert_eq!(
+            told_apart("a", ways, &ShownOnly(1.5), &ShownOnly(1.5)),
+            None
+        );
+        let ways = [Likeness::<Silent>::EQUAL, Likeness::<Silent>::SHOWN];
+        assert_eq!(told_apart("a", ways, &Silent, &Silent), None);
+    }
+}

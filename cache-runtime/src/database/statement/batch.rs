@@ -1,0 +1,245 @@
+//! The statements of batches: as rows of parameters, or as one array per column.
+//!
+//! Not here: how many rows a statement is given (`chunks`).
+
+use sqlx::SqlStr;
+
+use super::Text;
+use crate::database::{backend::Backend, column::Role, dialect::sql};
+
+/// What the rows given to a statement are called in it.
+const GIVEN: &str = "given";
+/// What the table is called in a statement that is given rows.
+const TARGET: &str = "target";
+/// What a statement returns behind a row that triggers may change before the transaction ends.
+pub(crate) const TRIGGERS: i64 = 1;
+/// What it returns behind a row that triggers may change when the transaction ends.
+pub(crate) const DEFERRED: i64 = 2;
+
+impl<DB: Backend> Text<'_, DB> {
+    /// Inserts so many rows. Binds the wanted columns, row by row.
+    pub(crate) fn insert_rows(
+        &self,
+        wanted: fn(Role) -> bool,
+        rows: usize,
+        reads_back: bool,
+    ) -> SqlStr {
+        sql(self.insert_values(wanted, rows) + &self.returning(reads_back))
+    }
+
+    /// Inserts so many rows, or changes those that are there. Binds the columns that a save writes, row by row. With
+    /// `returns`, where the dialect can, it returns the rows as [`Text::returning_final`] says.
+    pub(crate) fn upsert_rows(&self, rows: usize, returns: bool) -> SqlStr {
+        sql(self.insert_values(Role::is_saved, rows)
+            + &self.on_conflict()
+            + &self.returning_final(returns))
+    }
+
+    fn insert_values(&self, wanted: fn(Role) -> bool, rows: usize) -> String {
+        let names = self.names(wanted);
+        let row = |row: usize| {
+            let first = row * names.len() + 1;
+            let parameters: Vec<_> = (first..first + names.len())
+                .map(|number| self.dialect.placeholder(number))
+                .collect();
+            format!("({})", parameters.join(", "))
+        };
+        let rows: Vec<_> = (0..rows).map(row).collect();
+        format!(
+            "INSERT INTO {} ({}) VALUES {}",
+            self.table,
+            names.join(", "),
+            rows.join(", ")
+        )
+    }
+
+    /// Inserts rows given as arrays, in their order. Binds one array per wanted column.
+    pub(crate) fn insert_arrays(&self, wanted: fn(Role) -> bool, reads_back: bool) -> SqlStr {
+        let names = self.names(wanted).join(", ");
+        // The place of each row decides the order in which ids are generated.
+        sql(format!(
+            "INSERT INTO {} ({names}) SELECT {names} FROM {} ORDER BY larder_place{}",
+            self.table,
+            self.given(wanted, " WITH ORDINALITY", ", larder_place"),
+            self.returning(reads_back)
+        ))
+    }
+
+    /// Inserts the rows given as arrays, or changes those that are there. Binds one array per column that a save writes. With
+    /// `returns` it returns the rows as [`Text::returning_final`] says.
+    pub(crate) fn upsert_arrays(&self, returns: bool) -> SqlStr {
+        let names = self.names(Role::is_saved).join(", ");
+        sql(format!(
+            "INSERT INTO {} ({names}) SELECT {names} FROM {}{}{}",
+            self.table,
+            self.given(Role::is_saved, "", ""),
+            self.on_conflict(),
+            self.returning_final(returns)
+        ))
+    }
+
+    /// Returns the rows of a statement as it leaves them, and behind their columns what may come after that: 0 for nothing,
+    /// [`TRIGGERS`] for triggers, which may also change a row that was returned before, and [`DEFERRED`] for some that run when
+    /// the transaction ends. Asked with each statement, so that a trigger of yesterday's migration is seen; the database works
+    /// it out once for all rows.
+    fn returning_final(&self, returns: bool) -> String {
+        if !(returns && self.dialect.returns_rows_of_upserts()) {
+            return String::new();
+        }
+        let table = format!("to_regclass('{}')", self.table.replace('\'', "''"));
+        // What is not a plain table has triggers elsewhere.
+        format!(
+            " RETURNING {}, CASE WHEN (SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = {table}) \
+             THEN COALESCE((SELECT MAX(CASE WHEN tginitdeferred THEN {DEFERRED} ELSE {TRIGGERS} END) \
+             FROM pg_catalog.pg_trigger WHERE tgrelid = {table} AND NOT tgisinternal AND tgenabled <> 'D'), 0) ELSE {TRIGGERS} END::bigint",
+            self.all_names()
+        )
+    }
+
+    /// Changes the rows given as arrays. Binds one array per column that an update writes or compares.
+    pub(crate) fn update_arrays(&self) -> SqlStr {
+        let mut assignments: Vec<_> = self
+            .names(|role| role == Role::Plain)
+            .iter()
+            .map(|name| format!("{name} = {GIVEN}.{name}"))
+            .collect();
+        let version = self.version();
+        assignments.extend(
+            version
+                .iter()
+                .map(|version| format!("{version} = {TARGET}.{version} + 1")),
+        );
+        if assignments.is_empty() {
+            let ids = self.names(Role::is_id);
+            assignments.extend(ids.iter().map(|id| format!("{id} = {TARGET}.{id}")));
+        }
+        let returned: Vec<_> = self
+            .names(|_| true)
+            .iter()
+            .map(|name| format!("{TARGET}.{name}"))
+            .collect();
+        sql(format!(
+            "UPDATE {} AS {TARGET} SET {} FROM {} WHERE {} RETURNING {}",
+            self.table,
+            assignments.join(", "),
+            self.given(Role::is_saved, "", ""),
+            self.is_given(true),
+            returned.join(", ")
+        ))
+    }
+
+    /// Deletes the rows given as arrays. Binds one array per part of the id, and one of versions if they are compared.
+    pub(crate) fn delete_arrays(&self, compares_version: bool) -> SqlStr {
+        sql(format!(
+            "DELETE FROM {} AS {TARGET} USING {} WHERE {}",
+            self.table,
+            self.given(Self::told_by(compares_version), "", ""),
+            self.is_given(compares_version)
+        ))
+    }
+
+    /// Deletes so many rows. Binds what tells each of them, row by row.
+    pub(crate) fn delete_rows(&self, rows: usize, compares_version: bool) -> SqlStr {
+        sql(format!(
+            "DELETE FROM {} WHERE {}",
+            self.table,
+            self.any_of(rows, compares_version)
+        ))
+    }
+
+    /// Reads the rows given as arrays. Binds one array per part of the id.
+    pub(crate) fn select_arrays(&self) -> SqlStr {
+        let names = self.names(|_| true);
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| format!("{TARGET}.{name}"))
+            .collect();
+        sql(format!(
+            "SELECT {} FROM {} AS {TARGET}, {} WHERE {}",
+            names.join(", "),
+            self.table,
+            self.given(Self::told_by(false), "", ""),
+            self.is_given(false)
+        ))
+    }
+
+    /// Reads so many rows. Binds their ids, row by row.
+    pub(crate) fn select_rows(&self, rows: usize) -> SqlStr {
+        sql(self.current(self.select(&self.any_of(rows, false))))
+    }
+
+    /// Counts how many of so many rows there are now. Binds their ids, row by row.
+    pub(crate) fn count_rows(&self, rows: usize) -> SqlStr {
+        sql(self.current(format!(
+            "SELECT COUNT(*) FROM {} WHERE {}",
+            self.table,
+            self.any_of(rows, false)
+        )))
+    }
+
+    /// The columns that tell a row, and its version if that is compared.
+    pub(crate) fn told_by(compares_version: bool) -> fn(Role) -> bool {
+        if compares_version {
+            |role| role.is_id() || role == Role::Version
+        } else {
+            Role::is_id
+        }
+    }
+
+    /// How many parameters it takes to tell a row.
+    pub(crate) fn parameters_per_row(&self, compares_version: bool) -> usize {
+        let told = self.names(Self::told_by(compares_version)).len();
+        let repeated = self.columns.iter().filter(|column| self.is_text_id(column));
+        if self.dialect.numbers_parameters() {
+            told
+        } else {
+            told + repeated.count()
+        }
+    }
+
+    /// The rows of a batch as a table.
+    fn given(&self, wanted: fn(Role) -> bool, suffix: &str, more: &str) -> String {
+        let names = self.names(wanted);
+        let arrays: Vec<_> = (1..=names.len())
+            .map(|number| self.dialect.placeholder(number))
+            .collect();
+        format!(
+            "UNNEST({}){suffix} AS {GIVEN}({}{more})",
+            arrays.join(", "),
+            names.join(", ")
+        )
+    }
+
+    /// That a row of the table is one of the given ones.
+    fn is_given(&self, compares_version: bool) -> String {
+        let mut conditions = Vec::new();
+        for column in self.columns.iter().filter(|column| column.role.is_id()) {
+            let name = self.dialect.quote(column.name);
+            let (own, given) = (format!("{TARGET}.{name}"), format!("{GIVEN}.{name}"));
+            conditions.push(format!("{own} = {given}"));
+            if self.is_text_id(column) {
+                conditions.push(self.dialect.exactly(&own, &given));
+            }
+        }
+        if let Some(version) = self.version().filter(|_| compares_version) {
+            conditions.push(format!("{TARGET}.{version} = {GIVEN}.{version}"));
+        }
+        conditions.join(" AND ")
+    }
+
+    fn any_of(&self, rows: usize, compares_version: bool) -> String {
+        let each = self.parameters_per_row(compares_version);
+        let rows: Vec<_> = (0..rows)
+            .map(|row| {
+                let first = row * each + 1;
+                let condition = if compares_version {
+                    self.row_condition(first)
+                } else {
+                    self.id_condition(first)
+                };
+                format!("({condition})")
+            })
+            .collect();
+        rows.join(" OR ")
+    }
+}

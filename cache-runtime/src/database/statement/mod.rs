@@ -1,0 +1,316 @@
+//! The statements of one entity in one dialect, written once when its repository is made.
+//!
+//! Text ids are compared twice: as the column's collation does, which finds the index, and byte for byte. Under a collation
+//! that ignores case (MariaDB's default) `abc` and `ABC` are one row to the database but two keys to the cache; with the
+//! second comparison they are two ids to the database too, so no write can reach a row past its key.
+//!
+//! Invariant: the text never contains a value; values are bound, in the order given by [`Binding`](crate::database::source::Binding).
+
+mod batch;
+
+use std::fmt::Write;
+
+use sqlx::SqlStr;
+
+pub(crate) use self::batch::{DEFERRED, TRIGGERS};
+use crate::database::{
+    backend::Backend,
+    column::{ColumnSpec, Role},
+    dialect::{Dialect, sql},
+};
+
+/// The statements of an entity.
+#[derive(Clone, Debug)]
+pub(crate) struct Statements {
+    /// Reads the row with an id. Binds the id (see [`Statements::repeats_text_ids`]).
+    pub(crate) select: SqlStr,
+    /// Reads a row as it is now, also in a transaction that has read before. Binds the id as `select` does.
+    pub(crate) select_current: SqlStr,
+    /// Reads the row whose generated id the driver reported, as it is now. Binds that number.
+    pub(crate) select_generated: SqlStr,
+    /// Inserts a row. Binds the columns that the database does not fill in.
+    pub(crate) insert: SqlStr,
+    /// Changes a row. Binds the plain columns, then the id, then the version if there is one.
+    pub(crate) update: SqlStr,
+    /// Inserts a row or changes it. Binds all columns but the generated ones in field order.
+    pub(crate) upsert: SqlStr,
+    /// Deletes a row whatever its version. Binds the id.
+    pub(crate) delete: SqlStr,
+    /// Deletes a row of one version. Binds the id, then the version if there is one.
+    pub(crate) delete_row: SqlStr,
+    /// Whether the id's text parts are bound a second time behind the id, because parameters cannot be used twice.
+    pub(crate) repeats_text_ids: bool,
+    /// Whether a written row is read back: because the database fills in columns, or because what it holds is wanted.
+    pub(crate) reads_back: bool,
+    /// Whether the database chooses the id.
+    pub(crate) generates_id: bool,
+}
+
+impl Statements {
+    /// Writes the statements for a table with these columns; `wants_rows` asks for every written row to be read back.
+    pub(crate) fn new<DB: Backend>(
+        table: &str,
+        columns: &[ColumnSpec<DB>],
+        wants_rows: bool,
+    ) -> Self {
+        let text = Text::new(table, columns);
+        // The version is counted up by the database.
+        let reads_back = wants_rows
+            || columns
+                .iter()
+                .any(|column| column.role.is_generated() || column.role == Role::Version);
+        let has_text_id = columns.iter().any(|column| text.is_text_id(column));
+        Self {
+            select: sql(text.select(&text.id_condition(1))),
+            select_current: sql(text.current(text.select(&text.id_condition(1)))),
+            select_generated: sql(text.current(text.select_generated())),
+            insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
+            update: sql(text.update(reads_back)),
+            upsert: sql(text.upsert(reads_back)),
+            delete: sql(format!(
+                "DELETE FROM {} WHERE {}",
+                text.table,
+                text.id_condition(1)
+            )),
+            delete_row: sql(format!(
+                "DELETE FROM {} WHERE {}",
+                text.table,
+                text.row_condition(1)
+            )),
+            repeats_text_ids: has_text_id && !text.dialect.numbers_parameters(),
+            reads_back,
+            generates_id: columns
+                .iter()
+                .any(|column| column.role == Role::GeneratedId),
+        }
+    }
+}
+
+/// Writes statements for the columns of a table.
+pub(crate) struct Text<'a, DB: Backend> {
+    dialect: Dialect,
+    table: String,
+    columns: &'a [ColumnSpec<DB>],
+}
+
+impl<'a, DB: Backend> Text<'a, DB> {
+    pub(crate) fn new(table: &str, columns: &'a [ColumnSpec<DB>]) -> Self {
+        Self {
+            dialect: DB::DIALECT,
+            table: DB::DIALECT.quote_table(table),
+            columns,
+        }
+    }
+
+    fn is_text_id(&self, column: &ColumnSpec<DB>) -> bool {
+        column.role.is_id() && self.dialect.is_text(column.type_name())
+    }
+
+    fn names(&self, wanted: fn(Role) -> bool) -> Vec<String> {
+        self.columns
+            .iter()
+            .filter(|column| wanted(column.role))
+            .map(|column| self.dialect.quote(column.name))
+            .collect()
+    }
+
+    fn all_names(&self) -> String {
+        self.names(|_| true).join(", ")
+    }
+
+    /// `id = ..`, exactly, for parameters from `first` on.
+    fn id_condition(&self, first: usize) -> String {
+        let mut equal = Vec::new();
+        let mut exact = Vec::new();
+        for (at, column) in self
+            .columns
+            .iter()
+            .filter(|column| column.role.is_id())
+            .enumerate()
+        {
+            let name = self.dialect.quote(column.name);
+            let parameter = self.dialect.placeholder(first + at);
+            equal.push(format!("{name} = {parameter}"));
+            if self.is_text_id(column) {
+                exact.push(self.dialect.exactly(&name, &parameter));
+            }
+        }
+        equal.append(&mut exact);
+        equal.join(" AND ")
+    }
+
+    /// As [`Text::id_condition`], and that the row still has the version that follows the id.
+    fn row_condition(&self, first: usize) -> String {
+        let mut condition = self.id_condition(first);
+        if let Some(version) = self.version() {
+            let ids = self.names(Role::is_id).len();
+            let parameter = self.dialect.placeholder(first + ids);
+            write!(condition, " AND {version} = {parameter}")
+                .expect("writing to a string cannot fail");
+        }
+        condition
+    }
+
+    fn version(&self) -> Option<String> {
+        self.names(|role| role == Role::Version).pop()
+    }
+
+    fn select(&self, condition: &str) -> String {
+        format!(
+            "SELECT {} FROM {} WHERE {condition}",
+            self.all_names(),
+            self.table
+        )
+    }
+
+    /// A read of MySQL that is not of the transaction's snapshot: an update that sets a row to what it is already leaves no
+    /// version of it there.
+    fn current(&self, select: String) -> String {
+        match self.dialect {
+            Dialect::MySql => select + " FOR UPDATE",
+            Dialect::Postgres | Dialect::Sqlite => select,
+        }
+    }
+
+    fn select_generated(&self) -> String {
+        let id = self.names(|role| role == Role::GeneratedId).pop();
+        let condition = id.map(|id| format!("{id} = {}", self.dialect.placeholder(1)));
+        self.select(condition.as_deref().unwrap_or("1 = 0"))
+    }
+
+    fn insert(&self, wanted: fn(Role) -> bool, reads_back: bool) -> String {
+        let names = self.names(wanted);
+        let mut text = format!("INSERT INTO {}", self.table);
+        if names.is_empty() {
+            text.push_str(match self.dialect {
+                Dialect::MySql => " () VALUES ()",
+                Dialect::Postgres | Dialect::Sqlite => " DEFAULT VALUES",
+            });
+        } else {
+            let placeholders: Vec<_> = (1..=names.len())
+                .map(|number| self.dialect.placeholder(number))
+                .collect();
+            write!(
+                text,
+                " ({}) VALUES ({})",
+                names.join(", "),
+                placeholders.join(", ")
+            )
+            .expect("writing to a string cannot fail");
+        }
+        text + &self.returning(reads_back)
+    }
+
+    fn update(&self, reads_back: bool) -> String {
+        let plain = self.names(|role| role == Role::Plain);
+        let mut assignments: Vec<_> = plain
+            .iter()
+            .enumerate()
+            .map(|(at, name)| format!("{name} = {}", self.dialect.placeholder(at + 1)))
+            .collect();
+        assignments.extend(
+            self.version()
+                .map(|version| format!("{version} = {version} + 1")),
+        );
+        if assignments.is_empty() {
+            // Nothing to change: the statement still tells whether the row exists.
+            let ids = self.names(Role::is_id);
+            assignments.extend(ids.iter().map(|id| format!("{id} = {id}")));
+        }
+        format!(
+            "UPDATE {} SET {} WHERE {}{}",
+            self.table,
+            assignments.join(", "),
+            self.row_condition(plain.len() + 1),
+            self.returning(reads_back)
+        )
+    }
+
+    /// Insert or change. MySQL's `ON DUPLICATE KEY UPDATE` would change the row that any unique key collides with, whatever
+    /// its id, and so past its cache key; there an update is tried first, and this is the insert that follows.
+    fn upsert(&self, reads_back: bool) -> String {
+        let insert = self.insert(Role::is_saved, false);
+        if self.dialect == Dialect::MySql {
+            return insert;
+        }
+        insert + &self.on_conflict() + &self.returning(reads_back)
+    }
+
+    /// What an insert does with a row whose id is there already: it changes that row, in the version it has here, and no
+    /// other one.
+    fn on_conflict(&self) -> String {
+        let ids = self.names(Role::is_id);
+        let version = self.version();
+        let mut changed = self.names(|role| role == Role::Plain);
+        if changed.is_empty() && version.is_none() {
+            changed.clone_from(&ids);
+        }
+        if self.dialect == Dialect::MySql {
+            return self.on_duplicate(&changed);
+        }
+        let mut assignments: Vec<_> = changed
+            .iter()
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
+        assignments.extend(
+            version
+                .iter()
+                .map(|version| format!("{version} = excluded.{version} + 1")),
+        );
+        let mut text = format!(
+            " ON CONFLICT ({}) DO UPDATE SET {}",
+            ids.join(", "),
+            assignments.join(", ")
+        );
+        let mut conditions: Vec<_> = self
+            .columns
+            .iter()
+            .filter(|column| self.is_text_id(column))
+            .map(|column| {
+                let name = self.dialect.quote(column.name);
+                self.dialect.exactly(
+                    &format!("{}.{name}", self.table),
+                    &format!("excluded.{name}"),
+                )
+            })
+            .collect();
+        conditions.extend(
+            version
+                .iter()
+                .map(|version| format!("{}.{version} = excluded.{version}", self.table)),
+        );
+        if !conditions.is_empty() {
+            write!(text, " WHERE {}", conditions.join(" AND "))
+                .expect("writing to a string cannot fail");
+        }
+        text
+    }
+
+    /// As [`Text::on_conflict`] for MySQL, which goes on with the row that any unique key collides with, whatever its id: such
+    /// a row is left as it is, and the caller has to look whether its own row is there.
+    fn on_duplicate(&self, changed: &[String]) -> String {
+        let mut own = Vec::new();
+        for column in self.columns.iter().filter(|column| column.role.is_id()) {
+            let name = self.dialect.quote(column.name);
+            own.push(format!("{name} = VALUES({name})"));
+            if self.is_text_id(column) {
+                let given = format!("CONVERT(VALUES({name}) USING utf8mb4)");
+                own.push(self.dialect.exactly(&name, &given));
+            }
+        }
+        let own = own.join(" AND ");
+        let assignments: Vec<_> = changed
+            .iter()
+            .map(|name| format!("{name} = IF({own}, VALUES({name}), {name})"))
+            .collect();
+        format!(" ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
+    }
+
+    fn returning(&self, reads_back: bool) -> String {
+        if reads_back && self.dialect.returns_rows() {
+            format!(" RETURNING {}", self.all_names())
+        } else {
+            String::new()
+        }
+    }
+}

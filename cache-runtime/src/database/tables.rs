@@ -1,0 +1,339 @@
+//! The two tables that write-behind keeps in the database of the rows: how far each queue has been applied, and what could
+//! not be.
+//!
+//! They lie beside the rows because they change with them, in one transaction; anywhere else a crash between two commits
+//! would skip writes or repeat them.
+//!
+//! 1. A migration creates them ([`offsets_sql`], [`dead_letters_sql`]), or [`install`] does.
+//! 2. Statements on them are written once for all databases, with `?` for a parameter (`ask`).
+//!
+//! Invariant: the tables hold integers, texts and bytes, none of them `NULL`, so that all databases read them alike.
+//! Invariant: names of queues are compared byte for byte.
+//! Not here: what the statements are (`offsets`, `letters`).
+
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
+
+use crate::{
+    database::{self, Fate, backend::Backend, dialect::Dialect, schema},
+    detached,
+    error::{Error, ErrorKind},
+};
+
+/// The statement that creates the table of positions, for a migration.
+///
+/// It has a row for each incarnation of each queue. Nobody but larder writes to it while queues are in use.
+///
+/// ```
+/// # use larder_runtime::schema::offsets_sql;
+/// println!("{};", offsets_sql::<sqlx::Sqlite>());
+/// ```
+#[must_use]
+pub const fn offsets_sql<DB: Backend>() -> &'static str {
+    match DB::DIALECT {
+        Dialect::Postgres | Dialect::Sqlite => {
+            "CREATE TABLE IF NOT EXISTS larder_offsets (
+    queue VARCHAR(190) NOT NULL,
+    part BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    nonce VARCHAR(16) NOT NULL,
+    position BIGINT NOT NULL,
+    closed BIGINT NOT NULL,
+    lost BIGINT NOT NULL,
+    counted BIGINT NOT NULL,
+    PRIMARY KEY (queue, part, epoch)
+)"
+        }
+        // Of an older row format an index holds 767 bytes of a column: 190 characters.
+        Dialect::MySql => {
+            "CREATE TABLE IF NOT EXISTS larder_offsets (
+    queue VARCHAR(190) NOT NULL,
+    part BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    nonce VARCHAR(16) NOT NULL,
+    position BIGINT NOT NULL,
+    closed BIGINT NOT NULL,
+    lost BIGINT NOT NULL,
+    counted BIGINT NOT NULL,
+    PRIMARY KEY (queue, part, epoch)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        }
+    }
+}
+
+/// The statement that creates the table of dead letters, for a migration.
+///
+/// It has a row for each write that the database has refused for good, with the refusal.
+///
+/// ```
+/// # use larder_runtime::schema::dead_letters_sql;
+/// println!("{};", dead_letters_sql::<sqlx::Sqlite>());
+/// ```
+#[must_use]
+pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
+    match DB::DIALECT {
+        Dialect::Postgres => {
+            "CREATE TABLE IF NOT EXISTS larder_dead_letters (
+    queue VARCHAR(190) NOT NULL,
+    part BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    row_key TEXT NOT NULL,
+    operation VARCHAR(8) NOT NULL,
+    codec BIGINT NOT NULL,
+    layout BIGINT NOT NULL,
+    payload BYTEA NOT NULL,
+    error TEXT NOT NULL,
+    died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
+    PRIMARY KEY (queue, part, epoch, number)
+)"
+        }
+        Dialect::MySql => {
+            "CREATE TABLE IF NOT EXISTS larder_dead_letters (
+    queue VARCHAR(190) NOT NULL,
+    part BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    row_key TEXT NOT NULL,
+    operation VARCHAR(8) NOT NULL,
+    codec BIGINT NOT NULL,
+    layout BIGINT NOT NULL,
+    payload LONGBLOB NOT NULL,
+    error TEXT NOT NULL,
+    died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
+    PRIMARY KEY (queue, part, epoch, number)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        }
+        Dialect::Sqlite => {
+            "CREATE TABLE IF NOT EXISTS larder_dead_letters (
+    queue VARCHAR(190) NOT NULL,
+    part BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    row_key TEXT NOT NULL,
+    operation VARCHAR(8) NOT NULL,
+    codec BIGINT NOT NULL,
+    layout BIGINT NOT NULL,
+    payload BLOB NOT NULL,
+    error TEXT NOT NULL,
+    died_at BIGINT NOT NULL,
+    found VARCHAR(64) NOT NULL DEFAULT '',
+    PRIMARY KEY (queue, part, epoch, number)
+)"
+        }
+    }
+}
+
+/// How many characters the column for the name of a queue holds.
+const LONGEST_NAME: usize = 190;
+
+/// Fails if the name of an entity's queue does not fit the tables.
+pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
+    let length = queue.chars().count();
+    if length <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Configuration,
+        format!(
+            "{entity} cannot be written behind: the name of its queue, {queue}, has {length} characters, and the tables of \
+             write-behind hold {LONGEST_NAME}; choose a shorter `namespace`"
+        ),
+    ))
+}
+
+/// Creates the tables that are not there. Any number of processes may do so at once.
+///
+/// # Errors
+///
+/// Errors of the database, also where its user may not create tables.
+pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
+    schema::install(pool).await?;
+    let texts = vec![offsets_sql::<DB>(), dead_letters_sql::<DB>()];
+    create(pool, texts)
+        .await
+        .map_err(|error| describe::<DB>("create", "the tables of write-behind", error))
+}
+
+/// Runs statements that create something if it is not there. Any number of processes may do so at once.
+pub(crate) async fn create<DB: Backend>(
+    pool: &Pool<DB>,
+    texts: Vec<&'static str>,
+) -> Result<(), sqlx::Error> {
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        for text in texts {
+            let text = match DB::DIALECT {
+                // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
+                // is held until both statements, which are one transaction, have ended. Its number is larder's own.
+                Dialect::Postgres => {
+                    format!("SELECT pg_advisory_xact_lock(7809911855113007714); {text}")
+                }
+                Dialect::MySql | Dialect::Sqlite => text.to_owned(),
+            };
+            DB::run(&mut connection, AssertSqlSafe(text).into_sql_str()).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A value for a statement on these tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Value<'a> {
+    Text(&'a str),
+    Integer(u64),
+    Bytes(&'a [u8]),
+}
+
+/// A statement as the database spells it, and its arguments. The text has a `?` for each value, and none elsewhere.
+pub(crate) fn ask<DB: Backend>(
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<(SqlStr, DB::Arguments), sqlx::Error> {
+    let mut arguments = DB::Arguments::default();
+    let mut pieces = text.split('?');
+    let mut spelled = pieces.next().unwrap_or_default().to_owned();
+    for (at, (value, piece)) in values.iter().zip(pieces).enumerate() {
+        spelled += &DB::DIALECT.placeholder(at + 1);
+        spelled += piece;
+        let added = match value {
+            Value::Text(text) => DB::add_text(&mut arguments, Some(text)),
+            Value::Integer(integer) => DB::add_integer(&mut arguments, saturated(*integer)),
+            Value::Bytes(bytes) => DB::add_bytes(&mut arguments, bytes),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    // Made of the constants of this module's siblings; values are bound.
+    Ok((AssertSqlSafe(spelled).into_sql_str(), arguments))
+}
+
+/// Runs a statement that returns no rows on a connection of the pool. How many it matched.
+pub(crate) async fn execute<DB: Backend>(
+    pool: &Pool<DB>,
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<u64, sqlx::Error> {
+    let (sql, arguments) = ask::<DB>(text, values)?;
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        Ok(DB::execute(&mut connection, sql, arguments).await?.rows)
+    })
+    .await
+}
+
+/// As [`execute`], inside a transaction.
+pub(crate) async fn execute_within<DB: Backend>(
+    connection: &mut DB::Connection,
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<u64, sqlx::Error> {
+    let (sql, arguments) = ask::<DB>(text, values)?;
+    Ok(DB::execute(connection, sql, arguments).await?.rows)
+}
+
+/// Runs a statement on a connection of the pool and returns its rows.
+pub(crate) async fn fetch<DB: Backend>(
+    pool: &Pool<DB>,
+    text: &str,
+    values: &[Value<'_>],
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let (sql, arguments) = ask::<DB>(text, values)?;
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        DB::fetch_all(&mut connection, sql, arguments).await
+    })
+    .await
+}
+
+/// Reads a number of ours.
+pub(crate) fn number<DB: Backend>(row: &DB::Row, index: usize) -> Result<u64, sqlx::Error> {
+    let integer = DB::integer(row, index)?;
+    u64::try_from(integer).map_err(|negative| sqlx::Error::ColumnDecode {
+        index: index.to_string(),
+        source: negative.into(),
+    })
+}
+
+/// Reads a text of ours.
+pub(crate) fn text<DB: Backend>(row: &DB::Row, index: usize) -> Result<String, sqlx::Error> {
+    DB::text(row, index).map(Option::unwrap_or_default)
+}
+
+/// As a database can hold it. No number of ours gets that far.
+fn saturated(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The error of larder for an error of a statement on these tables.
+pub(crate) fn describe<DB: Backend>(verb: &str, what: &str, error: sqlx::Error) -> Error {
+    if is_missing_table(&error) {
+        return Error::with_source(
+            ErrorKind::Configuration,
+            format!(
+                "failed to {verb} {what}: the tables of write-behind are not in this {} database; call `install()` once, or put \
+                 `larder::schema::offsets_sql` and `larder::schema::dead_letters_sql` into a migration",
+                DB::NAME
+            ),
+            error,
+        );
+    }
+    if is_missing_column(&error) {
+        return Error::with_source(
+            ErrorKind::Configuration,
+            format!(
+                "failed to {verb} {what}: the table larder_dead_letters was made by an earlier version; run `{ADD_FOUND}`"
+            ),
+            error,
+        );
+    }
+    // No write of a user is in such a statement, and each of them may be sent again.
+    database::describe(verb, what, error, Fate::Nothing)
+}
+
+/// The statement that a table of dead letters needs that was made before it had this column.
+const ADD_FOUND: &str =
+    "ALTER TABLE larder_dead_letters ADD COLUMN found VARCHAR(64) NOT NULL DEFAULT ''";
+
+/// Whether a statement named the column that the table of dead letters did not have at first.
+pub(crate) fn is_missing_column(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    let code = refusal.code().unwrap_or_default();
+    let message = refusal.message();
+    // SQLite has one code for all mistakes in a statement. A user's table may lack a column of this name as well.
+    (matches!(code.as_ref(), "42703" | "42S22") && message.contains("found"))
+        || (code == "1"
+            && (message == "table larder_dead_letters has no column named found"
+                || message == "no such column: found"))
+}
+
+/// Whether a statement named a table that is not there.
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(refusal) = error else {
+        return false;
+    };
+    let code = refusal.code().unwrap_or_default();
+    // SQLite has one code for all mistakes in a statement.
+    matches!(code.as_ref(), "42P01" | "42S02")
+        || (code == "1" && refusal.message().starts_with("no such table: larder_"))
+}
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_spelled_as_the_database_does() {
+        let values = [Value::Integer(1), Value::Text("a")];
+        let (sql, _) = ask::<sqlx::Postgres>("UPDATE t SET a = ? WHERE b = ?", &values).unwrap();
+        assert_eq!(sql.as_str(), "UPDATE t SET a = $1 WHERE b = $2");
+        let (sql, _) = ask::<sqlx::Sqlite>("SELECT ?, ? FROM t", &values).unwrap();
+        assert_eq!(sql.as_str(), "SELECT ?1, ?2 FROM t");
+    }
+}

@@ -1,0 +1,170 @@
+//! Payload codecs: a row to bytes and back, for stores outside this process.
+//!
+//! MessagePack with field names is the default: it carries everything serde can describe, and a field that was added,
+//! removed or moved cannot be read as another one. postcard is smaller and faster but positional, and it carries nothing
+//! that describes itself (`serde_json::Value`, `#[serde(flatten)]`, untagged enums); `probe` finds such types when the
+//! repository is made, not when the first row fails. JSON is for entries that people or other programs read.
+//!
+//! The header in front of a payload is not the codec's business; it names the codec and the layout the payload was
+//! written with, and a reader never decodes a payload of another codec or layout.
+
+mod probe;
+mod stopped_at;
+
+use std::fmt;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use crate::policy::Codec;
+pub(crate) use probe::{requires_self_describing, shape};
+
+/// The highest number of a codec.
+const LAST: u8 = 3;
+
+/// Why a payload could not be written or read.
+#[derive(Debug)]
+pub struct CodecError(String);
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CodecError {}
+
+impl CodecError {
+    fn new(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Codec {
+    /// The number of the codec in an entry's header.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => 1,
+            #[cfg(feature = "postcard")]
+            Self::Postcard => 2,
+            #[cfg(feature = "json")]
+            Self::Json => 3,
+        }
+    }
+
+    /// The codec of a number, if this program was built with it.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            #[cfg(feature = "msgpack")]
+            1 => Some(Self::MessagePack),
+            #[cfg(feature = "postcard")]
+            2 => Some(Self::Postcard),
+            #[cfg(feature = "json")]
+            3 => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// All codecs that this program was built with.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (1..=LAST).filter_map(Self::from_number)
+    }
+
+    /// Whether the codec finds fields by their position, and so cannot carry a type that describes itself.
+    #[must_use]
+    pub const fn is_positional(self) -> bool {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => false,
+            #[cfg(feature = "postcard")]
+            Self::Postcard => true,
+            #[cfg(feature = "json")]
+            Self::Json => false,
+        }
+    }
+
+    /// Writes a row.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the codec cannot carry a value of the row.
+    pub fn encode<E: Serialize>(self, row: &E) -> Result<Vec<u8>, CodecError> {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => rmp_serde::to_vec_named(row).map_err(CodecError::new),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => postcard::to_stdvec(row).map_err(CodecError::new),
+            #[cfg(feature = "json")]
+            Self::Json => serde_json::to_vec(row).map_err(CodecError::new),
+        }
+    }
+
+    /// Reads a row. Bytes behind its end are an error, not silence.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bytes are not a row of this type in this codec.
+    pub fn decode<E: DeserializeOwned>(self, bytes: &[u8]) -> Result<E, CodecError> {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => {
+                let mut rest = bytes;
+                let row = rmp_serde::from_read(&mut rest).map_err(CodecError::new)?;
+                ended(rest)?;
+                Ok(row)
+            }
+            #[cfg(feature = "postcard")]
+            Self::Postcard => {
+                let (row, rest) = postcard::take_from_bytes(bytes).map_err(CodecError::new)?;
+                ended(rest)?;
+                Ok(row)
+            }
+            #[cfg(feature = "json")]
+            Self::Json => serde_json::from_slice(bytes).map_err(CodecError::new),
+        }
+    }
+}
+
+impl Codec {
+    /// The field of a row at which [`Codec::encode`] failed, if that can be told.
+    pub(crate) fn field_not_written<E: Serialize + DeserializeOwned>(
+        self,
+        row: &E,
+    ) -> Option<String> {
+        let mut written = Vec::new();
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => rmp_serde::encode::write_named(&mut written, row).is_ok(),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => postcard::to_io(row, &mut written).is_ok(),
+            #[cfg(feature = "json")]
+            Self::Json => serde_json::to_writer(&mut written, row).is_ok(),
+        };
+        self.field_not_read::<E>(&written)
+    }
+
+    /// The field of a row at which [`Codec::decode`] fails, if that can be told.
+    pub(crate) fn field_not_read<E: DeserializeOwned>(self, bytes: &[u8]) -> Option<String> {
+        match self {
+            #[cfg(feature = "msgpack")]
+            Self::MessagePack => stopped_at::field::<E>(&mut rmp_serde::Deserializer::new(bytes)),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => {
+                stopped_at::field::<E>(&mut postcard::Deserializer::from_bytes(bytes))
+            }
+            #[cfg(feature = "json")]
+            Self::Json => stopped_at::field::<E>(&mut serde_json::Deserializer::from_slice(bytes)),
+        }
+    }
+}
+
+#[cfg(any(feature = "msgpack", feature = "postcard"))]
+fn ended(rest: &[u8]) -> Result<(), CodecError> {
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(CodecError::new("the payload goes on behind the row"))
+    }
+}

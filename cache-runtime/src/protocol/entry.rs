@@ -1,0 +1,187 @@
+//! The binary form of a state, as it lies in Redis: a header of fixed layout, then the payload, the waiters or the intents.
+//!
+//! The layout is described in `docs/format.md`, byte by byte; the Lua scripts in `store/scripts` read and write the same
+//! bytes. It never changes without a new format number, and bytes of released formats are kept as fixtures.
+//!
+//! 1. A reader looks at the state and the identity before it looks at the payload, so a foreign payload is never decoded.
+//! 2. A queued write becomes a value in its place, without its payload being sent or copied: its mark stays, and a flag says
+//!    so. Nothing but the script that settles it writes such bytes.
+//! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
+//!    next load repairs.
+//! 4. A later format is [`Unreadable::LaterFormat`]: readers go past it, so that a newer program's intents are respected.
+//!    The first three bytes keep their meaning in every format.
+
+use crate::protocol::{
+    mark::{MARK_LENGTH, Mark},
+    state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
+    token::{ProcessId, TOKEN_LENGTH, Token},
+};
+
+/// The first byte of every entry.
+pub const MAGIC: u8 = 0xCA;
+/// The format this version writes.
+pub const FORMAT: u8 = 1;
+/// The length of the header in bytes.
+pub const HEADER_LENGTH: usize = 56;
+
+/// The numbers of the states, the third byte of an entry.
+pub mod kind {
+    /// One reader is loading the row; waiters follow the header.
+    pub const LOADING: u8 = 1;
+    /// The row; its payload follows the header, or the mark behind that.
+    pub const VALUE: u8 = 2;
+    /// The row does not exist.
+    pub const NEGATIVE: u8 = 3;
+    /// Writers are at work; their intents follow the header.
+    pub const WRITING: u8 = 4;
+    /// A queued write; its mark follows the header, then the row or the id of the row to delete.
+    pub const PENDING: u8 = 5;
+}
+
+/// The bits of the fourth byte.
+pub mod flag {
+    /// Two intents overlapped.
+    pub const CONTENDED: u8 = 1;
+    /// There were too many intents to list.
+    pub const SATURATED: u8 = 2;
+    /// The queued write deletes its row.
+    pub const DELETION: u8 = 4;
+    /// The row was a queued write: the mark that it had is still there, between the header and the payload.
+    pub const MARKED: u8 = 8;
+}
+
+const PROCESS_LENGTH: usize = 8;
+
+/// Writes a state; the payload is appended as it is.
+pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
+    match state {
+        State::Loading(lease, waiters) => {
+            let mut bytes = header(kind::LOADING, 0, Some(lease), None);
+            for waiter in waiters {
+                bytes.extend_from_slice(&waiter.0);
+            }
+            bytes
+        }
+        State::Value(meta, payload) => {
+            let mut bytes = header(kind::VALUE, 0, Some(&meta.lease), Some(meta));
+            bytes.extend_from_slice(payload);
+            bytes
+        }
+        State::Negative(meta) => header(kind::NEGATIVE, 0, Some(&meta.lease), Some(meta)),
+        State::Writing(writers) => {
+            let mut flags = 0;
+            if writers.contended {
+                flags |= flag::CONTENDED;
+            }
+            if writers.saturated {
+                flags |= flag::SATURATED;
+            }
+            let mut bytes = header(kind::WRITING, flags, None, None);
+            for intent in &writers.intents {
+                bytes.extend_from_slice(&intent.0);
+            }
+            bytes
+        }
+        State::Pending(pending, payload) => {
+            let flags = if pending.is_deletion {
+                flag::DELETION
+            } else {
+                0
+            };
+            let meta = &pending.meta;
+            let mut bytes = header(kind::PENDING, flags, Some(&meta.lease), Some(meta));
+            bytes.extend_from_slice(&pending.mark.to_bytes());
+            bytes.extend_from_slice(payload);
+            bytes
+        }
+        State::Unreadable(_) => Vec::new(),
+    }
+}
+
+/// Reads a state. Never fails: what cannot be read is a state of its own.
+pub fn decode(bytes: &[u8]) -> State<&[u8]> {
+    decode_checked(bytes).unwrap_or(State::Unreadable(Unreadable::Damaged))
+}
+
+fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
+    let (&magic, &format) = (bytes.first()?, bytes.get(1)?);
+    if magic != MAGIC || format == 0 {
+        return None;
+    }
+    if format > FORMAT {
+        let writing = bytes.get(2) == Some(&kind::WRITING);
+        return Some(State::Unreadable(Unreadable::LaterFormat { writing }));
+    }
+    let (header, body) = bytes.split_at_checked(HEADER_LENGTH)?;
+    let meta = Meta {
+        lease: Lease {
+            token: Token(array(header, 40)?),
+            identity: Identity {
+                fingerprint: u32::from_le_bytes(array(header, 4)?),
+                stamp: u64::from_le_bytes(array(header, 8)?),
+                codec: *header.get(36)?,
+            },
+        },
+        version: u64::from_le_bytes(array(header, 16)?),
+        loaded_at_ms: u64::from_le_bytes(array(header, 24)?),
+        load_cost_us: u32::from_le_bytes(array(header, 32)?),
+    };
+    let flags = *header.get(3)?;
+    match *header.get(2)? {
+        kind::LOADING => {
+            let waiters = list::<PROCESS_LENGTH>(body)?.map(ProcessId).collect();
+            Some(State::Loading(meta.lease, waiters))
+        }
+        kind::VALUE if flags & flag::MARKED != 0 => {
+            let (_, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+            Some(State::Value(meta, payload))
+        }
+        kind::VALUE => Some(State::Value(meta, body)),
+        kind::NEGATIVE if body.is_empty() => Some(State::Negative(meta)),
+        kind::WRITING => Some(State::Writing(Writers {
+            intents: list::<TOKEN_LENGTH>(body)?.map(Token).collect(),
+            contended: flags & flag::CONTENDED != 0,
+            saturated: flags & flag::SATURATED != 0,
+        })),
+        kind::PENDING => {
+            let (mark, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+            let pending = Pending {
+                mark: Mark::from_bytes(*mark),
+                is_deletion: flags & flag::DELETION != 0,
+                meta,
+            };
+            Some(State::Pending(pending, payload))
+        }
+        _ => None,
+    }
+}
+
+fn header(kind: u8, flags: u8, lease: Option<&Lease>, meta: Option<&Meta>) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER_LENGTH];
+    bytes[0] = MAGIC;
+    bytes[1] = FORMAT;
+    bytes[2] = kind;
+    bytes[3] = flags;
+    if let Some(lease) = lease {
+        bytes[4..8].copy_from_slice(&lease.identity.fingerprint.to_le_bytes());
+        bytes[8..16].copy_from_slice(&lease.identity.stamp.to_le_bytes());
+        bytes[36] = lease.identity.codec;
+        bytes[40..56].copy_from_slice(&lease.token.0);
+    }
+    if let Some(meta) = meta {
+        bytes[16..24].copy_from_slice(&meta.version.to_le_bytes());
+        bytes[24..32].copy_from_slice(&meta.loaded_at_ms.to_le_bytes());
+        bytes[32..36].copy_from_slice(&meta.load_cost_us.to_le_bytes());
+    }
+    bytes
+}
+
+fn array<const N: usize>(bytes: &[u8], start: usize) -> Option<[u8; N]> {
+    bytes.get(start..start + N)?.try_into().ok()
+}
+
+/// The body as a list of items of one length, or nothing if the last one is cut short.
+fn list<const N: usize>(body: &[u8]) -> Option<impl Iterator<Item = [u8; N]> + '_> {
+    let (items, rest) = body.as_chunks::<N>();
+    rest.is_empty().then(|| items.iter().copied())
+}

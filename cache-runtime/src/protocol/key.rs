@@ -1,0 +1,512 @@
+//! Keys: `namespace:Entity:id`, written so that no two ids share one.
+//!
+//! An id is written through its `Serialize` implementation, so a newtype or an enum needs nothing beside the derive it
+//! has anyway. Separators, braces and control characters inside text are escaped; the empty text, an absent part and raw
+//! bytes have marks of their own.
+//!
+//! 1. The prefix is computed once per repository; a key is that prefix and the id behind it, without an allocation as long
+//!    as it is short.
+//! 2. The parts of a composite id are joined with `:`.
+//! 3. An id longer than [`LONGEST_ID`] bytes is cut and ends in its SHA-256, so a key has a bounded length.
+//!
+//! Invariant: two ids of one entity have the same key only if they serialize alike. Braces never come from an id, so it
+//! cannot move its key to another Redis Cluster slot than the namespace says.
+
+use std::{borrow::Borrow, borrow::Cow, fmt, hash::Hash, hash::Hasher};
+
+use serde::{Serialize, ser};
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+
+use crate::{
+    policy::{Policy, Strategy},
+    protocol::{fingerprint::Fingerprint, partition},
+};
+
+/// The longest id, in bytes of its written form, that is not hashed.
+pub const LONGEST_ID: usize = 160;
+/// How much of a hashed id is kept in front of the hash, for people who look into the store.
+const KEPT_OF_HASHED: usize = 40;
+
+/// Where the two digits of the partition stand in the prefix of a write-behind entity, which ends in `0a}:`.
+const DIGITS_FROM_END: usize = 4;
+
+/// The name of the queue of a write-behind entity.
+pub(crate) fn queue_name(namespace: &str, entity: &str, policy: &Policy) -> String {
+    let namespace = policy.namespace.unwrap_or(namespace);
+    format!("{namespace}:{entity}/{}", policy.queue.partitions)
+}
+
+/// The key of one row.
+#[derive(Clone)]
+pub struct Key(SmallVec<[u8; 64]>);
+
+impl Key {
+    /// The bytes of the key.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A key of given bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(SmallVec::from_slice(bytes))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        String::from_utf8_lossy(self.as_bytes()).fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the keys of one entity have in common.
+#[derive(Clone, Debug)]
+pub struct KeySpace {
+    prefix: Vec<u8>,
+    /// How much of the prefix all keys share.
+    shared: usize,
+    /// Into how many partitions the keys are spread, if they are.
+    partitions: Option<u16>,
+}
+
+impl KeySpace {
+    /// The keys of an entity, under its own namespace or else the cache's.
+    #[must_use]
+    pub fn new(namespace: &str, entity: &str, policy: &Policy) -> Self {
+        let namespace = policy.namespace.unwrap_or(namespace);
+        if policy.strategy == Strategy::WriteBehind {
+            let queue = queue_name(namespace, entity, policy);
+            let prefix = format!("{}:", partition::tag(&queue, 0));
+            return Self {
+                shared: prefix.len() - DIGITS_FROM_END,
+                prefix: prefix.into_bytes(),
+                partitions: Some(policy.queue.partitions),
+            };
+        }
+        let prefix = if policy.hash_tag {
+            format!("{{{namespace}:{entity}}}:")
+        } else {
+            format!("{namespace}:{entity}:")
+        };
+        Self {
+            shared: prefix.len(),
+            prefix: prefix.into_bytes(),
+            partitions: None,
+        }
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix[..self.shared]
+    }
+
+    /// The number of the partition that a key is in.
+    pub(crate) fn partition(&self, key: &Key) -> usize {
+        let digits = &key.as_bytes()[self.shared..self.shared + 2];
+        let digit = |byte: u8| {
+            usize::from(if byte > b'9' {
+                byte - b'a' + 10
+            } else {
+                byte - b'0'
+            })
+        };
+        digit(digits[0]) * 16 + digit(digits[1])
+    }
+
+    /// The key of an id.
+    ///
+    /// # Errors
+    ///
+    /// Fails for an id with several spellings of one value: a floating point number, or a map.
+    pub fn key<I: Serialize + ?Sized>(&self, id: &I) -> Result<Key, UnusableId> {
+        let mut out: SmallVec<[u8; 64]> = SmallVec::from_slice(&self.prefix);
+        id.serialize(&mut IdWriter {
+            out: &mut out,
+            depth: 0,
+            options: 0,
+        })?;
+        let start = self.prefix.len();
+        if let Some(partitions) = self.partitions {
+            let mut hash = Fingerprint::default();
+            hash.write(&out[start..]);
+            let partition = u8::try_from(hash.finish() % u32::from(partitions));
+            let digits = &mut out[self.shared..self.shared + 2];
+            write_hex(digits, partition.expect("there are 256 partitions at most"));
+        }
+        if out.len() - start > LONGEST_ID {
+            let hash = Sha256::digest(&out[start..]);
+            out.truncate(start + KEPT_OF_HASHED);
+            out.extend_from_slice(b"%#");
+            for byte in hash {
+                push_hex(&mut out, byte);
+            }
+        }
+        Ok(Key(out))
+    }
+}
+
+/// Anything an id can be given as: the id itself, a reference to it, or a `&str` where the id is a `String`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be used as an id of type `{Id}`",
+    label = "not an id of this entity",
+    note = "pass the id itself or a reference to it; a composite id is a tuple in the order of the `#[cached(id)]` fields"
+)]
+pub trait AsId<Id: Clone> {
+    /// The id.
+    fn as_id(&self) -> Cow<'_, Id>;
+}
+
+impl<Id: Clone> AsId<Id> for Id {
+    fn as_id(&self) -> Cow<'_, Id> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<Id: Clone> AsId<Id> for &Id {
+    fn as_id(&self) -> Cow<'_, Id> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl AsId<String> for &str {
+    fn as_id(&self) -> Cow<'_, String> {
+        Cow::Owned((*self).to_owned())
+    }
+}
+
+/// Why an id cannot be a key.
+#[derive(Debug)]
+pub struct UnusableId(String);
+
+impl fmt::Display for UnusableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UnusableId {}
+
+impl ser::Error for UnusableId {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+fn write_hex(out: &mut [u8], byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out[0] = DIGITS[usize::from(byte >> 4)];
+    out[1] = DIGITS[usize::from(byte & 15)];
+}
+
+fn push_hex(out: &mut SmallVec<[u8; 64]>, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push(DIGITS[usize::from(byte >> 4)]);
+    out.push(DIGITS[usize::from(byte & 15)]);
+}
+
+/// Whether a byte of text stands for itself. The others have a meaning in the key, or would be unreadable.
+fn is_plain(byte: u8) -> bool {
+    !byte.is_ascii_control() && !b"%:{}(),= ".contains(&byte)
+}
+
+/// Writes an id in its key form. Every mark starts with `%` and a character that is no upper-case hexadecimal digit, so
+/// no text can be mistaken for one.
+struct IdWriter<'a> {
+    out: &'a mut SmallVec<[u8; 64]>,
+    /// How many sequences surround this part: the outermost joins its parts with `:`.
+    depth: u32,
+    /// How many options surround this part directly.
+    options: u32,
+}
+
+impl IdWriter<'_> {
+    fn text(&mut self, text: &str) {
+        if text.is_empty() {
+            self.out.extend_from_slice(b"%-");
+        }
+        for &byte in text.as_bytes() {
+            if is_plain(byte) {
+                self.out.push(byte);
+            } else {
+                self.out.push(b'%');
+                push_hex(self.out, byte);
+            }
+        }
+    }
+
+    fn integer(&mut self, integer: impl itoa::Integer) {
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
+    }
+
+    fn parts<'b>(&'b mut self) -> Parts<'b> {
+        if self.depth > 0 {
+            self.out.push(b'(');
+        }
+        Parts {
+            out: self.out,
+            depth: self.depth + 1,
+            first: true,
+        }
+    }
+}
+
+/// The parts of a composite id or of a sequence inside one.
+struct Parts<'a> {
+    out: &'a mut SmallVec<[u8; 64]>,
+    depth: u32,
+    first: bool,
+}
+
+impl Parts<'_> {
+    fn part<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), UnusableId> {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(if self.depth > 1 { b',' } else { b':' });
+        }
+        part.serialize(&mut IdWriter {
+            out: self.out,
+            depth: self.depth,
+            options: 0,
+        })
+    }
+
+    fn finish(self) {
+        if self.first {
+            self.out.extend_from_slice(b"%.");
+        }
+        if self.depth > 1 {
+            self.out.push(b')');
+        }
+    }
+}
+
+macro_rules! integers {
+    ($($method:ident: $integer:ty),* $(,)?) => {
+        $(fn $method(self, integer: $integer) -> Result<(), UnusableId> {
+            self.integer(integer);
+            Ok(())
+        })*
+    };
+}
+
+impl<'a, 'w> ser::Serializer for &'a mut IdWriter<'w> {
+    type Ok = ();
+    type Error = UnusableId;
+    type SerializeSeq = Parts<'a>;
+    type SerializeTuple = Parts<'a>;
+    type SerializeTupleStruct = Parts<'a>;
+    type SerializeTupleVariant = Parts<'a>;
+    type SerializeMap = ser::Impossible<(), UnusableId>;
+    type SerializeStruct = Parts<'a>;
+    type SerializeStructVariant = Parts<'a>;
+
+    integers! {
+        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128,
+        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128,
+    }
+
+    fn serialize_bool(self, value: bool) -> Result<(), UnusableId> {
+        self.text(if value { "true" } else { "false" });
+        Ok(())
+    }
+
+    fn serialize_f32(self, _: f32) -> Result<(), UnusableId> {
+        Err(several_spellings("a floating point number"))
+    }
+
+    fn serialize_f64(self, _: f64) -> Result<(), UnusableId> {
+        Err(several_spellings("a floating point number"))
+    }
+
+    fn serialize_char(self, character: char) -> Result<(), UnusableId> {
+        self.text(character.encode_utf8(&mut [0; 4]));
+        Ok(())
+    }
+
+    fn serialize_str(self, text: &str) -> Result<(), UnusableId> {
+        self.text(text);
+        Ok(())
+    }
+
+    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), UnusableId> {
+        self.out.extend_from_slice(b"%x");
+        for &byte in bytes {
+            push_hex(self.out, byte);
+        }
+        Ok(())
+    }
+
+    fn serialize_none(self) -> Result<(), UnusableId> {
+        for _ in 0..self.options {
+            self.out.extend_from_slice(b"%?");
+        }
+        self.out.extend_from_slice(b"%~");
+        Ok(())
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), UnusableId> {
+        self.options += 1;
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Result<(), UnusableId> {
+        self.out.extend_from_slice(b"%.");
+        Ok(())
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), UnusableId> {
+        self.serialize_unit()
+    }
+
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Result<(), UnusableId> {
+        self.text(variant);
+        Ok(())
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), UnusableId> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<(), UnusableId> {
+        self.text(variant);
+        self.out.push(b'=');
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Parts<'a>, UnusableId> {
+        Ok(self.parts())
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Parts<'a>, UnusableId> {
+        Ok(self.parts())
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts<'a>, UnusableId> {
+        Ok(self.parts())
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a>, UnusableId> {
+        self.text(variant);
+        self.out.push(b'=');
+        Ok(self.parts())
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, UnusableId> {
+        Err(several_spellings("a map"))
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts<'a>, UnusableId> {
+        Ok(self.parts())
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a>, UnusableId> {
+        self.text(variant);
+        self.out.push(b'=');
+        Ok(self.parts())
+    }
+}
+
+fn several_spellings(what: &str) -> UnusableId {
+    UnusableId(format!(
+        "{what} cannot be part of a cached id, because one value has several spellings; use an integer, text, bytes or a uuid"
+    ))
+}
+
+macro_rules! sequences {
+    ($($compound:ident::$method:ident),* $(,)?) => {
+        $(impl ser::$compound for Parts<'_> {
+            type Ok = ();
+            type Error = UnusableId;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), UnusableId> {
+                self.part(part)
+            }
+
+            fn end(self) -> Result<(), UnusableId> {
+                self.finish();
+                Ok(())
+            }
+        })*
+    };
+}
+
+sequences! {
+    SerializeSeq::serialize_element,
+    SerializeTuple::serialize_element,
+    SerializeTupleStruct::serialize_field,
+    SerializeTupleVariant::serialize_field,
+}
+
+macro_rules! structs {
+    ($($compound:ident),* $(,)?) => {
+        $(impl ser::$compound for Parts<'_> {
+            type Ok = ();
+            type Error = UnusableId;
+
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, _: &'static str, part: &T) -> Result<(), UnusableId> {
+                self.part(part)
+            }
+
+            fn end(self) -> Result<(), UnusableId> {
+                self.finish();
+                Ok(())
+            }
+        })*
+    };
+}
+
+structs!(SerializeStruct, SerializeStructVariant);

@@ -1,0 +1,532 @@
+//! The state machine of one key: what is stored there, and what each operation makes of it. Pure functions, no I/O.
+//!
+//! The in-process store runs this very code, the model checker checks it, and the Lua scripts that Redis runs are
+//! property-tested against it. So the rules exist once, and everything that executes them is compared with them.
+//!
+//! 1. A reader that finds nothing takes the fill lease ([`acquire`]) and loads the row from the database.
+//! 2. It stores the row only if the key still holds that very lease ([`fill`]).
+//! 3. A writer announces its intent before its commit ([`begin`]), which replaces whatever was there, a lease included,
+//!    and takes the intent back after the commit ([`end`]).
+//!
+//! 4. A write-behind write is stored as pending ([`put`]), together with its place in the queue, and stays until it is
+//!    known to be in the database ([`settle`]).
+//!
+//! Invariant: an accepted fill proves that no intent was open or placed between the lease and the fill, and every commit
+//! lies between its `begin` and its `end`; so a served value contains every commit that finished before the read.
+//! Invariant: losing a key at any time is safe, because nothing is ever concluded from an absent key except that the row
+//! must be loaded under a new lease.
+//!
+//! The idea of a lease that an invalidation kills is Facebook's memcache lease (Nishtala et al., NSDI 2013); intents that
+//! are placed before the commit, and the set of them, are what makes a reader safe before the writer returns as well.
+
+use crate::protocol::{
+    mark::Mark,
+    token::{ProcessId, Token},
+};
+
+/// The remaining time of what has no end: a pending row stays until it is flushed.
+pub const FOREVER: u64 = u64::MAX;
+
+/// More writers of one key at once than this cannot be told apart any longer; the key stays off limits until the last
+/// intent has expired.
+pub const MAX_INTENTS: usize = 64;
+
+/// What one key of the store holds. An absent key is `None` wherever a state is optional.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum State<P> {
+    /// One reader is loading the row.
+    Loading(Lease, Vec<ProcessId>),
+    /// The row.
+    Value(Meta, P),
+    /// The row does not exist.
+    Negative(Meta),
+    /// Writers are between "about to commit" and "done".
+    Writing(Writers),
+    /// A row, or its deletion, that stands in a queue and is not in the database yet. With it the row, or the id of a row
+    /// that is to be deleted.
+    Pending(Pending, P),
+    /// Something that this version cannot judge: another version's business, or damage.
+    Unreadable(Unreadable),
+}
+
+/// The right to fill a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The name of the fill, drawn for it alone.
+    pub token: Token,
+    /// Which history of the store, and which layout of the entity, the fill belongs to.
+    pub identity: Identity,
+}
+
+/// Which entries a reader can use: those of its own layout, written in the store's present history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// A hash of the store's own identity, learned at connect. Entries of another history may be resurrected ones.
+    pub stamp: u64,
+    /// A hash of the entity's fields and their types.
+    pub fingerprint: u32,
+    /// The number of the payload codec.
+    pub codec: u8,
+}
+
+/// What is known of a row beside its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Meta {
+    /// The fill that stored it.
+    pub lease: Lease,
+    /// When it was loaded, in milliseconds since 1970 by the loader's clock; for people, never for decisions.
+    pub loaded_at_ms: u64,
+    /// How long the load took, in microseconds.
+    pub load_cost_us: u32,
+    /// The version of the row, or zero.
+    pub version: u64,
+}
+
+/// What is known of a queued write beside its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pending {
+    /// The place of the write in the queue.
+    pub mark: Mark,
+    /// Whether it deletes the row.
+    pub is_deletion: bool,
+    /// As for a row; the lease is the write itself, with a token of its own.
+    pub meta: Meta,
+}
+
+/// What a queued write demands of what is at its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// Nothing.
+    Any,
+    /// That the row exists.
+    Present,
+    /// That it does not exist.
+    Absent,
+    /// That it is what a fill or a write with this token has left there.
+    Unchanged(Token),
+}
+
+/// Whether a demand is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Judgement {
+    /// It is.
+    Met,
+    /// It is not.
+    Refused,
+    /// What is at the key does not tell: the row must be loaded first.
+    Unknown,
+}
+
+/// The open intents of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Writers {
+    /// One token per writer that has begun and not ended.
+    pub intents: Vec<Token>,
+    /// Whether two of them overlapped at any time: then none may publish what it wrote.
+    pub contended: bool,
+    /// Whether there were too many to list: then none can be the last.
+    pub saturated: bool,
+}
+
+/// Why a state cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unreadable {
+    /// Not an entry of larder, or a damaged one: worth nothing, overwritten by the next lease.
+    Damaged,
+    /// An entry in a later format: left alone by readers, as if a write were going on. If a write is going on indeed, by
+    /// writers of a newer version, it is left alone by writers as well.
+    LaterFormat {
+        /// Whether it is a write.
+        writing: bool,
+    },
+}
+
+/// What is at a key, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slot<P> {
+    /// The state.
+    pub state: State<P>,
+    /// Milliseconds until the store drops it.
+    pub remaining_ms: u64,
+}
+
+/// What an operation does to a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change<P> {
+    /// Nothing.
+    Keep,
+    /// Store a state for so many milliseconds.
+    Put(State<P>, u64),
+    /// Remove the key.
+    Delete,
+}
+
+/// What an operation does to a key, what it answers, and which processes it wakes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step<P, R> {
+    /// What happens to the key.
+    pub change: Change<P>,
+    /// What the caller learns.
+    pub reply: R,
+    /// The processes that were waiting for the lease that just ended.
+    pub wake: Vec<ProcessId>,
+}
+
+/// What a reader may conclude from what is at a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// The row is here: serve it.
+    Value,
+    /// The row does not exist: serve that.
+    Negative,
+    /// Nothing is known: take the lease.
+    Absent,
+    /// What is here belongs to another history or layout, or is damaged: take the lease over it.
+    Foreign,
+    /// Somebody is loading: wait.
+    Loading,
+    /// Somebody is writing: read the database and store nothing.
+    Writing,
+    /// A queued write of another history or layout: find out whether it is in the database.
+    Unsettled,
+}
+
+/// What a reader of the given identity may conclude from a state.
+pub fn view<P>(state: Option<&State<P>>, identity: Identity) -> View {
+    match state {
+        None => View::Absent,
+        Some(State::Writing(_) | State::Unreadable(Unreadable::LaterFormat { .. })) => {
+            View::Writing
+        }
+        Some(State::Unreadable(Unreadable::Damaged)) => View::Foreign,
+        Some(State::Loading(lease, _)) if lease.identity == identity => View::Loading,
+        Some(State::Value(meta, _)) if meta.lease.identity == identity => View::Value,
+        Some(State::Negative(meta)) if meta.lease.identity == identity => View::Negative,
+        Some(State::Pending(pending, _)) => {
+            match (pending.meta.lease.identity == identity, pending.is_deletion) {
+                (true, false) => View::Value,
+                (true, true) => View::Negative,
+                (false, _) => View::Unsettled,
+            }
+        }
+        Some(State::Loading(..) | State::Value(..) | State::Negative(_)) => View::Foreign,
+    }
+}
+
+/// A reader asks for the fill lease. It is granted unless somebody else is at work or the row is already known.
+pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> Step<P, bool> {
+    match view(slot.map(|slot| &slot.state), lease.identity) {
+        View::Absent | View::Foreign => Step {
+            change: Change::Put(State::Loading(lease, Vec::new()), lease_ttl_ms),
+            reply: true,
+            wake: waiters(slot),
+        },
+        View::Value | View::Negative | View::Loading | View::Writing | View::Unsettled => {
+            Step::unchanged(false)
+        }
+    }
+}
+
+/// A process asks to be woken when the present load ends. Answers whether there is one to wait for.
+pub fn wait<P: Clone>(
+    slot: Option<&Slot<P>>,
+    identity: Identity,
+    process: ProcessId,
+) -> Step<P, bool> {
+    match slot {
+        Some(Slot {
+            state: State::Loading(lease, waiters),
+            remaining_ms,
+        }) if lease.identity == identity => {
+            if waiters.contains(&process) {
+                return Step::unchanged(true);
+            }
+            let mut waiters = waiters.clone();
+            waiters.push(process);
+            Step {
+                change: Change::Put(State::Loading(*lease, waiters), *remaining_ms),
+                reply: true,
+                wake: Vec::new(),
+            }
+        }
+        _ => Step::unchanged(false),
+    }
+}
+
+/// The holder of a lease stores what it loaded, for `ttl_ms` counted from the moment the lease was granted. Answers
+/// whether the lease was still the current one; if not, nothing is stored.
+pub fn fill<P>(
+    slot: Option<&Slot<P>>,
+    token: Token,
+    entry: State<P>,
+    ttl_ms: u64,
+    lease_ttl_ms: u64,
+) -> Step<P, bool> {
+    let Some(remaining_ms) = held(slot, token) else {
+        return Step::unchanged(false);
+    };
+    let lease_age_ms = lease_ttl_ms.saturating_sub(remaining_ms);
+    let left_ms = ttl_ms.saturating_sub(lease_age_ms);
+    Step {
+        change: if left_ms == 0 {
+            Change::Delete
+        } else {
+            Change::Put(entry, left_ms)
+        },
+        reply: true,
+        wake: waiters(slot),
+    }
+}
+
+/// The holder of a lease gives it back without storing anything. Answers whether it was still the current one.
+pub fn release<P>(slot: Option<&Slot<P>>, token: Token) -> Step<P, bool> {
+    if held(slot, token).is_none() {
+        return Step::unchanged(false);
+    }
+    Step {
+        change: Change::Delete,
+        reply: true,
+        wake: waiters(slot),
+    }
+}
+
+/// A writer announces that it is about to commit. Whatever was there is gone, a lease in flight included. Announcing an
+/// intent again only prolongs it.
+pub fn begin<P>(slot: Option<&Slot<P>>, intent: Token, intent_ttl_ms: u64) -> Step<P, ()> {
+    if is_off_limits(slot) {
+        return Step::unchanged(());
+    }
+    let (mut writers, remaining_ms) = match slot {
+        Some(Slot {
+            state: State::Writing(writers),
+            remaining_ms,
+        }) => (writers.clone(), *remaining_ms),
+        _ => (Writers::none(), 0),
+    };
+    if !writers.intents.contains(&intent) {
+        writers.contended |= !writers.intents.is_empty() || writers.saturated;
+        if writers.intents.len() < MAX_INTENTS {
+            writers.intents.push(intent);
+        } else {
+            writers.saturated = true;
+        }
+    }
+    Step {
+        change: Change::Put(State::Writing(writers), remaining_ms.max(intent_ttl_ms)),
+        reply: (),
+        wake: waiters(slot),
+    }
+}
+
+/// A writer takes its intent back. With something to publish it is stored, for `ttl_ms`, if this writer was alone from
+/// begin to end; otherwise the last writer leaves the key empty. Answers whether something was published.
+pub fn end<P>(
+    slot: Option<&Slot<P>>,
+    intent: Token,
+    publish: Option<State<P>>,
+    ttl_ms: u64,
+) -> Step<P, bool> {
+    if is_off_limits(slot) {
+        return Step::unchanged(false);
+    }
+    let Some(Slot {
+        state: State::Writing(writers),
+        remaining_ms,
+    }) = slot
+    else {
+        // The intent was lost, so somebody may have filled the key with the row from before the commit.
+        return erase(slot, false);
+    };
+    let mut writers = writers.clone();
+    let listed = writers.intents.iter().position(|token| *token == intent);
+    match listed {
+        Some(position) => {
+            writers.intents.remove(position);
+        }
+        // Lost and others since: what they publish may be older than this commit.
+        None => writers.contended = true,
+    }
+    if writers.saturated || !writers.intents.is_empty() {
+        return Step {
+            change: Change::Put(State::Writing(writers), *remaining_ms),
+            reply: false,
+            wake: Vec::new(),
+        };
+    }
+    match publish {
+        Some(entry) if !writers.contended => Step {
+            change: Change::Put(entry, ttl_ms),
+            reply: true,
+            wake: Vec::new(),
+        },
+        _ => Step {
+            change: Change::Delete,
+            reply: false,
+            wake: Vec::new(),
+        },
+    }
+}
+
+/// Drops what is known of a key. Writers at work are only marked, so that none of them publishes.
+pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
+    if is_off_limits(slot) {
+        return Step::unchanged(());
+    }
+    match slot {
+        Some(Slot {
+            state: State::Writing(writers),
+            remaining_ms,
+        }) => Step {
+            change: Change::Put(
+                State::Writing(Writers {
+                    contended: true,
+                    ..writers.clone()
+                }),
+                *remaining_ms,
+            ),
+            reply: (),
+            wake: Vec::new(),
+        },
+        _ => erase(slot, ()),
+    }
+}
+
+/// Whether what is at a key meets a demand. A row of another history proves nothing.
+pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition) -> Judgement {
+    let known = match slot.map(|slot| &slot.state) {
+        Some(State::Value(meta, _)) if meta.lease.identity == identity => {
+            Some((true, meta.lease.token))
+        }
+        Some(State::Negative(meta)) if meta.lease.identity == identity => {
+            Some((false, meta.lease.token))
+        }
+        // What layout it has does not matter here.
+        Some(State::Pending(pending, _)) if pending.meta.lease.identity.stamp == identity.stamp => {
+            Some((!pending.is_deletion, pending.meta.lease.token))
+        }
+        _ => None,
+    };
+    let met = match (condition, known) {
+        (Condition::Any, _) => true,
+        (_, None) => return Judgement::Unknown,
+        (Condition::Present, Some((exists, _))) => exists,
+        (Condition::Absent, Some((exists, _))) => !exists,
+        (Condition::Unchanged(wanted), Some((_, token))) => token == wanted,
+    };
+    if met {
+        Judgement::Met
+    } else {
+        Judgement::Refused
+    }
+}
+
+/// A queued write is stored until it is flushed, if its demand is met. Whatever was there is gone, a lease in flight
+/// included. The caller appends it to the queue in the same atomic step.
+pub fn put<P>(
+    slot: Option<&Slot<P>>,
+    pending: Pending,
+    payload: P,
+    condition: Condition,
+) -> Step<P, Judgement> {
+    if newer_writers(slot) {
+        return Step::unchanged(Judgement::Unknown);
+    }
+    match judge(slot, pending.meta.lease.identity, condition) {
+        Judgement::Met => Step {
+            change: Change::Put(State::Pending(pending, payload), FOREVER),
+            reply: Judgement::Met,
+            wake: waiters(slot),
+        },
+        judgement => Step::unchanged(judgement),
+    }
+}
+
+/// A queued write has arrived in the database, or will never: what it left becomes an ordinary entry for `keep_ms`, or
+/// nothing with zero. A later write of the same key is left alone. Answers whether the write was the latest.
+pub fn settle<P: Clone>(slot: Option<&Slot<P>>, mark: Mark, keep_ms: u64) -> Step<P, bool> {
+    let Some(State::Pending(pending, payload)) = slot.map(|slot| &slot.state) else {
+        return Step::unchanged(false);
+    };
+    if pending.mark != mark {
+        return Step::unchanged(false);
+    }
+    let change = match (keep_ms, pending.is_deletion) {
+        (0, _) => Change::Delete,
+        (_, false) => Change::Put(State::Value(pending.meta, payload.clone()), keep_ms),
+        (_, true) => Change::Put(State::Negative(pending.meta), keep_ms),
+    };
+    Step {
+        change,
+        reply: true,
+        wake: Vec::new(),
+    }
+}
+
+impl Writers {
+    fn none() -> Self {
+        Self {
+            intents: Vec::new(),
+            contended: false,
+            saturated: false,
+        }
+    }
+}
+
+impl<P, R> Step<P, R> {
+    fn unchanged(reply: R) -> Self {
+        Self {
+            change: Change::Keep,
+            reply,
+            wake: Vec::new(),
+        }
+    }
+}
+
+fn erase<P, R>(slot: Option<&Slot<P>>, reply: R) -> Step<P, R> {
+    Step {
+        change: if slot.is_some() {
+            Change::Delete
+        } else {
+            Change::Keep
+        },
+        reply,
+        wake: waiters(slot),
+    }
+}
+
+/// Whether a key is not to be touched by intents: queued writes are newer than anything the database has.
+fn is_off_limits<P>(slot: Option<&Slot<P>>) -> bool {
+    newer_writers(slot) || matches!(slot.map(|slot| &slot.state), Some(State::Pending(..)))
+}
+
+/// Whether writers of a newer version are at work, whose intents this version cannot read.
+fn newer_writers<P>(slot: Option<&Slot<P>>) -> bool {
+    matches!(
+        slot,
+        Some(Slot {
+            state: State::Unreadable(Unreadable::LaterFormat { writing: true }),
+            ..
+        })
+    )
+}
+
+/// The milliseconds left of the lease with this token, if it is the current one.
+fn held<P>(slot: Option<&Slot<P>>, token: Token) -> Option<u64> {
+    match slot {
+        Some(Slot {
+            state: State::Loading(lease, _),
+            remaining_ms,
+        }) if lease.token == token => Some(*remaining_ms),
+        _ => None,
+    }
+}
+
+fn waiters<P>(slot: Option<&Slot<P>>) -> Vec<ProcessId> {
+    match slot {
+        Some(Slot {
+            state: State::Loading(_, waiters),
+            ..
+        }) => waiters.clone(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,251 @@
+//! How repairs are delivered: key by key, or by a sweep over all keys of the cache's entities.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use super::{
+    Host, Repair,
+    backlog::{Everything, Remembered},
+};
+use crate::{
+    error::StoreError,
+    protocol::key::Key,
+    store::{Store, Touched},
+};
+
+/// How many repairs are under way at the same time.
+const AT_ONCE: usize = 64;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the task does next.
+pub(super) enum Work {
+    Nothing,
+    Keys(Vec<(Key, Remembered)>),
+    Sweep(Everything),
+    Wait,
+}
+
+/// While it lives, a task delivers.
+struct Running {
+    host: Weak<dyn Host>,
+    ended: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The task was stopped with its runtime: whoever needs another one may start it.
+        if !self.ended
+            && let Some(host) = self.host.upgrade()
+        {
+            host.repairs().running.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Starts the task that delivers.
+pub(super) fn start(host: Weak<dyn Host>) {
+    tokio::spawn(run(Running { host, ended: false }));
+}
+
+/// Delivers until nothing is left or the cache is gone.
+async fn run(mut running: Running) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(host) = running.host.upgrade() else {
+            return;
+        };
+        let progress = match host.repairs().next() {
+            Work::Nothing => {
+                running.ended = true;
+                return;
+            }
+            Work::Keys(keys) => deliver(&host, keys).await,
+            Work::Sweep(everything) => {
+                drop(host);
+                sweep(&running.host, everything).await.is_ok()
+            }
+            Work::Wait => false,
+        };
+        if progress {
+            pause = FIRST_PAUSE;
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Delivers what is remembered of these keys. Whether any of it arrived.
+async fn deliver(host: &Arc<dyn Host>, keys: Vec<(Key, Remembered)>) -> bool {
+    let mut progress = false;
+    for chunk in keys.chunks(AT_ONCE) {
+        let mut repairs = JoinSet::new();
+        for (key, remembered) in chunk {
+            repairs.spawn(repair(Arc::clone(host), key.clone(), *remembered));
+        }
+        let arrived = count_arrived(repairs).await;
+        progress |= arrived > 0;
+        // A key that cannot be repaired must not keep others waiting; a store that is away can.
+        if arrived == 0 && !host.store().is_trusted() {
+            break;
+        }
+    }
+    progress
+}
+
+async fn repair(host: Arc<dyn Host>, key: Key, remembered: Remembered) -> Result<(), StoreError> {
+    host.repairs().announced(&key);
+    match remembered.how {
+        Repair::Drop => host.store().invalidate(&key).await?,
+        Repair::Announce {
+            intent,
+            intent_ttl_ms,
+        } => {
+            let touched = [Touched {
+                key: key.clone(),
+                publication: None,
+            }];
+            host.store().begin(&touched, intent, intent_ttl_ms).await?;
+        }
+    }
+    host.repairs().delivered(&key, remembered.generation);
+    Ok(())
+}
+
+/// Drops every key of the cache's entities.
+async fn sweep(host: &Weak<dyn Host>, everything: Everything) -> Result<(), StoreError> {
+    let Some(strong) = host.upgrade() else {
+        return Ok(());
+    };
+    let prefixes = strong.repairs().prefixes();
+    drop(strong);
+    drop_all(host, prefixes).await?;
+    if let Some(host) = host.upgrade() {
+        host.repairs().swept(everything.generation);
+    }
+    Ok(())
+}
+
+/// Drops every key that begins with one of these ([`Repairs::drop_all`](super::Repairs::drop_all)).
+pub(super) async fn drop_all(
+    host: &Weak<dyn Host>,
+    prefixes: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<(), StoreError> {
+    for (beginning, prefixes) in scans(prefixes) {
+        scan_and_drop(host, &beginning, &prefixes).await?;
+    }
+    Ok(())
+}
+
+/// As few scans as name all keys with these prefixes: each has what they all begin with. A scan looks at every key of the
+/// server, so one for each of a thousand namespaces would keep it busy.
+fn scans(prefixes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
+    // Keys in one slot of a cluster have a brace in front, and nothing in common with the others.
+    let (braced, plain): (Vec<_>, Vec<_>) = prefixes
+        .into_iter()
+        .partition(|prefix| prefix.starts_with(b"{"));
+    [braced, plain]
+        .into_iter()
+        .filter_map(|mut prefixes| {
+            prefixes.sort();
+            prefixes.dedup_by(|longer, prefix| longer.starts_with(prefix));
+            let (first, last) = (prefixes.first()?, prefixes.last()?);
+            // They are in order: what these two share, all of them do.
+            let same = first.iter().zip(last);
+            let common = same.take_while(|(one, other)| one == other).count();
+            Some((first[..common].to_vec(), prefixes))
+        })
+        .collect()
+}
+
+/// Scans once, for the keys that begin with one of the prefixes, which are in order and have this beginning.
+async fn scan_and_drop(
+    host: &Weak<dyn Host>,
+    beginning: &[u8],
+    prefixes: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    let mut run = None;
+    let mut cursor = 0;
+    loop {
+        // Only as long as somebody holds the host.
+        let Some(host) = host.upgrade() else {
+            return Ok(());
+        };
+        let began_in = *run.get_or_insert_with(|| host.store().run());
+        // The server may turn out to have had a successor, in which all of this is still to be done.
+        host.repairs().announced_all();
+        let (next, mut keys) = host.store().scan(beginning, cursor).await?;
+        keys.retain(|key| {
+            let key = key.as_bytes();
+            let before = prefixes.partition_point(|prefix| prefix.as_slice() <= key);
+            before > 0 && key.starts_with(&prefixes[before - 1])
+        });
+        for chunk in keys.chunks(AT_ONCE) {
+            let mut drops = JoinSet::new();
+            for key in chunk {
+                let (host, key) = (Arc::clone(&host), key.clone());
+                drops.spawn(async move { host.store().invalidate(&key).await });
+            }
+            if count_arrived(drops).await < chunk.len() {
+                return Err(StoreError::new("a key could not be dropped"));
+            }
+        }
+        if host.store().run() != began_in {
+            return Err(StoreError::new(
+                "the connection was replaced while keys were dropped",
+            ));
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// How many of these the store has acknowledged.
+async fn count_arrived(mut commands: JoinSet<Result<(), StoreError>>) -> usize {
+    let mut arrived = 0;
+    while let Some(command) = commands.join_next().await {
+        arrived += usize::from(matches!(command, Ok(Ok(()))));
+    }
+    arrived
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_many_namespaces_are_named_by_one_scan() {
+        let prefixes = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        let tenants: Vec<_> = prefixes(&["shop-eu:Item:", "shop-us:Cart:", "shop-us:Item:"]);
+        assert_eq!(
+            scans(tenants.clone()),
+            [(b"shop-".to_vec(), tenants.clone())]
+        );
+        let slots: Vec<_> = prefixes(&["{shop-eu:Item}:"]);
+        let mut mixed = tenants.clone();
+        mixed.extend(slots.clone());
+        assert_eq!(
+            scans(mixed),
+            [
+                (b"{shop-eu:Item}:".to_vec(), slots),
+                (b"shop-".to_vec(), tenants)
+            ]
+        );
+        assert_eq!(
+            scans(prefixes(&["a:", "b:"])),
+            [(Vec::new(), prefixes(&["a:", "b:"]))]
+        );
+        assert_eq!(
+            scans(prefixes(&["b:", "a:b:", "a:", "a:b:"])),
+            [(Vec::new(), prefixes(&["a:", "b:"]))]
+        );
+        assert_eq!(scans(Vec::new()), []);
+    }
+}

@@ -1,0 +1,644 @@
+//! Redis as the store: one multiplexed connection, one command or one script per operation on a key.
+//!
+//! 1. A hit is one `GET`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script.
+//! 2. What is found is judged by `state` before its payload is looked at.
+//!
+//! Invariant: an operation that belongs to a lease is sent only on a connection whose stamp is the lease's.
+//! Not here: the connection (`connection`), and the rules. Those are in `state.rs`; the scripts in `store/scripts` say the
+//! same in Lua and are compared with it.
+
+mod closings;
+mod condition;
+pub mod connection;
+mod durability;
+mod gathering;
+mod heartbeat;
+mod log_reader;
+mod messages;
+mod put;
+mod queue;
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
+
+use crate::{
+    error::StoreError,
+    protocol::{
+        claim::{Claim, InForce},
+        entry,
+        key::Key,
+        partition::Partition,
+        size::AROUND_A_ROW,
+        state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, View, Writers},
+        token::{ProcessId, Token},
+    },
+    store::{
+        Filling, Found, Keeps, Payload, Store, Touched,
+        redis::{
+            connection::{Connector, Link, Observer, Options},
+            gathering::Gathering,
+            heartbeat::Pulse,
+            log_reader::{BatchBytes, KnownSizes},
+            put::Puts,
+        },
+        wake::Wakeups,
+    },
+};
+
+/// How many commands are sent before their answers are waited for.
+const LONGEST_PIPELINE: usize = 500;
+/// How many keys one step of a scan looks at.
+const SCANNED_AT_ONCE: u32 = 500;
+
+/// Entries in a Redis server.
+pub struct RedisStore {
+    connector: Arc<Connector>,
+    /// Where queued writes meet.
+    puts: Arc<Gathering<Puts>>,
+    /// Where those meet that wait for the server's disk.
+    synced_puts: Arc<Gathering<Puts>>,
+    /// How large the queued writes are that are read next.
+    sizes: KnownSizes,
+    /// How many bytes the next batch of them may have.
+    batch_bytes: BatchBytes,
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address only: a URL may hold a password.
+        f.debug_struct("RedisStore")
+            .field("address", &self.connector.address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The scripts, each behind the common prelude.
+struct Scripts {
+    acquire: Script,
+    wait: Script,
+    fill: Script,
+    release: Script,
+    begin: Script,
+    end: Script,
+    invalidate: Script,
+    bind: Script,
+    acquire_queued: Script,
+    put: Script,
+    /// Its text, for a server that does not know it.
+    put_text: String,
+    rotate: Script,
+    fetch: Script,
+    settle: Script,
+}
+
+static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
+    let text = |name| script_text(name).expect("the script is in the table");
+    let script = |name| Script::new(&text(name));
+    Scripts {
+        acquire: script("acquire"),
+        wait: script("wait"),
+        fill: script("fill"),
+        release: script("release"),
+        begin: script("begin"),
+        end: script("end"),
+        invalidate: script("invalidate"),
+        bind: script("bind"),
+        acquire_queued: script("acquire_queued"),
+        put: script("put"),
+        put_text: text("put"),
+        rotate: script("rotate"),
+        fetch: script("fetch"),
+        settle: script("settle"),
+    }
+});
+
+/// The text of a script as Redis runs it: flags, the common prelude, the script itself.
+pub fn script_text(name: &str) -> Option<String> {
+    // A script that takes something away must also run when Redis has no memory left, or a write could not announce itself.
+    let (flags, body) = match name {
+        "acquire" => ("", include_str!("scripts/acquire.lua")),
+        "wait" => ("", include_str!("scripts/wait.lua")),
+        "fill" => ("", include_str!("scripts/fill.lua")),
+        "release" => (" flags=allow-oom", include_str!("scripts/release.lua")),
+        "begin" => (" flags=allow-oom", include_str!("scripts/begin.lua")),
+        "end" => (" flags=allow-oom", include_str!("scripts/end.lua")),
+        "invalidate" => (" flags=allow-oom", include_str!("scripts/invalidate.lua")),
+        "bind" => (" flags=allow-oom", include_str!("scripts/bind.lua")),
+        "acquire_queued" => (
+            " flags=allow-oom",
+            include_str!("scripts/acquire_queued.lua"),
+        ),
+        "put" => ("", include_str!("scripts/put.lua")),
+        "rotate" => (" flags=allow-oom", include_str!("scripts/rotate.lua")),
+        "fetch" => (" flags=allow-oom", include_str!("scripts/fetch.lua")),
+        "settle" => (" flags=allow-oom", include_str!("scripts/settle.lua")),
+        _ => return None,
+    };
+    let prelude = include_str!("scripts/prelude.lua");
+    Some(format!("#!lua{flags}\n{prelude}\n{body}"))
+}
+
+impl RedisStore {
+    /// A store at a URL, trusting this root certificate (PEM) or else the public ones; nothing is connected yet.
+    pub(crate) fn new(
+        url: &str,
+        root_certificate: Option<Vec<u8>>,
+        options: Options,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, RedisError> {
+        let connector = Connector::new(url, root_certificate, options, observer)?;
+        let connector = Arc::new(connector);
+        let puts = Puts::at_once(Arc::clone(&connector));
+        let synced_puts = Puts::after_sync(Arc::clone(&connector));
+        Ok(Self {
+            connector,
+            puts,
+            synced_puts,
+            sizes: KnownSizes::default(),
+            batch_bytes: BatchBytes::default(),
+        })
+    }
+
+    /// Tries once to connect; goes on in the background if that fails.
+    pub async fn connect(&self) -> Result<(), StoreError> {
+        self.connector.connect().await
+    }
+
+    /// The current link if it leads to the history the lease was taken in.
+    fn link_of(&self, lease: &Lease) -> Result<Link, StoreError> {
+        let link = self.connector.link()?;
+        if link.stamp == lease.identity.stamp {
+            Ok(link)
+        } else {
+            Err(StoreError::new(
+                "Redis was replaced since the lease was taken",
+            ))
+        }
+    }
+
+    /// Runs a script.
+    async fn run_script(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<Value, StoreError> {
+        let pulse = Arc::clone(&link.pulse);
+        let answer = unless_silent(&pulse, invocation.invoke_async(&mut link.connection)).await?;
+        self.connector.judge(&link, operation, answer)
+    }
+
+    /// Runs a script, and then a command, in one round trip. Others may come in between, and both may run twice. Not as a
+    /// transaction: in one, a Redis without memory refuses everything, and what makes room again as well.
+    async fn run_script_and(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        invocation: &ScriptInvocation<'_>,
+        command: redis::Cmd,
+    ) -> Result<(Value, Value), StoreError> {
+        let mut both = redis::pipe();
+        both.invoke_script(invocation).add_command(command);
+        let pulse = Arc::clone(&link.pulse);
+        let connection = &mut link.connection;
+        let answers = unless_silent(&pulse, async {
+            let sent = send(connection, &both).await;
+            if sent.as_ref().is_err_and(is_unknown_script) {
+                invocation.load_async(connection).await?;
+                return send(connection, &both).await;
+            }
+            sent
+        });
+        let answers = answers.await?;
+        let answers = self.connector.judge(&link, operation, answers)?;
+        let answers = <[Value; 2]>::try_from(answers);
+        let [script, command] = answers
+            .map_err(|_| StoreError::new("a pipeline of Redis with another number of answers"))?;
+        Ok((script, command))
+    }
+
+    /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
+    async fn run_at_each<T>(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        script: &Script,
+        items: &[T],
+        arguments: impl Fn(&T, &mut redis::Cmd),
+    ) -> Result<(), StoreError> {
+        for items in items.chunks(LONGEST_PIPELINE) {
+            let mut pipeline = redis::Pipeline::with_capacity(items.len());
+            for item in items {
+                let mut call = redis::cmd("EVALSHA");
+                call.arg(script.get_hash()).arg(1);
+                arguments(item, &mut call);
+                pipeline.add_command(call);
+            }
+            let pulse = Arc::clone(&link.pulse);
+            let answer = unless_silent(&pulse, send_all(&mut link, script, &pipeline)).await?;
+            self.connector.judge(&link, operation, answer)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command.
+    async fn command(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        command: &redis::Cmd,
+    ) -> Result<Value, StoreError> {
+        let pulse = Arc::clone(&link.pulse);
+        let answer = unless_silent(&pulse, link.connection.send_packed_command(command)).await?;
+        // A server's refusal arrives as a value when a command is sent this way.
+        let answer = answer.and_then(Value::extract_error);
+        self.connector.judge(&link, operation, answer)
+    }
+
+    /// Stores a state past all rules, or removes the key.
+    #[cfg(feature = "test-util")]
+    pub(crate) async fn force(
+        &self,
+        key: &Key,
+        entry: Option<(&[u8], u64)>,
+    ) -> Result<(), StoreError> {
+        let command = match entry {
+            Some((bytes, ttl_ms)) => redis::Cmd::set(key.as_bytes(), bytes)
+                .arg("PX")
+                .arg(ttl_ms.max(1))
+                .to_owned(),
+            None => redis::Cmd::del(key.as_bytes()),
+        };
+        self.command("force", self.connector.link()?, &command)
+            .await?;
+        Ok(())
+    }
+
+    /// The bytes at a key and the milliseconds left to them.
+    #[cfg(feature = "test-util")]
+    pub(crate) async fn peek(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
+        let link = self.connector.link()?;
+        let bytes = self
+            .command("peek", link.clone(), &redis::Cmd::get(key.as_bytes()))
+            .await?;
+        let left = self
+            .command("peek", link, &redis::Cmd::pttl(key.as_bytes()))
+            .await?;
+        Ok(match (bytes, left) {
+            (Value::BulkString(bytes), Value::Int(left)) => {
+                Some((bytes, u64::try_from(left).unwrap_or(0)))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Sends invocations of a script at once; the first error of any of them is the error.
+async fn send_all(
+    link: &mut Link,
+    script: &Script,
+    pipeline: &redis::Pipeline,
+) -> Result<(), RedisError> {
+    let connection = &mut link.connection;
+    let mut sent = send(connection, pipeline).await;
+    if sent.as_ref().is_err_and(is_unknown_script) {
+        script.prepare_invoke().load_async(connection).await?;
+        // Again from the front: the scripts that are run this way may run twice.
+        sent = send(connection, pipeline).await;
+    }
+    sent.map(drop)
+}
+
+/// Sends commands at once. Their answers, or the first refusal.
+async fn send(
+    connection: &mut MultiplexedConnection,
+    pipeline: &redis::Pipeline,
+) -> Result<Vec<Value>, RedisError> {
+    let answers = connection
+        .send_packed_commands(pipeline, 0, pipeline.len())
+        .await?;
+    answers.into_iter().map(Value::extract_error).collect()
+}
+
+/// The bytes of an entry.
+fn encode(filling: &Filling) -> Result<Vec<u8>, StoreError> {
+    match filling {
+        Filling::Value(meta, Payload::Bytes(bytes, header)) => {
+            Ok(entry::encode(&State::Value(*meta, &bytes[*header..])))
+        }
+        Filling::Value(_, Payload::Shared(_)) => {
+            Err(StoreError::new("a row was not encoded for Redis"))
+        }
+        Filling::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
+    }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
+}
+
+fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
+    let bytes = match reply {
+        Value::Nil => return Ok(Found::Absent),
+        Value::BulkString(bytes) => bytes,
+        other => {
+            return Err(StoreError::new(format!(
+                "an unexpected answer of Redis: {other:?}"
+            )));
+        }
+    };
+    let state = entry::decode(&bytes);
+    Ok(match (state::view(Some(&state), identity), &state) {
+        (View::Value, State::Value(meta, payload)) => {
+            // A mark may stand in front of it.
+            let (meta, start) = (*meta, bytes.len() - payload.len());
+            Found::Value(meta, Payload::Bytes(bytes, start))
+        }
+        (View::Value, State::Pending(pending, payload)) => {
+            let (meta, start) = (pending.meta, bytes.len() - payload.len());
+            Found::Value(meta, Payload::Bytes(bytes, start))
+        }
+        (View::Negative, State::Negative(meta)) => Found::Negative(*meta),
+        (View::Negative, State::Pending(pending, _)) => Found::Negative(pending.meta),
+        (View::Unsettled, _) => Found::Unsettled,
+        (View::Loading, _) => Found::Loading,
+        (View::Writing, _) => Found::Writing,
+        (_, state) => Found::Foreign {
+            damaged: matches!(state, State::Unreadable(Unreadable::Damaged)),
+        },
+    })
+}
+
+/// What the script says is there instead of what was asked for; `None` if the request was granted.
+fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError> {
+    match reply {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) if bytes.is_empty() => Ok(Some(Found::Absent)),
+        other => found(other, identity).map(Some),
+    }
+}
+
+/// Stops waiting for an answer when the server falls silent: the caller may have waited for another one before.
+async fn unless_silent<T>(pulse: &Pulse, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        () = pulse.fell_silent() => Err(StoreError::unanswered("Redis has stopped answering")),
+    }
+}
+
+fn loading(lease: Lease) -> Vec<u8> {
+    entry::encode(&State::Loading(lease, Vec::new()))
+}
+
+impl Store for RedisStore {
+    fn keeps(&self) -> Keeps {
+        Keeps::Bytes
+    }
+
+    fn most_bytes(&self) -> u64 {
+        self.connector
+            .longest_argument()
+            .saturating_sub(AROUND_A_ROW)
+    }
+
+    fn stamp(&self) -> u64 {
+        self.connector.stamp()
+    }
+
+    fn run(&self) -> u64 {
+        self.connector.run()
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.connector.is_trusted()
+    }
+
+    fn wakeups(&self) -> &Wakeups {
+        self.connector.wakeups()
+    }
+
+    async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
+        let mut link = self.connector.link()?;
+        let identity = Identity {
+            stamp: link.stamp,
+            fingerprint,
+            codec,
+        };
+        let mut command = redis::Cmd::new();
+        command.arg("GET").arg(key.as_bytes());
+        // Waits for its own time-out at most, and for nothing before it: a hit is spared the cost of listening.
+        let answer = link.connection.send_packed_command(&command).await;
+        let answer = answer.and_then(Value::extract_error);
+        found(self.connector.judge(&link, "get", answer)?, identity)
+    }
+
+    async fn acquire(
+        &self,
+        key: &Key,
+        lease: Lease,
+        lease_ttl_ms: u64,
+        over: bool,
+        partition: Option<&Partition>,
+    ) -> Result<Option<Found>, StoreError> {
+        let link = self.link_of(&lease)?;
+        let entry = loading(lease);
+        let reply = if let Some(partition) = partition {
+            let mut invocation = SCRIPTS.acquire_queued.prepare_invoke();
+            invocation
+                .key(key.as_bytes())
+                .key(partition.marks.as_bytes())
+                .key(partition.state.as_bytes())
+                .arg(entry)
+                .arg(lease_ttl_ms)
+                .arg(partition.log_prefix());
+            match self.run_script("acquire", link, &invocation).await? {
+                Value::Int(0) => return Ok(Some(Found::Writing)),
+                reply => reply,
+            }
+        } else if over {
+            let mut invocation = SCRIPTS.acquire.prepare_invoke();
+            invocation.key(key.as_bytes()).arg(entry).arg(lease_ttl_ms);
+            self.run_script("acquire", link, &invocation).await?
+        } else {
+            let mut command = redis::Cmd::new();
+            command
+                .arg("SET")
+                .arg(key.as_bytes())
+                .arg(entry)
+                .arg("NX")
+                .arg("GET")
+                .arg("PX")
+                .arg(lease_ttl_ms);
+            self.command("acquire", link, &command).await?
+        };
+        instead(reply, lease.identity)
+    }
+
+    async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
+        let own = loading(Lease {
+            token: Token::numbered(0),
+            identity,
+        });
+        let mut invocation = SCRIPTS.wait.prepare_invoke();
+        invocation
+            .key(key.as_bytes())
+            .arg(own)
+            .arg(&ProcessId::current().0);
+        instead(
+            self.run_script("wait", self.connector.link()?, &invocation)
+                .await?,
+            identity,
+        )
+    }
+
+    async fn fill(
+        &self,
+        key: &Key,
+        filling: Filling,
+        ttl_ms: u64,
+        lease_ttl_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let lease = filling.meta().lease;
+        let mut invocation = SCRIPTS.fill.prepare_invoke();
+        invocation
+            .key(key.as_bytes())
+            .arg(&lease.token.0)
+            .arg(encode(&filling)?)
+            .arg(ttl_ms)
+            .arg(lease_ttl_ms);
+        Ok(self
+            .run_script("fill", self.link_of(&lease)?, &invocation)
+            .await?
+            == Value::Int(1))
+    }
+
+    async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
+        let mut invocation = SCRIPTS.release.prepare_invoke();
+        invocation.key(key.as_bytes()).arg(&lease.token.0);
+        Ok(self
+            .run_script("release", self.link_of(&lease)?, &invocation)
+            .await?
+            == Value::Int(1))
+    }
+
+    async fn begin(
+        &self,
+        touched: &[Touched],
+        intent: Token,
+        intent_ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        let empty = entry::encode(&State::Writing(Writers {
+            intents: Vec::new(),
+            contended: false,
+            saturated: false,
+        }));
+        self.run_at_each(
+            "begin",
+            self.connector.link()?,
+            &SCRIPTS.begin,
+            touched,
+            |touched, call| {
+                call.arg(touched.key.as_bytes())
+                    .arg(&intent.0)
+                    .arg(&empty)
+                    .arg(intent_ttl_ms)
+                    .arg(MAX_INTENTS);
+            },
+        )
+        .await
+    }
+
+    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+        let link = self.connector.link()?;
+        let stamp = link.stamp;
+        self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
+            call.arg(touched.key.as_bytes()).arg(&intent.0);
+            let publication = touched.publication.as_ref();
+            // What was written in another history of the store would not be believed here.
+            let publication = publication
+                .filter(|publication| publication.filling.meta().lease.identity.stamp == stamp);
+            let entry = publication.and_then(|publication| {
+                let entry = encode(&publication.filling).ok()?;
+                Some((entry, publication.ttl_ms))
+            });
+            match entry {
+                Some((entry, ttl_ms)) => call.arg(entry).arg(ttl_ms),
+                None => call.arg("").arg(0),
+            };
+        })
+        .await
+    }
+
+    async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
+        let mut invocation = SCRIPTS.invalidate.prepare_invoke();
+        invocation.key(key.as_bytes());
+        self.run_script("invalidate", self.connector.link()?, &invocation)
+            .await?;
+        Ok(())
+    }
+
+    async fn bind(&self, claim: &Claim<'_>, _: Option<&Partition>) -> Result<InForce, StoreError> {
+        let link = self.connector.link()?;
+        let run = link.number();
+        let mut invocation = SCRIPTS.bind.prepare_invoke();
+        invocation
+            .key(binding_key(claim.namespace))
+            .arg(claim.seen)
+            .arg(claim.leave)
+            .arg(claim.entity)
+            .arg(claim.table)
+            .arg(u8::from(claim.is_forced));
+        let reply = self.run_script("bind", link, &invocation).await?;
+        let (database, table) =
+            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        Ok(InForce {
+            run,
+            database,
+            table,
+        })
+    }
+
+    async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
+        let mut command = redis::cmd("SCAN");
+        command
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(pattern(prefix))
+            .arg("COUNT")
+            .arg(SCANNED_AT_ONCE)
+            .arg("TYPE")
+            .arg("string");
+        let reply = self
+            .command("scan", self.connector.link()?, &command)
+            .await?;
+        let (cursor, names): (u64, Vec<Vec<u8>>) =
+            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        Ok((
+            cursor,
+            names.iter().map(|name| Key::from_bytes(name)).collect(),
+        ))
+    }
+}
+
+/// The key of a namespace's binding; no row has it, because every entity has a name.
+fn binding_key(namespace: &str) -> String {
+    format!("{namespace}::bound")
+}
+
+/// The pattern of the keys that begin so, whatever they begin with.
+fn pattern(prefix: &[u8]) -> Vec<u8> {
+    let mut pattern = Vec::with_capacity(prefix.len() + 1);
+    for byte in prefix {
+        if b"*?[]\\^".contains(byte) {
+            pattern.push(b'\\');
+        }
+        pattern.push(*byte);
+    }
+    pattern.push(b'*');
+    pattern
+}

@@ -1,0 +1,466 @@
+//! The queues of write-behind entities in Redis: one script per operation. Only the log is read by a command, in one round
+//! trip with the script that looks at the queue, and behind it: what comes in between can add writes, or cut off what is
+//! committed, which the comparison of the position finds. Read before it, the log could lack writes that the script counts.
+//! How much is read at once is known before (`log_reader`).
+//!
+//! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
+//! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use redis::Value;
+
+#[cfg(feature = "test-util")]
+use crate::store::faulty::Mechanism;
+use crate::{
+    error::StoreError,
+    policy::QueuePolicy,
+    protocol::{
+        entry,
+        key::Key,
+        mark::{Incarnation, Mark},
+        partition::Partition,
+        state::{Pending, State},
+        token::ProcessId,
+    },
+    store::{
+        Payload,
+        queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
+        redis::{
+            RedisStore, SCANNED_AT_ONCE, SCRIPTS, durability,
+            log_reader::{Batch, Read, Sizes},
+            put::{Call, wait_for_sync},
+        },
+    },
+};
+
+/// How many rows are settled in one call of the script, which nothing else of Redis runs beside.
+const SETTLED_AT_ONCE: usize = 250;
+
+impl QueueStore for RedisStore {
+    async fn check_queue(
+        &self,
+        policy: &QueuePolicy,
+    ) -> Result<Result<Acknowledged, String>, StoreError> {
+        let link = self.connector.link()?;
+        if !self.connector.tells_histories(&link) {
+            return Ok(Err(durability::NAMELESS.to_owned()));
+        }
+        let mut command = redis::cmd("CONFIG");
+        command
+            .arg("GET")
+            .arg("appendonly")
+            .arg("appendfsync")
+            .arg("maxmemory-policy");
+        let mut connection = link.connection.clone();
+        let told: Result<HashMap<String, String>, _> = command.query_async(&mut connection).await;
+        let judged = match told {
+            Ok(told) => durability::judge(&told, policy),
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
+                durability::unknown(&error.to_string(), policy)
+            }
+            Err(error) => {
+                self.connector.judge(&link, "config", Err(error))?;
+                Ok(Acknowledged::AtOnce)
+            }
+        };
+        if judged != Ok(Acknowledged::AfterSync) {
+            return Ok(judged);
+        }
+        // A wait for nothing tells whether the server knows how to.
+        let told = wait_for_sync(0, 0).exec_async(&mut connection).await;
+        match told {
+            Ok(()) => {
+                let companion = self.connector.companion(&link).await?;
+                link.keep_companion(companion);
+                Ok(judged)
+            }
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
+                Ok(Err(durability::cannot_wait(&error.to_string())))
+            }
+            Err(error) => {
+                self.connector.judge(&link, "waitaof", Err(error))?;
+                Ok(judged)
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        partition: &Arc<Partition>,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        // Before it waits: what was learnt of another history is no reason to.
+        let link = self.link_of(&put.meta.lease)?;
+        let puts = match put.acknowledged {
+            Acknowledged::AtOnce => &self.puts,
+            Acknowledged::AfterSync => &self.synced_puts,
+        };
+        let call = Call::new(Arc::clone(partition), key.clone(), put)?;
+        puts.call(link.runtime(), call).await
+    }
+
+    async fn rotate(
+        &self,
+        partition: &Partition,
+        from: Option<Incarnation>,
+        to: Incarnation,
+        stamp: u64,
+    ) -> Result<bool, StoreError> {
+        let link = self.connector.link()?;
+        if link.stamp != stamp {
+            // What was learnt of the queue was learnt of another history.
+            return Ok(false);
+        }
+        let from = from.map(|from| from.to_bytes().to_vec());
+        let mut invocation = SCRIPTS.rotate.prepare_invoke();
+        invocation
+            .key(partition.state.as_bytes())
+            .key(partition.logs.as_bytes())
+            .arg(from.unwrap_or_default())
+            .arg(&to.to_bytes())
+            .arg(&link.stamp.to_le_bytes())
+            .arg(partition.log(to).as_bytes());
+        Ok(self.run_script("rotate", link, &invocation).await? == Value::Int(1))
+    }
+
+    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+        let most_bytes = self.most_bytes();
+        let fetched = self.fetch_at_most(partition, fetch, most_bytes).await;
+        if fetch.count > 0 {
+            let writes = fetched.as_ref().ok().map(|fetched| &fetched.writes[..]);
+            self.batch_bytes.note(most_bytes, writes);
+        }
+        fetched
+    }
+
+    async fn settle(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+        settled: &[Settled],
+        up_to: u64,
+    ) -> Result<(), StoreError> {
+        let link = self.connector.link()?;
+        let log = partition.log(incarnation);
+        let mut chunks = settled.chunks(SETTLED_AT_ONCE).peekable();
+        loop {
+            let chunk = chunks.next().unwrap_or_default();
+            let is_last = chunks.peek().is_none();
+            let mut invocation = SCRIPTS.settle.prepare_invoke();
+            invocation
+                .key(partition.state.as_bytes())
+                .key(partition.marks.as_bytes())
+                .key(log.as_bytes())
+                .arg(&incarnation.to_bytes())
+                // The log is cut off last: what has not been settled is found there again.
+                .arg(if is_last { up_to } else { 0 });
+            for Settled {
+                key,
+                number,
+                keep_ms,
+            } in chunk
+            {
+                invocation
+                    .key(key.as_bytes())
+                    .arg(&number.to_be_bytes())
+                    .arg(*keep_ms);
+            }
+            self.run_script("settle", link.clone(), &invocation).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
+        let command = redis::Cmd::get(key.as_bytes());
+        let reply = self
+            .command("get", self.connector.link()?, &command)
+            .await?;
+        let Value::BulkString(bytes) = reply else {
+            return Ok(None);
+        };
+        Ok(match entry::decode(&bytes) {
+            State::Pending(pending, payload) => {
+                let start = bytes.len() - payload.len();
+                Some((pending, Payload::Bytes(bytes, start)))
+            }
+            _ => None,
+        })
+    }
+
+    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+        // As many as there were histories of the store since the queue was last flushed to its end, of 16 bytes each.
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(partition.logs.as_bytes());
+        let reply = self
+            .command("logs", self.connector.link()?, &command)
+            .await?;
+        let names: Vec<Vec<u8>> = value(reply)?;
+        let names = names.into_iter().filter_map(|name| name.try_into().ok());
+        Ok(names.map(Incarnation::from_bytes).collect())
+    }
+
+    async fn drop_log(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<(), StoreError> {
+        let link = self.connector.link()?;
+        let log = partition.log(incarnation);
+        let large = [log.as_bytes(), b":large"].concat();
+        let delete = redis::Cmd::del(&[log.as_bytes(), &large[..]]);
+        self.command("drop_log", link.clone(), &delete).await?;
+        let mut forget = redis::cmd("SREM");
+        forget
+            .arg(partition.logs.as_bytes())
+            .arg(&incarnation.to_bytes());
+        self.command("drop_log", link, &forget).await?;
+        Ok(())
+    }
+
+    async fn marks(
+        &self,
+        partition: &Partition,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+        // About as many as are asked for, or where the hash is small and packed, all of it.
+        let mut command = redis::cmd("HSCAN");
+        command
+            .arg(partition.marks.as_bytes())
+            .arg(cursor)
+            .arg("COUNT")
+            .arg(SCANNED_AT_ONCE);
+        let reply = self
+            .command("marks", self.connector.link()?, &command)
+            .await?;
+        type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+        let (cursor, fields): (u64, Fields) = value(reply)?;
+        let marks = fields.into_iter().filter_map(|(key, mark)| {
+            let mark = Mark::from_bytes(mark.try_into().ok()?);
+            Some((Key::from_bytes(&key), mark))
+        });
+        Ok((cursor, marks.collect()))
+    }
+
+    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+        // A claim that another process has taken since is left alone: it is compared, and what is left of the race only
+        // costs that process a moment.
+        let link = self.connector.link()?;
+        let get = redis::Cmd::get(partition.flusher.as_bytes());
+        let holder = self.command("disclaim", link.clone(), &get).await?;
+        if holder == Value::BulkString(ProcessId::current().0.to_vec()) {
+            let delete = redis::Cmd::del(partition.flusher.as_bytes());
+            self.command("disclaim", link, &delete).await?;
+        }
+        Ok(())
+    }
+}
+
+impl RedisStore {
+    /// How many bytes a batch may have.
+    fn most_bytes(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if self.connector.leaves_out(Mechanism::ReadBound) {
+            return u64::MAX;
+        }
+        self.batch_bytes.most()
+    }
+
+    /// Reads a batch of so many bytes, or one write.
+    async fn fetch_at_most(
+        &self,
+        partition: &Partition,
+        fetch: Fetch,
+        most_bytes: u64,
+    ) -> Result<Fetched, StoreError> {
+        let link = self.connector.link()?;
+        let stamp = link.stamp;
+        let log = partition.log(fetch.incarnation);
+        let mut look = SCRIPTS.fetch.prepare_invoke();
+        look.key(partition.state.as_bytes())
+            .key(partition.flusher.as_bytes())
+            .key(log.as_bytes())
+            .arg(&ProcessId::current().0)
+            .arg(fetch.claim_ms)
+            .arg(&stamp.to_le_bytes());
+        if fetch.is_first {
+            look.arg(&fetch.incarnation.to_bytes());
+        } else {
+            look.arg("");
+        }
+        // For this batch, and to know the next one when it is asked for.
+        let named = fetch.count.saturating_mul(2);
+        look.arg(fetch.after).arg(named);
+        let mut batch = Batch::new(fetch.after, fetch.count, most_bytes);
+        let known = self.sizes.of(&partition.state, fetch.incarnation);
+        // Not by the script: what Lua has in its hands is converted twice.
+        let seen = match known.and_then(|known| batch.next(&known)) {
+            Some(read) => {
+                let command = xrange(&log, read);
+                let both = self.run_script_and("fetch", link.clone(), &look, command);
+                let (seen, found) = both.await?;
+                batch.take(read, writes(found)?);
+                seen
+            }
+            None => self.run_script("fetch", link.clone(), &look).await?,
+        };
+        let Some((mut found, large)) = looked(seen, stamp)? else {
+            return Ok(unclaimed(stamp));
+        };
+        if fetch.count == 0 {
+            return Ok(found);
+        }
+        let are_all = large.len() < named as usize;
+        let last_named = large.last().map_or(0, |(number, _)| *number);
+        let sizes = Sizes {
+            incarnation: fetch.incarnation,
+            from: fetch.after,
+            to: if are_all { found.log_last } else { last_named },
+            last: found.log_last,
+            large,
+        };
+        while let Some(read) = batch.next(&sizes) {
+            let command = xrange(&log, read);
+            let found = self.command("fetch", link.clone(), &command).await?;
+            batch.take(read, writes(found)?);
+        }
+        self.sizes.note(&partition.state, sizes);
+        found.is_cut = batch.is_cut(found.log_last);
+        found.writes = batch.writes;
+        Ok(found)
+    }
+}
+
+/// The command that reads writes of a log.
+fn xrange(log: &Key, read: Read) -> redis::Cmd {
+    let mut command = redis::cmd("XRANGE");
+    command
+        .arg(log.as_bytes())
+        .arg(format!("(0-{}", read.after))
+        .arg(format!("0-{}", read.to))
+        .arg("COUNT")
+        .arg(read.count);
+    command
+}
+
+/// The large writes that a look has named, each by its number and its bytes.
+type Large = Vec<(u64, u64)>;
+
+/// What a look at a queue has shown, and the large writes it has named; nothing if the partition is another process's.
+fn looked(seen: Value, stamp: u64) -> Result<Option<(Fetched, Large)>, StoreError> {
+    let Value::Array(parts) = seen else {
+        return Err(unexpected(&seen));
+    };
+    let mut parts = parts.into_iter();
+    let mut next = || parts.next().unwrap_or(Value::Nil);
+    if next() != Value::Int(1) {
+        return Ok(None);
+    }
+    let mut found = unclaimed(stamp);
+    found.is_claimed = true;
+    found.current = incarnation(&next());
+    found.current_last = value(next())?;
+    let (_, log_last) = id(&next())?;
+    found.log_last = log_last;
+    found.now_ms = value(next())?;
+    found.is_present = next() == Value::Int(1);
+    let named: Vec<String> = value(next())?;
+    let large = named.iter().map(|named| {
+        let parts = named.split_once(':');
+        let parsed =
+            parts.and_then(|(number, size)| Some((number.parse().ok()?, size.parse().ok()?)));
+        parsed.ok_or_else(|| StoreError::new(format!("{named:?} is no size of a queued write")))
+    });
+    let large = large.collect::<Result<_, _>>()?;
+    Ok(Some((found, large)))
+}
+
+/// What is known of a queue that another process flushes.
+fn unclaimed(stamp: u64) -> Fetched {
+    Fetched {
+        is_claimed: false,
+        stamp,
+        is_present: false,
+        current: None,
+        current_last: 0,
+        log_last: 0,
+        now_ms: 0,
+        writes: Vec::new(),
+        is_cut: false,
+    }
+}
+
+/// The writes that were read.
+fn writes(read: Value) -> Result<Vec<Logged>, StoreError> {
+    match read {
+        Value::Array(writes) => writes.into_iter().map(logged).collect(),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Reads an entry of a stream: its id, and the names and values of its fields in turn.
+fn logged(written: Value) -> Result<Logged, StoreError> {
+    let no_write =
+        |id: &Value| StoreError::new(format!("what is in the queue at {id:?} is no write"));
+    let parts = match written {
+        Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(Value::Array),
+        other => Err(other),
+    };
+    let [id, fields] = parts.map_err(|other| unexpected(&other))?;
+    let Value::Array(fields) = fields else {
+        return Err(no_write(&id));
+    };
+    let (mut key, mut entry, mut at_ms) = (None, None, 0);
+    let mut fields = fields.into_iter();
+    while let (Some(Value::BulkString(name)), Some(Value::BulkString(value))) =
+        (fields.next(), fields.next())
+    {
+        match name.as_slice() {
+            b"k" => key = Some(Key::from_bytes(&value)),
+            b"e" => entry = Some(value),
+            b"a" => at_ms = String::from_utf8_lossy(&value).parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    let (Some(key), Some(bytes)) = (key, entry) else {
+        return Err(no_write(&id));
+    };
+    let State::Pending(pending, payload) = entry::decode(&bytes) else {
+        return Err(no_write(&id));
+    };
+    let start = bytes.len() - payload.len();
+    Ok(Logged {
+        key,
+        pending,
+        payload: Payload::Bytes(bytes, start),
+        at_ms,
+    })
+}
+
+/// The two numbers of a stream's id.
+fn id(reply: &Value) -> Result<(u64, u64), StoreError> {
+    let text: String = value(reply.clone())?;
+    let parts = text.split_once('-');
+    let parsed = parts.and_then(|(time, number)| Some((time.parse().ok()?, number.parse().ok()?)));
+    parsed.ok_or_else(|| unexpected(reply))
+}
+
+pub(super) fn incarnation(reply: &Value) -> Option<Incarnation> {
+    match reply {
+        Value::BulkString(bytes) => {
+            Some(Incarnation::from_bytes(bytes.as_slice().try_into().ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))
+}
+
+pub(super) fn unexpected(reply: &Value) -> StoreError {
+    StoreError::new(format!("an unexpected answer of Redis: {reply:?}"))
+}

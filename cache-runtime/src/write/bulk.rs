@@ -1,0 +1,268 @@
+//! Batches: many writes of one kind, all or none.
+//!
+//! 1. The rows go to the database in chunks (`chunks`).
+//! 2. What comes back is told apart by key and put into the order of the input.
+//! 3. A row that is not there, or not in its version, fails the whole batch; the caller's transaction or savepoint undoes
+//!    what was done before.
+//!
+//! Invariant: every row of a batch is staged for the cache like a single write, by the same code.
+//! Not here: the transaction around it (`transaction`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    context::Context,
+    database::{self, Fate, Write, backend::Backend, entity::Entity},
+    error::{Error, ErrorKind},
+    protocol::key::Key,
+    write::{
+        StagedFailure,
+        announce::{Site, Staging},
+    },
+};
+
+/// Many writes of one kind.
+pub(crate) enum Batch<E: Entity> {
+    Insert(Vec<E>),
+    Update(Vec<E>),
+    Delete(Vec<E::Id>),
+    DeleteRows(Vec<E>),
+}
+
+/// What a batch did.
+pub(crate) enum Done<E> {
+    /// The rows as they were written, in the order of the input.
+    Rows(Vec<Arc<E>>),
+    /// How many rows there were to delete.
+    Count(u64),
+}
+
+impl<E: Entity> Batch<E> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Insert(rows) | Self::Update(rows) | Self::DeleteRows(rows) => rows.len(),
+            Self::Delete(ids) => ids.len(),
+        }
+    }
+
+    /// What a batch of nothing does.
+    pub(crate) fn nothing(&self) -> Done<E> {
+        match self {
+            Self::Insert(_) | Self::Update(_) => Done::Rows(Vec::new()),
+            Self::Delete(_) | Self::DeleteRows(_) => Done::Count(0),
+        }
+    }
+
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Insert(_) => "insert",
+            Self::Update(_) => "update",
+            Self::Delete(_) | Self::DeleteRows(_) => "delete",
+        }
+    }
+
+    /// The batch as single writes.
+    fn writes(self) -> Vec<Write<E>> {
+        match self {
+            Self::Insert(rows) => rows.into_iter().map(Write::Insert).collect(),
+            Self::Update(rows) => rows.into_iter().map(Write::Update).collect(),
+            Self::Delete(ids) => ids.into_iter().map(Write::Delete).collect(),
+            Self::DeleteRows(rows) => rows.into_iter().map(Write::DeleteRow).collect(),
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Runs a batch inside a transaction and stages what it does to the cache. After an error the transaction must be undone.
+    pub(crate) async fn write_batch_staged(
+        self: &Arc<Self>,
+        connection: &mut DB::Connection,
+        staging: &mut Staging,
+        batch: Batch<E>,
+    ) -> Result<Done<E>, StagedFailure> {
+        let verb = batch.verb();
+        let failed = |error| StagedFailure {
+            dooms: database::dooms_transaction(&error),
+            error: database::describe(
+                verb,
+                &format!("rows of {}", E::SPEC.name),
+                error,
+                Fate::Nothing,
+            ),
+        };
+        let database = &self.database;
+        let changed = match &batch {
+            Batch::Insert(rows) if database.generates_id() => {
+                let rows = database.insert_generated(connection, rows).await;
+                return self.stage_generated(staging, batch, rows.map_err(failed)?);
+            }
+            Batch::Insert(rows) => database.insert_rows(connection, rows).await,
+            Batch::Update(rows) => {
+                self.distinct_keys(&batch)?;
+                database.update_rows(connection, rows).await
+            }
+            Batch::Delete(ids) => {
+                let wanted = ids.len() as u64;
+                let deleted = database.delete_ids(connection, ids).await.map_err(failed)?;
+                let count = deleted.rows;
+                self.stage(staging, batch, &HashMap::new())?;
+                if count < wanted {
+                    // A row that was not there is not locked: somebody else may have inserted it since.
+                    staging.unpublish();
+                }
+                return Ok(Done::Count(count));
+            }
+            Batch::DeleteRows(rows) => {
+                self.distinct_keys(&batch)?;
+                let deleted = database
+                    .delete_rows(connection, rows)
+                    .await
+                    .map_err(failed)?;
+                let count = deleted.rows;
+                if count < rows.len() as u64 {
+                    return Err(self.first_left(connection, batch).await.into());
+                }
+                self.stage(staging, batch, &HashMap::new())?;
+                return Ok(Done::Count(count));
+            }
+        };
+        let changed = changed.map_err(failed)?;
+        let mut rows = HashMap::new();
+        for row in changed.rows {
+            rows.insert(self.key(&row.id())?, Arc::new(row));
+        }
+        if changed.count < batch.len() {
+            if let Batch::Insert(_) = &batch {
+                return Err(self.inserted_fewer(changed.count, batch.len()).into());
+            }
+            let refused = self.first_refused(connection, batch, changed.missing, &rows);
+            return Err(refused.await.into());
+        }
+        Ok(Done::Rows(self.stage(staging, batch, &rows)?))
+    }
+
+    /// Stages every write of a batch. The rows that were written, where they are rows, in the order of the input.
+    fn stage(
+        self: &Arc<Self>,
+        staging: &mut Staging,
+        batch: Batch<E>,
+        rows: &HashMap<Key, Arc<E>>,
+    ) -> Result<Vec<Arc<E>>, Error> {
+        let mut staged = Vec::new();
+        for (key, row) in rows {
+            // Most are noted again below; a row that a trigger has given another id is not.
+            staging.touch(Arc::clone(self) as Arc<dyn Site>, key.clone(), None);
+            debug_assert!(self.key(&row.id()).is_ok_and(|own| own == *key));
+        }
+        for write in batch.writes() {
+            let key = self.key(&write.id())?;
+            let row = rows.get(&key);
+            self.stage_write(staging, &write, key, row);
+            staged.extend(match row {
+                Some(row) => Some(Arc::clone(row)),
+                None => write.into_row().map(Arc::new),
+            });
+        }
+        Ok(staged)
+    }
+
+    /// Stages inserts whose ids the database has chosen; they come back in the order of the input.
+    fn stage_generated(
+        self: &Arc<Self>,
+        staging: &mut Staging,
+        batch: Batch<E>,
+        rows: Vec<E>,
+    ) -> Result<Done<E>, StagedFailure> {
+        if rows.len() < batch.len() {
+            return Err(self.inserted_fewer(rows.len(), batch.len()).into());
+        }
+        let mut staged = Vec::with_capacity(rows.len());
+        for (write, row) in batch.writes().into_iter().zip(rows) {
+            let row = Arc::new(row);
+            self.stage_write(staging, &write, self.key(&row.id())?, Some(&row));
+            staged.push(row);
+        }
+        Ok(Done::Rows(staged))
+    }
+
+    fn inserted_fewer(&self, rows: usize, of: usize) -> Error {
+        Error::new(
+            ErrorKind::Database,
+            format!(
+                "failed to insert rows of {}: the database accepted {of} and inserted {rows}; a trigger may have suppressed \
+                 the others",
+                E::SPEC.name
+            ),
+        )
+    }
+
+    /// The error of the first row of a batch that was not written.
+    async fn first_refused(
+        &self,
+        connection: &mut DB::Connection,
+        batch: Batch<E>,
+        missing: Option<usize>,
+        written: &HashMap<Key, Arc<E>>,
+    ) -> Error {
+        for (at, write) in batch.writes().into_iter().enumerate() {
+            let key = match self.key(&write.id()) {
+                Ok(key) => key,
+                Err(error) => return error,
+            };
+            if missing.map_or(!written.contains_key(&key), |missing| missing == at) {
+                return self.refused(connection, &write, &key).await;
+            }
+        }
+        Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "failed to update rows of {}: some of them do not exist",
+                E::SPEC.name
+            ),
+        )
+    }
+
+    /// The error of the first row that a delete has left, because it has another version, or else of one that was not there.
+    async fn first_left(&self, connection: &mut DB::Connection, batch: Batch<E>) -> Error {
+        for write in batch.writes() {
+            let key = match self.key(&write.id()) {
+                Ok(key) => key,
+                Err(error) => return error,
+            };
+            let found = self.database.select_current(connection, &write.id()).await;
+            if matches!(found, Ok(Some(_))) {
+                return self.refused(connection, &write, &key).await;
+            }
+        }
+        Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "failed to delete rows of {}: some of them do not exist",
+                E::SPEC.name
+            ),
+        )
+    }
+
+    /// Refuses a batch that names a row twice: which of the two counts would be up to the database.
+    fn distinct_keys(&self, batch: &Batch<E>) -> Result<(), Error> {
+        let (Batch::Update(rows) | Batch::DeleteRows(rows)) = batch else {
+            return Ok(());
+        };
+        let mut seen = std::collections::HashSet::with_capacity(rows.len());
+        for row in rows {
+            let key = self.key(&row.id())?;
+            let what = self.what(&key);
+            if !seen.insert(key) {
+                return Err(Error::new(
+                    ErrorKind::Duplicate,
+                    format!("failed to {} rows: {what} is given twice", batch.verb()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
