@@ -152,7 +152,7 @@ lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
 lists_all!(CACHE, "cache/mod.rs", but & []);
 lists_all!(CACHE, "cache/builder.rs", but & []);
 // "the id of the database is installed"
-lists_all!(NONE, "database/schema.rs", but & ["install"]);
+lists_all!(NONE, "database/database_id.rs", but & ["install"]);
 lists_all!(NONE, "write/announce.rs", but & []);
 const NONE: &[&str] = &[];
 

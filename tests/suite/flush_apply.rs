@@ -14,8 +14,8 @@ use std::sync::{
 use larder::{
     Cached, Codec, DeadLetter, Repository,
     behind::{
-        Image, Queued,
-        apply::{Applied, Batch, Hooks, Unapplied},
+        Batch, Image, Queued,
+        apply::{Applied, Hooks, Unapplied},
         letters,
         offsets::{Place, close, position_of, register},
     },

@@ -15,8 +15,8 @@ use std::{
 use larder::{
     Cached, Codec, Entity, Error, ErrorKind, Origin, Repository,
     behind::{
-        Image, Queued,
-        apply::{Batch, Hooks},
+        Batch, Image, Queued,
+        apply::Hooks,
         letters,
         offsets::{self, Place},
     },

@@ -14,6 +14,7 @@ mod clock;
 mod coherence;
 mod failure;
 mod interrupt;
+mod layers;
 mod lint;
 mod model;
 mod servers;

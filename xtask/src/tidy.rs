@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: rules of this repository that neither the compiler nor clippy checks.
 //! Small lies rot unseen: an ignored test, a file nobody introduced, a path of one machine.
-//! 1. Every text file of the repository is read. 2. Each rule looks at it and may complain.
+//! 1. Every text file of the repository is read. 2. Each rule looks at it and may complain (`layers` has the longest).
 //!    3. All complaints are listed, each with file and line.
 //!
 //! Invariant: `cargo test` runs the same rules, so they hold even where nobody calls this command.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cargo::root;
 use crate::failure::{Attempt, Failure, Outcome};
+use crate::layers;
 
 /// Text that must not occur, with the reason. Split so that this file does not contain it.
 const BANNED_EVERYWHERE: [(&str, &str); 5] = [
@@ -103,6 +104,13 @@ fn check_file(name: &str, text: &str, complaints: &mut Vec<String>) {
         complaints.push(format!(
             "{name}:1: begins without a `--` comment that says what it does"
         ));
+    }
+    if is_rust {
+        complaints.extend(
+            layers::CRATES
+                .iter()
+                .flat_map(|crate_| crate_.check(name, text)),
+        );
     }
     let rust_rules: &[(&str, &str)] = if is_rust { &BANNED_IN_RUST } else { &[] };
     for (number, line) in text.lines().enumerate() {

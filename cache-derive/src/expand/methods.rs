@@ -8,47 +8,10 @@ use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
 
-use super::queued;
-
-/// One asynchronous method.
-pub(super) struct Method {
-    pub(super) name: &'static str,
-    /// The method of the runtime that it calls.
-    pub(super) inner: &'static str,
-    pub(super) parameter: Parameter,
-    /// What it returns if it does not fail.
-    pub(super) returns: TokenStream,
-    pub(super) docs: String,
-}
-
-/// What a method is called with, besides the repository.
-pub(super) enum Parameter {
-    Nothing,
-    Id,
-    Ids,
-    Row,
-    Rows,
-    /// An id and what to do with the row.
-    Change,
-}
-
-/// Where writes go, which decides what the repository can do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writes {
-    /// To the database, which counts the changes of a row that is versioned.
-    Database { versioned: bool },
-    /// To a queue, and to the database later.
-    Queue,
-    /// Nobody knows, after an error. The repository has every method, so that the error is the only one.
-    Unknown { versioned: bool },
-}
-
-impl Writes {
-    /// Whether there may be a queue.
-    pub(super) fn may_queue(self) -> bool {
-        matches!(self, Self::Queue | Self::Unknown { .. })
-    }
-}
+use super::{
+    method::{Method, Parameter, Writes, docs},
+    queued,
+};
 
 /// The methods in the order of the documentation.
 pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> Vec<Method> {
@@ -408,8 +371,4 @@ fn write(
         returns: returns.clone(),
         docs: docs(does, errors, cancel),
     }
-}
-
-pub(super) fn docs(does: &str, errors: &str, cancel: &str) -> String {
-    format!("{does}\n\n# Errors\n\n{errors}\n\n# Cancel safety\n\n{cancel}")
 }

@@ -7,6 +7,7 @@
 
 mod bounds;
 mod entity;
+mod method;
 mod methods;
 mod queued;
 mod repository;

@@ -6,7 +6,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::methods::{Method, Parameter, Writes, docs};
+use super::method::{Method, Parameter, Writes, docs};
 
 /// Writes that are acknowledged by the queue.
 pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {

@@ -9,8 +9,8 @@ use syn::{Visibility, ext::IdentExt};
 
 use super::{
     entity,
-    methods::{self, Method, Parameter, Writes},
-    queued,
+    method::{Method, Parameter, Writes},
+    methods, queued,
 };
 use crate::{
     ast::Input,

@@ -4,13 +4,13 @@ use proc_macro2::TokenStream;
 use syn::{Attribute, Meta, ext::IdentExt};
 
 use super::{
-    list::{self, Entry},
+    list::{self, Entry, Written},
     value,
 };
 use crate::{
     ast::{Setting, Settings, Value},
     diagnostics::{Errors, nearest},
-    grammar::{self, Key, Place},
+    grammar::{self, Form, Key, Place},
 };
 
 /// Reads all `#[cached(..)]` attributes of the struct or the field.
@@ -41,12 +41,7 @@ pub(super) fn settings(errors: &mut Errors, place: Place, attributes: &[Attribut
 }
 
 /// Reads the keys between two parentheses.
-pub(super) fn group(
-    errors: &mut Errors,
-    place: Place,
-    tokens: TokenStream,
-    settings: &mut Settings,
-) {
+fn group(errors: &mut Errors, place: Place, tokens: TokenStream, settings: &mut Settings) {
     for entry in list::entries(tokens) {
         match entry {
             Ok(entry) => setting(errors, place, entry, settings),
@@ -66,7 +61,14 @@ pub(super) fn group(
 fn setting(errors: &mut Errors, place: Place, entry: Entry, settings: &mut Settings) {
     let name = entry.name.unraw().to_string();
     if let Some(key) = grammar::find(place, &name) {
-        let value = value::read(errors, key, &entry);
+        let value = match (key.form, entry.value) {
+            (Form::Group(place), Written::Parentheses(tokens)) if !tokens.is_empty() => {
+                let mut inner = Settings::default();
+                group(errors, place, tokens, &mut inner);
+                Value::Group(inner)
+            }
+            (_, written) => value::read(errors, key, &written, &entry.tokens),
+        };
         let name = entry.name;
         settings.list.push(Setting { key, name, value });
     } else if let Some(key) = grammar::find_elsewhere(place, &name) {

@@ -3,20 +3,21 @@
 use proc_macro2::TokenStream;
 use syn::{Lit, LitStr, Path, parse::Parser};
 
-use super::{
-    cached, duration,
-    list::{Entry, Written},
-    size,
-};
+use super::{duration, list::Written, size};
 use crate::{
-    ast::{Settings, Value, Word},
+    ast::{Value, Word},
     diagnostics::{Errors, nearest},
-    grammar::{Form, Key, Place, list},
+    grammar::{Form, Key, list},
 };
 
-/// Reads the value of `key`, or reports that it has another form.
-pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Value {
-    let value = match (key.form, &entry.value) {
+/// Reads the value of `key`, or reports that what is written there has another form. A group of keys is not read here.
+pub(super) fn read(
+    errors: &mut Errors,
+    key: &'static Key,
+    written: &Written,
+    tokens: &TokenStream,
+) -> Value {
+    let value = match (key.form, written) {
         (Form::Flag, Written::Nothing) => Some(Value::Flag),
         (Form::Text, Written::Equals(tokens)) => text(tokens).map(Value::Text),
         (Form::Duration | Form::DurationOrOff | Form::Pause(_), Written::Equals(tokens)) => {
@@ -31,9 +32,6 @@ pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Val
             text(tokens).map(|written| choice(errors, key, words, &written))
         }
         (Form::Path, Written::Equals(tokens)) => path(tokens).map(Value::Path),
-        (Form::Group(place), Written::Parentheses(tokens)) if !tokens.is_empty() => {
-            Some(group(errors, place, tokens.clone()))
-        }
         _ => None,
     };
     value.unwrap_or_else(|| {
@@ -43,7 +41,7 @@ pub(super) fn read(errors: &mut Errors, key: &'static Key, entry: &Entry) -> Val
             key.form.expects(),
             key.help()
         );
-        errors.report(&entry.tokens, message);
+        errors.report(tokens, message);
         Value::Unreadable
     })
 }
@@ -136,10 +134,4 @@ fn path(tokens: &TokenStream) -> Option<Path> {
         Some(text) => text.parse_with(Path::parse_mod_style).ok(),
         None => Path::parse_mod_style.parse2(tokens.clone()).ok(),
     }
-}
-
-fn group(errors: &mut Errors, place: Place, tokens: TokenStream) -> Value {
-    let mut settings = Settings::default();
-    cached::group(errors, place, tokens, &mut settings);
-    Value::Group(settings)
 }

@@ -284,3 +284,11 @@ fn help(place: Place, name: &str) -> String {
         .map(grammar::Key::help)
         .unwrap_or_default()
 }
+
+/// A number, which the grammar keeps in the limits of its type.
+fn number<T: TryFrom<u64>>(settings: &Settings, name: &str) -> Option<T> {
+    match settings.get(name)?.value {
+        Value::Number(number) => T::try_from(number).ok(),
+        _ => None,
+    }
+}

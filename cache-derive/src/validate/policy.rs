@@ -2,7 +2,7 @@
 
 use syn::LitStr;
 
-use super::{help, queue, text, word};
+use super::{help, number, queue, text, word};
 use crate::{
     ast::{Settings, Value},
     diagnostics::Errors,
@@ -214,14 +214,6 @@ fn group<'a>(settings: &'a Settings, name: &str) -> Option<&'a Settings> {
 fn milliseconds(settings: &Settings, name: &str) -> Option<u64> {
     match settings.get(name)?.value {
         Value::Duration(milliseconds) => Some(milliseconds),
-        _ => None,
-    }
-}
-
-/// A number, which the grammar keeps in the limits of its type.
-pub(super) fn number<T: TryFrom<u64>>(settings: &Settings, name: &str) -> Option<T> {
-    match settings.get(name)?.value {
-        Value::Number(number) => T::try_from(number).ok(),
         _ => None,
     }
 }

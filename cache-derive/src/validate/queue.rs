@@ -4,7 +4,7 @@
 //! What only the database could tell a writer comes too late then, and is refused. So is an option that would do nothing,
 //! because whoever wrote it expects something of it.
 
-use super::{help, named, policy::number, text, word};
+use super::{help, named, number, text, word};
 use crate::{
     ast::{Input, Settings, Value},
     diagnostics::Errors,

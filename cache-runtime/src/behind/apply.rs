@@ -29,43 +29,17 @@ use sqlx::SqlStr;
 
 use crate::{
     behind::{
-        Image, Queued, canonical,
+        Batch, Image, Queued, canonical,
         held::Held,
         letters::{self, Found, Letter},
-        offsets::{self, Place},
+        offsets,
         refusal::{self, Given},
     },
     database::{
         self, Database, backend::Backend, column::Role, dialect::Dialect, entity::Entity,
         open_transaction::OpenTransaction, tables,
     },
-    policy::Codec,
 };
-
-/// What a flush applies.
-pub struct Batch<'a, E: Entity> {
-    /// The incarnation of the queue.
-    pub place: &'a Place,
-    /// The position it is expected at.
-    pub from: u64,
-    /// The position it is moved to.
-    pub to: u64,
-    /// The writes in the order of the queue, numbered behind `from` up to `to`.
-    pub writes: &'a [Queued<E>],
-    /// How many numbers in between have no write: the store has lost them.
-    pub lost: u64,
-    /// Up to which number the loss of a closed incarnation has been counted. Its writes come too late, and all of them become
-    /// dead letters.
-    pub buried: Option<u64>,
-    /// Whether its rows are compared with what the database makes of them.
-    pub compares: bool,
-    /// The codec that dead letters are written with.
-    pub codec: Codec,
-    /// The layout of the rows, for whoever reads them.
-    pub layout: u32,
-    /// The time, in milliseconds since 1970.
-    pub now_ms: u64,
-}
 
 /// What a test may see of a flush, and leave out.
 pub struct Hooks<'a> {

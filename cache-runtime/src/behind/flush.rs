@@ -30,8 +30,8 @@ use std::{
 use crate::store::faulty::Mechanism;
 use crate::{
     behind::{
-        Image, Queued,
-        apply::{Applied, Batch, Flushed, Hooks, MOST_STATEMENTS, Unapplied},
+        Batch, Image, Queued,
+        apply::{Applied, Flushed, Hooks, MOST_STATEMENTS, Unapplied},
         held::{self, Held},
         offsets::{self, OpenIncarnation},
         queue::{Committed, Lane, Queue, Standing},

@@ -18,7 +18,7 @@ use std::{
 use sqlx::Pool;
 
 use crate::{
-    behind::{Image, Queued, apply::Batch, canonical, offsets::Place},
+    behind::{Batch, Image, Queued, canonical, offsets::Place},
     database::{
         Database,
         backend::Backend,

@@ -12,6 +12,7 @@
 //! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
 
 pub mod apply;
+mod batch;
 mod burial;
 mod canonical;
 mod flush;
@@ -27,58 +28,11 @@ mod replay;
 mod unsettled;
 mod verify;
 
-use std::sync::Arc;
-
 #[cfg(feature = "test-util")]
 pub(crate) use self::held::changed;
 pub(crate) use self::queue::Queue;
 pub use self::{
+    batch::{Batch, Image, Queued},
     flusher::{Flusher, Pending},
     replay::DeadLetters,
 };
-
-use crate::{database::entity::Entity, protocol::key::Key};
-
-/// One write taken from a queue.
-#[derive(Clone)]
-pub struct Queued<E: Entity> {
-    /// Its place in the queue.
-    pub number: u64,
-    /// The key of the row.
-    pub key: Key,
-    /// What the row is to become.
-    pub image: Image<E>,
-}
-
-/// What a queued write makes of its row.
-#[derive(Clone)]
-pub enum Image<E: Entity> {
-    /// The whole row.
-    Row(Arc<E>),
-    /// No row.
-    Deletion(E::Id),
-    /// Something that this program cannot read, as another version has written it.
-    Unreadable {
-        /// Whether it is the id of a row to delete, and not a row.
-        is_deletion: bool,
-        /// The number of the codec that wrote it.
-        codec: u8,
-        /// The layout of the struct that it was written for.
-        layout: u32,
-        /// What the codec wrote.
-        payload: Vec<u8>,
-        /// Why it cannot be read.
-        reason: String,
-    },
-}
-
-impl<E: Entity> Queued<E> {
-    /// The id of the row, unless the write cannot be read.
-    pub(crate) fn id(&self) -> Option<E::Id> {
-        match &self.image {
-            Image::Row(row) => Some(row.id()),
-            Image::Deletion(id) => Some(id.clone()),
-            Image::Unreadable { .. } => None,
-        }
-    }
-}

@@ -5,6 +5,7 @@
 pub mod backend;
 pub(crate) mod chunks;
 pub mod column;
+pub(crate) mod database_id;
 pub(crate) mod dialect;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
@@ -32,6 +33,7 @@ use crate::{
         source::Binding,
         statement::Statements,
     },
+    detached,
     error::{Error, ErrorKind},
 };
 
@@ -540,4 +542,28 @@ pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -
         _ => (ErrorKind::Database, "the database refused or failed"),
     };
     Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)
+}
+
+/// Runs statements that create something if it is not there. Any number of processes may do so at once.
+pub(crate) async fn create<DB: Backend>(
+    pool: &Pool<DB>,
+    texts: Vec<&'static str>,
+) -> Result<(), sqlx::Error> {
+    let pool = pool.clone();
+    detached::query(async move {
+        let mut connection = DB::acquire(&pool).await?;
+        for text in texts {
+            let text = match DB::DIALECT {
+                // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
+                // is held until both statements, which are one transaction, have ended. Its number is larder's own.
+                Dialect::Postgres => {
+                    format!("SELECT pg_advisory_xact_lock(7809911855113007714); {text}")
+                }
+                Dialect::MySql | Dialect::Sqlite => text.to_owned(),
+            };
+            DB::run(&mut connection, AssertSqlSafe(text).into_sql_str()).await?;
+        }
+        Ok(())
+    })
+    .await
 }

@@ -14,7 +14,7 @@
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 use crate::{
-    database::{self, Fate, backend::Backend, dialect::Dialect, schema},
+    database::{self, Fate, backend::Backend, database_id, dialect::Dialect},
     detached,
     error::{Error, ErrorKind},
 };
@@ -149,35 +149,11 @@ pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
 ///
 /// Errors of the database, also where its user may not create tables.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
-    schema::install(pool).await?;
+    database_id::install(pool).await?;
     let texts = vec![offsets_sql::<DB>(), dead_letters_sql::<DB>()];
-    create(pool, texts)
+    database::create(pool, texts)
         .await
         .map_err(|error| describe::<DB>("create", "the tables of write-behind", error))
-}
-
-/// Runs statements that create something if it is not there. Any number of processes may do so at once.
-pub(crate) async fn create<DB: Backend>(
-    pool: &Pool<DB>,
-    texts: Vec<&'static str>,
-) -> Result<(), sqlx::Error> {
-    let pool = pool.clone();
-    detached::query(async move {
-        let mut connection = DB::acquire(&pool).await?;
-        for text in texts {
-            let text = match DB::DIALECT {
-                // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
-                // is held until both statements, which are one transaction, have ended. Its number is larder's own.
-                Dialect::Postgres => {
-                    format!("SELECT pg_advisory_xact_lock(7809911855113007714); {text}")
-                }
-                Dialect::MySql | Dialect::Sqlite => text.to_owned(),
-            };
-            DB::run(&mut connection, AssertSqlSafe(text).into_sql_str()).await?;
-        }
-        Ok(())
-    })
-    .await
 }
 
 /// A value for a statement on these tables.

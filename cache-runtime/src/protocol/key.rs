@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use crate::{
     policy::{Policy, Strategy},
-    protocol::{fingerprint::Fingerprint, partition},
+    protocol::fingerprint::Fingerprint,
 };
 
 /// The longest id, in bytes of its written form, that is not hashed.
@@ -103,7 +103,7 @@ impl KeySpace {
         let namespace = policy.namespace.unwrap_or(namespace);
         if policy.strategy == Strategy::WriteBehind {
             let queue = queue_name(namespace, entity, policy);
-            let prefix = format!("{}:", partition::tag(&queue, 0));
+            let prefix = format!("{}:", partition_tag(&queue, 0));
             return Self {
                 shared: prefix.len() - DIGITS_FROM_END,
                 prefix: prefix.into_bytes(),
@@ -510,3 +510,8 @@ macro_rules! structs {
 }
 
 structs!(SerializeStruct, SerializeStructVariant);
+
+/// The hash tag of a partition.
+pub(crate) fn partition_tag(queue: &str, number: u16) -> String {
+    format!("{{{queue}:p{number:02x}}}")
+}

@@ -5,7 +5,10 @@
 //!
 //! Invariant: the number of partitions is part of every name, so that queues of another number are never taken for these.
 
-use crate::protocol::{key::Key, mark::Incarnation};
+use crate::protocol::{
+    key::{Key, partition_tag},
+    mark::Incarnation,
+};
 
 /// What the names of all queues begin with.
 const QUEUES: &str = "larder:q:";
@@ -32,7 +35,7 @@ impl Partition {
     /// The partition with a number, of the queue with a name.
     #[must_use]
     pub fn new(queue: &str, number: u16) -> Self {
-        let base = format!("{QUEUES}{}:", tag(queue, number));
+        let base = format!("{QUEUES}{}:", partition_tag(queue, number));
         let name = |part: &str| Key::from_bytes(format!("{base}{part}").as_bytes());
         Self {
             number,
@@ -63,9 +66,4 @@ impl Partition {
         let bytes = u128::from_be_bytes(incarnation.to_bytes());
         Key::from_bytes(format!("{}log:{bytes:032x}", self.base).as_bytes())
     }
-}
-
-/// The hash tag of a partition.
-pub(crate) fn tag(queue: &str, number: u16) -> String {
-    format!("{{{queue}:p{number:02x}}}")
 }

@@ -392,7 +392,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     #[doc(hidden)]
     pub async fn apply_queued(
         &self,
-        batch: &crate::behind::apply::Batch<'_, E>,
+        batch: &crate::behind::Batch<'_, E>,
         hooks: &crate::behind::apply::Hooks<'_>,
     ) -> Result<crate::behind::apply::Applied, crate::behind::apply::Unapplied> {
         let database = &self.0.database;
