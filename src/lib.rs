@@ -2,12 +2,13 @@
 //!
 //! # Map of this documentation
 //!
-//! - [`Cached`], the derive: every attribute with its forms, defaults and interactions; [`Columns`] for nested structs.
+//! - [`Cached`], the derive: every attribute with its forms, defaults and interactions. [`Columns`] is for nested
+//!   structs.
 //! - [`Cache`] and [`CacheBuilder`]: where entries live.
-//! - [`Repository`]: every operation with its errors and what happens when its future is dropped. The derive wraps it in a
-//!   type of the entity's own.
-//! - [`policy`]: what the attributes choose.
-//! - [`SchemaReport`], [`Stats`], [`Error`]: what a program in production looks at.
+//! - [`Repository`]: every operation with its errors, and what happens when its future is dropped. The derive wraps it
+//!   in a type of the entity's own.
+//! - [`policy`]: the options that the attributes set.
+//! - [`SchemaReport`], [`Stats`], [`Error`]: for checks and monitoring in production.
 
 #[doc(inline)]
 pub use larder_derive::{Cached, Columns};
@@ -24,7 +25,7 @@ pub use larder_runtime::{
     behind,
     database::tables,
     journal,
-    protocol::{claim, entry, key, mark, partition, state, token},
+    protocol::{claim, entry, key, partition_keys, queue_position, state, token},
     store,
 };
 

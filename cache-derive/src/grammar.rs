@@ -202,7 +202,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "on_full",
         Place::Struct,
-        Form::Choice(&["sync", "refuse"]),
+        Form::Choice(&["flush", "refuse"]),
         r#"on_full = "refuse""#,
     ),
     key(

@@ -1,7 +1,7 @@
-//! The only file that reads time, so that a test can hand in a clock of its own.
+//! The only file that reads time, so that a test can pass its own clock.
 //!
-//! [`Clock::System`] is monotonic for deadlines and the wall clock for load times shown to people. Nothing that decides
-//! whether an entry may be served compares the clocks of two machines.
+//! [`Clock::System`] uses the monotonic clock for deadlines and the wall clock for load times shown to people. No
+//! decision whether an entry may be served compares the clocks of two machines.
 
 #[cfg(feature = "redis")]
 use std::sync::LazyLock;
@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Where a cache reads time from.
+/// The clock of a cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Clock {
     /// The clocks of the operating system.
     System(SystemClock),
-    /// A clock that moves only when told to. It starts at zero.
+    /// A clock that moves only when [`Clock::advance`] is called. It starts at zero.
     Manual(Arc<AtomicU64>),
 }
 
@@ -42,13 +42,13 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A clock that moves only when told to with [`Clock::advance`].
+    /// Returns a clock that moves only when [`Clock::advance`] is called.
     #[must_use]
     pub fn manual() -> Self {
         Self::Manual(Arc::default())
     }
 
-    /// Moves a manual clock forward; does nothing to the system's clock.
+    /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(now) = self {
             now.fetch_add(micros(by), Ordering::SeqCst);
@@ -86,18 +86,18 @@ impl Clock {
         }
     }
 
-    /// How long ago something was loaded that was loaded so many milliseconds after 1970.
+    /// Returns how long ago a row was loaded, given its load time in milliseconds since 1970.
     pub(crate) fn age(&self, loaded_at_ms: u64) -> Duration {
         Duration::from_millis(self.wall_ms().saturating_sub(loaded_at_ms))
     }
 }
 
-/// A duration in whole milliseconds, saturating.
+/// Returns a duration in whole milliseconds, saturating.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A duration in whole microseconds, saturating.
+/// Returns a duration in whole microseconds, saturating.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -109,43 +109,43 @@ pub(crate) fn timer_us() -> u64 {
     micros(ORIGIN.elapsed())
 }
 
-/// A moment after which something is no longer waited for. Follows the runtime's timer, which tests can pause.
+/// A time after which a caller stops waiting. It uses the runtime's timer, which tests can pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(tokio::time::Instant);
 
 impl Deadline {
-    /// The moment so long from now.
+    /// Returns the time that is this long from now.
     pub(crate) fn after(duration: Duration) -> Self {
         Self(tokio::time::Instant::now() + duration)
     }
 
-    /// Whether the moment has come.
+    /// Returns whether the time has come.
     pub(crate) fn has_passed(self) -> bool {
         tokio::time::Instant::now() >= self.0
     }
 
-    /// Waits until the moment comes.
+    /// Waits until the deadline.
     pub(crate) async fn passed(self) {
         tokio::time::sleep_until(self.0).await;
     }
 
-    /// Waits for a future until the moment comes.
+    /// Waits for a future until the deadline. Returns `None` if the deadline comes first.
     pub(crate) async fn bound<T>(self, future: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.0, future).await.ok()
     }
 }
 
-/// How long ago something began. Follows the runtime's timer, as [`Deadline`] does.
+/// Measures how long ago something began. It uses the runtime's timer, like [`Deadline`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(tokio::time::Instant);
 
 impl Stopwatch {
-    /// Begins now.
+    /// Starts now.
     pub(crate) fn start() -> Self {
         Self(tokio::time::Instant::now())
     }
 
-    /// The time since then.
+    /// Returns the time since the start.
     pub(crate) fn elapsed(self) -> Duration {
         self.0.elapsed()
     }

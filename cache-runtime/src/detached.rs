@@ -1,24 +1,24 @@
-//! Work that is never left half-way: it runs in a task of its own, and ends there if the caller's future is dropped.
+//! Work that always runs to its end: it runs in a task of its own, which continues if the caller's future is dropped.
 //!
-//! A statement that is dropped while it runs can leave its connection in a state that the driver does not know of: inside a
-//! transaction (`BEGIN` was sent, nobody has noted it), or with a reply that nobody reads. The pool then gives that connection
-//! to somebody else, or never gets it back. docs/upstream.md lists what sqlx 0.9 leaves behind, and where.
+//! A statement that is dropped while it runs can leave its connection in a state that the driver does not know: inside
+//! a transaction whose `BEGIN` the driver did not record, or with an unread reply. The pool then gives that connection
+//! to another caller, or never gets it back. docs/upstream.md lists the cases in sqlx 0.9.
 //!
-//! Invariant: outside a transaction that is dropped, the user's or that of a flush, no statement of larder is dropped while it
-//! runs.
-//! Not here: what becomes of a transaction that is dropped (`open_transaction`).
+//! Invariant: no statement of larder is dropped while it runs, except in a transaction that is dropped, the user's or a
+//! flush's.
+//! Not here: transactions that are dropped (`open_transaction`).
 
 use std::future::Future;
 
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-/// Begins work that runs to its end, whether or not somebody waits for it. Waiting fails if the work panics or its runtime is
-/// shut down.
+/// Starts work that runs to its end even if no caller waits for it. The returned handle fails if the work panics or its
+/// runtime shuts down.
 pub(crate) fn run<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
-    // Not an async function: the future of its caller would have room for the work as well.
+    // Not an async function, to keep the futures of the callers small.
     tokio::spawn(work.in_current_span())
 }
 
@@ -33,7 +33,9 @@ pub(crate) fn query<T: Send + 'static>(
     }
 }
 
-/// The error of work whose task was stopped half-way.
+/// Returns the error of work whose task panicked or was stopped.
 pub(crate) fn stopped_half_way(stopped: &dyn std::error::Error) -> sqlx::Error {
-    sqlx::Error::Protocol(format!("the task was stopped half-way: {stopped}"))
+    sqlx::Error::Protocol(format!(
+        "the task panicked or its runtime shut down: {stopped}"
+    ))
 }

@@ -1,44 +1,51 @@
-//! The one error of larder: what was attempted, on which entity and key, and a kind to match on.
+//! The error type of larder: what was attempted, on which entity and key, and a kind to match on.
 //!
-//! A cache that is away is not an error of a read; such failures are counted (`stats`) and never reach a caller. What
-//! does reach a caller came from the database, from the entity itself, or from the way larder was set up.
+//! An unreachable cache is not an error of a read: such failures are counted (`stats`) and the caller never sees them.
+//! The errors that a caller sees come from the database, from the entity itself, or from the way larder was set up.
 
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
 
-/// What went wrong, for code that reacts to it.
+/// The kind of an error, to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// `update`, `delete` or `modify` named a row that does not exist.
     NotFound,
-    /// A unique constraint of the database refused the row, or a batch names one row twice.
+    /// A unique constraint of the database rejected the row, or a batch contains one row twice.
     Duplicate,
-    /// The row was changed since it was read: its version is another one. The row as it is now is in [`Error::current`].
+    /// Another write changed the row since it was read, so its version differs. [`Error::current`] has the current row.
     Conflict,
-    /// The database failed or refused a statement; the cause is in [`source`](StdError::source).
+    /// The database failed or rejected a statement. The cause is in [`source`](StdError::source).
     Database,
-    /// The connection was lost while a write was under way: it may or may not have been applied.
+    /// The connection was lost during a write, or the task of a commit was stopped. The write may or may not have been
+    /// applied.
     OutcomeUnknown,
-    /// A row that the database returned could not be decoded into the entity, or a value not encoded for the database; or the
-    /// codec does not give back a row that was to be queued, which then was not.
+    /// A row from the database could not be decoded into the entity, or a value could not be encoded for the database.
+    /// Or the codec does not reproduce a row that was to be queued, and the write was not queued.
     Conversion,
-    /// larder was set up in a way that cannot work; the message says what to change.
+    /// larder was set up in a way that cannot work. The message says what to change.
     Configuration,
-    /// The store could not be reached: for an operation that is about the store alone, or for a write of an entity whose
-    /// `on_outage` is `consistent`, which then changed nothing.
-    Store,
-    /// The row has more bytes, when it is encoded, than a queue takes: `max_row`, or what Redis takes at once. Nothing was
-    /// written.
+    /// The store could not be reached, and the operation needs it. This includes writes of an entity whose `on_outage`
+    /// is `consistent`: such a write changed nothing.
+    CacheUnavailable,
+    /// The encoded row is larger than the queue accepts: larger than `max_row`, or than Redis accepts in one command.
+    /// Nothing was written.
     TooLarge,
-    /// As many writes are queued as may be, and the entity's `on_full` is `refuse`. Nothing was written.
+    /// The queue is full (`max_pending`) and the entity's `on_full` is `refuse`. Nothing was written.
     Backpressure,
-    /// The task that loaded or wrote the row panicked or was stopped with its runtime, or a transaction cannot go on.
-    Aborted,
+    /// The task that loaded or wrote the row panicked, or stopped with its runtime. A write may or may not have been
+    /// applied.
+    TaskFailed,
+    /// The transaction can only be rolled back: one of its statements was dropped half-way, or the database has ended
+    /// it.
+    TransactionAborted,
+    /// `shutdown` did not finish in time. The remaining writes stay queued.
+    DeadlineExceeded,
 }
 
 /// An error of a repository operation.
 ///
-/// Cheap to clone: callers that shared one load share its error.
+/// Cloning is cheap. Callers that shared one load share its error.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -72,7 +79,7 @@ impl Error {
         }))
     }
 
-    /// An error of kind [`ErrorKind::Conflict`] with the row as it is now.
+    /// Returns an error of kind [`ErrorKind::Conflict`] with the current row.
     pub(crate) fn conflict<E: Send + Sync + 'static>(
         message: impl Into<String>,
         current: Arc<E>,
@@ -85,19 +92,19 @@ impl Error {
         }))
     }
 
-    /// What went wrong, for code that reacts to it.
+    /// Returns the kind of the error, to match on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The row as it is now, after a conflict ([`ErrorKind::Conflict`]) over an entity `E`.
+    /// Returns the current row after a conflict ([`ErrorKind::Conflict`]) on an entity `E`.
     #[must_use]
     pub fn current<E: Send + Sync + 'static>(&self) -> Option<Arc<E>> {
         Arc::clone(self.0.current.as_ref()?).downcast().ok()
     }
 
-    /// The error of sqlx that caused this one, if it was one.
+    /// Returns the sqlx error that caused this one, if there is one.
     #[must_use]
     pub fn database_error(&self) -> Option<&sqlx::Error> {
         self.0.source.as_deref()?.downcast_ref()
@@ -133,12 +140,12 @@ impl StdError for Error {
 #[derive(Clone, Debug)]
 pub struct StoreError {
     message: Arc<str>,
-    /// Whether what was asked for may have been done all the same.
+    /// Whether the store may have executed the command in spite of the failure.
     pub(crate) may_be_done: bool,
 }
 
 impl StoreError {
-    /// A failure after which nothing was done.
+    /// Returns a failure after which nothing was done.
     pub(crate) fn new(message: impl Into<Arc<str>>) -> Self {
         Self {
             message: message.into(),
@@ -146,7 +153,7 @@ impl StoreError {
         }
     }
 
-    /// A failure to get an answer.
+    /// Returns a failure to get a reply.
     pub(crate) fn unanswered(message: impl Into<Arc<str>>) -> Self {
         Self {
             message: message.into(),

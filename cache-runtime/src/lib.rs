@@ -1,17 +1,17 @@
-//! The runtime of larder: everything that runs behind a repository that `#[derive(Cached)]` generates.
+//! The runtime of larder: the implementation of the repositories that `#[derive(Cached)]` generates.
 //!
-//! Depend on the `larder` package; this one is its engine, and its hidden items change without notice.
+//! Depend on the `larder` package. This package is its engine, and its hidden items change without notice.
 //!
 //! # Concepts
 //!
 //! - A [`Cache`] is a store (Redis, or the memory of this process) with defaults for the entities that use it.
-//! - An entity ([`Entity`]) is a struct whose rows are cached, under a [`policy::Policy`] that its attributes choose.
+//! - An entity ([`Entity`]) is a struct whose rows are cached. Its attributes choose its [`policy::Policy`].
 //! - A [`Repository`] reads and writes the rows of one entity in one database, through one cache.
-//! - `state` is the state machine of one key. It is the heart: every store executes it, and nothing else decides.
+//! - `state` is the state machine of one key. Every store executes it, and no other code decides what happens to a key.
 //!
 //! # One read, one write
 //!
-//! The module docs of `read` and `write` tell them step by step; `flight` tells how callers share a load.
+//! The module docs of `read` and `write` describe them step by step. `flight` describes how callers share a load.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]

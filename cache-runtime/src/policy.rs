@@ -1,4 +1,4 @@
-//! How an entity is cached: plain data, validated by the derive, never looked up anywhere else.
+//! How an entity is cached: plain data, which the derive validates.
 //!
 //! Every duration is stored in whole milliseconds, the resolution of Redis.
 
@@ -36,52 +36,53 @@ impl Default for Codec {
 pub struct Policy {
     /// The caching pattern.
     pub strategy: Strategy,
-    /// How much a read may lag behind a write.
+    /// How stale a read may be after a write.
     pub coherence: Coherence,
-    /// How long a row may be served, counted from the moment its load was allowed to begin.
+    /// How long a row may be served, counted from the moment its loader got the lease.
     pub ttl: Duration,
-    /// The largest share of `ttl` that is taken off at random, so that entries filled together do not expire together.
+    /// The largest share of `ttl` that is subtracted at random, so that entries filled together do not expire together.
     pub jitter: f64,
-    /// How long the absence of a row may be served; `None` switches absence caching off.
+    /// How long the absence of a row may be served. `None`: absences are not cached.
     pub negative_ttl: Option<Duration>,
-    /// The namespace of the entity's keys, in place of the cache's own.
+    /// The namespace of the entity's keys. `None`: the namespace of the cache.
     pub namespace: Option<&'static str>,
     /// Whether all keys of the entity carry one Redis Cluster hash tag and so live in one slot.
     pub hash_tag: bool,
-    /// The payload codec, in place of the cache's own.
+    /// The payload codec. `None`: the codec of the cache.
     pub codec: Option<Codec>,
-    /// How many bytes an encoded row may have, in place of the cache's own.
+    /// The maximum size of an encoded row in bytes. `None`: the maximum of the cache.
     pub max_row: Option<u64>,
-    /// How long one reader may take to load a row before another may try.
+    /// How long one reader may take to load a row before another reader may try.
     pub lease_ttl: Duration,
-    /// How long a reader waits for somebody else's load before it reads the database itself.
+    /// How long a reader waits for another reader's load before it reads the database itself.
     pub lease_wait: Duration,
-    /// How long an announced write keeps readers off the cache if its writer disappears.
+    /// How long the intent of a write blocks its key if the writer disappears. Until then reads go to the database.
     pub intent_ttl: Duration,
-    /// What a write does when it cannot be announced to the store.
+    /// What a write does when it cannot place its intents because the store is unreachable.
     pub on_outage: OnOutage,
-    /// Whether triggers change the rows after the statement that wrote them, so that what it returned must not be cached.
+    /// Whether triggers change rows after the statement that wrote them. Then the rows it returned are not cached.
     pub after_triggers: bool,
     /// How writes are queued, under [`Strategy::WriteBehind`].
     pub queue: QueuePolicy,
 }
 
-/// How the writes of a write-behind entity are queued and brought to the database.
+/// How the writes of a write-behind entity are queued and flushed to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueuePolicy {
-    /// Into how many queues the rows are spread by their ids, 1 to 256. Each is in order and flushed by itself.
+    /// The number of partitions that the rows are spread over by id, 1 to 256. Each partition is ordered and flushed on
+    /// its own.
     pub partitions: u16,
-    /// How many writes may wait in all queues together.
+    /// The maximum number of pending writes in all partitions together.
     pub max_pending: u64,
     /// What a write does when the queue is full.
     pub on_full: OnFull,
-    /// What an acknowledged write survives; `None` asks Redis for [`Durability::Fsync`], and the in-process store for what
-    /// it can do.
+    /// What an acknowledged write survives. `None`: [`Durability::Fsync`] on Redis; in-process, `Fsync` with a journal
+    /// and [`Durability::Memory`] without.
     pub durability: Option<Durability>,
-    /// How many writes a flush takes at most.
+    /// The maximum number of writes in one flush.
     pub batch: u32,
-    /// How long a flush waits for more writes to join it.
+    /// How long a flush waits for more writes.
     pub linger: Duration,
     /// The directory of the in-process store's journal.
     pub journal: Option<&'static str>,
@@ -92,7 +93,7 @@ impl QueuePolicy {
     pub const DEFAULT: Self = Self {
         partitions: 4,
         max_pending: 100_000,
-        on_full: OnFull::Sync,
+        on_full: OnFull::Flush,
         durability: None,
         batch: 1_000,
         linger: Duration::from_millis(50),
@@ -127,7 +128,7 @@ impl Policy {
         self
     }
 
-    /// Sets how much a read may lag behind a write.
+    /// Sets how stale a read may be after a write.
     #[must_use]
     pub const fn coherence(mut self, coherence: Coherence) -> Self {
         self.coherence = coherence;
@@ -141,7 +142,7 @@ impl Policy {
         self
     }
 
-    /// Sets the largest share of the time to live that is taken off at random.
+    /// Sets the largest share of the time to live that is subtracted at random.
     #[must_use]
     pub const fn jitter(mut self, share: f64) -> Self {
         self.jitter = share;
@@ -183,7 +184,7 @@ impl Policy {
         self
     }
 
-    /// Sets how many bytes an encoded row may have.
+    /// Sets the maximum size of an encoded row in bytes.
     #[must_use]
     pub const fn max_row(mut self, bytes: u64) -> Self {
         self.max_row = Some(bytes);
@@ -197,42 +198,42 @@ impl Policy {
         self
     }
 
-    /// Sets the time a reader waits for somebody else's load, in milliseconds.
+    /// Sets the time a reader waits for another reader's load, in milliseconds.
     #[must_use]
     pub const fn lease_wait(mut self, milliseconds: u64) -> Self {
         self.lease_wait = Duration::from_millis(milliseconds);
         self
     }
 
-    /// Sets how long an announced write keeps readers off the cache if its writer disappears, in milliseconds.
+    /// Sets how long the intent of a write blocks its key if the writer disappears, in milliseconds.
     #[must_use]
     pub const fn intent_ttl(mut self, milliseconds: u64) -> Self {
         self.intent_ttl = Duration::from_millis(milliseconds);
         self
     }
 
-    /// Sets what a write does when it cannot be announced to the store.
+    /// Sets what a write does when it cannot place its intents because the store is unreachable.
     #[must_use]
     pub const fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
         self
     }
 
-    /// Says that triggers change rows after the statement that wrote them.
+    /// Declares that triggers change rows after the statement that wrote them.
     #[must_use]
     pub const fn after_triggers(mut self) -> Self {
         self.after_triggers = true;
         self
     }
 
-    /// Sets into how many queues the rows are spread.
+    /// Sets the number of partitions that the rows are spread over.
     #[must_use]
     pub const fn partitions(mut self, partitions: u16) -> Self {
         self.queue.partitions = partitions;
         self
     }
 
-    /// Sets how many writes may wait.
+    /// Sets the maximum number of pending writes.
     #[must_use]
     pub const fn max_pending(mut self, writes: u64) -> Self {
         self.queue.max_pending = writes;
@@ -253,7 +254,7 @@ impl Policy {
         self
     }
 
-    /// Sets how many writes a flush takes at most.
+    /// Sets the maximum number of writes in one flush.
     #[must_use]
     pub const fn batch(mut self, writes: u32) -> Self {
         self.queue.batch = writes;
@@ -279,12 +280,12 @@ impl Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Reads fill the cache, writes go to the database and drop the entry.
+    /// Reads fill the cache. Writes go to the database and drop the entry.
     Aside,
-    /// Reads fill the cache, writes go to the database and then store the row as the database holds it.
+    /// Reads fill the cache. Writes go to the database and then cache the row as the database has it.
     WriteThrough,
-    /// Writes go to a queue in the store, which acknowledges them and serves them at once; the database gets them later, in
-    /// batches.
+    /// Writes go to a queue in the store, which acknowledges them. Reads see them immediately. They are flushed to the
+    /// database later, in batches.
     WriteBehind,
 }
 
@@ -292,8 +293,8 @@ pub enum Strategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFull {
-    /// It makes room by bringing queued writes to the database itself, and returns when its own has arrived there.
-    Sync,
+    /// It makes room by flushing queued writes itself, and returns when its own write is in the database.
+    Flush,
     /// It fails with the kind `Backpressure`.
     Refuse,
 }
@@ -302,34 +303,34 @@ pub enum OnFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The loss of power: it is on disk. With Redis that takes `appendfsync always`, or from 7.2 on `everysec`, where each
-    /// write waits for the flush of its second.
+    /// It survives a power failure: it is on disk. On Redis this needs `appendfsync always`, or Redis 7.2 with
+    /// `appendfsync everysec`. With `everysec` each write waits until Redis has synced its file.
     Fsync,
-    /// The death of the program. A crash of Redis or of its machine can take what was written since the last time that Redis
-    /// wrote its file, one to two seconds with `appendfsync everysec`.
+    /// It survives a crash of the program. A crash of Redis or of its machine can lose the writes since Redis last
+    /// synced its file: one to two seconds with `appendfsync everysec`.
     Memory,
 }
 
-/// What a write does when it cannot be announced to the store, because the store is away.
+/// What a write does when it cannot place its intents because the store is unreachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOutage {
-    /// It is made all the same. Its key is remembered: this process serves nothing from it before the store has dropped
-    /// what it holds. Other processes may serve the old row until then, at most until its time to live ends.
+    /// The write is executed. This process tracks its key and reads it from the database until the store has dropped
+    /// the old entry. Until then other processes may serve the old row, at most until its time to live ends.
     Available,
-    /// It is refused before the database is touched, so that no process ever serves an old row.
+    /// The write fails before it reaches the database, so no process ever serves an old row.
     Consistent,
 }
 
-/// How much a cached read may lag behind a write made through a repository.
+/// How stale a cached read may be after a write made through a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Coherence {
-    /// Up to the time to live: writes do not touch the cache at all.
+    /// Stale up to the time to live: writes do not touch the cache at all.
     Ttl,
-    /// Not at all once the write has returned; between its commit and its return an old row may still be served.
-    /// A writer that dies in that window leaves the old row until its time to live ends.
+    /// Never stale once the write has returned. Between its commit and its return an old row may still be served. If
+    /// the writer crashes in that window, the old row stays until its time to live ends.
     Lease,
-    /// Not at all: reads by id are linearizable with writes, also when a writer dies half-way.
+    /// Never stale: reads by id are linearizable with writes, even if a writer crashes half-way.
     Intent,
 }

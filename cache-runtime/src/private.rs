@@ -1,5 +1,5 @@
-//! What generated code calls. Used by the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` and by nobody else;
-//! it changes without notice, which is why the derive and the runtime are pinned to each other.
+//! The items that generated code calls. Only the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` use them.
+//! They change without notice, so the derive and the runtime must have the same version.
 
 pub use sqlx::{FromRow, Pool, error::BoxDynError};
 
@@ -24,14 +24,14 @@ pub use crate::{
     write::transaction::Transaction,
 };
 
-/// Whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.
+/// Returns whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.
 #[must_use]
 pub const fn fits<E: Entity, DB: Backend>() -> bool {
     <DB::Of<E> as Bound<E, DB>>::BINDING.is_some()
 }
 
-// The database features are features of this crate, so generated code cannot test them with `cfg`. It calls these macros
-// instead, and each exists in the form that fits the features.
+// The database features are features of this crate, so generated code cannot test them with `cfg`. Instead it calls
+// these macros, whose definitions depend on the features.
 
 macro_rules! per_database {
     ($dollar:tt $feature:literal, $binding:ident, $fits:ident, $constant:ident, $database:ident) => {
@@ -55,7 +55,7 @@ macro_rules! per_database {
             ($dollar entity:ty) => {};
         }
 
-        /// Whether a type has a property in one database.
+        /// Returns whether a type has a property in one database.
         #[cfg(feature = $feature)]
         #[doc(hidden)]
         #[macro_export]
@@ -90,7 +90,7 @@ macro_rules! __bindings {
     };
 }
 
-/// Whether a type has a property (`IS_COLUMN`, `IS_ROW`, `HAS_COLUMNS`) in at least one enabled database.
+/// Returns whether a type has a property (`IS_COLUMN`, `IS_ROW`, `HAS_COLUMNS`) in at least one enabled database.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __fits_any {

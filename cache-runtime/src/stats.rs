@@ -1,7 +1,8 @@
 //! Counters per entity: what reads and writes met. Cheap enough for every hit: one relaxed addition.
 //!
-//! Reads by id = hits + negative hits + misses. A miss ends in a load of this caller's own, in one that it shared, or in a
-//! late hit; without errors, misses = loads + shared + late hits. Trouble with the store is counted apart.
+//! Reads by id = `hits + negative_hits + misses`. A miss ends in a load of the caller's own (`loads`), in one that it shared
+//! (`coalesced`), or in a hit after a wait (`hits_after_wait`); so without errors these three add up to `misses`. Failures of
+//! the store are counted apart.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,36 +39,38 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Reads served with a row from the cache.
+    /// Reads by id served with a row from the cache.
     hits,
-    /// Reads served from the cache with "does not exist".
+    /// Reads by id answered "does not exist" from the cache.
     negative_hits,
-    /// Reads the cache could not serve.
+    /// Reads by id that the cache could not serve at once. Without errors, `misses = loads + coalesced + hits_after_wait`.
     misses,
-    /// Rows asked of the database by reads, one per statement.
+    /// Rows read from the database by `find` and its like, one statement each.
     loads,
-    /// Misses served by a load that another caller of this process had under way.
-    shared,
-    /// Misses that found the entry after all: another process had just filled it.
-    late_hits,
+    /// Misses answered by a load that another caller of this process had in flight.
+    coalesced,
+    /// Misses that found the row in the cache after all, because another process had just filled it.
+    hits_after_wait,
     /// Loads that ended in an error.
     load_errors,
-    /// Loaded rows and absences that the store took.
+    /// Loads whose result the store took.
     fills_accepted,
-    /// Loaded rows that the store refused, because a write or another load came between.
+    /// Loads whose result the store refused, because a write or another load came in between.
     fills_refused,
-    /// Times that a load of another process was waited for.
-    waits,
-    /// Loads made past the cache: a write was under way, the store was away, or a wait had been in vain.
-    bypasses,
-    /// Entries of another layout or of another history of the store, which were overwritten.
-    foreign,
-    /// Entries whose bytes could not be read, which were overwritten.
-    undecodable,
-    /// Rows that the codec would have given back as other ones. They were not cached, or not queued.
+    /// Times that a reader waited for a load of another process.
+    lease_waits,
+    /// Loads whose result was not offered to the store: a write was in progress, the store was away, or a wait timed out.
+    /// They are counted in `loads` too.
+    uncached_loads,
+    /// Entries of another struct layout, or from before the server's last restart, that were overwritten.
+    incompatible_entries,
+    /// Entries whose bytes could not be read, and that were overwritten.
+    corrupt_entries,
+    /// Rows that the codec would not give back as they are. They were not cached, or not queued.
     codec_mismatches,
-    /// Times that a read went past the cache because it had not been told yet about a write of this process.
-    denied,
+    /// Reads that went to the database because an invalidation of their key is not delivered yet
+    /// ([`RepairStats::pending`]).
+    blocked_reads,
     /// Commands that the store failed or refused.
     store_errors,
     /// Rows that were too large to be cached, or to be queued.
@@ -76,41 +79,57 @@ counters! {
     writes,
     /// Writes that ended in an error.
     write_errors,
-    /// Keys dropped on request.
+    /// Calls of `invalidate`, `invalidate_all` and `refresh`.
     invalidations,
-    /// Queued writes that were flushed: applied, overwritten by later ones of the same batch, or dead.
-    flushed,
+    /// Queued writes that have left the queue: applied, overwritten by a later one of the same batch, or dead letters.
+    flushed_writes,
     /// Rows that flushes have written to the database.
     flushed_rows,
     /// Transactions of flushes.
     flushes,
-    /// Statements that flushes have sent to the database, those that begin and commit included.
+    /// Statements that flushes have sent to the database, `BEGIN` and `COMMIT` included.
     flush_statements,
-    /// Flushes that had to be tried again, because the database or the store has failed.
+    /// Flushes that were tried again, because the database or the store had failed.
     flush_retries,
-    /// Flushes that found that another one had been faster.
-    flushes_overtaken,
-    /// Queued writes that the database has refused, and that are dead letters now.
+    /// Flushes that another process had made first. A few are normal after a takeover.
+    flush_conflicts,
+    /// Queued writes that the database refused, and that are dead letters now.
     dead_letters,
-    /// Queued writes that the store has lost before they were flushed.
-    lost,
+    /// Acknowledged writes that the store lost before they were flushed.
+    lost_writes,
     /// Writes that met a full queue.
     backpressure,
 }
 
-/// The writes of this process that a store could not be told about when they were made; see
+impl Stats {
+    /// The share of reads by id that the cache served: `(hits + negative_hits + hits_after_wait) / (hits + negative_hits +
+    /// misses)`. `None` before the first read.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a ratio of counters need not be exact"
+    )]
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let reads = self.hits + self.negative_hits + self.misses;
+        let served = self.hits + self.negative_hits + self.hits_after_wait;
+        (reads > 0).then(|| served as f64 / reads as f64)
+    }
+}
+
+/// Invalidations of this process that the store has not received yet, and those that were delivered late; see
 /// [`Cache::repairs`](crate::Cache::repairs).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairStats {
-    /// How many keys are waiting to be dropped; meanwhile this process reads them from the database.
+    /// How many keys wait for their invalidation. This process reads them from the database until then.
     pub pending: usize,
-    /// Whether there were too many to list, so that nothing is served from the cache until all its keys were dropped.
-    pub everything: bool,
-    /// How many keys were dropped late, since the program started.
+    /// Whether there were too many to list (`max_tracked_invalidations`). Then this process serves nothing from the cache
+    /// until all keys of its entities were dropped.
+    pub all_keys: bool,
+    /// How many invalidations were delivered late, since the program started.
     pub repaired: u64,
-    /// How often all keys were dropped, since the program started.
-    pub sweeps: u64,
+    /// How often all keys were dropped by a scan, since the program started.
+    pub full_scans: u64,
 }
 
 /// One counter.

@@ -5,7 +5,7 @@ use larder_coherence::random::Random;
 use crate::support::cut::Cut;
 
 /// After how many polls a caller leaves at the latest.
-const MOST_POLLS: u64 = 12;
+const MAX_POLLS: u64 = 12;
 
 /// A caller that stays to the end.
 pub(crate) const STAYS: Cut = Cut {
@@ -19,7 +19,7 @@ pub(crate) fn leaving(random: &mut Random, per_mille: u64) -> Cut {
         return STAYS;
     }
     Cut {
-        polls: usize::try_from(random.below(MOST_POLLS)).expect("they are few"),
+        polls: usize::try_from(random.below(MAX_POLLS)).expect("they are few"),
         late: random.per_mille(500),
     }
 }

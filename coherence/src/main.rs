@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// How many violations are told in full.
-const MOST_TOLD: usize = 3;
+const MAX_TOLD: usize = 3;
 
 /// What the support of the tests runs in other processes; nothing here.
 fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
@@ -100,7 +100,7 @@ async fn run(options: Options) -> ExitCode {
         let (faults, duration) = (faults.clone(), options.duration);
         for_database!(database, DB => stages.spawn(perform::<DB>(play, faults, duration)));
     }
-    program::verdict("coherence", MOST_TOLD, Summary::passes, stages).await
+    program::verdict("coherence", MAX_TOLD, Summary::passes, stages).await
 }
 
 /// The databases, each with whether Redis is used. SQLite is used by one process, which may as well keep the rows itself.

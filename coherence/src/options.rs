@@ -14,7 +14,7 @@ usage: cargo xtask coherence [options]
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
-                        fill-compare, intent, accepted-fill, stamp, contended, end,
+                        fill-compare, intent, accepted-fill, history, contended, end,
                         dropped-begin or round-trip
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
@@ -59,7 +59,7 @@ named! {
         /// PostgreSQL.
         Postgres = "postgres",
         /// MariaDB.
-        Mysql = "mysql",
+        Mysql = "mariadb",
         /// SQLite, in one process.
         Sqlite = "sqlite",
     }
@@ -124,8 +124,8 @@ named! {
         Intent = "intent",
         /// The rule about sharing a load.
         AcceptedFill = "accepted-fill",
-        /// The stamp of the store's history.
-        Stamp = "stamp",
+        /// The comparison of the store's history.
+        History = "history",
         /// The mark of writers that overlapped.
         Contended = "contended",
         /// The end of a write.
@@ -224,9 +224,9 @@ impl Request {
     }
 }
 
-/// Reads the names of databases. MySQL may be called by the name of the server that runs.
+/// Reads the names of databases. The server that runs, MariaDB, may be called `mysql` as well.
 pub(crate) fn databases(text: &str) -> Result<Vec<Database>, String> {
-    list(&text.replace("mariadb", "mysql"), Database::ALL)
+    list(&text.replace("mysql", "mariadb"), Database::ALL)
 }
 
 /// Reads names separated by commas; `all` stands for all.
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_what_does() {
         for (line, known) in [
-            ("--database oracle", "postgres, mysql, sqlite"),
+            ("--database oracle", "postgres, mariadb, sqlite"),
             ("--strategy behind", "aside, write_through"),
             ("--faults gremlins", "redis-restart"),
             ("--break leg", "fill-compare, intent"),

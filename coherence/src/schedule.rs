@@ -58,7 +58,7 @@ pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
         // They need no fault to show.
         Broken::DroppedBegin | Broken::RoundTrip => vec![Fault::Stall],
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],
-        Broken::Stamp => vec![Fault::RedisOldData],
+        Broken::History => vec![Fault::RedisOldData],
         Broken::End => vec![Fault::RedisFlush],
     }
 }

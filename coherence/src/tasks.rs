@@ -356,7 +356,7 @@ fn answer<T>(result: &Result<T, Error>) -> Answer {
     match result {
         Ok(_) => Answer::Done,
         Err(error) => match error.kind() {
-            ErrorKind::OutcomeUnknown | ErrorKind::Aborted => Answer::Unknown,
+            ErrorKind::OutcomeUnknown | ErrorKind::TaskFailed => Answer::Unknown,
             _ => Answer::Refused,
         },
     }

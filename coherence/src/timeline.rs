@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The most writes between the two that matter that are shown.
-const MOST_BETWEEN: usize = 6;
+const MAX_BETWEEN: usize = 6;
 
 /// A fault that was injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Scene {
     fn writes(&mut self, writes: &[Write], one: usize, other: usize) {
         let (from, to) = (one.min(other), one.max(other));
         for place in from.max(1)..=to {
-            if place - from <= MOST_BETWEEN || place == to {
+            if place - from <= MAX_BETWEEN || place == to {
                 self.write(Some(place), &writes[place - 1]);
             }
         }

@@ -11,7 +11,10 @@ use std::{io::BufRead as _, sync::Arc, time::Duration};
 
 use larder::{
     Cache,
-    store::faulty::{Faults, Mechanism, Operation},
+    store::{
+        Mechanism,
+        faulty::{Faults, Operation},
+    },
 };
 use larder_coherence::options::Broken;
 use rustix::process::Signal;
@@ -32,7 +35,7 @@ pub(crate) const INTENT_TTL: Duration = Duration::from_secs(2);
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How many connections a worker has at most.
-const MOST_CONNECTIONS: u64 = 12;
+const MAX_CONNECTIONS: u64 = 12;
 
 /// Runs a worker to its end.
 pub(crate) async fn run<DB: Site>(orders: Orders) {
@@ -41,7 +44,7 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
         faults.leave_out(mechanism);
     }
     let mix = Mix::of(orders.broken, orders.role());
-    let connections = u32::try_from(mix.tasks.min(MOST_CONNECTIONS)).expect("they are few");
+    let connections = u32::try_from(mix.tasks.min(MAX_CONNECTIONS)).expect("they are few");
     let pool: Pool<DB> = pool(&orders.address, &orders.name, connections)
         .await
         .expect("the database accepts connections");
@@ -86,7 +89,7 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::FillCompare => Mechanism::FillCompare,
         Broken::Intent => Mechanism::Intent,
         Broken::AcceptedFill => Mechanism::AcceptedFill,
-        Broken::Stamp => Mechanism::Stamp,
+        Broken::History => Mechanism::History,
         Broken::Contended => Mechanism::Contended,
         Broken::End => Mechanism::End,
         Broken::RoundTrip => Mechanism::RoundTrip,

@@ -55,8 +55,8 @@ fn loads_shared_with_late_callers_are_caught() {
 }
 
 #[test]
-fn entries_believed_without_a_stamp_are_caught() {
-    is_caught("stamp");
+fn entries_served_without_a_history_are_caught() {
+    is_caught("history");
 }
 
 #[test]

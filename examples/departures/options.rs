@@ -49,7 +49,7 @@ not or if a server failed, 2 for a mistake on the command line.
 Data: airport-data by its authors, https://airportdata.dev, CC BY 4.0
 ";
 
-const MOST_READS: u64 = 100_000_000;
+const MAX_READS: u64 = 100_000_000;
 
 /// What the command line asks for.
 pub(crate) enum Request {
@@ -96,8 +96,8 @@ pub(crate) fn read(mut arguments: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("cache") => store = Some(redis(&arguments.value()?.string()?)?),
             Arg::Long("reads") => {
                 reads = arguments.value()?.parse()?;
-                if !(1..=MOST_READS).contains(&reads) {
-                    return Err(format!("`--reads` takes 1 to {MOST_READS}").into());
+                if !(1..=MAX_READS).contains(&reads) {
+                    return Err(format!("`--reads` takes 1 to {MAX_READS}").into());
                 }
             }
             Arg::Long("seed") => seed = arguments.value()?.parse()?,

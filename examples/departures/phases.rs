@@ -309,7 +309,8 @@ impl<DB: Dialect> Phases<DB> {
         );
         self.expect(done.unseen == 0, "a report is seen by the very next read");
         self.expect(
-            done.stats.flushed == done.writes && done.stats.dead_letters + done.stats.lost == 0,
+            done.stats.flushed_writes == done.writes
+                && done.stats.dead_letters + done.stats.lost_writes == 0,
             "every acknowledged write was flushed once",
         );
         Ok(())
@@ -330,7 +331,7 @@ impl<DB: Dialect> Phases<DB> {
             ),
             &format!(
                 "{} misses = {} loads + {} shared + {} filled meanwhile; {connections} connections taken = {} loads + {writes} writes",
-                stats.misses, stats.loads, stats.shared, stats.late_hits, stats.loads
+                stats.misses, stats.loads, stats.coalesced, stats.hits_after_wait, stats.loads
             ),
         );
         say(
@@ -341,7 +342,7 @@ impl<DB: Dialect> Phases<DB> {
             ),
             &format!(
                 "{} loads past the cache, {} waits for another load, {} errors of the store",
-                stats.bypasses, stats.waits, stats.store_errors
+                stats.uncached_loads, stats.lease_waits, stats.store_errors
             ),
         );
         self.expect(
@@ -349,7 +350,7 @@ impl<DB: Dialect> Phases<DB> {
             "every read is a hit, a negative hit or a miss",
         );
         self.expect(
-            stats.misses == stats.loads + stats.shared + stats.late_hits,
+            stats.misses == stats.loads + stats.coalesced + stats.hits_after_wait,
             "every miss is a load, a shared load or filled meanwhile",
         );
         // Once for each pool the database is asked who it is, and on a server in which schema the table is.

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use larder::{
-    state::{self, Slot, State, View},
+    state::{self, Lookup, Slot, State},
     token::{ProcessId, Token},
 };
 use stateright::{Model, Property};
@@ -167,7 +167,7 @@ impl Model for Ages {
                 Reader::Idle(0) => {}
                 Reader::Idle(_) => {
                     actions.push(Action::Ask(number));
-                    if looks(moment) == View::Loading {
+                    if looks(moment) == Lookup::Loading {
                         actions.push(Action::Wait(number));
                     }
                 }
@@ -339,8 +339,8 @@ fn row(moment: &Moment) -> Option<Aged> {
     served(&moment.key, 0).flatten()
 }
 
-fn looks(moment: &Moment) -> View {
-    state::view(moment.key.as_ref().map(|slot| &slot.state), identity(0))
+fn looks(moment: &Moment) -> Lookup<&Aged> {
+    state::lookup(moment.key.as_ref().map(|slot| &slot.state), identity(0))
 }
 
 fn lease_age(key: &Key<Aged>) -> u64 {

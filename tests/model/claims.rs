@@ -1,6 +1,6 @@
 //! What is claimed of the protocol, and the situations that a search must have met to be worth anything.
 
-use larder::state::{self, View};
+use larder::state::{self, Lookup};
 use stateright::Property;
 
 use crate::{
@@ -71,7 +71,8 @@ pub(crate) fn sometimes(scene: Claim) -> Property<Protocol> {
         },
         FOREIGN => |model, world| {
             let state = world.key.as_ref().map(|slot| &slot.state);
-            state::view(state, identity(model.stamp(world))) == View::Foreign
+            state::lookup(state, identity(model.stamp(world)))
+                == (Lookup::Foreign { damaged: false })
         },
         PUBLISHED => |model, world| {
             world.readers[..model.readers] == vec![Reader::Idle(model.rounds); model.readers]

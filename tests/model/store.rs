@@ -4,7 +4,7 @@
 //! that states that differ in nothing else are one state.
 
 use larder::{
-    state::{Change, Identity, Lease, Meta, Slot, State, Step, View, view},
+    state::{Change, Identity, Lease, Lookup, Meta, Slot, State, Step, lookup},
     token::Token,
 };
 
@@ -22,7 +22,7 @@ pub(crate) const LONG_MS: u64 = 2;
 /// The identity of entries written in one history of the store.
 pub(crate) fn identity(stamp: u8) -> Identity {
     Identity {
-        stamp: stamp.into(),
+        history: stamp.into(),
         fingerprint: 0,
         codec: 0,
     }
@@ -42,8 +42,6 @@ pub(crate) fn entry<P>(row: Option<P>, stamp: u8) -> State<P> {
         // Nobody asks which fill stored an entry.
         lease: lease(Token::numbered(0), stamp),
         loaded_at_ms: 0,
-        load_cost_us: 0,
-        version: 0,
     };
     row.map_or(State::Negative(meta), |row| State::Value(meta, row))
 }
@@ -51,9 +49,9 @@ pub(crate) fn entry<P>(row: Option<P>, stamp: u8) -> State<P> {
 /// What a reader of this history is served, if anything.
 pub(crate) fn served<P: Copy>(key: &Key<P>, stamp: u8) -> Option<Option<P>> {
     let state = key.as_ref().map(|slot| &slot.state);
-    match (view(state, identity(stamp)), state) {
-        (View::Value, Some(State::Value(_, row))) => Some(Some(*row)),
-        (View::Negative, _) => Some(None),
+    match (lookup(state, identity(stamp)), state) {
+        (Lookup::Value(..), Some(State::Value(_, row))) => Some(Some(*row)),
+        (Lookup::Negative(_), _) => Some(None),
         _ => None,
     }
 }

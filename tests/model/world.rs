@@ -9,7 +9,7 @@ use larder::token::Token;
 use crate::store::{Key, Row, intents};
 
 /// The most readers and writers a model can have.
-pub(crate) const MOST: usize = 3;
+pub(crate) const MAX: usize = 3;
 
 /// One moment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,8 +22,8 @@ pub(crate) struct World {
     pub(crate) history: u8,
     /// What the server may come back with: copies taken at some earlier moment.
     pub(crate) copies: Vec<Key>,
-    pub(crate) readers: [Reader; MOST],
-    pub(crate) writers: [Writer; MOST],
+    pub(crate) readers: [Reader; MAX],
+    pub(crate) writers: [Writer; MAX],
     /// A fill was accepted although something had happened to the key since its lease.
     pub(crate) unfair_fill: bool,
     /// A writer published although it had not stood at the key alone all the time.
@@ -110,8 +110,8 @@ impl World {
             key: None,
             history: 0,
             copies: Vec::new(),
-            readers: [Reader::Idle(0); MOST],
-            writers: [Writer::Gone; MOST],
+            readers: [Reader::Idle(0); MAX],
+            writers: [Writer::Gone; MAX],
             unfair_fill: false,
             unfair_publication: false,
         };

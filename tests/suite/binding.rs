@@ -6,8 +6,8 @@ use std::{path::Path, time::Duration};
 use larder::{
     Backend, Cache, Entity, Error, ErrorKind, Origin, Repository, Transaction,
     store::{
-        Store,
-        faulty::{Faults, Mechanism, Operation},
+        Mechanism, Store,
+        faulty::{Faults, Operation},
     },
     token::Token,
 };
@@ -18,6 +18,7 @@ use sqlx::{
 };
 
 use crate::{
+    behind::put::Behind,
     support::{
         database::TestDatabase,
         process::{Worker, WorkerFn, tell},
@@ -27,7 +28,6 @@ use crate::{
         Item, Kind, Tested, Through, World, at_once, cache, eventually, everywhere,
         on_all_databases, on_both_stores, on_postgres, on_redis, unique,
     },
-    write_behind::Behind,
 };
 
 everywhere!(
@@ -785,7 +785,7 @@ async fn a_store_that_cannot_be_asked_is_passed_by_until_it_can<DB: Tested>(worl
     let behind = Behind::repository(&world.cache, world.pool.clone());
     behind.install().await.unwrap();
     let error = behind.save(&Behind::new(2, "two")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+    assert_eq!(error.kind(), ErrorKind::CacheUnavailable, "{error}");
     world.faults.fail(Operation::Bind, 0);
     behind.save(&Behind::new(2, "two")).await.unwrap();
     eventually("the row is cached", async || {
@@ -829,13 +829,18 @@ async fn a_binding_survives_the_connection_and_a_lost_one_is_made_again<DB: Test
     ours.find(1).await.unwrap();
     let before = bound(&server, "shop").await;
     refused(theirs.find(1).await);
-    let runs = || (cache.store().run(), others.store().run());
+    let runs = || {
+        (
+            cache.store().connection_number(),
+            others.store().connection_number(),
+        )
+    };
     let first = runs();
     cut_connections(&server).await;
     eventually("there are new connections", async || {
         ours.find(1).await.unwrap();
         let now = runs();
-        now.0 > first.0 && now.1 > first.1 && others.store().is_trusted()
+        now.0 > first.0 && now.1 > first.1 && others.store().is_available()
     })
     .await;
     refused(theirs.find(1).await);
@@ -1046,7 +1051,9 @@ async fn journal_opened_by_another_database(is_bound: bool) {
         if !is_bound {
             faults.leave_out(Mechanism::Binding);
         }
-        let builder = Cache::builder().journals(directory.path()).faults(&faults);
+        let builder = Cache::builder()
+            .journal_dir(directory.path())
+            .faults(&faults);
         let cache = builder.build().unwrap();
         (Kept::repository(&cache, pool.clone()), cache)
     };
@@ -1085,7 +1092,10 @@ async fn journal_opened_by_another_database(is_bound: bool) {
         assert_eq!(names(&world.pool).await, ["kept"]);
         drop(ours);
         // Moved on purpose.
-        let cache = Cache::builder().journals(directory.path()).build().unwrap();
+        let cache = Cache::builder()
+            .journal_dir(directory.path())
+            .build()
+            .unwrap();
         cache.rebind(&pool).await.unwrap();
         let theirs = Kept::repository(&cache, pool.clone());
         theirs.install().await.unwrap();

@@ -2,10 +2,7 @@
 
 use larder::{
     Cache, Cached, Entity, Origin, Repository, Transaction,
-    store::{
-        Point,
-        faulty::{Faults, Mechanism},
-    },
+    store::{Mechanism, Point, faulty::Faults},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, postgres::PgPoolOptions};

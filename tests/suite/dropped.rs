@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
 
 use crate::{
+    behind::put::Behind,
     support::cut::Cut,
     world::{Item, Kind, Tested, Through, World, everywhere, redis_url},
-    write_behind::Behind,
 };
 
 everywhere!(
@@ -153,7 +153,7 @@ lists_all!(CACHE, "cache/mod.rs", but & []);
 lists_all!(CACHE, "cache/builder.rs", but & []);
 // "the id of the database is installed"
 lists_all!(NONE, "database/database_id.rs", but & ["install"]);
-lists_all!(NONE, "write/announce.rs", but & []);
+lists_all!(NONE, "write/announce/mod.rs", but & []);
 const NONE: &[&str] = &[];
 
 /// Whether every `pub async fn` of a source is in one of two tables.
@@ -296,7 +296,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a control waits for what does not happen.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 /// How many polls an operation may need.
-const MOST_POLLS: usize = 400;
+const MAX_POLLS: usize = 400;
 
 struct Stage<'w, DB: Tested> {
     world: &'w World<DB>,
@@ -855,7 +855,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let mut transaction = self.begun(new).await;
                 let update = format!("UPDATE items SET name = 'raw' WHERE id = {id}");
                 let update = AssertSqlSafe(update).into_sql_str();
-                self.through.within(&mut transaction).touch(id).unwrap();
+                self.through
+                    .within(&mut transaction)
+                    .mark_changed(id)
+                    .unwrap();
                 let connection = transaction.connection();
                 let done = if name.contains("prepared") {
                     let none = DB::Arguments::default();
@@ -894,7 +897,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 match within {
                     Ok(_) => self.ended(left, transaction, cut, new).await,
                     Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+                        assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
                         assert!(done.is_none(), "nothing was dropped");
                         transaction.rollback().await.unwrap();
                         left
@@ -948,7 +951,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         id: i64,
         cut: Cut,
     ) -> Option<Result<(), sqlx::Error>> {
-        self.through.within(transaction).touch(id).unwrap();
+        self.through.within(transaction).mark_changed(id).unwrap();
         let fresh = self.id();
         let text = match (DB::NAME, has_many) {
             ("PostgreSQL", false) => "id = $1",
@@ -1035,7 +1038,7 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(
             operations += 1;
             for late in [false, true] {
                 for count in 0.. {
-                    assert!(count < MOST_POLLS, "{name} does not end");
+                    assert!(count < MAX_POLLS, "{name} does not end");
                     let cut = Cut { polls: count, late };
                     let left = stage.run(group, name, cut).await;
                     if let Err(what) = stage.audit(&left).await {
@@ -1069,7 +1072,7 @@ async fn first_find<DB: Tested>(
     mut plant: impl AsyncFnMut(Cut) -> Option<()>,
 ) -> Option<String> {
     for late in [false, true].repeat(TRIES) {
-        for polls in 0..MOST_POLLS {
+        for polls in 0..MAX_POLLS {
             let done = plant(Cut { polls, late }).await;
             let left = Left::of(&done);
             if let Err(what) = stage.audit(&left).await {

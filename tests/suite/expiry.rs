@@ -62,7 +62,7 @@ async fn reads_do_not_prolong_an_entry_in_process() {
     world.database.close().await;
 }
 
-/// T1. An entry that has less time left than a new one gets.
+/// An entry that has less time left than a new one gets.
 async fn reads_do_not_prolong_an_entry<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -215,7 +215,7 @@ struct Fleeting {
     quantity: i64,
 }
 
-/// T3. (Zero, negative and endless durations do not compile.)
+/// (Zero, negative and endless durations do not compile.)
 async fn the_shortest_time_to_live_works<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let rows = Fleeting::repository(&world.cache, world.pool.clone());

@@ -123,7 +123,7 @@ proptest! {
 
     #[test]
     fn keys_are_bounded(text in "\\PC{0,600}") {
-        prop_assert!(key(&text).len() <= "ns:Entity:".len() + larder::key::LONGEST_ID);
+        prop_assert!(key(&text).len() <= "ns:Entity:".len() + larder::key::MAX_ID);
     }
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use larder::{
     Cache, CacheBuilder, Cached, ErrorKind, Origin, Repository,
-    mark::Incarnation,
-    partition::Partition,
+    partition_keys::PartitionKeys,
+    queue_position::Incarnation,
     store::{
-        Payload, Store,
-        faulty::{Faults, Mechanism},
+        Mechanism, Payload, Store,
+        faulty::Faults,
         queue::{Fetch, Fetched, QueueStore},
     },
 };
@@ -17,19 +17,19 @@ use sqlx::{Pool, Sqlite};
 use tokio::sync::watch;
 
 use crate::{
+    behind::put::{Behind, BehindRepository},
     support::{
         log,
         proxy::{Direction, Proxy},
         redis_server::RedisServer,
     },
     world::{Item, Kind, Through, World, at_once, until},
-    write_behind::{Behind, BehindRepository},
 };
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// What a batch may have.
-const MOST_BYTES: usize = 8 * MIB;
+const MAX_BYTES: usize = 8 * MIB;
 /// Longer than any command takes here, so that a slow machine is not taken for a lost connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,7 +65,7 @@ impl Scene {
         let builder = Cache::builder().redis(server.url()).faults(&faults);
         let builder = builder.response_timeout(PATIENCE).connect_timeout(PATIENCE);
         let cache = options_of(builder).connect().await.unwrap();
-        let run = cache.store().run();
+        let run = cache.store().connection_number();
         Self {
             world,
             server,
@@ -84,8 +84,12 @@ impl Scene {
 
     /// Fails if the connection of the data was lost in between.
     fn assert_same_link(&self) {
-        assert!(self.cache.store().is_trusted(), "there is a link");
-        assert_eq!(self.cache.store().run(), self.run, "the link is the same");
+        assert!(self.cache.store().is_available(), "there is a link");
+        assert_eq!(
+            self.cache.store().connection_number(),
+            self.run,
+            "the link is the same"
+        );
     }
 
     /// How long each row is in the database, by its id.
@@ -153,7 +157,7 @@ async fn drained(scene: &Scene, count: usize, length: usize) -> bool {
         true
     };
     let lost = until("the link is another one", || {
-        scene.cache.store().run() != scene.run
+        scene.cache.store().connection_number() != scene.run
     });
     let same = tokio::select! {
         same = same => same,
@@ -236,7 +240,7 @@ async fn a_row_that_cannot_be_listed_harms_no_other() {
     save_all(&rows, 8, 5 * KIB).await;
     rows.flush().await.unwrap();
     assert_eq!(scene.lengths().await.len(), 8 + taken.len());
-    assert_eq!(rows.stats().lost, 0);
+    assert_eq!(rows.stats().lost_writes, 0);
     scene.world.database.close().await;
 }
 
@@ -372,7 +376,7 @@ async fn a_row_may_have_as_many_bytes_as_its_bound_and_not_one_more() {
 async fn a_journal_takes_no_larger_row_either() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::builder().journals(folder.path()).build().unwrap();
+    let cache = Cache::builder().journal_dir(folder.path()).build().unwrap();
     let rows = Journaled::repository(&cache, world.pool.clone());
     rows.install().await.unwrap();
     let journaled = |length: usize| Journaled {
@@ -477,7 +481,7 @@ async fn without_a_bound_a_row_of_40_mb_costs_the_link_that_messages_arrive_on()
     until("it is stored", || rows.stats().fills_accepted == 1).await;
     rows.find(1).await.unwrap();
     until("the link is another one", || {
-        scene.cache.store().run() != scene.run
+        scene.cache.store().connection_number() != scene.run
     })
     .await;
     scene.world.database.close().await;
@@ -525,7 +529,7 @@ async fn what_the_server_does_not_take_at_once_costs_the_link_if_it_is_sent() {
         let error = rows.save(&row(1, 3 * MIB)).await.unwrap_err();
         assert_ne!(error.kind(), ErrorKind::TooLarge);
         until("the link is another one", || {
-            scene.cache.store().run() != scene.run
+            scene.cache.store().connection_number() != scene.run
         })
         .await;
         scene.world.database.close().await;
@@ -573,7 +577,7 @@ async fn the_log_blames_no_setting_for_a_link_that_was_killed() {
     let kill = ["CLIENT", "KILL", "TYPE", "normal"];
     scene.server.command(&kill).await.unwrap();
     until("the link is another one", || {
-        scene.cache.store().run() != scene.run
+        scene.cache.store().connection_number() != scene.run
     })
     .await;
     let line = |trouble: bool| (trouble, "UNREACHABLE".to_owned());
@@ -591,12 +595,12 @@ async fn queue_of(
     scene: &Scene,
     rows: &Repository<Behind, Sqlite>,
     id: i64,
-) -> (Partition, Incarnation) {
+) -> (PartitionKeys, Incarnation) {
     let key = rows.key(id).unwrap();
     let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
     let tag = key.split(['{', '}']).nth(1).unwrap();
     let (name, number) = tag.rsplit_once(":p").unwrap();
-    let partition = Partition::new(name, u16::from_str_radix(number, 16).unwrap());
+    let partition = PartitionKeys::new(name, u16::from_str_radix(number, 16).unwrap());
     assert!(partition.holds(&rows.key(id).unwrap()));
     let nothing = Incarnation { epoch: 0, nonce: 0 };
     let seen = fetch(scene, &partition, nothing, 0, 0).await;
@@ -605,7 +609,7 @@ async fn queue_of(
 
 async fn fetch(
     scene: &Scene,
-    partition: &Partition,
+    partition: &PartitionKeys,
     incarnation: Incarnation,
     after: u64,
     count: u32,
@@ -660,7 +664,7 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
         }
         for write in &fetched.writes {
             after += 1;
-            assert_eq!(write.pending.mark.number, after, "no write is left out");
+            assert_eq!(write.pending.position.number, after, "no write is left out");
         }
     }
     putting.await.unwrap();
@@ -678,9 +682,9 @@ async fn a_batch_has_no_more_bytes_than_it_may_whatever_is_put_meanwhile() {
         let scene = Scene::open(&[]).await;
         let sizes: &'static [usize] = sizes.to_vec().leak();
         let largest = largest_batch(&scene, sizes).await;
-        assert!(largest <= MOST_BYTES, "{largest} bytes");
+        assert!(largest <= MAX_BYTES, "{largest} bytes");
         // Nor is it needlessly small.
-        assert!(largest > MOST_BYTES / 3, "{largest} bytes");
+        assert!(largest > MAX_BYTES / 3, "{largest} bytes");
         scene.world.database.close().await;
     }
 }
@@ -690,7 +694,7 @@ async fn a_batch_has_no_more_bytes_than_it_may_whatever_is_put_meanwhile() {
 async fn without_the_bound_a_batch_has_as_many_bytes_as_there_are() {
     let scene = Scene::open(&[Mechanism::ReadBound]).await;
     let largest = largest_batch(&scene, &MIXED).await;
-    assert!(largest > 2 * MOST_BYTES, "{largest} bytes");
+    assert!(largest > 2 * MAX_BYTES, "{largest} bytes");
     scene.world.database.close().await;
 }
 
@@ -714,7 +718,7 @@ async fn nothing_is_left_of_large_writes_that_have_left_the_queue() {
     scene.server.kill().await;
     scene.server.restart().await;
     until("there is another link", || {
-        scene.cache.store().run() != scene.run
+        scene.cache.store().connection_number() != scene.run
     })
     .await;
     save_all(&rows, 40, 5 * KIB).await;
@@ -723,7 +727,7 @@ async fn nothing_is_left_of_large_writes_that_have_left_the_queue() {
     assert!(scene.lengths().await.iter().all(|row| row.1 == long));
     assert_eq!(scene.lengths().await.len(), 40);
     assert_eq!(listed(&scene).await, 0, "after a restart");
-    assert_eq!(rows.stats().lost, 0);
+    assert_eq!(rows.stats().lost_writes, 0);
     scene.world.database.close().await;
 }
 

@@ -71,7 +71,7 @@ pub(crate) async fn dropped_after<T>(waits: u32, future: impl Future<Output = T>
 }
 
 fn is_aborted<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(error) if error.kind() == ErrorKind::Aborted)
+    matches!(result, Err(error) if error.kind() == ErrorKind::TransactionAborted)
 }
 
 /// Three rows after a base, of which the transaction has changed the first.

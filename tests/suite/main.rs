@@ -1,4 +1,5 @@
-//! All tests that need a server or both crates, in one binary: one module per concept, named as the module it tests.
+//! All tests that need a server or both crates, in one binary: one module per concept, named for the concept it tests. What is about queued writes
+//! is in `behind`, what is about the Redis server in `redis`.
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -15,40 +16,28 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
     ]
 }
 
+mod behind;
 mod binding;
-mod breaker;
 mod bulk;
 mod crash;
-mod dead_letters;
 mod documentation;
-mod draining;
 mod dropped;
-mod durability;
 mod expiry;
-mod failover;
-mod flush_apply;
-mod flushed_rows;
-mod flushers;
-mod incarnations;
 mod journal;
-mod journaled;
 mod key;
 mod large_rows;
 mod late_fills;
 mod lost_transactions;
-mod messages;
 mod negative;
-mod offsets;
 mod on_outage;
 mod outage;
 mod processes;
 mod publication;
 mod read;
-mod refusals;
+mod redis;
 mod repair;
 mod round_trip;
 mod schema;
-mod scripts;
 mod stampede;
 mod stats;
 mod transaction;
@@ -57,5 +46,4 @@ mod upgrade;
 mod version;
 mod world;
 mod write;
-mod write_behind;
 mod write_through;

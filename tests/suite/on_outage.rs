@@ -40,7 +40,7 @@ async fn a_consistent_write_that_cannot_be_announced_changes_nothing<DB: Tested>
     assert_eq!(rows.find(2).await.unwrap(), None);
     world.faults.fail(Operation::Begin, u64::MAX);
     let refused = |error: Error, verb: &str| {
-        assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::CacheUnavailable, "{error:?}");
         let message = error.to_string();
         assert!(
             message.contains(verb) && message.contains("on_outage"),
@@ -65,7 +65,7 @@ async fn a_consistent_write_that_cannot_be_announced_changes_nothing<DB: Tested>
         .unwrap();
     refused(transaction.commit().await.unwrap_err(), "commit");
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
-    rows.within(&mut transaction).touch_all().unwrap();
+    rows.within(&mut transaction).mark_all_changed().unwrap();
     refused(transaction.commit().await.unwrap_err(), "commit");
     assert_eq!(rows.find_uncached(1).await.unwrap().unwrap().name, "old");
     assert_eq!(rows.find_uncached(2).await.unwrap(), None);

@@ -110,7 +110,10 @@ async fn redis_dies_in_the_middle_of_a_load() {
     let fill = faults.pause(Operation::Fill);
     server.restart().await;
     // Only one read: another would wait for the lease of the first, whose fill is held here.
-    eventually("there is a connection", async || cache.store().is_trusted()).await;
+    eventually("there is a connection", async || {
+        cache.store().is_available()
+    })
+    .await;
     items.find(1).await.unwrap();
     fill.reached().await;
     server.kill().await;
@@ -121,7 +124,7 @@ async fn redis_dies_in_the_middle_of_a_load() {
     world.database.close().await;
 }
 
-/// F6. Each of these servers takes connections and then refuses, in its own way.
+/// Each of these servers takes connections and then refuses, in its own way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_is_never_a_request_that_fails() {
     let world = world().await;
@@ -283,7 +286,10 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
     // Nobody has written this row, so nobody has dropped its entry.
     assert_eq!(items.find(2).await.unwrap().unwrap().name, "two");
-    assert!(items.stats().foreign > 0, "the old entry was recognised");
+    assert!(
+        items.stats().incompatible_entries > 0,
+        "the old entry was recognised"
+    );
     world.database.close().await;
 }
 
@@ -317,7 +323,7 @@ async fn a_lease_from_before_a_restart_fills_nothing() {
     let builder = Cache::builder().redis(server.url()).faults(&faults);
     let cache = builder.connect().await.unwrap();
     let items = Item::repository(&cache, world.pool.clone());
-    let run = cache.store().run();
+    let run = cache.store().connection_number();
     let fill = faults.pause(Operation::Fill);
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
     fill.reached().await;
@@ -328,7 +334,7 @@ async fn a_lease_from_before_a_restart_fills_nothing() {
         .await;
     server.restart().await;
     eventually("there is another connection", async || {
-        cache.store().run() != run
+        cache.store().connection_number() != run
     })
     .await;
     let key = items.inner().key(1).unwrap();
@@ -362,7 +368,7 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     let items = Item::repository(&cache, world.pool.clone());
     // The database has said who it is.
     items.find(404).await.unwrap();
-    let run = cache.store().run();
+    let run = cache.store().connection_number();
     let gate = world.close_gate().await;
     let write = tokio::spawn({
         let items = items.clone();
@@ -376,7 +382,7 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     server.kill().await;
     server.restart().await;
     eventually("there is another connection", async || {
-        cache.store().run() != run
+        cache.store().connection_number() != run
     })
     .await;
     assert_eq!(faults.calls(Operation::Begin), 1);
@@ -387,7 +393,7 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     world.database.close().await;
 }
 
-/// A restart with the old data still there: its entries carry another stamp and are not believed.
+/// A restart with the old data still there: its entries are of another history and are not served.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_a_restarted_server_are_not_believed() {
     let world = world().await;
@@ -403,7 +409,7 @@ async fn entries_of_a_restarted_server_are_not_believed() {
     server.restart().await;
     eventually("the connection is back", async || {
         items.find(1).await.unwrap();
-        items.stats().foreign > 0
+        items.stats().incompatible_entries > 0
     })
     .await;
     assert_eq!(
@@ -519,7 +525,7 @@ async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &Wo
     const READS: usize = 20;
     let faults = Faults::new();
     faults.fail(Operation::Get, u64::MAX);
-    let builder = Cache::builder().faults(&faults).concurrent_loads(2);
+    let builder = Cache::builder().faults(&faults).max_concurrent_loads(2);
     let items = Item::repository(&builder.build().unwrap(), world.pool.clone());
     world.put(&Item::new(1, "one")).await;
     let gate = world.close_gate().await;
@@ -531,7 +537,7 @@ async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &Wo
         .collect();
     eventually("all reads are on their way", async || {
         let stats = items.stats();
-        stats.bypasses == READS as u64 && stats.loads == 2
+        stats.uncached_loads == READS as u64 && stats.loads == 2
     })
     .await;
     drop(gate);
@@ -539,7 +545,10 @@ async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &Wo
         read.await.unwrap().unwrap();
     }
     assert_eq!(items.stats().loads, READS as u64);
-    let error = Cache::builder().concurrent_loads(0).build().unwrap_err();
+    let error = Cache::builder()
+        .max_concurrent_loads(0)
+        .build()
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
@@ -606,8 +615,6 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
                 let meta = Meta {
                     lease,
                     loaded_at_ms: 0,
-                    load_cost_us: 0,
-                    version: 0,
                 };
                 let nonsense = State::Value(meta, Payload::Shared(Arc::new(())));
                 store.force(&key, Some((nonsense, 60_000))).await.unwrap();
@@ -659,7 +666,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_write<DB: Tested>(world: &
     world.faults.fail(Operation::Invalidate, 1);
     assert_eq!(
         items.invalidate(1).await.unwrap_err().kind(),
-        ErrorKind::Store,
+        ErrorKind::CacheUnavailable,
         "never silent"
     );
 }

@@ -143,7 +143,7 @@ async fn doomed(arguments: Vec<String>) {
     hear().await;
 }
 
-/// S4: a process dies with its lease. Nobody is held up beyond the wait budget, and the key is cached again, because a write
+/// a process dies with its lease. Nobody is held up beyond the wait budget, and the key is cached again, because a write
 /// ends the lease or its time does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_with_its_lease_strands_nobody() {

@@ -99,7 +99,7 @@ async fn empty_values_are_values<DB: Tested>(world: &World<DB>) {
     assert_eq!(items.stats().loads, 3, "each was loaded once and then hit");
 }
 
-/// H4. A row is shared and cannot be changed in place; a caller that wants another one clones it.
+/// A row is shared and cannot be changed in place; a caller that wants another one clones it.
 async fn a_returned_row_cannot_change_what_the_next_caller_gets<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -127,7 +127,7 @@ async fn a_load_error_reaches_the_caller_and_leaves_nothing<DB: Tested>(world: &
         "no absence, no lease was left"
     );
     assert_eq!(
-        items.stats().waits,
+        items.stats().lease_waits,
         0,
         "nobody had to wait for a lease left behind"
     );

@@ -5,8 +5,8 @@ use std::time::Duration;
 use larder::{
     Cache, Cached, ErrorKind, Origin,
     store::{
-        Store,
-        faulty::{Faults, Mechanism, Operation},
+        Mechanism, Store,
+        faulty::{Faults, Operation},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ async fn is_cached<DB: Tested>(items: &ItemRepository<DB>, id: i64, name: &str) 
 async fn all_is_repaired(cache: &Cache) {
     until("everything is repaired", || {
         let repairs = cache.repairs();
-        repairs.pending == 0 && !repairs.everything
+        repairs.pending == 0 && !repairs.all_keys
     })
     .await;
 }
@@ -90,7 +90,7 @@ async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(w
         assert_eq!(served(&items, 1).await, (false, "new".to_owned()));
     }
     let after = items.stats();
-    assert_eq!(after.denied - before.0.denied, 5);
+    assert_eq!(after.blocked_reads - before.0.blocked_reads, 5);
     assert_eq!(world.faults.calls(Operation::Get), before.1, "nobody asked");
     assert_eq!(after.fills_accepted, before.0.fills_accepted);
     assert_eq!(
@@ -156,7 +156,7 @@ async fn an_invalidation_that_fails_is_made_later<DB: Tested>(world: &World<DB>)
     world.faults.fail(Operation::Invalidate, u64::MAX);
     assert_eq!(
         items.invalidate(1).await.unwrap_err().kind(),
-        ErrorKind::Store
+        ErrorKind::CacheUnavailable
     );
     assert_eq!(served(&items, 1).await, (false, "new".to_owned()));
     assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "new");
@@ -186,7 +186,7 @@ async fn cache_for<DB: Tested>(world: &World<DB>, faults: &Faults, keys: usize) 
     let builder = Cache::builder()
         .namespace(unique("repair"))
         .faults(faults)
-        .repair_limit(keys)
+        .max_tracked_invalidations(keys)
         .response_timeout(Duration::from_secs(10));
     match world.kind {
         Kind::Memory => builder.build().unwrap(),
@@ -224,7 +224,7 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
         items.update(&Item::new(*id, "new")).await.unwrap();
         assert!(cache.repairs().pending <= 3, "the memory is bounded");
     }
-    assert!(cache.repairs().everything);
+    assert!(cache.repairs().all_keys);
     // A row that nobody has written is not served either: it might be one of those that are not listed.
     assert_eq!(served(&items, ids[9]).await, (false, "old".to_owned()));
     assert_eq!(
@@ -233,7 +233,7 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
     );
     listen(&faults);
     all_is_repaired(&cache).await;
-    assert!(cache.repairs().sweeps >= 1);
+    assert!(cache.repairs().full_scans >= 1);
     let store = cache.store();
     for id in &ids {
         for key in [items.inner().key(id).unwrap(), odd.inner().key(id).unwrap()] {
@@ -315,7 +315,7 @@ async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
     world.database.close().await;
 }
 
-/// C2. What was updated while Redis was frozen wins over what it holds when it is back, one by one or, beyond the limit, by
+/// What was updated while Redis was frozen wins over what it holds when it is back, one by one or, beyond the limit, by
 /// dropping everything.
 async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, String)> {
     const ROWS: i64 = 20;
@@ -324,7 +324,7 @@ async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, St
     let cache = Cache::builder()
         .redis(server.url())
         .response_timeout(Duration::from_millis(500))
-        .repair_limit(keys)
+        .max_tracked_invalidations(keys)
         .faults(faults)
         .connect()
         .await
@@ -339,23 +339,23 @@ async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, St
         for id in 0..ROWS {
             items.update(&Item::new(id, name)).await.unwrap();
             assert!(cache.repairs().pending <= keys);
-            if !faults.is_left_out(Mechanism::Repair) {
+            if !faults.disables(Mechanism::Repair) {
                 assert_eq!(items.find(id).await.unwrap().unwrap().name, name);
             }
         }
     }
     server.thaw();
-    eventually("Redis is back", async || cache.store().is_trusted()).await;
+    eventually("Redis is back", async || cache.store().is_available()).await;
     let mut seen = Vec::new();
     for id in 0..ROWS {
         seen.push(served(&items, id).await);
     }
     all_is_repaired(&cache).await;
-    if !faults.is_left_out(Mechanism::Repair) {
+    if !faults.disables(Mechanism::Repair) {
         for id in 0..ROWS {
             is_cached(&items, id, "newest").await;
         }
-        assert_eq!(cache.repairs().sweeps > 0, keys < 20);
+        assert_eq!(cache.repairs().full_scans > 0, keys < 20);
     }
     world.database.close().await;
     seen

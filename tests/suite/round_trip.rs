@@ -18,9 +18,9 @@ use larder::{
         Batch, Image, Queued,
         apply::Hooks,
         letters,
-        offsets::{self, Place},
+        offsets::{self, QueueIncarnation},
     },
-    store::faulty::{Mechanism, Operation},
+    store::{Mechanism, faulty::Operation},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
@@ -203,7 +203,7 @@ fn host(name: &str) -> Host {
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn stamp(text: &str) -> Stamp {
+fn history(text: &str) -> Stamp {
     Stamp(text.parse().unwrap())
 }
 
@@ -246,7 +246,7 @@ probes!("msgpack", [
     json_null: Option<serde_json::Value>, "JSONB", Some(json!({"a": [1, null]})), Some(serde_json::Value::Null), "null";
     // Beside those that were seen.
     trimmed: Trimmed, "TEXT", trimmed("gate 7"), trimmed(" gate 7"), " gate 7";
-    stamped: Stamp, "TIMESTAMPTZ", stamp("2026-02-28T23:59:59Z"), stamp("2026-02-28T23:59:59.5Z"), "2026-02-28T23:59:59.5Z";
+    stamped: Stamp, "TIMESTAMPTZ", history("2026-02-28T23:59:59Z"), history("2026-02-28T23:59:59.5Z"), "2026-02-28T23:59:59.5Z";
     masked: Option<Masked>, "TEXT", None, Some(masked("seen")), "seen";
     #[sqlx(json)] sparse: Sparse, "JSONB", Sparse { stops: vec![1] }, Sparse { stops: vec![] }, r#"{"stops": []}"#;
 });
@@ -358,7 +358,7 @@ async fn none_is_cached<P: Probes, DB: Tested>(world: &World<DB>) {
         let counted = stats.codec_mismatches - before.codec_mismatches;
         assert!(counted >= 2, "{column}: {stats:?}");
         assert_eq!(
-            (stats.hits, stats.undecodable),
+            (stats.hits, stats.corrupt_entries),
             (1, 0),
             "{column}: {stats:?}"
         );
@@ -526,7 +526,7 @@ async fn all_are_changed<P: Probes, DB: Tested>(world: &World<DB>) {
         let (_, served) = read_twice(&rows, id).await;
         let stats = rows.stats();
         // What cannot even be written is told by the codec itself.
-        let is_lost = stats.undecodable > before.undecodable
+        let is_lost = stats.corrupt_entries > before.corrupt_entries
             || stats.codec_mismatches > before.codec_mismatches;
         assert!(served != fresh || is_lost, "{} is not changed", case.column);
     }
@@ -584,7 +584,7 @@ probes!("msgpack", [
 ], {
     #[sqlx(json)] map: HashMap<String, i64>, "JSONB", map();
     sets: Json<HashMap<String, HashSet<i64>>>, "JSON", Json(sets());
-    #[sqlx(json(nullable))] marks: Option<HashSet<String>>, "JSONB", Some(names().collect());
+    #[sqlx(json(nullable))] pending_index: Option<HashSet<String>>, "JSONB", Some(names().collect());
     maps: Vec<Json<HashMap<String, i64>>>, "JSONB[]", maps();
     whatever: serde_json::Value, "JSON", json!({"b": [1, 2.5, u64::MAX, "x", null, true], "a": {"z": 1, "y": {}}});
     nan: Option<f64>, "DOUBLE PRECISION", Some(f64::NAN);
@@ -648,7 +648,7 @@ probes!("json", [
     LightBehind {strategy = "write_behind", durability = "memory"}
 ], {
     sets: Json<HashMap<String, HashSet<i64>>>, "TEXT", Json(sets());
-    #[sqlx(json)] marks: HashSet<i64>, "TEXT", (0..40).collect();
+    #[sqlx(json)] pending_index: HashSet<i64>, "TEXT", (0..40).collect();
     boxed: Option<Box<str>>, "TEXT", Some("\\\"".into());
     day: chrono::NaiveDate, "DATE", chrono::NaiveDate::from_ymd_opt(2024, 2, 29).unwrap();
     bytes: Option<Vec<u8>>, "BLOB", Some(vec![0, 255, 34]);
@@ -902,9 +902,9 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
     let rows = rows::<LetterRow, _>(world);
     rows.install().await.unwrap();
     let incarnation = offsets::register(&world.pool, "letters", 0, 0).await;
-    let place = Place {
+    let place = QueueIncarnation {
         queue: "letters".into(),
-        part: 0,
+        partition: 0,
         incarnation: incarnation.unwrap(),
     };
     let write = |number, row| Queued {
@@ -919,7 +919,7 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
         to: 2,
         writes: &writes,
         lost: 0,
-        buried: None,
+        lost_counted_to: None,
         compares: true,
         codec: Codec::Json,
         layout: 7,
@@ -933,7 +933,7 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
     };
     assert_eq!(first.row(), Some(&infinite()), "JSON has no word for it");
     assert!(second.row().is_none(), "nobody may replay what is masked");
-    let reason = second.unreadable().unwrap();
+    let reason = second.decode_error().unwrap();
     assert!(reason.contains("no codec could carry"), "{reason}");
     let error = second.error();
     assert!(error.contains("for people only"), "{error}");

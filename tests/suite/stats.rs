@@ -39,7 +39,7 @@ async fn reads_are_hits_negative_hits_and_misses<DB: Tested>(world: &World<DB>) 
     assert_eq!(reads(&stats), 20 * 5 * 15, "{stats:?}");
     assert_eq!(
         stats.misses,
-        stats.loads + stats.shared + stats.late_hits,
+        stats.loads + stats.coalesced + stats.hits_after_wait,
         "every miss ended in a load of its own, a shared one, or a late hit: {stats:?}"
     );
     assert_eq!(stats.writes, 20);
@@ -67,7 +67,7 @@ async fn followers_are_counted_once_each_and_not_as_loads<DB: Tested>(world: &Wo
     callers.await.unwrap();
     let stats = items.stats();
     assert_eq!((stats.loads, stats.misses, stats.hits), (1, 30, 0));
-    assert_eq!(stats.shared + stats.late_hits, 29);
+    assert_eq!(stats.coalesced + stats.hits_after_wait, 29);
 }
 
 async fn store_errors_are_counted_apart_from_misses<DB: Tested>(world: &World<DB>) {
@@ -81,7 +81,7 @@ async fn store_errors_are_counted_apart_from_misses<DB: Tested>(world: &World<DB
     }
     items.find(1).await.unwrap();
     let stats = items.stats();
-    assert_eq!((stats.store_errors, stats.bypasses), (3, 3));
+    assert_eq!((stats.store_errors, stats.uncached_loads), (3, 3));
     assert_eq!(
         (stats.hits, stats.misses),
         (2, 4),

@@ -13,7 +13,7 @@ use std::{
 
 use larder::{
     Cached, Entity, ErrorKind, Origin, Repository, Transaction,
-    store::faulty::{Mechanism, Operation},
+    store::{Mechanism, faulty::Operation},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, MySql, Postgres, Sqlite};
@@ -302,8 +302,8 @@ async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: 
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     raw(&mut transaction, "UPDATE items SET name = 'raw'").await;
     let mut within = rows.here.within(&mut transaction);
-    within.touch(1).unwrap();
-    within.touch_many(&[2, 3]).unwrap();
+    within.mark_changed(1).unwrap();
+    within.mark_many_changed(&[2, 3]).unwrap();
     transaction.commit().await.unwrap();
     for id in 1..=3 {
         rows.see(id, Some("raw")).await;
@@ -327,7 +327,10 @@ async fn raw_statements_over_unknown_rows_are_seen_when_all_are_touched<DB: Test
     }
     others.find(1).await.unwrap().unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
-    rows.here.within(&mut transaction).touch_all().unwrap();
+    rows.here
+        .within(&mut transaction)
+        .mark_all_changed()
+        .unwrap();
     raw(
         &mut transaction,
         "UPDATE items SET name = 'raw' WHERE id < 3",
@@ -528,13 +531,13 @@ async fn a_statement_dropped_half_way_can_only_be_rolled_back(world: &World<Post
         .find(1)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
     assert!(
         error.to_string().contains("roll the transaction back"),
         "{error}"
     );
     let error = transaction.commit().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Aborted);
+    assert_eq!(error.kind(), ErrorKind::TransactionAborted);
     lock.rollback().await.unwrap();
     rows.see(1, Some("old")).await;
 }
@@ -763,11 +766,11 @@ async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
     };
     let mut victim = victim;
     let error = rows.here.within(&mut victim).find(1).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+    assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
     assert!(error.to_string().contains("deadlock"), "{error}");
     assert_eq!(
         victim.commit().await.unwrap_err().kind(),
-        ErrorKind::Aborted
+        ErrorKind::TransactionAborted
     );
     survivor.commit().await.unwrap();
     let (one, two) = (

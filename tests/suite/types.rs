@@ -1,4 +1,4 @@
-//! Z5: every type of column survives the way through database, codec and store, to the last bit.
+//! every type of column survives the way through database, codec and store, to the last bit.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ enum Extra {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Columns)]
-struct Place {
+struct QueueIncarnation {
     latitude: f64,
     #[sqlx(rename = "lon")]
     longitude: f64,
@@ -81,7 +81,7 @@ struct Wide {
     #[sqlx(json(nullable))]
     maybe: Option<Vec<i64>>,
     #[sqlx(flatten)]
-    place: Place,
+    place: QueueIncarnation,
     #[sqlx(try_from = "String")]
     written: Written,
     #[sqlx(skip)]
@@ -120,7 +120,7 @@ fn wide() -> Wide {
             .into(),
         },
         maybe: None,
-        place: Place {
+        place: QueueIncarnation {
             latitude: -33.9461,
             longitude: 151.1772,
         },
@@ -206,7 +206,7 @@ struct Narrow {
     #[sqlx(json)]
     extra: Extra,
     #[sqlx(flatten)]
-    place: Place,
+    place: QueueIncarnation,
     #[sqlx(try_from = "String")]
     written: Written,
     missing: Option<i64>,

@@ -2,7 +2,7 @@
 
 use larder::{
     Cached, Codec, Origin, entry,
-    mark::{Incarnation, MARK_LENGTH, Mark},
+    queue_position::{Incarnation, QUEUE_POSITION_LENGTH, QueuePosition},
     state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
     token::{ProcessId, Token},
 };
@@ -56,7 +56,13 @@ async fn another_layout_is_a_miss_and_is_overwritten<DB: Tested>(world: &World<D
         assert_eq!(outcome.row.unwrap().quantity, 1);
         assert_eq!(new.find_outcome(1).await.unwrap().origin, Origin::Cache);
     }
-    assert_eq!((new.stats().foreign, new.stats().undecodable), (2, 0));
+    assert_eq!(
+        (
+            new.stats().incompatible_entries,
+            new.stats().corrupt_entries
+        ),
+        (2, 0)
+    );
 }
 
 /// Z3.
@@ -167,7 +173,7 @@ async fn damaged_bytes_are_a_miss_counted_and_repaired<DB: Tested>(world: &World
         &[entry::MAGIC, 1, 9],
         &[0xFF; 200],
     ] {
-        let before = items.stats().undecodable;
+        let before = items.stats().corrupt_entries;
         world
             .cache
             .store()
@@ -180,7 +186,7 @@ async fn damaged_bytes_are_a_miss_counted_and_repaired<DB: Tested>(world: &World
             (Origin::Database, "one"),
             "{damage:?}"
         );
-        assert_eq!(items.stats().undecodable, before + 1);
+        assert_eq!(items.stats().corrupt_entries, before + 1);
         assert_eq!(
             items.find_outcome(1).await.unwrap().origin,
             Origin::Cache,
@@ -199,7 +205,7 @@ async fn a_damaged_payload_is_a_miss_counted_and_repaired<DB: Tested>(world: &Wo
     let longer = [good.as_slice(), b"x"].concat();
     let empty = good[..entry::HEADER_LENGTH].to_vec();
     for damaged in [cut, longer, empty] {
-        let before = items.stats().undecodable;
+        let before = items.stats().corrupt_entries;
         world
             .cache
             .store()
@@ -210,7 +216,7 @@ async fn a_damaged_payload_is_a_miss_counted_and_repaired<DB: Tested>(world: &Wo
             items.find_outcome(1).await.unwrap().origin,
             Origin::Database
         );
-        assert!(items.stats().undecodable > before);
+        assert!(items.stats().corrupt_entries > before);
         assert_eq!(
             items.find_outcome(1).await.unwrap().origin,
             Origin::Cache,
@@ -271,14 +277,12 @@ fn meta() -> Meta {
         lease: Lease {
             token: Token([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
             identity: Identity {
-                stamp: 0x1122_3344_5566_7788,
+                history: 0x1122_3344_5566_7788,
                 fingerprint: 0xAABB_CCDD,
                 codec: 3,
             },
         },
         loaded_at_ms: 1_700_000_000_123,
-        load_cost_us: 4_567,
-        version: 89,
     }
 }
 
@@ -288,7 +292,7 @@ fn pending(is_deletion: bool) -> Pending {
         nonce: 0x00FF_8000_1234_5678,
     };
     Pending {
-        mark: Mark {
+        position: QueuePosition {
             incarnation,
             number: 77,
         },
@@ -361,7 +365,7 @@ fn marked() -> (&'static [u8], State<&'static [u8]>) {
 fn a_settled_value_is_read_without_its_mark_and_not_without_all_of_it() {
     let (bytes, state) = marked();
     assert_eq!(entry::decode(bytes), state);
-    let mark_end = entry::HEADER_LENGTH + MARK_LENGTH;
+    let mark_end = entry::HEADER_LENGTH + QUEUE_POSITION_LENGTH;
     let empty = State::Value(meta(), b"".as_slice());
     assert_eq!(entry::decode(&bytes[..mark_end]), empty);
     let damaged = State::Unreadable(Unreadable::Damaged);
@@ -419,22 +423,18 @@ fn payloads_of_released_codecs_are_read_exactly() {
 fn any_state() -> impl Strategy<Value = State<Vec<u8>>> {
     let token = any::<[u8; 16]>().prop_map(Token);
     let identity =
-        (any::<u64>(), any::<u32>(), any::<u8>()).prop_map(|(stamp, fingerprint, codec)| {
+        (any::<u64>(), any::<u32>(), any::<u8>()).prop_map(|(history, fingerprint, codec)| {
             Identity {
-                stamp,
+                history,
                 fingerprint,
                 codec,
             }
         });
     let lease = (token.clone(), identity).prop_map(|(token, identity)| Lease { token, identity });
-    let meta = (lease.clone(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-        |(lease, loaded_at_ms, load_cost_us, version)| Meta {
-            lease,
-            loaded_at_ms,
-            load_cost_us,
-            version,
-        },
-    );
+    let meta = (lease.clone(), any::<u64>()).prop_map(|(lease, loaded_at_ms)| Meta {
+        lease,
+        loaded_at_ms,
+    });
     prop_oneof![
         (
             lease,

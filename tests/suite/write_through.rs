@@ -2,10 +2,10 @@
 
 use larder::{
     Cached, ErrorKind, Origin, Transaction,
-    store::faulty::{Mechanism, Operation},
+    store::{Mechanism, faulty::Operation},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{MySql, Postgres, Sqlite};
+use sqlx::{MySql, Postgres};
 
 use crate::world::{
     Item, Tested, Through, ThroughRepository, World, everywhere, on_both_stores, on_mysql,
@@ -369,7 +369,6 @@ async fn a_published_row_lives_as_long_as_a_loaded_one<DB: Tested>(world: &World
     };
     assert!((590_000..=600_000).contains(&left(1).await));
     assert!((20_000..=30_000).contains(&left(2).await));
-    let _ = <Sqlite as sqlx::Database>::NAME;
 }
 
 /// Unlike a deadlock: who has waited long enough once must not wait ten times.

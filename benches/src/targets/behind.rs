@@ -69,7 +69,7 @@ impl<R: Queues> Operation for Put<R> {
 /// Fails if a write met anything but its queue.
 pub(crate) fn check_errors(repository: &impl Queues) -> Result<(), Failure> {
     let stats = repository.counted();
-    if stats.store_errors > 0 || stats.write_errors > 0 || stats.lost > 0 {
+    if stats.store_errors > 0 || stats.write_errors > 0 || stats.lost_writes > 0 {
         return Err(format!("larder's queued writes met errors: {stats:?}").into());
     }
     Ok(())

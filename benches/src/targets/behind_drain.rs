@@ -29,7 +29,7 @@ use crate::{
 /// How many rows a transaction has.
 const BATCH: usize = 1_000;
 /// More rounds than this change little, and each takes about a second.
-const MOST_ROUNDS: usize = 30;
+const MAX_ROUNDS: usize = 30;
 /// How many tasks fill a queue.
 const FILLERS: i64 = 64;
 /// Writes per second of a steady load.
@@ -54,7 +54,7 @@ type Rates = Vec<f64>;
 
 /// The ratio, then the statements.
 pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
-    let rounds = effort.rounds.min(MOST_ROUNDS);
+    let rounds = effort.rounds.min(MAX_ROUNDS);
     let pool = servers::pool(servers::POOL_SIZE).await?;
     create_tables(&pool).await?;
     servers::describe(Some(&pool), &["larder", "redis", "sqlx"]).await?;
@@ -145,9 +145,9 @@ async fn steady(pool: &PgPool, rows: &[Flight]) -> Result<(), Failure> {
         check_errors(&repository)?;
         let stats = repository.stats();
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
-        let (made, flushes) = (stats.flushed as f64 / seconds, stats.flushes as f64);
+        let (made, flushes) = (stats.flushed_writes as f64 / seconds, stats.flushes as f64);
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
-        let batch = stats.flushed as f64 / flushes;
+        let batch = stats.flushed_writes as f64 / flushes;
         println!(
             "  steady load, four queues with the default options: {made:.0} writes/s, {batch:.1} writes a flush, \
              {:.1} statements per 1,000 writes",
@@ -162,7 +162,7 @@ async fn steady(pool: &PgPool, rows: &[Flight]) -> Result<(), Failure> {
 fn statements(repository: &impl Queues, before: &larder::Stats) -> f64 {
     let stats = repository.counted();
     let sent = stats.flush_statements - before.flush_statements;
-    let flushed = stats.flushed - before.flushed;
+    let flushed = stats.flushed_writes - before.flushed_writes;
     sent as f64 / flushed as f64 * 1_000.0
 }
 
@@ -251,7 +251,7 @@ pub(crate) async fn control(effort: Effort) -> Result<(), Failure> {
     }
     println!("control of the table: rows that were not written are missed");
     let mut rates: [Rates; 2] = Default::default();
-    for round in 0..=effort.rounds.min(MOST_ROUNDS) {
+    for round in 0..=effort.rounds.min(MAX_ROUNDS) {
         let rows = changed(&rows, round)?;
         for place in order(rates.len(), round) {
             let rate = by_hand(&pool, &rows, place + 1).await?;

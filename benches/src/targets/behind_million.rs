@@ -34,7 +34,7 @@ const TASKS: u64 = 64;
 /// One in so many writes is poison.
 const POISON: u64 = 20;
 /// What all queues may hold together with the default options.
-const MOST_PENDING: u64 = 100_000;
+const MAX_PENDING: u64 = 100_000;
 /// How often memory and queues are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the queues may take to become empty at the end.
@@ -174,14 +174,14 @@ impl Flood {
              statements per 1,000 writes",
             stats.dead_letters,
             stats.flushes,
-            float(stats.flush_statements) * 1e3 / float(stats.flushed)
+            float(stats.flush_statements) * 1e3 / float(stats.flushed_writes)
         );
-        if seen.queued > MOST_PENDING {
+        if seen.queued > MAX_PENDING {
             return Err(
                 format!("the queues held {} writes, more than they may", seen.queued).into(),
             );
         }
-        if stats.flushed != writes || stats.lost > 0 || stats.write_errors > 0 {
+        if stats.flushed_writes != writes || stats.lost_writes > 0 || stats.write_errors > 0 {
             return Err(format!("not all of the {writes} writes were flushed: {stats:?}").into());
         }
         Ok(Self {

@@ -22,7 +22,7 @@ use crate::{
 
 const ENTITIES: usize = 50;
 /// A check takes about a second; more rounds than this change nothing.
-const MOST_ROUNDS: usize = 9;
+const MAX_ROUNDS: usize = 9;
 
 /// Compares 50 entities with 50 structs.
 pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
@@ -92,7 +92,7 @@ fn check_in_turn(
     incremental: bool,
 ) -> Result<[Vec<f64>; 2], Failure> {
     let mut times = [Vec::new(), Vec::new()];
-    for round in 0..=effort.rounds.min(MOST_ROUNDS) {
+    for round in 0..=effort.rounds.min(MAX_ROUNDS) {
         for place in order(crates.len(), round) {
             let took = crates[place].check(incremental)?;
             // The first round also checks the packages they depend on.

@@ -39,7 +39,7 @@ const CONNECTIONS: u32 = 4;
 /// The row that workers warm up with.
 const WARM: i64 = 1;
 /// More rounds than this change nothing.
-const MOST_ROUNDS: usize = 20;
+const MAX_ROUNDS: usize = 20;
 /// How long before the instant of a round its workers are told.
 const NOTICE_NS: u64 = 50_000_000;
 
@@ -56,7 +56,7 @@ struct Round {
 
 /// Several rounds of `find`, then one past the cache, which must show more loads.
 pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
-    let count = effort.rounds.min(MOST_ROUNDS);
+    let count = effort.rounds.min(MAX_ROUNDS);
     let pool = servers::pool(2).await?;
     create_tables(&pool).await?;
     servers::describe(Some(&pool), &["larder"]).await?;

@@ -1,4 +1,4 @@
-//! What a method of a repository is: its name, what it is called with, what it returns, and its documentation.
+//! The description of one method of a repository: its name, its parameter, its result and its documentation.
 
 use proc_macro2::TokenStream;
 

@@ -1,6 +1,6 @@
 //! The methods of a repository: one table row each, with the documentation that users read.
 //!
-//! Each costs every entity that has it compile time, so no entity has one that it cannot use.
+//! Each method costs compile time in every entity that has it, so no entity has a method that it cannot use.
 //!
 //! Not here: the methods of an entity whose writes are queued (`queued`).
 
@@ -13,7 +13,7 @@ use super::{
     queued,
 };
 
-/// The methods in the order of the documentation.
+/// Returns the methods in the order of the documentation.
 pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> Vec<Method> {
     let name = &entity.unraw().to_string();
     let row = &quote!(::std::sync::Arc<#entity>);
@@ -34,7 +34,7 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> 
     methods
 }
 
-/// What the documentation says of reads besides, where writes are queued.
+/// Sentences of the documentation that depend on whether writes are queued.
 struct Words {
     unreadable: &'static str,
     uncached: &'static str,
@@ -47,9 +47,9 @@ impl Words {
         match writes {
             Writes::Queue => Self {
                 unreadable: QUEUE_UNREADABLE,
-                uncached: " It has no writes that are still queued.",
-                invalidated: " A write that is still queued stays, and is served.",
-                refreshed: " A write that is still queued is served in its place.",
+                uncached: " Writes that are still queued are not visible in it.",
+                invalidated: " A write that is still queued stays in the queue and is still served.",
+                refreshed: " If a write of the row is still queued, that row is returned instead.",
             },
             Writes::Database { .. } | Writes::Unknown { .. } => Self {
                 unreadable: DATABASE_UNREADABLE,
@@ -79,8 +79,8 @@ fn reads(
             "find",
             maybe_row,
             &format!(
-                "The `{name}` with this id, from the cache if it is there and otherwise from the \
-                 database; `None` if there is no such row."
+                "Returns the `{name}` with this id, or `None` if there is no such row. It is read from the cache if it is \
+                 there, and otherwise from the database."
             ),
             unreadable,
         ),
@@ -88,7 +88,7 @@ fn reads(
             "find_outcome",
             &quote!(#private::Outcome<#entity>),
             &format!(
-                "Finds a `{name}` as `find` does, and says where it came from and how old it is."
+                "Finds a `{name}` as `find` does, and also returns where it came from and how old it is."
             ),
             unreadable,
         ),
@@ -96,14 +96,16 @@ fn reads(
             "find_uncached",
             maybe_row,
             &format!(
-                "The `{name}` with this id as the database has it. The cache is neither asked nor filled.{uncached}"
+                "Returns the `{name}` with this id from the database. The cache is neither read nor filled.{uncached}"
             ),
-            "Fails when the database cannot be read.",
+            "Fails if the database cannot be read.",
         ),
         read(
             "exists",
             &quote!(::core::primitive::bool),
-            &format!("Whether there is a `{name}` with this id. The cache answers if it knows."),
+            &format!(
+                "Returns whether there is a `{name}` with this id. The answer comes from the cache if possible."
+            ),
             unreadable,
         ),
     ]
@@ -115,8 +117,7 @@ fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
         Parameter::Row,
         row,
         &format!("Inserts a new `{name}` and returns it as it was written. {GENERATED}"),
-        "Fails with the kind `Duplicate` when there is such a row or a unique constraint refuses it, and when the \
-         database fails.",
+        "Fails with the kind `Duplicate` if the row exists or a unique constraint rejects it, and if the database fails.",
     );
     let nothing = &quote!(());
     let [update, save, delete] = if versioned {
@@ -127,8 +128,8 @@ fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
                 Parameter::Row,
                 row,
                 &format!(
-                    "Overwrites the `{name}` with the same id if it still has the version of `row`, counts the version \
-                     up, and returns it as it was written. {GENERATED}"
+                    "Overwrites the `{name}` with the same id if it still has the version of `row`, increments the version, \
+                     and returns the row as it was written. {GENERATED}"
                 ),
                 &format!("{conflict} {NOT_FOUND}"),
             ),
@@ -137,8 +138,8 @@ fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
                 Parameter::Row,
                 row,
                 &format!(
-                    "Inserts the `{name}`, or overwrites the one with the same id as `update` does, and returns it as it \
-                     was written. {GENERATED}"
+                    "Inserts the `{name}`, or overwrites the one with the same id as `update` does. Returns it as it was \
+                     written. {GENERATED}"
                 ),
                 &format!("{conflict} {OTHER_DUPLICATE}"),
             ),
@@ -171,8 +172,7 @@ fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
                 Parameter::Row,
                 row,
                 &format!(
-                    "Inserts the `{name}`, or overwrites the one with the same id, and returns it as it was \
-                     written. {GENERATED}"
+                    "Inserts the `{name}`, or overwrites the one with the same id. Returns it as it was written. {GENERATED}"
                 ),
                 OTHER_DUPLICATE,
             ),
@@ -193,8 +193,8 @@ fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
     let rows = &quote!(::std::vec::Vec<#row>);
     let refused = |method: &str| {
         format!(
-            "Fails as `{method}` does for the first row that is refused, with the kind `Duplicate` when a row is given \
-             twice, and when the database fails. {NOTHING_WRITTEN}"
+            "Fails as `{method}` does for the first row that is rejected, with the kind `Duplicate` if `rows` contains a row \
+             twice, and if the database fails. {NOTHING_WRITTEN}"
         )
     };
     let insert = write(
@@ -202,12 +202,11 @@ fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
         Parameter::Rows,
         rows,
         &format!(
-            "Inserts all of `rows` or none, and returns each `{name}` as it was written, in the order of `rows`. \
-             {GENERATED}"
+            "Inserts all of `rows` or none. Returns each `{name}` as it was written, in the order of `rows`. {GENERATED}"
         ),
         &format!(
-            "Fails with the kind `Duplicate` when there is one of the rows already or a unique constraint refuses it, and \
-             when the database fails. {NOTHING_WRITTEN}"
+            "Fails with the kind `Duplicate` if one of the rows exists or a unique constraint rejects it, and if the database \
+             fails. {NOTHING_WRITTEN}"
         ),
     );
     let update = write(
@@ -215,8 +214,8 @@ fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
         Parameter::Rows,
         rows,
         &format!(
-            "Overwrites each `{name}` in `rows` as `update` does, all or none, and returns them as they were written, in \
-             the order of `rows`."
+            "Overwrites each `{name}` in `rows` as `update` does, all or none. Returns them as they were written, in the \
+             order of `rows`."
         ),
         &refused("update"),
     );
@@ -237,10 +236,10 @@ fn batch_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
             Parameter::Ids,
             &quote!(::core::primitive::u64),
             &format!(
-                "Deletes each `{name}` with one of these ids, all or none, and returns how many there were. An id without \
-                 a row is no error."
+                "Deletes each `{name}` with one of these ids, all or none, and returns how many were deleted. An id without \
+                 a row is not an error."
             ),
-            &format!("Fails when the database fails. {NOTHING_WRITTEN}"),
+            &format!("Fails if the database fails. {NOTHING_WRITTEN}"),
         )
     };
     vec![insert, update, delete]
@@ -261,11 +260,11 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
             returns: quote!(()),
             docs: docs(
                 &format!(
-                    "Drops the `{name}` with this id from the cache, after a write that did not go through larder.{invalidated}"
+                    "Drops the `{name}` with this id from the cache. Call it after a write that did not go through larder.{invalidated}"
                 ),
-                "Fails with the kind `Store` when the cache cannot be reached: it may then serve the old row until its \
-                 time to live ends.",
-                "A future that is dropped before it ends may have dropped nothing from the cache; call it again.",
+                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the row from the \
+                 database until the cache has dropped it. Other processes may serve the old row until its time to live ends.",
+                "If the future is dropped before it ends, the row may still be in the cache. Call it again.",
             ),
         },
         Method {
@@ -275,19 +274,19 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
             returns: quote!(()),
             docs: docs(
                 &format!(
-                    "Drops every `{name}` from the cache, after writes that did not go through larder. It looks at every key of \
-                     the cache once.{invalidated}"
+                    "Drops every `{name}` from the cache. Call it after writes that did not go through larder. It scans all keys \
+                     of the cache once.{invalidated}"
                 ),
-                "Fails with the kind `Store` when the cache cannot be reached. This process then serves nothing from it until \
-                 all rows were dropped; others may serve old rows until their time to live ends.",
-                "A future that is dropped before it ends may have dropped only some of the rows; call it again.",
+                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then bypasses the cache until \
+                 all rows have been dropped. Other processes may serve old rows until their time to live ends.",
+                "If the future is dropped before it ends, only some of the rows may have been dropped. Call it again.",
             ),
         },
         read(
             "refresh",
             &quote!(::core::option::Option<#row>),
             &format!(
-                "Loads the `{name}` with this id anew, whatever the cache holds, and caches it.{refreshed}"
+                "Drops the `{name}` with this id from the cache, loads it from the database, caches it and returns it.{refreshed}"
             ),
             unreadable,
         ),
@@ -299,7 +298,7 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
                 &format!(
                     "Compares the columns of `{name}` with those of the table, to find a mismatch at start-up."
                 ),
-                "Fails when the database cannot be asked. A mismatch is no error; it is in the report.",
+                "Fails if the database cannot be queried. A mismatch is not an error: the report lists it.",
             )
         },
     ]
@@ -310,42 +309,43 @@ pub(super) fn within(name: &str, writes: Writes) -> Option<String> {
     let delete = match writes {
         Writes::Queue => return None,
         Writes::Database { versioned: true } | Writes::Unknown { versioned: true } => {
-            " There, rows are deleted with `delete_row` and `delete_rows`."
+            " Inside the transaction, delete rows with `delete_row` and `delete_rows`."
         }
         Writes::Database { versioned: false } | Writes::Unknown { versioned: false } => "",
     };
     Some(format!(
-        "Reads and writes of `{name}` inside a transaction, which must be one on the same database.{delete}\n\n\
-         Reads see the transaction's own writes and ask the database. Nothing is cached, and nobody else sees anything, \
-         before the transaction is committed."
+        "Returns the reads and writes of `{name}` inside a transaction, which must be on the same database.{delete}\n\n\
+         Reads query the database and see the transaction's own writes. Before the commit, no row of the transaction is \
+         cached, and no other reader sees its writes."
     ))
 }
 
-const GENERATED: &str = "Columns marked `generated` are in it as the database filled them in.";
+const GENERATED: &str = "Columns marked `generated` have the values that the database filled in.";
 
-const DATABASE_UNREADABLE: &str = "Fails when the database cannot be read. A cache that cannot be reached is no error: \
-                                   the row then comes from the database.";
+const DATABASE_UNREADABLE: &str = "Fails if the database cannot be read. An unreachable cache is not an error: the row is \
+                                   then read from the database.";
 
-const QUEUE_UNREADABLE: &str = "Fails when the database cannot be read. A cache that cannot be reached is no error: the \
-                                row then comes from the database, without the writes that are still queued.";
+const QUEUE_UNREADABLE: &str = "Fails if the database cannot be read. An unreachable cache is not an error: the row is then \
+                                read from the database, without the writes that are still queued.";
 
 const NOT_FOUND: &str =
-    "Fails with the kind `NotFound` when there is no such row, and when the database fails.";
+    "Fails with the kind `NotFound` if there is no such row, and if the database fails.";
 
-const OTHER_DUPLICATE: &str = "Fails with the kind `Duplicate` when another unique constraint refuses the row, and when \
-                               the database fails.";
+const OTHER_DUPLICATE: &str = "Fails with the kind `Duplicate` if another unique constraint rejects the row, and if the \
+                               database fails.";
 
-const NOTHING_WRITTEN: &str = "Nothing is written then.";
+const NOTHING_WRITTEN: &str = "Nothing was written then.";
 
 fn conflict(name: &str) -> String {
     format!(
-        "Fails with the kind `Conflict` when the row was changed since it was read: `error.current::<{name}>()` is the row \
-         as it is now."
+        "Fails with the kind `Conflict` if the row was changed since it was read: `error.current::<{name}>()` returns the \
+         current row."
     )
 }
 
 fn read(name: &'static str, returns: &TokenStream, does: &str, errors: &str) -> Method {
-    let cancel = "The future may be dropped at any time. A load that others wait for goes on.";
+    let cancel =
+        "The future may be dropped at any time. A load that other callers wait for continues.";
     Method {
         name,
         inner: name,
@@ -362,8 +362,8 @@ fn write(
     does: &str,
     errors: &str,
 ) -> Method {
-    let cancel = "A write that has begun runs to its end even if the future is dropped; only the answer is lost. A future \
-                  that was never polled has begun nothing.";
+    let cancel = "A write that has begun runs to its end even if the future is dropped. Only its result is lost. A future \
+                  that was never polled has not begun.";
     Method {
         name,
         inner: name,

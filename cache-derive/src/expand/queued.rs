@@ -1,7 +1,7 @@
-//! The methods that only a repository with queued writes has, and those whose words differ there.
+//! The methods that only a repository with queued writes has, and those whose documentation differs there.
 //!
-//! A write is acknowledged when it stands in the queue. So there are no writes of many rows, which could not be all or none,
-//! and no transaction, which the queue is no part of.
+//! A write is acknowledged when it is queued. So there are no writes of many rows, which could not be all or none, and
+//! no transactions, because the queue is not part of a transaction.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -17,7 +17,7 @@ pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {
             row.clone(),
             &format!("Inserts a new `{name}` and returns it. {ACKNOWLEDGED}"),
             &format!(
-                "Fails with the kind `Duplicate` when there is such a row. {UNQUEUED} {UNKNOWN} {REFUSED}"
+                "Fails with the kind `Duplicate` if the row exists. {UNQUEUED} {UNKNOWN} {REFUSED}"
             ),
         ),
         write(
@@ -26,7 +26,7 @@ pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {
             row.clone(),
             &format!("Overwrites the `{name}` with the same id and returns it. {ACKNOWLEDGED}"),
             &format!(
-                "Fails with the kind `NotFound` when there is no such row. {UNQUEUED} {UNKNOWN} {REFUSED}"
+                "Fails with the kind `NotFound` if there is no such row. {UNQUEUED} {UNKNOWN} {REFUSED}"
             ),
         ),
         write(
@@ -34,8 +34,8 @@ pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {
             Parameter::Row,
             row.clone(),
             &format!(
-                "Inserts the `{name}`, or overwrites the one with the same id, and returns it. {ACKNOWLEDGED} Whether there is \
-                 such a row need not be known."
+                "Inserts the `{name}`, or overwrites the one with the same id. Returns it. {ACKNOWLEDGED} It does not need to \
+                 know whether the row exists."
             ),
             &format!("{UNQUEUED} {ASKED} {REFUSED}"),
         ),
@@ -45,31 +45,31 @@ pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {
             quote!(()),
             &format!("Deletes the `{name}` with this id. {ACKNOWLEDGED}"),
             &format!(
-                "Fails with the kind `NotFound` when there is no such row. {UNQUEUED} {UNKNOWN} {REFUSED}"
+                "Fails with the kind `NotFound` if there is no such row. {UNQUEUED} {UNKNOWN} {REFUSED}"
             ),
         ),
     ]
 }
 
-/// A change that no other write comes in between.
+/// Returns the method that changes a row without another write of the row in between.
 pub(super) fn modify(name: &str, row: &TokenStream) -> Method {
     write(
         "modify",
         Parameter::Change,
         row.clone(),
         &format!(
-            "Changes the `{name}` with this id and returns it: `change` is given the row as it is now, and no other write of \
-             the row comes in between. If one did, `change` is called again with the row that it left, so it should do nothing \
-             but change the row. {ACKNOWLEDGED}"
+            "Changes the `{name}` with this id and returns it. `change` gets the current row. If another write of the row comes \
+             in between, nothing is queued, and `change` is called again with the new row. So `change` should do nothing but \
+             change the row. {ACKNOWLEDGED}"
         ),
         &format!(
-            "Fails with the kind `NotFound` when there is no such row, and with the kind `Conversion` when `change` gives the \
-             row another id. {UNQUEUED} {UNKNOWN} {REFUSED}"
+            "Fails with the kind `NotFound` if there is no such row, and with the kind `Conversion` if `change` gives the row \
+             another id. {UNQUEUED} {UNKNOWN} {REFUSED}"
         ),
     )
 }
 
-/// What is done with the queue itself.
+/// Returns the methods that work on the queue itself.
 pub(super) fn queue(name: &str, private: &TokenStream) -> Vec<Method> {
     let method = |name, returns, does: &str, errors: &str, cancel: &str| Method {
         name,
@@ -82,42 +82,43 @@ pub(super) fn queue(name: &str, private: &TokenStream) -> Vec<Method> {
         method(
             "install",
             quote!(()),
-            "Creates the tables in which larder keeps the positions of queues and the writes that the database refused, if \
-             they are not there. The statements are in `larder::schema`, for programs that run them in a migration.",
-            "Fails when the database refuses to create them.",
-            "A future that is dropped before it ends may have created one of them; call it again.",
+            "Creates the tables of larder if they do not exist: the positions of queues, the dead letters, and the id of the \
+             database. To run the statements in a migration, see `larder::schema`.",
+            "Fails if the database cannot create the tables.",
+            "If the future is dropped before it ends, only some of the tables may exist. Call it again.",
         ),
         method(
             "start_flushing",
             quote!(#private::Flusher),
             &format!(
-                "Brings queued writes of `{name}` to the database from now on, in the background, until the `Flusher` that it \
-                 returns is shut down or dropped. Any number of processes may do so: one at a time works on a partition, and \
-                 when it ends another takes over. While the store or the database is away it starts all the same, and goes on \
-                 by itself when they are back."
+                "Flushes queued writes of `{name}` to the database in the background, until the returned `Flusher` is shut down \
+                 or dropped. Any number of processes may call it: one process at a time flushes a partition, and when it ends \
+                 another takes over. The tasks start even if the store or the database cannot be reached, and begin to flush \
+                 as soon as both are reachable."
             ),
-            "Fails with the kind `Configuration` when the queue cannot be kept as the entity asks, or the database has not the \
-             tables that `install` creates. What cannot be asked within a few seconds is logged when it is known.",
-            "A future that is dropped before it ends has started nothing.",
+            "Fails with the kind `Configuration` if the store does not keep the queue as safely as the entity's `durability` \
+             asks, if the database does not have the tables that `install` creates, or if writes are queued under another \
+             number of partitions. The call checks this for a few seconds. Mistakes that are found later are logged.",
+            "If the future is dropped before it ends, nothing was started.",
         ),
         method(
             "flush",
             quote!(()),
             &format!(
-                "Brings every write of `{name}` to the database that was acknowledged before the call, and returns when it is \
-                 there or a dead letter."
+                "Flushes every write of `{name}` that was acknowledged before the call. Returns when each of them is in the \
+                 database or a dead letter."
             ),
-            &format!("{QUEUE_OR_DATABASE} Nothing is lost then."),
-            "The future may be dropped at any time. What was not flushed stays queued.",
+            &format!("{QUEUE_OR_DATABASE} No write is lost: the remaining ones stay queued."),
+            "The future may be dropped at any time. Writes that were not flushed stay queued.",
         ),
         method(
             "pending",
             quote!(#private::Pending),
             &format!(
-                "How many acknowledged writes of `{name}` are not in the database yet, and how long the oldest has waited. While \
-                 the database is away the queue alone tells, and what has not left it counts."
+                "Returns how many acknowledged writes of `{name}` are not in the database yet, and how old the oldest is. While \
+                 the database does not answer, all writes in the queue count, even those that are in the database already."
             ),
-            "Fails with the kind `Store` when the queue cannot be reached, and with `Configuration`.",
+            "Fails with the kind `CacheUnavailable` if the queue cannot be reached, and with `Configuration`.",
             "The future may be dropped at any time.",
         ),
     ]
@@ -127,29 +128,27 @@ pub(super) fn queue(name: &str, private: &TokenStream) -> Vec<Method> {
 pub(super) fn dead_letters(name: &str, writes: Writes) -> Option<String> {
     writes.may_queue().then(|| {
         format!(
-            "The writes of `{name}` that were acknowledged and then refused by the database: to be listed, queued again, or \
-             discarded."
+            "Returns the dead letters of `{name}`: the writes that were acknowledged and later rejected by the database. They \
+             can be listed, queued again, or discarded."
         )
     })
 }
 
-const ACKNOWLEDGED: &str =
-    "It returns when the write stands in the queue; every reader sees it then.";
+const ACKNOWLEDGED: &str = "It returns when the write is queued. All readers see it from then on.";
 
-const UNQUEUED: &str = "Fails with the kind `Backpressure` when the queue is full and `on_full` is `refuse`, with `Store` when \
-                        it cannot be reached, with `OutcomeUnknown` when it did not answer and the write may be queued or not, \
-                        and with `Configuration` when it cannot be kept as the entity asks.";
+const UNQUEUED: &str = "Fails with these kinds: `Backpressure` if the queue is full and `on_full` is `refuse`, \
+                        `CacheUnavailable` if the store cannot be reached, `OutcomeUnknown` if the store did not reply, so the \
+                        write may or may not be queued, `TooLarge` if the row is larger than `max_row`, and `Configuration` if \
+                        the store does not keep the queue as safely as the entity's `durability` asks.";
 
-const ASKED: &str = "The database is asked, and may fail, when the queue is new or full.";
+const ASKED: &str = "The database is queried, and may fail, if the queue is new or full.";
 
-const UNKNOWN: &str = "The database is asked, and may fail, when the queue is new or full, and when the cache does not know \
-                       whether there is such a row.";
+const UNKNOWN: &str = "The database is queried, and may fail, if the queue is new or full, and if the cache does not know \
+                       whether the row exists.";
 
-const REFUSED: &str =
-    "What the database refuses later is no error of this call; it becomes a dead letter.";
+const REFUSED: &str = "A write that the database rejects later is not an error of this call. It becomes a dead letter.";
 
-const QUEUE_OR_DATABASE: &str =
-    "Fails with the kind `Store` when the queue cannot be reached, and when the database fails.";
+const QUEUE_OR_DATABASE: &str = "Fails with the kind `CacheUnavailable` if the queue cannot be reached, and if the database fails.";
 
 fn write(
     name: &'static str,
@@ -158,7 +157,7 @@ fn write(
     does: &str,
     errors: &str,
 ) -> Method {
-    let cancel = "A future that is dropped before it ends may have queued the write or not.";
+    let cancel = "If the future is dropped before it ends, the write may or may not be queued.";
     Method {
         name,
         inner: name,

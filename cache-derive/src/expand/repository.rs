@@ -105,7 +105,7 @@ impl<'a> Repository<'a> {
                 "The cached rows of [`{}`], read and written through one database pool.",
                 entity.unraw()
             ),
-            "Clones are cheap and share the cache and the pool.".to_owned(),
+            "Cloning is cheap. Clones share the cache and the pool.".to_owned(),
         ]
         .join("\n\n");
         quote! {
@@ -160,17 +160,17 @@ impl<'a> Repository<'a> {
             quote!(const { ::core::assert!(#private::fits::<#entity, DB>(), #message) };)
         });
         let docs = [
-            format!("The repository that keeps rows of `{name}` in `cache` and reads and writes them through `pool`."),
+            format!("Returns the repository that caches rows of `{name}` in `cache` and reads and writes them through `pool`."),
             "# Panics".to_owned(),
-            "Panics when the options of the entity and those of the cache contradict each other, so that the mistake is \
-             found at start-up. `try_repository` returns it instead."
+            "Panics if the entity, the cache and the database cannot work together, so that the mistake is found at start-up. \
+             `try_repository` returns it as an error instead."
                 .to_owned(),
         ]
         .join("\n\n");
         let try_docs = [
-            format!("The repository of `{name}`, as `repository` makes it, for programs that must not panic."),
+            format!("As `repository` of `{name}`, but returns an error instead of panicking."),
             "# Errors".to_owned(),
-            "Fails when the options of the entity and those of the cache contradict each other.".to_owned(),
+            "Fails with the kind `Configuration` if the entity, the cache and the database cannot work together.".to_owned(),
         ]
         .join("\n\n");
         quote! {
@@ -212,19 +212,19 @@ impl<'a> Repository<'a> {
                 #within
                 #dead_letters
 
-                /// What the cache has done for this entity since the repository was made.
+                /// Returns the counters of this entity since the repository was created.
                 #[must_use]
                 pub fn stats(&self) -> #private::Stats {
                     self.inner.stats()
                 }
 
-                /// The pool that rows are read and written through.
+                /// Returns the pool that rows are read and written through.
                 #[must_use]
                 pub fn pool(&self) -> &#private::Pool<DB> {
                     self.inner.pool()
                 }
 
-                /// The repository of the runtime, for code that is generic over the entity.
+                /// Returns the repository of the runtime, for code that is generic over the entity.
                 #[must_use]
                 pub fn inner(&self) -> &#private::Repository<#entity, DB> {
                     &self.inner

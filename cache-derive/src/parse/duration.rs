@@ -14,7 +14,7 @@ const UNITS: &[(&str, u64)] = &[
 ];
 
 /// The longest duration: far above any sensible one, far below what Redis and Lua count exactly.
-const LONGEST: u64 = 100 * 365 * UNITS[0].1;
+const MAX: u64 = 100 * 365 * UNITS[0].1;
 
 /// The duration in whole milliseconds, above zero.
 ///
@@ -69,7 +69,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
             .and_then(|number| number.checked_mul(length));
         total = length_of_step
             .and_then(|length| total.checked_add(length))
-            .filter(|total| *total <= LONGEST)
+            .filter(|total| *total <= MAX)
             .ok_or_else(|| format!("`{text}` is longer than 100 years"))?;
         (smallest, rest) = (length, after);
     }

@@ -447,7 +447,7 @@ fn options_of_a_queue_need_one() {
     let keys = [
         "partitions = 8",
         "max_pending = 1000",
-        r#"on_full = "sync""#,
+        r#"on_full = "flush""#,
         r#"durability = "memory""#,
         "batch = 10",
         r#"linger = "0ms""#,

@@ -275,7 +275,7 @@ fn policy_names_only_what_was_named() {
         ),
         (
             "half a queue",
-            r#", strategy = "write_behind", on_full = "sync", durability = "fsync", linger = "1s""#,
+            r#", strategy = "write_behind", on_full = "flush", durability = "fsync", linger = "1s""#,
         ),
         (
             "everything",

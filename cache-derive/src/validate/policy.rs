@@ -15,7 +15,7 @@ const DEFAULT_LEASE_TTL: u64 = 5_000;
 const DEFAULT_LEASE_WAIT: u64 = 100;
 /// The shortest life of an intent: a round trip, a statement and the pauses of a busy machine must fit in, and so must the
 /// deadline that a commit is given, which MySQL counts in whole seconds.
-const SHORTEST_INTENT_TTL: u64 = 2_000;
+const MIN_INTENT_TTL: u64 = 2_000;
 
 /// Judges the options, except those of a queue; those that could not be read are left out.
 pub(super) fn check(errors: &mut Errors, settings: &Settings) -> Policy {
@@ -94,7 +94,7 @@ fn check_intent(errors: &mut Errors, settings: &Settings) {
         return;
     };
     if let Value::Duration(milliseconds) = setting.value
-        && milliseconds < SHORTEST_INTENT_TTL
+        && milliseconds < MIN_INTENT_TTL
     {
         let help = help(Place::Intent, "ttl");
         let message = format!(

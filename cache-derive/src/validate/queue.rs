@@ -125,8 +125,8 @@ fn check_on_outage(errors: &mut Errors, settings: &Settings) {
         return;
     }
     let message = format!(
-        "`on_outage` has no effect with {STRATEGY}, whose queue is in the store: a write fails with the kind `Store` when \
-         that is away\n\
+        "`on_outage` has no effect with {STRATEGY}, whose queue is in the store: a write fails with the kind `CacheUnavailable` when \
+         the store cannot be reached\n\
          help: remove `on_outage`, or use `strategy = \"write_through\"`"
     );
     errors.report(&setting.name, message);

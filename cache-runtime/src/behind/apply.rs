@@ -5,7 +5,7 @@
 //!
 //! 1. The plain way: move the position by compare-and-set, delete, insert or change; of several images of a row only the
 //!    last one (`coalesce`). Its first statement locks the position, so that flushers of one partition wait for each other.
-//! 2. If the database refuses a row (`refusal`), the careful way: the same transaction anew, but one part of the batch after
+//! 2. If the database refuses a row (`row_error`), the careful way: the same transaction anew, but one part of the batch after
 //!    the other, each behind a savepoint. After a refusal parts are smaller, until the write that is refused stands alone; it
 //!    becomes a dead letter in the same transaction (`letters`). After some that were taken they grow again (`Pace`). When a
 //!    transaction has taken its share of statements, what was decided is committed, and the rest has another one.
@@ -33,7 +33,7 @@ use crate::{
         held::Held,
         letters::{self, Found, Letter},
         offsets,
-        refusal::{self, Given},
+        row_error::{self, WrittenColumns},
     },
     database::{
         self, Database, backend::Backend, column::Role, dialect::Dialect, entity::Entity,
@@ -41,16 +41,12 @@ use crate::{
     },
 };
 
-/// What a test may see of a flush, and leave out.
+/// What happens inside the transactions of a flush, and how long they get.
 pub struct Hooks<'a> {
     /// Runs in each transaction before it commits.
     pub in_transaction: &'a (dyn Fn() + Send + Sync),
-    /// Whether the position is compared; without it a batch is applied by each flusher that has it.
-    pub compares_position: bool,
-    /// Whether the last image of a row wins; without it the first one does.
-    pub keeps_order: bool,
-    /// After how many statements a transaction of the careful way is committed.
-    pub most_statements: u64,
+    /// After how many statements a transaction that splits its batch is committed.
+    pub max_statements: u64,
 }
 
 /// What a flush did.
@@ -120,7 +116,7 @@ impl<DB: Backend> DerefMut for Flushed<DB> {
 
 /// Why a batch was not applied.
 #[derive(Debug)]
-pub enum Unapplied {
+pub enum ApplyError {
     /// The position is another one: a second flusher was faster, or the incarnation has been closed or opened. Nothing was
     /// applied.
     Overtaken,
@@ -132,24 +128,24 @@ pub enum Unapplied {
 }
 
 /// Why a transaction was not committed.
-enum Stop {
-    Unapplied(Unapplied),
+enum TxError {
+    ApplyError(ApplyError),
     /// The database refused a row.
     Refused(String),
 }
 
 /// How a transaction treats its writes.
-enum Way<'r> {
+enum ApplyMode<'r> {
     /// All at once.
-    Plain,
+    Bulk,
     /// Part by part, behind savepoints, until its share of statements is used up.
-    Careful(&'r mut Pace),
+    Bisect(&'r mut Pace),
     /// Not at all: they become dead letters, because of this.
-    Dead(&'r str),
+    DeadLetter(&'r str),
 }
 
 /// How many statements a transaction of the careful way may have, about: it holds the position and its rows while others wait.
-pub(crate) const MOST_STATEMENTS: u64 = 256;
+pub(crate) const MAX_STATEMENTS: u64 = 256;
 
 /// Why the writes of a closed incarnation die.
 const TOO_LATE: &str = "the queue was closed before this write was read from it: the store had been away, or had lost its memory, and came \
@@ -162,9 +158,7 @@ impl Default for Hooks<'_> {
     fn default() -> Self {
         Self {
             in_transaction: &|| (),
-            compares_position: true,
-            keeps_order: true,
-            most_statements: MOST_STATEMENTS,
+            max_statements: MAX_STATEMENTS,
         }
     }
 }
@@ -195,25 +189,25 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         &self,
         batch: &Batch<'_, E>,
         hooks: &Hooks<'_>,
-    ) -> Result<Flushed<DB>, Unapplied> {
+    ) -> Result<Flushed<DB>, ApplyError> {
         let flush = Flush {
             database: self,
             hooks,
         };
         let mut applied = Flushed::nothing(batch.from, 0);
-        let mut done = flush.transact(batch, Way::Plain, &mut applied).await;
-        if let Err(Stop::Refused(_)) = done {
+        let mut done = flush.transact(batch, ApplyMode::Bulk, &mut applied).await;
+        if let Err(TxError::Refused(_)) = done {
             done = flush.apply_carefully(batch, &mut applied).await;
         }
-        if let Err(Stop::Refused(_)) = done {
+        if let Err(TxError::Refused(_)) = done {
             done = flush.apply_in_parts(batch, &mut applied).await;
         }
         match done {
             Ok(()) => Ok(applied),
             // What is left is met again by whoever goes on from there.
             Err(_) if applied.to > batch.from => Ok(applied),
-            Err(Stop::Unapplied(unapplied)) => Err(unapplied),
-            Err(Stop::Refused(error)) => Err(Unapplied::Failed(sqlx::Error::Protocol(error))),
+            Err(TxError::ApplyError(unapplied)) => Err(unapplied),
+            Err(TxError::Refused(error)) => Err(ApplyError::Failed(sqlx::Error::Protocol(error))),
         }
     }
 }
@@ -229,12 +223,12 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         &self,
         batch: &Batch<'_, E>,
         applied: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         // The whole has been refused.
         let mut pace = Pace::after_refusal_of(batch.writes.len());
         while applied.to < batch.to {
             let rest = batch.between(applied.to, batch.to);
-            self.transact(&rest, Way::Careful(&mut pace), applied)
+            self.transact(&rest, ApplyMode::Bisect(&mut pace), applied)
                 .await?;
         }
         Ok(())
@@ -245,18 +239,19 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         &self,
         batch: &Batch<'_, E>,
         applied: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         let left = batch.between(applied.to, batch.to).writes.len();
         let mut pace = Pace::after_refusal_of(left);
         while applied.to < batch.to {
             let rest = batch.between(applied.to, batch.to);
             let part = rest.of_the_first(pace.size);
-            match self.transact(&part, Way::Plain, applied).await {
-                Err(Stop::Refused(error)) if part.writes.len() <= 1 => {
-                    self.transact(&part, Way::Dead(&error), applied).await?;
+            match self.transact(&part, ApplyMode::Bulk, applied).await {
+                Err(TxError::Refused(error)) if part.writes.len() <= 1 => {
+                    self.transact(&part, ApplyMode::DeadLetter(&error), applied)
+                        .await?;
                     pace.refused();
                 }
-                Err(Stop::Refused(_)) => pace.refused(),
+                Err(TxError::Refused(_)) => pace.refused(),
                 done => {
                     done?;
                     pace.taken();
@@ -270,15 +265,15 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     async fn transact(
         &self,
         batch: &Batch<'_, E>,
-        way: Way<'_>,
+        way: ApplyMode<'_>,
         applied: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         let bounds = DB::DIALECT.flush();
         let mut done = Flushed::nothing(batch.to, batch.lost);
         let begin = SqlStr::from_static(bounds.begin);
         let open = OpenTransaction::begin(&self.database.pool, Some(begin), None, bounds.reset);
         let open = open.await;
-        let mut open = open.map_err(Stop::failed)?;
+        let mut open = open.map_err(TxError::failed)?;
         done.statements += 2;
         open.statements().begin();
         let written = self.run(open.connection(), batch, way, &mut done).await;
@@ -287,7 +282,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             Ok(()) => open.commit().await.map_err(|error| self.stop(error)),
             Err(stop) => {
                 // A refusal may have ended the transaction.
-                database::reopen::<DB>(open.connection(), 0).await;
+                database::restart_if_rolled_back::<DB>(open.connection(), 0).await;
                 if let Err(error) = open.rollback().await {
                     tracing::debug!(%error, "a flush could not be rolled back; the database has done it, or its connection is lost");
                 }
@@ -315,9 +310,9 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         &self,
         connection: &mut DB::Connection,
         batch: &Batch<'_, E>,
-        way: Way<'_>,
+        way: ApplyMode<'_>,
         done: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         done.statements += 1;
         let moved = offsets::advance::<DB>(
             connection,
@@ -325,25 +320,24 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             batch.from,
             batch.to,
             batch.lost,
-            batch.buried,
-            self.hooks.compares_position,
+            batch.lost_counted_to,
         );
-        if !moved.await.map_err(Stop::failed)? {
-            return Err(Stop::Unapplied(Unapplied::Overtaken));
+        if !moved.await.map_err(TxError::failed)? {
+            return Err(TxError::ApplyError(ApplyError::Overtaken));
         }
         let mut readable = Vec::with_capacity(batch.writes.len());
         let mut dead = Vec::new();
         for write in batch.writes {
             match (&way, &write.image) {
-                (Way::Dead(reason), _) => dead.push((write, (*reason).to_owned())),
-                _ if batch.buried.is_some() => dead.push((write, TOO_LATE.to_owned())),
+                (ApplyMode::DeadLetter(reason), _) => dead.push((write, (*reason).to_owned())),
+                _ if batch.lost_counted_to.is_some() => dead.push((write, TOO_LATE.to_owned())),
                 (_, Image::Unreadable { reason, .. }) => {
                     dead.push((write, format!("it cannot be read: {reason}")));
                 }
                 (_, Image::Row(_) | Image::Deletion(_)) => readable.push(write),
             }
         }
-        if let Way::Careful(pace) = way {
+        if let ApplyMode::Bisect(pace) = way {
             let parts = self.write_carefully(connection, batch, &readable, pace, done);
             let (refused, cut) = parts.await?;
             dead.extend(refused);
@@ -356,7 +350,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                     (batch.to, to),
                     batch.lost - decided.lost,
                 );
-                shortened.await.map_err(Stop::failed)?;
+                shortened.await.map_err(TxError::failed)?;
                 (done.to, done.lost) = (to, decided.lost);
                 dead.retain(|(write, _)| write.number <= to);
             }
@@ -366,7 +360,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                 .await?;
         }
         self.read_back(connection, batch, done).await?;
-        self.bury(connection, batch, dead, done).await?;
+        self.count_loss(connection, batch, dead, done).await?;
         (self.hooks.in_transaction)();
         Ok(())
     }
@@ -377,7 +371,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         connection: &mut DB::Connection,
         batch: &Batch<'_, E>,
         done: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         let numbers = std::mem::take(&mut done.unread);
         let written = numbers.iter().filter_map(|number| {
             let at = batch
@@ -388,7 +382,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         let ids: Vec<_> = written.collect();
         if !ids.is_empty() {
             let read = self.database.select_ids(connection, &ids).await;
-            let read = read.map_err(Stop::failed)?;
+            let read = read.map_err(TxError::failed)?;
             done.statements += read.sent.statements;
             let rows = read.rows;
             done.held.push(Held { numbers, rows });
@@ -397,13 +391,13 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     }
 
     /// Puts writes aside as dead letters.
-    async fn bury(
+    async fn count_loss(
         &self,
         connection: &mut DB::Connection,
         batch: &Batch<'_, E>,
         dead: Vec<(&Queued<E>, String)>,
         done: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         let decided = batch.between(batch.from, done.to);
         let found = self.found(connection, &decided, &dead, done).await?;
         let letters: Vec<_> = dead
@@ -414,10 +408,10 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         // A letter that is refused is no row of the user's.
         let inserted = letters::insert::<DB>(connection, batch.place, &letters, batch.now_ms).await;
         done.statements += inserted.map_err(|error| {
-            Stop::Unapplied(if tables::is_missing_column(&error) {
-                Unapplied::Outdated(error)
+            TxError::ApplyError(if tables::is_missing_column(&error) {
+                ApplyError::Outdated(error)
             } else {
-                Unapplied::Failed(error)
+                ApplyError::Failed(error)
             })
         })?;
         done.dead = dead
@@ -437,8 +431,8 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         decided: &Batch<'_, E>,
         dead: &[(&Queued<E>, String)],
         done: &mut Flushed<DB>,
-    ) -> Result<Vec<Found>, Stop> {
-        if dead.is_empty() || decided.buried.is_some() {
+    ) -> Result<Vec<Found>, TxError> {
+        if dead.is_empty() || decided.lost_counted_to.is_some() {
             // Writes that came too late: what followed them may be in the table already.
             return Ok(dead.iter().map(|_| Found::Unknown).collect());
         }
@@ -485,7 +479,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         connection: &mut DB::Connection,
         ids: &[E::Id],
         done: &mut Flushed<DB>,
-    ) -> Result<Vec<DB::Row>, Stop> {
+    ) -> Result<Vec<DB::Row>, TxError> {
         self.control(connection, LOOK, done).await?;
         let mut rows = Vec::new();
         // Each by itself, if not all can be looked for together.
@@ -499,7 +493,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                     }
                 }
                 Err(error) => match self.stop(error) {
-                    Stop::Refused(_) => self.control(connection, UNDO_LOOK, done).await?,
+                    TxError::Refused(_) => self.control(connection, UNDO_LOOK, done).await?,
                     stop => return Err(stop),
                 },
             }
@@ -516,7 +510,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         writes: &[&'w Queued<E>],
         pace: &mut Pace,
         done: &mut Flushed<DB>,
-    ) -> Result<(Vec<(&'w Queued<E>, String)>, Option<u64>), Stop> {
+    ) -> Result<(Vec<(&'w Queued<E>, String)>, Option<u64>), TxError> {
         let mut dead = Vec::new();
         let mut rest = writes;
         self.control(connection, DB::DIALECT.careful(), done)
@@ -533,7 +527,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                         self.control(connection, NEXT_PART, done).await?;
                     }
                 }
-                Err(Stop::Refused(error)) => {
+                Err(TxError::Refused(error)) => {
                     self.control(connection, UNDO_PART, done).await?;
                     done.rows = rows;
                     done.changed.truncate(changed);
@@ -548,7 +542,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
                 Err(stop) => return Err(stop),
             }
             let decided = writes.len() - rest.len();
-            if done.statements >= self.hooks.most_statements && decided > 0 && !rest.is_empty() {
+            if done.statements >= self.hooks.max_statements && decided > 0 && !rest.is_empty() {
                 return Ok((dead, Some(writes[decided - 1].number)));
             }
         }
@@ -561,12 +555,12 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         connection: &mut DB::Connection,
         statement: &'static str,
         done: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), TxError> {
         done.statements += 1;
         let run = DB::run(connection, SqlStr::from_static(statement)).await;
         run.map_err(|error| match error {
-            sqlx::Error::Database(_) => Stop::Refused(error.to_string()),
-            _ => Stop::failed(error),
+            sqlx::Error::Database(_) => TxError::Refused(error.to_string()),
+            _ => TxError::failed(error),
         })
     }
 
@@ -577,8 +571,8 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         compares: bool,
         writes: &[&Queued<E>],
         done: &mut Flushed<DB>,
-    ) -> Result<(), Stop> {
-        let effects = coalesce(writes, self.hooks.keeps_order);
+    ) -> Result<(), TxError> {
+        let effects = coalesce(writes);
         let (deletions, deleted): (Vec<_>, Vec<_>) = effects.deleted.into_iter().unzip();
         let (saves, saved): (Vec<_>, Vec<_>) = effects.saved.into_iter().unzip();
         if !deleted.is_empty() {
@@ -598,7 +592,7 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
             done.statements += sent.statements;
             done.rows += sent.rows;
             if sent.rows < saved.len() as u64 {
-                return Err(Stop::Refused(NOT_THERE.to_owned()));
+                return Err(TxError::Refused(NOT_THERE.to_owned()));
             }
             if upserted.is_unread {
                 done.unread.extend(saves);
@@ -613,29 +607,29 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
     }
 
     /// What an error of a statement on the user's rows means.
-    fn stop(&self, error: sqlx::Error) -> Stop {
+    fn stop(&self, error: sqlx::Error) -> TxError {
         let columns = self.database.columns.iter();
-        let given = Given {
+        let given = WrittenColumns {
             table: E::SPEC.table,
             columns: columns
                 .filter(|column| column.role != Role::Generated)
                 .map(|column| column.name)
                 .collect(),
         };
-        if refusal::is_about_a_row(&error, &given) {
-            Stop::Refused(match error.as_database_error() {
-                Some(refusal) => refusal.message().to_owned(),
+        if row_error::is_about_a_row(&error, &given) {
+            TxError::Refused(match error.as_database_error() {
+                Some(row_error) => row_error.message().to_owned(),
                 None => error.to_string(),
             })
         } else {
-            Stop::failed(error)
+            TxError::failed(error)
         }
     }
 }
 
-impl Stop {
+impl TxError {
     fn failed(error: sqlx::Error) -> Self {
-        Self::Unapplied(Unapplied::Failed(error))
+        Self::ApplyError(ApplyError::Failed(error))
     }
 }
 
@@ -644,7 +638,7 @@ impl<'a, E: Entity> Batch<'a, E> {
     fn between(&self, from: u64, to: u64) -> Self {
         let first = self.writes.partition_point(|write| write.number <= from);
         let end = self.writes.partition_point(|write| write.number <= to);
-        let counted = from.max(self.buried.unwrap_or(0));
+        let counted = from.max(self.lost_counted_to.unwrap_or(0));
         let numbers = self.writes[first..end].iter();
         let found = numbers.filter(|write| write.number > counted).count() as u64;
         let lost = to.saturating_sub(counted).saturating_sub(found);
@@ -710,13 +704,13 @@ struct Effects<'a, E: Entity> {
     saved: Vec<(u64, &'a E)>,
 }
 
-/// What writes make of the table, if of each row the last image wins, or the first.
-fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects<'a, E> {
+/// What writes make of the table: of each row the last image wins.
+fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>]) -> Effects<'a, E> {
     let mut effects: Effects<'a, E> = Effects {
         deleted: Vec::new(),
         saved: Vec::new(),
     };
-    for write in winners(writes, |write| write.key.as_bytes(), last_wins) {
+    for write in last_write_per_row(writes, |write| write.key.as_bytes()) {
         match &write.image {
             Image::Row(row) => effects.saved.push((write.number, row)),
             Image::Deletion(id) => effects.deleted.push((write.number, id.clone())),
@@ -726,21 +720,19 @@ fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>], last_wins: bool) -> Effects
     effects
 }
 
-/// The last write of each key, or the first, shorter keys before longer ones and otherwise in the order of their bytes, which
+/// The last write of each key, shorter keys before longer ones and otherwise in the order of their bytes, which
 /// is that of numbers: two transactions that lock the same rows lock them in one order, and rows that stand together in the
 /// table are written together.
-fn winners<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8], last_wins: bool) -> Vec<&'a T> {
-    let mut winners = writes.to_vec();
-    if last_wins {
-        winners.reverse();
-    }
+fn last_write_per_row<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8]) -> Vec<&'a T> {
+    let mut last_write_per_row = writes.to_vec();
+    last_write_per_row.reverse();
     // Stable, so that the winner of a key stays the first of it, and the first is what is kept.
-    winners.sort_by(|one, other| {
+    last_write_per_row.sort_by(|one, other| {
         let (one, other) = (key(one), key(other));
         one.len().cmp(&other.len()).then_with(|| one.cmp(other))
     });
-    winners.dedup_by(|one, other| key(one) == key(other));
-    winners
+    last_write_per_row.dedup_by(|one, other| key(one) == key(other));
+    last_write_per_row
 }
 
 /// Keeps what was done behind the savepoint, and begins another one.
@@ -796,14 +788,14 @@ impl Dialect {
 mod tests {
     use super::*;
 
-    fn won(keys: &str, last_wins: bool) -> Vec<(char, usize)> {
+    fn won(keys: &str) -> Vec<(char, usize)> {
         let writes: Vec<_> = (0..)
             .zip(keys.bytes())
             .map(|(at, key)| (at, [key]))
             .collect();
         let writes: Vec<&(usize, [u8; 1])> = writes.iter().collect();
-        let winners = winners(&writes, |(_, key)| key, last_wins);
-        winners
+        let last_write_per_row = last_write_per_row(&writes, |(_, key)| key);
+        last_write_per_row
             .iter()
             .map(|(at, [key])| (char::from(*key), *at))
             .collect()
@@ -811,21 +803,16 @@ mod tests {
 
     #[test]
     fn the_last_write_of_each_key_wins_in_the_order_of_the_keys() {
-        assert_eq!(won("bacab", true), [('a', 3), ('b', 4), ('c', 2)]);
-        assert_eq!(won("", true), []);
+        assert_eq!(won("bacab"), [('a', 3), ('b', 4), ('c', 2)]);
+        assert_eq!(won(""), []);
     }
 
     #[test]
     fn numbers_are_written_in_their_order() {
         let keys = ["i:10", "i:9", "i:100"];
         let keys: Vec<&&str> = keys.iter().collect();
-        let winners = winners(&keys, |key| key.as_bytes(), true);
-        assert_eq!(winners, [&"i:9", &"i:10", &"i:100"]);
-    }
-
-    #[test]
-    fn without_the_order_of_the_queue_the_first_write_wins() {
-        assert_eq!(won("bacab", false), [('a', 1), ('b', 0), ('c', 2)]);
+        let last_write_per_row = last_write_per_row(&keys, |key| key.as_bytes());
+        assert_eq!(last_write_per_row, [&"i:9", &"i:10", &"i:100"]);
     }
 
     /// How many tries it takes until all writes are decided, of which every n-th is refused.

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::{behind::offsets::Place, database::entity::Entity, policy::Codec, protocol::key::Key};
+use crate::{
+    behind::offsets::QueueIncarnation, database::entity::Entity, policy::Codec, protocol::key::Key,
+};
 
 /// One write taken from a queue.
 #[derive(Clone)]
@@ -53,7 +55,7 @@ impl<E: Entity> Queued<E> {
 /// What a flush applies.
 pub struct Batch<'a, E: Entity> {
     /// The incarnation of the queue.
-    pub place: &'a Place,
+    pub place: &'a QueueIncarnation,
     /// The position it is expected at.
     pub from: u64,
     /// The position it is moved to.
@@ -64,7 +66,7 @@ pub struct Batch<'a, E: Entity> {
     pub lost: u64,
     /// Up to which number the loss of a closed incarnation has been counted. Its writes come too late, and all of them become
     /// dead letters.
-    pub buried: Option<u64>,
+    pub lost_counted_to: Option<u64>,
     /// Whether its rows are compared with what the database makes of them.
     pub compares: bool,
     /// The codec that dead letters are written with.

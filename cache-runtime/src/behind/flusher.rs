@@ -1,15 +1,14 @@
-//! When queues are flushed: the tasks in the background, the barrier, and the end.
+//! When queues are flushed: the background tasks, the `flush` barrier, and the shutdown.
 //!
-//! 1. One task per partition takes steps (`flush`): at once while batches are full, after the linger while there is
-//!    something, and otherwise when it is woken by a put to an empty queue, or after a pause.
-//! 2. A task whose partition is claimed by another process looks again from time to time, so that a partition whose flusher
-//!    has died is taken over when its claim ends.
-//! 3. When the database or the store fails, a task waits longer and longer, by chance (full jitter: Brooker, "Exponential
-//!    Backoff And Jitter", AWS Architecture Blog 2015), and goes on in the same order.
+//! 1. One task per partition takes steps (`flush`). While batches are full it takes the next step immediately, and
+//!    after a smaller batch it waits for the linger. On an empty queue it waits until a put wakes it, or for a pause.
+//! 2. A task whose partition is claimed by another process checks again from time to time. It takes over the partition
+//!    when the claim of a crashed flusher ends.
+//! 3. When the database or the store fails, a task retries with exponential backoff and full jitter (Brooker,
+//!    "Exponential Backoff And Jitter", AWS Architecture Blog 2015). It continues in the same order.
+//! 4. A database or store that is unreachable when flushing starts is a failure like any other: the tasks retry.
 //!
-//! 4. What is not there when flushing starts (the database, the store) is a failure like any other: the tasks wait for it.
-//!
-//! Invariant: a task can be stopped between any two awaits, and loses nothing.
+//! Invariant: a task can be stopped at any await, and loses nothing.
 
 use std::{
     fmt,
@@ -25,17 +24,17 @@ use tracing::Instrument;
 
 use crate::{
     behind::{
-        flush::{CLAIM_MS, NOTHING, Stepped, Turn},
+        flush::{CLAIM_MS, FlushMode, StepResult},
         offsets::{self, OpenIncarnation},
-        queue::Lane,
+        queue::Partition,
     },
     clock::Deadline,
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
     protocol::{
-        mark::Mark,
-        token::{Token, random_share},
+        queue_position::QueuePosition,
+        token::{Token, random_fraction_of},
     },
     store::{
         Store,
@@ -43,19 +42,19 @@ use crate::{
     },
 };
 
-/// How long an idle task waits for a put that nobody told it about.
+/// How long an idle task waits before it checks for puts whose wake-up it did not receive.
 const IDLE: Duration = Duration::from_secs(1);
 /// The bounds of the pause after a failure.
-const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// How long a start waits to hear of mistakes in the configuration.
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// How long `start_flushing` checks for mistakes in the configuration.
 const ASKED: Duration = Duration::from_secs(5);
-/// How long the database may take to tell how far queues were applied, before the store alone tells what waits.
+/// How long `pending` waits for the positions in the database, before it counts by the store alone.
 const ANSWERS: Duration = Duration::from_secs(1);
-/// How often a barrier is tried again after a deadlock or another failure that passes.
-const MOST_FAILURES: u32 = 5;
+/// How often `flush` retries a partition after a deadlock or another transient failure.
+const MAX_FAILURES: u32 = 5;
 
-/// The background tasks that flush the queue of one repository. Dropped, it stops them; what is queued stays queued.
+/// The background tasks that flush the queue of one repository. Dropping it stops them. Queued writes stay queued.
 #[must_use = "the tasks stop when this is dropped"]
 pub struct Flusher {
     tasks: Vec<JoinHandle<()>>,
@@ -64,13 +63,13 @@ pub struct Flusher {
 
 type Draining = std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// How much waits in a queue.
+/// The pending writes of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pending {
     /// How many acknowledged writes are not in the database yet.
     pub count: u64,
-    /// How long the oldest of them has waited, by the store's clock.
+    /// How long the oldest of them has been queued, by the store's clock.
     pub oldest: Option<Duration>,
 }
 
@@ -89,13 +88,16 @@ impl Drop for Flusher {
 }
 
 impl Flusher {
-    /// Flushes what is queued and stops the tasks. What fails is tried again until it works or `deadline` has passed.
+    /// Flushes the queued writes and stops the tasks. A flush that fails is retried until it succeeds or `deadline` has
+    /// passed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] at once. When `deadline` has passed before everything was flushed, the last error of the
-    /// database or the store, or [`ErrorKind::Aborted`] if there was none. The tasks are stopped in any case; what is left in
-    /// the queue is flushed by another process, or by the next one.
+    /// [`ErrorKind::Configuration`] is returned without a retry. If `deadline` passes before all writes are flushed,
+    /// the last error of the database or the store, or [`ErrorKind::DeadlineExceeded`] if there was none.
+    ///
+    /// The tasks are stopped in any case. The remaining writes stay queued until another process flushes, or this one
+    /// starts to flush again.
     ///
     /// # Cancel safety
     ///
@@ -117,9 +119,10 @@ impl Flusher {
         }
         Err(last.unwrap_or_else(|| {
             Error::new(
-                ErrorKind::Aborted,
+                ErrorKind::DeadlineExceeded,
                 format!(
-                    "the queue was not empty after {deadline:?}; what is left in it will be flushed by whoever flushes next"
+                    "failed to flush the queue within {deadline:?}; the remaining writes stay queued: start flushing again to \
+                     flush them"
                 ),
             )
         }))
@@ -132,19 +135,19 @@ impl Flusher {
     }
 }
 
-/// How long it is waited after failures: longer and longer, by chance.
+/// The pauses after failures: exponential, with full jitter.
 struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self(SHORTEST_BACKOFF)
+        Self(MIN_BACKOFF)
     }
 }
 
 impl Backoff {
     async fn pause(&mut self) {
-        let pause = self.0.mul_f64(by_chance());
-        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
+        let pause = self.0.mul_f64(random_fraction());
+        self.0 = (self.0 * 2).min(MAX_BACKOFF);
         tokio::time::sleep(pause).await;
     }
 }
@@ -161,9 +164,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         self.warn_of_loss(queue);
         let failing = Arc::new(Failing::default());
-        let lanes = 0..queue.lanes.len();
-        let tasks = lanes.map(|lane| {
-            let task = run(Arc::clone(self), lane, Arc::clone(&failing));
+        let partitions = 0..queue.partitions.len();
+        let tasks = partitions.map(|partition| {
+            let task = run(Arc::clone(self), partition, Arc::clone(&failing));
             tokio::spawn(task.in_current_span())
         });
         let drained = Arc::clone(self);
@@ -180,16 +183,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         })
     }
 
-    /// Brings every write to the database that was acknowledged before this call.
+    /// Flushes every write that was acknowledged before this call.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
         self.bind_for_queue("flush").await?;
-        let lanes = self.queue().lanes.iter();
-        let flushed = lanes.map(|lane| self.flush_lane(lane));
+        let partitions = self.queue().partitions.iter();
+        let flushed = partitions.map(|partition| self.flush_partition(partition));
         let flushed = futures_util::future::join_all(flushed).await;
         flushed.into_iter().collect()
     }
 
-    /// How many acknowledged writes wait, and for how long.
+    /// Returns how many acknowledged writes are pending, and how old the oldest is.
     pub(crate) async fn pending(&self) -> Result<Pending, Error> {
         let queue = self.queue();
         self.bind_now().await?;
@@ -201,18 +204,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             None => self.logged(queue).await?,
         };
         let mut pending = Pending::default();
-        for (part, at) in open {
-            let Some(lane) = queue.lanes.get(usize::from(part)) else {
+        for (partition, at) in open {
+            let Some(partition) = queue.partitions.get(usize::from(partition)) else {
                 continue;
             };
-            let fetch = Fetch {
-                incarnation: at.incarnation,
-                after: at.position,
-                count: 1,
-                claim_ms: 0,
-                is_first: false,
-            };
-            let fetched = self.fetch(lane, fetch).await?;
+            let fetch = Fetch::read(at.incarnation, at.position, 1);
+            let fetched = self.fetch(partition, fetch).await?;
             let first = fetched.writes.first();
             pending.count += fetched.log_last.saturating_sub(at.position);
             let oldest = first.map(|write| {
@@ -224,136 +221,138 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(pending)
     }
 
-    /// Says what a crash takes, where the entity has not said so itself.
+    /// Warns that a crash loses queued writes, if the entity has no journal on an in-process store.
     fn warn_of_loss(&self, queue: &super::Queue) {
-        let keeps_rows = self.cache.store.keeps() == crate::store::Keeps::Rows;
+        let keeps_rows = self.cache.store.keeps() == crate::store::Representation::Rows;
         if keeps_rows && queue.policy.journal.is_none() {
             tracing::warn!(
                 entity = E::SPEC.name,
                 queue = &*queue.name,
-                "queued writes are kept in the memory of this process: a crash loses them; a `journal` keeps them on disk"
+                "queued writes are kept in the memory of this process, so a crash loses them; set `journal` to keep them on disk"
             );
         }
     }
 
-    /// Makes sure that there is everything that flushing needs, and begins the queue where it has not begun.
+    /// Checks the store and the tables, and starts an incarnation in each partition that has none.
     async fn prepare(&self, queue: &super::Queue) -> Result<(), Error> {
         let verified = self.verified(queue).await.map(drop);
-        // Whichever of the two is away, the other one may have something to say.
+        // If the store is unreachable, check the tables anyway.
         if verified
             .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::Store)
+            .is_err_and(|error| error.kind() == ErrorKind::CacheUnavailable)
         {
             self.check_tables(queue).await?;
         }
         verified?;
-        for lane in &queue.lanes {
-            self.begin(queue, lane).await?;
+        for partition in &queue.partitions {
+            self.begin(queue, partition).await?;
         }
         Ok(())
     }
 
-    /// The incarnations that have writes to apply, each with its partition, as the database tells it.
+    /// Returns the open incarnations by the database, each with its partition.
     async fn open_of(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
         let open = offsets::open_of_queue(&self.database.pool, &queue.name).await?;
         self.none_is_missing(queue, &open).await?;
         Ok(open)
     }
 
-    /// As [`Context::open_of`], by what is in the store: what has left a log is in the database.
+    /// As [`Context::open_of`], but by the store: writes that have left a log are in the database.
     async fn logged(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
         let mut open = Vec::new();
-        for lane in &queue.lanes {
-            let logs = self.cache.store.logs(&lane.partition).await;
+        for partition in &queue.partitions {
+            let logs = self.cache.store.logs(&partition.keys).await;
             for incarnation in logs.map_err(|error| self.queue_away("look for", error))? {
-                let fetch = Fetch {
-                    incarnation,
-                    count: 1,
-                    ..NOTHING
-                };
-                let fetched = self.fetch(lane, fetch).await?;
+                let fetch = Fetch::read(incarnation, 0, 1);
+                let fetched = self.fetch(partition, fetch).await?;
                 if let Some(first) = fetched.writes.first() {
-                    let position = first.pending.mark.number - 1;
+                    let position = first.pending.position.number - 1;
                     let at = OpenIncarnation {
                         incarnation,
                         position,
                     };
-                    open.push((lane.partition.number, at));
+                    open.push((partition.keys.number, at));
                 }
             }
         }
         Ok(open)
     }
 
-    /// Begins an incarnation of a partition if there is none of the store's present history, so that no put has to wait for
-    /// the database.
-    pub(crate) async fn begin(&self, queue: &super::Queue, lane: &Lane) -> Result<(), Error> {
-        let rotations = lane.rotations.load(Ordering::Acquire);
-        let fetched = self.fetch(lane, NOTHING).await?;
+    /// Begins an incarnation of a partition if there is none of the store's current history, so that puts need not wait
+    /// for the database.
+    pub(crate) async fn begin(
+        &self,
+        queue: &super::Queue,
+        partition: &Partition,
+    ) -> Result<(), Error> {
+        let incarnations_started = partition.incarnations_started.load(Ordering::Acquire);
+        let fetched = self.fetch(partition, Fetch::PEEK).await?;
         if fetched.is_present {
             return Ok(());
         }
-        let (from, stamp) = (fetched.current, fetched.stamp);
-        self.rotate(queue, lane, from, stamp, rotations).await
+        let (from, history) = (fetched.current, fetched.history);
+        self.start_incarnation(queue, partition, from, history, incarnations_started)
+            .await
     }
 
-    /// Flushes what is in a partition now.
-    pub(crate) async fn flush_lane(&self, lane: &Lane) -> Result<(), Error> {
-        let fetched = self.fetch(lane, NOTHING).await?;
-        let mark = Mark {
-            // Without a queue there may be earlier ones, or none.
-            incarnation: fetched.current.unwrap_or(NOTHING.incarnation),
+    /// Flushes the writes that are in a partition now.
+    pub(crate) async fn flush_partition(&self, partition: &Partition) -> Result<(), Error> {
+        let fetched = self.fetch(partition, Fetch::PEEK).await?;
+        // Without a queue there may be earlier ones, or none.
+        let target = fetched.current.map(|incarnation| QueuePosition {
+            incarnation,
             number: fetched.current_last,
-        };
+        });
         let mut failures = 0;
         loop {
-            match self.flush_up_to(lane, mark).await {
-                Err(error) if failures < MOST_FAILURES && is_passing(&error) => failures += 1,
+            match self.flush_up_to(partition, target).await {
+                Err(error) if failures < MAX_FAILURES && is_passing(&error) => failures += 1,
                 flushed => return flushed,
             }
         }
     }
 
-    /// Gives up the claims of this process, so that others need not wait for their end.
+    /// Releases the claims of this process, so that others need not wait until they expire.
     async fn disclaim(&self) {
-        for lane in &self.queue().lanes {
-            // If this fails the claim ends by itself.
-            let _given_up = self.cache.store.disclaim(&lane.partition).await;
+        for partition in &self.queue().partitions {
+            // If this fails, the claim expires by itself.
+            let _given_up = self.cache.store.disclaim(&partition.keys).await;
         }
     }
 }
 
-/// What is known of the tasks that began together. One of them tells for all.
+/// The shared failure state of the tasks of one `Flusher`, so that one of them logs for all.
 #[derive(Default)]
 struct Failing {
     /// How many of them are failing.
     tasks: AtomicUsize,
-    /// Whether a mistake in the configuration was told. It is told also where they were failing before of something that passes.
+    /// Whether a mistake in the configuration was logged. It is logged even if the tasks were already failing for a
+    /// transient reason.
     is_mistake_told: AtomicBool,
 }
 
 /// The task of one partition.
 async fn run<E: Entity, DB: Backend>(
     inner: Arc<Context<E, DB>>,
-    lane: usize,
+    partition: usize,
     failing: Arc<Failing>,
 ) {
     let queue = inner.queue();
-    let lane = &queue.lanes[lane];
+    let partition = &queue.partitions[partition];
     let linger = queue.policy.linger;
     let mut backoff = Backoff::default();
     let mut is_failing = false;
     let mut is_prepared = false;
     loop {
-        // Before the queue is looked at: a put in between is told.
-        let listener = inner.cache.store.wakeups().listen(&lane.partition.flusher);
+        // Listen before looking at the queue, so that a put in between wakes this task.
+        let listener = inner.cache.store.wakeups().listen(&partition.keys.flusher);
         let stepped = async {
             if !is_prepared {
                 inner.verified(queue).await?;
-                inner.begin(queue, lane).await?;
+                inner.begin(queue, partition).await?;
                 is_prepared = true;
             }
-            inner.flush_step(lane, Turn::Task).await
+            inner.flush_step(partition, FlushMode::Background).await
         };
         let stepped = stepped.await;
         if stepped.is_ok() {
@@ -369,9 +368,9 @@ async fn run<E: Entity, DB: Backend>(
             }
         }
         match stepped {
-            Ok(Stepped::Flushed { full: true } | Stepped::Moved) => {}
-            Ok(Stepped::Flushed { full: false }) => tokio::time::sleep(linger).await,
-            Ok(Stepped::Idle) => {
+            Ok(StepResult::Flushed { full: true } | StepResult::Retry) => {}
+            Ok(StepResult::Flushed { full: false }) => tokio::time::sleep(linger).await,
+            Ok(StepResult::Idle) => {
                 if Deadline::after(IDLE)
                     .bound(listener.woken())
                     .await
@@ -380,9 +379,9 @@ async fn run<E: Entity, DB: Backend>(
                     tokio::time::sleep(linger).await;
                 }
             }
-            Ok(Stepped::Claimed) => {
+            Ok(StepResult::ClaimedElsewhere) => {
                 let pause = Duration::from_millis(CLAIM_MS / 2);
-                tokio::time::sleep(pause.mul_f64(by_chance())).await;
+                tokio::time::sleep(pause.mul_f64(random_fraction())).await;
             }
             Err(error) => {
                 inner.counters.flush_retries.add_one();
@@ -393,16 +392,16 @@ async fn run<E: Entity, DB: Backend>(
                         tracing::error!(
                             entity = E::SPEC.name,
                             queue = &*queue.name,
-                            partition = lane.partition.number,
+                            partition = partition.keys.number,
                             error = &error as &dyn std::error::Error,
-                            "flushing cannot go on until this is mended; the writes wait in their order"
+                            "flushing cannot continue until the cause of this error is corrected; the writes wait in their order"
                         );
                     }
                 } else if is_first {
                     tracing::warn!(
                         entity = E::SPEC.name,
                         queue = &*queue.name,
-                        partition = lane.partition.number,
+                        partition = partition.keys.number,
                         error = &error as &dyn std::error::Error,
                         "flushing fails and is tried again; the writes wait in their order"
                     );
@@ -413,23 +412,23 @@ async fn run<E: Entity, DB: Backend>(
     }
 }
 
-/// Whether an error says that the database failed or was not reached, and nothing about how it is set up.
+/// Returns whether an error means that the database failed or is unreachable, and not that it is set up wrongly.
 fn is_database_away(error: &Error) -> bool {
     error.kind() != ErrorKind::Configuration && error.database_error().is_some()
 }
 
-/// Whether a failure is one of the moment: another transaction was in the way.
+/// Returns whether a failure is transient: another transaction interfered.
 fn is_passing(error: &Error) -> bool {
     error
         .database_error()
-        .is_some_and(super::refusal::is_of_the_moment)
+        .is_some_and(super::row_error::is_transient)
 }
 
-/// A number in 0..1.
-fn by_chance() -> f64 {
+/// Returns a random number in 0..1.
+fn random_fraction() -> f64 {
     let token = Token::draw();
     let (process, number) = token.0.split_at(8);
     let half =
         |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("a token is twice eight bytes"));
-    random_share(half(process) ^ half(number))
+    random_fraction_of(half(process) ^ half(number))
 }

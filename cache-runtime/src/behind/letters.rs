@@ -1,13 +1,14 @@
-//! Dead letters: writes that were acknowledged and that the database refuses for good.
+//! Dead letters: acknowledged writes that the database rejects permanently.
 //!
-//! A write that no retry can help would hold up all that stand behind it; thrown away, it would be an acknowledged write that
-//! is gone. So it is put aside, with the refusal, in the transaction that moves the queue past it (`insert`), and a person
-//! decides: correct the cause and replay it, or discard it. With it goes what the table held of the row at that moment, as a
-//! digest, so that a replay knows whether the row was written since (`replay`).
+//! A write that fails on every retry would block all later writes of its partition, and dropping it would lose an
+//! acknowledged write. So the flush stores it as a dead letter, with the error, in the transaction that advances the
+//! position (`insert`). A person then corrects the cause and replays it, or discards it. The letter also stores a
+//! digest of the row that the table contained at that moment, so that a replay knows whether the row was written since
+//! (`replay`).
 //!
-//! Invariant: a letter holds what the queue held, in the codec that wrote it; a program that cannot read it can still list
-//! it and discard it.
-//! Not here: which writes die (`apply`).
+//! Invariant: a letter stores the payload of the queue, in the codec that wrote it. A program that cannot read it can
+//! still list it and discard it.
+//! Not here: which writes become dead letters (`apply`).
 
 use std::{
     fmt, iter,
@@ -18,7 +19,7 @@ use std::{
 use sqlx::Pool;
 
 use crate::{
-    behind::{Batch, Image, Queued, canonical, offsets::Place},
+    behind::{Batch, Image, Queued, canonical, offsets::QueueIncarnation},
     database::{
         Database,
         backend::Backend,
@@ -28,117 +29,114 @@ use crate::{
     },
     error::Error,
     policy::Codec,
+    protocol::row_change::RowChange,
 };
 
-/// How many letters travel in one statement.
+/// The maximum number of letters in one statement.
 const LETTERS_AT_ONCE: usize = 100;
-/// How much of a refusal is kept, in bytes.
-const LONGEST_ERROR: usize = 2_000;
-/// The number that no codec has: nothing could be written.
+/// The maximum length of a stored error, in bytes.
+const MAX_ERROR: usize = 2_000;
+/// The number of no codec: none could encode the write.
 const NO_CODEC: u8 = 0;
 
-/// A write that was acknowledged and that the database has refused, or that could not be read.
+/// An acknowledged write that the database has rejected, or that could not be read.
 ///
-/// It stays until it is replayed or discarded.
+/// It stays in the table until it is replayed or discarded.
 pub struct DeadLetter<E: Entity> {
     queue: Arc<str>,
-    part: u16,
+    partition: u16,
     epoch: u64,
     number: u64,
     key: String,
     is_deletion: bool,
-    content: Result<Content<E>, String>,
+    content: Result<RowChange<Arc<E>, E::Id>, String>,
     error: String,
-    died_at: SystemTime,
-}
-
-/// What was to be written.
-enum Content<E: Entity> {
-    Row(Arc<E>),
-    Deletion(E::Id),
+    failed_at: SystemTime,
 }
 
 impl<E: Entity> DeadLetter<E> {
-    /// The key of the row in the store, with its namespace and entity in front of the id.
+    /// Returns the key of the row in the store: its namespace, its entity and its id.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The id of the row, unless the letter cannot be read.
+    /// Returns the id of the row, or `None` if the letter cannot be read.
     #[must_use]
     pub fn id(&self) -> Option<E::Id> {
         match self.content.as_ref().ok()? {
-            Content::Row(row) => Some(row.id()),
-            Content::Deletion(id) => Some(id.clone()),
+            RowChange::Row(row) => Some(row.id()),
+            RowChange::Deletion(id) => Some(id.clone()),
         }
     }
 
-    /// Whether the row was to be deleted, and not to be saved.
+    /// Returns whether the write was a delete. Otherwise it was a save.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         self.is_deletion
     }
 
-    /// The row that was to be saved; `None` for a deletion, and for a letter that cannot be read.
+    /// Returns the row to save, or `None` for a delete and for a letter that cannot be read.
     #[must_use]
     pub fn row(&self) -> Option<&E> {
         match self.content.as_ref().ok()? {
-            Content::Row(row) => Some(row),
-            Content::Deletion(_) => None,
+            RowChange::Row(row) => Some(row),
+            RowChange::Deletion(_) => None,
         }
     }
 
-    /// Why the letter cannot be read, if so: another version of the program has written it. It cannot be replayed by this one.
+    /// Returns why this program cannot read the letter, or `None` if it can. Usually another version of the program has
+    /// written it. This program cannot replay it.
     #[must_use]
-    pub fn unreadable(&self) -> Option<&str> {
+    pub fn decode_error(&self) -> Option<&str> {
         self.content.as_ref().err().map(String::as_str)
     }
 
-    /// Why it died, mostly in the words of the database.
+    /// Returns why the write was rejected, usually the error message of the database.
     #[must_use]
     pub fn error(&self) -> &str {
         &self.error
     }
 
-    /// When it died, by the clock of the process that met the refusal.
+    /// Returns when the write was rejected, by the clock of the process that flushed it.
     #[must_use]
-    pub fn died_at(&self) -> SystemTime {
-        self.died_at
+    pub fn failed_at(&self) -> SystemTime {
+        self.failed_at
     }
 
-    /// The partition of the queue that it stood in.
+    /// Returns the partition of the queue that contained the write.
     #[must_use]
-    pub fn part(&self) -> u16 {
-        self.part
+    pub fn partition(&self) -> u16 {
+        self.partition
     }
 
-    /// The epoch of the queue's incarnation that it stood in.
+    /// Returns the epoch of the incarnation that contained the write.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Its number in that incarnation. With [`DeadLetter::part`] and [`DeadLetter::epoch`] it names the letter.
+    /// Returns the number of the write in that incarnation. [`DeadLetter::partition`], [`DeadLetter::epoch`] and the
+    /// number together identify the letter.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// What a replay puts into the queue again, unless the letter cannot be read.
+    /// Returns the write that a replay queues again, or `None` if the letter cannot be read.
     #[doc(hidden)]
     #[must_use]
     pub fn image(&self) -> Option<Image<E>> {
         Some(match self.content.as_ref().ok()? {
-            Content::Row(row) => Image::Row(Arc::clone(row)),
-            Content::Deletion(id) => Image::Deletion(id.clone()),
+            RowChange::Row(row) => Image::Row(Arc::clone(row)),
+            RowChange::Deletion(id) => Image::Deletion(id.clone()),
         })
     }
 
     fn place(&self) -> [Value<'_>; 4] {
         [
             Value::Text(&self.queue),
-            Value::Integer(self.part.into()),
+            Value::Integer(self.partition.into()),
             Value::Integer(self.epoch),
             Value::Integer(self.number),
         ]
@@ -151,7 +149,7 @@ impl<E: Entity> fmt::Display for DeadLetter<E> {
         write!(
             f,
             "the dead letter {}/{}/{} of {} with key {}",
-            self.part,
+            self.partition,
             self.epoch,
             self.number,
             E::SPEC.name,
@@ -164,7 +162,7 @@ impl<E: Entity> fmt::Debug for DeadLetter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
             .field("key", &self.key)
-            .field("part", &self.part)
+            .field("partition", &self.partition)
             .field("epoch", &self.epoch)
             .field("number", &self.number)
             .field("is_deletion", &self.is_deletion)
@@ -173,18 +171,18 @@ impl<E: Entity> fmt::Debug for DeadLetter<E> {
     }
 }
 
-/// What the table held of a row when a write of it died.
+/// What the table contained of a row when a write of it was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It is not known.
+    /// Unknown.
     Unknown,
     /// No row.
     Nothing,
     /// A row, by its digest.
     Row(String),
-    /// What a later write of the same batch had left.
+    /// The result of a later write of the same batch.
     Later,
-    /// A replay has begun, and nobody has said how it ended.
+    /// A replay has begun, and its outcome is not recorded.
     Replayed,
 }
 
@@ -199,7 +197,7 @@ impl Found {
         row.map_or(Self::Nothing, Self::row)
     }
 
-    /// As it is written in the table.
+    /// Returns the value of the `found` column.
     fn text(&self) -> &str {
         match self {
             Self::Unknown => "",
@@ -234,8 +232,8 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
-    /// What becomes of a write that was refused. It is written with the codec of the batch; if that does not give it back,
-    /// with one that does.
+    /// Returns the letter of a rejected write. It is encoded with the codec of the batch, or with another one if that
+    /// codec does not reproduce it.
     pub(crate) fn new<E: Entity, DB: Backend>(
         database: &Database<E, DB>,
         write: &Queued<E>,
@@ -272,13 +270,13 @@ impl Letter {
             Ok((codec, payload)) => (codec.number(), payload),
             Err(Ok(unlike)) => {
                 error.push_str(
-                    "; and its content is for people only, because no codec gives it back as it was",
+                    "; its content is for people only and cannot be replayed, because no codec reproduces it exactly",
                 );
                 (NO_CODEC, unlike)
             }
             Err(Err(failure)) => {
                 error.push_str(&format!(
-                    "; and its content is lost, because it cannot be encoded: {failure}"
+                    "; its content is lost, because it cannot be encoded: {failure}"
                 ));
                 (NO_CODEC, Vec::new())
             }
@@ -317,16 +315,16 @@ impl Letter {
 }
 
 impl Letter {
-    /// How many bytes it has in a message to the database, about.
+    /// Returns its approximate size in a message to the database, in bytes.
     fn size(&self) -> usize {
         self.payload.len() + self.key.len() + self.error.len() + 512
     }
 }
 
-/// Puts letters into the table, in the transaction that moves the queue past them. With how many statements.
+/// Inserts letters into the table, in the transaction that advances the position. Returns the number of statements.
 pub(crate) async fn insert<DB: Backend>(
     connection: &mut DB::Connection,
-    place: &Place,
+    place: &QueueIncarnation,
     letters: &[Letter],
     now_ms: u64,
 ) -> Result<u64, sqlx::Error> {
@@ -342,14 +340,15 @@ pub(crate) async fn insert<DB: Backend>(
         let letters;
         (letters, rest) = rest.split_at(1 + more.count());
         if letters.len() == 1 {
-            // What cannot be put aside must not be passed over either: the queue waits until the server takes it.
+            // A write that cannot become a dead letter must not be skipped: the queue waits until the server accepts
+            // it.
             let what = format!("the dead letter of write {}", first.number);
             chunks::check_size::<DB>(connection, &what, first.size()).await?;
         }
         let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; letters.len()];
         let text = format!(
             "INSERT INTO larder_dead_letters \
-             (queue, part, epoch, number, row_key, operation, codec, layout, payload, error, died_at, found) VALUES {}",
+             (queue, partition_no, epoch, number, row_key, operation, codec, schema_hash, payload, error, failed_at, found) VALUES {}",
             rows.join(", ")
         );
         let values: Vec<_> = letters
@@ -357,7 +356,7 @@ pub(crate) async fn insert<DB: Backend>(
             .flat_map(|letter| {
                 [
                     Value::Text(&place.queue),
-                    Value::Integer(place.part.into()),
+                    Value::Integer(place.partition.into()),
                     Value::Integer(place.incarnation.epoch),
                     Value::Integer(letter.number),
                     Value::Text(&letter.key),
@@ -377,7 +376,7 @@ pub(crate) async fn insert<DB: Backend>(
     Ok(statements)
 }
 
-/// The dead letters of a queue, at most so many, in the order of partitions and of their places there. `layout` is the one
+/// Returns at most `limit` dead letters of a queue, ordered by partition, epoch and number. `layout` is the fingerprint
 /// of this program's rows.
 pub async fn list<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
@@ -385,8 +384,8 @@ pub async fn list<E: Entity, DB: Backend>(
     layout: u32,
     limit: u32,
 ) -> Result<Vec<DeadLetter<E>>, Error> {
-    let text = "SELECT part, epoch, number, row_key, operation, codec, layout, payload, error, died_at \
-                FROM larder_dead_letters WHERE queue = ? ORDER BY part, epoch, number LIMIT ?";
+    let text = "SELECT partition_no, epoch, number, row_key, operation, codec, schema_hash, payload, error, failed_at \
+                FROM larder_dead_letters WHERE queue = ? ORDER BY partition_no, epoch, number LIMIT ?";
     let values = [Value::Text(queue), Value::Integer(limit.into())];
     let name = Arc::<str>::from(queue);
     let rows = tables::fetch(pool, text, &values).await;
@@ -398,25 +397,24 @@ pub async fn list<E: Entity, DB: Backend>(
     .map_err(|error| failed::<DB>("load", queue, error))
 }
 
-/// Removes a letter. Whether it was there.
+/// Removes a letter. Returns whether it existed.
 pub async fn discard<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
     letter: &DeadLetter<E>,
 ) -> Result<bool, Error> {
-    let text =
-        "DELETE FROM larder_dead_letters WHERE queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let text = "DELETE FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
     match tables::execute(pool, text, &letter.place()).await {
         Ok(rows) => Ok(rows > 0),
         Err(error) => Err(failed::<DB>("discard", &letter.queue, error)),
     }
 }
 
-/// What the table held of the row when a letter died; `None` if the letter is not there any more.
+/// Returns what the table contained of the row when the write was rejected, or `None` if the letter no longer exists.
 pub(crate) async fn found<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
     letter: &DeadLetter<E>,
 ) -> Result<Option<Found>, Error> {
-    let text = "SELECT found FROM larder_dead_letters WHERE queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let text = "SELECT found FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
     let rows = tables::fetch(pool, text, &letter.place()).await;
     let found = rows.and_then(|rows| {
         let row = rows.first();
@@ -426,13 +424,13 @@ pub(crate) async fn found<E: Entity, DB: Backend>(
     found.map_err(|error| failed::<DB>("load", &letter.queue, error))
 }
 
-/// Notes of a letter what the table held of its row, if what is noted there is still this. Whether it was.
+/// Replaces the `found` column of a letter, with compare-and-set. Returns whether it had the expected value.
 pub(crate) async fn note_found<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
     letter: &DeadLetter<E>,
     (from, to): (&Found, &Found),
 ) -> Result<bool, Error> {
-    let text = "UPDATE larder_dead_letters SET found = ? WHERE found = ? AND queue = ? AND part = ? AND epoch = ? AND number = ?";
+    let text = "UPDATE larder_dead_letters SET found = ? WHERE found = ? AND queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
     let mut values = vec![Value::Text(to.text()), Value::Text(from.text())];
     values.extend(letter.place());
     match tables::execute(pool, text, &values).await {
@@ -456,53 +454,55 @@ fn read<E: Entity, DB: Backend>(
     );
     Ok(DeadLetter {
         queue: Arc::clone(queue),
-        part: u16::try_from(number(0)?).unwrap_or(u16::MAX),
+        partition: u16::try_from(number(0)?).unwrap_or(u16::MAX),
         epoch: number(1)?,
         number: number(2)?,
         key: tables::text::<DB>(row, 3)?,
         is_deletion,
         content,
         error: tables::text::<DB>(row, 8)?,
-        died_at: SystemTime::UNIX_EPOCH + Duration::from_millis(number(9)?),
+        failed_at: SystemTime::UNIX_EPOCH + Duration::from_millis(number(9)?),
     })
 }
 
-/// Reads what was to be written. A codec that finds fields by position would take one field for another in a row of another
-/// layout; one that names them finds what is still there, and a person looks at it before it is replayed.
+/// Decodes the payload of a letter. A positional codec would confuse fields of another layout, so it reads only its
+/// own. A codec with field names reads the fields that still exist, and a person looks at the row before replaying it.
 fn decode<E: Entity>(
     is_deletion: bool,
     codec: u64,
     is_own_layout: bool,
     payload: &[u8],
-) -> Result<Content<E>, String> {
+) -> Result<RowChange<Arc<E>, E::Id>, String> {
     let known = u8::try_from(codec).ok().and_then(Codec::from_number);
     let codec = known.ok_or_else(|| {
         if codec == u64::from(NO_CODEC) {
-            "no codec could carry its content when it died".to_owned()
+            "no codec could carry its content when it was stored".to_owned()
         } else {
-            format!("this program was built without codec {codec}, which wrote it")
+            format!("it was written with codec {codec}, which this program was built without")
         }
     })?;
     if codec.is_positional() && !is_own_layout {
         return Err(format!(
-            "{codec:?} wrote it for another layout of the struct"
+            "it was written with {codec:?} for another layout of the struct"
         ));
     }
     let decoded = if is_deletion {
-        codec.decode(payload).map(Content::Deletion)
+        codec.decode(payload).map(RowChange::Deletion)
     } else {
-        codec.decode(payload).map(|row| Content::Row(Arc::new(row)))
+        codec
+            .decode(payload)
+            .map(|row| RowChange::Row(Arc::new(row)))
     };
     decoded.map_err(|error| format!("{codec:?} cannot read it: {error}"))
 }
 
-/// The operation as it is written in the table.
+/// Returns the value of the `operation` column.
 const fn operation(is_deletion: bool) -> &'static str {
     if is_deletion { "delete" } else { "save" }
 }
 
 fn shortened(error: &str) -> &str {
-    &error[..error.floor_char_boundary(LONGEST_ERROR)]
+    &error[..error.floor_char_boundary(MAX_ERROR)]
 }
 
 fn failed<DB: Backend>(verb: &str, queue: &str, error: sqlx::Error) -> Error {
@@ -516,9 +516,9 @@ mod tests {
     #[test]
     fn a_long_refusal_is_cut_between_characters() {
         assert_eq!(shortened("short"), "short");
-        let long = "ä".repeat(LONGEST_ERROR);
-        assert_eq!(shortened(&long).len(), LONGEST_ERROR);
+        let long = "ä".repeat(MAX_ERROR);
+        assert_eq!(shortened(&long).len(), MAX_ERROR);
         let odd = format!("a{long}");
-        assert_eq!(shortened(&odd).len(), LONGEST_ERROR - 1);
+        assert_eq!(shortened(&odd).len(), MAX_ERROR - 1);
     }
 }

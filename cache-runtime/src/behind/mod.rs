@@ -9,26 +9,26 @@
 //!
 //! Invariant: the position and the rows are committed together, so a write is applied exactly once, in the order of its
 //! queue, whoever stops or starts when.
-//! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`mark`).
+//! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`position`).
 
 pub mod apply;
 mod batch;
-mod burial;
 mod canonical;
 mod flush;
 mod flusher;
 mod held;
 pub mod letters;
-mod missing;
+mod loss;
 pub mod offsets;
 mod put;
 pub(crate) mod queue;
-mod refusal;
 mod replay;
-mod unsettled;
+mod row_error;
+mod stale_pending;
+mod unregistered;
 mod verify;
 
-#[cfg(feature = "test-util")]
+#[cfg(feature = "internal-faults")]
 pub(crate) use self::held::changed;
 pub(crate) use self::queue::Queue;
 pub use self::{

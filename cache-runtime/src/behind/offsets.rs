@@ -24,19 +24,19 @@ use crate::{
         tables::{self, Value},
     },
     error::{Error, ErrorKind},
-    protocol::{mark::Incarnation, token},
+    protocol::{queue_position::Incarnation, token},
 };
 
 /// How many times a registration gives way to another one before something else must be wrong.
-const MOST_RIVALS: usize = 1_000;
+const MAX_RIVALS: usize = 1_000;
 
 /// One incarnation of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct QueueIncarnation {
     /// The name of the queue.
     pub queue: Arc<str>,
     /// The partition.
-    pub part: u16,
+    pub partition: u16,
     /// The incarnation.
     pub incarnation: Incarnation,
 }
@@ -50,12 +50,12 @@ pub struct OpenIncarnation {
     pub position: u64,
 }
 
-impl Place {
+impl QueueIncarnation {
     /// The values that tell the row, in the order of [`IS_PLACE`].
     fn values(&self) -> [Value<'_>; 3] {
         [
             Value::Text(&self.queue),
-            Value::Integer(self.part.into()),
+            Value::Integer(self.partition.into()),
             Value::Integer(self.incarnation.epoch),
         ]
     }
@@ -63,23 +63,23 @@ impl Place {
     fn what(&self) -> String {
         format!(
             "incarnation {} of part {} of the queue {}",
-            self.incarnation, self.part, self.queue
+            self.incarnation, self.partition, self.queue
         )
     }
 }
 
 /// What tells a row but for its nonce.
-const IS_PLACE: &str = "queue = ? AND part = ? AND epoch = ?";
+const IS_PLACE: &str = "queue = ? AND partition_no = ? AND epoch = ?";
 
 /// The incarnations of a partition that are not closed, in the order of their epochs.
 pub async fn open_incarnations<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
-    part: u16,
+    partition: u16,
 ) -> Result<Vec<OpenIncarnation>, Error> {
     let text = "SELECT epoch, nonce, position FROM larder_offsets \
-                WHERE queue = ? AND part = ? AND closed = 0 ORDER BY epoch";
-    let values = [Value::Text(queue), Value::Integer(part.into())];
+                WHERE queue = ? AND partition_no = ? AND closed = 0 ORDER BY epoch";
+    let values = [Value::Text(queue), Value::Integer(partition.into())];
     let rows = tables::fetch(pool, text, &values).await;
     rows.and_then(|rows| rows.iter().map(|row| open::<DB>(row, 0)).collect())
         .map_err(|error| failed::<DB>("load the positions of", queue, error))
@@ -90,12 +90,12 @@ pub async fn open_of_queue<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
 ) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
-    let text = "SELECT part, epoch, nonce, position FROM larder_offsets \
-                WHERE queue = ? AND closed = 0 ORDER BY part, epoch";
+    let text = "SELECT partition_no, epoch, nonce, position FROM larder_offsets \
+                WHERE queue = ? AND closed = 0 ORDER BY partition_no, epoch";
     let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await;
     rows.and_then(|rows| {
         rows.iter()
-            .map(|row| Ok((part::<DB>(row, 0)?, open::<DB>(row, 1)?)))
+            .map(|row| Ok((partition::<DB>(row, 0)?, open::<DB>(row, 1)?)))
             .collect()
     })
     .map_err(|error| failed::<DB>("load the positions of", queue, error))
@@ -104,7 +104,7 @@ pub async fn open_of_queue<DB: Backend>(
 /// The position of an incarnation, and whether it is closed; `None` if it was never registered.
 pub async fn position_of<DB: Backend>(
     pool: &Pool<DB>,
-    place: &Place,
+    place: &QueueIncarnation,
 ) -> Result<Option<(u64, bool)>, Error> {
     let found = async {
         let row = find(pool, "position, closed", place).await?;
@@ -120,12 +120,12 @@ pub async fn position_of<DB: Backend>(
 pub async fn register<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
-    part: u16,
+    partition: u16,
     last: u64,
 ) -> Result<Incarnation, Error> {
     let registered = async {
-        for _ in 0..MOST_RIVALS {
-            if let Some(incarnation) = claim(pool, queue, part, last).await? {
+        for _ in 0..MAX_RIVALS {
+            if let Some(incarnation) = claim(pool, queue, partition, last).await? {
                 return Ok(Some(incarnation));
             }
         }
@@ -149,32 +149,32 @@ pub async fn register<DB: Backend>(
 async fn claim<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
-    part: u16,
+    partition: u16,
     last: u64,
 ) -> Result<Option<Incarnation>, sqlx::Error> {
-    let part = Value::Integer(part.into());
+    let partition = Value::Integer(partition.into());
     let text = "SELECT COALESCE(MAX(epoch), 0) FROM (\
-                SELECT epoch FROM larder_offsets WHERE queue = ? AND part = ? UNION ALL \
-                SELECT epoch FROM larder_dead_letters WHERE queue = ? AND part = ?) AS known";
-    let place = [Value::Text(queue), part, Value::Text(queue), part];
+                SELECT epoch FROM larder_offsets WHERE queue = ? AND partition_no = ? UNION ALL \
+                SELECT epoch FROM larder_dead_letters WHERE queue = ? AND partition_no = ?) AS known";
+    let place = [Value::Text(queue), partition, Value::Text(queue), partition];
     let rows = tables::fetch(pool, text, &place).await?;
     let known = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let incarnation = Incarnation {
         epoch: number::<DB>(known, 0)?.max(last) + 1,
         nonce: token::random(),
     };
-    let text = "INSERT INTO larder_offsets (queue, part, epoch, nonce, position, closed, lost, counted) \
+    let text = "INSERT INTO larder_offsets (queue, partition_no, epoch, nonce, position, closed, lost, lost_counted_to) \
                 VALUES (?, ?, ?, ?, 0, 0, 0, 0)";
     let nonce = nonce_text(incarnation);
     let values = [
         Value::Text(queue),
-        part,
+        partition,
         Value::Integer(incarnation.epoch),
         Value::Text(&nonce),
     ];
     match tables::execute(pool, text, &values).await {
         Ok(_) => Ok(Some(incarnation)),
-        Err(sqlx::Error::Database(refusal)) if refusal.is_unique_violation() => Ok(None),
+        Err(sqlx::Error::Database(row_error)) if row_error.is_unique_violation() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -182,17 +182,17 @@ async fn claim<DB: Backend>(
 /// Closes an incarnation that stands at a position. Whether it was open and stood there.
 pub async fn close<DB: Backend>(
     pool: &Pool<DB>,
-    place: &Place,
+    place: &QueueIncarnation,
     position: u64,
 ) -> Result<bool, Error> {
     let text = format!(
         "UPDATE larder_offsets SET closed = 1 WHERE {IS_PLACE} AND nonce = ? AND position = ? AND closed = 0"
     );
-    let [queue, part, epoch] = place.values();
+    let [queue, partition, epoch] = place.values();
     let nonce = nonce_text(place.incarnation);
     let values = [
         queue,
-        part,
+        partition,
         epoch,
         Value::Text(&nonce),
         Value::Integer(position),
@@ -206,35 +206,35 @@ pub async fn close<DB: Backend>(
 /// counted. How many there were.
 pub async fn count_lost<DB: Backend>(
     pool: &Pool<DB>,
-    place: &Place,
+    place: &QueueIncarnation,
     last: u64,
 ) -> Result<u64, Error> {
     let counted = async {
         loop {
-            let Some(row) = find(pool, "position, counted", place).await? else {
+            let Some(row) = find(pool, "position, lost_counted_to", place).await? else {
                 return Ok(0);
             };
-            let (position, counted) = (number::<DB>(&row, 0)?, number::<DB>(&row, 1)?);
-            let lost = last.saturating_sub(position.max(counted));
+            let (position, lost_counted_to) = (number::<DB>(&row, 0)?, number::<DB>(&row, 1)?);
+            let lost = last.saturating_sub(position.max(lost_counted_to));
             if lost == 0 {
                 return Ok(0);
             }
             // Whoever changes them meanwhile raises them, so this ends.
             let text = format!(
-                "UPDATE larder_offsets SET lost = lost + ?, counted = ? \
-                 WHERE {IS_PLACE} AND nonce = ? AND position = ? AND counted = ?"
+                "UPDATE larder_offsets SET lost = lost + ?, lost_counted_to = ? \
+                 WHERE {IS_PLACE} AND nonce = ? AND position = ? AND lost_counted_to = ?"
             );
-            let [queue, part, epoch] = place.values();
+            let [queue, partition, epoch] = place.values();
             let nonce = nonce_text(place.incarnation);
             let values = [
                 Value::Integer(lost),
                 Value::Integer(last),
                 queue,
-                part,
+                partition,
                 epoch,
                 Value::Text(&nonce),
                 Value::Integer(position),
-                Value::Integer(counted),
+                Value::Integer(lost_counted_to),
             ];
             if update(pool, &text, &values).await? {
                 return Ok(lost);
@@ -247,9 +247,12 @@ pub async fn count_lost<DB: Backend>(
 }
 
 /// Up to which number [`count_lost`] has counted the writes of an incarnation; zero if it has not.
-pub(crate) async fn counted_of<DB: Backend>(pool: &Pool<DB>, place: &Place) -> Result<u64, Error> {
+pub(crate) async fn counted_of<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &QueueIncarnation,
+) -> Result<u64, Error> {
     let found = async {
-        let row = find(pool, "counted", place).await?;
+        let row = find(pool, "lost_counted_to", place).await?;
         row.map_or(Ok(0), |row| number::<DB>(&row, 0))
     };
     found
@@ -271,38 +274,33 @@ pub async fn queues_like<DB: Backend>(pool: &Pool<DB>, family: &str) -> Result<V
 }
 
 /// Moves the position of an incarnation, and adds to what it has lost. Whether it stood at `from` and was closed, or open,
-/// as expected; of a closed one, `buried` says up to which number its loss was counted, which is compared as well. Without
-/// `compares` it moves wherever it stood, which is for negative controls.
+/// as expected; of a closed one, `lost_counted_to` says up to which number its loss was counted, which is compared as well.
 pub(crate) async fn advance<DB: Backend>(
     connection: &mut DB::Connection,
-    place: &Place,
+    place: &QueueIncarnation,
     from: u64,
     to: u64,
     lost: u64,
-    buried: Option<u64>,
-    compares: bool,
+    lost_counted_to: Option<u64>,
 ) -> Result<bool, sqlx::Error> {
-    let compared = if compares { " AND position = ?" } else { "" };
-    let counted = buried.map_or("", |_| " AND counted = ?");
+    let counted = lost_counted_to.map_or("", |_| " AND lost_counted_to = ?");
     let text = format!(
         "UPDATE larder_offsets SET position = ?, lost = lost + ? \
-         WHERE {IS_PLACE} AND nonce = ? AND closed = ?{compared}{counted}"
+         WHERE {IS_PLACE} AND nonce = ? AND closed = ? AND position = ?{counted}"
     );
-    let [queue, part, epoch] = place.values();
+    let [queue, partition, epoch] = place.values();
     let nonce = nonce_text(place.incarnation);
     let mut values = vec![
         Value::Integer(to),
         Value::Integer(lost),
         queue,
-        part,
+        partition,
         epoch,
         Value::Text(&nonce),
-        Value::Integer(buried.is_some().into()),
+        Value::Integer(lost_counted_to.is_some().into()),
+        Value::Integer(from),
     ];
-    if compares {
-        values.push(Value::Integer(from));
-    }
-    values.extend(buried.map(Value::Integer));
+    values.extend(lost_counted_to.map(Value::Integer));
     Ok(tables::execute_within::<DB>(connection, &text, &values).await? > 0)
 }
 
@@ -310,20 +308,20 @@ pub(crate) async fn advance<DB: Backend>(
 /// lost.
 pub(crate) async fn cut_short<DB: Backend>(
     connection: &mut DB::Connection,
-    place: &Place,
+    place: &QueueIncarnation,
     (from, to): (u64, u64),
     lost: u64,
 ) -> Result<(), sqlx::Error> {
     let text = format!(
         "UPDATE larder_offsets SET position = ?, lost = lost - ? WHERE {IS_PLACE} AND nonce = ? AND position = ?"
     );
-    let [queue, part, epoch] = place.values();
+    let [queue, partition, epoch] = place.values();
     let nonce = nonce_text(place.incarnation);
     let values = [
         Value::Integer(to),
         Value::Integer(lost),
         queue,
-        part,
+        partition,
         epoch,
         Value::Text(&nonce),
         Value::Integer(from),
@@ -335,12 +333,12 @@ pub(crate) async fn cut_short<DB: Backend>(
 async fn find<DB: Backend>(
     pool: &Pool<DB>,
     columns: &str,
-    place: &Place,
+    place: &QueueIncarnation,
 ) -> Result<Option<DB::Row>, sqlx::Error> {
     let text = format!("SELECT {columns} FROM larder_offsets WHERE {IS_PLACE} AND nonce = ?");
-    let [queue, part, epoch] = place.values();
+    let [queue, partition, epoch] = place.values();
     let nonce = nonce_text(place.incarnation);
-    let rows = tables::fetch(pool, &text, &[queue, part, epoch, Value::Text(&nonce)]).await?;
+    let rows = tables::fetch(pool, &text, &[queue, partition, epoch, Value::Text(&nonce)]).await?;
     Ok(rows.into_iter().next())
 }
 
@@ -372,9 +370,9 @@ fn open<DB: Backend>(row: &DB::Row, first: usize) -> Result<OpenIncarnation, sql
     })
 }
 
-fn part<DB: Backend>(row: &DB::Row, index: usize) -> Result<u16, sqlx::Error> {
-    let part = number::<DB>(row, index)?;
-    u16::try_from(part).map_err(|error| misread(index, error.into()))
+fn partition<DB: Backend>(row: &DB::Row, index: usize) -> Result<u16, sqlx::Error> {
+    let partition = number::<DB>(row, index)?;
+    u16::try_from(partition).map_err(|error| misread(index, error.into()))
 }
 
 fn number<DB: Backend>(row: &DB::Row, index: usize) -> Result<u64, sqlx::Error> {

@@ -17,7 +17,7 @@ use std::sync::{Arc, atomic::Ordering};
 use crate::{
     behind::{
         offsets,
-        queue::{Lane, Queue},
+        queue::{Partition, Queue},
     },
     context::{Context, payload::RowSource},
     database::{Write, backend::Backend, entity::Entity, round_trip::Mismatch},
@@ -25,25 +25,51 @@ use crate::{
     policy::OnFull,
     protocol::{
         key::Key,
-        mark::Incarnation,
+        queue_position::Incarnation,
         state::{Condition, Lease, Meta},
         token::Token,
     },
-    read::{Judged, outcome::Origin},
+    read::{LookedUp, outcome::Origin},
     store::{
-        Keeps, Store,
+        Representation, Store,
         queue::{Body, Put, PutAnswer, QueueStore},
     },
 };
 
 /// How many times a put is made again before something else must be wrong.
-const MOST_TRIES: u32 = 16;
+const MAX_TRIES: u32 = 16;
 
-/// What became of a put that the store could decide.
-enum Decided {
-    Done,
-    Refused,
-    Unknown,
+/// A write that is to be queued: what it is called in messages, and its row.
+struct Target<'w, E: Entity> {
+    verb: &'static str,
+    key: &'w Key,
+    id: &'w E::Id,
+}
+
+/// What became of a put, once the queue has taken it or the row has decided against it.
+enum PutOutcome {
+    Queued,
+    /// The row is not as the write demands.
+    ConditionFailed,
+    /// The store does not know the row, so it cannot tell.
+    RowUnknown,
+}
+
+/// What a load has shown of the row that a write demands something of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RowKnowledge {
+    Exists,
+    Absent,
+    /// The store did not confirm that it holds no queued write of the row, so the database may hold an older one.
+    Unconfirmed,
+}
+
+/// The loads of one write.
+#[derive(Default)]
+struct RowLoads {
+    /// Whether the last one left nothing in the cache that a put can build on. Then there may be no queue in the store's present
+    /// history, or writes of an earlier one: nothing is cached before their end.
+    left_nothing: bool,
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -66,19 +92,26 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Condition::Present,
             Write::Insert(_) => Condition::Absent,
         };
+        let target = Target {
+            verb,
+            key: &key,
+            id: &id,
+        };
         let row = write.into_row().map(Arc::new);
-        let mut was_hidden = false;
-        for _ in 0..MOST_TRIES {
-            match self.put(verb, &key, &id, row.as_ref(), condition).await? {
-                Decided::Done => return Ok(row),
-                Decided::Refused => return Err(self.unmet(verb, &key, condition)),
-                Decided::Unknown if condition == Condition::Any => break,
-                Decided::Unknown => {}
+        let mut loads = RowLoads::default();
+        for _ in 0..MAX_TRIES {
+            match self.put(&target, row.as_ref(), condition).await? {
+                PutOutcome::Queued => return Ok(row),
+                PutOutcome::ConditionFailed => return Err(self.unmet(verb, &key, condition)),
+                PutOutcome::RowUnknown if condition == Condition::Any => break,
+                PutOutcome::RowUnknown => {}
             }
-            let exists = self
-                .load_for_write(&key, &id, &mut was_hidden, verb, condition)
-                .await?;
-            if exists == Some(condition == Condition::Absent) {
+            let is_unmet = match self.load_for_write(&target, condition, &mut loads).await? {
+                RowKnowledge::Exists => condition == Condition::Absent,
+                RowKnowledge::Absent => condition == Condition::Present,
+                RowKnowledge::Unconfirmed => false,
+            };
+            if is_unmet {
                 return Err(self.unmet(verb, &key, condition));
             }
         }
@@ -104,7 +137,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     ErrorKind::Conversion,
                     format!(
                         "failed to modify {}: the change gave the row another id",
-                        self.what(&key)
+                        self.describe_row(&key)
                     ),
                 ));
             }
@@ -124,58 +157,49 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         mut decide: impl FnMut(Option<Arc<E>>) -> Result<Option<Arc<E>>, Error> + Send,
     ) -> Result<Option<Arc<E>>, Error> {
         let _exchanging = self.queue().modifying(key).lock().await;
+        let target = Target { verb, key, id };
+        let mut loads = RowLoads::default();
         let mut unknown = 0;
-        let mut was_hidden = false;
-        while unknown < MOST_TRIES {
-            let found = {
-                let codec = self.codec.number();
-                let store = &self.cache.store;
-                store.get(key, self.fingerprint, codec).await
-            };
+        while unknown < MAX_TRIES {
+            let codec = self.codec.number();
+            let found = self.cache.store.get(key, self.fingerprint, codec).await;
             let found = found.map_err(|error| self.queue_away(verb, error))?;
             let token = found.token();
-            let (row, condition) = match (self.judge(key, Ok(found)), token) {
-                (Judged::Served(outcome), Some(token)) => {
+            let (row, condition) = match (self.interpret(key, Ok(found)), token) {
+                (LookedUp::Served(outcome), Some(token)) => {
                     (outcome.row, Condition::Unchanged(token))
                 }
                 _ => {
-                    let exists = self
-                        .load_for_write(key, id, &mut was_hidden, verb, Condition::Present)
-                        .await?;
-                    if exists != Some(false) {
-                        unknown += 1;
-                        continue;
+                    let condition = Condition::Present;
+                    match self.load_for_write(&target, condition, &mut loads).await? {
+                        RowKnowledge::Absent => (None, Condition::Absent),
+                        RowKnowledge::Exists | RowKnowledge::Unconfirmed => {
+                            unknown += 1;
+                            continue;
+                        }
                     }
-                    (None, Condition::Absent)
                 }
             };
             let row = decide(row)?;
-            match self.put(verb, key, id, row.as_ref(), condition).await? {
-                Decided::Done => return Ok(row),
-                Decided::Refused => unknown = 0,
-                Decided::Unknown => unknown += 1,
+            match self.put(&target, row.as_ref(), condition).await? {
+                PutOutcome::Queued => return Ok(row),
+                PutOutcome::ConditionFailed => unknown = 0,
+                PutOutcome::RowUnknown => unknown += 1,
             }
         }
         Err(self.unkept(verb, key))
     }
 
-    /// Loads a row into the cache, unless it is there. Whether it exists; nothing if the store did not tell whether it has a
-    /// queued write of the row: then what the database holds may be older than that. If loading has been in vain before,
-    /// there may be no queue of the store's present history, or writes of an earlier one, before whose end nothing can be
-    /// cached: it is begun, and they are flushed.
+    /// Loads a row into the cache, unless it is there, and returns what is known of it then.
     async fn load_for_write(
         self: &Arc<Self>,
-        key: &Key,
-        id: &E::Id,
-        was_hidden: &mut bool,
-        verb: &str,
+        target: &Target<'_, E>,
         condition: Condition,
-    ) -> Result<Option<bool>, Error> {
-        if std::mem::take(was_hidden) {
-            let queue = self.queue();
-            let lane = &queue.lanes[self.keys.partition(key)];
-            Box::pin(self.begin(queue, lane)).await?;
-            Box::pin(self.flush_lane(lane)).await?;
+        loads: &mut RowLoads,
+    ) -> Result<RowKnowledge, Error> {
+        let &Target { verb, key, id } = target;
+        if std::mem::take(&mut loads.left_nothing) {
+            self.start_queue_and_drain(key).await?;
         }
         let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
         if condition != Condition::Absent
@@ -186,33 +210,44 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             // It will never be cached, so no write can build on it.
             return Err(self.unbuildable(verb, key, mismatch));
         }
-        // Read past the cache, or served from what a put may not build on.
-        *was_hidden = outcome.is_past_store || outcome.origin == Origin::Cache;
-        Ok((!outcome.is_past_store).then_some(outcome.row.is_some()))
+        // Read from the database alone, or served from an entry that a put may not build on.
+        loads.left_nothing = outcome.store_was_skipped || outcome.origin == Origin::Cache;
+        Ok(match outcome.row {
+            _ if outcome.store_was_skipped => RowKnowledge::Unconfirmed,
+            Some(_) => RowKnowledge::Exists,
+            None => RowKnowledge::Absent,
+        })
+    }
+
+    /// Makes rows of a partition cacheable: starts its queue in the store's present history, and flushes what is in it.
+    async fn start_queue_and_drain(&self, key: &Key) -> Result<(), Error> {
+        let queue = self.queue();
+        let partition = &queue.partitions[self.keys.partition(key)];
+        Box::pin(self.begin(queue, partition)).await?;
+        Box::pin(self.flush_partition(partition)).await
     }
 
     /// Queues the image of a row, or its deletion.
     async fn put(
         self: &Arc<Self>,
-        verb: &'static str,
-        key: &Key,
-        id: &E::Id,
+        target: &Target<'_, E>,
         row: Option<&Arc<E>>,
         condition: Condition,
-    ) -> Result<Decided, Error> {
+    ) -> Result<PutOutcome, Error> {
+        let &Target { verb, key, id } = target;
         let queue = self.queue();
-        let lane = &queue.lanes[self.keys.partition(key)];
+        let partition = &queue.partitions[self.keys.partition(key)];
         let (body, written) = self
             .body(id, row)
             .map_err(|mismatch| self.uncarried(verb, key, mismatch))?;
         self.check_put(verb, key, &body, &written)?;
-        let keeps_rows = self.cache.store.keeps() == Keeps::Rows;
+        let keeps_rows = self.cache.store.keeps() == Representation::Rows;
         let journaled = (keeps_rows && queue.policy.journal.is_some()).then_some(written);
         let mut made_room = false;
-        for _ in 0..MOST_TRIES {
-            let rotations = lane.rotations.load(Ordering::Acquire);
+        for _ in 0..MAX_TRIES {
+            let incarnations_started = partition.incarnations_started.load(Ordering::Acquire);
             let meta = self.meta_of_write();
-            // Behind that: another history of the store than the one that is checked is refused by its stamp.
+            // After the identity was taken: the put is refused if the store that is checked here is of another history.
             let acknowledged = self.verified(queue).await?;
             let put = Put {
                 meta,
@@ -222,22 +257,29 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 most: queue.most(),
                 acknowledged,
             };
-            let stamp = put.meta.lease.identity.stamp;
-            let answer = self.cache.store.put(&lane.partition, key, put).await;
+            let history = put.meta.lease.identity.history;
+            let answer = self.cache.store.put(&partition.keys, key, put).await;
             match answer.map_err(|error| self.unacknowledged(verb, error))? {
-                PutAnswer::Done(mark) => {
-                    lane.acknowledged(mark);
+                PutAnswer::Queued(position) => {
+                    partition.acknowledged(position);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {
-                        let flushed = Box::pin(self.flush_up_to(lane, mark)).await;
+                        let flushed = Box::pin(self.flush_up_to(partition, Some(position))).await;
                         flushed.map_err(|error| self.queued_only(verb, key, error))?;
                     }
-                    return Ok(Decided::Done);
+                    return Ok(PutOutcome::Queued);
                 }
-                PutAnswer::Refused => return Ok(Decided::Refused),
-                PutAnswer::Unknown => return Ok(Decided::Unknown),
-                PutAnswer::Rotate(from) => {
-                    Box::pin(self.rotate(queue, lane, from, stamp, rotations)).await?;
+                PutAnswer::ConditionFailed => return Ok(PutOutcome::ConditionFailed),
+                PutAnswer::RowUnknown => return Ok(PutOutcome::RowUnknown),
+                PutAnswer::NeedsIncarnation(from) => {
+                    Box::pin(self.start_incarnation(
+                        queue,
+                        partition,
+                        from,
+                        history,
+                        incarnations_started,
+                    ))
+                    .await?;
                 }
                 PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
                     self.counters.backpressure.add_one();
@@ -246,7 +288,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                         format!(
                             "failed to {verb} {}: its partition of the queue holds {} writes, which is all it may \
                              (`max_pending`); try again later",
-                            self.what(key),
+                            self.describe_row(key),
                             queue.most()
                         ),
                     ));
@@ -254,15 +296,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::Full => {
                     self.counters.backpressure.add_one();
                     made_room = true;
-                    Box::pin(self.make_room(lane)).await?;
+                    Box::pin(self.make_room(partition)).await?;
                 }
             }
         }
         Err(Error::new(
-            ErrorKind::Store,
+            ErrorKind::CacheUnavailable,
             format!(
-                "failed to {verb} {}: its queue has no room or no stand",
-                self.what(key)
+                "failed to {verb} {}: gave up after {MAX_TRIES} attempts, because the queue stayed full or kept restarting; try again",
+                self.describe_row(key)
             ),
         ))
     }
@@ -282,7 +324,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let message = format!(
             "failed to {verb} {}: {mismatch}, so the write was not queued; let serde write the field as it reads it, or choose \
              another `codec`",
-            self.what(key)
+            self.describe_row(key)
         );
         Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
@@ -295,8 +337,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 identity: self.identity(),
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
-            load_cost_us: 0,
-            version: 0,
         }
     }
 
@@ -305,40 +345,42 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let message = format!(
             "failed to {verb} {}: the row in the database cannot be cached, so nobody can tell whether it changes meanwhile: \
              {mismatch}; write the whole row with `save`, which demands nothing of the one that is there",
-            self.what(key)
+            self.describe_row(key)
         );
         Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
 
     /// Begins an incarnation after the one that was seen, in the history it was seen in, unless somebody in this process has
     /// since.
-    pub(crate) async fn rotate(
+    pub(crate) async fn start_incarnation(
         &self,
         queue: &Queue,
-        lane: &Lane,
+        partition: &Partition,
         from: Option<Incarnation>,
-        stamp: u64,
-        rotations: u64,
+        history: u64,
+        incarnations_started: u64,
     ) -> Result<(), Error> {
-        let _rotating = lane.rotating.lock().await;
-        if lane.rotations.load(Ordering::Acquire) != rotations {
+        let _starting = partition.starting.lock().await;
+        if partition.incarnations_started.load(Ordering::Acquire) != incarnations_started {
             return Ok(());
         }
         let pool = &self.database.pool;
         let last = from.map_or(0, |from| from.epoch);
-        let to = offsets::register(pool, &queue.name, lane.partition.number, last).await?;
+        let to = offsets::register(pool, &queue.name, partition.keys.number, last).await?;
         let begun = self
             .cache
             .store
-            .rotate(&lane.partition, from, to, stamp)
+            .start_incarnation(&partition.keys, from, to, history)
             .await;
         // If it was not, another process has begun one; what was registered stays empty and is closed in its turn.
         let begun = begun.map_err(|error| self.queue_away("begin an incarnation of", error))?;
-        lane.rotations.fetch_add(1, Ordering::AcqRel);
+        partition
+            .incarnations_started
+            .fetch_add(1, Ordering::AcqRel);
         tracing::info!(
             entity = E::SPEC.name,
             queue = &*queue.name,
-            partition = lane.partition.number,
+            partition = partition.keys.number,
             incarnation = %to,
             begun,
             "a queue begins anew"
@@ -353,7 +395,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             format!(
                 "failed to {verb} {} at once: the queue was full, so the write was to wait for the database, which failed; the \
                  write is queued and will be flushed",
-                self.what(key)
+                self.describe_row(key)
             ),
             error,
         )
@@ -365,15 +407,19 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Condition::Absent => (ErrorKind::Duplicate, "there is such a row"),
             _ => (ErrorKind::NotFound, "there is no such row"),
         };
-        Error::new(kind, format!("failed to {verb} {}: {why}", self.what(key)))
+        Error::new(
+            kind,
+            format!("failed to {verb} {}: {why}", self.describe_row(key)),
+        )
     }
 
     fn unkept(&self, verb: &str, key: &Key) -> Error {
         Error::new(
-            ErrorKind::Store,
+            ErrorKind::CacheUnavailable,
             format!(
-                "failed to {verb} {}: the cache does not keep the row long enough to compare it",
-                self.what(key)
+                "failed to {verb} {}: gave up after {MAX_TRIES} attempts, because the row was not in the cache when the write had to \
+                 compare it; look at the memory limit and the eviction policy of the store",
+                self.describe_row(key)
             ),
         )
     }

@@ -5,7 +5,7 @@
 //!
 //! 1. Before the first write through a connection the store is checked, and before the very first one the tables are too
 //!    ([`Context::verified`]).
-//! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Lane::acknowledged`]).
+//! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Partition::acknowledged`]).
 
 use std::{
     any::Any,
@@ -16,12 +16,12 @@ use std::{
 };
 
 use crate::{
-    behind::offsets::{OpenIncarnation, Place},
+    behind::offsets::{OpenIncarnation, QueueIncarnation},
     policy::QueuePolicy,
     protocol::{
         key::Key,
-        mark::{Incarnation, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QueuePosition},
     },
     store::queue::{Fetch, Fetched, Settled},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     /// What the names of its like begin with, whatever their number of partitions.
     pub(super) family: String,
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) partitions: Vec<Partition>,
     pub(crate) policy: QueuePolicy,
     /// Twice the run of the store that was checked last and one, and one if that store has to be asked when writes are on its
     /// disk.
@@ -44,26 +44,26 @@ pub(crate) struct Queue {
 }
 
 /// One partition.
-pub(crate) struct Lane {
-    pub(crate) partition: Arc<Partition>,
+pub(crate) struct Partition {
+    pub(crate) keys: Arc<PartitionKeys>,
     /// How far it was flushed. Held while a batch is.
-    pub(crate) standing: tokio::sync::Mutex<Standing>,
+    pub(crate) cursor: tokio::sync::Mutex<FlushCursor>,
     /// Held while an incarnation is begun.
-    pub(crate) rotating: tokio::sync::Mutex<()>,
+    pub(crate) starting: tokio::sync::Mutex<()>,
     /// How often one was begun.
-    pub(crate) rotations: AtomicU64,
+    pub(crate) incarnations_started: AtomicU64,
     noted: Mutex<Noted>,
 }
 
 /// How far a partition was flushed, as far as this process knows. It outlives a flush that is broken off.
 #[derive(Default)]
-pub(crate) struct Standing {
+pub(crate) struct FlushCursor {
     /// How far the incarnation that is flushed now was applied, if that is known.
     pub(crate) position: Option<OpenIncarnation>,
     /// What this process has committed and not settled, as far as it knows, in the order of the commits.
-    pub(crate) unsettled: Vec<Arc<Committed>>,
+    pub(crate) to_settle: Vec<Arc<Committed>>,
     /// What was read ahead, and what was asked for.
-    ahead: Option<(Fetch, Fetched)>,
+    prefetched: Option<(Fetch, Fetched)>,
 }
 
 /// A batch that is in the database, and may still stand in the store as if it were not.
@@ -77,28 +77,28 @@ pub(crate) struct Committed {
     pub(crate) up_to: u64,
 }
 
-impl Standing {
+impl FlushCursor {
     /// Forgets what can be asked for again.
     pub(crate) fn forget(&mut self) {
         self.position = None;
-        self.ahead = None;
+        self.prefetched = None;
     }
 
     /// Keeps what was read ahead, if there are writes in it. Whatever else it shows, another look must show.
-    pub(crate) fn keep_ahead(&mut self, asked: Fetch, fetched: Fetched) {
+    pub(crate) fn keep_prefetched(&mut self, asked: Fetch, fetched: Fetched) {
         let is_of_use = fetched.is_claimed && fetched.is_present && !fetched.writes.is_empty();
-        self.ahead = is_of_use.then_some((asked, fetched));
+        self.prefetched = is_of_use.then_some((asked, fetched));
     }
 
     /// The writes that were read ahead, if they are those that are asked for now, and the claim was renewed with them.
-    pub(crate) fn take_ahead(&mut self, asked: &Fetch) -> Option<Fetched> {
-        let (before, fetched) = self.ahead.take()?;
+    pub(crate) fn take_prefetched(&mut self, asked: &Fetch) -> Option<Fetched> {
+        let (before, fetched) = self.prefetched.take()?;
         let is_same = before.incarnation == asked.incarnation && before.after == asked.after;
         (is_same && before.claim_ms >= asked.claim_ms).then_some(fetched)
     }
 
-    pub(crate) fn drop_ahead(&mut self) {
-        self.ahead = None;
+    pub(crate) fn drop_prefetched(&mut self) {
+        self.prefetched = None;
     }
 }
 
@@ -106,22 +106,22 @@ impl Standing {
 #[derive(Debug, Default)]
 struct Noted {
     /// In the incarnation that was written to last.
-    latest: Option<Mark>,
+    latest: Option<QueuePosition>,
     /// In those before it, as long as it is not known what became of them.
-    former: Vec<Mark>,
+    former: Vec<QueuePosition>,
 }
 
 impl Queue {
     /// The queue with a name, as the entity's policy wants it.
     pub(crate) fn new(name: &str, policy: QueuePolicy) -> Self {
-        let lanes = (0..policy.partitions).map(|number| Lane::new(name, number));
+        let partitions = (0..policy.partitions).map(|number| Partition::new(name, number));
         // A namespace may hold a slash as well.
         let family = name.rsplit_once('/').map_or(name, |(family, _)| family);
         let family = format!("{family}/");
         Self {
             name: Arc::from(name),
             family,
-            lanes: lanes.collect(),
+            partitions: partitions.collect(),
             policy,
             verified: AtomicU64::new(0),
             modifying: (0..STRIPES)
@@ -136,8 +136,11 @@ impl Queue {
     }
 
     /// The partitions, as the store knows them.
-    pub(crate) fn partitions(&self) -> Vec<&Partition> {
-        self.lanes.iter().map(|lane| &*lane.partition).collect()
+    pub(crate) fn partition_keys(&self) -> Vec<&PartitionKeys> {
+        self.partitions
+            .iter()
+            .map(|partition| &*partition.keys)
+            .collect()
     }
 
     /// How many writes one partition may hold.
@@ -146,10 +149,14 @@ impl Queue {
     }
 
     /// The incarnation of a partition, as the database tells it.
-    pub(crate) fn place(&self, lane: &Lane, incarnation: Incarnation) -> Place {
-        Place {
+    pub(crate) fn place(
+        &self,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> QueueIncarnation {
+        QueueIncarnation {
             queue: Arc::clone(&self.name),
-            part: lane.partition.number,
+            partition: partition.keys.number,
             incarnation,
         }
     }
@@ -162,49 +169,49 @@ impl Queue {
     }
 }
 
-impl Lane {
+impl Partition {
     fn new(queue: &str, number: u16) -> Self {
         Self {
-            partition: Arc::new(Partition::new(queue, number)),
-            standing: tokio::sync::Mutex::default(),
-            rotating: tokio::sync::Mutex::default(),
-            rotations: AtomicU64::new(0),
+            keys: Arc::new(PartitionKeys::new(queue, number)),
+            cursor: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
+            incarnations_started: AtomicU64::new(0),
             noted: Mutex::default(),
         }
     }
 
     /// Notes an acknowledgement.
-    pub(crate) fn acknowledged(&self, mark: Mark) {
+    pub(crate) fn acknowledged(&self, position: QueuePosition) {
         let mut noted = self.noted();
         match &mut noted.latest {
-            Some(latest) if latest.incarnation == mark.incarnation => {
-                latest.number = latest.number.max(mark.number);
+            Some(latest) if latest.incarnation == position.incarnation => {
+                latest.number = latest.number.max(position.number);
             }
             // The answer to a write that was overtaken by the beginning of another incarnation.
-            Some(latest) if latest.incarnation.epoch > mark.incarnation.epoch => {
-                noted.former.push(mark);
+            Some(latest) if latest.incarnation.epoch > position.incarnation.epoch => {
+                noted.former.push(position);
             }
             latest => {
-                let former = latest.replace(mark);
+                let former = latest.replace(position);
                 noted.former.extend(former);
             }
         }
     }
 
     /// The latest acknowledged writes of incarnations that are not written to any more.
-    pub(crate) fn former(&self, current: Option<Incarnation>) -> Vec<Mark> {
+    pub(crate) fn former(&self, current: Option<Incarnation>) -> Vec<QueuePosition> {
         let mut noted = self.noted();
-        let is_over = |mark: &mut Mark| current != Some(mark.incarnation);
+        let is_over = |position: &mut QueuePosition| current != Some(position.incarnation);
         let over = noted.latest.take_if(is_over);
         noted.former.extend(over);
         noted.former.clone()
     }
 
     /// Forgets such a write: it is known what became of it and of those before it.
-    pub(crate) fn forget(&self, mark: Mark) {
-        self.noted()
-            .former
-            .retain(|other| other.incarnation != mark.incarnation || other.number > mark.number);
+    pub(crate) fn forget(&self, position: QueuePosition) {
+        self.noted().former.retain(|other| {
+            other.incarnation != position.incarnation || other.number > position.number
+        });
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
@@ -231,7 +238,7 @@ mod tests {
     fn fetched(writes: usize) -> Fetched {
         let incarnation = ASKED.incarnation;
         let mut pending = Pending {
-            mark: Mark {
+            position: QueuePosition {
                 incarnation,
                 number: ASKED.after,
             },
@@ -240,18 +247,16 @@ mod tests {
                 lease: crate::protocol::state::Lease {
                     token: crate::protocol::token::Token::numbered(0),
                     identity: crate::protocol::state::Identity {
-                        stamp: 0,
+                        history: 0,
                         fingerprint: 0,
                         codec: 0,
                     },
                 },
                 loaded_at_ms: 0,
-                load_cost_us: 0,
-                version: 0,
             },
         };
         let write = || {
-            pending.mark.number += 1;
+            pending.position.number += 1;
             Logged {
                 key: Key::from_bytes(b"key"),
                 pending,
@@ -261,7 +266,7 @@ mod tests {
         };
         Fetched {
             is_claimed: true,
-            stamp: 0,
+            history: 0,
             is_present: true,
             current: Some(incarnation),
             current_last: 5,
@@ -274,15 +279,17 @@ mod tests {
 
     /// What comes of keeping this, and then asking that.
     fn kept(fetched: Fetched, asked: Fetch) -> Option<usize> {
-        let mut standing = Standing::default();
-        standing.keep_ahead(ASKED, fetched);
-        let taken = standing.take_ahead(&asked).map(|taken| taken.writes.len());
-        assert!(standing.take_ahead(&ASKED).is_none(), "it is taken once");
+        let mut cursor = FlushCursor::default();
+        cursor.keep_prefetched(ASKED, fetched);
+        let taken = cursor
+            .take_prefetched(&asked)
+            .map(|taken| taken.writes.len());
+        assert!(cursor.take_prefetched(&ASKED).is_none(), "it is taken once");
         taken
     }
 
     #[test]
-    fn what_was_read_ahead_serves_the_same_question_with_no_better_claim() {
+    fn prefetched_batch_is_used_for_the_same_read_and_no_stronger_claim() {
         assert_eq!(kept(fetched(3), ASKED), Some(3));
         let unclaimed = Fetch {
             claim_ms: 0,
@@ -305,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_ahead_that_shows_more_or_less_than_writes_is_not_kept() {
+    fn prefetch_without_writes_is_discarded() {
         assert_eq!(kept(fetched(0), ASKED), None);
         let unclaimed = Fetched {
             is_claimed: false,
@@ -321,9 +328,9 @@ mod tests {
 
     #[test]
     fn a_position_that_is_forgotten_takes_with_it_what_was_read_behind_it() {
-        let mut standing = Standing::default();
-        standing.keep_ahead(ASKED, fetched(3));
-        standing.forget();
-        assert!(standing.take_ahead(&ASKED).is_none());
+        let mut cursor = FlushCursor::default();
+        cursor.keep_prefetched(ASKED, fetched(3));
+        cursor.forget();
+        assert!(cursor.take_prefetched(&ASKED).is_none());
     }
 }

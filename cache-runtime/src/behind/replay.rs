@@ -1,20 +1,19 @@
-//! The dead letters of a repository: what its flushes could not bring to the database.
+//! The dead letters of a repository: the writes that its flushes could not apply.
 //!
-//! A letter is older than everything that was written of its row since, so that replaying it blindly would undo that. And a
-//! replay that has been made once must not be made again.
+//! A letter is older than all later writes of its row, so replaying it blindly would undo them. And a letter must not
+//! be replayed twice.
 //!
-//! 1. The letter says what the table held of the row when its write died (`letters::Found`).
-//! 2. A replay reads the row as everybody sees it, with what is queued, and compares. Other than that: refused.
-//! 3. It queues the write if what it read is still there, and removes the letter.
+//! 1. The letter records what the table contained of the row when the write was rejected (`letters::Found`).
+//! 2. A replay reads the row as all readers see it, including queued writes, and compares. If it differs, the replay
+//!    fails.
+//! 3. Otherwise the replay queues the write, if the row has not changed since it was read, and removes the letter.
 //!
-//! Invariant: between what was compared and what is queued no other write comes in between.
-//! Invariant: of two replays of one letter at once one is an error.
+//! Invariant: no other write of the row comes between the comparison and the queued write.
+//! Invariant: of two concurrent replays of one letter, one fails.
 //! Not here: how a write becomes one (`apply`), and the table (`letters`).
 
 use std::{fmt, sync::Arc};
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     behind::{
         Image,
@@ -23,9 +22,10 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
+    store::{Store, failpoint::Mechanism},
 };
 
-/// The writes of one repository that were acknowledged and then refused by the database.
+/// The writes of one repository that were acknowledged and later rejected by the database.
 pub struct DeadLetters<E: Entity, DB: Backend>(Arc<Context<E, DB>>);
 
 impl<E: Entity, DB: Backend> fmt::Debug for DeadLetters<E, DB> {
@@ -37,12 +37,12 @@ impl<E: Entity, DB: Backend> fmt::Debug for DeadLetters<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
-    /// Those of a repository.
+    /// Returns the dead letters of a repository.
     pub(crate) fn of(context: &Arc<Context<E, DB>>) -> Self {
         Self(Arc::clone(context))
     }
 
-    /// The dead letters, at most so many, in the order of their partitions and of the queue.
+    /// Returns at most `limit` dead letters, ordered by partition and by their order in the queue.
     ///
     /// # Errors
     ///
@@ -58,33 +58,35 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         letters::list(&inner.database.pool, queue, inner.fingerprint, limit).await
     }
 
-    /// Queues the write of a letter again and removes the letter, if the row is still what it was when the write died: what is
-    /// queued of it counts as well.
+    /// Queues the write of a letter again and removes the letter, if the row has not changed since the write was
+    /// rejected. Queued writes of the row count as changes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a letter that is not there any more, because it was replayed or discarded.
-    /// [`ErrorKind::Conflict`] when the row was written since, or it is not known whether it was; nothing is queued then. The
-    /// row as it is now is in [`Error::current`]: [`DeadLetters::replay_over`] or [`DeadLetters::discard`] is what follows.
-    /// [`ErrorKind::Conversion`] for a letter that this program cannot read; otherwise as `modify` and errors of the database.
+    /// - [`ErrorKind::NotFound`] if the letter no longer exists, because it was replayed or discarded.
+    /// - [`ErrorKind::Conflict`] if the row was written since, or if that is unknown. Nothing was queued.
+    ///   [`Error::current`] has the current row. Continue with [`DeadLetters::replay_over`] or
+    ///   [`DeadLetters::discard`].
+    /// - [`ErrorKind::Conversion`] if this program cannot read the letter.
+    /// - Otherwise as `modify`, and errors of the database.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the write may be queued and the letter still be there; replayed again it is refused, whatever became of
-    /// the row since.
+    /// If the future is dropped half-way, the write may be queued and the letter may still exist. Another `replay` of
+    /// it then fails, even if the row has not changed.
     pub async fn replay(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         self.queue_again(letter, false).await
     }
 
-    /// As [`DeadLetters::replay`], and over whatever was written since: the row becomes what the letter says.
+    /// As [`DeadLetters::replay`], but overwrites later writes of the row.
     ///
     /// # Errors
     ///
-    /// As [`DeadLetters::replay`], without the conflict.
+    /// As [`DeadLetters::replay`], except for the conflict.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the write may be queued and the letter still be there.
+    /// If the future is dropped half-way, the write may be queued and the letter may still exist.
     pub async fn replay_over(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         self.queue_again(letter, true).await
     }
@@ -97,7 +99,7 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
             Error::new(
                 ErrorKind::NotFound,
                 format!(
-                    "failed to replay {letter}: it is not there any more; it was replayed or discarded"
+                    "failed to replay {letter}: it no longer exists, because it was replayed or discarded"
                 ),
             )
         };
@@ -108,18 +110,17 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
                 return Err(Error::new(
                     ErrorKind::Conversion,
                     format!(
-                        "failed to replay {letter}: {}; the version of the program that wrote it can, or discard it",
-                        letter.unreadable().unwrap_or("it cannot be read")
+                        "failed to replay {letter}: {}; replay it with the version of the program that wrote it, or discard it",
+                        letter.decode_error().unwrap_or("it cannot be read")
                     ),
                 ));
             }
         };
         let pool = &inner.database.pool;
-        #[cfg(feature = "test-util")]
-        let over = over || inner.cache.store.is_left_out(Mechanism::LetterFound);
+        let over = over || inner.cache.store.disables(Mechanism::LetterFound);
         let key = inner.key(&id)?;
-        // What the row was when the write died. No other replay can begin once one has: the row may be as it was by then, because
-        // what was queued has been undone.
+        // Read what the row was when the write was rejected, and mark the letter as being replayed. A second replay
+        // must not begin after that: if a later write undoes the first replay, the row looks unchanged again.
         let (found, is_noted) = loop {
             let found = letters::found(pool, letter).await?.ok_or_else(gone)?;
             if over || !matches!(found, Found::Nothing | Found::Row(_)) {
@@ -143,10 +144,13 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
             && error.kind() != ErrorKind::OutcomeUnknown
             && let Err(error) = letters::note_found(pool, letter, undone).await
         {
-            tracing::debug!(%error, "a dead letter whose replay was refused can only be replayed over its row now");
+            tracing::debug!(
+                %error,
+                "failed to reset a dead letter after its replay failed; from now on only `replay_over` can replay it"
+            );
         }
         replayed?;
-        // Of two that have come here at once, one has removed it.
+        // Of two concurrent replays that get here, only one removes the letter.
         if letters::discard(pool, letter).await? {
             Ok(())
         } else {
@@ -158,11 +162,11 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     ///
     /// # Errors
     ///
-    /// Errors of the database. A letter that is not there any more is none.
+    /// Errors of the database. A letter that no longer exists is not an error.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the letter may or may not be there.
+    /// If the future is dropped half-way, the letter may or may not still exist.
     pub async fn discard(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         self.0.bind_now().await?;
         letters::discard(&self.0.database.pool, letter).await?;
@@ -170,20 +174,20 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     }
 }
 
-/// Why a letter is not replayed over a row.
+/// Returns the error of a replay whose row has changed, or may have.
 fn changed_since<E: Entity>(
     letter: &DeadLetter<E>,
     found: &Found,
     current: Option<Arc<E>>,
 ) -> Error {
     let why = match found {
-        Found::Unknown => "it is not known whether its row was written since it died",
-        Found::Later => "a later write of its row was applied together with it",
-        Found::Replayed => "a replay of it has begun before, and may have queued its write",
-        Found::Nothing | Found::Row(_) => "its row was written since it died",
+        Found::Unknown => "it is unknown whether its row was written since the write was rejected",
+        Found::Later => "a later write of its row was applied in the same flush",
+        Found::Replayed => "an earlier replay of it began and may have queued its write",
+        Found::Nothing | Found::Row(_) => "its row was written since the write was rejected",
     };
     let message = format!(
-        "failed to replay {letter}: {why}; compare the two, then `replay_over` or `discard` it"
+        "failed to replay {letter}: {why}; compare it with the row, then `replay_over` or `discard` it"
     );
     match current {
         Some(current) => Error::conflict(message, current),

@@ -1,7 +1,7 @@
-//! Whether a queue can be used: the store keeps what it acknowledges, and the tables are there.
+//! Checks that a queue can be used: the store keeps acknowledged writes, and the tables exist.
 //!
-//! 1. Before the first write through a connection the store is checked, and before the very first one the tables are too
-//!    ([`Context::verified`]).
+//! 1. The store is checked before the first write through each connection. The tables are checked before the very first
+//!    write ([`Context::verified`]).
 //!
 //! Not here: whose rows the store holds (`binding`).
 
@@ -20,10 +20,9 @@ use crate::{
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Checks that the store can keep the queue, once per connection to it, and once that the database can. When its answer
-    /// to a put may come.
+    /// Checks the store once per connection to it, and the tables once. Returns when the store may acknowledge a put.
     pub(crate) async fn verified(&self, queue: &Queue) -> Result<Acknowledged, Error> {
-        let run = self.cache.store.run() + 1;
+        let run = self.cache.store.connection_number() + 1;
         let verified = queue.verified.load(Ordering::Acquire);
         if verified >> 1 == run {
             return Ok(if verified & 1 == 1 {
@@ -34,7 +33,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let acknowledged = Box::pin(self.verify(queue)).await?;
         let syncs = acknowledged == Acknowledged::AfterSync;
-        // A check of an earlier store that has taken longer says nothing of this one.
+        // A slow check of an earlier connection must not overwrite the result for a later one.
         queue
             .verified
             .fetch_max(run << 1 | u64::from(syncs), Ordering::AcqRel);
@@ -49,10 +48,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let acknowledged = checked.map_err(|reason| {
             Error::new(
                 ErrorKind::Configuration,
-                format!("{name} cannot be written behind: {reason}"),
+                format!("failed to use the queue of {name}: {reason}"),
             )
         })?;
-        // Once, so that puts go on when the database is away and Redis was.
+        // Check the tables only once, so that puts continue after a Redis outage while the database is unreachable.
         if queue.verified.load(Ordering::Acquire) > 0 {
             return Ok(acknowledged);
         }
@@ -60,7 +59,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(acknowledged)
     }
 
-    /// Checks that the tables are there, and that no writes are queued under another number of partitions.
+    /// Checks that the tables exist, and that no writes are queued under another number of partitions.
     pub(super) async fn check_tables(&self, queue: &Queue) -> Result<(), Error> {
         let name = E::SPEC.name;
         let others = offsets::queues_like(&self.database.pool, &queue.family).await?;
@@ -69,9 +68,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Err(Error::new(
                 ErrorKind::Configuration,
                 format!(
-                    "{name} has {} partitions, but its writes were queued in {other}, where the last number is that of the \
-                     partitions; flush that queue with the program it was made by, and then delete its rows from \
-                     larder_offsets",
+                    "failed to use the queue of {name}: the entity has {} partitions, but writes were queued in {other}, whose \
+                     last number is its number of partitions; flush that queue with the program that wrote it, and then delete \
+                     its rows from larder_offsets",
                     queue.policy.partitions
                 ),
             ));
@@ -79,10 +78,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(())
     }
 
-    /// Creates larder's tables, if they are not there.
+    /// Creates larder's tables if they do not exist.
     pub(crate) async fn install(&self) -> Result<(), Error> {
         tables::install(&self.database.pool).await?;
-        // The database may have an id now, to which the namespace is to be bound.
+        // The database may have an id now, so bind the namespace to it.
         self.bond.prober.forget();
         self.unbind();
         Ok(())

@@ -4,8 +4,6 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     cache,
@@ -14,27 +12,28 @@ use crate::{
     error::{Error, StoreError},
     protocol::{
         claim::{Claim, InForce},
-        partition::Partition,
+        partition_keys::PartitionKeys,
     },
     store::Store,
+    store::failpoint::Mechanism,
 };
 
-/// How often a binding that changes meanwhile is looked at again.
-const MOST_RIVALS: usize = 100;
-/// What no binding is: nothing is bound by whoever asks with it.
+/// How often a claim is retried if other processes change the binding at the same time.
+const MAX_RIVALS: usize = 100;
+/// A text that no binding has: a claim with it reads the binding and changes nothing.
 const LOOK: &str = "?";
 
-/// Who asks the database.
+/// The operation that asks the database.
 enum Asking<'c, DB: Backend> {
-    /// A read, which does not wait for long.
+    /// A read, which waits only for a short time.
     Read,
-    /// A write or something about a queue, which cannot do without an answer.
+    /// A write or an operation on a queue, which needs the answer.
     Write,
-    /// A load or a transaction.
+    /// A load or a transaction, on its own connection.
     Within(&'c mut DB::Connection),
 }
 
-/// What a claim comes to.
+/// The result of a claim.
 enum Claimed {
     Bound,
     /// The database has to be asked again.
@@ -46,14 +45,14 @@ enum Claimed {
 enum Unbound {
     /// The store cannot be asked.
     Store(StoreError),
-    /// The database does not answer, and a read does not wait for it.
+    /// The database does not answer in the time that a read waits.
     Away,
     Failed(Error),
 }
 
 impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     fn unbind(&self) {
-        self.bond.run.store(0, Ordering::Release);
+        self.bond.bound_in.store(0, Ordering::Release);
         self.bond.provisional.store(0, Ordering::Release);
         if let Some(queue) = &self.queue {
             queue.unverify();
@@ -62,21 +61,22 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Whether rows may be stored now.
+    /// Returns whether rows may be stored now.
     #[inline]
     pub(crate) fn is_bound(&self) -> bool {
-        self.bond.holds(self.cache.store.run())
+        self.bond.holds(self.cache.store.connection_number())
     }
 
-    /// Whether rows may be served now.
+    /// Returns whether rows may be served now.
     #[inline]
     pub(crate) fn is_servable(&self) -> bool {
         self.is_bound()
-            || self.bond.provisional.load(Ordering::Acquire) == self.cache.store.run() + 1
+            || self.bond.provisional.load(Ordering::Acquire)
+                == self.cache.store.connection_number() + 1
     }
 
-    /// Binds the repository before a read, if the database has said who it is. If not, the load asks on its own connection
-    /// ([`Context::bind_within`]), and a hit before it is served ([`Context::bind_now`]).
+    /// Binds the repository before a read, if the database is identified already. If not, a load identifies it on its
+    /// own connection ([`Context::bind_within`]), and a hit does so before it is served ([`Context::bind_now`]).
     #[inline]
     pub(crate) async fn bind_for_read(&self) -> Result<(), Error> {
         if self.is_bound() || !self.bond.prober.is_known() {
@@ -85,8 +85,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.bind_now().await
     }
 
-    /// Binds the repository before something is served, or is asked of the store alone. Fails if the namespace belongs to
-    /// something else; if that cannot be told, the store is passed by.
+    /// Binds the repository before a row is served, or before an operation on the store alone. Fails if the namespace
+    /// belongs to another database. If that is unknown, the caller bypasses the store.
     #[inline]
     pub(crate) async fn bind_now(&self) -> Result<(), Error> {
         if self.is_bound() {
@@ -95,8 +95,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         without_store(Box::pin(self.bind(Asking::Read)).await)
     }
 
-    /// Binds the repository before a write. Fails if the namespace belongs to something else, or the database does not answer;
-    /// without a store, the write is made as in any outage.
+    /// Binds the repository before a write. Fails if the namespace belongs to another database, or the database does
+    /// not answer. Without a store, the write is executed as in any outage.
     #[inline]
     pub(crate) async fn bind_for_write(&self) -> Result<(), Error> {
         if self.is_bound() {
@@ -105,7 +105,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         without_store(Box::pin(self.bind(Asking::Write)).await)
     }
 
-    /// As [`Context::bind_for_write`], by a load or a transaction, which have a connection and must not wait for another one.
+    /// As [`Context::bind_for_write`], for a load or a transaction, which have a connection and must not wait for
+    /// another.
     #[inline]
     pub(crate) async fn bind_within(&self, connection: &mut DB::Connection) -> Result<(), Error> {
         if self.is_bound() {
@@ -114,7 +115,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         without_store(Box::pin(self.bind(Asking::Within(connection))).await)
     }
 
-    /// Binds the repository before something is done with its queue, which cannot do without the store.
+    /// Binds the repository before an operation on its queue, which needs the store.
     #[inline]
     pub(crate) async fn bind_for_queue(&self, verb: &str) -> Result<(), Error> {
         if self.is_bound() {
@@ -128,13 +129,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     async fn bind(&self, mut asking: Asking<'_, DB>) -> Result<(), Unbound> {
         let store = &self.cache.store;
-        if is_left_out(&self.cache) {
-            self.bond.run.store(store.run() + 1, Ordering::Release);
+        if disables(&self.cache) {
+            self.bond
+                .bound_in
+                .store(store.connection_number() + 1, Ordering::Release);
             return Ok(());
         }
-        if !store.is_trusted() {
+        if !store.is_available() {
             return Err(Unbound::Store(StoreError::new(
-                "the store is away, so it is not known whose rows it holds",
+                "the store cannot be reached, so the binding of the namespace is unknown",
             )));
         }
         let Some(seen) = asking.seen(&self.bond, None).await? else {
@@ -149,7 +152,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 Some(self.bond.refused(&mismatch, &seen))
             }
         };
-        // What was asked for earlier may have changed since: an id was installed, a table was moved, a server was replaced.
+        // An earlier answer may be outdated: an id was installed, a table was moved, a server was replaced.
         let Some(seen) = asking.seen(&self.bond, Some(&seen)).await? else {
             return match in_the_way {
                 Some(refused) => Err(Unbound::Failed(refused)),
@@ -164,11 +167,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Claims the namespace for a database and the entity's name for a table, in this process and in the store.
-    /// Only what was asked for just now (`is_fresh`) says that the database runs on another server than the one that is bound: an
-    /// older answer may be of the former one.
+    /// Claims the namespace for a database and the entity's name for a table, in this process and in the store. Only a
+    /// fresh answer of the database (`is_fresh`) proves that it runs on another server than the bound one: an older
+    /// answer may come from the former server.
     async fn claim(&self, seen: &Seen, table: &Table, is_fresh: bool) -> Result<Claimed, Unbound> {
-        // Many begin at once. Held for a round trip to the store, never while somebody waits for a connection.
+        // Many operations may begin at once. Held for round trips to the store, and never while waiting for a
+        // connection.
         let _claiming = self.bond.claiming.lock().await;
         if self.is_bound() {
             return Ok(Claimed::Bound);
@@ -183,7 +187,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let mut before = String::new();
         let mut leave = Bound::to(seen).encode();
-        for _ in 0..MOST_RIVALS {
+        for _ in 0..MAX_RIVALS {
             let held = self
                 .claim_in_store(&Claim {
                     namespace,
@@ -191,13 +195,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     leave: &leave,
                     entity,
                     table: table.name(),
-                    // A journal that comes after the namespace was bound anew follows it.
+                    // A journal that is opened after a rebind is rebound too.
                     is_forced: self.journal().is_some() && rebindings > 0,
                 })
                 .await
                 .map_err(Unbound::Store)?;
             if held.database.is_empty() {
-                // It was lost meanwhile.
+                // The store has lost the binding in the meantime.
                 before = String::new();
                 leave = Bound::to(seen).encode();
                 continue;
@@ -205,7 +209,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let Some(bound) = Bound::decode(&held.database) else {
                 return Err(Unbound::Failed(self.bond.unreadable(&held.database)));
             };
-            let merged = match bound.judge(seen) {
+            let merged = match bound.compare(seen) {
                 Verdict::Same(merged) => merged,
                 Verdict::Other(why) => {
                     let mismatch = Mismatch::Database { bound, why };
@@ -222,12 +226,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 return Ok(Claimed::Refused(mismatch));
             }
             if merged == bound && !held.table.is_empty() {
-                let note = || self.bond.run.store(held.run + 1, Ordering::Release);
+                let connection = held.connection_number + 1;
+                let note = || self.bond.bound_in.store(connection, Ordering::Release);
                 if ledger.confirm(namespace, rebindings, note) {
                     return Ok(Claimed::Bound);
                 }
                 return Err(Unbound::Store(StoreError::new(
-                    "the namespace was bound anew meanwhile",
+                    "`Cache::rebind` was called for the namespace in the meantime; try again",
                 )));
             }
             if bound.runs_elsewhere(&merged) && !is_fresh {
@@ -237,7 +242,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             leave = merged.encode();
         }
         Err(Unbound::Store(StoreError::new(
-            "the binding of a namespace is changed by others all the time",
+            "gave up binding the namespace, because other processes kept changing its binding; try again",
         )))
     }
 
@@ -245,14 +250,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.cache.store.bind(claim, self.journal()).await
     }
 
-    /// The partition by which the store finds the journal of the entity, if it has one.
-    fn journal(&self) -> Option<&Partition> {
+    /// Returns the partition by which the store finds the journal of the entity, if it has one.
+    fn journal(&self) -> Option<&PartitionKeys> {
         let queue = self.queue.as_ref()?;
-        let first = queue.lanes.first()?;
-        queue.policy.journal.map(|_| &*first.partition)
+        let first = queue.partitions.first()?;
+        queue.policy.journal.map(|_| &*first.keys)
     }
 
-    /// Lets rows be served whose database is away, if the endpoint is one that they were stored under.
+    /// Allows rows to be served while the database is unreachable, if the binding has the endpoint of the pool.
     async fn bind_provisionally(&self) -> Result<(), Unbound> {
         if self.is_servable() {
             return Err(Unbound::Away);
@@ -271,8 +276,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let held = self.claim_in_store(&look).await.map_err(Unbound::Store)?;
         let bound = Bound::decode(&held.database);
         let seen = self.bond.prober.at_first_sight();
-        let is_known = bound.is_some_and(|bound| matches!(bound.judge(&seen), Verdict::Same(_)));
-        // As it was written, or with the schema that somebody else has found it in.
+        let is_known = bound.is_some_and(|bound| matches!(bound.compare(&seen), Verdict::Same(_)));
+        // The name as written, or with the schema in which another process has found the table.
         let is_table = held.table == table.name()
             || held
                 .table
@@ -280,7 +285,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 .is_some_and(|(_, name)| name == table.name());
         if is_known && is_table {
             let provisional = &self.bond.provisional;
-            let note = || provisional.store(held.run + 1, Ordering::Release);
+            let note = || provisional.store(held.connection_number + 1, Ordering::Release);
             ledger.confirm(namespace, rebindings, note);
         }
         Err(Unbound::Away)
@@ -288,7 +293,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 }
 
 impl<DB: Backend> Asking<'_, DB> {
-    /// Who the database is; nothing if it does not answer a read soon.
+    /// Returns the identity of the database, or `None` if it does not answer a read soon.
     async fn seen(
         &mut self,
         bond: &Bond<DB>,
@@ -303,7 +308,7 @@ impl<DB: Backend> Asking<'_, DB> {
         seen.map(Some).map_err(Unbound::Failed)
     }
 
-    /// The table of the entity, with its schema.
+    /// Returns the table of the entity, with its schema.
     async fn table(&mut self, bond: &Bond<DB>, is_stale: bool) -> Result<Table, Unbound> {
         let known = bond.known_table();
         if known.resolved.is_some() && !is_stale {
@@ -322,7 +327,7 @@ impl<DB: Backend> Asking<'_, DB> {
     }
 }
 
-/// Goes on without a store, or without knowing more.
+/// Ignores that the store or the database did not answer.
 fn without_store(bound: Result<(), Unbound>) -> Result<(), Error> {
     match bound {
         Ok(()) | Err(Unbound::Store(_) | Unbound::Away) => Ok(()),
@@ -330,13 +335,7 @@ fn without_store(bound: Result<(), Unbound>) -> Result<(), Error> {
     }
 }
 
-/// Whether bindings are left out, for the tests that show they are needed.
-fn is_left_out(cache: &cache::Inner) -> bool {
-    #[cfg(feature = "test-util")]
-    return cache.store.is_left_out(Mechanism::Binding);
-    #[cfg(not(feature = "test-util"))]
-    {
-        let _ = cache;
-        false
-    }
+/// Returns whether bindings are disabled, for the tests that show they are needed.
+fn disables(cache: &cache::Inner) -> bool {
+    cache.store.disables(Mechanism::Binding)
 }

@@ -1,36 +1,37 @@
 //! Which database a namespace belongs to, and whether another one is the same.
 //!
-//! No single sign tells. A dump that was restored elsewhere carries the id that is stored in the database; a failover leads
-//! to another server under the same address; a proxy, or a second name, is another address of the same server; a snapshot of its
-//! disk has everything that was written there. So four signs are kept, and compared together:
+//! No single sign is enough. A dump that was restored elsewhere has the same stored id. A failover leads to another
+//! server under the same address. A proxy, or a second name, is another address of the same server. A snapshot of the
+//! disk has all data of the database. So larder keeps four signs, and compares them together:
 //!
-//! 1. the *id* that `install` has put into the database, if it is there;
+//! 1. the *id* that `install` has stored in the database, if any;
 //! 2. the *cluster*, on Postgres: what its standbys and the copies of its disk have in common;
-//! 3. the *endpoints* that it was reached at: host, port and database, or the file;
-//! 4. the *server*, by what it says of itself while it runs.
+//! 3. the *endpoints* of the pools that connected to it: host, port and database, or the file;
+//! 4. the *server*, by what it reports while it runs.
 //!
-//! Two are the same if neither their ids nor their clusters contradict each other, and an endpoint or the server agrees. What
-//! agrees is merged, so that a namespace follows its database through restarts and failovers, one sign at a time.
+//! Two databases are the same if neither their ids nor their clusters contradict each other, and an endpoint or the
+//! server matches. The signs of the same database are merged, so that a namespace follows its database through restarts
+//! and failovers, one sign at a time.
 //!
-//! Invariant: a copy of a database, one that was created anew, and one that was moved are another one, unless they were given
-//! the address that the namespace knows and what is stored in them does not say otherwise.
+//! Invariant: a copy of a database, a newly created one, and a moved one are other databases, unless they have an
+//! address that the namespace knows and their stored signs do not contradict it.
 //! Not here: how the signs are found (`prober`), and where the binding is kept (`ledger`, and the store).
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How many endpoints of one server are remembered.
-const MOST_ENDPOINTS: usize = 16;
+/// The maximum number of recorded endpoints of one server.
+const MAX_ENDPOINTS: usize = 16;
 
-/// What a namespace is bound to.
+/// The database that a namespace is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bound {
     /// The kind of database, as sqlx names it.
     system: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     id: Option<String>,
-    /// The latest one stands last.
+    /// The latest one is last.
     endpoints: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     cluster: Option<String>,
@@ -38,7 +39,7 @@ pub(crate) struct Bound {
     server: Option<String>,
 }
 
-/// What is known of the database that a pool reaches.
+/// The signs of the database that a pool connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) system: &'static str,
@@ -51,9 +52,9 @@ pub(crate) struct Seen {
 /// One sign of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// The database was not asked, or does not let this user see it.
+    /// The database was not asked, or this user may not see the sign.
     Unknown,
-    /// It has none.
+    /// The database does not have this sign.
     Absent,
     Known(String),
 }
@@ -61,25 +62,25 @@ pub(crate) enum Sign {
 /// Whether a database is the one that a namespace is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is, and this is what is known of it now.
+    /// It is the same. These are its merged signs.
     Same(Bound),
     Other(Other),
-    /// It has to be asked for more.
+    /// Unknown until the database is asked for more signs.
     Open,
 }
 
-/// Why a database is another one.
+/// Why two databases are different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Other {
-    /// PostgreSQL is not SQLite.
+    /// They are different kinds of databases, for example PostgreSQL and SQLite.
     System,
-    /// Another id is stored in it.
+    /// Their stored ids differ.
     Id,
-    /// The namespace is bound to an id, and there is none in it.
+    /// The binding has an id, and the database has none.
     NoId,
-    /// Its server was set up by itself, and is no standby of the one that is known.
+    /// Its server was set up apart, and is not a standby of the known one.
     Cluster,
-    /// Neither its endpoint nor its server is known; whether the stored ids are equal.
+    /// Neither its endpoint nor its server matches. `same_id`: the stored ids are equal.
     Elsewhere { same_id: bool },
 }
 
@@ -93,7 +94,7 @@ impl Sign {
 }
 
 impl Bound {
-    /// What a namespace is bound to by the first who comes.
+    /// Returns the binding that the first repository makes.
     pub(crate) fn to(seen: &Seen) -> Self {
         Self {
             system: seen.system.to_owned(),
@@ -104,13 +105,13 @@ impl Bound {
         }
     }
 
-    /// Whether another one runs on another server: it was restarted, or another one has taken over.
+    /// Returns whether another one runs on another server: it was restarted, or a standby has taken over.
     pub(crate) fn runs_elsewhere(&self, other: &Self) -> bool {
         let servers = self.server.as_ref().zip(other.server.as_ref());
         servers.is_some_and(|(own, other)| own != other)
     }
 
-    /// As a store keeps it.
+    /// Returns the form in which a store keeps it.
     pub(crate) fn encode(&self) -> String {
         serde_json::to_string(self).expect("texts can be written as JSON")
     }
@@ -119,8 +120,8 @@ impl Bound {
         serde_json::from_str(text).ok()
     }
 
-    /// Compares a database with the one that is bound.
-    pub(crate) fn judge(&self, seen: &Seen) -> Verdict {
+    /// Compares a database with the bound one.
+    pub(crate) fn compare(&self, seen: &Seen) -> Verdict {
         if self.system != seen.system {
             return Verdict::Other(Other::System);
         }
@@ -137,7 +138,7 @@ impl Bound {
         let servers = self.server.as_deref().zip(seen.server.known());
         let is_server = servers.is_some_and(|(bound, server)| bound == server);
         if !is_endpoint && !is_server {
-            // Where there is no server, its name decides.
+            // Without a server, the endpoint decides.
             if seen.server == Sign::Unknown {
                 return Verdict::Open;
             }
@@ -147,8 +148,9 @@ impl Bound {
         Verdict::Same(self.merged(seen, servers.is_some() && !is_server))
     }
 
-    /// What is known when a database is the same; `failed_over` says that it is another server under a known endpoint. The
-    /// other endpoints led to the former server, and may be given to somebody else.
+    /// Returns the merged signs of the same database. `failed_over` says that it is another server under a known
+    /// endpoint. Then the other endpoints led to the former server and are forgotten: they may belong to another
+    /// database now.
     fn merged(&self, seen: &Seen, failed_over: bool) -> Self {
         let mut endpoints = if failed_over {
             Vec::new()
@@ -158,7 +160,7 @@ impl Bound {
         if !endpoints.contains(&seen.endpoint) {
             endpoints.push(seen.endpoint.clone());
         }
-        let superfluous = endpoints.len().saturating_sub(MOST_ENDPOINTS);
+        let superfluous = endpoints.len().saturating_sub(MAX_ENDPOINTS);
         endpoints.drain(..superfluous);
         let or = |sign: &Sign, bound: &Option<String>| {
             sign.known().map(str::to_owned).or_else(|| bound.clone())
@@ -235,7 +237,7 @@ mod tests {
     fn judged(bound: &Seen, seen: &Seen) -> Verdict {
         let bound = Bound::to(bound);
         assert_eq!(Bound::decode(&bound.encode()).as_ref(), Some(&bound));
-        bound.judge(seen)
+        bound.compare(seen)
     }
 
     #[track_caller]
@@ -303,11 +305,11 @@ mod tests {
     #[test]
     fn an_id_that_is_installed_later_is_taken_over_and_then_counts() {
         let upgraded = is_same(&seen("", "db/app", "s1"), &seen("1", "db/app", "s1"));
-        let other = upgraded.judge(&seen("2", "db/app", "s1"));
+        let other = upgraded.compare(&seen("2", "db/app", "s1"));
         assert_eq!(other, Verdict::Other(Other::Id));
         // A user who may not see the id is judged by the rest.
         assert!(matches!(
-            upgraded.judge(&seen("?", "db/app", "s1")),
+            upgraded.compare(&seen("?", "db/app", "s1")),
             Verdict::Same(same) if same == upgraded
         ));
     }
@@ -322,14 +324,14 @@ mod tests {
     #[test]
     fn after_a_failover_the_names_of_the_former_server_are_forgotten() {
         let bound = is_same(&seen("1", "db/app", "s1"), &seen("1", "old-host/app", "s1"));
-        let Verdict::Same(bound) = bound.judge(&seen("1", "db/app", "s2")) else {
+        let Verdict::Same(bound) = bound.compare(&seen("1", "db/app", "s2")) else {
             panic!("a failover is the same database");
         };
         // The old host is used for a copy now.
-        let copy = bound.judge(&seen("1", "old-host/app", "s1"));
+        let copy = bound.compare(&seen("1", "old-host/app", "s1"));
         assert_eq!(copy, Verdict::Other(Other::Elsewhere { same_id: true }));
         assert!(matches!(
-            bound.judge(&seen("1", "new-host/app", "s2")),
+            bound.compare(&seen("1", "new-host/app", "s2")),
             Verdict::Same(_)
         ));
     }
@@ -337,12 +339,12 @@ mod tests {
     #[test]
     fn the_endpoints_that_are_remembered_are_bounded() {
         let mut bound = Bound::to(&seen("1", "0", "s1"));
-        for number in 1..10 * MOST_ENDPOINTS {
-            match bound.judge(&seen("1", &number.to_string(), "s1")) {
+        for number in 1..10 * MAX_ENDPOINTS {
+            match bound.compare(&seen("1", &number.to_string(), "s1")) {
                 Verdict::Same(merged) => bound = merged,
                 verdict => panic!("{verdict:?}"),
             }
         }
-        assert_eq!(bound.endpoints.len(), MOST_ENDPOINTS);
+        assert_eq!(bound.endpoints.len(), MAX_ENDPOINTS);
     }
 }

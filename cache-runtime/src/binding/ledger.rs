@@ -1,9 +1,9 @@
-//! What the namespaces of one cache are bound to, as far as this process knows.
+//! The bindings of the namespaces of one cache, as far as this process knows them.
 //!
-//! It is all there is where the store is in this process. With Redis it finds two entities of one name, and two databases,
-//! already where their repositories are made; what other processes have bound is in Redis.
+//! For the in-process store these are all bindings. With Redis, the bindings of other processes are in Redis. Then this
+//! ledger finds two entities of one name, or two databases, as soon as their repositories are created.
 //!
-//! Invariant: a namespace is bound by the first who comes, and everybody else is compared with that.
+//! Invariant: the first repository binds a namespace, and all others are compared with that binding.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::database::backend::Backend;
 
-/// Something that was bound, and is to be bound anew.
+/// A bound repository, which `rebind` unbinds.
 pub(crate) trait Member: Send + Sync {
     fn unbind(&self);
 }
@@ -33,9 +33,9 @@ pub(crate) struct Ledger {
 struct Namespace {
     database: Option<Bound>,
     tables: HashMap<&'static str, Table>,
-    /// Who has to hear when it is bound to another database.
+    /// The repositories to unbind when the namespace is bound to another database.
     members: Vec<Weak<dyn Member>>,
-    /// How often it was bound anew on purpose. Journals follow then.
+    /// How often `Cache::rebind` was called. Journals are rebound after it.
     rebindings: u64,
 }
 
@@ -61,14 +61,14 @@ pub(crate) enum Mismatch {
         bound: Bound,
         why: Other,
     },
-    /// The table that the entity's name stands for.
+    /// The name of the entity belongs to this table.
     Table {
         bound: String,
     },
 }
 
 impl Table {
-    /// Whether two cannot be the same table.
+    /// Returns whether the two cannot be the same table.
     fn contradicts(&self, other: &Self) -> bool {
         if let (Some(own), Some(other)) = (&self.resolved, &other.resolved) {
             return own != other;
@@ -81,7 +81,7 @@ impl Table {
         table != other || own.zip(others).is_some_and(|(own, others)| own != others)
     }
 
-    /// What it is called in a store.
+    /// Returns the name of the table in a store.
     pub(crate) fn name(&self) -> &str {
         self.resolved.as_deref().unwrap_or(self.written)
     }
@@ -94,8 +94,8 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Binds a namespace to a database and the name of an entity to a table, or compares them with what is bound. What is not
-    /// `is_fresh` says nothing of where the database runs now.
+    /// Binds a namespace to a database and the name of an entity to a table, or compares them with the binding. An
+    /// answer that is not `is_fresh` does not show where the database runs now.
     pub(crate) fn claim(
         &self,
         namespace: &str,
@@ -108,7 +108,7 @@ impl Ledger {
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
         let database = match &namespace.database {
             None => Some(Bound::to(seen)),
-            Some(bound) => match bound.judge(seen) {
+            Some(bound) => match bound.compare(seen) {
                 Verdict::Same(merged) if is_fresh || !bound.runs_elsewhere(&merged) => Some(merged),
                 Verdict::Same(_) | Verdict::Open => None,
                 Verdict::Other(why) => {
@@ -137,7 +137,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Binds a namespace to another database. Whoever was bound has to be compared again.
+    /// Binds a namespace to another database, and unbinds its repositories, so that they are compared again.
     pub(crate) fn rebind(&self, namespace: &str, seen: &Seen) {
         let mut namespaces = self.lock();
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
@@ -149,7 +149,7 @@ impl Ledger {
         }
     }
 
-    /// How often a namespace was bound anew.
+    /// Returns how often a namespace was rebound.
     pub(crate) fn rebindings(&self, namespace: &str) -> u64 {
         let namespaces = self.lock();
         namespaces
@@ -157,7 +157,8 @@ impl Ledger {
             .map_or(0, |namespace| namespace.rebindings)
     }
 
-    /// Notes that a member is bound, unless its namespace was bound anew since it was asked about. Whether it is.
+    /// Calls `note` to record that a member is bound, unless its namespace was rebound since. Returns whether it was
+    /// called.
     pub(crate) fn confirm(&self, namespace: &str, rebindings: u64, note: impl FnOnce()) -> bool {
         let namespaces = self.lock();
         let now = namespaces
@@ -169,7 +170,7 @@ impl Ledger {
         now == rebindings
     }
 
-    /// Notes who has to hear when a namespace is bound to another database.
+    /// Adds a repository to unbind when the namespace is bound to another database.
     pub(crate) fn join(&self, namespace: &str, member: Weak<dyn Member>) {
         let mut namespaces = self.lock();
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
@@ -177,7 +178,7 @@ impl Ledger {
         namespace.members.push(member);
     }
 
-    /// The prober of a pool, which all repositories over it share.
+    /// Returns the prober of a pool, which all repositories over it share.
     pub(crate) fn prober<DB: Backend>(&self, pool: &sqlx::Pool<DB>) -> Arc<Prober<DB>> {
         let options: Arc<dyn std::any::Any + Send + Sync> = pool.connect_options();
         let mut probers = self.probers.lock().unwrap_or_else(PoisonError::into_inner);

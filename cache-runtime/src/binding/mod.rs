@@ -1,19 +1,23 @@
-//! The binding of a namespace: the one database whose rows its keys stand for, and the table behind each entity's name.
+//! The binding of a namespace: the one database whose rows its keys identify, and the table of each entity's name.
 //!
-//! Without it, two databases that meet in one namespace (staging and production on one Redis, two tenants on one cache) are
-//! served each other's rows, and queued writes of one land in the other; and so are two entities with one name.
+//! Without it, two databases in one namespace (staging and production on one Redis, two tenants on one cache) would be
+//! served each other's rows, and queued writes of one would be flushed to the other. The same holds for two entities
+//! with one name.
 //!
-//! 1. A repository is made: what the pool's options say, and the table, are compared with what this process knows (`ledger`).
-//! 2. Before its first operation, and again after each new connection to the store, the database is asked who it is
-//!    (`prober`), and both are compared with what the store has (`Store::bind`). The first who comes binds the namespace. A read
-//!    that finds nothing asks on the connection that its load has taken, so that it waits for one connection and not for two.
+//! 1. When a repository is created, the options of the pool and the table are compared with what this process knows
+//!    (`ledger`).
+//! 2. Before its first operation, and after each new connection to the store, the database is identified (`prober`).
+//!    The database and the table are compared with the binding in the store (`Store::bind`). The first repository binds
+//!    the namespace. A read that misses identifies the database on the connection of its load, so it waits for one
+//!    connection only.
 //! 3. A mismatch is an error of the operation, which has read, stored and queued nothing.
-//! 4. While the store cannot be asked, the repository goes past it: it is not bound, so nothing is served or filled.
+//! 4. While the store cannot be asked, the repository is not bound: it bypasses the store, and nothing is served or
+//!    filled.
 //!
-//! Invariant: nothing is served from a store, stored in it, queued in it or flushed from it by a repository that is not bound
-//! in the run of the store that is used (`Bond::holds`). While the database is away, and has not been asked before, rows are
-//! served if its endpoint is one that the binding knows; that is all.
-//! Not here: who is the same (`identity`).
+//! Invariant: a repository that is not bound on the current connection of the store (`Bond::holds`) does not serve from
+//! the store, fill it, queue in it or flush from it. There is one exception: while the database is unreachable and was
+//! not identified before, rows are served if the binding has its endpoint.
+//! Not here: when two databases are the same (`identity`).
 
 pub(crate) mod bind;
 pub(crate) mod identity;
@@ -37,7 +41,7 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// How a repository is bound.
+/// The binding of a repository.
 pub(crate) struct Bond<DB: Backend> {
     /// The namespace of its keys.
     pub(crate) namespace: String,
@@ -46,16 +50,16 @@ pub(crate) struct Bond<DB: Backend> {
     written: &'static str,
     pub(crate) prober: Arc<Prober<DB>>,
     table: OnceLock<String>,
-    /// The run of the store in which it is bound, and one.
-    run: AtomicU64,
-    /// The run of the store in which a database that is away was known by its endpoint, and one.
+    /// The number of the connection on which it is bound, plus one. Zero: not bound.
+    bound_in: AtomicU64,
+    /// The number of the connection on which an unreachable database was identified by its endpoint, plus one.
     provisional: AtomicU64,
-    /// Held while it is claimed.
+    /// Held while the namespace is claimed.
     claiming: tokio::sync::Mutex<()>,
 }
 
 impl<DB: Backend> Bond<DB> {
-    /// The bond of a repository that is being made.
+    /// Returns the binding of a repository that is being created.
     pub(crate) fn new(
         ledger: &Ledger,
         namespace: &str,
@@ -69,13 +73,13 @@ impl<DB: Backend> Bond<DB> {
             written,
             prober: ledger.prober(pool),
             table: OnceLock::new(),
-            run: AtomicU64::new(0),
+            bound_in: AtomicU64::new(0),
             provisional: AtomicU64::new(0),
             claiming: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Compares what is known without asking anybody.
+    /// Compares what is known without asking the database or the store.
     pub(crate) fn check_at_first_sight(&self, ledger: &Ledger) -> Result<(), Error> {
         let seen = self.prober.at_first_sight();
         let table = self.known_table();
@@ -83,10 +87,10 @@ impl<DB: Backend> Bond<DB> {
         claimed.map_err(|mismatch| self.refused(&mismatch, &seen))
     }
 
-    /// Whether it is bound in a run of the store.
+    /// Returns whether it is bound on a connection of the store.
     #[inline]
-    pub(crate) fn holds(&self, run: u64) -> bool {
-        self.run.load(Ordering::Acquire) == run + 1
+    pub(crate) fn holds(&self, connection: u64) -> bool {
+        self.bound_in.load(Ordering::Acquire) == connection + 1
     }
 
     fn known_table(&self) -> Table {
@@ -103,13 +107,13 @@ impl<DB: Backend> Bond<DB> {
         Error::new(
             ErrorKind::Configuration,
             format!(
-                "{entity} cannot use the namespace {namespace}: what it is bound to cannot be read ({text:?}), so a later \
-                 version of larder has bound it; use that, or call `Cache::rebind` once"
+                "{entity} cannot use the namespace {namespace}: its binding cannot be read ({text:?}), so a later version of \
+                 larder has written it; use that version, or call `Cache::rebind` once"
             ),
         )
     }
 
-    /// The error of an operation of a repository that cannot use its namespace.
+    /// Returns the error of an operation of a repository that cannot use its namespace.
     fn refused(&self, mismatch: &Mismatch, seen: &Seen) -> Error {
         let Self {
             namespace, entity, ..
@@ -119,30 +123,34 @@ impl<DB: Backend> Bond<DB> {
                 let table = self.known_table();
                 let table = table.resolved.as_deref().unwrap_or(table.written);
                 format!(
-                    "there, the name {entity} stands for the table {bound}, and here for {table}; give one of the two entities \
-                     another name with `#[cached(name = \"..\")]`, or a namespace of its own; if the table was renamed, call \
-                     `Cache::rebind` once"
+                    "in it, the entity name {entity} belongs to the table {bound}, and this entity has the table {table}; give \
+                     one of the two entities another name with `#[cached(name = \"..\")]`, or a namespace of its own; if the \
+                     table was renamed, call `Cache::rebind` once"
                 )
             }
             Mismatch::Database { bound, why } => {
                 let sign = match why {
-                    Other::System => "they are of two kinds",
-                    Other::Id => "their ids are two, so one was created anew or is another one",
+                    Other::System => "they are different kinds of databases",
+                    Other::Id => {
+                        "their ids differ, so the database was created anew, or they are two databases"
+                    }
                     Other::NoId => {
                         "this one has no id, so it was created anew, or its table larder_database was dropped"
                     }
                     Other::Cluster => {
-                        "their servers were set up apart, so it was restored, or upgraded, or is another one"
+                        "their servers were set up apart, so the database was restored or upgraded, or they are two databases"
                     }
                     Other::Elsewhere { same_id: true } => {
-                        "their ids are equal, so one is a copy of the other, or it has moved"
+                        "their ids are equal, so one is a copy of the other, or the database has moved"
                     }
-                    Other::Elsewhere { same_id: false } => "neither address nor server is the same",
+                    Other::Elsewhere { same_id: false } => {
+                        "neither the address nor the server is the same"
+                    }
                 };
                 format!(
-                    "it belongs to {bound}, and this pool reaches {seen}: {sign}; use another namespace \
-                     (`CacheBuilder::namespace`, `Cache::with_namespace`), or, if the database has moved or was replaced, call \
-                     `Cache::rebind` once"
+                    "it belongs to {bound}, and this pool connects to {seen}: {sign}; use another namespace \
+                     (`CacheBuilder::namespace`, `Cache::with_namespace`), or call `Cache::rebind` once if the database has \
+                     moved or was replaced"
                 )
             }
         };

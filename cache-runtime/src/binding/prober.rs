@@ -1,12 +1,12 @@
-//! Asks a database who it is, once for each pool of a cache.
+//! Identifies a database, once for each pool of a cache.
 //!
-//! 1. What the pool's options say is known at once: the endpoint.
-//! 2. The first operation asks for the rest, in a task of its own, so that a caller who leaves leaves nothing behind. All
-//!    repositories over the pool share the answer.
+//! 1. The options of the pool name the endpoint.
+//! 2. The first operation asks the database for the rest, in a task of its own that ends even if the caller's future is
+//!    dropped. All repositories over the pool share the answer.
 //! 3. A transaction asks on its own connection, because its pool may have no other.
 //!
-//! The statements read the catalogue and the table of larder's own. None of them can fail because something is missing: in a
-//! transaction of Postgres one that fails would end it.
+//! The statements read the catalogue and larder's own table. None of them fails because something is missing: in
+//! Postgres, a failed statement would end the transaction.
 //!
 //! Not here: what the answer means (`identity`).
 
@@ -22,14 +22,14 @@ use tracing::Instrument;
 use super::identity::{Seen, Sign};
 use crate::{
     clock::Deadline,
-    database::{self, Fate, backend::Backend, dialect::Dialect},
+    database::{self, WriteOutcome, backend::Backend, dialect::Dialect},
     error::Error,
 };
 
-/// How long a read waits for a database to say who it is. It may be away, and the row be cached.
+/// How long a read waits for the identity of a database, which may be unreachable while the row is cached.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is known of the database of one pool.
+/// Identifies the database of one pool.
 pub(crate) struct Prober<DB: Backend> {
     pool: Pool<DB>,
     endpoint: String,
@@ -38,7 +38,7 @@ pub(crate) struct Prober<DB: Backend> {
 
 type Answer = Option<Result<Arc<Seen>, Error>>;
 
-/// One time that the database was asked.
+/// One attempt to identify the database.
 #[derive(Clone)]
 struct Attempt {
     answer: watch::Receiver<Answer>,
@@ -65,7 +65,7 @@ impl<DB: Backend> Prober<DB> {
         }
     }
 
-    /// What the options of the pool say.
+    /// Returns what the options of the pool say.
     pub(crate) fn at_first_sight(&self) -> Seen {
         Seen {
             system: DB::NAME,
@@ -79,7 +79,7 @@ impl<DB: Backend> Prober<DB> {
         }
     }
 
-    /// What the database says, later than `stale` if that is given.
+    /// Returns the identity of the database. If `stale` is given, the answer is newer than that.
     pub(crate) async fn seen(&self, stale: Option<&Arc<Seen>>) -> Result<Arc<Seen>, Error> {
         let mut attempt = self.attempt(stale);
         let answered = attempt.answer.wait_for(Option::is_some).await;
@@ -89,7 +89,7 @@ impl<DB: Backend> Prober<DB> {
             .unwrap_or_else(|| Err(failed::<DB>(sqlx::Error::WorkerCrashed)))
     }
 
-    /// As [`Prober::seen`], for a read: nothing if the database does not answer soon.
+    /// As [`Prober::seen`], for a read. Returns `None` if the database does not answer soon.
     pub(crate) async fn seen_soon(&self, stale: Option<&Arc<Seen>>) -> Option<Arc<Seen>> {
         let mut attempt = self.attempt(stale);
         let answer = attempt.answer.borrow().clone();
@@ -101,7 +101,7 @@ impl<DB: Backend> Prober<DB> {
         answer?.ok()
     }
 
-    /// What the database says on a connection, or has said before.
+    /// Returns the identity of the database. If it is not known yet, asks on this connection.
     pub(crate) async fn seen_on(
         &self,
         connection: &mut DB::Connection,
@@ -117,7 +117,7 @@ impl<DB: Backend> Prober<DB> {
         Ok(seen)
     }
 
-    /// The table of an entity, as [`resolve`] finds it, in a task that ends even if nobody waits for it.
+    /// Returns the table of an entity, as [`resolve`] does, in a task that ends even if the caller's future is dropped.
     pub(crate) async fn resolve(&self, written: &'static str) -> Result<String, Error> {
         if written.contains('.') || DB::DIALECT == Dialect::Sqlite {
             return Ok(qualified(written, "main"));
@@ -131,12 +131,12 @@ impl<DB: Backend> Prober<DB> {
         resolved.unwrap_or_else(|_| Err(failed::<DB>(sqlx::Error::WorkerCrashed)))
     }
 
-    /// Forgets the answer: something has been installed.
+    /// Forgets the answer, so that the database is asked again.
     pub(crate) fn forget(&self) {
         *self.lock() = None;
     }
 
-    /// Whether the database has said who it is.
+    /// Returns whether the database is identified.
     pub(crate) fn is_known(&self) -> bool {
         self.known(None).is_some()
     }
@@ -152,7 +152,7 @@ impl<DB: Backend> Prober<DB> {
         }
     }
 
-    /// The attempt that is under way or has succeeded, or another one.
+    /// Returns the attempt that is under way or has succeeded, or starts another one.
     fn attempt(&self, stale: Option<&Arc<Seen>>) -> Attempt {
         let mut attempt = self.lock();
         let mut patience = PATIENCE;
@@ -163,7 +163,7 @@ impl<DB: Backend> Prober<DB> {
                     return known.clone();
                 }
                 None if known.answer.has_changed().is_ok() => return known.clone(),
-                // The database was away a moment ago. Reads have waited for it once.
+                // The last attempt failed. Reads have waited for it once, and do not wait again.
                 Some(Err(_)) => patience = Duration::ZERO,
                 Some(Ok(_)) | None => {}
             }
@@ -176,7 +176,7 @@ impl<DB: Backend> Prober<DB> {
                 ask::<DB>(&mut connection, endpoint).await
             };
             let answer = asked.await.map(Arc::new).map_err(failed::<DB>);
-            // Nobody may have waited.
+            // All callers may have been dropped.
             let _unheard = sender.send(Some(answer));
         };
         tokio::spawn(task.in_current_span());
@@ -206,7 +206,7 @@ async fn ask<DB: Backend>(
             tracing::warn!(
                 endpoint,
                 error = &error as &dyn std::error::Error,
-                "the database cannot say who it is; it is known by its address only"
+                "failed to identify the database, because it rejected the query; it is identified by its address only"
             );
             Said {
                 id: Sign::Unknown,
@@ -225,7 +225,8 @@ async fn ask<DB: Backend>(
     })
 }
 
-/// Whether a database does not know what it was asked for, or forbids it: one that only resembles the one it passes for.
+/// Returns whether a database does not support the query, or forbids it: it is only compatible with the one it claims
+/// to be.
 fn is_not_understood(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(refusal) = error else {
         return false;
@@ -234,13 +235,13 @@ fn is_not_understood(error: &sqlx::Error) -> bool {
     code.starts_with("42") || code.starts_with("0A")
 }
 
-/// Whether a table is not there, as MySQL says it.
+/// Returns whether an error of MySQL means that a table does not exist.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     let refusal = error.as_database_error();
     refusal.is_some_and(|refusal| refusal.code().as_deref() == Some("42S02"))
 }
 
-/// What a database says of itself.
+/// The signs that a database reports.
 struct Said {
     id: Sign,
     cluster: Sign,
@@ -255,7 +256,7 @@ async fn signs<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sql
     }
 }
 
-/// The id that was installed, where it is known whether there is one.
+/// Returns the installed id of the database, or whether it is absent or unknown.
 async fn id<DB: Backend>(connection: &mut DB::Connection) -> Result<Sign, sqlx::Error> {
     let text = "SELECT id FROM larder_database WHERE one = 1";
     let rows = rows::<DB>(connection, text).await?;
@@ -263,8 +264,8 @@ async fn id<DB: Backend>(connection: &mut DB::Connection) -> Result<Sign, sqlx::
     Ok(id.flatten().map_or(Sign::Absent, Sign::Known))
 }
 
-/// The table of an entity with the schema that statements find it in; where there is none, with the one that it would be
-/// created in.
+/// Returns the table of an entity with the schema in which statements find it. If it does not exist, returns it with
+/// the schema in which it would be created.
 pub(crate) async fn resolve<DB: Backend>(
     connection: &mut DB::Connection,
     written: &str,
@@ -304,7 +305,7 @@ fn qualified(written: &str, schema: &str) -> String {
 }
 
 async fn postgres<DB: Backend>(connection: &mut DB::Connection) -> Result<Said, sqlx::Error> {
-    // A table that is not found may stand in a schema that this user may not look into.
+    // A table that is not found may be in a schema that this user cannot see.
     let text = "SELECT current_database()::text, \
                 CASE WHEN has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()')::oid, 'EXECUTE') \
                 THEN 'yes' END, \
@@ -404,5 +405,5 @@ async fn rows<DB: Backend>(
 
 fn failed<DB: Backend>(error: sqlx::Error) -> Error {
     let what = format!("the identity of the {} database", DB::NAME);
-    database::describe("load", &what, error, Fate::Nothing)
+    database::describe("load", &what, error, WriteOutcome::Nothing)
 }

@@ -1,14 +1,13 @@
-//! The options of a cache, their defaults, and what is made of them.
+//! The options of a cache, their defaults, and how a cache is built from them.
 
-#[cfg(any(feature = "redis", feature = "test-util"))]
-use std::time::Duration;
 use std::{
     path::PathBuf,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use super::{Cache, Inner, check_namespace, configuration};
-#[cfg(feature = "test-util")]
+#[cfg(feature = "internal-faults")]
 use crate::store::faulty::{Faults, FaultyStore};
 use crate::{
     binding::Ledger,
@@ -24,6 +23,7 @@ use crate::{
 use crate::{
     error::ErrorKind,
     protocol::token::ProcessId,
+    store::failpoint::Disabled,
     store::redis::{
         RedisStore,
         connection::{Options, Timeouts},
@@ -44,18 +44,17 @@ pub struct CacheBuilder {
     codec: Codec,
     max_row: u64,
     clock: Clock,
-    repair_limit: usize,
-    concurrent_loads: usize,
-    journals: PathBuf,
+    max_tracked_invalidations: usize,
+    max_concurrent_loads: usize,
+    journal_dir: PathBuf,
     #[cfg(feature = "redis")]
     timeouts: Timeouts,
     #[cfg(feature = "redis")]
     fence_primary: bool,
     #[cfg(feature = "tls")]
     root_certificate: Option<Vec<u8>>,
-    #[cfg(feature = "test-util")]
+    #[cfg(feature = "internal-faults")]
     faults: Option<Faults>,
-    #[cfg(feature = "test-util")]
     intent_ttl: Option<Duration>,
 }
 
@@ -68,169 +67,176 @@ impl Default for CacheBuilder {
             codec: Codec::default(),
             max_row: size::DEFAULT,
             clock: Clock::default(),
-            repair_limit: repair::DEFAULT_LIMIT,
-            concurrent_loads: DEFAULT_LOADS,
-            journals: PathBuf::new(),
+            max_tracked_invalidations: repair::DEFAULT_LIMIT,
+            max_concurrent_loads: DEFAULT_LOADS,
+            journal_dir: PathBuf::new(),
             #[cfg(feature = "redis")]
             timeouts: Timeouts::default(),
             #[cfg(feature = "redis")]
             fence_primary: false,
             #[cfg(feature = "tls")]
             root_certificate: None,
-            #[cfg(feature = "test-util")]
+            #[cfg(feature = "internal-faults")]
             faults: None,
-            #[cfg(feature = "test-util")]
             intent_ttl: None,
         }
     }
 }
 
 impl CacheBuilder {
-    /// Keeps entries in the Redis server (7.0 or newer, or Valkey) at this URL. Without it, entries live in this process.
+    /// Keeps entries in the Redis server (7.0 or newer, or Valkey) at this URL. Without it, entries live in this
+    /// process.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
     }
 
-    /// Bounds the in-process store to about so many rows (default 100,000). No effect on Redis.
+    /// Limits the in-process store to about this many rows (default 100,000). No effect on Redis.
     pub fn capacity(mut self, rows: usize) -> Self {
         self.capacity = rows;
         self
     }
 
-    /// Sets the first part of every key (default `larder`), for entities that name none themselves. A namespace belongs to one
-    /// database; further ones are made with [`Cache::with_namespace`].
+    /// Sets the first part of every key (default `larder`). An entity's own `namespace` takes precedence. A namespace
+    /// belongs to one database. [`Cache::with_namespace`] adds further namespaces.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Sets the payload codec (default MessagePack), for entities that name none themselves.
+    /// Sets the payload codec (default MessagePack). An entity's own `codec` takes precedence.
     pub fn codec(mut self, codec: Codec) -> Self {
         self.codec = codec;
         self
     }
 
-    /// Bounds how many bytes a row may have when it is encoded (default 4 MiB), for entities that name no bound themselves. A
-    /// larger one is not cached: its callers get it, from the database each time. To a queue it is not written: the write is
-    /// refused with the kind [`ErrorKind::TooLarge`].
+    /// Sets the maximum size of an encoded row in bytes (default 4 MiB). An entity's own `max_row` takes precedence.
     ///
-    /// Redis has bounds of its own, `proto-max-bulk-len` (512 MB unless set otherwise) and `client-query-buffer-limit`, which are
-    /// asked for and kept to. The in-process store keeps rows as they are, without bytes to count; only what goes to a `journal` is encoded there.
+    /// A larger row is not cached: each read loads it from the database. A queued write of a larger row fails with the
+    /// kind [`ErrorKind::TooLarge`].
+    ///
+    /// Redis has its own limits: `proto-max-bulk-len` (512 MB by default) and `client-query-buffer-limit`. larder reads
+    /// and respects them. The in-process store keeps the rows themselves, not their bytes. It writes bytes only to a
+    /// `journal`.
     pub fn max_row(mut self, bytes: usize) -> Self {
         self.max_row = bytes as u64;
         self
     }
 
-    /// Bounds how many keys are remembered whose invalidation could not be delivered (default 10,000). They are read from
-    /// the database until it is. Beyond the bound nothing is served from the cache any more, by this process, until all
-    /// keys of its entities were dropped. With 0 the first such key leads there.
-    pub fn repair_limit(mut self, keys: usize) -> Self {
-        self.repair_limit = keys;
-        self
-    }
-
-    /// Bounds how many loads of one repository run or wait for a connection at the same time (default 64); further ones
-    /// wait for their turn, without a limit to the time. Hits are not concerned.
+    /// Sets the maximum number of undelivered invalidations to track (default 10,000). Until its invalidation is
+    /// delivered, this process reads a key from the database.
     ///
-    /// When the cache cannot answer, every read is a load. The bound keeps them from filling the queue of the pool, which
-    /// writes wait in as well. It holds for all loads, because a cache that has just been emptied asks as much.
-    pub fn concurrent_loads(mut self, loads: usize) -> Self {
-        self.concurrent_loads = loads;
+    /// Beyond the maximum, this process bypasses the cache until all keys of its entities have been dropped. With 0,
+    /// the first undelivered invalidation has that effect.
+    pub fn max_tracked_invalidations(mut self, keys: usize) -> Self {
+        self.max_tracked_invalidations = keys;
         self
     }
 
-    /// Bounds the time one attempt to connect to Redis may take (default 1 s). Attempts are made in the background, over
-    /// and over with pauses of 20 ms to 1 s; only `connect` waits for one.
+    /// Sets how many loads of one repository may run or wait for a connection at the same time (default 64). Further
+    /// loads wait for their turn, without a time limit. Hits do not count.
+    ///
+    /// While the cache cannot answer, every read is a load. The limit keeps loads from filling the wait queue of the
+    /// pool, where writes wait too. It applies to all loads, because an empty cache causes as many loads as an
+    /// unreachable one.
+    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
+        self.max_concurrent_loads = loads;
+        self
+    }
+
+    /// Limits the time of one attempt to connect to Redis (default 1 s). larder retries in the background, with pauses
+    /// of 20 ms to 1 s. Only `connect` waits for an attempt.
     #[cfg(feature = "redis")]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
         self
     }
 
-    /// Bounds the time one command to Redis may take (default 500 ms). A read that meets it goes to the database.
+    /// Limits the time of one command to Redis (default 500 ms). A read whose command times out goes to the database.
     ///
-    /// The first command that meets it opens the circuit breaker: from then on commands fail at once, without being sent,
-    /// until Redis has answered a probe. Probes are sent in the background, 100 ms after one another; each has the same
-    /// patience, and after two that failed the connection is made anew.
+    /// The first command that times out opens the circuit breaker. While it is open, commands fail immediately, without
+    /// being sent. It closes when Redis replies to a probe. larder sends probes in the background, 100 ms apart, each
+    /// with the same timeout. After two failed probes it reconnects.
     #[cfg(feature = "redis")]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.response = timeout;
         self
     }
 
-    /// Whether Redis is trusted only as long as it takes writes (default: only when it has replicas).
+    /// Sets whether Redis is used only while it accepts writes. The default (`false`) does so only for a server that
+    /// has replicas, or that requires some for writes. `true` does so for every server.
     ///
-    /// A primary that is cut off from its replicas goes on answering, while others may already use its successor. With
-    /// `min-replicas-to-write` set it refuses writes after `min-replicas-max-lag` (10 s unless configured); so every 400 ms
-    /// a write is tried, and when none has succeeded for 1 s, Redis is treated as away. This is done by itself for a
-    /// server that has replicas or asks for some; `true` asks for it in any case.
+    /// A primary that is cut off from its replicas keeps answering, while other processes may already use its
+    /// successor. With `min-replicas-to-write` set, it rejects writes after `min-replicas-max-lag` (10 s by default).
+    /// So larder tries a write every 400 ms. When none has succeeded for 1 s, larder treats Redis as unreachable.
     #[cfg(feature = "redis")]
     pub fn fence_primary(mut self, fence: bool) -> Self {
         self.fence_primary = fence;
         self
     }
 
-    /// Trusts this root certificate (PEM) for `rediss://`, in place of the usual public ones.
+    /// Sets the root certificate (PEM) to trust for `rediss://`, instead of the public ones.
     #[cfg(feature = "tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificate = Some(pem.into());
         self
     }
 
-    /// Sets the directory that the `journal` of an entity is relative to (default: the current one). No effect on Redis.
-    pub fn journals(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.journals = directory.into();
+    /// Sets the base directory for the `journal` paths of entities (default: the current directory). No effect on
+    /// Redis.
+    pub fn journal_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.journal_dir = directory.into();
         self
     }
 
-    /// Sets where the in-process store reads time from.
+    /// Sets the clock of the in-process store.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Puts a store that fails on request in front of the real one.
-    #[cfg(feature = "test-util")]
+    /// Wraps the store in one that fails on request.
+    #[cfg(feature = "internal-faults")]
     pub fn faults(mut self, faults: &Faults) -> Self {
         self.faults = Some(faults.clone());
         self
     }
 
-    /// Sets how long an announced write keeps readers off the cache if its writer disappears, in place of the entities' own.
-    #[cfg(feature = "test-util")]
+    /// Sets how long the intent of a write blocks its key if the writer disappears. Overrides the entities' own
+    /// setting.
+    #[cfg(feature = "internal-faults")]
     pub fn intent_ttl(mut self, ttl: Duration) -> Self {
         self.intent_ttl = Some(ttl);
         self
     }
 
-    /// Makes the cache. Redis is connected to in the background, on first use: the first reads may go past it.
-    /// `connect` awaits one attempt.
+    /// Builds the cache. It connects to Redis in the background, on first use, so the first reads may go to the
+    /// database. `connect` awaits one attempt instead.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a URL, a namespace or a capacity that cannot be used.
+    /// [`ErrorKind::Configuration`] for a URL, a namespace or a limit that cannot be used.
     pub fn build(self) -> Result<Cache, Error> {
         check_namespace(&self.namespace)?;
         if self.capacity == 0 {
             return Err(configuration(
-                "a capacity of 0 rows keeps nothing; use at least 1",
+                "failed to build the cache: a `capacity` of 0 rows keeps nothing; use at least 1",
             ));
         }
-        if self.concurrent_loads == 0 {
+        if self.max_concurrent_loads == 0 {
             return Err(configuration(
-                "with 0 concurrent loads nothing can be read; use at least 1",
+                "failed to build the cache: with `max_concurrent_loads` 0 no row can be read; use at least 1",
             ));
         }
         if self.max_row == 0 {
             return Err(configuration(
-                "no row fits into a `max_row` of 0 bytes; use at least 1",
+                "failed to build the cache: no row fits into a `max_row` of 0 bytes; use at least 1",
             ));
         }
-        let repairs = Arc::new(Repairs::new(self.repair_limit));
+        let repairs = Arc::new(Repairs::new(self.max_tracked_invalidations));
         let store = self.store(&repairs)?;
-        #[cfg(feature = "test-util")]
+        #[cfg(feature = "internal-faults")]
         let store = FaultyStore::new(store, self.faults.clone());
         let inner = Arc::new(Inner {
             store,
@@ -240,8 +246,7 @@ impl CacheBuilder {
             clock: self.clock,
             repairs,
             told: Told::default(),
-            concurrent_loads: self.concurrent_loads,
-            #[cfg(feature = "test-util")]
+            max_concurrent_loads: self.max_concurrent_loads,
             intent_ttl: self.intent_ttl,
         });
         let host = Arc::downgrade(&inner) as Weak<dyn Host>;
@@ -252,6 +257,15 @@ impl CacheBuilder {
         })
     }
 
+    /// What a test has disabled.
+    #[cfg(feature = "redis")]
+    fn disabled(&self) -> Disabled {
+        #[cfg(feature = "internal-faults")]
+        return Disabled::by(self.faults.clone());
+        #[cfg(not(feature = "internal-faults"))]
+        Disabled::default()
+    }
+
     #[cfg(feature = "redis")]
     fn store(&self, repairs: &Arc<Repairs>) -> Result<RealStore, Error> {
         let Some(url) = &self.url else {
@@ -259,7 +273,7 @@ impl CacheBuilder {
         };
         if url.starts_with("rediss:") && cfg!(not(feature = "tls")) {
             return Err(configuration(
-                "a rediss:// URL needs larder's feature `tls`",
+                "failed to build the cache: a rediss:// URL needs larder's feature `tls`; enable it in Cargo.toml",
             ));
         }
         // The URL itself stays out of the message: it may hold a password.
@@ -270,15 +284,15 @@ impl CacheBuilder {
         let options = Options {
             timeouts: self.timeouts,
             fence: self.fence_primary,
-            heart: heart(&self.namespace),
-            #[cfg(feature = "test-util")]
-            faults: self.faults.clone(),
+            heartbeat_key: heartbeat_key(&self.namespace),
+            disabled: self.disabled(),
         };
         let repairs = Arc::clone(repairs);
         let store = RedisStore::new(url, root_certificate, options, repairs).map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
-                "the Redis URL cannot be used; it looks like redis://host:6379/0 or redis+unix:///path/to/socket",
+                "failed to build the cache: the Redis URL is invalid; use one like redis://host:6379/0 or \
+                 redis+unix:///path/to/socket",
                 error,
             )
         })?;
@@ -295,12 +309,12 @@ impl CacheBuilder {
         RealStore::Memory(MemoryStore::new(
             self.capacity,
             self.clock.clone(),
-            self.journals.clone(),
+            self.journal_dir.clone(),
         ))
     }
 
-    /// Makes the cache and awaits one attempt to connect to Redis. A failed attempt is no error: caching begins when Redis
-    /// appears.
+    /// Builds the cache and awaits one attempt to connect to Redis. A failed attempt is not an error: caching begins as
+    /// soon as Redis is reachable.
     ///
     /// # Errors
     ///
@@ -314,8 +328,9 @@ impl CacheBuilder {
     }
 }
 
-/// The key of this process that shows whether Redis takes writes; no row has it, because every entity has a name.
+/// Returns the key that this process writes to test whether Redis accepts writes. No row has this key, because the name
+/// of an entity is never empty.
 #[cfg(feature = "redis")]
-fn heart(namespace: &str) -> String {
+fn heartbeat_key(namespace: &str) -> String {
     format!("{namespace}::hb:{:?}", ProcessId::current())
 }

@@ -1,11 +1,9 @@
-//! The cache: the handle that repositories share. `builder` makes it, `rebind` gives a namespace to another database.
+//! The cache: the handle that repositories share. `builder` creates it. `rebind` gives a namespace to another database.
 
 mod builder;
 mod rebind;
 
-#[cfg(feature = "test-util")]
-use std::time::Duration;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::Pool;
 
@@ -21,7 +19,7 @@ use crate::{
     store::AnyStore,
 };
 
-/// A cache: a store, and the defaults for the entities that use it. Cheap to clone; clones are the same cache.
+/// A cache: a store, and the defaults for the entities that use it. Cloning is cheap, and clones are the same cache.
 ///
 /// ```
 /// use larder_runtime::Cache;
@@ -41,16 +39,16 @@ pub(crate) struct Inner {
     /// What the namespaces are bound to.
     pub(crate) ledger: Ledger,
     pub(crate) codec: Codec,
-    /// How many bytes an encoded row may have.
+    /// The maximum size of an encoded row in bytes.
     pub(crate) max_row: u64,
     pub(crate) clock: Clock,
-    /// The keys that the store could not be told about.
+    /// The invalidations that the store has not received yet.
     pub(crate) repairs: Arc<Repairs>,
-    /// The fields that a codec changes, as far as they were logged.
+    /// The fields that were logged because a codec changes them.
     pub(crate) told: Told,
     /// How many loads of one repository may run at the same time.
-    pub(crate) concurrent_loads: usize,
-    #[cfg(feature = "test-util")]
+    pub(crate) max_concurrent_loads: usize,
+    /// In place of the entities' own, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }
 
@@ -75,10 +73,11 @@ impl fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// A cache in Redis, with default options. `redis://`, `rediss://` (feature `tls`) and `redis+unix://` URLs.
+    /// Returns a cache in Redis, with default options. The URL begins with `redis://`, `rediss://` (feature `tls`) or
+    /// `redis+unix://`.
     ///
-    /// One attempt to connect is awaited. If it fails the cache is returned all the same: reads go to the database, and
-    /// caching begins when Redis appears.
+    /// The call awaits one attempt to connect. If it fails, the cache is returned anyway: reads go to the database, and
+    /// caching begins as soon as Redis is reachable.
     ///
     /// # Errors
     ///
@@ -88,7 +87,7 @@ impl Cache {
         Self::builder().redis(url).connect().await
     }
 
-    /// A cache in the memory of this process, with default options.
+    /// Returns a cache in the memory of this process, with default options.
     #[must_use]
     pub fn in_process() -> Self {
         Self::builder()
@@ -96,21 +95,24 @@ impl Cache {
             .expect("an in-process cache has no options that can be wrong")
     }
 
-    /// Begins a cache with options.
+    /// Returns a builder, to create a cache with options.
     pub fn builder() -> CacheBuilder {
         CacheBuilder::default()
     }
 
-    /// The writes of this process that the store could not be told about when they were made, and what became of them.
+    /// Returns the counts of invalidations that this process could not deliver at once: how many still wait, and how
+    /// many were delivered late.
     #[must_use]
     pub fn repairs(&self) -> RepairStats {
         self.inner.repairs.stats()
     }
 
-    /// The same cache with another namespace: one for each tenant, say, that has a database, a schema or rules of its own.
+    /// Returns the same cache with another namespace, for example one per tenant that has its own database, schema or
+    /// rules.
     ///
-    /// It costs two allocations: connection, memory, clock and what is to be repaired are shared, so any number of namespaces
-    /// have one connection to Redis. What a namespace is, and what it is bound to, is told in `docs/namespaces.md`.
+    /// The call costs two allocations. All namespaces share the connection, the memory, the clock and the undelivered
+    /// invalidations, so any number of them use one connection to Redis. `docs/namespaces.md` explains what a namespace
+    /// is and how it is bound to a database.
     ///
     /// ```
     /// # use larder_runtime::Cache;
@@ -122,7 +124,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a namespace that cannot be part of a key, as [`CacheBuilder::build`].
+    /// [`ErrorKind::Configuration`] for a namespace that cannot be part of a key, as in [`CacheBuilder::build`].
     pub fn with_namespace(&self, namespace: impl AsRef<str>) -> Result<Self, Error> {
         let namespace = namespace.as_ref();
         check_namespace(namespace)?;
@@ -132,20 +134,22 @@ impl Cache {
         })
     }
 
-    /// Binds the namespace of this cache to the database that `pool` reaches, whatever it was bound to, and drops the rows
-    /// that are cached in it. The one step for a database that has moved, was replaced, or whose tables were renamed.
+    /// Binds the namespace of this cache to the database that `pool` connects to, and drops the cached rows of the
+    /// namespace. A former binding is replaced. Call it once after a database was moved or replaced, or after its
+    /// tables were renamed.
     ///
-    /// Queued writes stay queued, and are flushed to that database. Other processes that are connected go on with what they
-    /// have found at their start, so stop those of the former database first. Queues with a journal follow if their
-    /// repositories are made after this, by the same cache.
+    /// Queued writes stay queued and are flushed to the new database. Processes that are already connected keep the
+    /// binding they found at their start, so stop those of the former database first. A queue with a journal is rebound
+    /// too if its repository is created after this call, from the same cache.
     ///
     /// # Errors
     ///
-    /// Errors of the database; [`ErrorKind::Store`] when the store cannot be reached. The call can be repeated.
+    /// Errors of the database. [`ErrorKind::CacheUnavailable`] if the store cannot be reached. The call can be
+    /// repeated.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped before it ends may have bound the namespace and dropped some of the rows; call it again.
+    /// If the future is dropped before it ends, the namespace may be bound and some of its rows dropped. Call it again.
     pub async fn rebind<DB: Backend>(&self, pool: &Pool<DB>) -> Result<(), Error> {
         rebind::rebind(&self.inner, &self.namespace, pool).await
     }
@@ -154,13 +158,13 @@ impl Cache {
         &self.inner
     }
 
-    /// The first part of the keys of entities that name none themselves.
+    /// Returns the first part of the keys of entities without a `namespace` of their own.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The store, for tests that look behind the repository.
-    #[cfg(feature = "test-util")]
+    /// Returns the store, for tests that inspect it directly.
+    #[cfg(feature = "internal-faults")]
     #[doc(hidden)]
     #[must_use]
     pub fn store(&self) -> &AnyStore {
@@ -172,7 +176,8 @@ fn check_namespace(namespace: &str) -> Result<(), Error> {
     let has_separator = |c: char| c.is_control() || c.is_whitespace() || ":{}".contains(c);
     if namespace.is_empty() || namespace.contains(has_separator) {
         return Err(configuration(format!(
-            "the namespace {namespace:?} is empty or holds white space, a colon or a brace; use a short name such as \"shop\""
+            "failed to set the namespace {namespace:?}: it is empty or contains white space, a colon or a brace; use a short \
+             name such as \"shop\""
         )));
     }
     Ok(())

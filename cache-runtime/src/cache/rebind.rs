@@ -1,4 +1,4 @@
-//! A namespace given to another database, on request.
+//! Binds a namespace to another database, on request.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     store::Store,
 };
 
-/// Binds a namespace to the database that a pool reaches, whatever it was bound to, and drops what is cached in it.
+/// Binds a namespace to the database that a pool connects to, replacing a former binding, and drops its cached rows.
 pub(crate) async fn rebind<DB: Backend>(
     cache: &Arc<Inner>,
     namespace: &str,
@@ -23,8 +23,10 @@ pub(crate) async fn rebind<DB: Backend>(
     prober.forget();
     let seen = prober.seen(None).await?;
     let away = |error| {
-        let message = format!("failed to bind the namespace {namespace} to {seen}");
-        Error::with_source(ErrorKind::Store, message, error)
+        let message = format!(
+            "failed to bind the namespace {namespace} to {seen}: the store cannot be reached; call `rebind` again"
+        );
+        Error::with_source(ErrorKind::CacheUnavailable, message, error)
     };
     let bound = Bound::to(&seen).encode();
     let claim = Claim {
@@ -35,18 +37,18 @@ pub(crate) async fn rebind<DB: Backend>(
         table: "",
         is_forced: true,
     };
-    // What stands in a queue stays.
+    // Queued writes stay.
     let prefixes = || [format!("{namespace}:"), format!("{{{namespace}:")].map(Vec::from);
     let drop_rows = || cache.repairs.drop_all(prefixes());
-    // Before, so that a process that is stopped here leaves no rows of the former database to the new one.
+    // Drop rows before binding, so that a crash here leaves no rows of the former database to the new one.
     drop_rows().await.map_err(away)?;
     cache.store.bind(&claim, None).await.map_err(away)?;
     cache.ledger.rebind(namespace, &seen);
-    // And behind, because of what was stored meanwhile.
+    // Drop rows again, because other callers may have stored some in between.
     drop_rows().await.map_err(|error| {
-        cache.repairs.remember_everything(None);
+        cache.repairs.remember_all(None);
         away(error)
     })?;
-    tracing::info!(namespace, database = %seen, "the namespace is bound to this database from now on");
+    tracing::info!(namespace, database = %seen, "bound the namespace to this database and dropped its cached rows");
     Ok(())
 }

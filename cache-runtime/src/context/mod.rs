@@ -1,7 +1,7 @@
-//! What one repository knows: its cache, its database and policy, its counters, the loads under way, its queue, and whose
-//! its namespace is. Reads, writes and flushes are steps on a context; none of them keeps anything elsewhere.
+//! The state of one repository: its cache, its database, its policy, its counters, the loads under way, its queue, and
+//! the binding of its namespace. Reads, writes and flushes work on a context and have no other state.
 //!
-//! Not here: the steps (`read`, `write`, `behind`), and what users call (`repository`).
+//! Not here: the operations (`read`, `write`, `behind`), and their public names (`repository`).
 
 pub(crate) mod payload;
 
@@ -10,8 +10,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use sqlx::Pool;
 use tokio::sync::Semaphore;
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
@@ -31,15 +29,16 @@ use crate::{
         codec,
         fingerprint::Fingerprint,
         key::{self, Key, KeySpace},
-        partition::Partition,
+        partition_keys::PartitionKeys,
         state::Identity,
     },
     read::flight::Flights,
     stats::Counters,
     store::Store,
+    store::failpoint::Mechanism,
 };
 
-/// What one repository knows. Its clones share it.
+/// The state of one repository. Its clones share it.
 pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) cache: Arc<cache::Inner>,
     pub(crate) database: Database<E, DB>,
@@ -49,23 +48,24 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
-    /// The loads that may run at the same time.
+    /// Limits the loads that run at the same time.
     pub(crate) loading: Semaphore,
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
-    /// The namespace, and whose it is.
+    /// The namespace, and its binding.
     pub(crate) bond: Bond<DB>,
-    /// Set when it was said that a row is too large.
+    /// Set when a row that is too large was logged.
     pub(crate) told_of_size: OnceLock<()>,
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Checks that the entity, the cache and the database can work together, and makes what a repository of them knows.
+    /// Checks that the entity, the cache and the database can work together, and creates the state of a repository.
     pub(crate) fn open(cache: &Cache, pool: Pool<DB>) -> Result<Arc<Self>, Error> {
         let spec = E::SPEC;
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
             configuration(format!(
-                "a column of {} has a type that {} cannot store",
+                "failed to create the repository of {}: one of its columns has a type that {} cannot store; change the type of \
+                 the field",
                 spec.name,
                 DB::NAME
             ))
@@ -77,7 +77,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .to_owned();
         let cache = Arc::clone(cache.inner());
         let policy = spec.policy;
-        #[cfg(feature = "test-util")]
         let policy = Policy {
             intent_ttl: cache.intent_ttl.unwrap_or(policy.intent_ttl),
             ..policy
@@ -88,11 +87,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let database = Database::new(pool, binding, policy.publishes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
-        #[cfg(feature = "test-util")]
-        let is_bound_by_name = !cache.store.is_left_out(Mechanism::Binding);
-        #[cfg(not(feature = "test-util"))]
-        let is_bound_by_name = true;
-        if is_bound_by_name {
+        if !cache.store.disables(Mechanism::Binding) {
             bond.check_at_first_sight(&cache.ledger)?;
         };
         let keys = KeySpace::new(&namespace, spec.name, &policy);
@@ -100,9 +95,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
             let name = key::queue_name(&namespace, spec.name, &policy);
             let mut queue = Queue::new(&name, policy.queue);
-            let own = cache.store.open_queue(&queue.partitions(), &policy.queue)?;
-            #[cfg(feature = "test-util")]
-            let own = own.filter(|_| !cache.store.is_left_out(Mechanism::OwnQueue));
+            let own = cache
+                .store
+                .open_queue(&queue.partition_keys(), &policy.queue)?;
+            let own = own.filter(|_| !cache.store.disables(Mechanism::OwnQueue));
             if let Some(own) = own {
                 queue.name = format!("{name}@{own}").into();
             }
@@ -118,7 +114,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             policy,
             counters: Counters::default(),
             flights: Flights::default(),
-            loading: Semaphore::new(cache.concurrent_loads),
+            loading: Semaphore::new(cache.max_concurrent_loads),
             queue,
             bond,
             told_of_size: OnceLock::new(),
@@ -132,55 +128,58 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) fn key(&self, id: &E::Id) -> Result<Key, Error> {
         self.keys.key(id).map_err(|error| {
             let message = format!(
-                "the id of {} cannot be written as a key: {error}",
+                "failed to write the id of {} as a key: {error}",
                 E::SPEC.name
             );
             Error::with_source(ErrorKind::Conversion, message, error)
         })
     }
 
-    /// The partition that a key is in, if the entity has partitions.
-    pub(crate) fn partition(&self, key: &Key) -> Option<&Partition> {
+    /// Returns the partition of a key, if the entity has partitions.
+    pub(crate) fn partition_keys(&self, key: &Key) -> Option<&PartitionKeys> {
         let queue = self.queue.as_ref()?;
-        Some(&queue.lanes[self.keys.partition(key)].partition)
+        Some(&queue.partitions[self.keys.partition(key)].keys)
     }
 
-    /// The row in words, for messages.
-    pub(crate) fn what(&self, key: &Key) -> String {
+    /// Returns a description of the row, for messages.
+    pub(crate) fn describe_row(&self, key: &Key) -> String {
         format!("{} with key {key}", E::SPEC.name)
     }
 
-    /// What entries must carry for this repository to believe them now.
+    /// Returns the values that an entry must have for this repository to accept it now.
     pub(crate) fn identity(&self) -> Identity {
         Identity {
-            stamp: self.cache.store.stamp(),
+            history: self.cache.store.history(),
             fingerprint: self.fingerprint,
             codec: self.codec.number(),
         }
     }
 
-    /// The queue of a write-behind entity.
+    /// Returns the queue of a write-behind entity.
     pub(crate) fn queue(&self) -> &Queue {
         let queue = self.queue.as_ref();
         queue.expect("the operations of a queue are generated for write-behind entities only")
     }
 
-    /// The error of an operation on the queue that the store has failed. The operation queues nothing, so the caller's write
-    /// is not queued either, also if the store has done what it was asked and did not answer.
+    /// Returns the error of an operation on the queue after a failure of the store. The operation queues nothing, so
+    /// the caller's write is not queued either, even if the store executed the command and its reply was lost.
     pub(crate) fn queue_away(&self, verb: &str, error: StoreError) -> Error {
-        let why = "the store cannot be reached, or refused, or did not answer";
-        self.store_failed(ErrorKind::Store, verb, why, error)
+        let why = "the store cannot be reached, rejected the command or did not reply; try again";
+        self.store_failed(ErrorKind::CacheUnavailable, verb, why, error)
     }
 
-    /// The error of a put that the store has failed.
+    /// Returns the error of a put after a failure of the store.
     pub(crate) fn unacknowledged(&self, verb: &str, error: StoreError) -> Error {
         let (kind, why) = if error.may_be_done {
             (
                 ErrorKind::OutcomeUnknown,
-                "the store did not answer, so the write may or may not be queued",
+                "the store did not reply, so the write may or may not be queued",
             )
         } else {
-            (ErrorKind::Store, "the store cannot be reached or refused")
+            (
+                ErrorKind::CacheUnavailable,
+                "the store cannot be reached or rejected the command; try again",
+            )
         };
         self.store_failed(kind, verb, why, error)
     }
@@ -192,8 +191,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 }
 
-/// Runs an operation in a task of its own, so that it ends even if its caller does not wait for it.
-pub(crate) fn to_its_end<E: Entity, T: Send + 'static>(
+/// Runs an operation in a task of its own, so that it ends even if the caller's future is dropped.
+pub(crate) fn run_detached<E: Entity, T: Send + 'static>(
     verb: &'static str,
     operation: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> + Send {
@@ -201,9 +200,9 @@ pub(crate) fn to_its_end<E: Entity, T: Send + 'static>(
     async move {
         running.await.unwrap_or_else(|stopped| {
             Err(Error::with_source(
-                ErrorKind::Aborted,
+                ErrorKind::TaskFailed,
                 format!(
-                    "failed to {verb} {}: the task was stopped half-way",
+                    "failed to {verb} {}: its task panicked or its runtime shut down",
                     E::SPEC.name
                 ),
                 stopped,
@@ -212,8 +211,8 @@ pub(crate) fn to_its_end<E: Entity, T: Send + 'static>(
     }
 }
 
-/// The fingerprint of the entity over this table: what the derive sees of the struct, and what it does not see of nested
-/// types, which are known here by their columns and by the way they are read.
+/// Returns the fingerprint of the entity and its table. It covers what the derive sees of the struct, and what it does
+/// not see of nested types: their columns, and how serde reads them.
 fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
     let mut hash = Fingerprint::default();
     hash.write(&E::SPEC.fingerprint.to_le_bytes());
@@ -233,13 +232,14 @@ fn check_codec<E: Entity>(codec: Codec, hazard: Option<&'static str>) -> Result<
     let name = E::SPEC.name;
     if let Some(hazard) = hazard {
         return Err(configuration(format!(
-            "{name} cannot be cached with {codec:?}, which finds fields by position: it has {hazard}; use `codec = \"msgpack\"`"
+            "{name} cannot be cached with {codec:?}, which identifies fields by position: it has {hazard}; use \
+             `codec = \"msgpack\"`"
         )));
     }
     if codec::requires_self_describing::<E>() {
         return Err(configuration(format!(
-            "{name} cannot be cached with {codec:?}: a field describes itself (serde_json::Value, an untagged enum or a \
-             flattened struct); use `codec = \"msgpack\"`"
+            "{name} cannot be cached with {codec:?}: a field has a self-describing type (serde_json::Value, an untagged enum or \
+             a flattened struct); use `codec = \"msgpack\"`"
         )));
     }
     Ok(())

@@ -1,20 +1,19 @@
-//! The payload of a row: what goes to a store, and what comes back from it.
+//! The payload of a row: how it is encoded for a store, and decoded again.
 //!
-//! A row of some dozens of megabytes holds up everybody whose commands come behind it on the connection, and Redis breaks a
-//! connection on which it is sent more at once than its `proto-max-bulk-len`. So what is too large is not sent.
+//! A row of several dozen megabytes delays all later commands on the connection, and Redis closes a connection that
+//! sends more than `proto-max-bulk-len` in one argument. So larder does not send rows that are too large.
 //!
-//! 1. A row is encoded, decoded again and compared with itself (`round_trip`): what its codec changes is not stored.
-//! 2. A row that is too large goes to its caller, is not cached, and is counted. A write to a queue is refused before it is
-//!    acknowledged.
+//! 1. A row is encoded, decoded again and compared with itself (`round_trip`). If its codec changes it, it is not
+//!    stored.
+//! 2. A read returns a row that is too large, but does not cache it, and counts it. A write of such a row to a queue
+//!    fails before it is acknowledged.
 //!
-//! Invariant: no store is given a row that is larger than [`Context::bound`], or that does not come back as it was.
-//! Not here: how a row is compared (`round_trip`). The in-process store keeps rows and not their bytes, but takes none that
-//! Redis would not take.
+//! Invariant: no store gets a row that is larger than [`Context::bound`], or that its codec does not reproduce.
+//! Not here: how a row is compared (`round_trip`). The in-process store keeps rows and not their bytes, but accepts
+//! only those that Redis would accept.
 
 use std::sync::Arc;
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     context::Context,
     database::{
@@ -27,10 +26,10 @@ use crate::{
         key::Key,
         size::{Bound, TooLarge},
     },
-    store::{Keeps, Payload, Store, queue::Body},
+    store::{Payload, Representation, Store, failpoint::Mechanism, queue::Body},
 };
 
-/// Who has given a row that is to be stored.
+/// The origin of a row that is to be stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RowSource {
     Database,
@@ -38,7 +37,7 @@ pub(crate) enum RowSource {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// The row in a payload, if it can be read.
+    /// Returns the row in a payload, if it can be decoded.
     pub(crate) fn decode_payload(&self, payload: Payload) -> Option<Arc<E>> {
         match payload {
             Payload::Bytes(bytes, header) => {
@@ -49,7 +48,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// A row of the database as the store keeps it, if the codec gives it back.
+    /// Returns the payload of a row of the database, if the codec reproduces it.
     pub(crate) fn encode_payload(&self, row: &Arc<E>) -> Option<Payload> {
         match self.carry(row, RowSource::Database) {
             Ok((payload, written)) => {
@@ -63,20 +62,19 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// The row as the store keeps it, and as the codec writes it where that is another thing. All that is stored comes from
-    /// here.
+    /// Returns the row as the store keeps it, and its encoded form if that is something else. Every stored row comes
+    /// from here.
     pub(crate) fn carry(
         &self,
         row: &Arc<E>,
         source: RowSource,
     ) -> Result<(Payload, Vec<u8>), Mismatch> {
-        #[cfg(feature = "test-util")]
-        if self.cache.store.is_left_out(Mechanism::RoundTrip)
+        if self.cache.store.disables(Mechanism::RoundTrip)
             && let Ok(bytes) = self.codec.encode(&**row)
         {
             return Ok(match self.cache.store.keeps() {
-                Keeps::Rows => (Payload::Shared(Arc::clone(row) as _), bytes),
-                Keeps::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
+                Representation::Rows => (Payload::Shared(Arc::clone(row) as _), bytes),
+                Representation::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
             });
         }
         let carried = match source {
@@ -87,20 +85,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.counters.codec_mismatches.add_one();
         })?;
         Ok(match self.cache.store.keeps() {
-            // What Redis would give back, and not the row itself: it may know more than can be written down.
-            Keeps::Rows => (Payload::Shared(Arc::new(value) as _), bytes),
-            Keeps::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
+            // Keep the decoded row, as Redis would return it: the original may contain more than the codec writes.
+            Representation::Rows => (Payload::Shared(Arc::new(value) as _), bytes),
+            Representation::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
         })
     }
 
-    /// The id of a row as the codec writes it, if the codec gives it back.
+    /// Returns the encoded id of a row, if the codec reproduces it.
     pub(crate) fn carry_id(&self, id: &E::Id) -> Result<Vec<u8>, Mismatch> {
         let carried = self.database.carry_id(self.codec, id);
         let carried = carried.inspect_err(|_| self.counters.codec_mismatches.add_one())?;
         Ok(carried.bytes)
     }
 
-    /// How many bytes an encoded row may have now.
+    /// Returns the current maximum size of an encoded row.
     fn bound(&self) -> Bound {
         let own = self.policy.max_row.unwrap_or(self.cache.max_row);
         let store = self.cache.store.most_bytes();
@@ -111,7 +109,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Judges an encoded row, or id, by its size.
+    /// Fails if an encoded row, or id, is too large.
     pub(crate) fn check_size(&self, encoded: &[u8]) -> Result<(), TooLarge> {
         let (bytes, bound) = (encoded.len() as u64, self.bound());
         if bytes <= bound.bytes() {
@@ -121,7 +119,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Err(TooLarge { bytes, bound })
     }
 
-    /// Whether an encoded row may be cached. Says once that one may not.
+    /// Returns whether an encoded row may be cached. Logs the first one that may not.
     pub(crate) fn fits(&self, encoded: &[u8]) -> bool {
         let checked = self.check_size(encoded);
         if let Err(reason) = &checked
@@ -130,13 +128,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             tracing::warn!(
                 entity = E::SPEC.name,
                 %reason,
-                "a row is too large to be cached; it is read from the database each time, as all others of its size"
+                "a row is too large to be cached; rows of this size are read from the database each time; raise `max_row` or \
+                 make the rows smaller"
             );
         }
         checked.is_ok()
     }
 
-    /// Refuses a write whose row is too large for the queue.
+    /// Fails if the row of a write is too large for the queue.
     pub(crate) fn check_put(
         &self,
         verb: &str,
@@ -149,15 +148,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Body::Deletion(id) => id,
         };
         self.check_size(encoded).map_err(|reason| {
-            let what = self.what(key);
-            let message =
-                format!("failed to {verb} {what}: its row is too large to be queued: {reason}");
+            let describe_row = self.describe_row(key);
+            let message = format!(
+                "failed to {verb} {describe_row}: the row is too large to be queued: {reason}"
+            );
             Error::new(ErrorKind::TooLarge, message)
         })
     }
 }
 
-/// The bytes of a row, of which a store that keeps rows has been given none: those that the codec has written.
+/// Returns the encoded form of a row. For a store that keeps rows, these are the bytes that the codec has written.
 fn encoded<'a>(payload: &'a Payload, written: &'a [u8]) -> &'a [u8] {
     match payload {
         Payload::Bytes(bytes, header) => &bytes[*header..],

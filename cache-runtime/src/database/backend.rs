@@ -1,7 +1,7 @@
-//! The databases larder speaks to: one sealed trait over sqlx's drivers.
+//! The databases that larder supports: one sealed trait over sqlx's drivers.
 //!
-//! Code generic over the database would otherwise repeat sqlx's bounds on every function; here they are met once, by the
-//! macro at the bottom, and everything above sees `DB: Backend`.
+//! Otherwise code that is generic over the database would repeat sqlx's bounds on every function. The macro at the end
+//! of this file meets them once, and all other code needs only `DB: Backend`.
 
 use std::future::Future;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -31,14 +31,14 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A database larder can read from and write to: `sqlx::Postgres`, `sqlx::MySql` (MariaDB too) or `sqlx::Sqlite`, each
-/// behind the feature of its name. Sealed: it is not meant to be implemented elsewhere.
+/// A database that larder can read and write: `sqlx::Postgres`, `sqlx::MySql` (also for MariaDB) or `sqlx::Sqlite`.
+/// Each needs the feature of its name. The trait is sealed: other crates cannot implement it.
 #[diagnostic::on_unimplemented(
     message = "larder cannot use the database `{Self}`",
     note = "the supported ones are `sqlx::Postgres`, `sqlx::MySql` and `sqlx::Sqlite`; each needs the larder feature of its name"
 )]
 pub trait Backend: Database + sealed::Sealed + Sync {
-    /// How the database spells its statements.
+    /// The SQL dialect of the database.
     #[doc(hidden)]
     const DIALECT: Dialect;
 
@@ -58,22 +58,22 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     fn json(json: Option<Box<RawValue>>) -> Self::Json;
 
-    /// How many bytes a value has in a message to the database; zero where nothing is sent.
+    /// Returns the size of a value in a message to the database, in bytes, or zero if nothing is sent.
     #[doc(hidden)]
     fn size_of<T: Column<Self>>(_value: &T) -> Result<usize, BoxDynError> {
         Ok(0)
     }
 
-    /// Appends a value as it would be bound. Whether it is `NULL`, of which nothing is appended. What is appended is compared
-    /// with other values of the same type, and not sent.
+    /// Appends a value as it would be bound. Returns whether it is `NULL`, which appends nothing. The bytes are
+    /// compared with those of other values of the same type, and not sent.
     #[doc(hidden)]
     fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError>;
 
-    /// The JSON texts inside an appended value, if columns of this type hold JSON.
+    /// Returns the JSON texts inside an appended value, if columns of this type hold JSON.
     #[doc(hidden)]
     fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>>;
 
-    /// Whether a batch can send the values of a column of this type as one array.
+    /// Returns whether a batch can send the values of a column of this type as one array.
     #[doc(hidden)]
     fn has_arrays_of(_column: &Self::TypeInfo) -> bool {
         false
@@ -126,7 +126,7 @@ pub trait Backend: Database + sealed::Sealed + Sync {
         sql: SqlStr,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// The types of the columns that a statement returns, in order.
+    /// Returns the types of the columns that a statement returns, in order.
     #[doc(hidden)]
     fn column_types(
         connection: &mut Self::Connection,
@@ -161,7 +161,7 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     #[doc(hidden)]
     fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
 
-    /// Where a pool leads to, by its options. Two that are equal lead to one place.
+    /// Returns the endpoint of a pool, from its options. Pools with equal endpoints connect to the same database.
     #[doc(hidden)]
     fn endpoint(pool: &Pool<Self>) -> String;
 
@@ -174,7 +174,7 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     }
 }
 
-/// What a statement without rows did.
+/// The result of a statement without rows.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Executed {
@@ -385,7 +385,7 @@ backend!(
         }
 
         fn json_texts<'v>(column: &Self::TypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
-            // In front of a text stands its length: one byte, or one that tells how many bytes the length has.
+            // A text begins with its length: one byte, or a byte with the number of length bytes that follow.
             let length = match value.first()? {
                 0xFC => 3,
                 0xFD => 4,
@@ -409,7 +409,7 @@ backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {
 
     fn endpoint(pool: &Pool<Self>) -> String {
         let options = pool.connect_options();
-        // The options do not tell otherwise that `mode=memory` was asked for.
+        // The options show only in this way that `mode=memory` was requested.
         let in_memory = format!("{options:?}").contains("in_memory: true");
         endpoint::of_file(
             options.get_filename(),

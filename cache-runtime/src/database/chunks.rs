@@ -1,12 +1,12 @@
 //! The statements of a batch: many rows in chunks that fit the database.
 //!
-//! 1. Where every column has an array type (Postgres, `UNNEST`) a chunk is one array per column, and one prepared statement
-//!    serves for any number of rows.
-//! 2. Elsewhere a chunk is rows of parameters, up to the dialect's limit.
-//! 3. Either way a chunk ends where the bytes of its values would be too many for one message to the database.
+//! 1. If every column has an array type (Postgres, `UNNEST`), a chunk is one array per column, and one prepared
+//!    statement works for any number of rows.
+//! 2. Otherwise a chunk is rows of parameters, up to the dialect's limit.
+//! 3. In both cases a chunk ends before its values are too large for one message to the database.
 //!
-//! Invariant: a statement reaches exactly the rows whose ids are given, byte for byte, as a single write does.
-//! Not here: what becomes of a row that was not matched, and the keys (`bulk`).
+//! Invariant: a statement matches exactly the rows with the given ids, byte for byte, like a single write.
+//! Not here: rows that were not matched, and the keys (`bulk`).
 
 use std::borrow::Borrow;
 
@@ -20,28 +20,29 @@ use crate::database::{
     statement::{DEFERRED, TRIGGERS, Text},
 };
 
-/// How many rows travel as arrays in one statement: enough to make its own cost small, and few megabytes at once.
+/// The maximum number of rows as arrays in one statement: enough to make its own cost small, and only a few megabytes.
 const ROWS_AS_ARRAYS: usize = 5_000;
-/// How many rows travel as parameters in one statement. More gain nothing, and SQLite bounds the depth of a condition.
+/// The maximum number of rows as parameters in one statement. More rows gain nothing, and SQLite limits the depth of a
+/// condition.
 const ROWS_AS_PARAMETERS: usize = 500;
 
-/// What a message with one row has besides its values, in bytes, and more.
+/// An upper bound of the bytes that a message with one row needs in addition to its values.
 const MESSAGE_OVERHEAD: usize = 4_096;
 
-/// The columns that the application gives for a new row.
+/// The columns of a new row that the application sets.
 const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
 
-/// What statements did to many rows.
+/// The result of statements on many rows.
 pub(crate) struct Changed<E> {
     /// How many rows they matched.
     pub(crate) count: usize,
-    /// The rows as the database holds them, in any order, where they were read back.
+    /// The rows as the database has them, in any order, if they were read back.
     pub(crate) rows: Vec<E>,
-    /// The place of the first row that was not matched, where that is known.
+    /// The index of the first row that was not matched, if it is known.
     pub(crate) missing: Option<usize>,
 }
 
-/// What statements that return no rows did.
+/// The result of statements that return no rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     /// How many rows they matched.
@@ -57,14 +58,14 @@ impl Sent {
     }
 }
 
-/// What an upsert of many rows did, or a read of many.
+/// The result of an upsert or a read of many rows.
 pub(crate) struct Returned<DB: Backend> {
     /// How many rows were matched, with how many statements.
     pub(crate) sent: Sent,
-    /// The rows as the database holds them, in any order, where they were asked for; without those of which it is not known
-    /// yet what triggers will make of them.
+    /// The rows as the database has them, in any order, if they were requested. Rows that triggers may still change are
+    /// missing.
     pub(crate) rows: Vec<DB::Row>,
-    /// Whether the rows were asked for, and are to be read when nothing more is written in the transaction.
+    /// Whether rows were requested and must be read after the last write of the transaction.
     pub(crate) is_unread: bool,
 }
 
@@ -88,8 +89,8 @@ impl<E> Default for Changed<E> {
     }
 }
 
-/// Fails if values of so many bytes, which is more than a statement of several rows has, are too many for one message to
-/// this server. Sent, they would end the connection, and the server might not even say why.
+/// Fails if values of this size, which is more than a statement of several rows has, are too large for one message to
+/// this server. If they were sent, the server would close the connection, possibly without an error message.
 pub(crate) async fn check_size<DB: Backend>(
     connection: &mut DB::Connection,
     what: &str,
@@ -188,7 +189,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(())
     }
 
-    /// Inserts rows whose ids the database chooses, and returns them in their order.
+    /// Inserts rows whose ids the database generates, and returns them in the order of the input.
     pub(crate) async fn insert_generated(
         &self,
         connection: &mut DB::Connection,
@@ -196,7 +197,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     ) -> Result<Vec<E>, sqlx::Error> {
         let mut written = Vec::with_capacity(rows.len());
         if self.has_arrays(GIVEN_ON_INSERT) {
-            // Postgres inserts what an ordered SELECT yields one by one, and returns each as it was inserted.
+            // Postgres inserts the rows of an ordered SELECT one by one, and returns them in that order.
             let text = Text::new(E::SPEC.table, &self.columns);
             let mut changed = Changed::default();
             let mut rest = rows;
@@ -208,14 +209,14 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             }
             return Ok(changed.rows);
         }
-        // Elsewhere, which row got which id is told for one row at a time only.
+        // Other databases report which row got which id only for one row at a time.
         for row in rows {
             written.extend(self.insert(connection, row).await?.row);
         }
         Ok(written)
     }
 
-    /// Changes rows. Those that are not there, or not in their version, are not among the changed ones.
+    /// Updates rows. Rows that do not exist, or have another version, are not among the changed ones.
     pub(crate) async fn update_rows(
         &self,
         connection: &mut DB::Connection,
@@ -244,9 +245,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(changed)
     }
 
-    /// Inserts rows, or changes those that are there, whatever they were. Fewer rows than given are matched where the database
-    /// has suppressed one, holds its id in another spelling, or on MySQL another unique key has refused it. All rows have
-    /// different ids. With `reads` they are read back, as the database holds them then.
+    /// Inserts rows, or updates those that exist. All rows must have different ids. Fewer rows than given are matched
+    /// if the database has suppressed one, has its id in another spelling, or on MySQL, if another unique key has
+    /// rejected it. With `reads` the rows are read back as the database then has them.
     pub(crate) async fn upsert_rows(
         &self,
         connection: &mut DB::Connection,
@@ -322,7 +323,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             upserted.is_unread |= reads;
             return Ok(());
         }
-        // MySQL counts a changed row twice, and a row that it left alone as well; and its triggers change no other row of the
+        // MySQL counts a changed row twice, and also counts an unchanged row. Its triggers change no other row of the
         // table.
         sent.add(0);
         if reads {
@@ -337,7 +338,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(())
     }
 
-    /// How many of these rows there are now, by their ids.
+    /// Returns how many of these rows exist now, by their ids.
     async fn count_present(
         &self,
         connection: &mut DB::Connection,
@@ -354,7 +355,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(u64::try_from(DB::integer(&counted, 0)?).unwrap_or(0))
     }
 
-    /// Deletes rows by their ids. How many there were.
+    /// Deletes rows by their ids. Returns how many were deleted.
     pub(crate) async fn delete_ids(
         &self,
         connection: &mut DB::Connection,
@@ -370,7 +371,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         .await
     }
 
-    /// Deletes rows in the versions they have here. How many there were.
+    /// Deletes rows that still have the given versions. Returns how many were deleted.
     pub(crate) async fn delete_rows(
         &self,
         connection: &mut DB::Connection,
@@ -418,7 +419,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(deleted)
     }
 
-    /// Reads rows by their ids as they are now, also in a transaction that has written them, in any order.
+    /// Reads the current rows by their ids, in any order, also in a transaction that has written them.
     pub(crate) async fn select_ids(
         &self,
         connection: &mut DB::Connection,
@@ -470,7 +471,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         found.iter().map(self.binding.from_row).collect()
     }
 
-    /// Takes the next rows off that fit one statement of parameters.
+    /// Takes the next rows that fit into one statement of parameters.
     async fn next_rows<'r, R: Borrow<E>>(
         &self,
         connection: &mut DB::Connection,
@@ -496,7 +497,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(rows)
     }
 
-    /// Takes the next rows off that fit one statement of arrays, with these.
+    /// Takes the next rows that fit into one statement of arrays. Returns their arrays.
     fn arrays_of_rows<'r, R: Borrow<E>>(
         &self,
         rest: &mut &'r [R],
@@ -507,7 +508,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         })
     }
 
-    /// Takes the next items off that fit one statement, as one array per wanted column.
+    /// Takes the next items that fit into one statement, as one array per wanted column.
     fn arrays<'i, T>(
         &self,
         rest: &mut &'i [T],
@@ -520,7 +521,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         for item in rest.iter().take(ROWS_AS_ARRAYS) {
             add(item, &mut Binder::arrays(&mut arrays, wanted)).map_err(sqlx::Error::Encode)?;
             count += 1;
-            // The bound is far below what the database takes, so it may be passed by the last one.
+            // The limit is far below the maximum of the database, so the last item may exceed it.
             let bytes: usize = arrays.iter().map(|array| array.bytes.len()).sum();
             if bytes >= DB::DIALECT.most_bytes() {
                 break;
@@ -535,7 +536,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok((items, arguments))
     }
 
-    /// Whether all wanted columns can be sent as arrays.
+    /// Returns whether all wanted columns can be sent as arrays.
     fn has_arrays(&self, wanted: fn(Role) -> bool) -> bool {
         let mut columns = self.columns.iter().filter(|column| wanted(column.role));
         self.count(wanted) > 0 && columns.all(|column| DB::has_arrays_of(&column.type_info))

@@ -1,8 +1,8 @@
 //! The columns of an entity, and how a row's values become statement arguments.
 //!
-//! The derive lists the fields twice, always in the same order: once as a description ([`ColumnList`]), from which the
-//! statements are written, and once as values ([`Binder`]), from which their arguments are. Both carry the [`Role`] of
-//! the field, so a statement that wants only some columns asks both for the same roles and cannot disagree with itself.
+//! The derive lists the fields twice, always in the same order. The description ([`ColumnList`]) is for the text of the
+//! statements, and the values ([`Binder`]) are for their arguments. Both have the [`Role`] of each field. A statement
+//! that needs only some columns selects the same roles from both, so that text and arguments always match.
 
 use serde::Serialize;
 use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
@@ -14,47 +14,47 @@ pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'stati
 
 impl<T, DB: Backend> Column<DB> for T where T: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
 
-/// What a column is to the statements that larder writes.
+/// The role of a column in the statements of larder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Part of the id; the application chooses it.
+    /// Part of the id. The application sets it.
     Id,
-    /// Part of the id; the database chooses it on insert.
+    /// Part of the id. The database generates it on insert.
     GeneratedId,
     /// Written by insert and update.
     Plain,
-    /// The number of the row's last change: written by insert, counted up and compared by update.
+    /// The version of the row. Insert writes it, and update compares and increments it.
     Version,
     /// Never written by insert or update: the database fills it in.
     Generated,
 }
 
 impl Role {
-    /// Whether the column is part of the id.
+    /// Returns whether the column is part of the id.
     #[must_use]
     pub const fn is_id(self) -> bool {
         matches!(self, Self::Id | Self::GeneratedId)
     }
 
-    /// Whether an insert, or the insert of a save, writes the column.
+    /// Returns whether an insert, or the insert of a save, writes the column.
     #[must_use]
     pub const fn is_saved(self) -> bool {
         !matches!(self, Self::Generated)
     }
 
-    /// Whether the database fills the column in on insert.
+    /// Returns whether the database fills the column in on insert.
     #[must_use]
     pub const fn is_generated(self) -> bool {
         matches!(self, Self::GeneratedId | Self::Generated)
     }
 }
 
-/// Whether a column may hold `NULL` as far as the struct is concerned.
+/// Whether the field of a column can hold `NULL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nullable {
     /// The field is an `Option`.
     Yes,
-    /// The field is not.
+    /// The field is not an `Option`.
     No,
 }
 
@@ -63,7 +63,7 @@ pub enum Nullable {
 pub struct ColumnSpec<DB: Backend> {
     /// The name in the table.
     pub name: &'static str,
-    /// What the statements do with it.
+    /// Its role in the statements.
     pub role: Role,
     /// Whether the field can hold `NULL`.
     pub nullable: Nullable,
@@ -74,7 +74,7 @@ pub struct ColumnSpec<DB: Backend> {
 }
 
 impl<DB: Backend> ColumnSpec<DB> {
-    /// The name of the type the field is sent as, in the words of the database.
+    /// Returns the database's name of the type that the field is sent as.
     #[must_use]
     pub fn type_name(&self) -> &str {
         self.type_info.name()
@@ -86,7 +86,7 @@ impl<DB: Backend> ColumnSpec<DB> {
 pub struct ColumnList<DB: Backend>(Vec<ColumnSpec<DB>>);
 
 impl<DB: Backend> ColumnList<DB> {
-    /// The columns that `describe` lists.
+    /// Returns the columns that `describe` lists.
     #[must_use]
     pub fn of(describe: fn(&mut Self)) -> Vec<ColumnSpec<DB>> {
         let mut list = Self(Vec::new());
@@ -116,26 +116,26 @@ impl<DB: Backend> ColumnList<DB> {
     }
 }
 
-/// Takes the values of a row, in the order of its fields, and keeps those a statement wants.
+/// Takes the values of a row, in the order of its fields, and keeps those that a statement needs.
 pub struct Binder<'a, DB: Backend> {
     sink: Sink<'a, DB>,
     wanted: fn(Role) -> bool,
     text_only: bool,
 }
 
-/// Where values go.
+/// The destination of the values.
 enum Sink<'a, DB: Backend> {
     /// To the arguments of a statement, one by one.
     Arguments(&'a mut DB::Arguments),
     /// To one array per column, for the rows of a batch.
     Arrays(std::slice::IterMut<'a, Array>),
-    /// Nowhere; how many bytes they have is added up.
+    /// Only their sizes are added up.
     Size(&'a mut usize),
-    /// Next to each other, to be compared.
+    /// One after the other, to be compared.
     Values(&'a mut Values),
 }
 
-/// Values as they would be bound, one behind the other.
+/// Values as they would be bound, one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
     bytes: Vec<u8>,
@@ -144,7 +144,7 @@ pub(crate) struct Values {
 }
 
 impl Values {
-    /// No values yet, and room for so many, of so many bytes together.
+    /// Returns an empty list with room for this many values and bytes.
     pub(crate) fn with_capacity(values: usize, bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
@@ -152,12 +152,12 @@ impl Values {
         }
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The bytes of a value, or nothing for `NULL`.
+    /// Returns the bytes of a value, or `None` for `NULL`.
     pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
         let (end, is_null) = self.ends[index];
@@ -171,10 +171,10 @@ impl Values {
     }
 }
 
-/// The values of one column for all rows of a batch, in the form the database wants.
+/// The values of one column for all rows of a batch, in the form that the database needs.
 #[derive(Clone, Debug, Default)]
 pub struct Array {
-    /// The encoded values, one behind the other.
+    /// The encoded values, one after the other.
     pub bytes: Vec<u8>,
     /// How many there are.
     pub length: usize,
@@ -192,7 +192,7 @@ impl<DB: Backend> std::fmt::Debug for Binder<'_, DB> {
 pub type BindResult = Result<(), BoxDynError>;
 
 impl<'a, DB: Backend> Binder<'a, DB> {
-    /// A binder that appends to `arguments` the values whose role is wanted.
+    /// Returns a binder that appends the values with a wanted role to `arguments`.
     pub fn new(arguments: &'a mut DB::Arguments, wanted: fn(Role) -> bool) -> Self {
         Self {
             sink: Sink::Arguments(arguments),
@@ -201,7 +201,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// A binder that adds one row to the arrays of a batch: one array per wanted column.
+    /// Returns a binder that adds one row to the arrays of a batch: one array per wanted column.
     pub(crate) fn arrays(arrays: &'a mut [Array], wanted: fn(Role) -> bool) -> Self {
         Self {
             sink: Sink::Arrays(arrays.iter_mut()),
@@ -210,7 +210,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// A binder that adds up how many bytes the values have.
+    /// Returns a binder that adds up the sizes of the values.
     pub(crate) fn size(size: &'a mut usize, wanted: fn(Role) -> bool) -> Self {
         Self {
             sink: Sink::Size(size),
@@ -219,7 +219,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// A binder that puts all values next to each other.
+    /// Returns a binder that keeps all values, one after the other.
     pub(crate) fn values(values: &'a mut Values) -> Self {
         Self {
             sink: Sink::Values(values),
@@ -228,7 +228,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// A binder that appends only the text parts of an id.
+    /// Returns a binder that appends only the text parts of an id.
     pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
         Self {
             sink: Sink::Arguments(arguments),
@@ -341,11 +341,11 @@ pub trait Columns<DB: Backend> {
     /// Fails when a value cannot be encoded for the database.
     fn bind(&self, values: &mut Binder<'_, DB>) -> BindResult;
 
-    /// Gives the fields that are no columns the values that they have in a row of the database.
+    /// Sets the fields that are not columns to the values that they have in a row of the database.
     fn clear_skipped(&mut self) {}
 
-    /// The first column of JSON whose values an application can tell apart. What serde writes of both may be the same, if it
-    /// does not write all of a value.
+    /// Returns the first JSON column whose values differ for the application. Their JSON may be equal if serde does not
+    /// write the whole value.
     fn told_apart(&self, _other: &Self) -> Option<&'static str> {
         None
     }

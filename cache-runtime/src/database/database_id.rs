@@ -1,4 +1,4 @@
-//! The id that larder gives a database, by which it is known wherever it moves: one row in a table of its own.
+//! The id that larder gives a database, which identifies it wherever it moves: one row in a table of its own.
 //!
 //! Not here: what the id is compared with (`binding`).
 
@@ -9,10 +9,10 @@ use crate::{
     error::Error,
 };
 
-/// The statement that creates the table with the id of the database, for a migration.
+/// Returns the statement that creates the table with the id of the database (`larder_database`), for a migration.
 ///
-/// It has one row, which [`database_id_sql`] puts there. By it larder tells a database from others that use the same
-/// namespace, and from its former self: see `docs/namespaces.md`.
+/// The table has one row, which [`database_id_sql`] inserts. The id distinguishes a database from others that use the
+/// same namespace, and from an earlier database at the same address: see `docs/namespaces.md`.
 ///
 /// ```
 /// # use larder_runtime::schema::{database_id_sql, database_sql};
@@ -36,7 +36,7 @@ pub const fn database_sql<DB: Backend>() -> &'static str {
     }
 }
 
-/// The statement that draws the id of the database, for a migration: a random one, unless there is one.
+/// Returns the statement that inserts a random id of the database unless there is one, for a migration.
 #[must_use]
 pub const fn database_id_sql<DB: Backend>() -> &'static str {
     match DB::DIALECT {
@@ -51,21 +51,23 @@ pub const fn database_id_sql<DB: Backend>() -> &'static str {
     }
 }
 
-/// Gives the database an id, unless it has one. Any number of processes may do so at once; they agree on one.
+/// Gives the database an id, unless it has one. Any number of processes may call it at the same time. They agree on one
+/// id.
 ///
-/// `install` of a write-behind repository does it as well. Without an id, a database is known by its address and its server.
+/// `install` of a write-behind repository does the same. Without an id, larder identifies a database by its address and
+/// its server.
 ///
 /// # Errors
 ///
-/// Errors of the database, also where its user may not create tables.
+/// Errors of the database, for example if its user may not create tables.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future may leave the table without the id; call it again.
+/// If the future is dropped before it ends, the table may exist without the id. Call it again.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
     let texts = vec![database_sql::<DB>(), database_id_sql::<DB>()];
     database::create(pool, texts).await.map_err(|error| {
         let what = "the table with the id of the database";
-        database::describe("create", what, error, database::Fate::Nothing)
+        database::describe("create", what, error, database::WriteOutcome::Nothing)
     })
 }

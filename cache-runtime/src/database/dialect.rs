@@ -1,10 +1,11 @@
-//! What databases spell differently: names, parameters, exact comparison, the beginning and the deadline of a transaction.
+//! The differences in the SQL of the databases: names, parameters, exact comparison, the beginning and the deadline of
+//! a transaction.
 
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// How a database spells its statements.
+/// The SQL dialect of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// PostgreSQL.
@@ -17,7 +18,7 @@ pub enum Dialect {
 
 /// A statement.
 pub(super) fn sql(text: String) -> SqlStr {
-    // The text is made of quoted names out of the struct's attributes; no value of a user is in it.
+    // The text consists of quoted names from the struct's attributes, and contains no value.
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
 }
 
@@ -30,9 +31,9 @@ impl Dialect {
         }
     }
 
-    /// A name as the dialect quotes it.
+    /// Returns a quoted name.
     pub(crate) fn quote(self, name: &str) -> String {
-        // SQLite takes a name in double quotes that is no column for a text, and would answer with it.
+        // SQLite treats a name in double quotes that is not a column as a text, and would return it.
         let quote = match self {
             Self::MySql | Self::Sqlite => '`',
             Self::Postgres => '"',
@@ -41,24 +42,24 @@ impl Dialect {
         format!("{quote}{doubled}{quote}")
     }
 
-    /// The name of a table as the dialect quotes it; a dot separates its schema from it.
+    /// Returns the quoted name of a table. A dot separates the schema from the name.
     pub(crate) fn quote_table(self, table: &str) -> String {
         let parts: Vec<_> = table.split('.').map(|part| self.quote(part)).collect();
         parts.join(".")
     }
 
-    /// Whether a write can return the row it wrote.
+    /// Returns whether a write can return the row it wrote.
     pub(crate) const fn returns_rows(self) -> bool {
         !matches!(self, Self::MySql)
     }
 
-    /// Whether an upsert of many rows can return them as it leaves them. SQLite could, but changes of its triggers, all of
-    /// which come behind the statement, would be missing; there, reading the rows again is as cheap.
+    /// Returns whether an upsert of many rows can return the resulting rows. SQLite could, but without the changes of
+    /// its triggers, which run after the statement. There, reading the rows again is as cheap.
     pub(crate) const fn returns_rows_of_upserts(self) -> bool {
         matches!(self, Self::Postgres)
     }
 
-    /// How many parameters a statement may have.
+    /// Returns the maximum number of parameters of a statement.
     pub(crate) const fn most_parameters(self) -> usize {
         match self {
             Self::Postgres | Self::MySql => 65_535,
@@ -66,11 +67,12 @@ impl Dialect {
         }
     }
 
-    /// How many bytes the values of several rows may have in one statement: enough to make its own cost small, and less than
-    /// any server takes that is not set up to take less than two mebibytes. A single row may have more.
+    /// Returns the maximum size of the values of several rows in one statement, in bytes. It is enough to make the cost
+    /// of the statement small, and every server accepts it unless it is configured for less than 2 MiB. A single row
+    /// may be larger.
     pub(crate) const fn most_bytes(self) -> usize {
         match self {
-            // A message may have a gibibyte.
+            // A message may have 1 GiB.
             Self::Postgres => 64 << 20,
             Self::MySql => 1_000_000,
             // Nothing is sent, and each value has a limit of its own.
@@ -78,7 +80,7 @@ impl Dialect {
         }
     }
 
-    /// What asks a server how many bytes it takes in one message, where that is low enough to be met by a row.
+    /// Returns the statement that asks a server for its maximum message size, if a row could exceed it.
     pub(crate) const fn largest_message(self) -> Option<SqlStr> {
         match self {
             Self::MySql => Some(SqlStr::from_static(
@@ -88,12 +90,12 @@ impl Dialect {
         }
     }
 
-    /// Whether a parameter of the statement can be used twice by its number.
+    /// Returns whether a parameter of the statement can be used twice by its number.
     pub(super) const fn numbers_parameters(self) -> bool {
         !matches!(self, Self::MySql)
     }
 
-    /// Whether values of a type have spellings that differ but that a collation may call equal.
+    /// Returns whether a type is text, so that a collation may treat different values as equal.
     pub(crate) fn is_text(self, type_name: &str) -> bool {
         let name = type_name.trim_matches('"').to_ascii_uppercase();
         match self {
@@ -106,7 +108,7 @@ impl Dialect {
         }
     }
 
-    /// The byte-for-byte comparison of a text column with a parameter.
+    /// Returns the byte-for-byte comparison of a text column with a parameter.
     pub(super) fn exactly(self, column: &str, parameter: &str) -> String {
         match self {
             Self::Postgres => format!("{column}::text = {parameter}::text COLLATE \"C\""),
@@ -118,20 +120,21 @@ impl Dialect {
     }
 }
 
-/// A bound on how long a transaction may be idle, or its commit may run.
+/// The statements that limit how long a transaction may be idle, or its commit may run.
 #[derive(Clone, Debug)]
 pub(crate) struct DeadlineSql {
     /// Sets it on the connection.
     pub(crate) set: SqlStr,
-    /// Takes it back, where it would outlive the transaction.
+    /// Resets it, if it would outlive the transaction.
     pub(crate) reset: Option<SqlStr>,
 }
 
-/// Where a transaction of MySQL begins. It vanishes when the database rolls the transaction back by itself.
+/// A savepoint at the beginning of a MySQL transaction. It disappears if the database rolls the transaction back by
+/// itself.
 const BEGUN: &str = "SAVEPOINT larder_begun";
 
 impl Dialect {
-    /// What begins a transaction in place of `BEGIN`.
+    /// Returns the statements that begin a transaction, if not just `BEGIN`.
     pub(crate) const fn begin(self) -> Option<SqlStr> {
         match self {
             Self::MySql => Some(SqlStr::from_static("BEGIN; SAVEPOINT larder_begun")),
@@ -139,7 +142,7 @@ impl Dialect {
         }
     }
 
-    /// What follows a beginning in the user's own words.
+    /// Returns the statement to run after the user's own statement has begun a transaction.
     pub(crate) const fn begun(self) -> Option<SqlStr> {
         match self {
             Self::MySql => Some(SqlStr::from_static(BEGUN)),
@@ -147,14 +150,14 @@ impl Dialect {
         }
     }
 
-    /// Makes the database give up a commit before an intent of this life expires, should the process stop or be cut off
-    /// between the two: a commit that comes later would find readers storing the old row. Fails if the transaction is no
-    /// longer open.
+    /// Returns the statements that make the database abort a commit before an intent with this life expires, in case
+    /// the process stops or is cut off in between. Otherwise readers could cache the old row before a late commit. The
+    /// statement fails if the transaction is no longer open.
     pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
-        // An intent that is as old as a third of its life is renewed before the commit.
+        // An intent that is older than a third of its life is renewed before the commit.
         let within = intent_ttl * 3 / 5;
         match self {
-            // What waits for the commit is done in a statement, because a commit has no time-out.
+            // Run deferred checks in a statement, because a commit has no time-out.
             Self::Postgres => Some(DeadlineSql {
                 set: sql(format!(
                     "SET LOCAL idle_in_transaction_session_timeout = {0}; SET LOCAL statement_timeout = {0}; \
@@ -163,7 +166,7 @@ impl Dialect {
                 )),
                 reset: None,
             }),
-            // Idle sessions only: there is no bound for the commit itself.
+            // This limits idle sessions only: there is no limit for the commit itself.
             Self::MySql => Some(DeadlineSql {
                 set: sql(format!(
                     "RELEASE {BEGUN}; SET @larder_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = {}",
@@ -173,7 +176,7 @@ impl Dialect {
                     "SET SESSION wait_timeout = @larder_wait_timeout",
                 )),
             }),
-            // The database dies with the process, and nobody else commits for it.
+            // The database runs in this process, so no commit happens after a crash.
             Self::Sqlite => None,
         }
     }

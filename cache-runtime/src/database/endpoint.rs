@@ -1,12 +1,12 @@
-//! Where a pool leads to, as its options tell it: host, port and database, or the file.
+//! The endpoint of a pool, from its options: host, port and database, or the file.
 
 use std::path::Path;
 
 #[cfg(feature = "sqlite")]
 use crate::protocol::token::ProcessId;
 
-/// A database on a server. What only means something on one machine carries the name of that machine: another one's
-/// `localhost` is another place.
+/// Returns the endpoint of a database on a server. A local address includes the name of the machine, because
+/// `localhost` means another server on another machine.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn of_server(host: &str, socket: Option<&Path>, port: u16, name: &str) -> String {
     let host = host.to_ascii_lowercase();
@@ -30,7 +30,7 @@ pub(crate) fn of_server(host: &str, socket: Option<&Path>, port: u16, name: &str
     }
 }
 
-/// The name of this machine; empty if it does not tell.
+/// Returns the name of this machine, or an empty text if it is unknown.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn machine() -> String {
     let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
@@ -41,8 +41,8 @@ fn machine() -> String {
         .to_owned()
 }
 
-/// A database in a file, by its name with all links followed; or in memory, which belongs to this process, and if it has no
-/// name to the pool with this number.
+/// Returns the endpoint of a database in a file: its path with all links followed. A database in memory belongs to this
+/// process, and if it has no name, to the pool with this number.
 #[cfg(feature = "sqlite")]
 pub(crate) fn of_file(file: &Path, in_memory: bool, pool: usize) -> String {
     let name = file.to_string_lossy();
@@ -57,7 +57,7 @@ pub(crate) fn of_file(file: &Path, in_memory: bool, pool: usize) -> String {
     }
     let name = name.strip_prefix("file:").unwrap_or(&name);
     let file = Path::new(name.split_once('?').map_or(name, |(path, _)| path));
-    // It may not be there yet.
+    // The file may not exist yet.
     let found = file.canonicalize().or_else(|_| {
         let folder = match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

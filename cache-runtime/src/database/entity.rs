@@ -1,7 +1,7 @@
-//! What the derive tells the runtime about one annotated struct.
+//! The description of one annotated struct, which the derive generates for the runtime.
 //!
-//! [`Entity`] is implemented by `#[derive(Cached)]` and by nothing else: its constants are checked by the macro, so the
-//! runtime never has to ask whether a time to live is zero or a table name is missing.
+//! Only `#[derive(Cached)]` implements [`Entity`]. The macro checks its constants, so the runtime need not check
+//! whether a time to live is zero or a table name is missing.
 //!
 //! Not here: the columns and how they are bound, which depend on the database (`column`, `source`).
 
@@ -21,10 +21,10 @@ pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The type of the field marked `#[cached(id)]`; a tuple in field order when several fields are marked.
     type Id: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// Everything about the entity that does not depend on a value or on a database.
+    /// The properties of the entity that do not depend on a row or on a database.
     const SPEC: EntitySpec;
 
-    /// The id of this row.
+    /// Returns the id of this row.
     fn id(&self) -> Self::Id;
 
     /// How Postgres stores this entity, if all of its columns have a type Postgres knows.
@@ -47,22 +47,22 @@ pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EntitySpec {
-    /// What the entity is called in every key and every error message: the name of the struct, unless another one was chosen.
+    /// The name of the entity in keys and error messages: the name of the struct, unless the attribute `name` is set.
     pub name: &'static str,
-    /// The table, with its schema in front where one was given (`app.flights`).
+    /// The table, with its schema if one was given (`app.flights`).
     pub table: &'static str,
-    /// A hash over the names and types of the fields. Entries written under another one read as absent.
+    /// A hash over the names and types of the fields. An entry with another fingerprint counts as absent.
     pub fingerprint: u32,
-    /// What in the struct a positional codec cannot carry, if anything (`#[serde(flatten)]`, say).
+    /// The part of the struct that a positional codec cannot encode, if any (for example `#[serde(flatten)]`).
     pub positional_hazard: Option<&'static str>,
-    /// Whether one field is the number of the row's last change, which updates compare and count up.
+    /// Whether one field is the version of the row, which updates compare and increment.
     pub versioned: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
 
 impl EntitySpec {
-    /// A specification with the default policy. Called by generated code.
+    /// Returns a specification with the default policy. Called by generated code.
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, table: &'static str, fingerprint: u32) -> Self {
@@ -76,7 +76,7 @@ impl EntitySpec {
         }
     }
 
-    /// Records what a positional codec cannot carry. Called by generated code.
+    /// Records the part that a positional codec cannot encode. Called by generated code.
     #[doc(hidden)]
     #[must_use]
     pub const fn with_positional_hazard(mut self, hazard: &'static str) -> Self {
@@ -84,7 +84,7 @@ impl EntitySpec {
         self
     }
 
-    /// Records that a field is the number of the row's last change. Called by generated code.
+    /// Records that a field is the version of the row. Called by generated code.
     #[doc(hidden)]
     #[must_use]
     pub const fn with_version(mut self) -> Self {
@@ -101,7 +101,7 @@ impl EntitySpec {
     }
 }
 
-/// Fails to compile for an entity that is written behind: such a write would pass its queue.
+/// Fails to compile for a write-behind entity: such a write would bypass its queue.
 pub(crate) const fn not_queued<E: Entity>() {
     assert!(
         !matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
@@ -109,7 +109,7 @@ pub(crate) const fn not_queued<E: Entity>() {
     );
 }
 
-/// Fails to compile for an entity that is not written behind.
+/// Fails to compile for an entity that is not write-behind.
 pub(crate) const fn queued<E: Entity>() {
     assert!(
         matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),

@@ -1,6 +1,7 @@
-//! The database side of one repository: the only place where a statement leaves for the database.
+//! The database side of one repository: all statements on its table are sent from here.
 //!
-//! It binds, runs and decodes, and says of a failed write whether it certainly did nothing. It knows nothing of caches.
+//! It binds, runs and decodes, and reports whether a failed write has certainly changed nothing. It does not use the
+//! cache.
 
 pub mod backend;
 pub(crate) mod chunks;
@@ -51,20 +52,20 @@ pub(crate) enum Write<E: Entity> {
     Update(E),
     Save(E),
     Delete(E::Id),
-    /// Deletes the row only in the version it has here.
+    /// Deletes the row only if it still has this version.
     DeleteRow(E),
 }
 
-/// What a write did.
+/// The result of a write.
 pub(crate) struct Written<E> {
     /// How many rows it matched.
     pub(crate) rows: u64,
-    /// The row as the database holds it, where the database filled in a part of it.
+    /// The row as the database has it, if it was read back.
     pub(crate) row: Option<E>,
 }
 
 impl<E: Entity> Write<E> {
-    /// The row that was to be written, if it was one.
+    /// Returns the row that was to be written, if any.
     pub(crate) fn into_row(self) -> Option<E> {
         match self {
             Self::Insert(entity) | Self::Update(entity) | Self::Save(entity) => Some(entity),
@@ -72,7 +73,7 @@ impl<E: Entity> Write<E> {
         }
     }
 
-    /// The id of the row, as far as the caller knows it.
+    /// Returns the id of the row, as the caller knows it.
     pub(crate) fn id(&self) -> Cow<'_, E::Id> {
         match self {
             Self::Insert(entity)
@@ -83,7 +84,7 @@ impl<E: Entity> Write<E> {
         }
     }
 
-    /// The word for it in messages.
+    /// Returns the verb for messages.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Insert(_) => "insert",
@@ -95,7 +96,7 @@ impl<E: Entity> Write<E> {
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// The rows that a pool reaches; `wants_rows` asks for every written row as the database holds it.
+    /// Returns the rows that a pool connects to. `wants_rows`: read back every written row.
     pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
         let columns = ColumnList::of(binding.describe);
         Self {
@@ -106,12 +107,12 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
     }
 
-    /// Whether the database chooses the id, so that the key of a new row is known only after its insert.
+    /// Returns whether the database generates the id. Then the key of a new row is known only after its insert.
     pub(crate) fn generates_id(&self) -> bool {
         self.statements.generates_id
     }
 
-    /// Refuses an id that the database would generate without telling which one it was.
+    /// Fails if the database would generate the id without returning it.
     pub(crate) fn check_generated_id(&self) -> Result<(), Error> {
         let untold = self.columns.iter().find(|column| {
             column.role == Role::GeneratedId
@@ -123,8 +124,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Some(column) => Err(Error::new(
                 ErrorKind::Configuration,
                 format!(
-                    "column {} of {} cannot be `generated`: {} tells the ids it generates only where they are AUTO_INCREMENT \
-                     integers; choose the id in the application",
+                    "column {} of {} cannot be `generated`: {} returns generated ids only if they are AUTO_INCREMENT integers; \
+                     generate the id in the application",
                     column.name,
                     E::SPEC.name,
                     DB::NAME
@@ -133,7 +134,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
     }
 
-    /// Whether a write takes more than one statement, or one whose key is known too late to announce it before.
+    /// Returns whether a write takes more than one statement, or its key is not known before the statement.
     pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
         let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
         match write {
@@ -158,7 +159,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             .await
     }
 
-    /// Reads one row as it is now, by a transaction that has written it or failed to.
+    /// Reads the current row, in a transaction that has written it or failed to.
     pub(crate) async fn select_current(
         &self,
         connection: &mut DB::Connection,
@@ -235,7 +236,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let (Some(done), true) = (done, self.statements.reads_back) else {
             return Ok(written);
         };
-        // The dialect returns no rows: read back what the database has filled in.
+        // The dialect has no RETURNING, so read back the columns that the database has filled in.
         let row = if self.statements.generates_id {
             let mut arguments = DB::Arguments::default();
             let id = done
@@ -290,8 +291,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(written)
     }
 
-    /// A save where the dialect's own upsert could reach a row with another id: change the row, insert it if it is not
-    /// there, and if somebody inserted it in between, change that one.
+    /// Saves a row where the dialect's own upsert could change a row with another id. Updates the row, inserts it if it
+    /// does not exist, and updates it again if another writer has inserted it in between.
     async fn update_or_insert(
         &self,
         connection: &mut DB::Connection,
@@ -318,7 +319,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                         .select_current(connection, &entity.id())
                         .await?
                         .is_some();
-                // Still not there: another unique key, or another spelling of the id, refused the insert.
+                // It still does not exist: another unique key, or another spelling of the id, rejected the insert.
                 if updated.rows > 0 || is_of_another_version {
                     Ok(updated)
                 } else {
@@ -329,7 +330,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
     }
 
-    /// Runs a write whose dialect returns the row where that is wanted; otherwise tells what the driver reported.
+    /// Runs a write. Returns the row if the dialect returns it and it is wanted, and otherwise what the driver
+    /// reported.
     async fn run(
         &self,
         connection: &mut DB::Connection,
@@ -337,7 +339,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         arguments: DB::Arguments,
     ) -> Result<(Written<E>, Option<Executed>), sqlx::Error> {
         if self.statements.reads_back && DB::DIALECT.returns_rows() {
-            // All rows, not the first: the statement has not ended before its last row was taken.
+            // Fetch all rows, not only the first: the statement ends only after its last row was fetched.
             let rows = DB::fetch_all(connection, sql, arguments).await?;
             let written = Written {
                 rows: rows.len() as u64,
@@ -366,7 +368,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(arguments)
     }
 
-    /// Appends what tells a row in its present version: the id, and the version if there is one.
+    /// Appends what identifies a row in its version: the id, and the version if there is one.
     pub(crate) fn bind_row(
         &self,
         entity: &E,
@@ -398,19 +400,19 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(refusal) if refusal.is_unique_violation())
 }
 
-/// What became of a statement that returned an error.
+/// The effect of a statement that returned an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum WriteOutcome {
     /// It changed nothing.
     Nothing,
-    /// It was carried out; what came back could not be read.
+    /// It was executed, but its result could not be read.
     Applied,
-    /// It may have been carried out, or may yet be.
+    /// It may have been executed, or may still be.
     Unknown,
 }
 
-impl Fate {
-    /// The fate of a statement that commits by itself, or of a commit.
+impl WriteOutcome {
+    /// Returns the effect of a statement that commits by itself, or of a commit.
     pub(crate) fn of(error: &sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(refusal) if breaks_off(&**refusal) => Self::Unknown,
@@ -418,7 +420,7 @@ impl Fate {
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::ColumnIndexOutOfBounds { .. }
             | sqlx::Error::Decode(_) => Self::Applied,
-            // Refused by the database, or never sent.
+            // Rejected by the database, or never sent.
             sqlx::Error::Database(_)
             | sqlx::Error::Encode(_)
             | sqlx::Error::TypeNotFound { .. }
@@ -430,16 +432,16 @@ impl Fate {
     }
 }
 
-/// Whether a statement that failed may have taken its whole transaction with it, so that what follows would commit by
-/// itself. Postgres keeps a transaction open and refuses what follows.
-pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
+/// Returns whether a failed statement may have rolled back its whole transaction, so that later statements would commit
+/// by themselves. Postgres keeps the transaction open and rejects later statements.
+pub(crate) fn aborts_transaction(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(refusal) = error else {
         return false;
     };
     #[cfg(feature = "mysql")]
     if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        // A record changed under a snapshot, a lock wait (as the server is configured), too many locks, a deadlock, too
-        // many transactions. Everything else takes back its own statement only.
+        // A record changed under a snapshot, a lock wait (depending on the configuration), too many locks, a deadlock,
+        // too many transactions. All other errors roll back only their own statement.
         return matches!(refusal.number(), 1020 | 1205 | 1206 | 1213 | 1637);
     }
     #[cfg(feature = "sqlite")]
@@ -454,8 +456,8 @@ pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
             refusal.kind(),
             CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
         );
-        // Of a mistake in a statement or a value that does not fit, SQLite takes back that statement only. A full disk, a
-        // trigger with RAISE(ROLLBACK) and others end the transaction.
+        // After a mistake in a statement or a value that does not fit, SQLite rolls back only that statement. A full
+        // disk, a trigger with RAISE(ROLLBACK) and others end the transaction.
         let is_own = matches!(refusal.code().as_deref(), Some("1" | "18" | "20" | "25"));
         return !is_violation && !is_own;
     }
@@ -463,10 +465,12 @@ pub(crate) fn dooms_transaction(error: &sqlx::Error) -> bool {
     false
 }
 
-/// Begins a transaction again if SQLite has ended it by itself, as by a trigger with `RAISE(ROLLBACK)`. Whether it had. Sqlx
-/// would go on counting it, take the rollback that is due for failed, and hand out the connection as one that is in a
-/// transaction from then on. So there is one to roll back, with as many of sqlx's savepoints as there were, and nothing in it.
-pub(crate) async fn reopen<DB: Backend>(
+/// Begins a transaction again if SQLite has ended it by itself, for example by a trigger with `RAISE(ROLLBACK)`.
+/// Returns whether it had.
+///
+/// sqlx does not notice SQLite's rollback: its own ROLLBACK would fail, and the pooled connection would keep a wrong
+/// transaction depth. So this opens an empty transaction, with the same number of savepoints, for sqlx to roll back.
+pub(crate) async fn restart_if_rolled_back<DB: Backend>(
     connection: &mut DB::Connection,
     savepoints: usize,
 ) -> bool {
@@ -474,7 +478,7 @@ pub(crate) async fn reopen<DB: Backend>(
         return false;
     }
     let begin = SqlStr::from_static("BEGIN");
-    // It is refused in a transaction.
+    // SQLite rejects a BEGIN inside a transaction.
     if DB::run(connection, begin).await.is_err() {
         return false;
     }
@@ -482,13 +486,13 @@ pub(crate) async fn reopen<DB: Backend>(
         // As sqlx names them.
         let savepoint = AssertSqlSafe(format!("SAVEPOINT _sqlx_savepoint_{depth}"));
         if let Err(error) = DB::run(connection, savepoint.into_sql_str()).await {
-            tracing::debug!(%error, "a connection is lost");
+            tracing::debug!(%error, "failed to restore a savepoint after SQLite rolled back; the connection will be closed");
         }
     }
     true
 }
 
-/// Whether a statement was the victim of a deadlock that has taken its transaction with it.
+/// Returns whether a statement failed because of a deadlock that has rolled back its transaction.
 pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
     #[cfg(feature = "mysql")]
     if let sqlx::Error::Database(refusal) = error
@@ -500,7 +504,7 @@ pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
     false
 }
 
-/// Whether an error of the database means that it stopped, and not that it refused.
+/// Returns whether an error of the database means that it stopped, and not that it rejected the statement.
 fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
     #[cfg(feature = "mysql")]
     if let Some(refusal) = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
@@ -512,21 +516,21 @@ fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
     code.starts_with("08") || code == "40003" || code.starts_with("57P")
 }
 
-/// The error of larder for an error of sqlx. Its message names what was attempted and on what.
-pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -> Error {
+/// Returns the error of larder for an error of sqlx. Its message says what was attempted, and on what.
+pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
     let (kind, why) = match &error {
         refusal if is_duplicate(refusal) => {
-            (ErrorKind::Duplicate, "a unique constraint refused the row")
+            (ErrorKind::Duplicate, "a unique constraint rejected the row")
         }
         sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_) => match fate {
-            Fate::Applied => (
+            WriteOutcome::Applied => (
                 ErrorKind::Conversion,
                 "the row was written, but it does not fit the struct; `check_schema` lists the differences",
             ),
-            Fate::Nothing | Fate::Unknown => (
+            WriteOutcome::Nothing | WriteOutcome::Unknown => (
                 ErrorKind::Conversion,
                 "the row does not fit the struct; `check_schema` lists the differences",
             ),
@@ -535,16 +539,19 @@ pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: Fate) -
             ErrorKind::Conversion,
             "a value cannot be encoded for the database",
         ),
-        _ if fate == Fate::Unknown => (
+        _ if fate == WriteOutcome::Unknown => (
             ErrorKind::OutcomeUnknown,
             "the connection was lost, so the write may or may not have been applied",
         ),
-        _ => (ErrorKind::Database, "the database refused or failed"),
+        _ => (
+            ErrorKind::Database,
+            "the database failed or rejected the statement",
+        ),
     };
     Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)
 }
 
-/// Runs statements that create something if it is not there. Any number of processes may do so at once.
+/// Runs statements that create something if it does not exist. Any number of processes may do so at the same time.
 pub(crate) async fn create<DB: Backend>(
     pool: &Pool<DB>,
     texts: Vec<&'static str>,
@@ -554,8 +561,9 @@ pub(crate) async fn create<DB: Backend>(
         let mut connection = DB::acquire(&pool).await?;
         for text in texts {
             let text = match DB::DIALECT {
-                // Two that create one table at once: `IF NOT EXISTS` does not keep the later one from failing. The lock
-                // is held until both statements, which are one transaction, have ended. Its number is larder's own.
+                // If two processes create one table at the same time, `IF NOT EXISTS` does not keep the later one from
+                // failing. The lock is held until both statements, which are one transaction, have ended. Its number is
+                // larder's own.
                 Dialect::Postgres => {
                     format!("SELECT pg_advisory_xact_lock(7809911855113007714); {text}")
                 }

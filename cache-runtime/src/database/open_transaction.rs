@@ -1,16 +1,18 @@
-//! A transaction on a connection of a pool, and what becomes of both when it is dropped.
+//! A transaction on a connection of a pool, and what happens to both when it is dropped.
 //!
-//! sqlx rolls back a transaction that is dropped, but not one whose `BEGIN` was dropped before it was answered: on Postgres and
-//! MySQL its connection goes back to the pool inside an open transaction, and what its next user writes is acknowledged and
-//! never committed. And a connection of MySQL whose statement was dropped while it was prepared does not come back at all.
+//! sqlx rolls back a transaction that is dropped, but not one whose `BEGIN` was dropped before its reply. On Postgres
+//! and MySQL such a connection returns to the pool inside an open transaction. The writes of its next user are
+//! acknowledged and never committed. And a MySQL connection whose statement was dropped while it was being prepared
+//! never returns to the pool.
 //!
-//! 1. [`OpenTransaction::begin`] begins in a task of its own. If nobody waits for it any more, the transaction is rolled back.
-//! 2. Whoever runs a statement notes its beginning and its end in [`Statements`].
-//! 3. Dropped, an open transaction is rolled back. On MySQL a connection on which a statement may still be under way is closed
-//!    instead, which rolls back as well and frees its place in the pool.
+//! 1. [`OpenTransaction::begin`] begins in a task of its own. If the caller's future was dropped, the transaction is
+//!    rolled back.
+//! 2. Code that runs a statement records its beginning and its end in [`Statements`].
+//! 3. Dropping an open transaction rolls it back. On MySQL, a connection on which a statement may still be running is
+//!    closed instead, which also rolls back, and frees its place in the pool.
 //!
-//! Invariant: a connection goes back to its pool without a transaction, and ready for the next statement, or not at all.
-//! Not here: what is run (`transaction`, `behind/apply`).
+//! Invariant: a connection returns to its pool only without a transaction and ready for the next statement.
+//! Not here: the statements (`transaction`, `behind/apply`).
 
 use std::{
     sync::{
@@ -30,49 +32,49 @@ use crate::{
     detached,
 };
 
-/// How long a connection may take to answer whose last statement may have been dropped half-way.
-const LONGEST_RECOVERY: Duration = Duration::from_secs(5);
+/// How long a connection may take to reply if its last statement may have been dropped half-way.
+const MAX_RECOVERY: Duration = Duration::from_secs(5);
 
 /// An open transaction.
 pub(crate) struct OpenTransaction<DB: Backend> {
     connection: PoolConnection<DB>,
-    /// Whether it has to be rolled back.
+    /// Whether it must be rolled back.
     is_open: bool,
     statements: Statements,
-    /// What puts the session in order again that the beginning has changed.
+    /// The statement that resets the session after the transaction.
     reset: Option<SqlStr>,
 }
 
-/// What is known of the last statement of a transaction. Shared with its savepoints.
+/// The state of the last statement of a transaction. Shared with its savepoints.
 #[derive(Clone, Default)]
 pub(crate) struct Statements(Arc<LastStatement>);
 
 #[derive(Default)]
 struct LastStatement {
-    /// Larder has begun it, and it has not ended.
+    /// A statement of larder has begun, and has not ended.
     is_running: AtomicBool,
-    /// It was the user's own, so nobody knows whether it has ended.
+    /// It was raw SQL, so it is unknown whether it has ended.
     is_raw: AtomicBool,
 }
 
 impl Statements {
-    /// A statement is about to be sent.
+    /// Records that a statement is about to be sent.
     pub(crate) fn begin(&self) {
         self.0.is_running.store(true, Ordering::Relaxed);
     }
 
-    /// It has ended, and with it every statement before it.
+    /// Records that it has ended, and so have all statements before it.
     pub(crate) fn end(&self) {
         self.0.is_running.store(false, Ordering::Relaxed);
         self.0.is_raw.store(false, Ordering::Relaxed);
     }
 
-    /// The user may send a statement.
+    /// Records that the user may send raw SQL.
     pub(crate) fn raw(&self) {
         self.0.is_raw.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a statement of larder was dropped half-way.
+    /// Returns whether a statement of larder was dropped half-way.
     pub(crate) fn is_running(&self) -> bool {
         self.0.is_running.load(Ordering::Relaxed)
     }
@@ -83,12 +85,12 @@ impl Statements {
 }
 
 impl<DB: Backend> OpenTransaction<DB> {
-    /// Begins a transaction with this statement in place of `BEGIN`, and runs another one behind it. A connection whose session
-    /// was not put in order again by `reset` ([`OpenTransaction::reset`]) does not go back to the pool.
+    /// Begins a transaction with this statement instead of `BEGIN`, and then runs another one. A connection whose
+    /// session was not reset with `reset` ([`OpenTransaction::reset`]) does not return to the pool.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves no transaction behind.
+    /// Dropping the future leaves no open transaction.
     pub(crate) async fn begin(
         pool: &Pool<DB>,
         statement: Option<SqlStr>,
@@ -106,7 +108,7 @@ impl<DB: Backend> OpenTransaction<DB> {
                 Self::begin_on(connection, statement, then, reset).await
             };
             let begun = begun.await;
-            // Whoever has left leaves the transaction to its drop.
+            // If the caller's future was dropped, the transaction is dropped here, and so rolled back.
             let _left = answer.send(begun);
         };
         tokio::spawn(opened.in_current_span());
@@ -140,16 +142,16 @@ impl<DB: Backend> OpenTransaction<DB> {
         Ok(open)
     }
 
-    /// Of several statements that were to begin a transaction, the first may have begun one.
+    /// Rolls back after a failed beginning: of several statements, the first may have begun a transaction.
     async fn undo_beginning(&mut self) {
         let undone = DB::run(&mut self.connection, SqlStr::from_static("ROLLBACK")).await;
-        // Where there is no transaction, a database may say so.
+        // Ignore an error: there may be no transaction.
         if undone.is_err_and(|error| error.as_database_error().is_none()) {
             self.connection.close_on_drop();
         }
     }
 
-    /// Puts the session in order again, behind the end of the transaction.
+    /// Resets the session after the end of the transaction.
     pub(crate) async fn reset(&mut self) -> Result<(), sqlx::Error> {
         if let Some(reset) = self.reset.clone() {
             self.run(reset).await?;
@@ -158,12 +160,12 @@ impl<DB: Backend> OpenTransaction<DB> {
         Ok(())
     }
 
-    /// The connection.
+    /// Returns the connection.
     pub(crate) fn connection(&mut self) -> &mut DB::Connection {
         &mut self.connection
     }
 
-    /// Where the statements on the connection are noted.
+    /// Returns the record of the statements on the connection.
     pub(crate) fn statements(&self) -> &Statements {
         &self.statements
     }
@@ -178,8 +180,8 @@ impl<DB: Backend> OpenTransaction<DB> {
         answered::<DB, _>(statements, DB::run(connection, statement)).await
     }
 
-    /// Sees to it that the connection is ready for a statement of larder, if one of the user's own may have been dropped before
-    /// it had ended. Fails, and the connection is closed, if it is not.
+    /// Makes the connection ready for a statement of larder, if raw SQL may have been dropped half-way. If that fails,
+    /// the connection will be closed.
     pub(crate) async fn recover(
         connection: &mut DB::Connection,
         statements: &Statements,
@@ -191,7 +193,7 @@ impl<DB: Backend> OpenTransaction<DB> {
         Ok(())
     }
 
-    /// Commits. What fails to commit is rolled back when this is dropped.
+    /// Commits. If the commit fails, dropping the transaction rolls it back.
     pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
         let Self {
             connection,
@@ -218,8 +220,8 @@ impl<DB: Backend> OpenTransaction<DB> {
     }
 }
 
-/// Runs a statement and notes its end. On MySQL one of the user's own before it may have been dropped half-way, and then there
-/// may be no reply to wait for: after some seconds without one the connection is given up.
+/// Runs a statement and records its end. On MySQL, earlier raw SQL may have been dropped half-way, and then there may
+/// be no reply: after some seconds without one, the connection is closed.
 async fn answered<DB: Backend, T>(
     statements: &Statements,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -227,7 +229,7 @@ async fn answered<DB: Backend, T>(
     let is_doubtful = DB::DIALECT == Dialect::MySql && statements.is_raw();
     statements.begin();
     let done = if is_doubtful {
-        let answered = tokio::time::timeout(LONGEST_RECOVERY, statement).await;
+        let answered = tokio::time::timeout(MAX_RECOVERY, statement).await;
         answered.map_err(|_| {
             sqlx::Error::Protocol(
                 "a statement of the transaction was dropped before it had ended, so its connection is closed".to_owned(),
@@ -236,7 +238,7 @@ async fn answered<DB: Backend, T>(
     } else {
         statement.await
     };
-    // An error may be what the reply to the dropped one looked like.
+    // The error may come from the reply to the dropped statement.
     if done.is_ok() || !is_doubtful {
         statements.end();
     }

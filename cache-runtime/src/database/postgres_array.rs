@@ -1,12 +1,12 @@
-//! Arrays of Postgres, made of values whose type only the user knows.
+//! Arrays of Postgres whose element type is defined by the user.
 //!
-//! A batch of a thousand rows is one statement with one array per column (`UNNEST`), whatever the number of rows. Sqlx can
-//! send a `Vec<T>` only where `T` says what an array of it is called, which types of users need not say. So the values are
-//! encoded one by one, as they would be as arguments, and put behind the header of an array here (the format is that of
-//! `array_recv` in Postgres's `arrayfuncs.c`).
+//! A batch of a thousand rows is one statement with one array per column (`UNNEST`), for any number of rows. sqlx can
+//! send a `Vec<T>` only if `T` names its array type, which a user's type need not do. So the values are encoded one by
+//! one, like arguments, and appended to an array header here (the format is that of `array_recv` in Postgres's
+//! `arrayfuncs.c`).
 //!
-//! Invariant: only types that every Postgres knows under the same number are sent this way; `oid_of` has the list. A batch
-//! with a column of another type is sent row by row.
+//! Invariant: only types with the same number in every Postgres are sent this way. `oid_of` has the list. A batch with
+//! a column of another type is sent row by row.
 
 use sqlx::{
     Arguments, Encode, Postgres, Type, TypeInfo,
@@ -17,7 +17,7 @@ use sqlx::{
 
 use crate::database::column::{Array, Column};
 
-/// A type and the type of its arrays, as `pg_type.dat` of Postgres numbers them.
+/// A type and its array type, with the numbers of Postgres's `pg_type.dat`.
 const ARRAYS: &[(&str, u32, u32)] = &[
     ("BOOL", 16, 1000),
     ("BYTEA", 17, 1001),
@@ -48,11 +48,11 @@ const ARRAYS: &[(&str, u32, u32)] = &[
     ("JSONB", 3802, 3807),
 ];
 
-/// How long the length in front of a value is.
+/// The size of the length before a value, in bytes.
 const LENGTH: usize = size_of::<i32>();
 
-/// The numbers of a type and of its arrays. Types of users that say they are one of these (`type_name = "text"`) may say it in
-/// any case, but for `char`, which Postgres and SQL take for two types.
+/// Returns the numbers of a type and its array type. A user's type may name one of these types (`type_name = "text"`)
+/// in upper or lower case, except `char`, which is two types in Postgres and SQL.
 pub(crate) fn oid_of(element: &PgTypeInfo) -> Option<(u32, u32)> {
     let wanted = element.name();
     let wanted = if wanted == "char" { "\"CHAR\"" } else { wanted };
@@ -67,7 +67,7 @@ pub(crate) fn append<T: Column<Postgres>>(
     bytes: &mut Vec<u8>,
     value: &T,
 ) -> Result<IsNull, BoxDynError> {
-    // The bytes are lent to the buffer, so that the value is encoded where it is to stand.
+    // Lend the bytes to the buffer, so that the value is encoded in place.
     let mut buffer = PgArgumentBuffer::default();
     std::mem::swap(&mut *buffer, bytes);
     let encoded = value.encode_by_ref(&mut buffer);
@@ -75,7 +75,7 @@ pub(crate) fn append<T: Column<Postgres>>(
     encoded
 }
 
-/// Appends one value, with its length in front.
+/// Appends the length of a value, and the value.
 pub(crate) fn add_element<T: Column<Postgres>>(
     array: &mut Array,
     value: &T,
@@ -94,9 +94,9 @@ pub(crate) fn add_element<T: Column<Postgres>>(
     Ok(())
 }
 
-/// The JSON texts of a value of this type, if it is JSON or an array of it.
+/// Returns the JSON texts of a value of this type, if it is JSON or an array of JSON.
 pub(crate) fn json_texts<'v>(column: &PgTypeInfo, value: &'v [u8]) -> Option<Vec<&'v [u8]>> {
-    // The version of the format stands in front of each text.
+    // Each text begins with the version of the format.
     let text = |value: &'v [u8]| value.get(1..);
     match column.name() {
         "JSONB" | "JSON" => Some(vec![text(value)?]),
@@ -153,7 +153,7 @@ struct Encoded {
 
 impl Type<Postgres> for Encoded {
     fn type_info() -> PgTypeInfo {
-        // Every value says its own type, in `produces`.
+        // Each value reports its own type in `produces`.
         PgTypeInfo::with_name("unknown")
     }
 }

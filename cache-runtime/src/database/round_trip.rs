@@ -1,17 +1,19 @@
-//! The checked round trip: a row is cached or queued only if the codec gives it back as it was.
+//! The checked round trip: a row is cached or queued only if the codec reproduces it.
 //!
-//! What serde writes is not always what it reads: a name for one direction only, a `null` that is read as `None`, a number
-//! that JSON has no word for. Such a row would be served changed, and the next `update` would bring the change to the database.
+//! serde does not always read what it wrote: a field is renamed in one direction only, a `null` is read as `None`, or
+//! JSON cannot express a number. Such a row would be served changed, and the next `update` would write the change to
+//! the database.
+//!
 //! 1. The row is encoded, and decoded again.
-//! 2. The columns of both are bound as for a statement, and compared byte for byte. JSON is compared as JSON: maps and sets
-//!    may come back in another order. Of a row that came from the database, what is held in JSON is compared as the application
-//!    sees it too (`PartialEq`, or else `Debug`): what serde does not write, it writes into neither JSON.
-//! 3. What was decoded is what a store of this process keeps, so that it serves the rows that Redis would.
+//! 2. The columns of both rows are bound as for a statement, and compared byte for byte. JSON columns are compared as
+//!    JSON, because maps and sets may come back in another order. In a row from the database they are also compared as
+//!    the application sees them (`PartialEq`, or else `Debug`), because both JSON texts lack what serde does not write.
+//! 3. The in-process store keeps the decoded row, so that it serves the same rows as Redis.
 //!
-//! Invariant: no row reaches a store, a journal or the table of dead letters but through here.
-//! Invariant: what is only looked up pays nothing; the cost is on what is stored.
-//! Not here: fields that are no columns. The database has no value of theirs, so they have none in the cache either, but that
-//! which `sqlx::FromRow` gives them.
+//! Invariant: every row that reaches a store, a journal or the table of dead letters was checked here.
+//! Invariant: a lookup costs nothing. Only storing a row has this cost.
+//! Not here: fields that are not columns. The database has no value for them, so the cache has none either: they get
+//! the value that `sqlx::FromRow` gives them.
 
 use std::{collections::HashSet, fmt, sync::Mutex, sync::PoisonError};
 
@@ -29,7 +31,7 @@ use crate::{
     protocol::codec::CodecError,
 };
 
-/// What a codec has made of a row or an id, and what it has made of that again.
+/// An encoded row or id, and the value that the codec decoded from it.
 pub(crate) struct Carried<T> {
     pub(crate) bytes: Vec<u8>,
     pub(crate) value: T,
@@ -55,7 +57,7 @@ enum What {
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// Encodes a row that the application has given, if the codec gives back what the database would be given.
+    /// Encodes a row of the application, if the codec reproduces the values that the database would get.
     pub(crate) fn carry(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
         let bind = |row: &E, values: &mut Binder<'_, DB>| (self.binding.bind)(row, values);
         let mut carried = self.carry_value(codec, row, &bind, |_| true)?;
@@ -63,7 +65,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(carried)
     }
 
-    /// Encodes a row that the database has given, if the codec gives back the same.
+    /// Encodes a row of the database, if the codec reproduces it.
     pub(crate) fn carry_loaded(&self, codec: Codec, row: &E) -> Result<Carried<E>, Mismatch> {
         let carried = self.carry(codec, row)?;
         match (self.binding.told_apart)(row, &carried.value) {
@@ -76,14 +78,14 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
     }
 
-    /// Decodes a row that is to be served. Of fields that are no columns, it is as fresh as one from the database.
+    /// Decodes a row to serve. Fields that are not columns get the same values as in a row from the database.
     pub(crate) fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<E, CodecError> {
         let mut row = codec.decode(bytes)?;
         (self.binding.clear_skipped)(&mut row);
         Ok(row)
     }
 
-    /// Encodes an id, if the codec gives it back.
+    /// Encodes an id, if the codec reproduces it.
     pub(crate) fn carry_id(&self, codec: Codec, id: &E::Id) -> Result<Carried<E::Id>, Mismatch> {
         let bind = |id: &E::Id, values: &mut Binder<'_, DB>| (self.binding.bind_id)(id, values);
         self.carry_value(codec, id, &bind, |column| column.role.is_id())
@@ -146,8 +148,8 @@ impl fmt::Display for Mismatch {
         }
         let codec = self.codec;
         match &self.what {
-            What::Unwritten(error) => write!(f, "cannot be written as {codec:?}: {error}"),
-            What::Unread(error) => write!(f, "cannot be read back from {codec:?}: {error}"),
+            What::Unwritten(error) => write!(f, "cannot be encoded as {codec:?}: {error}"),
+            What::Unread(error) => write!(f, "cannot be decoded from {codec:?} again: {error}"),
             What::Unbound(error) => write!(f, "cannot be sent to the database: {error}"),
             What::Null => write!(f, "comes back from {codec:?} as NULL"),
             What::NoNull => write!(f, "is NULL, and comes back from {codec:?} as a value"),
@@ -158,18 +160,18 @@ impl fmt::Display for Mismatch {
 
 impl std::error::Error for Mismatch {}
 
-/// The fields that have been told of: each once for a cache.
+/// The fields that were logged: each once per cache.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<HashSet<(&'static str, String)>>);
 
-/// How many fields are told of. Names in a flattened map are without end.
-const MOST_TOLD: usize = 1_000;
+/// The maximum number of fields to log. A flattened map has an unlimited number of names.
+const MAX_TOLD: usize = 1_000;
 
 impl Told {
-    /// Whether nobody has told of this field of this entity yet. From now on somebody has.
+    /// Returns whether this field of this entity was not logged yet, and records it as logged.
     fn is_news(&self, entity: &'static str, field: Option<&str>) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < MOST_TOLD && told.insert((entity, field.unwrap_or_default().to_owned()))
+        told.len() < MAX_TOLD && told.insert((entity, field.unwrap_or_default().to_owned()))
     }
 
     /// Logs that rows stay uncached because of a field, unless that was logged.
@@ -179,8 +181,8 @@ impl Told {
                 entity,
                 field = mismatch.field.as_deref().unwrap_or("unknown"),
                 codec = ?mismatch.codec,
-                "a row stays uncached, because it would not come back from the cache as it is in the database: {mismatch}; let \
-                 serde write the field as it reads it, or choose another `codec`"
+                "a row stays uncached, because the codec does not reproduce the row of the database: {mismatch}; make serde write \
+                 the field as it reads it, or choose another `codec`"
             );
         }
     }
@@ -200,7 +202,7 @@ fn is_same_json<DB: Backend>(column: &ColumnSpec<DB>, given: &[u8], back: &[u8])
     given.is_some() && given == sorted(back)
 }
 
-/// How deep JSON may be nested to be compared so.
+/// The maximum nesting of JSON that is compared in this way.
 const DEEPEST: usize = 128;
 
 /// An object or an array of JSON with its keys, and the elements of its arrays, in the order of their text. Numbers stay as they
@@ -233,7 +235,7 @@ fn sorted(json: &str, depth: usize) -> Option<String> {
             elements.sort();
             Some(format!("[{}]", elements.join(",")))
         }
-        // Text that stands for itself, JSON or not, has no order.
+        // A text that is not an object or an array has no order.
         Some(_) if depth > 0 => Some(json.to_owned()),
         _ => None,
     }
@@ -305,7 +307,7 @@ mod tests {
         assert!(!told.is_news("Flight", Some("gate")));
         assert!(told.is_news("Flight", None));
         assert!(told.is_news("Airport", Some("gate")));
-        for number in 0..2 * MOST_TOLD {
+        for number in 0..2 * MAX_TOLD {
             told.is_news("Flight", Some(&number.to_string()));
         }
         assert!(!told.is_news("Flight", Some("status")));

@@ -1,14 +1,14 @@
-//! Compares the table in the database with the struct, and says everything that does not fit, at once.
+//! Compares the table in the database with the struct, and reports all differences at once.
 //!
-//! Without it the first surprise comes with the first row: a renamed column, a `NULL` where the struct has none, an id that
-//! is no primary key (two rows, one cache key), a text id under a collation that calls two spellings equal, a column that
-//! takes no value because the database computes it.
+//! Without it, mistakes appear only at run time: a renamed column, a `NULL` where the field is not an `Option`, an id
+//! that is not the primary key (two rows, one cache key), a text id whose collation treats different texts as equal, or
+//! a column that the database computes and that accepts no value.
 //!
-//! 1. The catalogue is asked for the table's columns, primary key and collations.
-//! 2. A statement that selects the struct's columns is prepared, and the types it would return are compared with the types
-//!    that the fields accept.
+//! 1. The check reads the table's columns, primary key and collations from the catalogue.
+//! 2. It prepares a statement that selects the struct's columns, and compares the returned types with those that the
+//!    fields accept.
 //!
-//! The statements that create the tables of larder, for a migration, are reached through here.
+//! This module also has the statements that create the tables of larder, for a migration.
 //!
 //! Not here: changing anything. The report is for a start-up check or a test.
 
@@ -31,38 +31,38 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// What [`check_schema`](crate::Repository::check_schema) found.
+/// The result of [`check_schema`](crate::Repository::check_schema).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SchemaReport {
-    /// The struct.
+    /// The name of the entity.
     pub entity: &'static str,
-    /// The table.
+    /// The name of the table.
     pub table: &'static str,
-    /// Everything that does not fit, in the order of the fields.
+    /// All mismatches between the table and the struct, in the order of the fields.
     pub differences: Vec<Difference>,
-    /// What works, but differently from what one might expect.
+    /// Properties that work, but may be surprising.
     pub remarks: Vec<Difference>,
 }
 
-/// One thing that does not fit.
+/// One mismatch, or one remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// The column, if it is about one.
+    /// The column that it concerns, if any.
     pub column: Option<String>,
-    /// What does not fit, and the way out.
+    /// What does not match, and how to correct it.
     pub message: String,
 }
 
 impl SchemaReport {
-    /// Whether table and struct fit.
+    /// Returns whether the table and the struct match. Remarks do not count.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.differences.is_empty()
     }
 
-    /// The report as an error, unless table and struct fit.
+    /// Returns the report as an error, unless the table and the struct match.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ struct Found {
     nullable: bool,
     in_primary_key: bool,
     has_default: bool,
-    /// Whether the database computes the value and takes none.
+    /// Whether the database computes the value and accepts none.
     computed: bool,
     /// The collation of a text column, where it is known not to compare byte for byte.
     folding: Option<String>,
@@ -113,9 +113,9 @@ struct Found {
     padded: Option<String>,
 }
 
-/// Refuses what can be known of the columns without asking the database, and only when the repository is made: two fields
-/// for one column (one of them nested), and ids whose values have several spellings, by any of which the database would find
-/// the row, and the cache by one.
+/// Checks the columns when the repository is created, without asking the database. Fails for two fields with the same
+/// column (one of them nested), and for ids whose values can be written in several ways: the database finds the row by
+/// any of them, and the cache by only one.
 pub(crate) fn check_columns<DB: Backend>(
     entity: &str,
     columns: &[ColumnSpec<DB>],
@@ -126,7 +126,7 @@ pub(crate) fn check_columns<DB: Backend>(
                 ErrorKind::Configuration,
                 format!(
                     "two fields of {entity} are the column {}; rename one of them with `#[sqlx(rename = \"..\")]`, in the \
-                     nested struct if it is there",
+                     nested struct if the field is there",
                     column.name
                 ),
             ));
@@ -144,8 +144,8 @@ pub(crate) fn check_columns<DB: Backend>(
             return Err(Error::new(
                 ErrorKind::Configuration,
                 format!(
-                    "column {} of {entity} cannot be an id: a value of type {} can be written in several ways, and the cache \
-                     would take them for several rows; use an integer, text, bytes, a uuid or a date",
+                    "column {} of {entity} cannot be an id: a value of type {} can be written in several ways, which would be \
+                     several cache keys of one row; use an integer, text, bytes, a uuid or a date",
                     column.name,
                     column.type_name()
                 ),
@@ -165,7 +165,7 @@ pub(crate) async fn check<DB: Backend>(
             "load",
             &format!("the schema of table {}", spec.table),
             error,
-            database::Fate::Nothing,
+            database::WriteOutcome::Nothing,
         )
     })
 }
@@ -211,7 +211,9 @@ async fn compare<DB: Backend>(
         if !known && !found.nullable && !found.has_default && !found.in_primary_key {
             report.differ(
                 Some(&found.name),
-                "the struct has no such field, and the column must not be NULL and has no default: inserts will fail".to_owned(),
+                "the struct has no such field, and the column is NOT NULL without a default, so inserts will fail; add the field, \
+                 or give the column a default"
+                    .to_owned(),
             );
         }
     }
@@ -228,28 +230,28 @@ fn compare_column<DB: Backend>(
     if found.nullable && column.nullable == Nullable::No && !column.role.is_id() {
         report.differ(
             Some(column.name),
-            "the column can be NULL and the field cannot; make the field an `Option`, or the column NOT NULL".to_owned(),
+            "the column can be NULL and the field cannot be `None`; make the field an `Option`, or the column NOT NULL".to_owned(),
         );
     }
     if !found.nullable && column.nullable == Nullable::Yes {
         report.remark(
             Some(column.name),
-            "the field is an `Option` and the column is NOT NULL: writing `None` will fail"
+            "the field is an `Option` and the column is NOT NULL, so writing `None` will fail"
                 .to_owned(),
         );
     }
     if column.role.is_generated() && !found.has_default {
-        // Triggers fill columns in as well, and no catalogue says so.
+        // A trigger may fill the column in, which the catalogue does not show.
         report.remark(
             Some(column.name),
-            "the field is `generated` and the column has no default: a trigger has to fill it in"
+            "the field is `generated` and the column has no default, so a trigger must fill it in"
                 .to_owned(),
         );
     }
     if found.computed && !column.role.is_generated() {
         report.differ(
             Some(column.name),
-            "the database computes the column and takes no value for it: writes will fail; mark the field `generated`"
+            "the database computes the column and takes no value for it, so writes will fail; mark the field `generated`"
                 .to_owned(),
         );
     }
@@ -260,8 +262,8 @@ fn compare_column<DB: Backend>(
         report.remark(
             Some(column.name),
             format!(
-                "the column has type {padded}: the database pads or strips blanks, so an id that is shorter than the column or \
-                 ends in a blank is not the one that was written; make it VARCHAR or TEXT unless all ids fill it"
+                "the column has type {padded}: the database pads or strips blanks, so it changes an id that is shorter than the \
+                 column or ends in a blank; use VARCHAR or TEXT, unless all ids have the full length"
             ),
         );
     }
@@ -270,7 +272,7 @@ fn compare_column<DB: Backend>(
             Some(column.name),
             format!(
                 "collation {collation} calls different spellings of an id equal; larder compares ids byte for byte, so \
-                 another spelling of an existing id is not found"
+                 it does not find a row by another spelling of its id; always use the stored one, or a binary collation"
             ),
         );
     }
@@ -309,7 +311,7 @@ fn compare_primary_key<DB: Backend>(
             None,
             format!(
                 "the fields marked `id` are {}, the primary key of the table is {actual}; they must be the same columns, \
-                 because one cache key stands for one row",
+                 because one cache key identifies one row",
                 wanted.join(", ")
             ),
         );
@@ -333,14 +335,14 @@ async fn compare_types<DB: Backend>(
     );
     let types = DB::column_types(connection, safe(text)).await?;
     for (column, actual) in columns.iter().zip(&types) {
-        // SQLite knows no type for an expression or an untyped column; anything may be in it.
+        // SQLite reports no type for an expression or an untyped column, which may contain any value.
         if actual.is_null() || (column.compatible)(actual) {
             continue;
         }
         report.differ(
             Some(column.name),
             format!(
-                "the column has type {}, which the field cannot hold; it expects {}",
+                "the column has type {}, which the field cannot hold; the field expects {}",
                 actual.name(),
                 column.type_name()
             ),
@@ -349,7 +351,7 @@ async fn compare_types<DB: Backend>(
     Ok(())
 }
 
-/// The columns of a table out of the database's own catalogue.
+/// Returns the columns of a table from the database's catalogue.
 async fn catalogue<DB: Backend>(
     connection: &mut DB::Connection,
     table: &str,
@@ -361,8 +363,8 @@ async fn catalogue<DB: Backend>(
     let mut arguments = DB::Arguments::default();
     let text = match DB::DIALECT {
         Dialect::Sqlite => {
-            // The schema is a parameter of the table-valued functions. Only indexes tell a collation, and the primary key
-            // has one, unless it is the row number itself, which the database can choose.
+            // The schema is a parameter of the table-valued functions. Only indexes report a collation. The primary key
+            // has an index unless it is the row number itself, which the database can generate.
             "SELECT name, CASE WHEN \"notnull\" OR pk THEN 'no' ELSE 'yes' END, CASE WHEN pk THEN 'yes' ELSE 'no' END, \
              CASE WHEN dflt_value IS NOT NULL OR hidden IN (2, 3) \
              OR (pk AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk')) THEN 'yes' ELSE 'no' END, \
@@ -373,8 +375,8 @@ async fn catalogue<DB: Backend>(
              NULL FROM pragma_table_xinfo(?1, ?2) AS columns WHERE hidden <> 1"
         }
         Dialect::Postgres => {
-            // A domain is judged by the type it is made of. `indkey` counts from zero, and what an index only includes
-            // stands behind its key.
+            // For a domain, its base type counts. `indkey` counts from zero, and columns that an index only includes
+            // follow its key.
             "SELECT a.attname::text, CASE WHEN a.attnotnull THEN 'no' ELSE 'yes' END, \
              CASE WHEN a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) THEN 'yes' ELSE 'no' END, \
              CASE WHEN a.atthasdef OR a.attidentity <> '' THEN 'yes' ELSE 'no' END, \
@@ -389,8 +391,8 @@ async fn catalogue<DB: Backend>(
              AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
         }
         Dialect::MySql => {
-            // `extra` says `DEFAULT_GENERATED` of a default that is an expression, and `VIRTUAL GENERATED` or
-            // `STORED GENERATED` of a computed column; what an update sets (`on update ..`) is no default.
+            // `extra` contains `DEFAULT_GENERATED` for a default that is an expression, and `VIRTUAL GENERATED` or
+            // `STORED GENERATED` for a computed column. `on update ..` is not a default.
             "SELECT CAST(column_name AS CHAR), CASE WHEN is_nullable = 'YES' THEN 'yes' ELSE 'no' END, \
              CASE WHEN column_key = 'PRI' THEN 'yes' ELSE 'no' END, \
              CASE WHEN (column_default IS NOT NULL AND column_default <> 'NULL') \
@@ -422,7 +424,7 @@ async fn catalogue<DB: Backend>(
 }
 
 fn safe(text: String) -> SqlStr {
-    // Made of quoted names out of the struct's attributes.
+    // It consists of quoted names from the struct's attributes.
     AssertSqlSafe(text).into_sql_str()
 }
 

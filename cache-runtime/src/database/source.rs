@@ -1,9 +1,9 @@
-//! The link between an entity and one database: which columns, how to bind them, how to read a row back.
+//! The link between an entity and one database: its columns, how to bind them, and how to read a row.
 //!
-//! The derive implements [`Source`] once, for every database whose types fit (a `where` clause per field). A program is
-//! compiled with one or more database features, and an entity with a Postgres array must not stop compiling because
-//! another crate switched SQLite on. So the implementation is looked up per database with [`Probe`], whose constant is
-//! `None` where a field does not fit, and the misfit is reported only where a pool of that database is really used.
+//! The derive implements [`Source`] once, for every database whose types fit (a `where` clause per field). A program
+//! can enable several database features. An entity with a Postgres array must still compile if another crate enables
+//! SQLite. So [`Probe`] looks up the implementation for each database. Its constant is `None` if a field does not fit,
+//! and the mismatch is reported only where a pool of that database is used.
 
 use std::{fmt, marker::PhantomData};
 
@@ -44,10 +44,10 @@ impl<E: Entity, DB: Backend> Clone for Binding<E, DB> {
 
 impl<E: Entity, DB: Backend> Copy for Binding<E, DB> {}
 
-/// Asks at compile time what `T` can do with database `DB`.
+/// Determines at compile time what database `DB` can do with `T`.
 ///
-/// An inherent constant that exists only under a bound shadows the one of [`ProbeFallback`]; where the bound does not
-/// hold, the fallback answers. This works for concrete types only, which is what generated code has.
+/// An inherent constant that exists only under a bound shadows the one of [`ProbeFallback`]. If the bound does not
+/// hold, the fallback is used. This works for concrete types only, which is what generated code has.
 #[derive(Debug)]
 pub struct Probe<T, DB>(PhantomData<(T, DB)>);
 
@@ -78,7 +78,7 @@ impl<T: Columns<DB>, DB: Backend> Probe<T, DB> {
     pub const HAS_COLUMNS: bool = true;
 }
 
-/// What [`Probe`] answers where the bound does not hold.
+/// The constants of [`Probe`] if the bound does not hold.
 pub trait ProbeFallback<E: Entity, DB: Backend> {
     /// See [`Probe::BINDING`].
     const BINDING: Option<Binding<E, DB>> = None;
@@ -86,7 +86,7 @@ pub trait ProbeFallback<E: Entity, DB: Backend> {
 
 impl<E: Entity, DB: Backend> ProbeFallback<E, DB> for Probe<E, DB> {}
 
-/// What [`Probe`] answers about a type where the bound does not hold.
+/// The constants of [`Probe`] about a type if the bound does not hold.
 pub trait ProbeTypeFallback {
     /// See [`Probe::IS_COLUMN`].
     const IS_COLUMN: bool = false;
@@ -98,34 +98,34 @@ pub trait ProbeTypeFallback {
 
 impl<T, DB> ProbeTypeFallback for Probe<T, DB> {}
 
-/// Asks at compile time how values of type `T` can be told apart, as [`Probe`] asks what a database can do with them.
+/// Determines at compile time how values of type `T` can be compared, in the same way as [`Probe`].
 #[derive(Debug)]
 pub struct Likeness<T>(PhantomData<T>);
 
-/// Whether two values are alike.
+/// A function that returns whether two values are alike.
 pub type Alike<T> = fn(&T, &T) -> bool;
 
 impl<T: PartialEq> Likeness<T> {
-    /// Whether two values are equal. One that is not equal to itself, as NaN is not, cannot be told from any.
+    /// Compares with `PartialEq`. A value that is not equal to itself, such as NaN, counts as equal to all.
     pub const EQUAL: Option<Alike<T>> = Some(|one, other| one == other || !one.eq(one));
 }
 
 impl<T: fmt::Debug> Likeness<T> {
-    /// Whether two values are shown alike, be it in another order.
+    /// Compares the `Debug` texts, ignoring the order of their bytes.
     pub const SHOWN: Option<Alike<T>> = Some(|one, other| {
         let (one, other) = (format!("{one:?}"), format!("{other:?}"));
         one == other || count(&one) == count(&other)
     });
 }
 
-/// How often each byte is there.
+/// Returns how often each byte occurs.
 fn count(text: &str) -> [usize; 256] {
     let mut counts = [0; 256];
     text.bytes().for_each(|byte| counts[usize::from(byte)] += 1);
     counts
 }
 
-/// What [`Likeness`] answers where the bound does not hold.
+/// The constants of [`Likeness`] if the bound does not hold.
 pub trait LikenessFallback<T> {
     /// See [`Likeness::EQUAL`].
     const EQUAL: Option<Alike<T>> = None;
@@ -135,7 +135,7 @@ pub trait LikenessFallback<T> {
 
 impl<T> LikenessFallback<T> for Likeness<T> {}
 
-/// The name of a column if its values can be told apart, by the first of these ways that there is.
+/// Returns the name of a column if its values differ, by the first of these comparisons that exists.
 pub fn told_apart<T>(
     column: &'static str,
     ways: [Option<Alike<T>>; 2],

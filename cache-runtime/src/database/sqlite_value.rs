@@ -1,10 +1,10 @@
-//! Values as SQLite is given them, as bytes to compare.
+//! Values that SQLite would get, as bytes to compare.
 //!
-//! The other drivers encode a value into bytes. That of SQLite keeps it in a list of its own, which shows what is in it only
-//! to `Debug`. So the usual types are taken as they are, and of the others what `Debug` shows is kept: it tells any two values
-//! apart that SQLite would store as two.
+//! The other drivers encode a value into bytes. The SQLite driver keeps it in a list of its own, whose content is
+//! visible only through `Debug`. So the usual types are compared directly, and other types by their `Debug` text. It
+//! differs for any two values that SQLite would store differently.
 //!
-//! Not here: values that are sent. They never come this way.
+//! Not here: values that are sent. They do not use this code.
 
 use std::{any::Any, fmt::Write};
 
@@ -13,18 +13,18 @@ use sqlx::{Sqlite, error::BoxDynError, sqlite::SqliteArgumentsBuffer, types::Jso
 
 use crate::database::column::Column;
 
-/// What stands in front of a text that may be JSON.
+/// The first byte of a text that may be JSON.
 const TEXT: u8 = b'T';
-/// What stands in front of anything else.
+/// The first byte of all other values.
 const OTHER: u8 = b'O';
 
-/// Appends one value. Whether it is `NULL`, of which nothing is appended.
+/// Appends one value. Returns whether it is `NULL`, which appends nothing.
 pub(crate) fn append<T: Column<Sqlite>>(
     bytes: &mut Vec<u8>,
     value: &T,
 ) -> Result<bool, BoxDynError> {
     let any: &dyn Any = value;
-    /// Takes values of these types, and options of them, by what tells them apart.
+    /// Appends values of these types, and options of them, directly.
     macro_rules! usual {
         ($($ty:ty, $tag:ident, |$value:ident| $shown:expr;)*) => {$(
             let known = match any.downcast_ref::<$ty>() {
@@ -75,12 +75,12 @@ pub(crate) fn append<T: Column<Sqlite>>(
     Ok(false)
 }
 
-/// The text of an appended value, if it is one that may be JSON. A `String` is a text for its own sake.
+/// Returns the text of an appended value, if it may be JSON. A `String` is plain text and does not count.
 pub(crate) fn text(value: &[u8]) -> Option<&[u8]> {
     value.strip_prefix(&[TEXT])
 }
 
-/// The text between the first quotes, as `Debug` writes it.
+/// Returns the text between the first quotes in a `Debug` text.
 fn unquoted(shown: &str) -> Option<String> {
     let (_, quoted) = shown.split_once('"')?;
     let mut text = String::with_capacity(quoted.len());

@@ -1,8 +1,7 @@
-//! The two tables that write-behind keeps in the database of the rows: how far each queue has been applied, and what could
-//! not be.
+//! The two tables of write-behind in the database of the rows: the position of each queue, and the dead letters.
 //!
-//! They lie beside the rows because they change with them, in one transaction; anywhere else a crash between two commits
-//! would skip writes or repeat them.
+//! They are in the same database as the rows because they change with them, in one transaction. Elsewhere, a crash
+//! between two commits would skip or repeat writes.
 //!
 //! 1. A migration creates them ([`offsets_sql`], [`dead_letters_sql`]), or [`install`] does.
 //! 2. Statements on them are written once for all databases, with `?` for a parameter (`ask`).
@@ -14,14 +13,15 @@
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 use crate::{
-    database::{self, Fate, backend::Backend, database_id, dialect::Dialect},
+    database::{self, WriteOutcome, backend::Backend, database_id, dialect::Dialect},
     detached,
     error::{Error, ErrorKind},
 };
 
-/// The statement that creates the table of positions, for a migration.
+/// Returns the statement that creates the table of positions (`larder_offsets`), for a migration.
 ///
-/// It has a row for each incarnation of each queue. Nobody but larder writes to it while queues are in use.
+/// The table has a row for each incarnation of each partition of a queue. While a queue is in use, only larder may
+/// write to the table.
 ///
 /// ```
 /// # use larder_runtime::schema::offsets_sql;
@@ -33,36 +33,36 @@ pub const fn offsets_sql<DB: Backend>() -> &'static str {
         Dialect::Postgres | Dialect::Sqlite => {
             "CREATE TABLE IF NOT EXISTS larder_offsets (
     queue VARCHAR(190) NOT NULL,
-    part BIGINT NOT NULL,
+    partition_no BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     nonce VARCHAR(16) NOT NULL,
     position BIGINT NOT NULL,
     closed BIGINT NOT NULL,
     lost BIGINT NOT NULL,
-    counted BIGINT NOT NULL,
-    PRIMARY KEY (queue, part, epoch)
+    lost_counted_to BIGINT NOT NULL,
+    PRIMARY KEY (queue, partition_no, epoch)
 )"
         }
         // Of an older row format an index holds 767 bytes of a column: 190 characters.
         Dialect::MySql => {
             "CREATE TABLE IF NOT EXISTS larder_offsets (
     queue VARCHAR(190) NOT NULL,
-    part BIGINT NOT NULL,
+    partition_no BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     nonce VARCHAR(16) NOT NULL,
     position BIGINT NOT NULL,
     closed BIGINT NOT NULL,
     lost BIGINT NOT NULL,
-    counted BIGINT NOT NULL,
-    PRIMARY KEY (queue, part, epoch)
+    lost_counted_to BIGINT NOT NULL,
+    PRIMARY KEY (queue, partition_no, epoch)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         }
     }
 }
 
-/// The statement that creates the table of dead letters, for a migration.
+/// Returns the statement that creates the table of dead letters (`larder_dead_letters`), for a migration.
 ///
-/// It has a row for each write that the database has refused for good, with the refusal.
+/// The table has a row for each write that the database rejected permanently, with the error.
 ///
 /// ```
 /// # use larder_runtime::schema::dead_letters_sql;
@@ -74,80 +74,80 @@ pub const fn dead_letters_sql<DB: Backend>() -> &'static str {
         Dialect::Postgres => {
             "CREATE TABLE IF NOT EXISTS larder_dead_letters (
     queue VARCHAR(190) NOT NULL,
-    part BIGINT NOT NULL,
+    partition_no BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     number BIGINT NOT NULL,
     row_key TEXT NOT NULL,
     operation VARCHAR(8) NOT NULL,
     codec BIGINT NOT NULL,
-    layout BIGINT NOT NULL,
+    schema_hash BIGINT NOT NULL,
     payload BYTEA NOT NULL,
     error TEXT NOT NULL,
-    died_at BIGINT NOT NULL,
+    failed_at BIGINT NOT NULL,
     found VARCHAR(64) NOT NULL DEFAULT '',
-    PRIMARY KEY (queue, part, epoch, number)
+    PRIMARY KEY (queue, partition_no, epoch, number)
 )"
         }
         Dialect::MySql => {
             "CREATE TABLE IF NOT EXISTS larder_dead_letters (
     queue VARCHAR(190) NOT NULL,
-    part BIGINT NOT NULL,
+    partition_no BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     number BIGINT NOT NULL,
     row_key TEXT NOT NULL,
     operation VARCHAR(8) NOT NULL,
     codec BIGINT NOT NULL,
-    layout BIGINT NOT NULL,
+    schema_hash BIGINT NOT NULL,
     payload LONGBLOB NOT NULL,
     error TEXT NOT NULL,
-    died_at BIGINT NOT NULL,
+    failed_at BIGINT NOT NULL,
     found VARCHAR(64) NOT NULL DEFAULT '',
-    PRIMARY KEY (queue, part, epoch, number)
+    PRIMARY KEY (queue, partition_no, epoch, number)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         }
         Dialect::Sqlite => {
             "CREATE TABLE IF NOT EXISTS larder_dead_letters (
     queue VARCHAR(190) NOT NULL,
-    part BIGINT NOT NULL,
+    partition_no BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     number BIGINT NOT NULL,
     row_key TEXT NOT NULL,
     operation VARCHAR(8) NOT NULL,
     codec BIGINT NOT NULL,
-    layout BIGINT NOT NULL,
+    schema_hash BIGINT NOT NULL,
     payload BLOB NOT NULL,
     error TEXT NOT NULL,
-    died_at BIGINT NOT NULL,
+    failed_at BIGINT NOT NULL,
     found VARCHAR(64) NOT NULL DEFAULT '',
-    PRIMARY KEY (queue, part, epoch, number)
+    PRIMARY KEY (queue, partition_no, epoch, number)
 )"
         }
     }
 }
 
-/// How many characters the column for the name of a queue holds.
-const LONGEST_NAME: usize = 190;
+/// The maximum length of the name of a queue, in characters.
+const MAX_NAME: usize = 190;
 
 /// Fails if the name of an entity's queue does not fit the tables.
 pub(crate) fn check_name(entity: &str, queue: &str) -> Result<(), Error> {
     let length = queue.chars().count();
-    if length <= LONGEST_NAME {
+    if length <= MAX_NAME {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::Configuration,
         format!(
-            "{entity} cannot be written behind: the name of its queue, {queue}, has {length} characters, and the tables of \
-             write-behind hold {LONGEST_NAME}; choose a shorter `namespace`"
+            "failed to create the queue of {entity}: its name {queue} has {length} characters, and the tables of write-behind \
+             allow {MAX_NAME}; choose a shorter `namespace`"
         ),
     ))
 }
 
-/// Creates the tables that are not there. Any number of processes may do so at once.
+/// Creates the tables that do not exist. Any number of processes may call it at the same time.
 ///
 /// # Errors
 ///
-/// Errors of the database, also where its user may not create tables.
+/// Errors of the database, for example if its user may not create tables.
 pub async fn install<DB: Backend>(pool: &Pool<DB>) -> Result<(), Error> {
     database_id::install(pool).await?;
     let texts = vec![offsets_sql::<DB>(), dead_letters_sql::<DB>()];
@@ -164,7 +164,8 @@ pub(crate) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A statement as the database spells it, and its arguments. The text has a `?` for each value, and none elsewhere.
+/// Returns a statement with the placeholders of the database, and its arguments. The text has a `?` for each value, and
+/// none elsewhere.
 pub(crate) fn ask<DB: Backend>(
     text: &str,
     values: &[Value<'_>],
@@ -186,7 +187,7 @@ pub(crate) fn ask<DB: Backend>(
     Ok((AssertSqlSafe(spelled).into_sql_str(), arguments))
 }
 
-/// Runs a statement that returns no rows on a connection of the pool. How many it matched.
+/// Runs a statement that returns no rows on a connection of the pool. Returns how many rows it matched.
 pub(crate) async fn execute<DB: Backend>(
     pool: &Pool<DB>,
     text: &str,
@@ -226,7 +227,7 @@ pub(crate) async fn fetch<DB: Backend>(
     .await
 }
 
-/// Reads a number of ours.
+/// Reads a number that larder has written.
 pub(crate) fn number<DB: Backend>(row: &DB::Row, index: usize) -> Result<u64, sqlx::Error> {
     let integer = DB::integer(row, index)?;
     u64::try_from(integer).map_err(|negative| sqlx::Error::ColumnDecode {
@@ -235,24 +236,24 @@ pub(crate) fn number<DB: Backend>(row: &DB::Row, index: usize) -> Result<u64, sq
     })
 }
 
-/// Reads a text of ours.
+/// Reads a text that larder has written.
 pub(crate) fn text<DB: Backend>(row: &DB::Row, index: usize) -> Result<String, sqlx::Error> {
     DB::text(row, index).map(Option::unwrap_or_default)
 }
 
-/// As a database can hold it. No number of ours gets that far.
+/// Returns the number as a database can store it. No number of larder gets as large as the maximum.
 fn saturated(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The error of larder for an error of a statement on these tables.
+/// Returns the error of larder for an error of a statement on these tables.
 pub(crate) fn describe<DB: Backend>(verb: &str, what: &str, error: sqlx::Error) -> Error {
     if is_missing_table(&error) {
         return Error::with_source(
             ErrorKind::Configuration,
             format!(
-                "failed to {verb} {what}: the tables of write-behind are not in this {} database; call `install()` once, or put \
-                 `larder::schema::offsets_sql` and `larder::schema::dead_letters_sql` into a migration",
+                "failed to {verb} {what}: this {} database does not have the tables of write-behind; call `install()` once, or \
+                 put `larder::schema::offsets_sql` and `larder::schema::dead_letters_sql` into a migration",
                 DB::NAME
             ),
             error,
@@ -262,34 +263,36 @@ pub(crate) fn describe<DB: Backend>(verb: &str, what: &str, error: sqlx::Error) 
         return Error::with_source(
             ErrorKind::Configuration,
             format!(
-                "failed to {verb} {what}: the table larder_dead_letters was made by an earlier version; run `{ADD_FOUND}`"
+                "failed to {verb} {what}: the table larder_dead_letters was created by an earlier version of larder; run \
+                 `{ADD_FOUND}`"
             ),
             error,
         );
     }
-    // No write of a user is in such a statement, and each of them may be sent again.
-    database::describe(verb, what, error, Fate::Nothing)
+    // Such a statement contains no write of the application, and may be sent again.
+    database::describe(verb, what, error, WriteOutcome::Nothing)
 }
 
-/// The statement that a table of dead letters needs that was made before it had this column.
+/// The statement that adds this column to a table of dead letters that was created without it.
 const ADD_FOUND: &str =
     "ALTER TABLE larder_dead_letters ADD COLUMN found VARCHAR(64) NOT NULL DEFAULT ''";
 
-/// Whether a statement named the column that the table of dead letters did not have at first.
+/// Returns whether a statement failed because the table of dead letters does not have the column `found`.
 pub(crate) fn is_missing_column(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(refusal) = error else {
         return false;
     };
     let code = refusal.code().unwrap_or_default();
     let message = refusal.message();
-    // SQLite has one code for all mistakes in a statement. A user's table may lack a column of this name as well.
+    // SQLite has one code for all mistakes in a statement. A table of the application may lack a column of this name
+    // too.
     (matches!(code.as_ref(), "42703" | "42S22") && message.contains("found"))
         || (code == "1"
             && (message == "table larder_dead_letters has no column named found"
                 || message == "no such column: found"))
 }
 
-/// Whether a statement named a table that is not there.
+/// Returns whether a statement failed because a table does not exist.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(refusal) = error else {
         return false;

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::{
     error::JournalError,
-    format::{self, LONGEST_RECORD},
+    format::{self, MAX_RECORD},
 };
 
 /// A buffer that a large group has left behind is given back beyond this.
@@ -89,7 +89,7 @@ impl Commit {
     }
 
     pub(crate) fn append(&self, record: &[u8]) -> Result<u64, JournalError> {
-        if record.len() > LONGEST_RECORD {
+        if record.len() > MAX_RECORD {
             return Err(JournalError::TooLong {
                 length: record.len(),
             });

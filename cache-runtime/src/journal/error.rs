@@ -1,4 +1,4 @@
-//! What can go wrong with a journal, each with the file it is about and what can be done.
+//! The errors of a journal, each with the file it concerns and what to do.
 
 use std::{
     error::Error as StdError,
@@ -7,16 +7,16 @@ use std::{
     sync::Arc,
 };
 
-use super::format::LONGEST_RECORD;
+use super::format::MAX_RECORD;
 
-/// An error of a journal. Cheap to clone: all who wait for one group share its error.
+/// An error of a journal. Cloning is cheap: all callers that wait for one group commit share its error.
 #[derive(Clone, Debug)]
 pub enum JournalError {
-    /// An operation on a file failed. From an open journal it means that the journal has failed for good.
+    /// An operation on a file failed. An open journal that returns it has failed permanently.
     Io {
         /// What was attempted, with the path.
         attempted: Arc<str>,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: Arc<io::Error>,
     },
     /// Another process, or another part of this one, has the journal open.
@@ -24,16 +24,16 @@ pub enum JournalError {
         /// The directory of the journal.
         directory: PathBuf,
     },
-    /// The journal holds something that a crash cannot have left behind.
+    /// The journal contains something that a crash cannot have caused.
     Damaged {
         /// The file that cannot be read.
         file: PathBuf,
-        /// Where in it.
+        /// The offset in the file, in bytes.
         offset: u64,
         /// What is wrong there.
         what: Arc<str>,
     },
-    /// The record is longer than a record can be. The journal goes on.
+    /// The record is longer than the maximum. The journal continues to work.
     TooLong {
         /// Its length in bytes.
         length: usize,
@@ -63,18 +63,19 @@ impl fmt::Display for JournalError {
             Self::Io { attempted, cause } => write!(f, "failed to {attempted}: {cause}"),
             Self::InUse { directory } => write!(
                 f,
-                "the journal {} is open already; every process needs a journal of its own",
+                "failed to open the journal {}: it is open already; every process needs a journal of its own",
                 directory.display()
             ),
             Self::Damaged { file, offset, what } => write!(
                 f,
-                "the journal file {} is damaged at byte {offset}: {what}; restore the file, or move the directory of the \
-                 journal away and lose what is in it",
+                "failed to read the journal file {}: it is damaged at byte {offset}: {what}; restore the file, or move the \
+                 directory of the journal away and lose the writes in it",
                 file.display()
             ),
             Self::TooLong { length } => write!(
                 f,
-                "a record of {length} bytes is too long for the journal, which takes up to {LONGEST_RECORD}"
+                "failed to write a record of {length} bytes to the journal: it is too long, the maximum is {MAX_RECORD} bytes; make \
+                 the row smaller"
             ),
         }
     }

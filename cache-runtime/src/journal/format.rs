@@ -18,7 +18,7 @@ pub const HEADER_LENGTH: usize = 32;
 /// The length of a frame without the bytes of its record.
 pub const FRAME_LENGTH: usize = 24;
 /// The longest record, in bytes.
-pub const LONGEST_RECORD: usize = 1 << 30;
+pub const MAX_RECORD: usize = 1 << 30;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,25 +1,29 @@
-//! An append-only journal in files: records that survive the death of the process, and the loss of power.
+//! An append-only journal in files: its records survive a crash of the process, and a power failure.
 //!
-//! Without it, the writes that the in-process store has acknowledged and not yet applied are gone when the process dies. A
-//! record is a string of bytes with a number; what is in it is the caller's business.
+//! Without it, a crash loses the writes that the in-process store has acknowledged and not yet applied. A record is a
+//! string of bytes with a number. Its content is defined by the caller.
 //!
-//! 1. [`Journal::append`] numbers a record and hands it to a thread (`commit`). 2. The thread writes all records that have
-//!    gathered with one write, syncs them, and announces that (`writer`). 3. [`Journal::durable`] returns: the record is
-//!    acknowledged. 4. The files are segments of bounded size (`segments`); [`Journal::release`] removes those whose
-//!    records are not needed any more. 5. [`Journal::open`] reads what is there, cuts off what was being written when the
-//!    process died, and refuses anything else that cannot be read (`recover`).
+//! 1. [`Journal::append`] numbers a record and hands it to a thread (`commit`).
+//! 2. The thread writes all waiting records with one write, syncs them, and announces that (`writer`).
+//! 3. [`Journal::durable`] returns: the record is acknowledged.
+//! 4. The files are segments of limited size (`segments`). [`Journal::release`] removes those whose records are no
+//!    longer needed.
+//! 5. [`Journal::open`] reads the records. It cuts off an end that was being written during a crash, and fails on
+//!    anything else that cannot be read (`recover`).
 //!
-//! Invariant: what [`Journal::open`] returns is a prefix of what was appended, without what was released in whole segments,
-//! and with every record that was acknowledged.
-//! Invariant: an acknowledgement is true. A journal that could not write fails for good, and says so to everybody.
+//! Invariant: [`Journal::open`] returns a prefix of the appended records, without those that were released in whole
+//! segments, and with every acknowledged record.
+//! Invariant: an acknowledged record is on disk. A journal that failed to write has failed permanently, and returns
+//! that error to all callers.
 //!
-//! The parts are old and proven ones: numbered records with checksums in segments, as in the logs of `LevelDB` and `RocksDB`
-//! and in SQLite's WAL; group commit as in the systems that ARIES describes; the rules after a failed sync follow Rebello et
-//! al., "Can Applications Recover from fsync Failures?" (USENIX ATC 2020).
+//! The design is well known: numbered records with checksums in segments, as in the logs of `LevelDB` and `RocksDB` and
+//! in SQLite's WAL. Group commit is as in the systems that ARIES describes. The rules after a failed sync follow
+//! Rebello et al., "Can Applications Recover from fsync Failures?" (USENIX ATC 2020).
 //!
-//! Not here: what a record means, and whether it was applied. The number of a record that was not acknowledged is given
-//! again after a crash. So nobody may act on a record, or write down its number elsewhere, before [`Journal::is_durable`].
-//! Not here: files that are removed by hand while the journal is open; a sync does not notice that.
+//! Not here: what a record means, and whether it was applied. After a crash, the number of a record that was not
+//! acknowledged is used again. So a caller must not act on a record, or store its number elsewhere, before
+//! [`Journal::is_durable`].
+//! Not here: files that are removed by hand while the journal is open. A sync does not detect that.
 
 mod binding;
 mod commit;
@@ -41,10 +45,10 @@ use std::{
 use self::{binding::Binding, commit::Commit, files::Files, segments::Segments};
 pub use self::{error::JournalError, recover::Record};
 
-/// How large a segment becomes before the next one is begun, in bytes.
+/// The size of a segment, in bytes, after which the next one is begun.
 pub const SEGMENT_SIZE: u64 = 64 << 20;
 
-/// An open journal. Cheap to clone; the last one that is dropped waits until what was appended is on disk.
+/// An open journal. Cloning is cheap. Dropping the last clone waits until all appended records are on disk.
 #[derive(Clone)]
 pub struct Journal(Arc<Handle>);
 
@@ -57,17 +61,17 @@ struct Handle {
 }
 
 impl Journal {
-    /// Opens the journal in a directory, creating both if need be, and returns the records that are in it. Blocks: to be
-    /// called before anything is served.
+    /// Opens the journal in a directory, creating both if needed, and returns its records. Blocks, so call it before
+    /// serving requests.
     ///
     /// # Errors
     ///
-    /// When the journal is open elsewhere, when it is damaged, and when an operation on a file fails.
+    /// If the journal is already open, if it is damaged, or if an operation on a file fails.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Record>), JournalError> {
         Self::open_with(directory, SEGMENT_SIZE)
     }
 
-    /// Opens a journal whose segments become so many bytes large.
+    /// Opens a journal with this segment size in bytes.
     ///
     /// # Errors
     ///
@@ -102,19 +106,19 @@ impl Journal {
         Ok((Self(Arc::new(handle)), records))
     }
 
-    /// A number drawn when the journal was created. A directory that was lost, and created again, has another one; its
-    /// records are numbered from one again.
+    /// Returns a random number that was drawn when the journal was created. A directory that was lost and created again
+    /// has another one, and its records are numbered from one again.
     #[must_use]
     pub fn identity(&self) -> u64 {
         self.0.identity
     }
 
-    /// Changes what is written about whose records these are: `decide` is given that, and answers with what replaces it, if
-    /// anything does. Blocks, and returns when it is on disk.
+    /// Changes the binding text of the journal, which says whose records these are. `decide` gets the current text and
+    /// returns its replacement, if any. Blocks, and returns when the text is on disk.
     ///
     /// # Errors
     ///
-    /// When `decide` fails, or an operation on a file.
+    /// If `decide` fails, or an operation on a file.
     pub fn bind<T>(
         &self,
         decide: impl FnOnce(Option<&str>) -> Result<(Option<String>, T), String>,
@@ -128,47 +132,47 @@ impl Journal {
         Ok(decided)
     }
 
-    /// Queues a record and returns its number: the order of the calls is the order of the records. Does no I/O.
+    /// Queues a record and returns its number. Records are in the order of the calls. Does no I/O.
     ///
     /// # Errors
     ///
-    /// When the journal has failed, or the record is too long ([`format::LONGEST_RECORD`]).
+    /// If the journal has failed, or the record is too long ([`format::MAX_RECORD`]).
     pub fn append(&self, record: &[u8]) -> Result<u64, JournalError> {
         self.0.commit.append(record)
     }
 
-    /// Returns when everything up to a record that was appended is on disk: at once if it is.
+    /// Returns when all records up to this one are on disk.
     ///
     /// # Errors
     ///
-    /// When the journal has failed. The record may or may not be there when it is opened again.
+    /// If the journal has failed. The record may or may not exist when the journal is opened again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: the record is written all the same.
+    /// Dropping the future changes nothing: the record is still written.
     pub async fn durable(&self, sequence: u64) -> Result<(), JournalError> {
         self.0.commit.durable(sequence).await
     }
 
-    /// Whether everything up to a record is on disk.
+    /// Returns whether all records up to this one are on disk.
     #[must_use]
     pub fn is_durable(&self, sequence: u64) -> bool {
         self.0.commit.is_durable(sequence)
     }
 
-    /// The number of the last record that was appended, zero before the first.
+    /// Returns the number of the last appended record, or zero if there is none.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.0.commit.last()
     }
 
-    /// Says that records up to this one are not needed any more. The segments that hold no others are removed soon; until
-    /// then, [`Journal::open`] returns them again.
+    /// Declares that records up to this one are no longer needed. Segments with only such records are removed soon.
+    /// Until then, [`Journal::open`] returns these records again.
     pub fn release(&self, sequence: u64) {
         self.0.commit.release(sequence);
     }
 
-    /// How often the journal was synced since it was opened.
+    /// Returns how often the journal was synced since it was opened.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.0.files.syncs()
@@ -179,7 +183,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.commit.close();
         if let Some(thread) = self.thread.take() {
-            // If it has panicked, the panic was printed, and whoever waited for a record has heard of it.
+            // If it has panicked, the panic was printed, and all waiting callers got an error.
             let _ended = thread.join();
         }
     }

@@ -84,8 +84,8 @@ impl Segments {
                         file = %path.display(),
                         offset = scan.end,
                         bytes = bytes.len() - scan.end,
-                        "the end of the journal was being written when the program was stopped; it is cut off, and was \
-                         never acknowledged"
+                        "the program stopped while it was writing the end of the journal; this end is cut off, and none of its \
+                         writes was acknowledged"
                     );
                     files.cut(&file, &path, len(scan.end))?;
                 }
@@ -241,7 +241,7 @@ fn create_directory(directory: &Path, files: &Files) -> Result<(), JournalError>
     }
 }
 
-/// Keeps everybody else out, until the file is closed, by whatever end of the process.
+/// Locks the directory. The lock lasts until the file is closed, however the process ends.
 fn lock(directory: &Path) -> Result<File, JournalError> {
     let path = directory.join(LOCK);
     let file = File::create(&path).map_err(|cause| failed("create", &path, cause))?;

@@ -33,7 +33,7 @@ impl Writer {
         match self.write() {
             Ok(()) => {}
             Err(failure) => {
-                tracing::error!(%failure, "the journal has failed; nothing more is accepted until the program starts again");
+                tracing::error!(%failure, "the journal has failed; it accepts no writes until the program is restarted");
                 self.commit.fail(failure);
             }
         }

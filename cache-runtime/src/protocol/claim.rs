@@ -33,7 +33,7 @@ impl Claim<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
     /// The run of the store.
-    pub run: u64,
+    pub connection_number: u64,
     /// The database.
     pub database: String,
     /// The table of the entity; empty if there is none.

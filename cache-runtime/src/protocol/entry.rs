@@ -12,7 +12,7 @@
 //!    The first three bytes keep their meaning in every format.
 
 use crate::protocol::{
-    mark::{MARK_LENGTH, Mark},
+    queue_position::{QUEUE_POSITION_LENGTH, QueuePosition},
     state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
     token::{ProcessId, TOKEN_LENGTH, Token},
 };
@@ -22,7 +22,7 @@ pub const MAGIC: u8 = 0xCA;
 /// The format this version writes.
 pub const FORMAT: u8 = 1;
 /// The length of the header in bytes.
-pub const HEADER_LENGTH: usize = 56;
+pub const HEADER_LENGTH: usize = 44;
 
 /// The numbers of the states, the third byte of an entry.
 pub mod kind {
@@ -47,7 +47,7 @@ pub mod flag {
     /// The queued write deletes its row.
     pub const DELETION: u8 = 4;
     /// The row was a queued write: the mark that it had is still there, between the header and the payload.
-    pub const MARKED: u8 = 8;
+    pub const POSITIONED: u8 = 8;
 }
 
 const PROCESS_LENGTH: usize = 8;
@@ -90,7 +90,7 @@ pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
             };
             let meta = &pending.meta;
             let mut bytes = header(kind::PENDING, flags, Some(&meta.lease), Some(meta));
-            bytes.extend_from_slice(&pending.mark.to_bytes());
+            bytes.extend_from_slice(&pending.position.to_bytes());
             bytes.extend_from_slice(payload);
             bytes
         }
@@ -115,16 +115,14 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
     let (header, body) = bytes.split_at_checked(HEADER_LENGTH)?;
     let meta = Meta {
         lease: Lease {
-            token: Token(array(header, 40)?),
+            token: Token(array(header, 28)?),
             identity: Identity {
                 fingerprint: u32::from_le_bytes(array(header, 4)?),
-                stamp: u64::from_le_bytes(array(header, 8)?),
-                codec: *header.get(36)?,
+                history: u64::from_le_bytes(array(header, 8)?),
+                codec: *header.get(24)?,
             },
         },
-        version: u64::from_le_bytes(array(header, 16)?),
-        loaded_at_ms: u64::from_le_bytes(array(header, 24)?),
-        load_cost_us: u32::from_le_bytes(array(header, 32)?),
+        loaded_at_ms: u64::from_le_bytes(array(header, 16)?),
     };
     let flags = *header.get(3)?;
     match *header.get(2)? {
@@ -132,8 +130,8 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
             let waiters = list::<PROCESS_LENGTH>(body)?.map(ProcessId).collect();
             Some(State::Loading(meta.lease, waiters))
         }
-        kind::VALUE if flags & flag::MARKED != 0 => {
-            let (_, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+        kind::VALUE if flags & flag::POSITIONED != 0 => {
+            let (_, payload) = body.split_first_chunk::<QUEUE_POSITION_LENGTH>()?;
             Some(State::Value(meta, payload))
         }
         kind::VALUE => Some(State::Value(meta, body)),
@@ -144,9 +142,9 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
             saturated: flags & flag::SATURATED != 0,
         })),
         kind::PENDING => {
-            let (mark, payload) = body.split_first_chunk::<MARK_LENGTH>()?;
+            let (position, payload) = body.split_first_chunk::<QUEUE_POSITION_LENGTH>()?;
             let pending = Pending {
-                mark: Mark::from_bytes(*mark),
+                position: QueuePosition::from_bytes(*position),
                 is_deletion: flags & flag::DELETION != 0,
                 meta,
             };
@@ -164,14 +162,12 @@ fn header(kind: u8, flags: u8, lease: Option<&Lease>, meta: Option<&Meta>) -> Ve
     bytes[3] = flags;
     if let Some(lease) = lease {
         bytes[4..8].copy_from_slice(&lease.identity.fingerprint.to_le_bytes());
-        bytes[8..16].copy_from_slice(&lease.identity.stamp.to_le_bytes());
-        bytes[36] = lease.identity.codec;
-        bytes[40..56].copy_from_slice(&lease.token.0);
+        bytes[8..16].copy_from_slice(&lease.identity.history.to_le_bytes());
+        bytes[24] = lease.identity.codec;
+        bytes[28..44].copy_from_slice(&lease.token.0);
     }
     if let Some(meta) = meta {
-        bytes[16..24].copy_from_slice(&meta.version.to_le_bytes());
-        bytes[24..32].copy_from_slice(&meta.loaded_at_ms.to_le_bytes());
-        bytes[32..36].copy_from_slice(&meta.load_cost_us.to_le_bytes());
+        bytes[16..24].copy_from_slice(&meta.loaded_at_ms.to_le_bytes());
     }
     bytes
 }

@@ -7,7 +7,7 @@
 //! 1. The prefix is computed once per repository; a key is that prefix and the id behind it, without an allocation as long
 //!    as it is short.
 //! 2. The parts of a composite id are joined with `:`.
-//! 3. An id longer than [`LONGEST_ID`] bytes is cut and ends in its SHA-256, so a key has a bounded length.
+//! 3. An id longer than [`MAX_ID`] bytes is cut and ends in its SHA-256, so a key has a bounded length.
 //!
 //! Invariant: two ids of one entity have the same key only if they serialize alike. Braces never come from an id, so it
 //! cannot move its key to another Redis Cluster slot than the namespace says.
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The longest id, in bytes of its written form, that is not hashed.
-pub const LONGEST_ID: usize = 160;
+pub const MAX_ID: usize = 160;
 /// How much of a hashed id is kept in front of the hash, for people who look into the store.
 const KEPT_OF_HASHED: usize = 40;
 
@@ -160,7 +160,7 @@ impl KeySpace {
             let digits = &mut out[self.shared..self.shared + 2];
             write_hex(digits, partition.expect("there are 256 partitions at most"));
         }
-        if out.len() - start > LONGEST_ID {
+        if out.len() - start > MAX_ID {
             let hash = Sha256::digest(&out[start..]);
             out.truncate(start + KEPT_OF_HASHED);
             out.extend_from_slice(b"%#");
@@ -172,14 +172,14 @@ impl KeySpace {
     }
 }
 
-/// Anything an id can be given as: the id itself, a reference to it, or a `&str` where the id is a `String`.
+/// A type that can be passed as an id: the id itself, a reference to it, or a `&str` if the id is a `String`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be used as an id of type `{Id}`",
     label = "not an id of this entity",
     note = "pass the id itself or a reference to it; a composite id is a tuple in the order of the `#[cached(id)]` fields"
 )]
 pub trait AsId<Id: Clone> {
-    /// The id.
+    /// Returns the id.
     fn as_id(&self) -> Cow<'_, Id>;
 }
 

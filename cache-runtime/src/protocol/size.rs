@@ -5,13 +5,13 @@
 use std::fmt;
 
 #[cfg(feature = "redis")]
-use crate::protocol::{entry::HEADER_LENGTH, mark::MARK_LENGTH};
+use crate::protocol::{entry::HEADER_LENGTH, queue_position::QUEUE_POSITION_LENGTH};
 
 /// How many bytes an encoded row may have, where nobody says otherwise.
 pub(crate) const DEFAULT: u64 = 4 << 20;
 /// What an entry has beside the row: its header, and its mark.
 #[cfg(feature = "redis")]
-pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + MARK_LENGTH) as u64;
+pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + QUEUE_POSITION_LENGTH) as u64;
 
 /// A row that is larger than it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@
 //! are placed before the commit, and the set of them, are what makes a reader safe before the writer returns as well.
 
 use crate::protocol::{
-    mark::Mark,
+    queue_position::QueuePosition,
     token::{ProcessId, Token},
 };
 
@@ -62,7 +62,7 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// A hash of the store's own identity, learned at connect. Entries of another history may be resurrected ones.
-    pub stamp: u64,
+    pub history: u64,
     /// A hash of the entity's fields and their types.
     pub fingerprint: u32,
     /// The number of the payload codec.
@@ -76,17 +76,13 @@ pub struct Meta {
     pub lease: Lease,
     /// When it was loaded, in milliseconds since 1970 by the loader's clock; for people, never for decisions.
     pub loaded_at_ms: u64,
-    /// How long the load took, in microseconds.
-    pub load_cost_us: u32,
-    /// The version of the row, or zero.
-    pub version: u64,
 }
 
 /// What is known of a queued write beside its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pending {
     /// The place of the write in the queue.
-    pub mark: Mark,
+    pub position: QueuePosition,
     /// Whether it deletes the row.
     pub is_deletion: bool,
     /// As for a row; the lease is the write itself, with a token of its own.
@@ -112,9 +108,9 @@ pub enum Judgement {
     /// It is.
     Met,
     /// It is not.
-    Refused,
+    ConditionFailed,
     /// What is at the key does not tell: the row must be loaded first.
-    Unknown,
+    RowUnknown,
 }
 
 /// The open intents of a key.
@@ -172,58 +168,106 @@ pub struct Step<P, R> {
     pub wake: Vec<ProcessId>,
 }
 
-/// What a reader may conclude from what is at a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum View {
+impl<P> State<P> {
+    /// The row, if there is one.
+    pub(crate) fn into_row(self) -> Option<P> {
+        match self {
+            Self::Value(_, row) | Self::Pending(_, row) => Some(row),
+            _ => None,
+        }
+    }
+}
+
+/// What a reader may conclude from what is at a key. `P` is the row as the store keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup<P> {
     /// The row is here: serve it.
-    Value,
+    Value(Meta, P),
     /// The row does not exist: serve that.
-    Negative,
+    Negative(Meta),
     /// Nothing is known: take the lease.
     Absent,
     /// What is here belongs to another history or layout, or is damaged: take the lease over it.
-    Foreign,
-    /// Somebody is loading: wait.
+    Foreign {
+        /// Whether the bytes made no sense.
+        damaged: bool,
+    },
+    /// Another process is loading: wait.
     Loading,
-    /// Somebody is writing: read the database and store nothing.
+    /// A write is in progress: read the database and store nothing.
     Writing,
     /// A queued write of another history or layout: find out whether it is in the database.
-    Unsettled,
+    StalePending,
+}
+
+impl<P> Lookup<P> {
+    /// The same, with the row in another form.
+    pub fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Lookup<Q> {
+        match self {
+            Self::Value(meta, row) => Lookup::Value(meta, change(row)),
+            Self::Negative(meta) => Lookup::Negative(meta),
+            Self::Absent => Lookup::Absent,
+            Self::Foreign { damaged } => Lookup::Foreign { damaged },
+            Self::Loading => Lookup::Loading,
+            Self::Writing => Lookup::Writing,
+            Self::StalePending => Lookup::StalePending,
+        }
+    }
+
+    /// The token of the fill or the write that has left a row, or an absence, here.
+    pub(crate) fn token(&self) -> Option<Token> {
+        match self {
+            Self::Value(meta, _) | Self::Negative(meta) => Some(meta.lease.token),
+            _ => None,
+        }
+    }
+
+    /// Whether the fill lease may be taken: nobody is at work, and nothing is known.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        matches!(self, Self::Absent | Self::Foreign { .. })
+    }
 }
 
 /// What a reader of the given identity may conclude from a state.
-pub fn view<P>(state: Option<&State<P>>, identity: Identity) -> View {
+pub fn lookup<P>(state: Option<&State<P>>, identity: Identity) -> Lookup<&P> {
     match state {
-        None => View::Absent,
+        None => Lookup::Absent,
         Some(State::Writing(_) | State::Unreadable(Unreadable::LaterFormat { .. })) => {
-            View::Writing
+            Lookup::Writing
         }
-        Some(State::Unreadable(Unreadable::Damaged)) => View::Foreign,
-        Some(State::Loading(lease, _)) if lease.identity == identity => View::Loading,
-        Some(State::Value(meta, _)) if meta.lease.identity == identity => View::Value,
-        Some(State::Negative(meta)) if meta.lease.identity == identity => View::Negative,
-        Some(State::Pending(pending, _)) => {
-            match (pending.meta.lease.identity == identity, pending.is_deletion) {
-                (true, false) => View::Value,
-                (true, true) => View::Negative,
-                (false, _) => View::Unsettled,
-            }
+        Some(State::Unreadable(Unreadable::Damaged)) => Lookup::Foreign { damaged: true },
+        Some(State::Loading(lease, _)) if lease.identity == identity => Lookup::Loading,
+        Some(State::Value(meta, row)) if meta.lease.identity == identity => {
+            Lookup::Value(*meta, row)
         }
-        Some(State::Loading(..) | State::Value(..) | State::Negative(_)) => View::Foreign,
+        Some(State::Negative(meta)) if meta.lease.identity == identity => Lookup::Negative(*meta),
+        Some(State::Pending(
+            Pending {
+                meta, is_deletion, ..
+            },
+            row,
+        )) => match (meta.lease.identity == identity, is_deletion) {
+            (true, false) => Lookup::Value(*meta, row),
+            (true, true) => Lookup::Negative(*meta),
+            (false, _) => Lookup::StalePending,
+        },
+        Some(State::Loading(..) | State::Value(..) | State::Negative(_)) => {
+            Lookup::Foreign { damaged: false }
+        }
     }
 }
 
 /// A reader asks for the fill lease. It is granted unless somebody else is at work or the row is already known.
 pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> Step<P, bool> {
-    match view(slot.map(|slot| &slot.state), lease.identity) {
-        View::Absent | View::Foreign => Step {
+    if lookup(slot.map(|slot| &slot.state), lease.identity).is_free() {
+        Step {
             change: Change::Put(State::Loading(lease, Vec::new()), lease_ttl_ms),
             reply: true,
             wake: waiters(slot),
-        },
-        View::Value | View::Negative | View::Loading | View::Writing | View::Unsettled => {
-            Step::unchanged(false)
         }
+    } else {
+        Step::unchanged(false)
     }
 }
 
@@ -392,7 +436,7 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
 }
 
 /// Whether what is at a key meets a demand. A row of another history proves nothing.
-pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition) -> Judgement {
+pub fn evaluate<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition) -> Judgement {
     let known = match slot.map(|slot| &slot.state) {
         Some(State::Value(meta, _)) if meta.lease.identity == identity => {
             Some((true, meta.lease.token))
@@ -401,14 +445,16 @@ pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition
             Some((false, meta.lease.token))
         }
         // What layout it has does not matter here.
-        Some(State::Pending(pending, _)) if pending.meta.lease.identity.stamp == identity.stamp => {
+        Some(State::Pending(pending, _))
+            if pending.meta.lease.identity.history == identity.history =>
+        {
             Some((!pending.is_deletion, pending.meta.lease.token))
         }
         _ => None,
     };
     let met = match (condition, known) {
         (Condition::Any, _) => true,
-        (_, None) => return Judgement::Unknown,
+        (_, None) => return Judgement::RowUnknown,
         (Condition::Present, Some((exists, _))) => exists,
         (Condition::Absent, Some((exists, _))) => !exists,
         (Condition::Unchanged(wanted), Some((_, token))) => token == wanted,
@@ -416,7 +462,7 @@ pub fn judge<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition
     if met {
         Judgement::Met
     } else {
-        Judgement::Refused
+        Judgement::ConditionFailed
     }
 }
 
@@ -429,9 +475,9 @@ pub fn put<P>(
     condition: Condition,
 ) -> Step<P, Judgement> {
     if newer_writers(slot) {
-        return Step::unchanged(Judgement::Unknown);
+        return Step::unchanged(Judgement::RowUnknown);
     }
-    match judge(slot, pending.meta.lease.identity, condition) {
+    match evaluate(slot, pending.meta.lease.identity, condition) {
         Judgement::Met => Step {
             change: Change::Put(State::Pending(pending, payload), FOREVER),
             reply: Judgement::Met,
@@ -443,11 +489,15 @@ pub fn put<P>(
 
 /// A queued write has arrived in the database, or will never: what it left becomes an ordinary entry for `keep_ms`, or
 /// nothing with zero. A later write of the same key is left alone. Answers whether the write was the latest.
-pub fn settle<P: Clone>(slot: Option<&Slot<P>>, mark: Mark, keep_ms: u64) -> Step<P, bool> {
+pub fn settle<P: Clone>(
+    slot: Option<&Slot<P>>,
+    position: QueuePosition,
+    keep_ms: u64,
+) -> Step<P, bool> {
     let Some(State::Pending(pending, payload)) = slot.map(|slot| &slot.state) else {
         return Step::unchanged(false);
     };
-    if pending.mark != mark {
+    if pending.position != position {
         return Step::unchanged(false);
     }
     let change = match (keep_ms, pending.is_deletion) {

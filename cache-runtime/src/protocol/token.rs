@@ -119,7 +119,7 @@ impl fmt::Debug for Token {
 }
 
 /// A number in 0..1 that is spread evenly over successive seeds.
-pub(crate) fn random_share(seed: u64) -> f64 {
+pub(crate) fn random_fraction_of(seed: u64) -> f64 {
     // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     let mut bits = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

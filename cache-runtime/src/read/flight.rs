@@ -1,19 +1,23 @@
-//! Single flight inside a process: of all callers that miss a key at the same time, one loads, the others share.
+//! Single flight inside a process: of all callers that miss a key at the same time, one loads, and the others share its
+//! load.
 //!
-//! Without it, every task that misses a hot key asks the database for the same row. With it done carelessly, a caller that
-//! joins late receives a row that was read before a write that finished before the caller even asked.
+//! Without it, every task that misses a hot key would read the same row from the database. Without care, a caller that
+//! joins late would get a row that was read before a write which had finished before the caller asked.
 //!
-//! 1. The first caller that misses leads: a task of its own runs the load, so that a leader that gives up takes nobody down.
-//! 2. Before every step that observes the outside world (a store command, the statement), the flight draws a new *mark*. A
-//!    caller that joins notes the mark it saw.
-//! 3. The result says below which mark it may be shared: the mark drawn before the observation that produced it. A row
-//!    whose fill was accepted may be shared with all, because the flight is closed before its fill is sent.
-//! 4. A load that will store nothing (a write is under way, the store is away) is *sealed* before its statement: nobody who
-//!    comes later could share it, so the next caller opens a successor that starts when it lands, and gathers the others.
-//! 5. A caller that may not share runs again.
+//! 1. The first caller that misses is the leader. A task of its own runs the load, so that the load continues if the
+//!    leader's future is dropped.
+//! 2. Before each store command and each SELECT, the flight starts a new *generation*. A caller that joins records the
+//!    current generation.
+//! 3. A result may be shared with callers that joined before the generation of the command or SELECT that produced it.
+//!    A row whose fill was accepted may be shared with all callers, because the flight is closed before its fill is
+//!    sent.
+//! 4. A load that will fill nothing (a write is under way, or the store cannot be reached) is *sealed* before its
+//!    SELECT. No later caller could share it. So the next caller opens a successor, which starts when the sealed load
+//!    ends, and which later callers join.
+//! 5. A caller that may not share the result joins or leads another flight.
 //!
-//! Invariant: a shared result was observed after every caller that receives it had asked.
-//! Not here: other processes (`lease` in `read`), and what is loaded.
+//! Invariant: a shared result was read after all callers that get it had asked.
+//! Not here: other processes (`lease` in `read`), and how a row is loaded.
 
 use std::{
     collections::HashMap,
@@ -27,18 +31,18 @@ use tokio::sync::watch;
 
 use crate::{error::Error, protocol::key::Key, read::outcome::Outcome};
 
-/// Above every mark: everybody may share.
+/// Above every generation: all callers may share.
 pub(crate) const ALL: u32 = u32::MAX;
 
 /// How a flight ended.
-pub(crate) enum Landing<E> {
-    /// With an outcome, for callers that joined below the mark.
+pub(crate) enum LoadResult<E> {
+    /// With an outcome, for callers that joined below this generation.
     Shared { outcome: Outcome<E>, below: u32 },
     /// With an error.
     Failed(Error),
 }
 
-impl<E> Clone for Landing<E> {
+impl<E> Clone for LoadResult<E> {
     fn clone(&self) -> Self {
         match self {
             Self::Shared { outcome, below } => Self::Shared {
@@ -53,7 +57,7 @@ impl<E> Clone for Landing<E> {
 /// The flights of one repository.
 pub(crate) struct Flights<E>(Mutex<HashMap<Key, Slot<E>>>);
 
-/// The flight of a key that callers board now.
+/// The flight of a key that callers join now.
 struct Slot<E> {
     flight: Arc<Flight<E>>,
     sealed: bool,
@@ -61,22 +65,22 @@ struct Slot<E> {
 
 /// One load under way.
 pub(crate) struct Flight<E> {
-    mark: AtomicU32,
-    landing: watch::Sender<Option<Landing<E>>>,
+    generation: AtomicU32,
+    result: watch::Sender<Option<LoadResult<E>>>,
 }
 
 /// A caller's place in a flight.
-pub(crate) enum Boarding<E> {
-    /// The caller leads; it must see to it that the flight lands, and begin when the one before it has.
-    Leader(Arc<Flight<E>>, Option<Passenger<E>>),
-    /// Somebody else leads.
-    Follower(Passenger<E>),
+pub(crate) enum Joined<E> {
+    /// The caller leads. It must begin when the flight before it has ended, and finish its own.
+    Leader(Arc<Flight<E>>, Option<Follower<E>>),
+    /// Another caller leads.
+    Follower(Follower<E>),
 }
 
 /// A caller that joined.
-pub(crate) struct Passenger<E> {
+pub(crate) struct Follower<E> {
     joined_at: u32,
-    landing: watch::Receiver<Option<Landing<E>>>,
+    result: watch::Receiver<Option<LoadResult<E>>>,
 }
 
 impl<E> Default for Flights<E> {
@@ -87,34 +91,34 @@ impl<E> Default for Flights<E> {
 
 impl<E> Flights<E> {
     /// Joins the flight of a key, or opens one.
-    pub(crate) fn board(&self, key: &Key) -> Boarding<E> {
+    pub(crate) fn join(&self, key: &Key) -> Joined<E> {
         let mut flights = self.lock();
         let before = match flights.get(key) {
             Some(Slot { flight, sealed }) => {
-                let passenger = Passenger {
-                    joined_at: flight.mark.load(Ordering::SeqCst),
-                    landing: flight.landing.subscribe(),
+                let follower = Follower {
+                    joined_at: flight.generation.load(Ordering::SeqCst),
+                    result: flight.result.subscribe(),
                 };
                 if !sealed {
-                    return Boarding::Follower(passenger);
+                    return Joined::Follower(follower);
                 }
-                Some(passenger)
+                Some(follower)
             }
             None => None,
         };
         let flight = Arc::new(Flight {
-            mark: AtomicU32::new(0),
-            landing: watch::Sender::new(None),
+            generation: AtomicU32::new(0),
+            result: watch::Sender::new(None),
         });
         let slot = Slot {
             flight: Arc::clone(&flight),
             sealed: false,
         };
         flights.insert(key.clone(), slot);
-        Boarding::Leader(flight, before)
+        Joined::Leader(flight, before)
     }
 
-    /// Sends newcomers to a successor from here on.
+    /// From now on, new callers open a successor.
     pub(crate) fn seal(&self, key: &Key, flight: &Arc<Flight<E>>) {
         if let Some(slot) = self.lock().get_mut(key)
             && Arc::ptr_eq(&slot.flight, flight)
@@ -123,7 +127,7 @@ impl<E> Flights<E> {
         }
     }
 
-    /// Lets nobody join a flight any longer. Whoever has joined stays.
+    /// Closes a flight: no caller can join it any longer. Those that have joined stay.
     pub(crate) fn close(&self, key: &Key, flight: &Arc<Flight<E>>) {
         let mut flights = self.lock();
         if flights
@@ -134,7 +138,7 @@ impl<E> Flights<E> {
         }
     }
 
-    /// Closes whatever flight a key has.
+    /// Closes the flight of a key, if there is one.
     pub(crate) fn close_current(&self, key: &Key) {
         self.lock().remove(key);
     }
@@ -145,28 +149,155 @@ impl<E> Flights<E> {
 }
 
 impl<E> Flight<E> {
-    /// Draws a mark; to be called before each observation of the outside world.
-    pub(crate) fn mark(&self) -> u32 {
-        self.mark.fetch_add(1, Ordering::SeqCst) + 1
+    /// Starts a new generation and returns it. Call it before every store command and SELECT.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Tells everybody who joined.
-    pub(crate) fn land(&self, landing: Landing<E>) {
-        self.landing.send_replace(Some(landing));
+    /// Sends the result to all callers that joined.
+    pub(crate) fn finish(&self, result: LoadResult<E>) {
+        self.result.send_replace(Some(result));
     }
 }
 
-impl<E> Passenger<E> {
-    /// Waits for the landing; `None` if the flight was lost (its task panicked or was stopped).
-    pub(crate) async fn landed(mut self) -> Option<Landing<E>> {
-        match self.landing.wait_for(Option::is_some).await {
-            Ok(landing) => landing.clone(),
+impl<E> Follower<E> {
+    /// Waits for the result. Returns `None` if the flight was lost: its task panicked or was stopped.
+    pub(crate) async fn result(mut self) -> Option<LoadResult<E>> {
+        match self.result.wait_for(Option::is_some).await {
+            Ok(result) => result.clone(),
             Err(_) => None,
         }
     }
 
-    /// The mark at which the caller joined.
+    /// Returns the generation in which the caller joined.
     pub(crate) fn joined_at(&self) -> u32 {
         self.joined_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn key(number: u8) -> Key {
+        Key::from_bytes(&[number])
+    }
+
+    fn lead(flights: &Flights<u8>, key: &Key) -> (Arc<Flight<u8>>, Option<Follower<u8>>) {
+        match flights.join(key) {
+            Joined::Leader(flight, before) => (flight, before),
+            Joined::Follower(_) => panic!("another caller leads"),
+        }
+    }
+
+    fn follow(flights: &Flights<u8>, key: &Key) -> Follower<u8> {
+        match flights.join(key) {
+            Joined::Follower(follower) => follower,
+            Joined::Leader(..) => panic!("nobody else leads"),
+        }
+    }
+
+    fn row(row: u8) -> LoadResult<u8> {
+        LoadResult::Shared {
+            outcome: Outcome::fresh(Some(Arc::new(row))),
+            below: ALL,
+        }
+    }
+
+    async fn result(follower: Follower<u8>) -> Option<u8> {
+        match follower.result().await? {
+            LoadResult::Shared { outcome, .. } => outcome.row.map(|row| *row),
+            LoadResult::Failed(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_of_one_key_share_one_flight() {
+        let flights = Flights::default();
+        let (flight, before) = lead(&flights, &key(1));
+        assert!(before.is_none());
+        let followers = [follow(&flights, &key(1)), follow(&flights, &key(1))];
+        let (_other, _) = lead(&flights, &key(2));
+        flight.finish(row(7));
+        for follower in followers {
+            assert_eq!(result(follower).await, Some(7));
+        }
+    }
+
+    #[tokio::test]
+    async fn caller_joins_in_the_generation_that_is_under_way() {
+        let flights = Flights::default();
+        let (flight, _) = lead(&flights, &key(1));
+        let early = follow(&flights, &key(1));
+        assert_eq!(flight.next_generation(), 1);
+        let late = follow(&flights, &key(1));
+        assert_eq!(flight.next_generation(), 2);
+        assert_eq!((early.joined_at(), late.joined_at()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn sealed_flight_has_a_successor_that_waits_for_it() {
+        let flights = Flights::default();
+        let (sealed, _) = lead(&flights, &key(1));
+        let joined = follow(&flights, &key(1));
+        flights.seal(&key(1), &sealed);
+        let (successor, before) = lead(&flights, &key(1));
+        let later = follow(&flights, &key(1));
+        sealed.finish(row(1));
+        successor.finish(row(2));
+        assert_eq!(result(before.unwrap()).await, Some(1));
+        assert_eq!(result(joined).await, Some(1));
+        assert_eq!(result(later).await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn sealing_or_closing_a_former_flight_leaves_its_successor_open() {
+        let flights = Flights::default();
+        let (former, _) = lead(&flights, &key(1));
+        flights.close(&key(1), &former);
+        let (_current, before) = lead(&flights, &key(1));
+        assert!(before.is_none(), "a closed flight has no successor");
+        flights.seal(&key(1), &former);
+        flights.close(&key(1), &former);
+        flights.seal(&key(2), &former);
+        let _follower = follow(&flights, &key(1));
+    }
+
+    #[tokio::test]
+    async fn closed_flight_still_answers_those_who_joined() {
+        let flights = Flights::default();
+        let (flight, _) = lead(&flights, &key(1));
+        let joined = follow(&flights, &key(1));
+        flights.close(&key(1), &flight);
+        let (_next, _) = lead(&flights, &key(1));
+        flight.finish(row(3));
+        assert_eq!(result(joined).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn current_flight_of_a_key_can_be_closed_by_anybody() {
+        let flights = Flights::default();
+        let (_flight, _) = lead(&flights, &key(1));
+        let (_other, _) = lead(&flights, &key(2));
+        flights.close_current(&key(1));
+        let (_next, before) = lead(&flights, &key(1));
+        assert!(before.is_none());
+        let _follower = follow(&flights, &key(2));
+    }
+
+    #[tokio::test]
+    async fn lost_flight_and_failed_load_are_told_apart() {
+        let flights = Flights::default();
+        let (flight, _) = lead(&flights, &key(1));
+        let (lost, failed) = (follow(&flights, &key(1)), follow(&flights, &key(1)));
+        flight.finish(LoadResult::Failed(Error::new(ErrorKind::Database, "no")));
+        assert!(matches!(failed.result().await, Some(LoadResult::Failed(_))));
+        drop(lost);
+        let (flight, _) = lead(&flights, &key(2));
+        let lost = follow(&flights, &key(2));
+        flights.close(&key(2), &flight);
+        drop(flight);
+        assert!(lost.result().await.is_none());
     }
 }

@@ -1,13 +1,13 @@
 //! One load: what the task of a flight does, from the lease to the fill.
 //!
-//! 1. Take the fill lease, or wait for somebody else's, or go past the cache; at most so many steps, and waiting is bounded
-//!    by the entity's wait budget.
-//! 2. Under the lease: read the database, close the flight to newcomers, answer the leader, store the row, land.
-//! 3. Past the cache: seal the flight, read the database, land.
+//! 1. Take the fill lease, or wait for another process's lease, or bypass the cache. The number of steps is limited,
+//!    and the entity's wait budget limits the waiting.
+//! 2. With the lease: read the database, close the flight, answer the leader, fill the key, and finish the flight.
+//! 3. When bypassing the cache: seal the flight, read the database, and finish the flight.
 //!
-//! Invariant: every lease that was granted is filled, given back, or left to expire because the store failed.
-//! Invariant: whatever becomes of the task, nobody boards a flight that will not land.
-//! Not here: who may share what it brings (`flight`), and the callers (`read`).
+//! Invariant: every granted lease is filled, released, or left to expire because the store failed.
+//! Invariant: even if the task panics or is stopped, no caller joins a flight that will not finish.
+//! Not here: which callers may share the result (`flight`), and the callers (`read`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,19 +22,19 @@ use crate::{
         key::Key,
         state::{Lease, Meta},
         token::Token,
-        token::random_share,
+        token::random_fraction_of,
     },
     read::{
-        Judged, Next,
-        flight::{ALL, Flight, Landing},
+        LookedUp, Next,
+        flight::{ALL, Flight, LoadResult},
         outcome::Outcome,
     },
-    store::{Filling, Found, Store},
+    store::{Fill, Found, Store},
 };
 
-/// How many steps a load may take before it goes past the cache; more can only be a store that contradicts itself.
-const MOST_STEPS: u32 = 16;
-/// How long the absence of a row is kept for a queued write that demands it, where reads do not want it kept.
+/// The maximum number of steps before a load bypasses the cache. Only an inconsistent store needs more.
+const MAX_STEPS: u32 = 16;
+/// How long an absence is cached for a queued write that needs it, if the entity does not cache absences for reads.
 const SHORT_ABSENCE: Duration = Duration::from_secs(1);
 
 /// One load, from the first look at the store to the fill.
@@ -45,11 +45,11 @@ pub(crate) struct Load<E: Entity, DB: Backend> {
     flight: Arc<Flight<E>>,
     /// The leader's own answer, sent before the fill.
     early: Option<oneshot::Sender<Result<Outcome<E>, Error>>>,
-    /// When waiting for other processes ends.
+    /// When the load stops waiting for other processes.
     deadline: Option<Deadline>,
 }
 
-/// Whatever becomes of the task, nobody boards a flight that will not land.
+/// Closes the flight even if the task panics or is stopped, so that no caller joins a flight that will not finish.
 impl<E: Entity, DB: Backend> Drop for Load<E, DB> {
     fn drop(&mut self) {
         self.close();
@@ -74,43 +74,43 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         }
     }
 
-    /// Flies to the end: the leader is answered as soon as there is an answer, everybody who joined when the flight lands.
+    /// Runs the load. It answers the leader as soon as there is a result, and the followers at the end.
     pub(crate) async fn run(mut self, mut next: Next) {
-        for _ in 0..MOST_STEPS {
-            let mark = self.flight.mark();
-            if !matches!(next, Next::Bypass) && self.repository.denies(&self.key) {
+        for _ in 0..MAX_STEPS {
+            let generation = self.flight.next_generation();
+            if !matches!(next, Next::Bypass) && self.repository.blocks(&self.key) {
                 break;
             }
             let judged = match next {
                 Next::Lease { over } => match self.take_lease(over).await {
                     Ok(lease) => return self.load_under(lease).await,
-                    Err(answer) => self.repository.judge_bound(&self.key, answer).await,
+                    Err(answer) => self.repository.interpret_bound(&self.key, answer).await,
                 },
                 Next::Repair => {
                     let repaired = self.repository.cache.store.invalidate(&self.key).await;
                     let answer = repaired.map(|()| Found::Absent);
-                    self.repository.judge_bound(&self.key, answer).await
+                    self.repository.interpret_bound(&self.key, answer).await
                 }
                 Next::Wait => self.wait().await,
                 Next::Settle => self.repository.judge_unsettled(&self.key).await,
                 Next::Bypass => break,
             };
             match judged {
-                Err(error) => return self.land(Landing::Failed(error)),
-                Ok(Judged::Served(outcome)) => {
-                    self.repository.counters.late_hits.add_one();
-                    return self.land(Landing::Shared {
+                Err(error) => return self.finish(LoadResult::Failed(error)),
+                Ok(LookedUp::Served(outcome)) => {
+                    self.repository.counters.hits_after_wait.add_one();
+                    return self.finish(LoadResult::Shared {
                         outcome,
-                        below: mark,
+                        below: generation,
                     });
                 }
-                Ok(Judged::Unserved(then)) => next = then,
+                Ok(LookedUp::Unserved(then)) => next = then,
             }
         }
         self.bypass().await;
     }
 
-    /// Asks for the lease. What is there instead, if it is not granted.
+    /// Asks for the lease. If it is not granted, returns what is at the key instead.
     async fn take_lease(&self, over: bool) -> Result<Lease, Result<Found, StoreError>> {
         let lease = Lease {
             token: Token::draw(),
@@ -124,14 +124,14 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                 lease,
                 lease_ttl_ms,
                 over,
-                self.repository.partition(&self.key),
+                self.repository.partition_keys(&self.key),
             )
             .await
         {
             Ok(None) => Ok(lease),
             Ok(Some(found)) => Err(Ok(found)),
             Err(error) => {
-                // The command may have been carried out although its answer did not come.
+                // The store may have executed the command even though its reply was lost.
                 self.abandon(lease);
                 Err(Err(error))
             }
@@ -139,15 +139,15 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     }
 
     /// Waits until the load of another process ends, or the wait budget does.
-    async fn wait(&mut self) -> Result<Judged<E>, Error> {
+    async fn wait(&mut self) -> Result<LookedUp<E>, Error> {
         let repository = &self.repository;
         let budget = repository.policy.lease_wait;
         let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(budget));
         if deadline.has_passed() {
-            return Ok(Judged::Unserved(Next::Bypass));
+            return Ok(LookedUp::Unserved(Next::Bypass));
         }
-        repository.counters.waits.add_one();
-        // Listening begins before the store is asked, so that news in between is not lost.
+        repository.counters.lease_waits.add_one();
+        // Listen before asking the store, so that a wake-up in between is not lost.
         let listener = repository.cache.store.wakeups().listen(&self.key);
         match repository
             .cache
@@ -155,72 +155,62 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .wait(&self.key, repository.identity())
             .await
         {
-            Ok(Some(found)) => repository.judge_bound(&self.key, Ok(found)).await,
-            Err(error) => repository.judge_bound(&self.key, Err(error)).await,
-            // Woken or out of time, look again: it takes the lease if the other one is gone.
+            Ok(Some(found)) => repository.interpret_bound(&self.key, Ok(found)).await,
+            Err(error) => repository.interpret_bound(&self.key, Err(error)).await,
+            // After a wake-up or a time-out, look again, and take the lease if the other one has ended.
             Ok(None) => {
                 deadline.bound(listener.woken()).await;
-                Ok(Judged::Unserved(Next::Lease { over: false }))
+                Ok(LookedUp::Unserved(Next::Lease { over: false }))
             }
         }
     }
 
-    /// Reads the database with the right to store what it finds.
+    /// Reads the database under the lease, and fills the key.
     async fn load_under(mut self, lease: Lease) {
-        let began_us = self.repository.cache.clock.now_us();
         let loaded = self
             .repository
-            .load(&self.key, &self.id, || self.flight.mark())
+            .load(&self.key, &self.id, || self.flight.next_generation())
             .await;
-        let (mark, row) = match loaded {
+        let (generation, row) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                // Others may try at once; an error is not "does not exist".
+                // Release the lease so that others can try immediately. An error is not "does not exist".
                 self.release(lease).await;
-                return self.land(Landing::Failed(error));
+                return self.finish(LoadResult::Failed(error));
             }
         };
         let outcome = Outcome::fresh(row);
-        // Whoever asks from here on may ask after a write that follows the fill, so nobody joins any more.
+        // A caller that asks from now on may ask after a write that follows the fill, so no caller may join any more.
         self.close();
         self.answer(Ok(outcome.clone()));
-        let cost_us = self
-            .repository
-            .cache
-            .clock
-            .now_us()
-            .saturating_sub(began_us);
         let meta = Meta {
             lease,
             loaded_at_ms: self.repository.cache.clock.wall_ms(),
-            load_cost_us: u32::try_from(cost_us).unwrap_or(u32::MAX),
-            version: 0,
         };
-        // Looked at after the flight was closed: if a write was remembered before somebody joined, then either its key is
-        // still denied, or its repair has ended the lease.
-        let denied = self.repository.denies(&self.key);
-        let filling = if denied {
+        // Check after the flight was closed: if a repair was recorded before a caller joined, then either the key is
+        // still blocked, or the repair has ended the lease.
+        let denied = self.repository.blocks(&self.key);
+        let fill = if denied {
             None
         } else {
-            self.repository
-                .filling(&self.key, outcome.row.as_ref(), meta)
+            self.repository.fill(&self.key, outcome.row.as_ref(), meta)
         };
-        // A lease that was still current when it was given back proves as much as an accepted fill.
-        let accepted = match filling {
-            Some((filling, ttl)) => self.fill(filling, ttl, lease).await,
+        // A lease that was still current when it was released proves as much as an accepted fill.
+        let accepted = match fill {
+            Some((fill, ttl)) => self.fill(fill, ttl, lease).await,
             None => self.release(lease).await,
         };
-        let below = if accepted && !denied { ALL } else { mark };
-        self.land(Landing::Shared { outcome, below });
+        let below = if accepted && !denied { ALL } else { generation };
+        self.finish(LoadResult::Shared { outcome, below });
     }
 
-    async fn fill(&self, filling: Filling, ttl: Duration, lease: Lease) -> bool {
+    async fn fill(&self, fill: Fill, ttl: Duration, lease: Lease) -> bool {
         let repository = &self.repository;
         let lease_ttl_ms = millis(repository.policy.lease_ttl);
         match repository
             .cache
             .store
-            .fill(&self.key, filling, millis(ttl).max(1), lease_ttl_ms)
+            .fill(&self.key, fill, millis(ttl).max(1), lease_ttl_ms)
             .await
         {
             Ok(true) => {
@@ -239,7 +229,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         }
     }
 
-    /// Gives the lease back. Whether it was still the current one.
+    /// Releases the lease. Returns whether it was still the current one.
     async fn release(&self, lease: Lease) -> bool {
         let store = &self.repository.cache.store;
         store.release(&self.key, lease).await.unwrap_or_else(|_| {
@@ -248,34 +238,34 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         })
     }
 
-    /// Gives a lease back that may or may not have been granted, without waiting for a store that has just failed.
+    /// Releases a lease that may or may not have been granted, without waiting for a store that has just failed.
     fn abandon(&self, lease: Lease) {
         let (repository, key) = (Arc::clone(&self.repository), self.key.clone());
         tokio::spawn(async move {
-            // If this fails as well the lease expires.
+            // If this fails too, the lease expires.
             let _released = repository.cache.store.release(&key, lease).await;
         });
     }
 
-    /// Reads the database and stores nothing.
+    /// Reads the database and fills nothing.
     async fn bypass(self) {
-        self.repository.counters.bypasses.add_one();
+        self.repository.counters.uncached_loads.add_one();
         let (flights, flight) = (&self.repository.flights, &self.flight);
         let loaded = self
             .repository
             .load(&self.key, &self.id, || {
                 flights.seal(&self.key, flight);
-                flight.mark()
+                flight.next_generation()
             })
             .await;
-        let landing = match loaded {
-            Ok((below, row)) => Landing::Shared {
-                outcome: Outcome::past_store(row),
+        let result = match loaded {
+            Ok((below, row)) => LoadResult::Shared {
+                outcome: Outcome::store_skipped(row),
                 below,
             },
-            Err(error) => Landing::Failed(error),
+            Err(error) => LoadResult::Failed(error),
         };
-        self.land(landing);
+        self.finish(result);
     }
 
     fn close(&self) {
@@ -284,57 +274,59 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
 
     fn answer(&mut self, answer: Result<Outcome<E>, Error>) {
         if let Some(early) = self.early.take() {
-            // A leader that has gone needs no answer.
+            // If the leader's future was dropped, it needs no answer.
             let _gone = early.send(answer);
         }
     }
 
-    /// Ends the flight for everybody who has not been answered.
-    fn land(mut self, landing: Landing<E>) {
+    /// Ends the flight, and answers all callers that have no answer yet.
+    fn finish(mut self, result: LoadResult<E>) {
         self.close();
-        self.answer(match &landing {
-            Landing::Shared { outcome, .. } => Ok(outcome.clone()),
-            Landing::Failed(error) => Err(error.clone()),
+        self.answer(match &result {
+            LoadResult::Shared { outcome, .. } => Ok(outcome.clone()),
+            LoadResult::Failed(error) => Err(error.clone()),
         });
-        self.flight.land(landing);
+        self.flight.finish(result);
     }
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// What to store at a key for its row or its absence, and for how long; nothing if it must not be stored.
-    pub(crate) fn filling(
+    /// Returns what to store at a key for its row or its absence, and for how long. Returns `None` if it must not be
+    /// stored.
+    pub(crate) fn fill(
         &self,
         key: &Key,
         row: Option<&Arc<E>>,
         meta: Meta,
-    ) -> Option<(Filling, Duration)> {
-        // What it is stored in must be known to hold rows of this database and table.
+    ) -> Option<(Fill, Duration)> {
+        // The namespace must be bound to this database and table.
         if !self.is_bound() {
             return None;
         }
         match row {
             Some(row) => {
-                // The database may call two spellings equal; under this key only this spelling would be invalidated.
+                // The database may treat two spellings of an id as equal. Under this key, only this spelling would be
+                // invalidated.
                 if self.key(&row.id()).ok()? != *key {
                     return None;
                 }
                 let payload = self.encode_payload(row)?;
                 let ttl = self.jittered_ttl(lease_bits(meta.lease));
-                Some((Filling::Value(meta, payload), ttl))
+                Some((Fill::Value(meta, payload), ttl))
             }
             None => {
                 let shortly = self.queue.is_some().then_some(SHORT_ABSENCE);
                 let ttl = self.policy.negative_ttl.or(shortly);
-                ttl.map(|ttl| (Filling::Negative(meta), ttl))
+                ttl.map(|ttl| (Fill::Negative(meta), ttl))
             }
         }
     }
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// The time to live of a row, less a share that the seed decides.
+    /// Returns the time to live of a row, minus a random share that depends on the seed.
     pub(crate) fn jittered_ttl(&self, seed: u64) -> Duration {
-        let share = self.policy.jitter * random_share(seed);
+        let share = self.policy.jitter * random_fraction_of(seed);
         self.policy.ttl.mul_f64(1.0 - share)
     }
 }

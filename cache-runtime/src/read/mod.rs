@@ -1,18 +1,20 @@
 //! One read by id, step by step.
 //!
-//! 1. Look: one plain get. A value or an absence of this layout and history is served; that is the whole of a hit.
-//! 2. Anything else boards the key's flight (`flight`); the leader's task does the rest for all.
-//! 3. Nothing there: take the fill lease. Granted: read the database, hand the row to the leader, store it under the lease.
-//! 4. Somebody else's lease: wait to be woken, at most the entity's wait budget, then take the lease or read past it.
-//! 5. A write under way, a store that does not answer, or a key that awaits its repair (`repair`): read the database and
-//!    store nothing.
+//! 1. Get the entry with one plain command. A row or an absence of this layout and history is a hit, and is returned.
+//! 2. Otherwise the caller joins the flight of the key (`flight`). The leader's task does the rest for all callers.
+//! 3. The key is empty: take the fill lease. If it is granted, read the database, answer the leader, and fill the key
+//!    under the lease.
+//! 4. Another loader has the lease: wait to be woken, at most for the entity's wait budget. Then take the lease, or
+//!    bypass the cache.
+//! 5. A write is under way, the store does not answer, or the key has a pending repair (`repair`): read the database,
+//!    and do not fill the key.
 //!
-//! Steps 3 to 5 are told in `load`.
+//! `load` describes steps 3 to 5.
 //!
-//! Invariant: a row is stored only by `fill` under the lease it was loaded under, and never by anything but a fresh read
-//! outside any transaction. An error is never stored, and never becomes "does not exist".
-//! Invariant: nothing is served from a store that is not known to hold rows of this database (`binding`).
-//! Invariant: the store's errors end here; the caller sees the database's only.
+//! Invariant: a row is filled only under the lease it was loaded under, and only from a fresh read outside any
+//! transaction. An error is never stored, and never becomes "does not exist".
+//! Invariant: nothing is served from a store that is not known to contain rows of this database (`binding`).
+//! Invariant: errors of the store end here. The caller sees only those of the database.
 //! Not here: what a load does (`load`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
 
 pub(crate) mod flight;
@@ -24,47 +26,45 @@ use std::{borrow::Cow, sync::Arc};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
-    context::{Context, to_its_end},
-    database::{self, Fate, backend::Backend, entity::Entity},
+    context::{Context, run_detached},
+    database::{self, WriteOutcome, backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
     protocol::{key::Key, state::Meta},
     read::{
-        flight::{Boarding, Flight, Landing, Passenger},
+        flight::{Flight, Follower, Joined, LoadResult},
         load::Load,
         outcome::{Origin, Outcome},
     },
-    store::{Found, Store},
+    store::{Found, Store, failpoint::Mechanism},
 };
 
-/// How often a caller boards again because it may not share what a flight brought, before it reads by itself.
-const MOST_FLIGHTS: u32 = 4;
+/// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
+const MAX_SHARED_LOADS: u32 = 4;
 
-/// What to do about a key that could not be served.
+/// The next step for a key that could not be served.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
-    /// Take the fill lease, over what is there if that is foreign.
+    /// Take the fill lease. `over`: replace a foreign entry.
     Lease { over: bool },
-    /// Drop bytes that nobody can read, then take the lease.
+    /// Drop an unreadable entry, then take the lease.
     Repair,
-    /// Wait for somebody else's load.
+    /// Wait for another process's load.
     Wait,
-    /// Ask the database whether it has a queued write already.
+    /// Ask the database whether it already has a queued write.
     Settle,
-    /// Read past the cache.
+    /// Bypass the cache.
     Bypass,
 }
 
-/// What a look at the store came to.
-pub(crate) enum Judged<E> {
+/// The result of a look into the store.
+pub(crate) enum LookedUp<E> {
     Served(Outcome<E>),
     Unserved(Next),
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Loads a row anew, whatever the cache holds.
+    /// Drops the entry of a row and loads it.
     pub(crate) async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         self.bind_now().await?;
@@ -74,11 +74,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.miss(key, id.into_owned(), dropped.is_ok()).await
     }
 
-    /// Reads a row, from the cache if it can be.
+    /// Reads a row, from the cache if possible.
     pub(crate) async fn read(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         self.bind_for_read().await?;
-        if self.denies(&key) {
+        if self.blocks(&key) {
             return Box::pin(self.miss_from(key, id.into_owned(), Next::Bypass)).await;
         }
         let found = self
@@ -86,8 +86,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .store
             .get(&key, self.fingerprint, self.codec.number())
             .await;
-        let next = match self.judge_bound(&key, found).await? {
-            Judged::Served(outcome) => {
+        let next = match self.interpret_bound(&key, found).await? {
+            LookedUp::Served(outcome) => {
                 if outcome.row.is_some() {
                     self.counters.hits.add_one();
                 } else {
@@ -95,13 +95,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
                 return Ok(outcome);
             }
-            Judged::Unserved(next) => next,
+            LookedUp::Unserved(next) => next,
         };
-        // Boxed, so that a hit carries no room for a miss.
+        // Boxed, to keep the future of a hit small.
         Box::pin(self.miss_from(key, id.into_owned(), next)).await
     }
 
-    /// Reads a row that the cache is known not to hold; `store_answers` says whether to ask the store at all.
+    /// Reads a row that is known not to be cached. `store_answers` says whether to ask the store at all.
     pub(crate) async fn miss(
         self: &Arc<Self>,
         key: Key,
@@ -116,25 +116,32 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Box::pin(self.miss_from(key, id, next)).await
     }
 
-    /// Reads one row from the database. The only way a read reaches it, and so the place where it is protected: only so many
-    /// loads wait for a connection or run at the same time, whether they fill the cache or go past it. The mark is drawn
-    /// when there is a connection, just before the statement is sent.
+    /// Reads one row from the database. All reads come through here, so this is where their number is limited
+    /// (`max_concurrent_loads`), whether they fill the cache or bypass it. `generation` is called when there is a
+    /// connection, just before the statement is sent.
     pub(crate) async fn load<M>(
         &self,
         key: &Key,
         id: &E::Id,
-        mark: impl FnOnce() -> M + Send,
+        generation: impl FnOnce() -> M + Send,
     ) -> Result<(M, Option<Arc<E>>), Error> {
         let loaded = async {
             let permit = self.loading.acquire().await;
             let _permit = permit.expect("the semaphore is never closed");
             self.counters.loads.add_one();
-            let failed = |error| database::describe("load", &self.what(key), error, Fate::Nothing);
+            let failed = |error| {
+                database::describe(
+                    "load",
+                    &self.describe_row(key),
+                    error,
+                    WriteOutcome::Nothing,
+                )
+            };
             let mut connection = self.database.acquire().await.map_err(failed)?;
             self.bind_within(&mut connection).await?;
-            let mark = mark();
+            let generation = generation();
             let row = self.database.select(&mut connection, id).await;
-            Ok((mark, row.map_err(failed)?.map(Arc::new)))
+            Ok((generation, row.map_err(failed)?.map(Arc::new)))
         };
         loaded
             .await
@@ -149,27 +156,27 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Outcome<E>, Error> {
         self.counters.misses.add_one();
         let mut failed = None;
-        for _ in 0..MOST_FLIGHTS {
-            match self.flights.board(&key) {
-                Boarding::Leader(flight, before) => {
+        for _ in 0..MAX_SHARED_LOADS {
+            match self.flights.join(&key) {
+                Joined::Leader(flight, before) => {
                     return self.lead(key, id, next, flight, before).await;
                 }
-                Boarding::Follower(passenger) => match self.follow(passenger).await {
+                Joined::Follower(follower) => match self.follow(follower).await {
                     Some(Ok(outcome)) => return Ok(outcome),
                     Some(Err(error)) => failed = Some(error),
                     None => failed = None,
                 },
             }
         }
-        // Failed with the last leader: so does this caller. Outrun by writes: read alone.
+        // If the last leader failed, fail too. If writes kept interfering, read alone.
         if let Some(error) = failed {
             return Err(error);
         }
-        self.counters.bypasses.add_one();
-        Ok(Outcome::past_store(self.load_alone(key, id).await?))
+        self.counters.uncached_loads.add_one();
+        Ok(Outcome::store_skipped(self.load_alone(key, id).await?))
     }
 
-    /// Reads one row from the database for one caller, who may leave.
+    /// Reads one row from the database for one caller, in a task that ends even if the caller's future is dropped.
     pub(crate) async fn load_alone(
         self: &Arc<Self>,
         key: Key,
@@ -177,115 +184,120 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(self);
         let loaded = async move { inner.load(&key, &id, || ()).await };
-        let ((), row) = to_its_end::<E, _>("load", loaded).await?;
+        let ((), row) = run_detached::<E, _>("load", loaded).await?;
         Ok(row)
     }
 
-    /// Waits for a flight that somebody else leads. Nothing if its result is not for this caller.
-    async fn follow(&self, passenger: Passenger<E>) -> Option<Result<Outcome<E>, Error>> {
-        let joined_at = passenger.joined_at();
-        match passenger.landed().await? {
-            Landing::Failed(error) => Some(Err(error)),
-            Landing::Shared { outcome, below } if joined_at < below || self.shares_everything() => {
-                self.counters.shared.add_one();
+    /// Waits for a flight that another caller leads. Returns `None` if this caller may not share its result.
+    async fn follow(&self, follower: Follower<E>) -> Option<Result<Outcome<E>, Error>> {
+        let joined_at = follower.joined_at();
+        match follower.result().await? {
+            LoadResult::Failed(error) => Some(Err(error)),
+            LoadResult::Shared { outcome, below }
+                if joined_at < below || self.cache.store.disables(Mechanism::AcceptedFill) =>
+            {
+                self.counters.coalesced.add_one();
                 let origin = match outcome.origin {
                     Origin::Cache => Origin::Cache,
                     Origin::Database | Origin::Shared => Origin::Shared,
                 };
                 Some(Ok(Outcome { origin, ..outcome }))
             }
-            Landing::Shared { .. } => None,
+            LoadResult::Shared { .. } => None,
         }
     }
 
-    /// Runs the flight in a task of its own, and returns as soon as the row is there; storing it is not waited for.
+    /// Runs the flight in a task of its own, and returns as soon as the row is loaded, before the fill.
     async fn lead(
         self: &Arc<Self>,
         key: Key,
         id: E::Id,
         next: Next,
         flight: Arc<Flight<E>>,
-        before: Option<Passenger<E>>,
+        before: Option<Follower<E>>,
     ) -> Result<Outcome<E>, Error> {
         let (early, row) = oneshot::channel();
-        let what = self.what(&key);
+        let describe_row = self.describe_row(&key);
         let load = Load::new(Arc::clone(self), key, id, flight, early);
         let flown = async move {
             if let Some(before) = before {
-                // However it ended: what counts is that one statement follows the other.
-                before.landed().await;
+                // Its result does not matter, only that this statement comes after the earlier one.
+                before.result().await;
             }
             load.run(next).await;
         };
         tokio::spawn(flown.in_current_span());
         row.await.unwrap_or_else(|_| {
             Err(Error::new(
-                ErrorKind::Aborted,
-                format!("failed to load {what}: the task was stopped half-way"),
+                ErrorKind::TaskFailed,
+                format!(
+                    "failed to load {describe_row}: its task panicked or its runtime shut down"
+                ),
             ))
         })
     }
 
-    /// Whether nothing may be served from a key or stored at it, because the store has not been told about a write yet.
+    /// Returns whether a key must be neither served nor filled, because an invalidation of it is not delivered yet.
     #[inline]
-    pub(crate) fn denies(&self, key: &Key) -> bool {
-        let denied = self.cache.repairs.denies(key);
+    pub(crate) fn blocks(&self, key: &Key) -> bool {
+        let denied = self.cache.repairs.blocks(key);
         if denied {
-            self.counters.denied.add_one();
+            self.counters.blocked_reads.add_one();
         }
         denied
     }
 
-    /// As [`Context::judge`], once it is known whose rows the store holds, where that makes a difference. Fails if they are
-    /// another database's.
+    /// As [`Context::interpret`], but binds the repository first if the reply contains a row. Fails if the namespace
+    /// belongs to another database.
     #[inline]
-    pub(crate) async fn judge_bound(
+    pub(crate) async fn interpret_bound(
         &self,
         key: &Key,
         answer: Result<Found, StoreError>,
-    ) -> Result<Judged<E>, Error> {
+    ) -> Result<LookedUp<E>, Error> {
         let tells_of_a_row = matches!(
             answer,
-            Ok(Found::Value(..) | Found::Negative(_) | Found::Unsettled)
+            Ok(Found::Value(..) | Found::Negative(_) | Found::StalePending)
         );
         if tells_of_a_row && !self.is_servable() {
             self.bind_now().await?;
         }
-        Ok(self.judge(key, answer))
+        Ok(self.interpret(key, answer))
     }
 
-    /// Decides what an answer of the store means for a read. The store's failures are counted here and reported where they
-    /// begin and end, not once for each read.
-    pub(crate) fn judge(&self, key: &Key, answer: Result<Found, StoreError>) -> Judged<E> {
+    /// Decides what a reply of the store means for a read. Failures of the store are counted here. They are logged once
+    /// when they begin and once when they end, not for each read.
+    pub(crate) fn interpret(&self, key: &Key, answer: Result<Found, StoreError>) -> LookedUp<E> {
         let Ok(found) = answer else {
             self.counters.store_errors.add_one();
-            return Judged::Unserved(Next::Bypass);
+            return LookedUp::Unserved(Next::Bypass);
         };
         match found {
-            // Remembered while the answer was on its way, or come over a connection on which nobody has asked whose it is.
-            Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.denies(key) => {
-                Judged::Unserved(Next::Bypass)
+            // The key was marked for repair while the reply was on its way, or the repository is not bound on this
+            // connection.
+            Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.blocks(key) => {
+                LookedUp::Unserved(Next::Bypass)
             }
             Found::Value(meta, payload) => match self.decode_payload(payload) {
-                Some(row) => Judged::Served(self.cached(Some(row), meta)),
+                Some(row) => LookedUp::Served(self.cached(Some(row), meta)),
                 None => {
-                    self.counters.undecodable.add_one();
-                    Judged::Unserved(Next::Repair)
+                    self.counters.corrupt_entries.add_one();
+                    LookedUp::Unserved(Next::Repair)
                 }
             },
-            Found::Negative(meta) => Judged::Served(self.cached(None, meta)),
-            Found::Absent => Judged::Unserved(Next::Lease { over: false }),
+            Found::Negative(meta) => LookedUp::Served(self.cached(None, meta)),
+            Found::Absent => LookedUp::Unserved(Next::Lease { over: false }),
             Found::Foreign { damaged } => {
                 if damaged {
-                    self.counters.undecodable.add_one();
+                    self.counters.corrupt_entries.add_one();
                 } else {
-                    self.counters.foreign.add_one();
+                    self.counters.incompatible_entries.add_one();
                 }
-                Judged::Unserved(Next::Lease { over: true })
+                LookedUp::Unserved(Next::Lease { over: true })
             }
-            Found::Loading => Judged::Unserved(Next::Wait),
-            Found::Writing => Judged::Unserved(Next::Bypass),
-            Found::Unsettled => Judged::Unserved(Next::Settle),
+            Found::Loading => LookedUp::Unserved(Next::Wait),
+            Found::Writing => LookedUp::Unserved(Next::Bypass),
+            Found::StalePending => LookedUp::Unserved(Next::Settle),
         }
     }
 
@@ -294,15 +306,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             row,
             origin: Origin::Cache,
             age: self.cache.clock.age(meta.loaded_at_ms),
-            is_past_store: false,
+            store_was_skipped: false,
         }
-    }
-
-    /// Whether the rule about sharing is left out, for the test that shows it is needed.
-    fn shares_everything(&self) -> bool {
-        #[cfg(feature = "test-util")]
-        return self.cache.store.is_left_out(Mechanism::AcceptedFill);
-        #[cfg(not(feature = "test-util"))]
-        return false;
     }
 }

@@ -1,4 +1,4 @@
-//! What a read answers: the row, and where it came from.
+//! The result of a read: the row, and where it came from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,27 +10,27 @@ pub struct Outcome<E> {
     pub row: Option<Arc<E>>,
     /// Where the answer came from.
     pub origin: Origin,
-    /// How long ago the row was loaded from the database, by the clocks of the two machines; zero for a fresh load.
+    /// How long ago the row was loaded from the database, by the clocks of the two machines. Zero for a fresh load.
     pub age: Duration,
-    /// Whether the database was read without the store having told that it holds no queued write of the row.
-    pub(crate) is_past_store: bool,
+    /// Whether the row was read from the database without the store confirming that no queued write of it is pending.
+    pub(crate) store_was_skipped: bool,
 }
 
 impl<E> Outcome<E> {
-    /// The outcome of a statement.
+    /// Returns the outcome of a statement.
     pub(crate) fn fresh(row: Option<Arc<E>>) -> Self {
         Self {
             row,
             origin: Origin::Database,
             age: Duration::ZERO,
-            is_past_store: false,
+            store_was_skipped: false,
         }
     }
 
-    /// The outcome of a statement that nothing was asked before.
-    pub(crate) fn past_store(row: Option<Arc<E>>) -> Self {
+    /// Returns the outcome of a statement that was sent without asking the store first.
+    pub(crate) fn store_skipped(row: Option<Arc<E>>) -> Self {
         Self {
-            is_past_store: true,
+            store_was_skipped: true,
             ..Self::fresh(row)
         }
     }
@@ -42,7 +42,7 @@ impl<E> Clone for Outcome<E> {
             row: self.row.clone(),
             origin: self.origin,
             age: self.age,
-            is_past_store: self.is_past_store,
+            store_was_skipped: self.store_was_skipped,
         }
     }
 }
@@ -51,10 +51,10 @@ impl<E> Clone for Outcome<E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
-    /// From the cache.
+    /// The cache.
     Cache,
-    /// From the database, by a statement of this call.
+    /// The database, by a statement of this call.
     Database,
-    /// From the database, by a statement that another caller of this process had under way.
+    /// The database, by a statement of another caller in this process, whose load this call shared.
     Shared,
 }

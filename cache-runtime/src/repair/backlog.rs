@@ -1,4 +1,4 @@
-//! What is to be repaired: the keys, or everything, and what is denied because of it.
+//! The pending repairs: of single keys, or of all keys, and the keys that are blocked because of them.
 //!
 //! Not here: how it is delivered (`delivery`).
 
@@ -13,34 +13,33 @@ use std::{
 };
 
 #[cfg(feature = "redis")]
-use super::recent::{Recent, Suspects};
+use super::recent::{KeysToReinvalidate, RecentWrites};
 use super::{
     Host, Repair,
     delivery::{self, Work},
 };
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
+use crate::store::{Store, failpoint::Mechanism};
 use crate::{clock::Deadline, error::StoreError, protocol::key::Key, stats::RepairStats};
 #[cfg(feature = "redis")]
 use crate::{clock::timer_us, store::redis::connection::Observer};
 
-/// How many keys are remembered one by one, unless the builder says otherwise.
+/// The default maximum number of keys that are recorded one by one.
 pub(crate) const DEFAULT_LIMIT: usize = 10_000;
 
 /// The repairs of one cache.
 #[derive(Debug)]
 pub(crate) struct Repairs {
     limit: usize,
-    /// How many things there are to repair: the keys, and one for everything. Nothing is locked while this is zero.
+    /// The number of pending repairs: the keys, plus one if all keys are blocked. No lock is taken while it is zero.
     pending: AtomicUsize,
     state: Mutex<State>,
-    /// Whether the task that delivers is at work.
+    /// Whether the delivery task is running.
     pub(super) running: AtomicBool,
-    /// Whether `recent` takes notes.
+    /// Whether `recent` records keys.
     #[cfg(feature = "redis")]
     noting: AtomicBool,
     #[cfg(feature = "redis")]
-    recent: Mutex<Option<Recent>>,
+    recent: Mutex<Option<RecentWrites>>,
     host: OnceLock<Weak<dyn Host>>,
     repaired: AtomicU64,
     sweeps: AtomicU64,
@@ -50,9 +49,9 @@ pub(crate) struct Repairs {
 struct State {
     keys: HashMap<Key, Remembered>,
     everything: Option<Everything>,
-    /// Counts what was remembered, so that a repair can tell whether it came too early.
+    /// Counts the recorded repairs, to detect that a key was recorded again while its repair was under way.
     generation: u64,
-    /// What the keys of each entity begin with.
+    /// The key prefix of each entity.
     prefixes: Vec<Vec<u8>>,
 }
 
@@ -62,16 +61,16 @@ pub(super) struct Remembered {
     pub(super) generation: u64,
 }
 
-/// Every key is denied.
+/// All keys are blocked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Everything {
     pub(super) generation: u64,
-    /// When a sweep may begin: not before writes of unknown outcome, which are no longer listed, have come to an end.
+    /// When a sweep may begin: after writes of unknown outcome, which are no longer listed, can no longer take effect.
     not_before: Option<Deadline>,
 }
 
 impl Repairs {
-    /// Nothing to repair. At most so many keys are remembered one by one.
+    /// Returns an empty backlog. `limit` is the maximum number of keys that are recorded one by one.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -88,12 +87,12 @@ impl Repairs {
         }
     }
 
-    /// Says whose repairs these are; once, before anything else.
+    /// Sets the cache that these repairs belong to. Called once, before all other functions.
     pub(crate) fn belong_to(&self, host: Weak<dyn Host>) {
         self.host.get_or_init(|| host);
     }
 
-    /// Lets a sweep know the keys that begin so.
+    /// Adds a key prefix for sweeps.
     pub(crate) fn register(&self, prefix: &[u8]) {
         let mut state = self.lock();
         if state.prefixes.iter().all(|known| known != prefix) {
@@ -101,9 +100,9 @@ impl Repairs {
         }
     }
 
-    /// Remembers a key that the store could not be told about.
+    /// Records a key whose invalidation could not be delivered.
     pub(crate) fn remember(&self, key: &Key, how: Repair) {
-        if self.is_left_out() {
+        if self.disables() {
             return;
         }
         let mut state = self.lock();
@@ -116,7 +115,7 @@ impl Repairs {
             state.collapse(not_before);
             tracing::warn!(
                 limit = self.limit,
-                "too many keys await their invalidation; nothing is served from the cache until all keys were dropped"
+                "too many undelivered invalidations; bypassing the cache until all keys have been dropped from the store"
             );
         } else {
             let how = listed.map_or(how, |listed| listed.how.and(how));
@@ -129,9 +128,9 @@ impl Repairs {
         self.start();
     }
 
-    /// Remembers every key there is. The sweep begins when the given moment has come.
-    pub(crate) fn remember_everything(&self, not_before: Option<Deadline>) {
-        if self.is_left_out() {
+    /// Records all keys. The sweep begins at the given time.
+    pub(crate) fn remember_all(&self, not_before: Option<Deadline>) {
+        if self.disables() {
             return;
         }
         let mut state = self.lock();
@@ -144,9 +143,9 @@ impl Repairs {
         self.start();
     }
 
-    /// Whether the key has to be repaired: then nothing is served from it and nothing stored at it.
+    /// Returns whether the key has a pending repair. Then it must be neither served nor filled.
     #[inline]
-    pub(crate) fn denies(&self, key: &Key) -> bool {
+    pub(crate) fn blocks(&self, key: &Key) -> bool {
         self.pending.load(Ordering::Acquire) != 0 && self.is_pending(key)
     }
 
@@ -157,13 +156,13 @@ impl Repairs {
         state.everything.is_some() || state.keys.contains_key(key)
     }
 
-    /// Notes that the store is about to be told about a key. To be called before the operation takes its link; costs one
-    /// atomic load as long as there is nobody to take the server's place.
+    /// Records that a key is about to be announced or invalidated. Call it before the operation takes its link. It
+    /// costs one atomic load while the server has no possible successor.
     #[cfg_attr(
         not(feature = "redis"),
         expect(clippy::unused_self, reason = "no other store has a successor")
     )]
-    pub(crate) fn announced(&self, key: &Key) {
+    pub(crate) fn note_write(&self, key: &Key) {
         #[cfg(not(feature = "redis"))]
         let _ = key;
         #[cfg(feature = "redis")]
@@ -174,22 +173,22 @@ impl Repairs {
         }
     }
 
-    /// As [`Repairs::announced`], for every key there is.
-    pub(super) fn announced_all(&self) {
+    /// As [`Repairs::note_write`], for all keys.
+    pub(super) fn note_write_of_all(&self) {
         #[cfg(feature = "redis")]
         if let Some(recent) = &mut *self.recent() {
             recent.note_everything();
         }
     }
 
-    /// What is to be repaired and what was.
+    /// Returns the counts of pending and delivered repairs.
     pub(crate) fn stats(&self) -> RepairStats {
         let state = self.lock();
         RepairStats {
             pending: state.keys.len(),
-            everything: state.everything.is_some(),
+            all_keys: state.everything.is_some(),
             repaired: self.repaired.load(Ordering::Relaxed),
-            sweeps: self.sweeps.load(Ordering::Relaxed),
+            full_scans: self.sweeps.load(Ordering::Relaxed),
         }
     }
 
@@ -198,30 +197,31 @@ impl Repairs {
     }
 
     #[cfg(feature = "redis")]
-    fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
+    fn recent(&self) -> MutexGuard<'_, Option<RecentWrites>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes how much there is to do; one line when it begins and one when it ends.
+    /// Updates the number of pending repairs. Logs one line when there are some and one when there are none left.
     fn count(&self, state: &State) {
         let now = state.keys.len() + usize::from(state.everything.is_some());
         let before = self.pending.swap(now, Ordering::AcqRel);
         if before == 0 && now > 0 {
             tracing::warn!(
-                "the store could not be told about a write; its key is read from the database until it can"
+                "could not deliver an invalidation; reading affected keys from the database until the store can be reached"
             );
         } else if before > 0 && now == 0 {
-            tracing::info!("the store has been told about every write");
+            tracing::info!("all invalidations have been delivered to the store");
         }
     }
 
-    /// What the keys of the cache's entities begin with.
+    /// Returns the key prefixes of the cache's entities.
     pub(super) fn prefixes(&self) -> Vec<Vec<u8>> {
         self.lock().prefixes.clone()
     }
 
-    /// Drops every key that begins with one of these. A key that is absent at the beginning needs no drop, because whatever is
-    /// stored at it later was loaded later; all others are named by a scan that is completed on one connection.
+    /// Drops every key with one of these prefixes. A key that is absent at the beginning need not be dropped, because
+    /// an entry that is stored later was loaded later. A scan that is completed on one connection returns all other
+    /// keys.
     pub(crate) async fn drop_all(
         &self,
         prefixes: impl IntoIterator<Item = Vec<u8>>,
@@ -232,7 +232,7 @@ impl Repairs {
         }
     }
 
-    /// Starts the task that delivers, unless it is at work.
+    /// Starts the delivery task, unless it is running.
     fn start(&self) {
         if self.running.swap(true, Ordering::AcqRel) {
             return;
@@ -243,7 +243,7 @@ impl Repairs {
         }
     }
 
-    /// Picks the next work. `Nothing` ends the task; whoever remembers something after that starts another.
+    /// Returns the next work. `Nothing` ends the task. The next recorded repair starts another.
     pub(super) fn next(&self) -> Work {
         let state = self.lock();
         match state.everything {
@@ -257,14 +257,14 @@ impl Repairs {
             ),
             Some(_) => Work::Wait,
             None => {
-                // Under the lock, so that nothing is remembered between the look and the end.
+                // Under the lock, so that no repair is recorded between this check and the end of the task.
                 self.running.store(false, Ordering::Release);
                 Work::Nothing
             }
         }
     }
 
-    /// Lets go of a key, unless it was remembered again.
+    /// Removes the repair of a key, unless the key was recorded again.
     pub(super) fn delivered(&self, key: &Key, generation: u64) {
         let mut state = self.lock();
         self.repaired.fetch_add(1, Ordering::Relaxed);
@@ -278,7 +278,7 @@ impl Repairs {
         }
     }
 
-    /// Ends the denial of everything, unless it was asked for again.
+    /// Unblocks all keys, unless they were recorded again.
     pub(super) fn swept(&self, generation: u64) {
         let mut state = self.lock();
         self.sweeps.fetch_add(1, Ordering::Relaxed);
@@ -291,27 +291,23 @@ impl Repairs {
         }
     }
 
-    /// Whether the whole is left out, for the tests that show it is needed.
-    fn is_left_out(&self) -> bool {
-        #[cfg(feature = "test-util")]
-        return self
-            .host
+    /// Returns whether repairs are disabled, for the tests that show they are needed.
+    fn disables(&self) -> bool {
+        self.host
             .get()
             .and_then(Weak::upgrade)
-            .is_some_and(|host| host.store().is_left_out(Mechanism::Repair));
-        #[cfg(not(feature = "test-util"))]
-        return false;
+            .is_some_and(|host| host.store().disables(Mechanism::Repair))
     }
 }
 
 #[cfg(feature = "redis")]
 impl Observer for Repairs {
-    /// Whether keys are noted from now on, and for how long.
+    /// Sets whether keys are recorded, and for how long.
     fn watch_writes_for(&self, window: Option<Duration>) {
         let mut recent = self.recent();
         match window {
             Some(window) if recent.is_none() => {
-                *recent = Some(Recent::new(self.limit, window, timer_us()));
+                *recent = Some(RecentWrites::new(self.limit, window, timer_us()));
             }
             Some(_) => {}
             None => *recent = None,
@@ -319,31 +315,30 @@ impl Observer for Repairs {
         self.noting.store(recent.is_some(), Ordering::Release);
     }
 
-    /// The server that is used has accepted a write that was sent at this moment, which shows that nobody has taken its place.
+    /// Records that the server has accepted a write that was sent at this time, which shows that it has no successor.
     fn write_accepted(&self, sent_us: u64) {
         if let Some(recent) = &mut *self.recent() {
             recent.accepted(sent_us);
         }
     }
 
-    /// Remembers the keys that were told to an earlier server lately. To be called before a link that leads to another
-    /// history can be taken.
+    /// Records repairs for the recently written keys. Call it before a link that leads to another history can be used.
     fn history_changed(&self) {
-        let suspects = self.recent().as_mut().map(Recent::take);
+        let suspects = self.recent().as_mut().map(RecentWrites::take);
         match suspects {
             None => {}
-            Some(Suspects::Keys(keys)) => {
+            Some(KeysToReinvalidate::Keys(keys)) => {
                 for key in &keys {
                     self.remember(key, Repair::Drop);
                 }
             }
-            Some(Suspects::Everything) => self.remember_everything(None),
+            Some(KeysToReinvalidate::Everything) => self.remember_all(None),
         }
     }
 }
 
 impl State {
-    /// Gives up the list for "everything".
+    /// Replaces the list of keys by "all keys".
     fn collapse(&mut self, not_before: Option<Deadline>) {
         self.keys = HashMap::new();
         self.everything = Some(Everything {
@@ -392,7 +387,7 @@ mod tests {
                 repairs.remember(&key(1), how);
             }
             assert_eq!(how(&repairs, &key(1)), Some(ANNOUNCE));
-            assert!(repairs.denies(&key(1)) && !repairs.denies(&key(2)));
+            assert!(repairs.blocks(&key(1)) && !repairs.blocks(&key(2)));
         }
     }
 
@@ -405,7 +400,7 @@ mod tests {
         repairs.remember(&key(1), ANNOUNCE);
         repairs.remember(&key(2), Repair::Drop);
         assert!(matches!(repairs.next(), Work::Wait));
-        assert!(repairs.denies(&key(3)));
+        assert!(repairs.blocks(&key(3)));
     }
 
     #[tokio::test]
@@ -418,13 +413,13 @@ mod tests {
         repairs.remember(&key(4), Repair::Drop);
         repairs.swept(first);
         assert!(
-            repairs.denies(&key(1)),
+            repairs.blocks(&key(1)),
             "there was too much again meanwhile"
         );
         let second = generation(&repairs);
         repairs.remember(&key(5), Repair::Drop);
         repairs.swept(second);
-        assert!(!repairs.denies(&key(1)) && repairs.denies(&key(5)));
+        assert!(!repairs.blocks(&key(1)) && repairs.blocks(&key(5)));
     }
 
     #[tokio::test]
@@ -434,8 +429,8 @@ mod tests {
         let first = generation(&repairs);
         repairs.remember(&key(1), Repair::Drop);
         repairs.delivered(&key(1), first);
-        assert!(repairs.denies(&key(1)));
+        assert!(repairs.blocks(&key(1)));
         repairs.delivered(&key(1), generation(&repairs));
-        assert!(!repairs.denies(&key(1)));
+        assert!(!repairs.blocks(&key(1)));
     }
 }

@@ -14,15 +14,15 @@ use super::{
 use crate::{
     error::StoreError,
     protocol::key::Key,
-    store::{Store, Touched},
+    store::{AnnouncedKey, Store},
 };
 
-/// How many repairs are under way at the same time.
-const AT_ONCE: usize = 64;
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// The maximum number of concurrent repairs.
+const MAX_CONCURRENT: usize = 64;
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_millis(200);
 
-/// What the task does next.
+/// The next step of the delivery task.
 pub(super) enum Work {
     Nothing,
     Keys(Vec<(Key, Remembered)>),
@@ -30,7 +30,7 @@ pub(super) enum Work {
     Wait,
 }
 
-/// While it lives, a task delivers.
+/// Exists while the delivery task runs.
 struct Running {
     host: Weak<dyn Host>,
     ended: bool,
@@ -38,7 +38,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The task was stopped with its runtime: whoever needs another one may start it.
+        // The task was stopped with its runtime: allow another one to be started.
         if !self.ended
             && let Some(host) = self.host.upgrade()
         {
@@ -47,14 +47,14 @@ impl Drop for Running {
     }
 }
 
-/// Starts the task that delivers.
+/// Starts the delivery task.
 pub(super) fn start(host: Weak<dyn Host>) {
     tokio::spawn(run(Running { host, ended: false }));
 }
 
-/// Delivers until nothing is left or the cache is gone.
+/// Delivers repairs until none is left or the cache is dropped.
 async fn run(mut running: Running) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = INITIAL_BACKOFF;
     loop {
         let Some(host) = running.host.upgrade() else {
             return;
@@ -72,26 +72,26 @@ async fn run(mut running: Running) {
             Work::Wait => false,
         };
         if progress {
-            pause = FIRST_PAUSE;
+            pause = INITIAL_BACKOFF;
         } else {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_BACKOFF);
         }
     }
 }
 
-/// Delivers what is remembered of these keys. Whether any of it arrived.
+/// Delivers the repairs of these keys. Returns whether any was acknowledged.
 async fn deliver(host: &Arc<dyn Host>, keys: Vec<(Key, Remembered)>) -> bool {
     let mut progress = false;
-    for chunk in keys.chunks(AT_ONCE) {
+    for chunk in keys.chunks(MAX_CONCURRENT) {
         let mut repairs = JoinSet::new();
         for (key, remembered) in chunk {
             repairs.spawn(repair(Arc::clone(host), key.clone(), *remembered));
         }
         let arrived = count_arrived(repairs).await;
         progress |= arrived > 0;
-        // A key that cannot be repaired must not keep others waiting; a store that is away can.
-        if arrived == 0 && !host.store().is_trusted() {
+        // A key that cannot be repaired must not block the others. Stop only if the store cannot be reached.
+        if arrived == 0 && !host.store().is_available() {
             break;
         }
     }
@@ -99,16 +99,16 @@ async fn deliver(host: &Arc<dyn Host>, keys: Vec<(Key, Remembered)>) -> bool {
 }
 
 async fn repair(host: Arc<dyn Host>, key: Key, remembered: Remembered) -> Result<(), StoreError> {
-    host.repairs().announced(&key);
+    host.repairs().note_write(&key);
     match remembered.how {
         Repair::Drop => host.store().invalidate(&key).await?,
         Repair::Announce {
             intent,
             intent_ttl_ms,
         } => {
-            let touched = [Touched {
+            let touched = [AnnouncedKey {
                 key: key.clone(),
-                publication: None,
+                update: None,
             }];
             host.store().begin(&touched, intent, intent_ttl_ms).await?;
         }
@@ -131,7 +131,7 @@ async fn sweep(host: &Weak<dyn Host>, everything: Everything) -> Result<(), Stor
     Ok(())
 }
 
-/// Drops every key that begins with one of these ([`Repairs::drop_all`](super::Repairs::drop_all)).
+/// Drops every key with one of these prefixes ([`Repairs::drop_all`](super::Repairs::drop_all)).
 pub(super) async fn drop_all(
     host: &Weak<dyn Host>,
     prefixes: impl IntoIterator<Item = Vec<u8>>,
@@ -142,10 +142,10 @@ pub(super) async fn drop_all(
     Ok(())
 }
 
-/// As few scans as name all keys with these prefixes: each has what they all begin with. A scan looks at every key of the
-/// server, so one for each of a thousand namespaces would keep it busy.
+/// Returns the fewest scans that find all keys with these prefixes: each scan uses their common beginning. A scan reads
+/// every key of the server, so one scan for each of a thousand namespaces would overload it.
 fn scans(prefixes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
-    // Keys in one slot of a cluster have a brace in front, and nothing in common with the others.
+    // Keys with a hash tag begin with a brace, and have no beginning in common with the others.
     let (braced, plain): (Vec<_>, Vec<_>) = prefixes
         .into_iter()
         .partition(|prefix| prefix.starts_with(b"{"));
@@ -155,7 +155,7 @@ fn scans(prefixes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<Vec<u
             prefixes.sort();
             prefixes.dedup_by(|longer, prefix| longer.starts_with(prefix));
             let (first, last) = (prefixes.first()?, prefixes.last()?);
-            // They are in order: what these two share, all of them do.
+            // The prefixes are sorted, so what the first and the last share, all share.
             let same = first.iter().zip(last);
             let common = same.take_while(|(one, other)| one == other).count();
             Some((first[..common].to_vec(), prefixes))
@@ -163,7 +163,7 @@ fn scans(prefixes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<Vec<u
         .collect()
 }
 
-/// Scans once, for the keys that begin with one of the prefixes, which are in order and have this beginning.
+/// Scans once, for the keys with one of the prefixes. The prefixes are sorted and have this common beginning.
 async fn scan_and_drop(
     host: &Weak<dyn Host>,
     beginning: &[u8],
@@ -172,32 +172,32 @@ async fn scan_and_drop(
     let mut run = None;
     let mut cursor = 0;
     loop {
-        // Only as long as somebody holds the host.
+        // Stop when the cache is dropped.
         let Some(host) = host.upgrade() else {
             return Ok(());
         };
-        let began_in = *run.get_or_insert_with(|| host.store().run());
-        // The server may turn out to have had a successor, in which all of this is still to be done.
-        host.repairs().announced_all();
+        let began_in = *run.get_or_insert_with(|| host.store().connection_number());
+        // If the server turns out to have a successor, all keys must be dropped there again.
+        host.repairs().note_write_of_all();
         let (next, mut keys) = host.store().scan(beginning, cursor).await?;
         keys.retain(|key| {
             let key = key.as_bytes();
             let before = prefixes.partition_point(|prefix| prefix.as_slice() <= key);
             before > 0 && key.starts_with(&prefixes[before - 1])
         });
-        for chunk in keys.chunks(AT_ONCE) {
+        for chunk in keys.chunks(MAX_CONCURRENT) {
             let mut drops = JoinSet::new();
             for key in chunk {
                 let (host, key) = (Arc::clone(&host), key.clone());
                 drops.spawn(async move { host.store().invalidate(&key).await });
             }
             if count_arrived(drops).await < chunk.len() {
-                return Err(StoreError::new("a key could not be dropped"));
+                return Err(StoreError::new("the store did not drop all scanned keys"));
             }
         }
-        if host.store().run() != began_in {
+        if host.store().connection_number() != began_in {
             return Err(StoreError::new(
-                "the connection was replaced while keys were dropped",
+                "the connection to the store was replaced while keys were being dropped",
             ));
         }
         cursor = next;
@@ -207,7 +207,7 @@ async fn scan_and_drop(
     }
 }
 
-/// How many of these the store has acknowledged.
+/// Returns how many of these commands the store has acknowledged.
 async fn count_arrived(mut commands: JoinSet<Result<(), StoreError>>) -> usize {
     let mut arrived = 0;
     while let Some(command) = commands.join_next().await {

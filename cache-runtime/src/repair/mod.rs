@@ -1,39 +1,39 @@
-//! Repairs: the keys whose invalidation this process could not deliver, and what is done about them.
+//! Repairs: the invalidations that this process could not deliver, and how they are delivered later.
 //!
-//! Without them, an update that is made while the store is away is forgotten by the cache: the store comes back with the old
-//! row, and serves it until its time to live ends.
+//! Without them, the cache would miss an update that is made while the store is unreachable: it would serve the old row
+//! until its time to live ends.
 //!
-//! 1. A write that could not be told to the store is remembered ([`Repairs::remember`]) before its caller has its answer.
-//! 2. From then on this process serves nothing from that key and stores nothing at it ([`Repairs::denies`]): reads go to the
-//!    database.
-//! 3. A task delivers what is remembered as soon as the store answers, many keys at a time, and then lets go of each.
-//! 4. More keys than the limit are not listed: then *everything* is denied until a sweep has dropped every key of this
+//! 1. A write that could not invalidate its key records a repair ([`Repairs::remember`]) before it returns.
+//! 2. From then on this process neither serves nor fills the key ([`Repairs::blocks`]). Reads go to the database.
+//! 3. A task delivers the repairs as soon as the store answers, many keys at a time, and removes each delivered one.
+//! 4. Beyond the limit, keys are not listed. Then *all* keys are blocked until a sweep has dropped every key of this
 //!    cache's entities, cursor by cursor.
 //!
-//! Invariant: a key is let go of only after the store has acknowledged its repair, and only if it was not remembered again
-//! since the repair was sent; a sweep counts only for what was remembered before it began, and on one connection.
+//! Invariant: a repair is removed only after the store has acknowledged it, and only if the key was not recorded again
+//! since it was sent. A sweep counts only for keys that were recorded before it began, and only if one connection lasts
+//! through it.
 //!
-//! Invariant: a read that begins after the answer of a write that was not delivered does not return an older row. Three
-//! looks carry it; each is one atomic load as long as nothing is to be repaired:
-//! - before the store is asked. A look after the reply alone would not do: the old row may have left the store before the
-//!   repair arrived there, and be judged after the key was let go of;
-//! - when a row has arrived from the store, for keys that were remembered while it was on its way;
-//! - before a fill, after the flight was closed to newcomers. Whoever joined the flight before that may have joined after
-//!   the write returned, and would share the row if the fill were accepted. At this moment either the key is still denied,
-//!   and nothing is stored; or its repair was delivered, and has killed the lease of the fill.
+//! Invariant: a read that begins after an undelivered write has returned does not return an older row. Three checks
+//! ensure it. Each is one atomic load while there are no repairs:
+//! - Before the store is asked. A check after the reply would not be enough: the store may send the old row before the
+//!   repair arrives, and the repair may be removed before the reply is checked.
+//! - When a row has arrived from the store, for keys that were recorded while it was on its way.
+//! - Before a fill, after the flight was closed. A caller that joined before may have joined after the write returned,
+//!   and would share the row if the fill were accepted. At this point either the key is still blocked, and nothing is
+//!   filled. Or the repair was delivered, and has ended the lease of the fill.
 //!
-//! Commands that were sent before the store fell silent may be carried out late, even after a repair that went over a newer
-//! connection. That is harmless: a late fill or publication finds its lease or intent gone or marked, and a late
-//! announcement keeps readers off until it expires.
+//! Commands that were sent before the store stopped answering may be executed late, even after a repair that went over
+//! a newer connection. That is harmless: a late fill or cache update finds its lease or intent gone or marked, and a
+//! late intent only blocks the key until it expires.
 //!
-//! A repair that the store acknowledges is delivered for good. If that store then loses it (a restart with older data, a
-//! replica that is promoted), its history is another one, and nothing that it held is believed; nothing has to be delivered
-//! *before* a new link is used, because `denies` keeps this process off the keys meanwhile. The one exception is a primary
-//! that was cut off while others already used its successor: for them, the keys told to it lately (`recent`) are repaired
-//! once more, at the successor.
+//! A repair that the store has acknowledged is final. If the store loses it (a restart with older data, a promoted
+//! replica), its history changes, and its old entries are not served. Nothing has to be delivered *before* a new link
+//! is used, because `blocks` blocks the keys in this process. There is one exception: a primary that was cut off while
+//! other processes already used its successor. For them, the recently written keys (`recent`) are invalidated again on
+//! the successor.
 //!
-//! Not here: what other processes serve until a repair is delivered (the old row, at most until its time to live ends), and
-//! a process that dies with repairs pending, which leaves the same.
+//! Not here: other processes, which may serve the old row until a repair is delivered, at most until its time to live
+//! ends. A crash of this process with pending repairs has the same effect.
 
 mod backlog;
 mod delivery;
@@ -51,18 +51,17 @@ pub(crate) trait Host: Send + Sync {
     fn repairs(&self) -> &Repairs;
 }
 
-/// What has to be told to the store about a key.
+/// The command that has to be delivered for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repair {
-    /// The row has changed: drop what is there.
+    /// The row has changed: drop the entry.
     Drop,
-    /// The row may change yet, because the outcome of a write is unknown: put the write's intent there and leave it to
-    /// expire.
+    /// The row may still change, because the outcome of a write is unknown: place the write's intent and let it expire.
     Announce { intent: Token, intent_ttl_ms: u64 },
 }
 
 impl Repair {
-    /// What serves both: an announcement drops what is there as well.
+    /// Returns the repair that covers both: an intent also drops the entry.
     fn and(self, later: Self) -> Self {
         match (self, later) {
             (_, Self::Drop) => self,
@@ -83,7 +82,7 @@ impl Repair {
         }
     }
 
-    /// When the write it stands for has come to an end, if that is not now.
+    /// Returns when the write can no longer take effect, unless it has already ended.
     fn ends_at(self) -> Option<Deadline> {
         match self {
             Self::Drop => None,

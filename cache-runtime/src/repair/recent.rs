@@ -1,34 +1,34 @@
-//! The keys that this process has announced or dropped lately, for the case that the server it told was the wrong one.
+//! The keys that this process has recently announced or dropped, in case the server that received them was cut off.
 //!
-//! A primary that is cut off goes on taking writes for a while. What it was told meanwhile, its successor has never heard
-//! of; so when a connection leads to another history, these keys are invalidated there as well.
+//! A primary that is cut off accepts writes for a while, and its successor never gets them. So when a new connection
+//! leads to another history, these keys are invalidated there again.
 //!
-//! 1. Keys gather in the younger of two sets. When a write of the server's trust was accepted a window after the last
-//!    change, the younger set becomes the older one, and what was older is forgotten.
-//! 2. A set that would grow beyond its bound forgets its keys and remembers that it did: then every key is suspect.
+//! 1. Keys are recorded in the younger of two sets. When the server has accepted a heartbeat write one window after the
+//!    younger set was begun, that set becomes the older one, and the former older set is forgotten.
+//! 2. A set that would exceed its limit is replaced by a flag that stands for all keys.
 //!
-//! Invariant: a key is noted before the link that carries its operation is taken (see `connection`), so an operation that
-//! an earlier server acknowledged is always among the keys.
-//! Invariant: a key is forgotten only when the server has accepted a write a window after the key was noted: only that
-//! shows that it was not cut off when it was told. A process that hears of nothing for a while forgets nothing.
-//! Not here: what is done with the keys (`repair`).
+//! Invariant: a key is recorded before its operation takes a link (see `connection`), so every operation that an
+//! earlier server acknowledged is among the keys.
+//! Invariant: a key is forgotten only when the server has accepted a write one window after the key was recorded. Only
+//! that shows that the server was not cut off at that time. While no write is accepted, nothing is forgotten.
+//! Not here: how the keys are invalidated (`repair`).
 
 use std::{collections::HashSet, mem, time::Duration};
 
 use crate::{clock::micros, protocol::key::Key};
 
-/// Which keys may have been told to an earlier server only.
+/// The keys that may have been invalidated only on an earlier server.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Suspects {
-    /// These.
+pub(crate) enum KeysToReinvalidate {
+    /// These keys.
     Keys(HashSet<Key>),
-    /// Any: there were too many to list.
+    /// All keys: there were too many to list.
     Everything,
 }
 
 /// The keys of the last window, or more.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct RecentWrites {
     limit: usize,
     window_us: u64,
     younger: Noted,
@@ -43,8 +43,8 @@ struct Noted {
     overflowed: bool,
 }
 
-impl Recent {
-    /// Nothing yet; a set holds at most so many keys.
+impl RecentWrites {
+    /// Returns an empty record. `limit` is the maximum number of keys in a set.
     pub(crate) fn new(limit: usize, window: Duration, now_us: u64) -> Self {
         Self {
             limit,
@@ -55,7 +55,7 @@ impl Recent {
         }
     }
 
-    /// Notes a key.
+    /// Records a key.
     pub(crate) fn note(&mut self, key: &Key) {
         if self.younger.overflowed || self.younger.keys.contains(key) {
             return;
@@ -67,7 +67,7 @@ impl Recent {
         }
     }
 
-    /// Notes every key there is.
+    /// Records all keys.
     pub(crate) fn note_everything(&mut self) {
         self.younger = Noted {
             keys: HashSet::new(),
@@ -75,7 +75,7 @@ impl Recent {
         };
     }
 
-    /// The server has accepted a write that was sent at this moment.
+    /// Records that the server has accepted a write that was sent at this time.
     pub(crate) fn accepted(&mut self, sent_us: u64) {
         if sent_us.saturating_sub(self.since_us) >= self.window_us {
             self.older = mem::take(&mut self.younger);
@@ -83,15 +83,15 @@ impl Recent {
         }
     }
 
-    /// Takes what was noted.
-    pub(crate) fn take(&mut self) -> Suspects {
+    /// Takes the recorded keys.
+    pub(crate) fn take(&mut self) -> KeysToReinvalidate {
         let (younger, older) = (mem::take(&mut self.younger), mem::take(&mut self.older));
         if younger.overflowed || older.overflowed {
-            return Suspects::Everything;
+            return KeysToReinvalidate::Everything;
         }
         let mut keys = younger.keys;
         keys.extend(older.keys);
-        Suspects::Keys(keys)
+        KeysToReinvalidate::Keys(keys)
     }
 }
 
@@ -101,16 +101,16 @@ mod tests {
 
     const WINDOW_US: u64 = 12_000_000;
 
-    fn recent() -> Recent {
-        Recent::new(10, Duration::from_micros(WINDOW_US), 0)
+    fn recent() -> RecentWrites {
+        RecentWrites::new(10, Duration::from_micros(WINDOW_US), 0)
     }
 
     fn key(number: u32) -> Key {
         Key::from_bytes(&number.to_be_bytes())
     }
 
-    fn keys(numbers: impl IntoIterator<Item = u32>) -> Suspects {
-        Suspects::Keys(numbers.into_iter().map(key).collect())
+    fn keys(numbers: impl IntoIterator<Item = u32>) -> KeysToReinvalidate {
+        KeysToReinvalidate::Keys(numbers.into_iter().map(key).collect())
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         recent.note(&key(3));
         assert_eq!(recent.take(), keys(0..10));
         (0..11).for_each(|number| recent.note(&key(number)));
-        assert_eq!(recent.take(), Suspects::Everything);
+        assert_eq!(recent.take(), KeysToReinvalidate::Everything);
         recent.note_everything();
         recent.accepted(WINDOW_US);
         recent.note(&key(1));

@@ -1,5 +1,5 @@
-//! The repository: every public operation on the rows of one entity. It holds no policy; each operation is a call into
-//! `read`, `write` or `schema`.
+//! The repository: every public operation on the rows of one entity. It contains no logic of its own: each operation
+//! calls `read`, `write`, `behind` or `schema`.
 
 pub(crate) mod within;
 mod write_behind;
@@ -10,11 +10,11 @@ use sqlx::Pool;
 
 #[cfg(doc)]
 use crate::error::ErrorKind;
-#[cfg(feature = "test-util")]
+#[cfg(feature = "internal-faults")]
 use crate::protocol::state::Identity;
 use crate::{
     cache::Cache,
-    context::{Context, to_its_end},
+    context::{Context, run_detached},
     database::{
         Write,
         backend::Backend,
@@ -31,9 +31,9 @@ use crate::{
     },
 };
 
-/// The cached rows of one entity in one database. Generated code wraps it in a type of the entity's own.
+/// The cached rows of one entity in one database. The derive wraps it in a type of the entity's own.
 ///
-/// Cheap to clone; clones share their loads and their counters.
+/// Cloning is cheap. Clones share their loads and their counters.
 pub struct Repository<E: Entity, DB: Backend>(pub(crate) Arc<Context<E, DB>>);
 
 impl<E: Entity, DB: Backend> Clone for Repository<E, DB> {
@@ -53,11 +53,12 @@ impl<E: Entity, DB: Backend> fmt::Debug for Repository<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Repository<E, DB> {
-    /// A repository of the rows that `pool` reaches, cached in `cache`. The pool is used as it is.
+    /// Returns a repository of the rows that `pool` connects to, cached in `cache`. larder does not change the pool's
+    /// options.
     ///
     /// # Panics
     ///
-    /// When [`Repository::try_new`] would return an error: the entity and the cache cannot work together.
+    /// If [`Repository::try_new`] would return an error: the entity and the cache cannot work together.
     #[must_use]
     #[track_caller]
     pub fn new(cache: &Cache, pool: Pool<DB>) -> Self {
@@ -67,33 +68,38 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         }
     }
 
-    /// As [`Repository::new`], for programs that would rather have an error than a panic at start-up.
+    /// As [`Repository::new`], for programs that prefer an error to a panic at start-up.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when a column has no type in this database, when two fields are one
-    /// column, when the codec cannot carry the entity, when the id has a type whose values have several spellings, or when the
-    /// namespace is known to belong to another database, or the entity's name to another table. Of a
-    /// write-behind entity also when its journal cannot be opened, or the name of its queue is too long.
+    /// [`ErrorKind::Configuration`] in these cases:
+    ///
+    /// - A column has no type in this database, or two fields have the same column.
+    /// - The codec cannot encode the entity.
+    /// - The id has a type whose values can be written in several ways.
+    /// - The namespace is known to belong to another database, or the entity's name to another table.
+    /// - Write-behind only: the journal cannot be opened, or the name of the queue is too long.
     pub fn try_new(cache: &Cache, pool: Pool<DB>) -> Result<Self, Error> {
         Ok(Self(Context::open(cache, pool)?))
     }
 
-    /// The row with this id, from the cache if it can be.
+    /// Returns the row with this id, from the cache if possible, or `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// Errors of the database: a cache that is away is not an error. [`ErrorKind::Configuration`], as any operation, when the
-    /// namespace belongs to another database, or the entity's name to another table.
+    /// Errors of the database. An unreachable cache is not an error. As in every operation,
+    /// [`ErrorKind::Configuration`] if the namespace belongs to another database, or the entity's name to another
+    /// table.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: a load that has begun goes on for those who share it, and fills the cache.
+    /// Dropping the future loses nothing. A load that has begun continues for the callers who share it, and fills the
+    /// cache.
     pub async fn find(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
         Ok(self.0.read(id.as_id()).await?.row)
     }
 
-    /// As [`Repository::find`], and also where the answer came from and how old it is.
+    /// As [`Repository::find`], but also returns where the answer came from and how old it is.
     ///
     /// # Errors
     ///
@@ -102,7 +108,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.read(id.as_id()).await
     }
 
-    /// The row with this id, read past the cache, which is neither asked nor filled.
+    /// Returns the row with this id from the database. The cache is neither read nor filled.
     ///
     /// # Errors
     ///
@@ -113,7 +119,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.load_alone(key, id).await
     }
 
-    /// Whether there is a row with this id, from the cache if it can be.
+    /// Returns whether there is a row with this id. The answer comes from the cache if possible.
     ///
     /// # Errors
     ///
@@ -126,23 +132,24 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Duplicate`] when the row exists or a unique constraint refuses it; other errors of the database.
+    /// [`ErrorKind::Duplicate`] if the row exists or a unique constraint rejects it. Other errors of the database.
     ///
     /// # Cancel safety
     ///
-    /// A write that has begun runs to its end, also when the future is dropped. Of a write-behind entity, it may or may not
-    /// have been queued then.
+    /// A write that has begun runs to its end even if the future is dropped. For a write-behind entity, a dropped
+    /// future may or may not have queued the write.
     pub async fn insert(&self, entity: &E) -> Result<Arc<E>, Error> {
         self.write_row(Write::Insert(entity.clone())).await
     }
 
-    /// Changes the row with the entity's id and returns it, with the columns that the database fills in. If the entity has
-    /// a version, only in the version it has here, which is then counted up.
+    /// Updates the row with the entity's id and returns it, with the columns that the database fills in. If the entity
+    /// has a version, the row is updated only if its version equals the one in `entity`. The version is then
+    /// incremented.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conflict`] when it has another version; other errors of
-    /// the database.
+    /// [`ErrorKind::NotFound`] if there is no such row. [`ErrorKind::Conflict`] if it has another version. Other errors
+    /// of the database.
     ///
     /// # Cancel safety
     ///
@@ -151,11 +158,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_row(Write::Update(entity.clone())).await
     }
 
-    /// Inserts the row, or changes it as [`Repository::update`] does if there is one with the entity's id, and returns it.
+    /// Inserts the row and returns it. If there is a row with the entity's id, updates it as [`Repository::update`]
+    /// does.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Conflict`] when there is one in another version; [`ErrorKind::Duplicate`] when another unique constraint refuses the row; other errors of the database.
+    /// [`ErrorKind::Conflict`] if there is a row with another version. [`ErrorKind::Duplicate`] if another unique
+    /// constraint rejects the row. Other errors of the database.
     ///
     /// # Cancel safety
     ///
@@ -164,17 +173,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_row(Write::Save(entity.clone())).await
     }
 
-    /// Changes the row with this id and queues it, unless somebody else has changed it meanwhile; then `change` is called
-    /// again, with the row as it is. For write-behind entities.
+    /// Changes the row with this id and queues it. If another caller changes the row in between, `change` is called
+    /// again with the current row. For write-behind entities.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conversion`] when the change gives it another id; otherwise
-    /// as [`Repository::save`].
+    /// [`ErrorKind::NotFound`] if there is no such row. [`ErrorKind::Conversion`] if `change` gives it another id.
+    /// Otherwise as [`Repository::save`].
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped before it ends may or may not have changed the row.
+    /// If the future is dropped before it ends, the row may or may not have been changed.
     pub async fn modify(
         &self,
         id: impl AsId<E::Id>,
@@ -192,7 +201,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when there is no such row; other errors of the database.
+    /// [`ErrorKind::NotFound`] if there is no such row. Other errors of the database.
     ///
     /// # Cancel safety
     ///
@@ -208,12 +217,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(())
     }
 
-    /// Deletes a row, if the entity has a version only in the version it has here.
+    /// Deletes a row. If the entity has a version, the row is deleted only if its version equals the one in `entity`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] when there is no such row; [`ErrorKind::Conflict`] when it has another version; other errors of
-    /// the database.
+    /// [`ErrorKind::NotFound`] if there is no such row. [`ErrorKind::Conflict`] if it has another version. Other errors
+    /// of the database.
     ///
     /// # Cancel safety
     ///
@@ -223,12 +232,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(())
     }
 
-    /// Inserts rows, in one transaction with few statements, and returns them in their order, with the columns that the
-    /// database fills in. All or none.
+    /// Inserts all rows or none, in one transaction with few statements. Returns them in the order of `entities`, with
+    /// the columns that the database fills in.
     ///
     /// # Errors
     ///
-    /// As [`Repository::insert`], for the first row that is refused.
+    /// As [`Repository::insert`], for the first row that is rejected.
     ///
     /// # Cancel safety
     ///
@@ -238,12 +247,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_rows(Batch::Insert(entities.to_vec())).await
     }
 
-    /// Changes rows, in one transaction with few statements, and returns them in their order, as [`Repository::update`] does.
-    /// All or none.
+    /// Updates all rows or none, each as [`Repository::update`] does, in one transaction with few statements. Returns
+    /// them in the order of `entities`.
     ///
     /// # Errors
     ///
-    /// As [`Repository::update`], for the first row that is refused; [`ErrorKind::Duplicate`] when a row is given twice.
+    /// As [`Repository::update`], for the first row that is rejected. [`ErrorKind::Duplicate`] if `entities` contains a
+    /// row twice.
     ///
     /// # Cancel safety
     ///
@@ -253,11 +263,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.write_rows(Batch::Update(entities.to_vec())).await
     }
 
-    /// Deletes rows, in one transaction with few statements, and returns how many there were.
+    /// Deletes rows, in one transaction with few statements, and returns how many were deleted.
     ///
     /// # Errors
     ///
-    /// Errors of the database. An id without a row is no error.
+    /// Errors of the database. An id without a row is not an error.
     ///
     /// # Cancel safety
     ///
@@ -276,11 +286,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         }
     }
 
-    /// Deletes rows as [`Repository::delete_row`] does, in one transaction with few statements. All or none.
+    /// Deletes all rows or none, each as [`Repository::delete_row`] does, in one transaction with few statements.
     ///
     /// # Errors
     ///
-    /// As [`Repository::delete_row`], for the first row that is refused; [`ErrorKind::Duplicate`] when a row is given twice.
+    /// As [`Repository::delete_row`], for the first row that is rejected. [`ErrorKind::Duplicate`] if `entities`
+    /// contains a row twice.
     ///
     /// # Cancel safety
     ///
@@ -292,36 +303,38 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(())
     }
 
-    /// Drops what the cache knows of this id, loads in flight included. For rows that were changed past the repository.
+    /// Drops the row with this id from the cache. A load that is under way is not cached either. Call it after a row
+    /// was changed without the repository.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`] when the store cannot be reached. This process reads the row from the database from then on,
-    /// and drops it from the store as soon as that can be reached; until then others may serve the old row, at most until
-    /// its time to live ends.
+    /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. From then on this process reads the row from the
+    /// database. It drops the row from the store as soon as the store is reachable. Until then other processes may
+    /// serve the old row, at most until its time to live ends.
     pub async fn invalidate(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
         let key = self.0.key(&id.as_id())?;
         self.0.bind_now().await?;
         self.0.invalidate(&key).await
     }
 
-    /// Drops every row of the entity from the cache, loads in flight included. For rows that were changed past the
-    /// repository, by a migration, say. It looks at every key of the store once (`SCAN`).
+    /// Drops every row of the entity from the cache. Loads that are under way are not cached either. Call it after rows
+    /// were changed without the repository, for example by a migration. It scans all keys of the store once (`SCAN`).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`] when the store cannot be reached. This process then serves nothing from the cache until all its
-    /// keys were dropped; other processes may serve old rows until then, at most until their time to live ends.
+    /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. This process then bypasses the cache until all
+    /// of its keys have been dropped. Until then other processes may serve old rows, at most until their time to live
+    /// ends.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped before it ends may have dropped only some of the rows; call it again.
+    /// If the future is dropped before it ends, only some of the rows may have been dropped. Call it again.
     pub async fn invalidate_all(&self) -> Result<(), Error> {
         self.0.bind_now().await?;
         self.0.invalidate_all().await
     }
 
-    /// Loads the row anew, whatever the cache holds, and caches it.
+    /// Drops the cached row, loads it from the database, caches it and returns it.
     ///
     /// # Errors
     ///
@@ -338,28 +351,28 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Errors
     ///
-    /// Errors of the database. Differences are no error; they are in the report.
+    /// Errors of the database. Differences are not an error: the report lists them.
     pub async fn check_schema(&self) -> Result<SchemaReport, Error> {
         let inner = Arc::clone(&self.0);
         let checked = async move {
             schema::check(E::SPEC, &inner.database.pool, &inner.database.columns).await
         };
-        to_its_end::<E, _>("check the schema of", checked).await
+        run_detached::<E, _>("check the schema of", checked).await
     }
 
-    /// What this repository and its clones have counted.
+    /// Returns the counters of this repository and its clones.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.counters.snapshot()
     }
 
-    /// The pool of the repository.
+    /// Returns the pool of the repository.
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.0.database.pool
     }
 
-    /// The key of an id in the store.
+    /// Returns the key of an id in the store.
     ///
     /// # Errors
     ///
@@ -372,29 +385,30 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.key(&id.as_id())
     }
 
-    /// What entries must carry for this repository to believe them, for tests that write entries themselves.
-    #[cfg(feature = "test-util")]
+    /// Returns the values that an entry must have for this repository to accept it, for tests that write entries
+    /// themselves.
+    #[cfg(feature = "internal-faults")]
     #[doc(hidden)]
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.0.identity()
     }
 
-    /// Whether the codec gives this row back, for benchmarks of what that costs.
+    /// Returns whether the codec reproduces this row, for benchmarks of that check.
     #[doc(hidden)]
     #[must_use]
     pub fn comes_back(&self, row: &E) -> bool {
         self.0.database.carry_loaded(self.0.codec, row).is_ok()
     }
 
-    /// Applies a batch of queued writes, for tests that look at a flush without a queue.
-    #[cfg(feature = "test-util")]
+    /// Applies a batch of queued writes, for tests of a flush without a queue.
+    #[cfg(feature = "internal-faults")]
     #[doc(hidden)]
     pub async fn apply_queued(
         &self,
         batch: &crate::behind::Batch<'_, E>,
         hooks: &crate::behind::apply::Hooks<'_>,
-    ) -> Result<crate::behind::apply::Applied, crate::behind::apply::Unapplied> {
+    ) -> Result<crate::behind::apply::Applied, crate::behind::apply::ApplyError> {
         let database = &self.0.database;
         let mut flushed = database.apply_queued(batch, hooks).await?;
         let changed = crate::behind::changed(database, &flushed.held, batch.writes);
@@ -402,7 +416,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(flushed.applied)
     }
 
-    /// Runs a write to its end. The row as written, or nothing for a delete.
+    /// Runs a write to its end. Returns the row as written, or `None` for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let inner = Arc::clone(&self.0);
         if inner.queue.is_some() {
@@ -410,7 +424,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             return inner.write_behind(write).await;
         }
         inner.bind_for_write().await?;
-        to_its_end::<E, _>(write.verb(), async move {
+        run_detached::<E, _>(write.verb(), async move {
             let row = inner.write(&write).await?;
             Ok(row.or_else(|| write.into_row().map(Arc::new)))
         })
@@ -430,7 +444,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         }
         let inner = Arc::clone(&self.0);
         inner.bind_for_write().await?;
-        to_its_end::<E, _>(batch.verb(), async move {
+        run_detached::<E, _>(batch.verb(), async move {
             let mut transaction = Transaction::begin(&inner.database.pool).await?;
             let done = transaction.write_batch(&inner, batch).await?;
             transaction.commit().await?;

@@ -1,8 +1,8 @@
-//! The operations of a repository inside a transaction: the same words, past the cache.
+//! The operations of a repository inside a transaction. They have the same names, and bypass the cache.
 //!
-//! A read asks the database on the connection of the transaction, so it sees the transaction's own writes and nothing of
-//! the cache; nothing it finds is stored, because others must not see it yet. A write notes its key with the transaction,
-//! which tells the cache at its commit.
+//! A read queries the database on the connection of the transaction, so it sees the transaction's own writes. Its
+//! result is not cached, because other callers must not see it yet. A write records its key in the transaction, which
+//! invalidates or updates the cache at its commit.
 
 use std::{fmt, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The rows of one entity, read and written inside a transaction. Made by [`Repository::within`].
+/// The rows of one entity, read and written inside a transaction. Returned by [`Repository::within`].
 pub struct Within<'t, 'c, E: Entity, DB: Backend> {
     repository: &'t Repository<E, DB>,
     transaction: &'t mut Transaction<'c, DB>,
@@ -36,7 +36,7 @@ impl<E: Entity, DB: Backend> fmt::Debug for Within<'_, '_, E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Repository<E, DB> {
-    /// The operations of this repository inside a transaction, which must be one on the same database.
+    /// Returns the operations of this repository inside a transaction. The transaction must be on the same database.
     pub fn within<'t, 'c>(
         &'t self,
         transaction: &'t mut Transaction<'c, DB>,
@@ -50,22 +50,24 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
-    /// The row with this id as the transaction sees it, its own writes included. The cache is neither asked nor filled.
+    /// Returns the row with this id as the transaction sees it, including the transaction's own writes. The cache is
+    /// neither read nor filled.
     ///
     /// # Errors
     ///
-    /// Errors of the database, and kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
+    /// Errors of the database, and kind [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction
+    /// can only be rolled back.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing. On MySQL and MariaDB the transaction can then only be rolled back, because sqlx
-    /// cannot use a connection again whose statement was dropped while it was being prepared.
+    /// Dropping the future changes nothing. On MySQL and MariaDB the transaction can then only be rolled back: sqlx
+    /// cannot reuse a connection whose statement was dropped while it was being prepared.
     pub async fn find(&mut self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
         let id = id.as_id();
         self.transaction.find(&self.repository.0, &id).await
     }
 
-    /// Whether there is a row with this id, as the transaction sees it.
+    /// Returns whether there is a row with this id, as the transaction sees it.
     ///
     /// # Errors
     ///
@@ -82,13 +84,13 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ///
     /// # Errors
     ///
-    /// As [`Repository::insert`], and kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled
-    /// back.
+    /// As [`Repository::insert`], and kind [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the
+    /// transaction can only be rolled back.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped half-way nobody knows whether the statement was run; the transaction can only be rolled
-    /// back.
+    /// If the future is dropped half-way, it is unknown whether the database executed the statement. The transaction
+    /// can then only be rolled back.
     pub async fn insert(&mut self, entity: &E) -> Result<Arc<E>, Error> {
         self.write_row(Write::Insert(entity.clone())).await
     }
@@ -153,7 +155,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         Ok(())
     }
 
-    /// As [`Repository::insert_many`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    /// As [`Repository::insert_many`]: all of the rows or none, even if the transaction continues after an error.
     ///
     /// # Errors
     ///
@@ -166,7 +168,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         self.write_rows(Batch::Insert(entities.to_vec())).await
     }
 
-    /// As [`Repository::update_many`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    /// As [`Repository::update_many`]: all of the rows or none, even if the transaction continues after an error.
     ///
     /// # Errors
     ///
@@ -201,7 +203,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         }
     }
 
-    /// As [`Repository::delete_rows`]: all of the rows or none, whatever becomes of the rest of the transaction.
+    /// As [`Repository::delete_rows`]: all of the rows or none, even if the transaction continues after an error.
     ///
     /// # Errors
     ///
@@ -216,45 +218,47 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         Ok(())
     }
 
-    /// Names a row that a statement of one's own on [`Transaction::connection`] has changed or will change, inserted and
-    /// deleted rows included, so that the cache drops it at the commit.
+    /// Marks a row as changed by raw SQL on [`Transaction::connection`], so that the cache drops it at the commit. Call
+    /// it before or after the statement, also for inserted and deleted rows.
     ///
     /// # Errors
     ///
     /// Kind [`Conversion`](crate::ErrorKind::Conversion) for an id that cannot be written as a key, and kind
-    /// [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
+    /// [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction can only be rolled back.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "an id is given here as it is given to `find`"
     )]
-    pub fn touch(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
+    pub fn mark_changed(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
         let key = self.repository.0.key(&id.as_id())?;
-        self.transaction.touch(&self.repository.0, key)
+        self.transaction.mark_changed(&self.repository.0, key)
     }
 
-    /// As [`Within::touch`], for several rows.
+    /// As [`Within::mark_changed`], for several rows.
     ///
     /// # Errors
     ///
-    /// As [`Within::touch`]; none of the rows is named then.
-    pub fn touch_many(&mut self, ids: &[E::Id]) -> Result<(), Error> {
+    /// As [`Within::mark_changed`]. After an error none of the rows is marked.
+    pub fn mark_many_changed(&mut self, ids: &[E::Id]) -> Result<(), Error> {
         let keys = ids.iter().map(|id| self.repository.0.key(id));
         let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
         keys.into_iter()
-            .try_for_each(|key| self.transaction.touch(&self.repository.0, key))
+            .try_for_each(|key| self.transaction.mark_changed(&self.repository.0, key))
     }
 
-    /// Says that statements of one's own on [`Transaction::connection`] have changed or will change rows of the entity that
-    /// cannot be named, so that the cache drops all of its rows right after the commit.
+    /// Marks all rows of the entity as changed by raw SQL on [`Transaction::connection`], for statements whose rows are
+    /// not known. The cache drops all of the entity's rows right after the commit. Call it before or after the
+    /// statements.
     ///
-    /// Once the commit has returned no read is older than it; while it drops the rows an old one may still be served, and
-    /// until its time to live ends if the process dies meanwhile. It looks at every key of the store once (`SCAN`).
+    /// Once the commit has returned, no read is older than the commit. While the rows are being dropped, an old one may
+    /// still be served. If the process crashes at that point, an old row may be served until its time to live ends.
+    /// Dropping them scans all keys of the store once (`SCAN`).
     ///
     /// # Errors
     ///
-    /// Kind [`Aborted`](crate::ErrorKind::Aborted) if the transaction can only be rolled back.
-    pub fn touch_all(&mut self) -> Result<(), Error> {
-        self.transaction.touch_all(&self.repository.0)
+    /// Kind [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction can only be rolled back.
+    pub fn mark_all_changed(&mut self) -> Result<(), Error> {
+        self.transaction.mark_all_changed(&self.repository.0)
     }
 
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
@@ -273,7 +277,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         if batch.is_empty() {
             return Ok(batch.nothing());
         }
-        // What a batch did before it failed must not stay in the transaction.
+        // A savepoint, so that a failed batch leaves nothing in the transaction.
         let mut savepoint = self.transaction.savepoint().await?;
         let done = savepoint.write_batch(&self.repository.0, batch).await?;
         savepoint.commit().await?;

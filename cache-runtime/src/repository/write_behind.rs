@@ -1,4 +1,4 @@
-//! What a repository of a write-behind entity offers beside reads and writes: flushing, what waits, and what was refused.
+//! The operations that only a repository of a write-behind entity has: flushing, pending writes and dead letters.
 
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -13,43 +13,43 @@ use crate::{
 };
 
 impl<E: Entity, DB: Backend> Repository<E, DB> {
-    /// Starts flushing the queue in the background, one task per partition. Any number of processes may do so; one at a time
-    /// works on a partition, and when it ends another takes over.
+    /// Starts flushing the queue in the background, with one task per partition. Any number of processes may call it.
+    /// One process at a time flushes a partition, and when it ends another takes over.
     ///
-    /// While the database or the store cannot be reached, it starts all the same: the tasks go on by themselves when both are
-    /// there, and the log has a line about it.
+    /// The tasks start even if the database or the store cannot be reached. They log a line, retry, and begin to flush
+    /// as soon as both are reachable.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when the store does not keep acknowledged writes as the entity demands, when the tables
-    /// are missing, or when writes are queued under another number of partitions; if that can be asked within a few seconds.
-    /// What turns out later is in the log.
+    /// [`ErrorKind::Configuration`] if the store does not keep acknowledged writes as safely as the entity's
+    /// `durability` asks, if the tables are missing, or if writes are queued under another number of partitions. The
+    /// call checks this for a few seconds. Mistakes that are found later are logged.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future starts nothing.
+    /// If the future is dropped before it ends, nothing was started.
     pub async fn start_flushing(&self) -> Result<Flusher, Error> {
         const { queued::<E>() };
         self.0.start_flushing().await
     }
 
-    /// Brings every write to the database that was acknowledged before this call. Returns when they are committed, or dead
-    /// letters, and have left the queue. It does the work itself where nobody else does.
+    /// Flushes every write that was acknowledged before this call. Returns when each of them is committed or a dead
+    /// letter, and has left the queue. It flushes them itself if no background task does.
     ///
     /// # Errors
     ///
-    /// Errors of the database and the store. Nothing is lost then.
+    /// Errors of the database and the store. No write is lost: the remaining ones stay queued.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing; what was not flushed stays queued.
+    /// Dropping the future loses nothing. Writes that were not flushed stay queued.
     pub async fn flush(&self) -> Result<(), Error> {
         const { queued::<E>() };
         self.0.flush().await
     }
 
-    /// How many acknowledged writes wait, and for how long. While the database does not answer, the store alone tells, and
-    /// writes that are in the database and have not left the queue yet count as well.
+    /// Returns how many acknowledged writes are pending, and how old the oldest is. While the database does not answer,
+    /// only the queue is counted. It may still contain writes that are already in the database.
     ///
     /// # Errors
     ///
@@ -63,16 +63,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.pending().await
     }
 
-    /// The writes that were acknowledged and then refused by the database.
+    /// Returns the dead letters: the writes that were acknowledged and later rejected by the database.
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters<E, DB> {
         const { queued::<E>() };
         DeadLetters::of(&self.0)
     }
 
-    /// Creates larder's tables, if they are not there: those that write-behind needs, and the one with the id of the
-    /// database. Their statements, for a migration, are in
-    /// [`schema`](crate::database::schema).
+    /// Creates larder's tables if they do not exist: those for write-behind, and the one with the id of the database.
+    /// To run the statements in a migration, see [`schema`](crate::database::schema).
     ///
     /// # Errors
     ///
@@ -80,7 +79,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave one of the tables; call it again.
+    /// If the future is dropped before it ends, only some of the tables may exist. Call it again.
     pub async fn install(&self) -> Result<(), Error> {
         const { queued::<E>() };
         self.0.install().await

@@ -1,4 +1,4 @@
-//! A store that fails, stops or misbehaves on request, in front of a real one (feature `test-util`).
+//! A store that fails, stops or misbehaves on request, in front of a real one (feature `internal-faults`).
 //!
 //! Tests need three things that a real store does not do by itself: fail at a given operation, stop just before one so that
 //! something else can happen first, and leave out one mechanism, to show that a test would notice its absence. Every
@@ -20,14 +20,15 @@ use crate::{
     protocol::{
         claim::{Claim, InForce},
         key::Key,
-        mark::{Incarnation, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QueuePosition},
         state::{Change, Identity, Lease, Pending, State},
         token::Token,
     },
     store::{
-        Filling, Found, Keeps, Payload, Point, Publication, RealStore, Store, Touched,
-        queue::{Acknowledged, Fetch, Fetched, Put, PutAnswer, QueueStore, Settled},
+        AnnouncedKey, CacheUpdate, Fill, Found, Mechanism, Payload, Point, RealStore,
+        Representation, Store,
+        queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         wake::Wakeups,
     },
 };
@@ -47,66 +48,9 @@ pub enum Operation {
     Bind,
     Scan,
     Put,
-    Rotate,
+    StartIncarnation,
     Fetch,
     Settle,
-}
-
-/// A mechanism that a negative control leaves out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mechanism {
-    /// The comparison of the lease when a row is stored: without it, any late fill is stored.
-    FillCompare,
-    /// The announcement of a write before its commit: without it, keys are dropped only after the commit.
-    Intent,
-    /// The rule that a writer publishes only if it was alone: without it, the last one to end wins.
-    Contended,
-    /// The end of a write: without it, an intent that was lost leaves whatever was stored meanwhile.
-    End,
-    /// The rule that a caller shares a load only if it began after the call or its fill was accepted.
-    AcceptedFill,
-    /// The memory of writes that the store could not be told about: without it, they are forgotten.
-    Repair,
-    /// The stamp of the store's history: without it, what a store has resurrected is believed. To be left out before the
-    /// cache is built.
-    Stamp,
-    /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
-    /// be left out before the cache is built.
-    TrustLease,
-    /// The marks of queued writes: without them, a queued row that the store has dropped is read from the database.
-    PendingIndex,
-    /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
-    /// built.
-    Breaker,
-    /// The comparison of the position when a flush moves it: without it, every flusher that has a batch applies it.
-    OffsetCompare,
-    /// The order of the queue when a flush takes one image of each row: without it, the first one wins.
-    QueueOrder,
-    /// The count of the numbers that a log lacks: without it, a loss is not told.
-    GapCount,
-    /// The question to the database whether a queued write of an earlier history of the store was flushed: without it, it is
-    /// served.
-    Unsettled,
-    /// The binding of a namespace to a database and of a name to a table: without it, whoever comes is served, and queues,
-    /// what is there.
-    Binding,
-    /// The comparison of a flushed row with what the database has made of it: without it, the row that was written is served.
-    FlushedRow,
-    /// The comparison of the row when a dead letter is replayed: without it, a letter goes over whatever was written since.
-    LetterFound,
-    /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
-    /// be left out before the repository is made.
-    OwnQueue,
-    /// The comparison of a row with what the codec gives back: without it, rows that the codec changes are cached and queued,
-    /// and the in-process store keeps them as they are.
-    RoundTrip,
-    /// The connection of their own that messages of Redis have: without it, they come on the one of the data. To be left out
-    /// before the cache is built.
-    OwnMessages,
-    /// The bound on the bytes of a batch of queued writes: without it, as many are read as are asked for.
-    ReadBound,
-    /// The bound that the store itself has for one row: without it, what is larger is sent.
-    StoreBound,
 }
 
 /// The faults of one store, shared with the test that commands them.
@@ -211,7 +155,7 @@ impl Faults {
 
     /// Whether a mechanism is left out.
     #[must_use]
-    pub fn is_left_out(&self, mechanism: Mechanism) -> bool {
+    pub fn disables(&self, mechanism: Mechanism) -> bool {
         self.plan().off.contains(&mechanism)
     }
 
@@ -280,17 +224,10 @@ impl FaultyStore {
     /// Opens the queue of an entity.
     pub(crate) fn open_queue(
         &self,
-        partitions: &[&Partition],
+        partitions: &[&PartitionKeys],
         policy: &QueuePolicy,
     ) -> Result<Option<String>, Error> {
         self.store.open_queue(partitions, policy)
-    }
-
-    /// Whether a mechanism is left out.
-    pub(crate) fn is_left_out(&self, mechanism: Mechanism) -> bool {
-        self.faults
-            .as_ref()
-            .is_some_and(|faults| faults.is_left_out(mechanism))
     }
 
     /// Stores a state past all rules for so many milliseconds, or removes the key.
@@ -400,28 +337,51 @@ fn to_bytes(state: &State<Payload>) -> Vec<u8> {
     }
 }
 
+/// Gives the last write of each key the image of its first one.
+fn first_image_wins(writes: &mut [Logged]) {
+    let mut first: HashMap<Key, Logged> = HashMap::new();
+    for write in writes {
+        match first.get(&write.key) {
+            None => {
+                first.insert(write.key.clone(), write.clone());
+            }
+            Some(first) => {
+                write.payload = first.payload.clone();
+                write.pending.is_deletion = first.pending.is_deletion;
+                write.pending.meta = first.pending.meta;
+            }
+        }
+    }
+}
+
 impl Store for FaultyStore {
-    fn keeps(&self) -> Keeps {
+    fn disables(&self, mechanism: Mechanism) -> bool {
+        self.faults
+            .as_ref()
+            .is_some_and(|faults| faults.disables(mechanism))
+    }
+
+    fn keeps(&self) -> Representation {
         self.store.keeps()
     }
 
     fn most_bytes(&self) -> u64 {
-        if self.is_left_out(Mechanism::StoreBound) {
+        if self.disables(Mechanism::StoreBound) {
             return u64::MAX;
         }
         self.store.most_bytes()
     }
 
-    fn stamp(&self) -> u64 {
-        self.store.stamp()
+    fn history(&self) -> u64 {
+        self.store.history()
     }
 
-    fn run(&self) -> u64 {
-        self.store.run()
+    fn connection_number(&self) -> u64 {
+        self.store.connection_number()
     }
 
-    fn is_trusted(&self) -> bool {
-        self.store.is_trusted()
+    fn is_available(&self) -> bool {
+        self.store.is_available()
     }
 
     fn wakeups(&self) -> &Wakeups {
@@ -445,10 +405,10 @@ impl Store for FaultyStore {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
-        partition: Option<&Partition>,
+        partition: Option<&PartitionKeys>,
     ) -> Result<Option<Found>, StoreError> {
         self.before(Operation::Acquire).await?;
-        let partition = partition.filter(|_| !self.is_left_out(Mechanism::PendingIndex));
+        let partition = partition.filter(|_| !self.disables(Mechanism::PendingIndex));
         self.store
             .acquire(key, lease, lease_ttl_ms, over, partition)
             .await
@@ -462,17 +422,16 @@ impl Store for FaultyStore {
     async fn fill(
         &self,
         key: &Key,
-        filling: Filling,
+        fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
         self.before(Operation::Fill).await?;
-        if self.is_left_out(Mechanism::FillCompare) {
-            self.force(key, Some((filling.into_state(), ttl_ms)))
-                .await?;
+        if self.disables(Mechanism::FillCompare) {
+            self.force(key, Some((fill.into_state(), ttl_ms))).await?;
             return Ok(true);
         }
-        self.store.fill(key, filling, ttl_ms, lease_ttl_ms).await
+        self.store.fill(key, fill, ttl_ms, lease_ttl_ms).await
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
@@ -482,28 +441,27 @@ impl Store for FaultyStore {
 
     async fn begin(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> Result<(), StoreError> {
         self.before(Operation::Begin).await?;
-        if self.is_left_out(Mechanism::Intent) {
+        if self.disables(Mechanism::Intent) {
             return Ok(());
         }
         self.store.begin(touched, intent, intent_ttl_ms).await
     }
 
-    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+    async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
         self.before(Operation::End).await?;
-        if self.is_left_out(Mechanism::End) {
+        if self.disables(Mechanism::End) {
             return Ok(());
         }
         self.store.end(touched, intent).await?;
-        if self.is_left_out(Mechanism::Contended) {
-            for Touched { key, publication } in touched {
-                if let Some(Publication { filling, ttl_ms }) = publication.clone() {
-                    self.force(key, Some((filling.into_state(), ttl_ms)))
-                        .await?;
+        if self.disables(Mechanism::Contended) {
+            for AnnouncedKey { key, update } in touched {
+                if let Some(CacheUpdate { fill, ttl_ms }) = update.clone() {
+                    self.force(key, Some((fill.into_state(), ttl_ms))).await?;
                 }
             }
         }
@@ -518,7 +476,7 @@ impl Store for FaultyStore {
     async fn bind(
         &self,
         claim: &Claim<'_>,
-        journal: Option<&Partition>,
+        journal: Option<&PartitionKeys>,
     ) -> Result<InForce, StoreError> {
         self.before(Operation::Bind).await?;
         self.store.bind(claim, journal).await
@@ -540,7 +498,7 @@ impl QueueStore for FaultyStore {
 
     async fn put(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<PartitionKeys>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
@@ -548,25 +506,31 @@ impl QueueStore for FaultyStore {
         self.store.put(partition, key, put).await
     }
 
-    async fn rotate(
+    async fn start_incarnation(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         from: Option<Incarnation>,
         to: Incarnation,
-        stamp: u64,
+        history: u64,
     ) -> Result<bool, StoreError> {
-        self.before(Operation::Rotate).await?;
-        self.store.rotate(partition, from, to, stamp).await
+        self.before(Operation::StartIncarnation).await?;
+        self.store
+            .start_incarnation(partition, from, to, history)
+            .await
     }
 
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+    async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
         self.before(Operation::Fetch).await?;
-        self.store.fetch(partition, fetch).await
+        let mut fetched = self.store.fetch(partition, fetch).await?;
+        if self.disables(Mechanism::QueueOrder) {
+            first_image_wins(&mut fetched.writes);
+        }
+        Ok(fetched)
     }
 
     async fn settle(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
         settled: &[Settled],
         up_to: u64,
@@ -581,27 +545,27 @@ impl QueueStore for FaultyStore {
         self.store.queued(key).await
     }
 
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+    async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
         self.store.logs(partition).await
     }
 
     async fn drop_log(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
         self.store.drop_log(partition, incarnation).await
     }
 
-    async fn marks(
+    async fn pending_index(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
-        self.store.marks(partition, cursor).await
+    ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
+        self.store.pending_index(partition, cursor).await
     }
 
-    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+    async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
         self.store.disclaim(partition).await
     }
 }

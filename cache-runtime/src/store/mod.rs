@@ -17,7 +17,8 @@ macro_rules! dispatch {
     };
 }
 
-#[cfg(feature = "test-util")]
+pub mod failpoint;
+#[cfg(feature = "internal-faults")]
 pub mod faulty;
 pub mod memory;
 pub mod queue;
@@ -27,14 +28,15 @@ pub(crate) mod wake;
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
+pub use self::failpoint::{Mechanism, Point};
 use crate::{
     error::{Error, StoreError},
     policy::QueuePolicy,
     protocol::{
         claim::{Claim, InForce},
         key::Key,
-        partition::Partition,
-        state::{Identity, Lease, Meta, State},
+        partition_keys::PartitionKeys,
+        state::{Identity, Lease, Lookup, Meta, State},
         token::Token,
     },
     store::wake::Wakeups,
@@ -58,48 +60,19 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// What a reader finds at a key; see [`state::View`](crate::protocol::state::View).
-#[derive(Debug)]
-pub enum Found {
-    /// The row.
-    Value(Meta, Payload),
-    /// The row does not exist.
-    Negative(Meta),
-    /// Nothing.
-    Absent,
-    /// Something to overwrite; whether it was damaged rather than of another layout or history.
-    Foreign {
-        /// Whether the bytes made no sense.
-        damaged: bool,
-    },
-    /// Somebody else's load.
-    Loading,
-    /// A write.
-    Writing,
-    /// A queued write of another history or layout.
-    Unsettled,
-}
-
-impl Found {
-    /// What names the fill or the write that has left a row, or an absence, here.
-    pub(crate) fn token(&self) -> Option<Token> {
-        match self {
-            Self::Value(meta, _) | Self::Negative(meta) => Some(meta.lease.token),
-            _ => None,
-        }
-    }
-}
+/// What a reader finds at a key.
+pub type Found = Lookup<Payload>;
 
 /// What a fill stores.
 #[derive(Clone, Debug)]
-pub enum Filling {
+pub enum Fill {
     /// The row.
     Value(Meta, Payload),
     /// That there is none.
     Negative(Meta),
 }
 
-impl Filling {
+impl Fill {
     /// What this is at a key.
     pub(crate) fn into_state(self) -> State<Payload> {
         match self {
@@ -118,82 +91,69 @@ impl Filling {
 
 /// A key that a write touches, and what the write leaves there.
 #[derive(Clone, Debug)]
-pub struct Touched {
+pub struct AnnouncedKey {
     /// The key.
     pub key: Key,
     /// What is stored when the write ends and nobody has disturbed it; nothing leaves the key empty.
-    pub publication: Option<Publication>,
+    pub update: Option<CacheUpdate>,
 }
 
-/// What a write stores when it ends.
+/// What a write leaves at its key when it ends.
 #[derive(Clone, Debug)]
-pub struct Publication {
+pub struct CacheUpdate {
     /// The row, or its absence.
-    pub filling: Filling,
+    pub fill: Fill,
     /// For how many milliseconds.
     pub ttl_ms: u64,
 }
 
+impl CacheUpdate {
+    /// The same after some milliseconds; `None` if its time is over.
+    pub(crate) fn aged(self, age_ms: u64) -> Option<Self> {
+        let ttl_ms = self.ttl_ms.saturating_sub(age_ms);
+        (ttl_ms > 0).then_some(Self { ttl_ms, ..self })
+    }
+}
+
 /// How a store keeps rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeps {
+pub enum Representation {
     /// As bytes, which a codec writes.
     Bytes,
     /// As they are.
     Rows,
 }
 
-/// A moment of a write, at which a test may let its process die or stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Point {
-    /// Its intent is about to be placed.
-    BeforeBegin,
-    /// Its intent was placed, or could not be.
-    AfterBegin,
-    /// What commits it is about to be sent.
-    BeforeCommit,
-    /// It is known to be committed.
-    AfterCommit,
-    /// Its intent is about to be taken back.
-    BeforeEnd,
-    /// Its intent was taken back; its caller has no answer yet.
-    AfterEnd,
-    /// It was queued; its caller has no answer yet.
-    AfterPut,
-    /// Queued writes were read; nothing of them is in the database yet.
-    BeforeFlush,
-    /// Queued writes are in the database, which is about to commit them.
-    InFlushTransaction,
-    /// Queued writes are committed; the queue still holds them.
-    AfterFlushCommit,
-    /// The queue is about to be cut off.
-    BeforeTrim,
-    /// The queue was cut off.
-    AfterTrim,
-}
-
 /// A place where entries live.
 pub trait Store: Send + Sync + 'static {
     /// How the store keeps rows.
-    fn keeps(&self) -> Keeps;
+    fn keeps(&self) -> Representation;
 
     /// How many bytes an encoded row may have to be kept.
     fn most_bytes(&self) -> u64;
 
     /// The hash of the store's identity at this moment, for leases taken now.
-    fn stamp(&self) -> u64;
+    fn history(&self) -> u64;
 
     /// The number of the connection that operations go through now; what was announced through another may be lost.
-    fn run(&self) -> u64;
+    fn connection_number(&self) -> u64;
 
     /// Whether the store answers and may be believed at this moment; if not, every operation fails at once.
-    fn is_trusted(&self) -> bool;
+    fn is_available(&self) -> bool;
 
     /// The registry that the store wakes.
     fn wakeups(&self) -> &Wakeups;
 
-    /// A write has come to this point. Does nothing but in tests.
+    /// A write has come to this point. A test may stop it here, or end the process; otherwise nothing happens.
+    #[inline]
     fn reach(&self, _point: Point) {}
+
+    /// Whether a test has disabled a mechanism, to show that it is needed. Otherwise this is constant, and the compiler
+    /// removes what follows from it.
+    #[inline]
+    fn disables(&self, _mechanism: Mechanism) -> bool {
+        false
+    }
 
     /// Looks at a key.
     fn get(
@@ -211,7 +171,7 @@ pub trait Store: Send + Sync + 'static {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
-        partition: Option<&Partition>,
+        partition: Option<&PartitionKeys>,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
 
     /// Asks to be woken when the present load ends; `None` if so, or what is there instead of a load.
@@ -225,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
     fn fill(
         &self,
         key: &Key,
-        filling: Filling,
+        fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
@@ -240,7 +200,7 @@ pub trait Store: Send + Sync + 'static {
     /// Announces a write at each key it touches, in one round trip. If that fails, it may be announced at some of them.
     fn begin(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -249,7 +209,7 @@ pub trait Store: Send + Sync + 'static {
     /// there, or nothing. A publication of another history of the store is none.
     fn end(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -261,7 +221,7 @@ pub trait Store: Send + Sync + 'static {
     fn bind(
         &self,
         claim: &Claim<'_>,
-        journal: Option<&Partition>,
+        journal: Option<&PartitionKeys>,
     ) -> impl Future<Output = Result<InForce, StoreError>> + Send;
 
     /// Names some of the keys that begin so, and the cursor to go on from; zero is both the first and the end. A key that
@@ -274,10 +234,10 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// The store of a cache: the real one, or in tests the real one behind faults.
-#[cfg(not(feature = "test-util"))]
+#[cfg(not(feature = "internal-faults"))]
 pub type AnyStore = RealStore;
 /// The store of a cache: the real one, or in tests the real one behind faults.
-#[cfg(feature = "test-util")]
+#[cfg(feature = "internal-faults")]
 pub type AnyStore = faulty::FaultyStore;
 
 /// The stores there are, behind one type, so that a hit in this process costs no allocation and no virtual call.
@@ -291,7 +251,7 @@ pub enum RealStore {
 }
 
 impl Store for RealStore {
-    fn keeps(&self) -> Keeps {
+    fn keeps(&self) -> Representation {
         dispatch!(self, store => store.keeps())
     }
 
@@ -299,16 +259,16 @@ impl Store for RealStore {
         dispatch!(self, store => store.most_bytes())
     }
 
-    fn stamp(&self) -> u64 {
-        dispatch!(self, store => store.stamp())
+    fn history(&self) -> u64 {
+        dispatch!(self, store => store.history())
     }
 
-    fn run(&self) -> u64 {
-        dispatch!(self, store => store.run())
+    fn connection_number(&self) -> u64 {
+        dispatch!(self, store => store.connection_number())
     }
 
-    fn is_trusted(&self) -> bool {
-        dispatch!(self, store => store.is_trusted())
+    fn is_available(&self) -> bool {
+        dispatch!(self, store => store.is_available())
     }
 
     fn wakeups(&self) -> &Wakeups {
@@ -325,7 +285,7 @@ impl Store for RealStore {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
-        partition: Option<&Partition>,
+        partition: Option<&PartitionKeys>,
     ) -> Result<Option<Found>, StoreError> {
         dispatch!(self, store => store.acquire(key, lease, lease_ttl_ms, over, partition).await)
     }
@@ -337,11 +297,11 @@ impl Store for RealStore {
     async fn fill(
         &self,
         key: &Key,
-        filling: Filling,
+        fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.fill(key, filling, ttl_ms, lease_ttl_ms).await)
+        dispatch!(self, store => store.fill(key, fill, ttl_ms, lease_ttl_ms).await)
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
@@ -350,14 +310,14 @@ impl Store for RealStore {
 
     async fn begin(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> Result<(), StoreError> {
         dispatch!(self, store => store.begin(touched, intent, intent_ttl_ms).await)
     }
 
-    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+    async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
         dispatch!(self, store => store.end(touched, intent).await)
     }
 
@@ -368,7 +328,7 @@ impl Store for RealStore {
     async fn bind(
         &self,
         claim: &Claim<'_>,
-        journal: Option<&Partition>,
+        journal: Option<&PartitionKeys>,
     ) -> Result<InForce, StoreError> {
         dispatch!(self, store => store.bind(claim, journal).await)
     }
@@ -383,7 +343,7 @@ impl RealStore {
     /// is not shared with them. Blocks.
     pub(crate) fn open_queue(
         &self,
-        partitions: &[&Partition],
+        partitions: &[&PartitionKeys],
         policy: &QueuePolicy,
     ) -> Result<Option<String>, Error> {
         match self {

@@ -7,8 +7,9 @@ use crate::{
     policy::QueuePolicy,
     protocol::{
         key::Key,
-        mark::{Incarnation, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QueuePosition},
+        row_change::RowChange,
         state::{Condition, Meta, Pending},
     },
     store::{Payload, RealStore},
@@ -41,28 +42,22 @@ pub enum Acknowledged {
     AfterSync,
 }
 
-/// What a queued write makes of its row.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// The whole row.
-    Row(Payload),
-    /// No row; the id, as the codec writes it.
-    Deletion(Vec<u8>),
-}
+/// What a queued write makes of its row: the payload, or the id as the codec writes it.
+pub type Body = RowChange<Payload, Vec<u8>>;
 
 /// What became of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutAnswer {
     /// It is queued.
-    Done(Mark),
+    Queued(QueuePosition),
     /// The queue is of another history of the store, or there is none: a new incarnation has to be begun.
-    Rotate(Option<Incarnation>),
+    NeedsIncarnation(Option<Incarnation>),
     /// The queue holds as many writes as it may.
     Full,
-    /// What is at the key does not tell whether the demand is met.
-    Unknown,
-    /// The demand is not met.
-    Refused,
+    /// What is at the key does not tell whether the condition is met.
+    RowUnknown,
+    /// The condition is not met.
+    ConditionFailed,
 }
 
 /// What a flusher asks of a queue.
@@ -80,13 +75,56 @@ pub struct Fetch {
     pub is_first: bool,
 }
 
+impl Fetch {
+    /// Looks at a queue and reads no log.
+    pub const PEEK: Self = Self {
+        incarnation: Incarnation { epoch: 0, nonce: 0 },
+        after: 0,
+        count: 0,
+        claim_ms: 0,
+        is_first: false,
+    };
+
+    /// Claims a partition for some milliseconds and reads no log.
+    #[must_use]
+    pub const fn claim(claim_ms: u64) -> Self {
+        Self::PEEK.claiming(claim_ms)
+    }
+
+    /// Reads writes of an incarnation, from the one after a number on, without a claim.
+    #[must_use]
+    pub const fn read(incarnation: Incarnation, after: u64, count: u32) -> Self {
+        Self {
+            incarnation,
+            after,
+            count,
+            ..Self::PEEK
+        }
+    }
+
+    /// The same with a claim; zero milliseconds are none.
+    #[must_use]
+    pub const fn claiming(self, claim_ms: u64) -> Self {
+        Self { claim_ms, ..self }
+    }
+
+    /// The same for an incarnation of which is known that all before it are closed.
+    #[must_use]
+    pub const fn of_first_open(self) -> Self {
+        Self {
+            is_first: true,
+            ..self
+        }
+    }
+}
+
 /// What is in a queue.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     /// Whether the partition is this process's, or no claim was made. If not, nothing else was answered.
     pub is_claimed: bool,
-    /// The stamp of the store's history.
-    pub stamp: u64,
+    /// The id of the store's history.
+    pub history: u64,
     /// Whether the current incarnation was begun in it.
     pub is_present: bool,
     /// The incarnation that writes go to.
@@ -138,25 +176,25 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Queues a write and stores it at its key, both or neither.
     fn put(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<PartitionKeys>,
         key: &Key,
         put: Put,
     ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
 
-    /// Begins an incarnation of a queue in the history of the store with this stamp, if the current one is still `from`.
+    /// Begins an incarnation of a queue in the history of the store with this id, if the current one is still `from`.
     /// Answers whether it was.
-    fn rotate(
+    fn start_incarnation(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         from: Option<Incarnation>,
         to: Incarnation,
-        stamp: u64,
+        history: u64,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Reads a queue.
     fn fetch(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         fetch: Fetch,
     ) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
 
@@ -164,7 +202,7 @@ pub trait QueueStore: Send + Sync + 'static {
     /// zero.
     fn settle(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
         settled: &[Settled],
         up_to: u64,
@@ -179,27 +217,27 @@ pub trait QueueStore: Send + Sync + 'static {
     /// The incarnations whose logs are here.
     fn logs(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
     ) -> impl Future<Output = Result<Vec<Incarnation>, StoreError>> + Send;
 
     /// Removes the log of an incarnation that nothing is written to any more.
     fn drop_log(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Some of the marks of a partition, and the cursor to go on from; zero is both the first and the end.
-    fn marks(
+    fn pending_index(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         cursor: u64,
-    ) -> impl Future<Output = Result<(u64, Vec<(Key, Mark)>), StoreError>> + Send;
+    ) -> impl Future<Output = Result<(u64, Vec<(Key, QueuePosition)>), StoreError>> + Send;
 
     /// Gives up the claim of this process on a partition.
     fn disclaim(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
@@ -213,30 +251,30 @@ impl QueueStore for RealStore {
 
     async fn put(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<PartitionKeys>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
         dispatch!(self, store => store.put(partition, key, put).await)
     }
 
-    async fn rotate(
+    async fn start_incarnation(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         from: Option<Incarnation>,
         to: Incarnation,
-        stamp: u64,
+        history: u64,
     ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.rotate(partition, from, to, stamp).await)
+        dispatch!(self, store => store.start_incarnation(partition, from, to, history).await)
     }
 
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+    async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
         dispatch!(self, store => store.fetch(partition, fetch).await)
     }
 
     async fn settle(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
         settled: &[Settled],
         up_to: u64,
@@ -248,27 +286,27 @@ impl QueueStore for RealStore {
         dispatch!(self, store => store.queued(key).await)
     }
 
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+    async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
         dispatch!(self, store => store.logs(partition).await)
     }
 
     async fn drop_log(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
         dispatch!(self, store => store.drop_log(partition, incarnation).await)
     }
 
-    async fn marks(
+    async fn pending_index(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
-        dispatch!(self, store => store.marks(partition, cursor).await)
+    ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
+        dispatch!(self, store => store.pending_index(partition, cursor).await)
     }
 
-    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+    async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
         dispatch!(self, store => store.disclaim(partition).await)
     }
 }

@@ -1,9 +1,9 @@
 //! Batches: many writes of one kind, all or none.
 //!
 //! 1. The rows go to the database in chunks (`chunks`).
-//! 2. What comes back is told apart by key and put into the order of the input.
-//! 3. A row that is not there, or not in its version, fails the whole batch; the caller's transaction or savepoint undoes
-//!    what was done before.
+//! 2. The returned rows are matched by key and put into the order of the input.
+//! 3. A row that does not exist, or has another version, fails the whole batch. The caller's transaction or savepoint
+//!    then undoes the earlier chunks.
 //!
 //! Invariant: every row of a batch is staged for the cache like a single write, by the same code.
 //! Not here: the transaction around it (`transaction`).
@@ -12,12 +12,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     context::Context,
-    database::{self, Fate, Write, backend::Backend, entity::Entity},
+    database::{self, Write, WriteOutcome, backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
     protocol::key::Key,
     write::{
         StagedFailure,
-        announce::{Site, Staging},
+        announce::{PendingWrites, WriteTarget},
     },
 };
 
@@ -29,11 +29,11 @@ pub(crate) enum Batch<E: Entity> {
     DeleteRows(Vec<E>),
 }
 
-/// What a batch did.
+/// The result of a batch.
 pub(crate) enum Done<E> {
     /// The rows as they were written, in the order of the input.
     Rows(Vec<Arc<E>>),
-    /// How many rows there were to delete.
+    /// How many rows were deleted.
     Count(u64),
 }
 
@@ -49,7 +49,7 @@ impl<E: Entity> Batch<E> {
         }
     }
 
-    /// What a batch of nothing does.
+    /// Returns the result of an empty batch.
     pub(crate) fn nothing(&self) -> Done<E> {
         match self {
             Self::Insert(_) | Self::Update(_) => Done::Rows(Vec::new()),
@@ -65,7 +65,7 @@ impl<E: Entity> Batch<E> {
         }
     }
 
-    /// The batch as single writes.
+    /// Returns the batch as single writes.
     fn writes(self) -> Vec<Write<E>> {
         match self {
             Self::Insert(rows) => rows.into_iter().map(Write::Insert).collect(),
@@ -77,21 +77,21 @@ impl<E: Entity> Batch<E> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Runs a batch inside a transaction and stages what it does to the cache. After an error the transaction must be undone.
+    /// Runs a batch inside a transaction and stages its effect on the cache. After an error the caller must roll back.
     pub(crate) async fn write_batch_staged(
         self: &Arc<Self>,
         connection: &mut DB::Connection,
-        staging: &mut Staging,
+        staging: &mut PendingWrites,
         batch: Batch<E>,
     ) -> Result<Done<E>, StagedFailure> {
         let verb = batch.verb();
         let failed = |error| StagedFailure {
-            dooms: database::dooms_transaction(&error),
+            dooms: database::aborts_transaction(&error),
             error: database::describe(
                 verb,
                 &format!("rows of {}", E::SPEC.name),
                 error,
-                Fate::Nothing,
+                WriteOutcome::Nothing,
             ),
         };
         let database = &self.database;
@@ -111,8 +111,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let count = deleted.rows;
                 self.stage(staging, batch, &HashMap::new())?;
                 if count < wanted {
-                    // A row that was not there is not locked: somebody else may have inserted it since.
-                    staging.unpublish();
+                    // A row that does not exist is not locked: another writer may have inserted it since.
+                    staging.cancel_updates();
                 }
                 return Ok(Done::Count(count));
             }
@@ -145,17 +145,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(Done::Rows(self.stage(staging, batch, &rows)?))
     }
 
-    /// Stages every write of a batch. The rows that were written, where they are rows, in the order of the input.
+    /// Stages every write of a batch. Returns the written rows, if any, in the order of the input.
     fn stage(
         self: &Arc<Self>,
-        staging: &mut Staging,
+        staging: &mut PendingWrites,
         batch: Batch<E>,
         rows: &HashMap<Key, Arc<E>>,
     ) -> Result<Vec<Arc<E>>, Error> {
         let mut staged = Vec::new();
         for (key, row) in rows {
-            // Most are noted again below; a row that a trigger has given another id is not.
-            staging.touch(Arc::clone(self) as Arc<dyn Site>, key.clone(), None);
+            // The loop below stages most of them again, but not a row whose id a trigger has changed.
+            staging.mark_changed(Arc::clone(self) as Arc<dyn WriteTarget>, key.clone(), None);
             debug_assert!(self.key(&row.id()).is_ok_and(|own| own == *key));
         }
         for write in batch.writes() {
@@ -170,10 +170,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(staged)
     }
 
-    /// Stages inserts whose ids the database has chosen; they come back in the order of the input.
+    /// Stages inserts whose ids the database has generated. The rows are in the order of the input.
     fn stage_generated(
         self: &Arc<Self>,
-        staging: &mut Staging,
+        staging: &mut PendingWrites,
         batch: Batch<E>,
         rows: Vec<E>,
     ) -> Result<Done<E>, StagedFailure> {
@@ -193,14 +193,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Error::new(
             ErrorKind::Database,
             format!(
-                "failed to insert rows of {}: the database accepted {of} and inserted {rows}; a trigger may have suppressed \
-                 the others",
+                "failed to insert rows of {}: the database accepted {of} rows and inserted {rows}; a trigger may have \
+                 suppressed the others",
                 E::SPEC.name
             ),
         )
     }
 
-    /// The error of the first row of a batch that was not written.
+    /// Returns the error of the first row of a batch that was not written.
     async fn first_refused(
         &self,
         connection: &mut DB::Connection,
@@ -226,7 +226,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         )
     }
 
-    /// The error of the first row that a delete has left, because it has another version, or else of one that was not there.
+    /// Returns the error of the first row that a delete did not delete because it has another version. If there is
+    /// none, the error says that rows do not exist.
     async fn first_left(&self, connection: &mut DB::Connection, batch: Batch<E>) -> Error {
         for write in batch.writes() {
             let key = match self.key(&write.id()) {
@@ -247,7 +248,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         )
     }
 
-    /// Refuses a batch that names a row twice: which of the two counts would be up to the database.
+    /// Rejects a batch that contains a row twice, because the database would choose which of the two wins.
     fn distinct_keys(&self, batch: &Batch<E>) -> Result<(), Error> {
         let (Batch::Update(rows) | Batch::DeleteRows(rows)) = batch else {
             return Ok(());
@@ -255,11 +256,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut seen = std::collections::HashSet::with_capacity(rows.len());
         for row in rows {
             let key = self.key(&row.id())?;
-            let what = self.what(&key);
+            let describe_row = self.describe_row(&key);
             if !seen.insert(key) {
                 return Err(Error::new(
                     ErrorKind::Duplicate,
-                    format!("failed to {} rows: {what} is given twice", batch.verb()),
+                    format!(
+                        "failed to {} rows: {describe_row} is given twice",
+                        batch.verb()
+                    ),
                 ));
             }
         }

@@ -1,15 +1,15 @@
 //! One write, step by step.
 //!
-//! 1. Announce: the intent is placed on the key, so that nothing can be served from it or stored at it (`announce`).
+//! 1. Announce: place the intent on the key, so that the store neither serves nor fills it (`announce`).
 //! 2. Run the statement, which commits by itself.
-//! 3. Take the announcement back. Cache-aside leaves nothing at the key, and the next read loads the new row; write-through
-//!    leaves the row as the database holds it, if no other writer came near.
+//! 3. End the announcement. Cache-aside leaves the key empty, and the next read loads the new row. Write-through leaves
+//!    the row as the database has it, unless another writer had announced a write of the key.
 //! 4. Answer the caller.
 //!
-//! A write that takes more than one statement, or whose key is known only when it has run, is a transaction of its own
-//! (`transaction`); there the intent is placed before the commit.
+//! Some writes take more than one statement, or their key is known only afterwards. Such a write runs in a transaction
+//! of its own (`transaction`), which places the intent before the commit.
 //!
-//! Invariant: what is published came out of the database with the very statement, or by a read in the same transaction.
+//! Invariant: the row in a cache update was returned by the statement itself, or by a read in the same transaction.
 //! Not here: the announcement (`announce`), and the statements (`database`).
 
 mod announce;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::{
     context::Context,
-    database::{self, Fate, Write, Written, backend::Backend, entity::Entity},
+    database::{self, Write, WriteOutcome, Written, backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
     policy::{Coherence, Strategy},
     protocol::{
@@ -30,18 +30,18 @@ use crate::{
         token::Token,
     },
     repair::Repair,
-    store::{Publication, Store},
+    store::{CacheUpdate, Store},
     write::{
-        announce::{Announcement, Ending, Site, Staging},
+        announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
         transaction::Transaction,
     },
 };
 
-/// How often a write in a transaction of its own is begun again because it was the victim of a deadlock.
-const MOST_DEADLOCKS: u32 = 10;
+/// How often a write in a transaction of its own is retried after a deadlock.
+const MAX_DEADLOCKS: u32 = 10;
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Runs a write to its end. The row, where it was read back.
+    /// Runs a write to its end. Returns the row if it was read back.
     pub(crate) async fn write(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         if self.database.needs_transaction(write) {
             return self.write_in_transaction(write).await;
@@ -71,10 +71,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     transaction.commit().await?;
                     return Ok(row);
                 }
-                // Nothing of it was done, and nobody else has a part in it. InnoDB lets two saves of a new row meet like
-                // that: each has locked the gap that the other inserts into.
+                // The transaction was rolled back and contains nothing else, so retry it. On InnoDB two saves of a new
+                // row can deadlock: each has locked the gap that the other inserts into.
                 Err(error)
-                    if deadlocks < MOST_DEADLOCKS
+                    if deadlocks < MAX_DEADLOCKS
                         && error.database_error().is_some_and(database::is_deadlock) =>
                 {
                     deadlocks += 1;
@@ -87,76 +87,78 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// One statement that commits by itself.
     async fn write_announced(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         let key = self.key(&write.id())?;
-        let site = Arc::clone(self) as Arc<dyn Site>;
-        let mut announcement = Announcement::of_one(Token::draw(), site, key.clone());
-        // The pool's own round trip and the announcement's go on at the same time.
+        let target = Arc::clone(self) as Arc<dyn WriteTarget>;
+        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone());
+        // Get a connection and announce the write at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
-        let failed = |error, fate| database::describe(write.verb(), &self.what(&key), error, fate);
+        let failed =
+            |error, fate| database::describe(write.verb(), &self.describe_row(&key), error, fate);
         let mut connection = match connection {
             Ok(connection) => connection,
             Err(error) => {
-                announcement.end(Ending::Undone).await;
-                return Err(failed(error, Fate::Nothing));
+                announcement.end(WriteEnd::Undone).await;
+                return Err(failed(error, WriteOutcome::Nothing));
             }
         };
-        announcement.confirm().await;
-        if let Err(refusal) = announcement.refusal(write.verb()) {
-            announcement.end(Ending::Undone).await;
-            return Err(refusal);
-        }
         let statement = self.database.apply(&mut connection, write);
-        let written = match announcement.during(statement).await {
+        let (written, mut announcement) = announcement.attempt(write.verb(), statement).await?;
+        let written = match written {
             Ok(written) => written,
             Err(error) => {
-                let fate = Fate::of(&error);
+                let fate = WriteOutcome::of(&error);
                 announcement.end(fate.into()).await;
                 return Err(failed(error, fate));
             }
         };
         if written.rows == 0 {
-            announcement.end(Ending::Undone).await;
+            announcement.end(WriteEnd::Undone).await;
             return Err(self.refused(&mut connection, write, &key).await);
         }
         drop(connection);
         let row = written.row.map(Arc::new);
         if let Some(other) = self.key_of_other(&key, row.as_ref()) {
-            // A trigger has given the row another id, whose absence may be known.
+            // A trigger has given the row another id, whose absence may be cached.
             if self.cache.store.invalidate(&other).await.is_err() {
                 self.cache.repairs.remember(&other, Repair::Drop);
             }
         }
-        announcement.publish(self.publication(write, &key, row.as_ref()));
-        announcement.end(Ending::Committed).await;
+        announcement.publish(self.update(write, &key, row.as_ref()));
+        announcement.end(WriteEnd::Committed).await;
         Ok(row)
     }
 
-    /// Runs a write inside a transaction and stages what it does to the cache.
+    /// Runs a write inside a transaction and stages its effect on the cache.
     pub(crate) async fn write_staged(
         self: &Arc<Self>,
         connection: &mut DB::Connection,
-        staging: &mut Staging,
+        staging: &mut PendingWrites,
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, StagedFailure> {
         let known = match write {
             Write::Insert(_) if self.database.generates_id() => None,
             _ => Some(self.key(&write.id())?),
         };
-        let what = || match &known {
-            Some(key) => self.what(key),
+        let describe_row = || match &known {
+            Some(key) => self.describe_row(key),
             None => E::SPEC.name.to_owned(),
         };
         let written = match self.database.apply(connection, write).await {
             Ok(written) => written,
             Err(error) => {
-                let is_done = Fate::of(&error) != Fate::Nothing;
+                let is_done = WriteOutcome::of(&error) != WriteOutcome::Nothing;
                 if let Some(key) = known.clone().filter(|_| is_done) {
-                    // It may have been carried out although its answer could not be read.
-                    staging.touch(Arc::clone(self) as Arc<dyn Site>, key, None);
+                    // The database may have executed it even though its reply could not be read.
+                    staging.mark_changed(Arc::clone(self) as Arc<dyn WriteTarget>, key, None);
                 }
                 return Err(StagedFailure {
-                    dooms: database::dooms_transaction(&error) || (is_done && known.is_none()),
+                    dooms: database::aborts_transaction(&error) || (is_done && known.is_none()),
                     // Nothing is applied before the commit.
-                    error: database::describe(write.verb(), &what(), error, Fate::Nothing),
+                    error: database::describe(
+                        write.verb(),
+                        &describe_row(),
+                        error,
+                        WriteOutcome::Nothing,
+                    ),
                 });
             }
         };
@@ -174,26 +176,26 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(row)
     }
 
-    /// Notes what a write of a transaction does to the cache.
+    /// Records the effect of a transaction's write on the cache.
     pub(crate) fn stage_write(
         self: &Arc<Self>,
-        staging: &mut Staging,
+        staging: &mut PendingWrites,
         write: &Write<E>,
         key: Key,
         row: Option<&Arc<E>>,
     ) {
         if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
-            staging.unpublish_rows();
+            staging.cancel_row_updates();
         }
-        let site = Arc::clone(self) as Arc<dyn Site>;
+        let target = Arc::clone(self) as Arc<dyn WriteTarget>;
         if let Some(other) = self.key_of_other(&key, row) {
-            staging.touch(Arc::clone(&site), other, None);
+            staging.mark_changed(Arc::clone(&target), other, None);
         }
-        let publication = self.publication(write, &key, row);
-        staging.touch(site, key, publication);
+        let update = self.update(write, &key, row);
+        staging.mark_changed(target, key, update);
     }
 
-    /// The key of the row that was written, if a trigger has given it another id than it was written under.
+    /// Returns the key of the written row if a trigger has changed its id.
     fn key_of_other(&self, key: &Key, row: Option<&Arc<E>>) -> Option<Key> {
         let own = self.key(&row?.id()).ok()?;
         (own != *key).then_some(own)
@@ -203,17 +205,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let name = E::SPEC.name;
         Error::new(
             ErrorKind::Database,
-            format!("failed to insert {name}: the database did not tell the id it chose"),
+            format!("failed to insert {name}: the database did not return the generated id"),
         )
     }
 
-    /// What a write leaves at its key when it ends undisturbed.
-    fn publication(
-        &self,
-        write: &Write<E>,
-        key: &Key,
-        row: Option<&Arc<E>>,
-    ) -> Option<Publication> {
+    /// Returns the cache update of a write, to be stored if no other writer interferes.
+    fn update(&self, write: &Write<E>, key: &Key, row: Option<&Arc<E>>) -> Option<CacheUpdate> {
         if !self.policy.publishes() {
             return None;
         }
@@ -227,24 +224,22 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 identity: self.identity(),
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
-            load_cost_us: 0,
-            version: 0,
         };
-        let (filling, ttl) = self.filling(key, row, meta)?;
-        Some(Publication {
-            filling,
+        let (fill, ttl) = self.fill(key, row, meta)?;
+        Some(CacheUpdate {
+            fill,
             ttl_ms: crate::clock::millis(ttl),
         })
     }
 
-    /// Why a write that the database carried out has matched no row.
+    /// Returns the error of a write that the database executed and that matched no row.
     pub(crate) async fn refused(
         &self,
         connection: &mut DB::Connection,
         write: &Write<E>,
         key: &Key,
     ) -> Error {
-        let (verb, what) = (write.verb(), self.what(key));
+        let (verb, describe_row) = (write.verb(), self.describe_row(key));
         let is_compared = match write {
             Write::Update(_) | Write::Save(_) | Write::DeleteRow(_) => E::SPEC.versioned,
             Write::Insert(_) | Write::Delete(_) => false,
@@ -253,37 +248,41 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             match self.database.select_current(connection, &write.id()).await {
                 Ok(Some(current)) => {
                     let message = format!(
-                        "failed to {verb} {what}: the row was changed since it was read; its version is another one"
+                        "failed to {verb} {describe_row}: the row was changed since it was read, and its version differs; \
+                         apply the change to `Error::current` and try again"
                     );
                     return Error::conflict(message, Arc::new(current));
                 }
                 Ok(None) => {}
-                Err(error) => return database::describe(verb, &what, error, Fate::Nothing),
+                Err(error) => {
+                    return database::describe(verb, &describe_row, error, WriteOutcome::Nothing);
+                }
             }
         }
         match write {
             Write::Save(_) => Error::new(
                 ErrorKind::Duplicate,
                 format!(
-                    "failed to save {what}: there is a row whose id the database calls equal but spells differently"
+                    "failed to save {describe_row}: there is a row whose id is equal for the database but has other bytes; \
+                     use the id exactly as it is stored"
                 ),
             ),
             Write::Insert(_) => Error::new(
                 ErrorKind::Database,
                 format!(
-                    "failed to insert {what}: the database accepted the statement and inserted nothing; a trigger may have \
+                    "failed to insert {describe_row}: the database accepted the statement and inserted no row; a trigger may have \
                      suppressed it"
                 ),
             ),
             Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Error::new(
                 ErrorKind::NotFound,
-                format!("failed to {verb} {what}: there is no such row"),
+                format!("failed to {verb} {describe_row}: there is no such row"),
             ),
         }
     }
 }
 
-/// Why a write inside a transaction failed.
+/// The failure of a write inside a transaction.
 pub(crate) struct StagedFailure {
     pub(crate) error: Error,
     /// Whether the database has rolled the whole transaction back.
@@ -291,7 +290,7 @@ pub(crate) struct StagedFailure {
 }
 
 impl StagedFailure {
-    /// A failure after which nobody can tell which keys the transaction has touched.
+    /// Returns a failure after which it is unknown which keys the transaction has changed.
     pub(crate) fn dooming(error: Error) -> Self {
         Self { error, dooms: true }
     }
@@ -306,19 +305,19 @@ impl From<Error> for StagedFailure {
     }
 }
 
-impl From<Fate> for Ending {
-    fn from(fate: Fate) -> Self {
+impl From<WriteOutcome> for WriteEnd {
+    fn from(fate: WriteOutcome) -> Self {
         match fate {
-            Fate::Nothing => Self::Undone,
-            // What came back could not be read, so there is nothing to publish.
-            Fate::Applied => Self::Committed,
-            Fate::Unknown => Self::Unknown,
+            WriteOutcome::Nothing => Self::Undone,
+            // The returned row could not be read, so there is no cache update.
+            WriteOutcome::Applied => Self::Committed,
+            WriteOutcome::Unknown => Self::Unknown,
         }
     }
 }
 
 impl crate::policy::Policy {
-    /// Whether a write stores what it wrote. What is stored is right only for a writer that was announced.
+    /// Returns whether a write caches the row it wrote. That is correct only for a write that was announced.
     pub(crate) fn publishes(&self) -> bool {
         self.strategy == Strategy::WriteThrough
             && self.coherence == Coherence::Intent

@@ -1,22 +1,23 @@
-//! A transaction over the rows of any number of repositories, with the cache kept right.
+//! A transaction over the rows of any number of repositories, which also keeps the cache correct.
 //!
-//! A purge before the commit lets a reader put the old row back; a purge after it leaves a window and is lost with the
-//! process. Here the cache learns of the writes just before the commit, and again just after it.
+//! If a writer dropped the entries only before the commit, a reader could cache the old row again. If it dropped them
+//! only after the commit, readers would see old rows in between, and a crash would lose the drop. So a transaction
+//! announces its writes just before the commit, and ends the announcement just after it.
 //!
-//! 1. [`Transaction::begin`], or [`Transaction::begin_with`] for an isolation level of one's own.
+//! 1. [`Transaction::begin`], or [`Transaction::begin_with`] to choose an isolation level.
 //! 2. `repository.within(&mut transaction)` has the operations of the repository. They run on the connection of the
-//!    transaction; nothing is read from the cache and nothing is stored there. Each write notes its key.
-//! 3. [`Transaction::savepoint`] begins a transaction inside; rolled back, it takes its notes along.
-//! 4. [`Transaction::commit`] places the intent on all noted keys in one round trip per store, gives the database a
-//!    deadline below the life of that intent, commits, ends the intents, and then runs what was left with
+//!    transaction and bypass the cache. Each write records its key.
+//! 3. [`Transaction::savepoint`] begins a nested transaction. Rolling it back discards what it recorded.
+//! 4. [`Transaction::commit`] places the intents on all recorded keys, in one round trip per store. It gives the
+//!    database a deadline below the life of the intents, commits, ends the intents, and then runs the callbacks of
 //!    [`Transaction::after_commit`].
 //!
-//! Invariant: nothing of a transaction reaches the cache before its commit but intents, which keep readers off.
-//! Invariant: a publication is the row as the last write of the transaction to it left it; whatever may have changed rows
-//! unseen (raw SQL, a savepoint with raw SQL) takes back the publications noted before it.
-//! Invariant: a statement that was dropped half-way may or may not have been run, so the transaction can only be rolled
-//! back.
-//! Invariant: a transaction that is dropped, or whose beginning is, leaves nothing behind (`open_transaction`).
+//! Invariant: before the commit, a transaction writes only intents to the cache. They stop reads from the cache.
+//! Invariant: a cache update is the row as the last write of the transaction left it. Statements that larder does not
+//! see (raw SQL, also in a savepoint) may have changed rows, so they withdraw the cache updates recorded before them.
+//! Invariant: a statement that was dropped half-way may or may not have been executed, so the transaction can only be
+//! rolled back.
+//! Invariant: dropping a transaction, or the future that begins it, leaves no open transaction (`open_transaction`).
 //! Not here: the announcement (`announce`), and the writes (`write`).
 
 use std::{
@@ -34,7 +35,7 @@ use tracing::Instrument;
 use crate::{
     context::Context,
     database::{
-        self, Fate, Write,
+        self, Write, WriteOutcome,
         backend::Backend,
         dialect::Dialect,
         entity::Entity,
@@ -46,12 +47,12 @@ use crate::{
     protocol::{key::Key, token::Token},
     write::{
         StagedFailure,
-        announce::{Announcement, Ending, Site, Staging},
+        announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
         bulk::{Batch, Done},
     },
 };
 
-/// A transaction, or a savepoint inside one. Dropped before it is committed, it is rolled back.
+/// A transaction, or a savepoint inside one. If it is dropped before its commit, it is rolled back.
 ///
 /// ```
 /// # use larder_runtime::{Cache, Transaction};
@@ -77,9 +78,9 @@ enum Level<'c, DB: Backend> {
     },
 }
 
-/// What was noted at one level.
+/// What was recorded at one level.
 pub(crate) struct Scope {
-    staging: Staging,
+    staging: PendingWrites,
     callbacks: Vec<Callback>,
     /// A statement is under way, or was dropped half-way.
     is_running: bool,
@@ -87,9 +88,9 @@ pub(crate) struct Scope {
     is_raw: bool,
     /// A statement has failed here. Postgres then answers a commit with a rollback, and calls that a success.
     has_failed: bool,
-    /// What is known of the last statement on the connection. Shared by all levels.
+    /// The state of the last statement on the connection. Shared by all levels.
     statements: Statements,
-    /// In how many savepoints of the transaction this one lies, itself included.
+    /// How many savepoints are open at this level, including its own.
     savepoints: usize,
     /// The database has rolled the whole transaction back. Shared by all levels.
     is_doomed: Arc<AtomicBool>,
@@ -115,17 +116,17 @@ impl<DB: Backend> Transaction<'static, DB> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves no transaction behind.
+    /// Dropping the future leaves no open transaction.
     pub async fn begin(pool: &Pool<DB>) -> Result<Self, Error> {
         Self::open(pool, None).await
     }
 
-    /// As [`Transaction::begin`], with a statement of one's own in place of `BEGIN`, such as
+    /// As [`Transaction::begin`], with your own statement instead of `BEGIN`, such as
     /// `BEGIN ISOLATION LEVEL SERIALIZABLE` or SQLite's `BEGIN IMMEDIATE`.
     ///
     /// # Errors
     ///
-    /// Errors of the database, also when the statement begins no transaction.
+    /// Errors of the database, also if the statement does not begin a transaction.
     ///
     /// # Cancel safety
     ///
@@ -144,7 +145,7 @@ impl<DB: Backend> Transaction<'static, DB> {
         };
         let open = OpenTransaction::begin(pool, begin, then, None)
             .await
-            .map_err(|error| failed("begin", error, Fate::Nothing))?;
+            .map_err(|error| failed("begin", error, WriteOutcome::Nothing))?;
         let scope = Scope::new(open.statements().clone(), Arc::default(), 0);
         Ok(Self {
             level: Level::Top(open),
@@ -154,23 +155,25 @@ impl<DB: Backend> Transaction<'static, DB> {
 }
 
 impl<DB: Backend> Transaction<'_, DB> {
-    /// Begins a transaction inside this one. It must be committed or rolled back before this one goes on.
+    /// Begins a transaction inside this one. It must be committed or rolled back before this one continues.
     ///
     /// # Errors
     ///
-    /// Errors of the database, after which this transaction can only be rolled back, and kind [`ErrorKind::Aborted`] if that
-    /// was so before. On Postgres a statement that fails outside a savepoint leads there.
+    /// Errors of the database. After one, this transaction can only be rolled back. Kind
+    /// [`ErrorKind::TransactionAborted`] if it could only be rolled back before the call. On Postgres, any statement
+    /// that fails outside a savepoint has that effect.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped half-way, this transaction can only be rolled back.
+    /// If the future is dropped half-way, this transaction can only be rolled back.
     pub async fn savepoint(&mut self) -> Result<Transaction<'_, DB>, Error> {
         self.recover().await?;
         let (connection, scope) = self.parts()?;
-        // A savepoint that does not come about takes the whole transaction along: sqlx rolls back what is open then.
+        // If the savepoint cannot be created, sqlx rolls back the whole transaction.
         scope.begin_statement();
         let open = connection.begin().await;
-        let open = open.map_err(|error| failed("begin a savepoint in", error, Fate::Nothing))?;
+        let open =
+            open.map_err(|error| failed("begin a savepoint in", error, WriteOutcome::Nothing))?;
         scope.end_statement();
         let inner = scope.of_savepoint();
         Ok(Transaction {
@@ -182,45 +185,53 @@ impl<DB: Backend> Transaction<'_, DB> {
         })
     }
 
-    /// The connection of the transaction, for statements of one's own.
+    /// Returns the connection of the transaction, for raw SQL.
     ///
-    /// Larder does not see what they change: name it with `within(..).touch(..)` or `within(..).touch_all()`, before or after,
-    /// or old rows may be served until their time to live ends.
+    /// larder does not see what raw SQL changes. Mark the changed rows with `within(..).mark_changed(..)`, or all of
+    /// them with `within(..).mark_all_changed()`, before or after the statement. Otherwise old rows may be served until
+    /// their time to live ends.
     pub fn connection(&mut self) -> &mut DB::Connection {
-        // They may change rows that were written before, and only they know.
-        self.scope.staging.unpublish();
+        // Raw SQL may change rows that this transaction has written before.
+        self.scope.staging.cancel_updates();
         self.scope.is_raw = true;
         self.scope.statements.raw();
         self.level.connection()
     }
 
-    /// Runs something once the transaction is committed and the cache has been told. A savepoint's is dropped with it when
-    /// it is rolled back, and waits for the outermost commit otherwise.
+    /// Runs a future after the transaction has committed and its intents have ended. A callback of a savepoint runs
+    /// after the outermost commit. Rolling back the savepoint drops it.
     ///
-    /// It runs also when the future of [`Transaction::commit`] is dropped. A panic in it is logged and stops nothing else.
+    /// The callback runs even if the future of [`Transaction::commit`] is dropped. A panic in it is logged and does not
+    /// stop the other callbacks.
     pub fn after_commit(&mut self, callback: impl Future<Output = ()> + Send + 'static) {
         self.scope.callbacks.push(Box::pin(callback));
     }
 
-    /// Commits, or for a savepoint adds what was done to the transaction around it.
+    /// Commits the transaction. A savepoint hands its writes over to the enclosing transaction.
     ///
     /// # Errors
     ///
-    /// Errors of the database. Kind [`ErrorKind::OutcomeUnknown`] when the connection was lost on the way: the rows stay
-    /// uncached until it is certain that nothing can be committed any more. Kind [`ErrorKind::Store`] when an entity whose
-    /// `on_outage` is `consistent` could not be announced, and kind [`ErrorKind::Aborted`] when a statement was dropped
-    /// half-way or the database has rolled the transaction back: then nothing of it was committed.
+    /// Errors of the database, and these kinds:
+    ///
+    /// - [`ErrorKind::OutcomeUnknown`] if the connection was lost during the commit. The rows stay uncached until the
+    ///   commit can no longer take effect.
+    /// - [`ErrorKind::CacheUnavailable`] if the store could not be reached and the `on_outage` of an entity is
+    ///   `consistent`. Nothing was committed.
+    /// - [`ErrorKind::TransactionAborted`] if a statement was dropped half-way, or the database has rolled the
+    ///   transaction back. Nothing was committed.
     ///
     /// # Cancel safety
     ///
-    /// A commit that has begun runs to its end, also when the future is dropped.
+    /// A commit that has begun runs to its end even if the future is dropped.
     pub async fn commit(self) -> Result<(), Error> {
         let Self { mut level, scope } = self;
         let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
         if recovered.await.is_err() {
             scope.check::<DB>()?;
         }
-        if scope.is_raw && database::reopen::<DB>(level.connection(), scope.savepoints).await {
+        if scope.is_raw
+            && database::restart_if_rolled_back::<DB>(level.connection(), scope.savepoints).await
+        {
             scope.is_doomed.store(true, Ordering::Relaxed);
         }
         scope.check::<DB>()?;
@@ -229,8 +240,9 @@ impl<DB: Backend> Transaction<'_, DB> {
                 let committed = detached::run(commit(open, scope));
                 committed.await.unwrap_or_else(|stopped| {
                     Err(Error::with_source(
-                        ErrorKind::Aborted,
-                        "failed to commit a transaction: the task was stopped half-way",
+                        ErrorKind::OutcomeUnknown,
+                        "failed to commit a transaction: its task panicked or its runtime shut down, so it may or may not be \
+                         committed",
                         stopped,
                     ))
                 })
@@ -239,16 +251,18 @@ impl<DB: Backend> Transaction<'_, DB> {
                 parent.begin_statement();
                 let released = open.commit().await;
                 parent.end_statement();
-                // A savepoint that is gone elsewhere has gone with its transaction.
+                // Except on Postgres, a savepoint that no longer exists means that its transaction was rolled back.
                 parent.is_running = released.is_err() && DB::DIALECT != Dialect::Postgres;
-                released.map_err(|error| failed("commit a savepoint of", error, Fate::Nothing))?;
+                released.map_err(|error| {
+                    failed("commit a savepoint of", error, WriteOutcome::Nothing)
+                })?;
                 parent.absorb(scope);
                 Ok(())
             }
         }
     }
 
-    /// Undoes everything. The cache is as if nothing had happened.
+    /// Rolls back the transaction, or the savepoint. The cache does not change.
     ///
     /// # Errors
     ///
@@ -256,36 +270,38 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// # Cancel safety
     ///
-    /// As dropping the transaction.
+    /// Dropping the future is the same as dropping the transaction.
     pub async fn rollback(self) -> Result<(), Error> {
         let Self { mut level, scope } = self;
         let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
         if scope.is_busy::<DB>() || recovered.await.is_err() {
-            // The connection is in the middle of something, and its answer may never come: it is rolled back or closed when it
-            // is dropped.
+            // A statement is still running on the connection and may never be answered. Dropping the connection rolls
+            // it back or closes it.
             return Ok(());
         }
         let rolled_back = match level {
             Level::Top(mut open) => {
                 if scope.is_raw {
-                    database::reopen::<DB>(open.connection(), 0).await;
+                    database::restart_if_rolled_back::<DB>(open.connection(), 0).await;
                 }
                 let mut rolled_back = open.rollback().await;
                 if scope.is_doomed() {
-                    // The database has done it already, and may say so.
+                    // The database has already rolled back, and may report that as an error.
                     rolled_back = Ok(());
                 }
                 if DB::DIALECT != Dialect::Postgres && (scope.is_raw || scope.is_doomed()) {
-                    // Where the database had rolled back by itself, what was written after that was committed. Postgres
-                    // refuses it.
+                    // If the database had rolled back by itself, later statements were committed one by one, so drop
+                    // their keys. Postgres rejects such statements.
                     let staged = Announcement::new(Token::draw(), scope.staging);
-                    staged.end(Ending::Undone).await;
+                    staged.end(WriteEnd::Undone).await;
                 }
                 rolled_back
             }
             Level::Savepoint { mut open, parent } => {
                 parent.is_raw |= scope.is_raw;
-                if scope.is_raw && database::reopen::<DB>(&mut open, scope.savepoints).await {
+                if scope.is_raw
+                    && database::restart_if_rolled_back::<DB>(&mut open, scope.savepoints).await
+                {
                     scope.is_doomed.store(true, Ordering::Relaxed);
                 }
                 parent.begin_statement();
@@ -294,20 +310,20 @@ impl<DB: Backend> Transaction<'_, DB> {
                 rolled_back
             }
         };
-        rolled_back.map_err(|error| failed("roll back", error, Fate::Nothing))
+        rolled_back.map_err(|error| failed("roll back", error, WriteOutcome::Nothing))
     }
 
-    /// Sees to it that the connection is ready for a statement of larder.
+    /// Makes the connection ready for a statement of larder.
     async fn recover(&mut self) -> Result<(), Error> {
         let (connection, scope) = self.parts()?;
         let recovered = OpenTransaction::<DB>::recover(connection, &scope.statements);
         if let Err(error) = recovered.await {
-            tracing::debug!(%error, "the connection of a transaction does not answer as it should");
+            tracing::debug!(%error, "failed to prepare the connection of a transaction for the next statement");
         }
         self.scope.check::<DB>()
     }
 
-    /// Binds a repository on the connection of the transaction; its pool may have no other.
+    /// Binds a repository on the connection of the transaction. Its pool may have no other connection.
     async fn bind<E: Entity>(&mut self, repository: &Context<E, DB>) -> Result<(), Error> {
         self.recover().await?;
         let (connection, scope) = self.parts()?;
@@ -330,7 +346,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         let key = repository.key(id)?;
         self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
-        // A read that is dropped leaves nothing behind but, on MySQL, a connection that is of no use.
+        // A dropped read changes nothing, but on MySQL it makes the connection unusable.
         scope.statements.begin();
         let found = repository.database.select(connection, id).await;
         scope.statements.end();
@@ -338,37 +354,43 @@ impl<DB: Backend> Transaction<'_, DB> {
         match found {
             Ok(row) => Ok(row.map(Arc::new)),
             Err(error) => {
-                if database::dooms_transaction(&error) {
+                if database::aborts_transaction(&error) {
                     scope.is_doomed.store(true, Ordering::Relaxed);
                     let savepoints = self.scope.savepoints;
-                    database::reopen::<DB>(self.level.connection(), savepoints).await;
+                    database::restart_if_rolled_back::<DB>(self.level.connection(), savepoints)
+                        .await;
                 }
-                let what = repository.what(&key);
-                Err(database::describe("load", &what, error, Fate::Nothing))
+                let describe_row = repository.describe_row(&key);
+                Err(database::describe(
+                    "load",
+                    &describe_row,
+                    error,
+                    WriteOutcome::Nothing,
+                ))
             }
         }
     }
 
-    /// Notes a key that statements of the user's own have changed or will change.
-    pub(crate) fn touch<E: Entity>(
+    /// Records a key that raw SQL has changed or will change.
+    pub(crate) fn mark_changed<E: Entity>(
         &mut self,
         repository: &Arc<Context<E, DB>>,
         key: Key,
     ) -> Result<(), Error> {
         let (_, scope) = self.parts()?;
-        let site = Arc::clone(repository) as Arc<dyn Site>;
-        scope.staging.touch(site, key, None);
+        let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
+        scope.staging.mark_changed(target, key, None);
         Ok(())
     }
 
-    /// Notes that statements of the user's own have changed or will change any row of a repository.
-    pub(crate) fn touch_all<E: Entity>(
+    /// Records that raw SQL has changed or will change unknown rows of a repository.
+    pub(crate) fn mark_all_changed<E: Entity>(
         &mut self,
         repository: &Arc<Context<E, DB>>,
     ) -> Result<(), Error> {
         let (_, scope) = self.parts()?;
-        let site = Arc::clone(repository) as Arc<dyn Site>;
-        scope.staging.touch_all(site);
+        let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
+        scope.staging.mark_all_changed(target);
         Ok(())
     }
 
@@ -385,9 +407,9 @@ impl<DB: Backend> Transaction<'_, DB> {
             .write_staged(connection, &mut scope.staging, write)
             .await;
         if written.as_ref().is_err_and(|failure| failure.dooms) {
-            database::reopen::<DB>(connection, scope.savepoints).await;
+            database::restart_if_rolled_back::<DB>(connection, scope.savepoints).await;
         }
-        scope.settle(repository, written)
+        scope.finish_statement(repository, written)
     }
 
     /// Runs a batch of a repository. After an error the transaction must be undone.
@@ -403,12 +425,12 @@ impl<DB: Backend> Transaction<'_, DB> {
             .write_batch_staged(connection, &mut scope.staging, batch)
             .await;
         if written.as_ref().is_err_and(|failure| failure.dooms) {
-            database::reopen::<DB>(connection, scope.savepoints).await;
+            database::restart_if_rolled_back::<DB>(connection, scope.savepoints).await;
         }
-        scope.settle(repository, written)
+        scope.finish_statement(repository, written)
     }
 
-    /// The connection and what is noted, unless the transaction can only be rolled back.
+    /// Returns the connection and the scope. Fails if the transaction can only be rolled back.
     pub(crate) fn parts(&mut self) -> Result<(&mut DB::Connection, &mut Scope), Error> {
         self.scope.check::<DB>()?;
         Ok((self.level.connection(), &mut self.scope))
@@ -427,7 +449,7 @@ impl<DB: Backend> Level<'_, DB> {
 impl Scope {
     fn new(statements: Statements, is_doomed: Arc<AtomicBool>, savepoints: usize) -> Self {
         Self {
-            staging: Staging::default(),
+            staging: PendingWrites::default(),
             callbacks: Vec::new(),
             is_running: false,
             is_raw: false,
@@ -438,7 +460,7 @@ impl Scope {
         }
     }
 
-    /// The scope of a savepoint inside this one.
+    /// Returns the scope of a savepoint inside this one.
     fn of_savepoint(&self) -> Self {
         Self::new(
             self.statements.clone(),
@@ -447,35 +469,37 @@ impl Scope {
         )
     }
 
-    /// A statement is about to be sent whose effect is unknown unless it ends.
+    /// Records that a statement is about to be sent. Until it ends, its effect is unknown.
     fn begin_statement(&mut self) {
         self.is_running = true;
         self.statements.begin();
     }
 
-    /// It has ended.
+    /// Records that the statement has ended.
     fn end_statement(&mut self) {
         self.is_running = false;
         self.statements.end();
     }
 
-    /// Whether a statement was dropped half-way: of this level, or on MySQL, whose connections are of no use then, of any.
+    /// Returns whether a statement of this level was dropped half-way. On MySQL, a statement of any level counts,
+    /// because it makes the connection unusable.
     fn is_busy<DB: Backend>(&self) -> bool {
         self.is_running || (DB::DIALECT == Dialect::MySql && self.statements.is_running())
     }
 
     fn check<DB: Backend>(&self) -> Result<(), Error> {
         let why = if self.is_doomed() {
-            "the database has rolled it back, because of a deadlock or another failure that ends a transaction; begin a new one"
+            "the database has rolled it back, because of a deadlock or another failure that ends a transaction; begin a new \
+             transaction"
         } else if self.is_busy::<DB>() {
-            "a statement or savepoint of it was dropped half-way or has failed, so nobody knows what was run; \
+            "one of its statements or savepoints was dropped half-way or failed, so it is unknown what was executed; \
              roll the transaction back"
         } else {
             return Ok(());
         };
         Err(Error::new(
-            ErrorKind::Aborted,
-            format!("a transaction cannot go on: {why}"),
+            ErrorKind::TransactionAborted,
+            format!("failed to continue a transaction: {why}"),
         ))
     }
 
@@ -483,8 +507,8 @@ impl Scope {
         self.is_doomed.load(Ordering::Relaxed)
     }
 
-    /// Takes note of how a write has ended.
-    fn settle<E: Entity, DB: Backend, T>(
+    /// Records how a write has ended.
+    fn finish_statement<E: Entity, DB: Backend, T>(
         &mut self,
         repository: &Context<E, DB>,
         written: Result<T, StagedFailure>,
@@ -500,10 +524,10 @@ impl Scope {
         })
     }
 
-    /// Takes over what was noted in a savepoint.
+    /// Adds what a committed savepoint recorded.
     fn absorb(&mut self, savepoint: Self) {
         if savepoint.is_raw {
-            self.staging.unpublish();
+            self.staging.cancel_updates();
             self.is_raw = true;
         }
         self.staging.absorb(savepoint.staging);
@@ -517,20 +541,20 @@ async fn commit<DB: Backend>(open: OpenTransaction<DB>, scope: Scope) -> Result<
     commit_announced(open, scope.staging, is_seen).await?;
     for callback in scope.callbacks {
         if let Err(stopped) = tokio::spawn(callback.in_current_span()).await {
-            tracing::error!(%stopped, "a callback after a commit failed; the transaction is committed");
+            tracing::error!(%stopped, "an `after_commit` callback panicked; the transaction is committed");
         }
     }
     Ok(())
 }
 
-/// Commits. `is_seen` says that no statement was run but those that were staged.
+/// Commits. `is_seen` says that only the staged statements were executed, and no raw SQL.
 async fn commit_announced<DB: Backend>(
     mut open: OpenTransaction<DB>,
-    staging: Staging,
+    staging: PendingWrites,
     is_seen: bool,
 ) -> Result<(), Error> {
     let ttl = staging.intent_ttl();
-    // Also where nothing is announced: it tells whether the transaction is still open.
+    // Set a deadline even if nothing is announced: the statement shows whether the transaction is still open.
     let ttl = ttl.or((!is_seen).then_some(Policy::DEFAULT.intent_ttl));
     let deadline = ttl.and_then(|ttl| DB::DIALECT.deadline(ttl));
     let mut announcement = Announcement::new(Token::draw(), staging);
@@ -546,22 +570,22 @@ async fn commit_announced<DB: Backend>(
     );
     let reset = deadline.and_then(|deadline| deadline.reset);
     if let Err(error) = limited {
-        // Postgres refuses every statement after one that failed, and would answer a commit by rolling back. On MySQL what
-        // was written after a rollback by the database is committed, so its keys are dropped.
-        announcement.end(Ending::Undone).await;
-        return Err(failed("commit", error, Fate::Nothing));
+        // After a failed statement, Postgres rejects every other one, and a commit would roll back. On MySQL,
+        // statements after a rollback by the database are committed, so drop their keys.
+        announcement.end(WriteEnd::Undone).await;
+        return Err(failed("commit", error, WriteOutcome::Nothing));
     }
-    announcement.confirm().await;
-    if let Err(refusal) = announcement.refusal("commit") {
-        announcement.end(Ending::Undone).await;
-        undo(open, reset).await;
-        return Err(refusal);
-    }
-    let committed = announcement.during(open.commit()).await;
+    let (committed, announcement) = match announcement.attempt("commit", open.commit()).await {
+        Ok(attempted) => attempted,
+        Err(reason) => {
+            undo(open, reset).await;
+            return Err(reason);
+        }
+    };
     let is_committed = committed.is_ok();
     let concluded = conclude(announcement, committed);
     if is_committed && reset.is_none() {
-        // The next user of the connection need not wait for the cache.
+        // Return the connection to the pool before waiting for the cache.
         drop(open);
         return concluded.await;
     }
@@ -569,21 +593,21 @@ async fn commit_announced<DB: Backend>(
     concluded
 }
 
-/// Ends the announcement as the commit ended.
+/// Ends the announcement according to the outcome of the commit.
 async fn conclude(
     announcement: Announcement,
     committed: Result<(), sqlx::Error>,
 ) -> Result<(), Error> {
     let Err(error) = committed else {
-        announcement.end(Ending::Committed).await;
+        announcement.end(WriteEnd::Committed).await;
         return Ok(());
     };
-    let fate = Fate::of(&error);
+    let fate = WriteOutcome::of(&error);
     announcement.end(fate.into()).await;
     Err(failed("commit", error, fate))
 }
 
-/// Rolls back what is still open, and puts the session in order for the next user of the connection.
+/// Rolls back what is still open, and resets the session for the next user of the connection.
 async fn undo<DB: Backend>(mut open: OpenTransaction<DB>, reset: Option<sqlx::SqlStr>) {
     let undone = async {
         if let Some(reset) = reset {
@@ -592,10 +616,10 @@ async fn undo<DB: Backend>(mut open: OpenTransaction<DB>, reset: Option<sqlx::Sq
         open.rollback().await
     };
     if let Err(error) = undone.await {
-        tracing::debug!(%error, "a transaction could not be rolled back; its connection is given up");
+        tracing::debug!(%error, "failed to roll back a transaction; closing its connection");
     }
 }
 
-fn failed(verb: &str, error: sqlx::Error, fate: Fate) -> Error {
+fn failed(verb: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
     database::describe(verb, "a transaction", error, fate)
 }

@@ -43,7 +43,7 @@ const PRIVATE: &str = "LARDER_SERVERS_ARE_PRIVATE";
 
 /// Deletes rows that are still queued, at their keys.
 const EVICT: &str = "local count = 0 \
-    for _, marks in ipairs(redis.call('KEYS', 'larder:q:*:marks')) do \
+    for _, marks in ipairs(redis.call('KEYS', 'larder:q:*:pending')) do \
     for _, key in ipairs(redis.call('HKEYS', marks)) do count = count + redis.call('DEL', key) end end return count";
 /// Lets the claims of all partitions end.
 const DISCLAIM: &str = "for _, claim in ipairs(redis.call('KEYS', 'larder:q:*:flusher')) do redis.call('DEL', claim) end";

@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// How many violations are told in full.
-const MOST_TOLD: usize = 5;
+const MAX_TOLD: usize = 5;
 
 /// What the support of the tests runs in other processes; nothing here.
 fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
@@ -100,7 +100,7 @@ async fn run(options: Options) -> ExitCode {
         };
         for_database!(database, DB => stages.spawn(perform::<DB>(play)));
     }
-    program::verdict("crash", MOST_TOLD, Summary::passes, stages).await
+    program::verdict("crash", MAX_TOLD, Summary::passes, stages).await
 }
 
 /// The databases, each with whether the queue is in Redis. SQLite is also used by one process that keeps the queue itself, in a

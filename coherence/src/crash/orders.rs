@@ -49,7 +49,7 @@ pub(crate) struct Orders {
     /// Where Redis is; without it, the queue is in the process.
     pub(crate) redis: Option<String>,
     /// Where journals are kept.
-    pub(crate) journals: PathBuf,
+    pub(crate) journal_dir: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) seed: u64,
     pub(crate) broken: Option<Broken>,
@@ -68,7 +68,7 @@ impl Orders {
             self.address.url.clone(),
             self.address.name.clone(),
             self.redis.clone().unwrap_or_default(),
-            self.journals.display().to_string(),
+            self.journal_dir.display().to_string(),
             self.log.display().to_string(),
             self.seed.to_string(),
             self.broken
@@ -88,7 +88,7 @@ impl Orders {
             url,
             database,
             redis,
-            journals,
+            journal_dir,
             log,
             seed,
             broken,
@@ -109,7 +109,7 @@ impl Orders {
                 port: None,
             },
             redis: (!redis.is_empty()).then(|| redis.clone()),
-            journals: journals.into(),
+            journal_dir: journal_dir.into(),
             log: log.into(),
             seed: seed.parse().ok()?,
             broken: broken.parse().ok(),

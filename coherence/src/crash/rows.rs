@@ -58,7 +58,7 @@ macro_rules! row {
             strategy = "write_behind",
             partitions = 2,
             max_pending = 600,
-            on_full = "sync",
+            on_full = "flush",
             batch = 24,
             linger = "10ms",
             ttl = "1h",

@@ -45,7 +45,7 @@ const WRITERS: usize = 2;
 const FLUSHERS: usize = 2;
 
 /// How many writes and changes of a row are shown with a violation.
-const MOST_SHOWN: usize = 12;
+const MAX_SHOWN: usize = 12;
 
 /// The rounds after which each named point must have been met.
 const ROUNDS_FOR_ALL_POINTS: u64 = 30;
@@ -325,7 +325,7 @@ where
             counters: self.counters().start,
             address: self.address.clone(),
             redis: self.redis.as_ref().map(RedisServer::url),
-            journals: self.folder.path().to_owned(),
+            journal_dir: self.folder.path().to_owned(),
             seed: self.random.draw(),
             broken: self.play.broken,
             database: DB::KIND,
@@ -351,7 +351,7 @@ where
 
 /// A violation with what led to it.
 fn tell(database: &str, violation: &Violation, account: &Account, kept: &Kept) -> String {
-    let last = |length: usize| length.saturating_sub(MOST_SHOWN);
+    let last = |length: usize| length.saturating_sub(MAX_SHOWN);
     let writes = account.writes.iter().skip(last(account.writes.len()));
     let writes: Vec<_> = writes
         .map(|write| {

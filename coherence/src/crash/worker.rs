@@ -10,7 +10,7 @@ use std::{io::BufRead as _, sync::Arc, time::Duration};
 
 use larder::{
     Cache, Flusher, Repository,
-    store::faulty::{Faults, Mechanism},
+    store::{Mechanism, faulty::Faults},
 };
 use larder_coherence::{queue::options::Broken, random::Random};
 use rustix::process::Signal;
@@ -140,7 +140,7 @@ async fn cache(orders: &Orders, faults: &Faults) -> Cache {
     let builder = Cache::builder()
         .namespace("crash")
         .faults(faults)
-        .journals(&orders.journals)
+        .journal_dir(&orders.journal_dir)
         .connect_timeout(RESPONSE_TIMEOUT)
         .response_timeout(RESPONSE_TIMEOUT);
     match &orders.redis {

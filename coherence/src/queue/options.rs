@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_what_does() {
         for (line, known) in [
-            ("--database oracle", "postgres, mysql, sqlite"),
+            ("--database oracle", "postgres, mariadb, sqlite"),
             ("--break leg", "offset-cas, pending-index, order"),
             ("--rounds 0", "at least 1"),
             ("now", "now"),

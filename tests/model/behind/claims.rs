@@ -1,6 +1,6 @@
 //! What is claimed of write-behind, and the situations that a search must have met to be worth anything.
 
-use larder::state::{State, View, view};
+use larder::state::{Lookup, State, lookup};
 use stateright::Property;
 
 use crate::{
@@ -89,7 +89,7 @@ pub(crate) fn sometimes(scene: Claim) -> Property<Behind> {
     let condition: fn(&Behind, &World) -> bool = match scene {
         RESTORED => |_, world| {
             let server = &world.servers[world.primary()];
-            (0..KEYS).any(|key| server.marks[key].is_some() && server.keys[key].is_none())
+            (0..KEYS).any(|key| server.pending_index[key].is_some() && server.keys[key].is_none())
         },
         OVERTAKEN => |_, world| {
             world.flushers.iter().any(|flusher| {
@@ -127,7 +127,7 @@ pub(crate) fn sometimes(scene: Claim) -> Property<Behind> {
             world
                 .readers
                 .iter()
-                .any(|reader| matches!(reader.read, Read::Unsettled { .. }))
+                .any(|reader| matches!(reader.read, Read::StalePending { .. }))
         },
         CLOSED => |_, world| {
             let mut offsets = world.database.offsets.iter();
@@ -175,8 +175,8 @@ fn is_applied(written: &Written) -> bool {
 fn served(world: &World, key: usize) -> Option<(Image, bool)> {
     let server = &world.servers[world.primary()];
     let state = server.keys[key].as_ref().map(|slot| &slot.state);
-    match view(state, identity(server.stamp)) {
-        View::Value | View::Negative => {
+    match lookup(state, identity(server.stamp)) {
+        Lookup::Value(..) | Lookup::Negative(_) => {
             let queued = matches!(state, Some(State::Pending(..)));
             content(state?).map(|(image, _)| (image, queued))
         }
@@ -253,6 +253,6 @@ fn is_settled(world: &World) -> bool {
         |key: &Key| matches!(key, Some(slot) if matches!(slot.state, State::Pending(..)));
     world.written.iter().all(|one| one.fate != Fate::Queued)
         && !server.keys.iter().any(is_pending)
-        && server.marks.iter().all(Option::is_none)
+        && server.pending_index.iter().all(Option::is_none)
         && server.logs.is_empty()
 }

@@ -9,7 +9,7 @@ use crate::behind::{
 
 /// What a flusher would do next if it looked.
 enum Work {
-    Rotate(Option<u8>),
+    NeedsIncarnation(Option<u8>),
     Flush(u8, bool),
 }
 
@@ -17,7 +17,7 @@ enum Work {
 pub(crate) fn next(world: &World, number: usize, broken: Option<Broken>) -> Option<&'static str> {
     Some(match &world.flushers[number].step {
         FlusherStep::Idle => match work(world, number, broken)? {
-            Work::Rotate(_) => "finds another history",
+            Work::NeedsIncarnation(_) => "finds another history",
             Work::Flush(..) => "asks the database for the position",
         },
         FlusherStep::Believing { .. } => "fetches",
@@ -36,7 +36,7 @@ pub(crate) fn step(world: &mut World, number: usize, broken: Option<Broken>) {
     let next = match world.flushers[number].step.clone() {
         FlusherStep::Idle => match work(world, number, broken) {
             None => FlusherStep::Idle,
-            Some(Work::Rotate(seen)) => FlusherStep::Rotating {
+            Some(Work::NeedsIncarnation(seen)) => FlusherStep::Rotating {
                 seen,
                 stamp: world.servers[at].stamp,
             },
@@ -107,7 +107,9 @@ fn work(world: &World, number: usize, broken: Option<Broken>) -> Option<Work> {
             .state
             .is_none_or(|queue| queue.stamp != server.stamp || is_over(queue.epoch))
     {
-        return Some(Work::Rotate(server.state.map(|queue| queue.epoch)));
+        return Some(Work::NeedsIncarnation(
+            server.state.map(|queue| queue.epoch),
+        ));
     }
     let late = (1..=database.latest())
         .find(|epoch| database.offset(*epoch).closed && !server.log(*epoch).is_empty());

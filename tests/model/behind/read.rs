@@ -24,7 +24,7 @@ pub(crate) fn next(read: Read) -> &'static str {
         Read::Idle => "asks the store",
         Read::Leased { .. } | Read::Bypassing { .. } => "reads the row",
         Read::Loaded { .. } => "fills",
-        Read::Unsettled { .. } => "asks the database for the position",
+        Read::StalePending { .. } => "asks the database for the position",
         Read::Settled { .. } => "drops a queued write that was applied",
     }
 }
@@ -50,14 +50,18 @@ pub(crate) fn step(
                 }
                 Found::Leased => Step::Next(Read::Leased { stamp, since }),
                 Found::Busy => Step::Next(Read::Bypassing { since }),
-                Found::Unsettled(_, image) if broken == Some(Broken::Believe) => {
+                Found::StalePending(_, image) if broken == Some(Broken::Believe) => {
                     world.serve(server, key, image, since);
                     Step::Done(image, None)
                 }
-                Found::Unsettled(mark, _) if broken == Some(Broken::Dismiss) => {
-                    Step::Next(Read::Settled { mark })
+                Found::StalePending(position, _) if broken == Some(Broken::Dismiss) => {
+                    Step::Next(Read::Settled { position })
                 }
-                Found::Unsettled(mark, image) => Step::Next(Read::Unsettled { mark, image, since }),
+                Found::StalePending(position, image) => Step::Next(Read::StalePending {
+                    position,
+                    image,
+                    since,
+                }),
             }
         }
         Read::Leased { stamp, since } => {
@@ -72,17 +76,21 @@ pub(crate) fn step(
             world.serve(server, key, row, since);
             Step::Done(row, None)
         }
-        Read::Unsettled { mark, image, since } => {
-            let (epoch, number) = place(mark);
+        Read::StalePending {
+            position,
+            image,
+            since,
+        } => {
+            let (epoch, number) = place(position);
             let offset = world.database.offset(epoch);
             if offset.closed || offset.position >= number {
-                return Step::Next(Read::Settled { mark });
+                return Step::Next(Read::Settled { position });
             }
             world.serve(server, key, image, since);
             Step::Done(image, None)
         }
-        Read::Settled { mark } => {
-            world.servers[server].drop_settled(key, mark);
+        Read::Settled { position } => {
+            world.servers[server].drop_settled(key, position);
             Step::Next(Read::Idle)
         }
     }

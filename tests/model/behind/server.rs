@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use larder::{
-    mark::Mark,
-    state::{self, Condition, Judgement, Lease, Meta, Pending, Slot, State, View},
+    queue_position::QueuePosition,
+    state::{self, Condition, Judgement, Lease, Lookup, Meta, Pending, Slot, State},
     token::Token,
 };
 
 use crate::{
     behind::{
         broken::Broken,
-        world::{Entry, Image, KEYS, Queue, Server, mark, place},
+        world::{Entry, Image, KEYS, Queue, Server, place, position},
     },
     store::{LONG_MS, SHORT_MS, apply, identity, lease},
 };
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) enum Answer {
     Done(u8, u8),
     /// Another incarnation has to be begun after this one.
-    Rotate(Option<u8>),
+    NeedsIncarnation(Option<u8>),
     Judged(Judgement),
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Found {
     Row(Image, Token),
     Leased,
     Busy,
-    Unsettled(Mark, Image),
+    StalePending(QueuePosition, Image),
 }
 
 impl Server {
@@ -39,7 +39,7 @@ impl Server {
             stamp,
             state: None,
             keys: [const { None }; KEYS],
-            marks: [None; KEYS],
+            pending_index: [None; KEYS],
             logs: BTreeMap::new(),
         }
     }
@@ -57,17 +57,17 @@ impl Server {
             .state
             .filter(|queue| queue.stamp == stamp || broken == Some(Broken::Stamp))
         else {
-            return Answer::Rotate(self.state.map(|queue| queue.epoch));
+            return Answer::NeedsIncarnation(self.state.map(|queue| queue.epoch));
         };
         let number = queue.last + 1;
-        let pending = pending(mark(queue.epoch, number), image, stamp);
+        let pending = pending(position(queue.epoch, number), image, stamp);
         let judgement = apply(&mut self.keys[key], |slot| {
             state::put(slot.as_ref(), pending, image.write, condition)
         });
         if judgement != Judgement::Met {
             return Answer::Judged(judgement);
         }
-        self.marks[key] = Some(pending.mark);
+        self.pending_index[key] = Some(pending.position);
         self.state = Some(Queue {
             last: number,
             ..queue
@@ -85,38 +85,38 @@ impl Server {
     pub(crate) fn acquire(&mut self, key: usize, name: Token, broken: Option<Broken>) -> Found {
         let identity = identity(self.stamp);
         let nothing = matches!(
-            state::view(self.keys[key].as_ref().map(|slot| &slot.state), identity),
-            View::Absent | View::Foreign
+            state::lookup(self.keys[key].as_ref().map(|slot| &slot.state), identity),
+            Lookup::Absent | Lookup::Foreign { .. }
         );
         let looks = nothing && broken != Some(Broken::Marks);
-        if let Some(mark) = self.marks[key].filter(|_| looks) {
-            match self.queued(mark) {
+        if let Some(position) = self.pending_index[key].filter(|_| looks) {
+            match self.queued(position) {
                 Some(entry) => {
-                    let pending = pending(mark, entry.image, entry.stamp);
+                    let pending = pending(position, entry.image, entry.stamp);
                     self.keys[key] = Some(Slot {
                         state: State::Pending(pending, entry.image.write),
                         remaining_ms: state::FOREVER,
                     });
                 }
                 // It was cut off, so it was flushed.
-                None => self.marks[key] = None,
+                None => self.pending_index[key] = None,
             }
         }
         let slot = self.keys[key].as_ref();
         let state = slot.map(|slot| &slot.state);
-        match (state::view(state, identity), state) {
-            (View::Value | View::Negative, Some(state)) => {
+        match (state::lookup(state, identity), state) {
+            (Lookup::Value(..) | Lookup::Negative(_), Some(state)) => {
                 let (image, token) = content(state).expect("a value says which write made it");
                 Found::Row(image, token)
             }
-            (View::Unsettled, Some(State::Pending(pending, write))) => Found::Unsettled(
-                pending.mark,
+            (Lookup::StalePending, Some(State::Pending(pending, write))) => Found::StalePending(
+                pending.position,
                 Image {
                     write: *write,
                     exists: !pending.is_deletion,
                 },
             ),
-            (View::Absent | View::Foreign, _) if self.may_fill(broken) => {
+            (Lookup::Absent | Lookup::Foreign { .. }, _) if self.may_fill(broken) => {
                 let lease = lease(name, self.stamp);
                 apply(&mut self.keys[key], |slot| {
                     state::acquire(slot.as_ref(), lease, SHORT_MS)
@@ -149,8 +149,8 @@ impl Server {
     }
 
     /// Drops a queued write that is in the database, unless there is a later one.
-    pub(crate) fn drop_settled(&mut self, key: usize, mark: Mark) {
-        self.settle_one(key, mark, 0, None);
+    pub(crate) fn drop_settled(&mut self, key: usize, position: QueuePosition) {
+        self.settle_one(key, position, 0, None);
     }
 
     /// What was flushed becomes an ordinary entry, and the log is cut off.
@@ -161,7 +161,7 @@ impl Server {
             .collect();
         for (key, (number, is_kept)) in latest {
             let keep = if is_kept { LONG_MS } else { 0 };
-            self.settle_one(key, mark(epoch, number), keep, broken);
+            self.settle_one(key, position(epoch, number), keep, broken);
         }
         let last = entries.last().map_or(0, |(entry, _)| entry.number);
         self.trim(epoch, |entry| match broken {
@@ -170,24 +170,30 @@ impl Server {
         });
     }
 
-    fn settle_one(&mut self, key: usize, mark: Mark, keep: u64, broken: Option<Broken>) {
-        let mut mark = mark;
+    fn settle_one(
+        &mut self,
+        key: usize,
+        position: QueuePosition,
+        keep: u64,
+        broken: Option<Broken>,
+    ) {
+        let mut position = position;
         if broken == Some(Broken::SettleCompare) {
             if let Some(Slot {
                 state: State::Pending(pending, _),
                 ..
             }) = &self.keys[key]
             {
-                mark = pending.mark;
+                position = pending.position;
             }
-            self.marks[key] = None;
+            self.pending_index[key] = None;
         }
         if broken == Some(Broken::DropInstead) {
             apply(&mut self.keys[key], |slot| state::invalidate(slot.as_ref()));
         }
-        self.marks[key] = self.marks[key].filter(|known| *known != mark);
+        self.pending_index[key] = self.pending_index[key].filter(|known| *known != position);
         apply(&mut self.keys[key], |slot| {
-            state::settle(slot.as_ref(), mark, keep)
+            state::settle(slot.as_ref(), position, keep)
         });
     }
 
@@ -204,8 +210,10 @@ impl Server {
     /// Removes what the log of a closed incarnation was the last to write.
     pub(crate) fn clear(&mut self, epoch: u8) {
         for key in 0..KEYS {
-            if let Some(mark) = self.marks[key].filter(|mark| place(*mark).0 == epoch) {
-                self.drop_settled(key, mark);
+            if let Some(position) =
+                self.pending_index[key].filter(|position| place(*position).0 == epoch)
+            {
+                self.drop_settled(key, position);
             }
         }
     }
@@ -227,8 +235,8 @@ impl Server {
         self.logs.get(&epoch).map_or(&[], Vec::as_slice)
     }
 
-    fn queued(&self, mark: Mark) -> Option<Entry> {
-        let (epoch, number) = place(mark);
+    fn queued(&self, position: QueuePosition) -> Option<Entry> {
+        let (epoch, number) = place(position);
         let mut log = self.log(epoch).iter();
         log.find(|entry| entry.number == number).copied()
     }
@@ -242,25 +250,23 @@ pub(crate) fn content(state: &State<u8>) -> Option<(Image, Token)> {
         State::Pending(pending, _) => (&pending.meta, !pending.is_deletion),
         _ => return None,
     };
-    let write = u8::try_from(meta.version).expect("a model has few writes");
+    let write = u8::try_from(meta.loaded_at_ms).expect("a model has few writes");
     Some((Image { write, exists }, meta.lease.token))
 }
 
-fn pending(mark: Mark, image: Image, stamp: u8) -> Pending {
+fn pending(position: QueuePosition, image: Image, stamp: u8) -> Pending {
     let token = Token::numbered(1_000 + u64::from(image.write));
     Pending {
-        mark,
+        position,
         is_deletion: !image.exists,
         meta: meta(lease(token, stamp), image),
     }
 }
 
-/// The version of an entry is the write that made it.
+/// The load time of an entry, which decides nothing, says here which write made it.
 fn meta(lease: Lease, image: Image) -> Meta {
     Meta {
         lease,
-        loaded_at_ms: 0,
-        load_cost_us: 0,
-        version: image.write.into(),
+        loaded_at_ms: image.write.into(),
     }
 }

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use larder::{
-    mark::{Incarnation, Mark},
+    queue_position::{Incarnation, QueuePosition},
     token::Token,
 };
 
@@ -106,7 +106,7 @@ pub(crate) struct Server {
     pub(crate) stamp: u8,
     pub(crate) state: Option<Queue>,
     pub(crate) keys: [Key; KEYS],
-    pub(crate) marks: [Option<Mark>; KEYS],
+    pub(crate) pending_index: [Option<QueuePosition>; KEYS],
     /// The log of each epoch; an empty one is none.
     pub(crate) logs: BTreeMap<u8, Vec<Entry>>,
 }
@@ -159,14 +159,14 @@ pub(crate) enum Read {
         since: u8,
     },
     /// Has found a queued write of another history.
-    Unsettled {
-        mark: Mark,
+    StalePending {
+        position: QueuePosition,
         image: Image,
         since: u8,
     },
     /// Has learnt that this queued write is in the database.
     Settled {
-        mark: Mark,
+        position: QueuePosition,
     },
 }
 
@@ -333,8 +333,8 @@ impl World {
 }
 
 /// The place of a write as the state machine knows it.
-pub(crate) fn mark(epoch: u8, number: u8) -> Mark {
-    Mark {
+pub(crate) fn position(epoch: u8, number: u8) -> QueuePosition {
+    QueuePosition {
         incarnation: Incarnation {
             epoch: epoch.into(),
             nonce: 0,
@@ -344,9 +344,9 @@ pub(crate) fn mark(epoch: u8, number: u8) -> Mark {
 }
 
 /// The epoch and the number of a mark.
-pub(crate) fn place(mark: Mark) -> (u8, u8) {
+pub(crate) fn place(position: QueuePosition) -> (u8, u8) {
     let small = |number: u64| u8::try_from(number).expect("a model counts few things");
-    (small(mark.incarnation.epoch), small(mark.number))
+    (small(position.incarnation.epoch), small(position.number))
 }
 
 impl fmt::Display for Action {

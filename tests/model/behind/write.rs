@@ -195,8 +195,8 @@ fn put(world: &mut World, number: usize, put: Put, broken: Option<Broken>) -> Wr
             world.writers[number].memory.insert(epoch, place);
             done(world, number);
         }
-        Answer::Rotate(seen) => return WriterStep::Rotating { seen, stamp },
-        Answer::Judged(Judgement::Met | Judgement::Refused | Judgement::Unknown) => {
+        Answer::NeedsIncarnation(seen) => return WriterStep::Rotating { seen, stamp },
+        Answer::Judged(Judgement::Met | Judgement::ConditionFailed | Judgement::RowUnknown) => {
             if world.writers[number].left == 0 {
                 done(world, number);
             }

@@ -1,23 +1,23 @@
 //! The statements of batches: as rows of parameters, or as one array per column.
 //!
-//! Not here: how many rows a statement is given (`chunks`).
+//! Not here: how many rows a statement gets (`chunks`).
 
 use sqlx::SqlStr;
 
 use super::Text;
 use crate::database::{backend::Backend, column::Role, dialect::sql};
 
-/// What the rows given to a statement are called in it.
+/// The alias of the given rows in a statement.
 const GIVEN: &str = "given";
-/// What the table is called in a statement that is given rows.
+/// The alias of the table in a statement with given rows.
 const TARGET: &str = "target";
-/// What a statement returns behind a row that triggers may change before the transaction ends.
+/// The value after a returned row that triggers may change before the transaction ends.
 pub(crate) const TRIGGERS: i64 = 1;
-/// What it returns behind a row that triggers may change when the transaction ends.
+/// The value after a returned row that triggers may change when the transaction ends.
 pub(crate) const DEFERRED: i64 = 2;
 
 impl<DB: Backend> Text<'_, DB> {
-    /// Inserts so many rows. Binds the wanted columns, row by row.
+    /// Inserts this many rows. Binds the wanted columns, row by row.
     pub(crate) fn insert_rows(
         &self,
         wanted: fn(Role) -> bool,
@@ -27,8 +27,8 @@ impl<DB: Backend> Text<'_, DB> {
         sql(self.insert_values(wanted, rows) + &self.returning(reads_back))
     }
 
-    /// Inserts so many rows, or changes those that are there. Binds the columns that a save writes, row by row. With
-    /// `returns`, where the dialect can, it returns the rows as [`Text::returning_final`] says.
+    /// Inserts this many rows, or updates those that exist. Binds the columns that a save writes, row by row. With
+    /// `returns`, it returns the rows as in [`Text::returning_final`], if the dialect can.
     pub(crate) fn upsert_rows(&self, rows: usize, returns: bool) -> SqlStr {
         sql(self.insert_values(Role::is_saved, rows)
             + &self.on_conflict()
@@ -56,7 +56,7 @@ impl<DB: Backend> Text<'_, DB> {
     /// Inserts rows given as arrays, in their order. Binds one array per wanted column.
     pub(crate) fn insert_arrays(&self, wanted: fn(Role) -> bool, reads_back: bool) -> SqlStr {
         let names = self.names(wanted).join(", ");
-        // The place of each row decides the order in which ids are generated.
+        // The index of each row determines the order in which ids are generated.
         sql(format!(
             "INSERT INTO {} ({names}) SELECT {names} FROM {} ORDER BY larder_place{}",
             self.table,
@@ -65,8 +65,8 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
-    /// Inserts the rows given as arrays, or changes those that are there. Binds one array per column that a save writes. With
-    /// `returns` it returns the rows as [`Text::returning_final`] says.
+    /// Inserts the rows given as arrays, or updates those that exist. Binds one array per column that a save writes.
+    /// With `returns`, it returns the rows as in [`Text::returning_final`].
     pub(crate) fn upsert_arrays(&self, returns: bool) -> SqlStr {
         let names = self.names(Role::is_saved).join(", ");
         sql(format!(
@@ -78,16 +78,16 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
-    /// Returns the rows of a statement as it leaves them, and behind their columns what may come after that: 0 for nothing,
-    /// [`TRIGGERS`] for triggers, which may also change a row that was returned before, and [`DEFERRED`] for some that run when
-    /// the transaction ends. Asked with each statement, so that a trigger of yesterday's migration is seen; the database works
-    /// it out once for all rows.
+    /// Returns the clause that returns the resulting rows of a statement. After their columns it returns what may still
+    /// change them: 0 for nothing, [`TRIGGERS`] for triggers, which may also change a row that was returned before, and
+    /// [`DEFERRED`] for triggers that run when the transaction ends. Each statement asks for it, so that a trigger of a
+    /// later migration is detected. The database computes it once for all rows.
     fn returning_final(&self, returns: bool) -> String {
         if !(returns && self.dialect.returns_rows_of_upserts()) {
             return String::new();
         }
         let table = format!("to_regclass('{}')", self.table.replace('\'', "''"));
-        // What is not a plain table has triggers elsewhere.
+        // A relation that is not a plain table has its triggers elsewhere.
         format!(
             " RETURNING {}, CASE WHEN (SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = {table}) \
              THEN COALESCE((SELECT MAX(CASE WHEN tginitdeferred THEN {DEFERRED} ELSE {TRIGGERS} END) \
@@ -96,7 +96,7 @@ impl<DB: Backend> Text<'_, DB> {
         )
     }
 
-    /// Changes the rows given as arrays. Binds one array per column that an update writes or compares.
+    /// Updates the rows given as arrays. Binds one array per column that an update writes or compares.
     pub(crate) fn update_arrays(&self) -> SqlStr {
         let mut assignments: Vec<_> = self
             .names(|role| role == Role::Plain)
@@ -138,7 +138,7 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
-    /// Deletes so many rows. Binds what tells each of them, row by row.
+    /// Deletes this many rows. Binds the columns that identify them, row by row.
     pub(crate) fn delete_rows(&self, rows: usize, compares_version: bool) -> SqlStr {
         sql(format!(
             "DELETE FROM {} WHERE {}",
@@ -163,12 +163,12 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
-    /// Reads so many rows. Binds their ids, row by row.
+    /// Reads this many rows. Binds their ids, row by row.
     pub(crate) fn select_rows(&self, rows: usize) -> SqlStr {
         sql(self.current(self.select(&self.any_of(rows, false))))
     }
 
-    /// Counts how many of so many rows there are now. Binds their ids, row by row.
+    /// Counts how many of this many rows exist now. Binds their ids, row by row.
     pub(crate) fn count_rows(&self, rows: usize) -> SqlStr {
         sql(self.current(format!(
             "SELECT COUNT(*) FROM {} WHERE {}",
@@ -177,7 +177,7 @@ impl<DB: Backend> Text<'_, DB> {
         )))
     }
 
-    /// The columns that tell a row, and its version if that is compared.
+    /// Returns the columns that identify a row, including its version if that is compared.
     pub(crate) fn told_by(compares_version: bool) -> fn(Role) -> bool {
         if compares_version {
             |role| role.is_id() || role == Role::Version
@@ -186,7 +186,7 @@ impl<DB: Backend> Text<'_, DB> {
         }
     }
 
-    /// How many parameters it takes to tell a row.
+    /// Returns the number of parameters that identify a row.
     pub(crate) fn parameters_per_row(&self, compares_version: bool) -> usize {
         let told = self.names(Self::told_by(compares_version)).len();
         let repeated = self.columns.iter().filter(|column| self.is_text_id(column));
@@ -197,7 +197,7 @@ impl<DB: Backend> Text<'_, DB> {
         }
     }
 
-    /// The rows of a batch as a table.
+    /// Returns the rows of a batch as a table expression.
     fn given(&self, wanted: fn(Role) -> bool, suffix: &str, more: &str) -> String {
         let names = self.names(wanted);
         let arrays: Vec<_> = (1..=names.len())
@@ -210,7 +210,7 @@ impl<DB: Backend> Text<'_, DB> {
         )
     }
 
-    /// That a row of the table is one of the given ones.
+    /// Returns the condition that a row of the table is one of the given ones.
     fn is_given(&self, compares_version: bool) -> String {
         let mut conditions = Vec::new();
         for column in self.columns.iter().filter(|column| column.role.is_id()) {

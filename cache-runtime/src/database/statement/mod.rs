@@ -1,8 +1,8 @@
-//! The statements of one entity in one dialect, written once when its repository is made.
+//! The statements of one entity in one dialect, generated once when its repository is created.
 //!
-//! Text ids are compared twice: as the column's collation does, which finds the index, and byte for byte. Under a collation
-//! that ignores case (MariaDB's default) `abc` and `ABC` are one row to the database but two keys to the cache; with the
-//! second comparison they are two ids to the database too, so no write can reach a row past its key.
+//! Text ids are compared twice: with the column's collation, which uses the index, and byte for byte. Under a collation
+//! that ignores case (MariaDB's default), `abc` and `ABC` are one row for the database but two keys for the cache. With
+//! the second comparison they are two ids for the database too, so no write can change a row without its cache key.
 //!
 //! Invariant: the text never contains a value; values are bound, in the order given by [`Binding`](crate::database::source::Binding).
 
@@ -24,37 +24,37 @@ use crate::database::{
 pub(crate) struct Statements {
     /// Reads the row with an id. Binds the id (see [`Statements::repeats_text_ids`]).
     pub(crate) select: SqlStr,
-    /// Reads a row as it is now, also in a transaction that has read before. Binds the id as `select` does.
+    /// Reads the current row, also in a transaction that has read before. Binds the id as `select` does.
     pub(crate) select_current: SqlStr,
-    /// Reads the row whose generated id the driver reported, as it is now. Binds that number.
+    /// Reads the current row with the generated id that the driver reported. Binds that number.
     pub(crate) select_generated: SqlStr,
     /// Inserts a row. Binds the columns that the database does not fill in.
     pub(crate) insert: SqlStr,
-    /// Changes a row. Binds the plain columns, then the id, then the version if there is one.
+    /// Updates a row. Binds the plain columns, then the id, then the version if there is one.
     pub(crate) update: SqlStr,
-    /// Inserts a row or changes it. Binds all columns but the generated ones in field order.
+    /// Inserts a row or updates it. Binds all columns but the generated ones in field order.
     pub(crate) upsert: SqlStr,
-    /// Deletes a row whatever its version. Binds the id.
+    /// Deletes a row with any version. Binds the id.
     pub(crate) delete: SqlStr,
     /// Deletes a row of one version. Binds the id, then the version if there is one.
     pub(crate) delete_row: SqlStr,
-    /// Whether the id's text parts are bound a second time behind the id, because parameters cannot be used twice.
+    /// Whether the id's text parts are bound a second time after the id, because parameters cannot be used twice.
     pub(crate) repeats_text_ids: bool,
-    /// Whether a written row is read back: because the database fills in columns, or because what it holds is wanted.
+    /// Whether a written row is read back, because the database fills in columns, or because the caller needs it.
     pub(crate) reads_back: bool,
-    /// Whether the database chooses the id.
+    /// Whether the database generates the id.
     pub(crate) generates_id: bool,
 }
 
 impl Statements {
-    /// Writes the statements for a table with these columns; `wants_rows` asks for every written row to be read back.
+    /// Returns the statements for a table with these columns. `wants_rows`: read back every written row.
     pub(crate) fn new<DB: Backend>(
         table: &str,
         columns: &[ColumnSpec<DB>],
         wants_rows: bool,
     ) -> Self {
         let text = Text::new(table, columns);
-        // The version is counted up by the database.
+        // The database increments the version.
         let reads_back = wants_rows
             || columns
                 .iter()
@@ -118,7 +118,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
         self.names(|_| true).join(", ")
     }
 
-    /// `id = ..`, exactly, for parameters from `first` on.
+    /// Returns the exact condition `id = ..` for parameters from `first` on.
     fn id_condition(&self, first: usize) -> String {
         let mut equal = Vec::new();
         let mut exact = Vec::new();
@@ -139,7 +139,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
         equal.join(" AND ")
     }
 
-    /// As [`Text::id_condition`], and that the row still has the version that follows the id.
+    /// As [`Text::id_condition`], with the condition that the row still has the version that follows the id.
     fn row_condition(&self, first: usize) -> String {
         let mut condition = self.id_condition(first);
         if let Some(version) = self.version() {
@@ -163,8 +163,8 @@ impl<'a, DB: Backend> Text<'a, DB> {
         )
     }
 
-    /// A read of MySQL that is not of the transaction's snapshot: an update that sets a row to what it is already leaves no
-    /// version of it there.
+    /// Returns a read of MySQL that does not use the transaction's snapshot. An update that does not change a row
+    /// leaves no new version of it in the snapshot.
     fn current(&self, select: String) -> String {
         match self.dialect {
             Dialect::MySql => select + " FOR UPDATE",
@@ -213,7 +213,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 .map(|version| format!("{version} = {version} + 1")),
         );
         if assignments.is_empty() {
-            // Nothing to change: the statement still tells whether the row exists.
+            // Nothing to change: the statement still shows whether the row exists.
             let ids = self.names(Role::is_id);
             assignments.extend(ids.iter().map(|id| format!("{id} = {id}")));
         }
@@ -226,8 +226,9 @@ impl<'a, DB: Backend> Text<'a, DB> {
         )
     }
 
-    /// Insert or change. MySQL's `ON DUPLICATE KEY UPDATE` would change the row that any unique key collides with, whatever
-    /// its id, and so past its cache key; there an update is tried first, and this is the insert that follows.
+    /// Returns the insert-or-update statement. MySQL's `ON DUPLICATE KEY UPDATE` would update the row that any unique
+    /// key collides with, even one with another id, whose cache key would not be invalidated. So on MySQL an update is
+    /// tried first, and this is the insert that follows.
     fn upsert(&self, reads_back: bool) -> String {
         let insert = self.insert(Role::is_saved, false);
         if self.dialect == Dialect::MySql {
@@ -236,8 +237,8 @@ impl<'a, DB: Backend> Text<'a, DB> {
         insert + &self.on_conflict() + &self.returning(reads_back)
     }
 
-    /// What an insert does with a row whose id is there already: it changes that row, in the version it has here, and no
-    /// other one.
+    /// Returns the clause of an insert for an existing id: update that row if it has the given version, and no other
+    /// row.
     fn on_conflict(&self) -> String {
         let ids = self.names(Role::is_id);
         let version = self.version();
@@ -286,8 +287,8 @@ impl<'a, DB: Backend> Text<'a, DB> {
         text
     }
 
-    /// As [`Text::on_conflict`] for MySQL, which goes on with the row that any unique key collides with, whatever its id: such
-    /// a row is left as it is, and the caller has to look whether its own row is there.
+    /// As [`Text::on_conflict`] for MySQL, which selects the row that any unique key collides with, even one with
+    /// another id. Such a row is not changed, and the caller must check whether its own row exists.
     fn on_duplicate(&self, changed: &[String]) -> String {
         let mut own = Vec::new();
         for column in self.columns.iter().filter(|column| column.role.is_id()) {

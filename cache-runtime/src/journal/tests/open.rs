@@ -13,7 +13,7 @@ use super::content;
 use crate::journal::{
     Journal, JournalError, Record, SEGMENT_SIZE,
     files::{Files, Step},
-    format::LONGEST_RECORD,
+    format::MAX_RECORD,
 };
 
 fn directory() -> TempDir {
@@ -354,7 +354,7 @@ async fn directory_that_is_gone_fails_the_next_segment() {
 async fn record_that_is_too_long_harms_nobody() {
     let directory = directory();
     let (journal, _) = small(&directory);
-    let error = journal.append(&vec![0; LONGEST_RECORD + 1]).unwrap_err();
+    let error = journal.append(&vec![0; MAX_RECORD + 1]).unwrap_err();
     assert!(error.to_string().contains("too long"), "{error}");
     fill(&journal, 1, 1).await;
 }

@@ -1,17 +1,17 @@
 //! The in-process store: the embedded default, coherent inside one process.
 //!
-//! Rows and absences live in a bounded cache that may drop any of them; leases, intents and queued rows live in a table that
-//! drops none, because a lost intent is a loss that a later crash could turn into a stale row, and a queued row stands
-//! nowhere else. Both belong to the same shard of the key, and every operation but a plain look runs `state`'s transition
-//! under that shard's lock.
+//! Rows and absences are in a bounded cache, which may drop any of them. Leases, intents and queued rows are in a table
+//! that drops none: after a lost intent, a crash of the writer could leave a stale row, and a queued row is stored
+//! nowhere else. Both belong to the same shard of the key. Every operation except a plain get runs the transition of
+//! `state` under the lock of that shard.
 //!
-//! 1. A hit looks into the bounded cache and takes no lock of ours.
-//! 2. Everything else locks the shard, reads the slot, applies the transition, and writes the slot back.
+//! 1. A hit reads the bounded cache and takes no lock of larder.
+//! 2. All other operations lock the shard, read the slot, apply the transition, and write the slot back.
 //!
-//! Invariant: a key is in the table or in the bounded cache, never in both, when the shard's lock is free.
-//! Invariant: nobody is told of a queued row before its record is on disk, if its queue has a journal. That is all that is
-//! ever waited for here; other futures of this store are ready at once.
-//! Not here: what is in a queue, and its records (`memory_queue`).
+//! Invariant: when the shard's lock is free, a key is in the table or in the bounded cache, never in both.
+//! Invariant: if a queue has a journal, no caller sees a queued row before its record is on disk. This is the only wait
+//! in this store: all other futures are ready immediately.
+//! Not here: the content of a queue, and its records (`queue`).
 
 pub(crate) mod queue;
 
@@ -33,52 +33,52 @@ use crate::{
     protocol::{
         claim::{Claim, InForce},
         key::Key,
-        partition::Partition,
-        state::{self, Change, Identity, Lease, Slot, State, Step, View},
+        partition_keys::PartitionKeys,
+        state::{self, Change, Identity, Lease, Slot, State, Step},
         token::{ProcessId, Token},
     },
     store::{
-        Filling, Found, Keeps, Payload, Publication, Store, Touched,
-        memory::queue::{Journaled, MemoryQueue},
+        AnnouncedKey, CacheUpdate, Fill, Found, Payload, Representation, Store,
+        memory::queue::{JournalHandle, MemoryQueue},
         wake::Wakeups,
     },
 };
 
 const SHARDS: usize = 64;
-/// How many expired intents and leases a shard gathers before it looks for them.
+/// How large a shard's table may become before expired intents and leases are removed.
 const SWEEP_FROM: usize = 64;
 
 /// A state and the moment it ends, in milliseconds of the store's clock.
 #[derive(Clone, Debug)]
-struct Kept {
+struct StoredEntry {
     state: State<Payload>,
     until_ms: u64,
-    /// The journal that a queued write stands in, and the number of its record.
-    written: Option<(Arc<Journaled>, u64)>,
+    /// The journal of a queued write, and the number of its record.
+    written: Option<(Arc<JournalHandle>, u64)>,
 }
 
 /// Leases and intents of the keys of one shard.
 #[derive(Debug, Default)]
 struct Shard {
-    busy: HashMap<Key, Kept>,
+    busy: HashMap<Key, StoredEntry>,
     sweep_at: usize,
 }
 
 /// Entries in the memory of this process.
 pub struct MemoryStore {
-    rows: BoundedCache<Key, Kept>,
+    rows: BoundedCache<Key, StoredEntry>,
     shards: Box<[Mutex<Shard>]>,
     hasher: std::collections::hash_map::RandomState,
     clock: Clock,
     wakeups: Wakeups,
     /// The queues by their names.
     queues: RwLock<HashMap<Key, Arc<MemoryQueue>>>,
-    /// What tells its queues from those of other stores.
+    /// Distinguishes this store's queues from those of other stores.
     name: Token,
     /// The directory that the paths of journals are relative to.
     directory: PathBuf,
     /// The journals by their paths.
-    journals: Mutex<HashMap<PathBuf, Arc<Journaled>>>,
+    journals: Mutex<HashMap<PathBuf, Arc<JournalHandle>>>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -90,7 +90,7 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store for about so many rows, whose journals have paths relative to a directory.
+    /// Returns a store for about `capacity` rows. Paths of journals are relative to `directory`.
     pub fn new(capacity: usize, clock: Clock, directory: PathBuf) -> Self {
         Self {
             rows: BoundedCache::new(capacity),
@@ -105,11 +105,11 @@ impl MemoryStore {
         }
     }
 
-    /// Opens the partitions of an entity, and puts back what their journal holds, if they have one. Answers what tells them
-    /// from the queues that other processes have for the same entity. Blocks.
+    /// Opens the partitions of an entity, and restores the writes of their journal, if they have one. Returns a text
+    /// that distinguishes them from the queues of other processes for the same entity. Blocks.
     pub(crate) fn open_queue(
         &self,
-        partitions: &[&Partition],
+        partitions: &[&PartitionKeys],
         policy: &QueuePolicy,
     ) -> Result<String, Error> {
         let Some(path) = policy.journal else {
@@ -124,8 +124,8 @@ impl MemoryStore {
                     return Err(Error::new(
                         ErrorKind::Configuration,
                         format!(
-                            "the journal {} is another entity's, or the same entity's in another namespace; each needs a \
-                             `journal` of its own",
+                            "failed to open the journal {}: it belongs to another entity, or to this entity in another namespace; \
+                             give each a `journal` of its own",
                             path.display()
                         ),
                     ));
@@ -142,7 +142,11 @@ impl MemoryStore {
     }
 
     /// Opens a journal and puts its writes back into their queues and at their keys.
-    fn restore(&self, partitions: &[&Partition], path: &Path) -> Result<Arc<Journaled>, Error> {
+    fn restore(
+        &self,
+        partitions: &[&PartitionKeys],
+        path: &Path,
+    ) -> Result<Arc<JournalHandle>, Error> {
         let (journal, records) = Journal::open(path).map_err(|error| {
             Error::with_source(ErrorKind::Configuration, error.to_string(), error)
         })?;
@@ -157,8 +161,9 @@ impl MemoryStore {
                 Error::new(
                     ErrorKind::Configuration,
                     format!(
-                        "record {} of the journal {} is not a write of this entity with this namespace and number of \
-                         partitions; open it with the program it was made by and flush it, then move the directory away",
+                        "failed to restore record {} of the journal {}: it is not a write of this entity with this namespace and \
+                         number of partitions; open and flush the journal with the program that wrote it, then move the \
+                         directory away",
                         record.sequence,
                         path.display()
                     ),
@@ -166,7 +171,7 @@ impl MemoryStore {
             })?;
             writes.push((partition, write, record.sequence));
         }
-        let journaled = Arc::new(Journaled::new(journal, partitions.len()));
+        let journaled = Arc::new(JournalHandle::new(journal, partitions.len()));
         for partition in partitions {
             let queue = MemoryQueue::new(Some((Arc::clone(&journaled), partition.number)));
             self.queues_mut()
@@ -190,7 +195,7 @@ impl MemoryStore {
         Ok(journaled)
     }
 
-    /// Returns when the queued write at a key is on disk, if there is one with a journal: nobody is told of it before.
+    /// Returns when the queued write at a key is on disk, if there is one with a journal. No caller sees it before.
     async fn on_disk(&self, key: &Key) -> Result<(), StoreError> {
         let written = {
             let shard = self.shard(key);
@@ -202,7 +207,7 @@ impl MemoryStore {
         }
     }
 
-    /// What can be told of a key, on disk if it is a queued write.
+    /// Returns what a caller may see of a key. If it is a queued write, waits until it is on disk.
     async fn told(&self, key: &Key, found: Found) -> Result<Found, StoreError> {
         if matches!(found, Found::Value(..) | Found::Negative(_)) {
             self.on_disk(key).await?;
@@ -210,8 +215,8 @@ impl MemoryStore {
         Ok(found)
     }
 
-    /// The queue of a partition; repositories that name the same one share it.
-    fn queue(&self, partition: &Partition) -> Arc<MemoryQueue> {
+    /// Returns the queue of a partition. Repositories with the same queue share it.
+    fn queue(&self, partition: &PartitionKeys) -> Arc<MemoryQueue> {
         let known = self.queues().get(&partition.state).map(Arc::clone);
         known.unwrap_or_else(|| {
             let mut queues = self.queues_mut();
@@ -227,14 +232,14 @@ impl MemoryStore {
         self.queues.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is at a key, and for how long.
+    /// Returns the state of a key, and for how long it lasts.
     pub fn peek(&self, key: &Key) -> Option<Slot<Payload>> {
         let shard = self.shard(key);
         self.slot(&shard, key, self.clock.now_ms())
     }
 
-    /// Puts anything at a key, past all rules, or removes what is there.
-    #[cfg(feature = "test-util")]
+    /// Changes a key without the rules of `state`.
+    #[cfg(feature = "internal-faults")]
     pub(crate) fn force(&self, key: &Key, change: Change<Payload>) {
         let mut shard = self.shard(key);
         self.apply(&mut shard, key, change, self.clock.now_ms());
@@ -290,7 +295,7 @@ impl MemoryStore {
             Change::Put(state @ (State::Value(..) | State::Negative(_)), ttl_ms) => {
                 shard.busy.remove(key);
                 let until_ms = now_ms.saturating_add(ttl_ms);
-                let kept = Kept {
+                let kept = StoredEntry {
                     state,
                     until_ms,
                     written: None,
@@ -304,7 +309,7 @@ impl MemoryStore {
                     shard.sweep_at = shard.busy.len() * 2;
                 }
                 let until_ms = now_ms.saturating_add(ttl_ms);
-                let kept = Kept {
+                let kept = StoredEntry {
                     state,
                     until_ms,
                     written: None,
@@ -313,50 +318,41 @@ impl MemoryStore {
             }
         }
     }
-
-    fn found(&self, slot: Option<Slot<Payload>>, identity: Identity) -> Found {
-        let view = state::view(slot.as_ref().map(|slot| &slot.state), identity);
-        match (view, slot.map(|slot| slot.state)) {
-            (View::Value, Some(State::Value(meta, payload))) => Found::Value(meta, payload),
-            (View::Value, Some(State::Pending(pending, payload))) => {
-                Found::Value(pending.meta, payload)
-            }
-            (View::Negative, Some(State::Negative(meta))) => Found::Negative(meta),
-            (View::Negative, Some(State::Pending(pending, _))) => Found::Negative(pending.meta),
-            (View::Loading, _) => Found::Loading,
-            (View::Writing, _) => Found::Writing,
-            (View::Unsettled, _) => Found::Unsettled,
-            (View::Foreign, state) => Found::Foreign {
-                damaged: matches!(state, Some(State::Unreadable(_))),
-            },
-            (View::Absent | View::Value | View::Negative, _) => Found::Absent,
-        }
-    }
 }
 
-async fn written_down(journaled: &Journaled, record: u64) -> Result<(), StoreError> {
+/// What a reader finds in a slot.
+fn found(slot: Option<Slot<Payload>>, identity: Identity) -> Found {
+    let state = slot.map(|slot| slot.state);
+    let found = state::lookup(state.as_ref(), identity).map(|_| ());
+    found.map(|()| {
+        let row = state.and_then(State::into_row);
+        row.expect("a state that reads as a value has a row")
+    })
+}
+
+async fn written_down(journaled: &JournalHandle, record: u64) -> Result<(), StoreError> {
     let durable = journaled.journal.durable(record).await;
     durable.map_err(|error| StoreError::unanswered(error.to_string()))
 }
 
 impl Store for MemoryStore {
-    fn keeps(&self) -> Keeps {
-        Keeps::Rows
+    fn keeps(&self) -> Representation {
+        Representation::Rows
     }
 
     fn most_bytes(&self) -> u64 {
         u64::MAX
     }
 
-    fn stamp(&self) -> u64 {
+    fn history(&self) -> u64 {
         0
     }
 
-    fn run(&self) -> u64 {
+    fn connection_number(&self) -> u64 {
         0
     }
 
-    fn is_trusted(&self) -> bool {
+    fn is_available(&self) -> bool {
         true
     }
 
@@ -366,12 +362,12 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
         let identity = Identity {
-            stamp: 0,
+            history: 0,
             fingerprint,
             codec,
         };
         let now_ms = self.clock.now_ms();
-        // No lock: a value found here was current when it was found, because a writer removes it before it commits.
+        // No lock: a value that is found here is current, because a writer removes it before it commits.
         if let Some(kept) = self.rows.get(key.as_bytes())
             && kept.until_ms > now_ms
         {
@@ -379,9 +375,9 @@ impl Store for MemoryStore {
                 state: kept.state,
                 remaining_ms: kept.until_ms - now_ms,
             };
-            return Ok(self.found(Some(slot), identity));
+            return Ok(found(Some(slot), identity));
         }
-        self.told(key, self.found(self.peek(key), identity)).await
+        self.told(key, found(self.peek(key), identity)).await
     }
 
     async fn acquire(
@@ -390,7 +386,7 @@ impl Store for MemoryStore {
         lease: Lease,
         lease_ttl_ms: u64,
         _over: bool,
-        _partition: Option<&Partition>,
+        _partition: Option<&PartitionKeys>,
     ) -> Result<Option<Found>, StoreError> {
         let mut seen = None;
         let granted = self.step(key, |slot| {
@@ -403,7 +399,7 @@ impl Store for MemoryStore {
         if granted {
             return Ok(None);
         }
-        let found = self.found(seen, lease.identity);
+        let found = found(seen, lease.identity);
         self.told(key, found).await.map(Some)
     }
 
@@ -419,20 +415,20 @@ impl Store for MemoryStore {
         if waiting {
             return Ok(None);
         }
-        let found = self.found(seen, identity);
+        let found = found(seen, identity);
         self.told(key, found).await.map(Some)
     }
 
     async fn fill(
         &self,
         key: &Key,
-        filling: Filling,
+        fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
-        let token = filling.meta().lease.token;
+        let token = fill.meta().lease.token;
         Ok(self.step(key, |slot| {
-            state::fill(slot, token, filling.into_state(), ttl_ms, lease_ttl_ms)
+            state::fill(slot, token, fill.into_state(), ttl_ms, lease_ttl_ms)
         }))
     }
 
@@ -442,20 +438,20 @@ impl Store for MemoryStore {
 
     async fn begin(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> Result<(), StoreError> {
-        for Touched { key, .. } in touched {
+        for AnnouncedKey { key, .. } in touched {
             self.step(key, |slot| state::begin(slot, intent, intent_ttl_ms));
         }
         Ok(())
     }
 
-    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
-        for Touched { key, publication } in touched {
-            let (entry, ttl_ms) = match publication.clone() {
-                Some(Publication { filling, ttl_ms }) => (Some(filling.into_state()), ttl_ms),
+    async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
+        for AnnouncedKey { key, update } in touched {
+            let (entry, ttl_ms) = match update.clone() {
+                Some(CacheUpdate { fill, ttl_ms }) => (Some(fill.into_state()), ttl_ms),
                 None => (None, 0),
             };
             self.step(key, |slot| state::end(slot, intent, entry, ttl_ms));
@@ -471,13 +467,13 @@ impl Store for MemoryStore {
     async fn bind(
         &self,
         claim: &Claim<'_>,
-        journal: Option<&Partition>,
+        journal: Option<&PartitionKeys>,
     ) -> Result<InForce, StoreError> {
         let queue = journal.map(|partition| self.queue(partition));
         let Some((journaled, _)) = queue.and_then(|queue| queue.journal.clone()) else {
-            // What this process knows has been compared already.
+            // The ledger of this process has compared it already.
             return Ok(InForce {
-                run: self.run(),
+                connection_number: self.connection_number(),
                 database: claim.leave.to_owned(),
                 table: claim.table.to_owned(),
             });
@@ -486,7 +482,7 @@ impl Store for MemoryStore {
     }
 
     async fn scan(&self, prefix: &[u8], _cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
-        // Leases first: one that is filled meanwhile is then among the rows.
+        // Leases first: one that is filled in the meantime is then among the rows.
         let mut keys = HashSet::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);

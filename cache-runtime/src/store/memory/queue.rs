@@ -1,10 +1,10 @@
 //! The queue of one partition in the memory of this process.
 //!
-//! It says what the scripts of Redis say: a log per incarnation, the number of the last write, and up to where the log was
-//! cut off. There is no index of pending rows, because the in-process store drops none.
+//! It has the same content as a queue in Redis: a log per incarnation, the number of the last write, and the number up
+//! to which the log was cut. There is no index of pending rows, because the in-process store drops none.
 //!
-//! With a journal, a write is a record of it, and is acknowledged, and read, when that is on disk. Records are released when
-//! the writes of all partitions in them have left their queues.
+//! With a journal, each write is a record. The write is acknowledged, and visible, when its record is on disk. A record
+//! is released when all partitions have flushed their writes up to it.
 //!
 //! Invariant: the queue's lock is taken before the lock of a key's shard, never after it.
 
@@ -24,8 +24,8 @@ use crate::{
         claim::{Claim, InForce},
         entry,
         key::Key,
-        mark::{Incarnation, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QueuePosition},
         state::{self, Judgement, Pending, State},
     },
     store::{
@@ -39,64 +39,66 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct MemoryQueue {
     inner: Mutex<Queue>,
-    pub(super) journal: Option<(Arc<Journaled>, u16)>,
+    pub(super) journal: Option<(Arc<JournalHandle>, u16)>,
 }
 
 /// The journal of an entity, which its partitions share.
-pub(crate) struct Journaled {
+pub(crate) struct JournalHandle {
     pub(super) journal: Journal,
-    /// The first record that each partition needs; `u64::MAX` if it needs none. Zero while it is not known.
-    needed: Vec<AtomicU64>,
+    /// The first record that each partition needs: `u64::MAX` if it needs none, zero while that is unknown.
+    first_needed: Vec<AtomicU64>,
 }
 
-/// What is in a queue.
+/// The content of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) current: Option<Incarnation>,
     /// The number of the last write.
     last: u64,
-    /// Up to which number the log was cut off.
+    /// The number up to which the log was cut.
     cut: u64,
-    logs: HashMap<Incarnation, VecDeque<Held>>,
+    logs: HashMap<Incarnation, VecDeque<QueuedWrite>>,
 }
 
 /// A write, and the number of its record in the journal.
 #[derive(Debug)]
-struct Held {
+struct QueuedWrite {
     write: Logged,
     record: u64,
 }
 
-impl std::fmt::Debug for Journaled {
+impl std::fmt::Debug for JournalHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Journaled").finish_non_exhaustive()
     }
 }
 
-impl Journaled {
+impl JournalHandle {
     pub(super) fn new(journal: Journal, partitions: usize) -> Self {
         Self {
             journal,
-            needed: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            first_needed: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
-    /// Says from which record on a partition needs them, and releases what no partition needs.
-    fn needs_from(&self, partition: u16, record: u64) {
-        if let Some(needed) = self.needed.get(usize::from(partition)) {
-            needed.store(record, Ordering::SeqCst);
+    /// Sets the first record that a partition needs, and releases the records that no partition needs.
+    fn set_first_needed(&self, partition: u16, record: u64) {
+        if let Some(first_needed) = self.first_needed.get(usize::from(partition)) {
+            first_needed.store(record, Ordering::SeqCst);
         }
-        // Asked before the partitions are: of what is appended from here on, nothing is released.
+        // Read the last record before the partitions, so that records which are appended from now on are not released.
         let last = self.journal.last();
-        let needed = self.needed.iter();
-        let first = needed.map(|needed| needed.load(Ordering::SeqCst)).min();
+        let first_needed = self.first_needed.iter();
+        let first = first_needed
+            .map(|first_needed| first_needed.load(Ordering::SeqCst))
+            .min();
         let before = first.unwrap_or(0).saturating_sub(1);
         self.journal.release(before.min(last));
     }
 }
 
 impl MemoryQueue {
-    pub(super) fn new(journal: Option<(Arc<Journaled>, u16)>) -> Self {
+    pub(super) fn new(journal: Option<(Arc<JournalHandle>, u16)>) -> Self {
         Self {
             inner: Mutex::default(),
             journal,
@@ -107,8 +109,8 @@ impl MemoryQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends the write that was given the next mark, to the journal too; `bytes` is its row there. The number of its record,
-    /// zero without a journal.
+    /// Appends the write with the next position, also to the journal. `bytes` is its row there. Returns the number of
+    /// its record, or zero without a journal.
     pub(super) fn append(
         &self,
         queue: &mut Queue,
@@ -120,22 +122,22 @@ impl MemoryQueue {
             Some((journaled, partition)) => {
                 let bytes = encode(*partition, &write, bytes);
                 if queue.first_record().is_none() {
-                    // Nothing is released while this is not known.
-                    journaled.needed[usize::from(*partition)].store(0, Ordering::SeqCst);
+                    // Nothing is released while this is unknown.
+                    journaled.first_needed[usize::from(*partition)].store(0, Ordering::SeqCst);
                 }
                 let record = journaled.journal.append(&bytes)?;
                 if queue.first_record().is_none() {
-                    journaled.needed[usize::from(*partition)].store(record, Ordering::SeqCst);
+                    journaled.first_needed[usize::from(*partition)].store(record, Ordering::SeqCst);
                 }
                 record
             }
         };
-        queue.last = write.pending.mark.number;
+        queue.last = write.pending.position.number;
         queue.hold(write, record);
         Ok(record)
     }
 
-    /// Cuts a log off behind a number.
+    /// Removes the writes of a log up to a number.
     pub(super) fn cut(&self, incarnation: Incarnation, up_to: u64) {
         let mut queue = self.lock();
         queue.cut(incarnation, up_to);
@@ -148,40 +150,43 @@ impl MemoryQueue {
         self.release_of(&queue);
     }
 
-    /// Releases the records that nobody needs.
+    /// Releases the records that no write needs.
     pub(super) fn release(&self) {
         self.release_of(&self.lock());
     }
 
     fn release_of(&self, queue: &Queue) {
         if let Some((journaled, partition)) = &self.journal {
-            journaled.needs_from(*partition, queue.first_record().unwrap_or(u64::MAX));
+            journaled.set_first_needed(*partition, queue.first_record().unwrap_or(u64::MAX));
         }
     }
 }
 
 impl Queue {
-    /// The mark of the next write, if there is an incarnation to write to.
-    pub(super) fn next(&self) -> Option<Mark> {
-        Some(Mark {
+    /// Returns the position of the next write, if there is an incarnation to write to.
+    pub(super) fn next(&self) -> Option<QueuePosition> {
+        Some(QueuePosition {
             incarnation: self.current?,
             number: self.last + 1,
         })
     }
 
-    /// How many writes wait.
+    /// Returns the number of pending writes.
     pub(super) fn waiting(&self) -> u64 {
         self.last - self.cut
     }
 
-    /// Puts a write behind those of its incarnation, with the number of its record.
+    /// Appends a restored write to its incarnation, with the number of its record.
     pub(super) fn hold(&mut self, write: Logged, record: u64) {
-        let log = self.logs.entry(write.pending.mark.incarnation).or_default();
-        log.push_back(Held { write, record });
+        let log = self
+            .logs
+            .entry(write.pending.position.incarnation)
+            .or_default();
+        log.push_back(QueuedWrite { write, record });
     }
 
     /// Begins an incarnation if the current one is still `from`.
-    pub(super) fn rotate(&mut self, from: Option<Incarnation>, to: Incarnation) -> bool {
+    pub(super) fn start_incarnation(&mut self, from: Option<Incarnation>, to: Incarnation) -> bool {
         if self.current != from {
             return false;
         }
@@ -203,11 +208,11 @@ impl Queue {
         let last = log.and_then(VecDeque::back);
         Fetched {
             is_claimed: true,
-            stamp: 0,
+            history: 0,
             is_present: self.current.is_some(),
             current: self.current,
             current_last: self.last,
-            log_last: last.map_or(0, Held::number),
+            log_last: last.map_or(0, QueuedWrite::number),
             now_ms,
             writes: writes.unwrap_or_default(),
             is_cut: false,
@@ -228,20 +233,20 @@ impl Queue {
         self.logs.keys().copied().collect()
     }
 
-    /// The record of the oldest write that is held.
+    /// Returns the record of the oldest pending write.
     fn first_record(&self) -> Option<u64> {
         let firsts = self.logs.values().filter_map(VecDeque::front);
         firsts.map(|held| held.record).min()
     }
 }
 
-impl Held {
+impl QueuedWrite {
     fn number(&self) -> u64 {
-        self.write.pending.mark.number
+        self.write.pending.position.number
     }
 }
 
-/// What the journal of an entity is bound to, as it is written. Of one that is not bound, everything is empty.
+/// The binding of an entity's journal, as it is stored. All fields of an unbound one are empty.
 #[derive(Default, serde::Serialize, serde::Deserialize)]
 struct Binding {
     database: String,
@@ -249,9 +254,9 @@ struct Binding {
     table: String,
 }
 
-/// Binds a journal, or tells what it is bound to.
+/// Binds a journal, or returns its binding.
 pub(super) async fn bind(
-    journaled: Arc<Journaled>,
+    journaled: Arc<JournalHandle>,
     claim: &Claim<'_>,
 ) -> Result<InForce, StoreError> {
     let [namespace, seen, leave, entity, table] = [
@@ -263,7 +268,7 @@ pub(super) async fn bind(
     ]
     .map(str::to_owned);
     let is_forced = claim.is_forced;
-    // It syncs a file. Once begun, it ends.
+    // It syncs a file, so it runs on a blocking thread. Once begun, it runs to its end.
     let bound = tokio::task::spawn_blocking(move || {
         let claim = Claim {
             namespace: &namespace,
@@ -295,19 +300,19 @@ pub(super) async fn bind(
             Ok((Some(text), (own.database, own.table)))
         })
     });
-    let failed = |error: String| StoreError::new(format!("the journal cannot be bound: {error}"));
+    let failed = |error: String| StoreError::new(format!("failed to bind the journal: {error}"));
     let (database, table) = bound
         .await
         .map_err(|stopped| failed(stopped.to_string()))?
         .map_err(|error| failed(error.to_string()))?;
     Ok(InForce {
-        run: 0,
+        connection_number: 0,
         database,
         table,
     })
 }
 
-/// A write as a record: the partition, the time, the key with its length in front, and its entry as Redis would keep it.
+/// Returns a write as a record: the partition, the time, the length of the key, the key, and the entry as in Redis.
 fn encode(partition: u16, write: &Logged, bytes: &[u8]) -> Vec<u8> {
     let key = write.key.as_bytes();
     let length = u16::try_from(key.len()).expect("a key is shorter than its longest id and name");
@@ -329,7 +334,7 @@ pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
     let State::Pending(mut pending, payload) = entry::decode(entry) else {
         return None;
     };
-    pending.meta.lease.identity.stamp = EARLIER;
+    pending.meta.lease.identity.history = EARLIER;
     let write = Logged {
         key: Key::from_bytes(key),
         pending,
@@ -339,7 +344,7 @@ pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
     Some((u16::from_le_bytes(*partition), write))
 }
 
-/// The stamp of what an earlier process has written; the present one has zero.
+/// The history of writes of an earlier process. Those of this process have zero.
 const EARLIER: u64 = u64::MAX;
 
 impl QueueStore for MemoryStore {
@@ -359,22 +364,22 @@ impl QueueStore for MemoryStore {
 
     async fn put(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<PartitionKeys>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
         let queue = self.queue(partition);
-        let (mark, wake, was_empty, record) = {
+        let (position, wake, was_empty, record) = {
             let mut log = queue.lock();
-            let Some(mark) = log.next() else {
-                return Ok(PutAnswer::Rotate(None));
+            let Some(position) = log.next() else {
+                return Ok(PutAnswer::NeedsIncarnation(None));
             };
             let (is_deletion, payload, journaled) = match put.body {
                 Body::Row(payload) => (false, payload, put.journaled.unwrap_or_default()),
                 Body::Deletion(id) => (true, Payload::Bytes(id.clone(), 0), id),
             };
             let pending = Pending {
-                mark,
+                position,
                 is_deletion,
                 meta: put.meta,
             };
@@ -385,8 +390,8 @@ impl QueueStore for MemoryStore {
             match step.reply {
                 Judgement::Met if log.waiting() >= put.most => return Ok(PutAnswer::Full),
                 Judgement::Met => {}
-                Judgement::Unknown => return Ok(PutAnswer::Unknown),
-                Judgement::Refused => return Ok(PutAnswer::Refused),
+                Judgement::RowUnknown => return Ok(PutAnswer::RowUnknown),
+                Judgement::ConditionFailed => return Ok(PutAnswer::ConditionFailed),
             }
             let was_empty = log.waiting() == 0;
             let write = Logged {
@@ -402,7 +407,7 @@ impl QueueStore for MemoryStore {
                 let journal = queue.journal.as_ref();
                 kept.written = journal.map(|(journaled, _)| (Arc::clone(journaled), record));
             }
-            (mark, step.wake, was_empty, record)
+            (position, step.wake, was_empty, record)
         };
         if !wake.is_empty() {
             self.wakeups.wake(key.as_bytes());
@@ -413,27 +418,27 @@ impl QueueStore for MemoryStore {
         if let Some((journaled, _)) = &queue.journal {
             written_down(journaled, record).await?;
         }
-        Ok(PutAnswer::Done(mark))
+        Ok(PutAnswer::Queued(position))
     }
 
-    async fn rotate(
+    async fn start_incarnation(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         from: Option<Incarnation>,
         to: Incarnation,
-        _stamp: u64,
+        _history: u64,
     ) -> Result<bool, StoreError> {
-        Ok(self.queue(partition).lock().rotate(from, to))
+        Ok(self.queue(partition).lock().start_incarnation(from, to))
     }
 
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+    async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
         let now_ms = self.clock.wall_ms();
         Ok(self.queue(partition).lock().fetch(&fetch, now_ms))
     }
 
     async fn settle(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
         settled: &[Settled],
         up_to: u64,
@@ -444,11 +449,11 @@ impl QueueStore for MemoryStore {
             keep_ms,
         } in settled
         {
-            let mark = Mark {
+            let position = QueuePosition {
                 incarnation,
                 number: *number,
             };
-            self.step(key, |slot| state::settle(slot, mark, *keep_ms));
+            self.step(key, |slot| state::settle(slot, position, *keep_ms));
         }
         self.queue(partition).cut(incarnation, up_to);
         Ok(())
@@ -462,29 +467,29 @@ impl QueueStore for MemoryStore {
         }))
     }
 
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+    async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
         Ok(self.queue(partition).lock().logs())
     }
 
     async fn drop_log(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
         self.queue(partition).drop_log(incarnation);
         Ok(())
     }
 
-    async fn marks(
+    async fn pending_index(
         &self,
-        _partition: &Partition,
+        _partition: &PartitionKeys,
         _cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+    ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
         // Nothing is dropped here, so nothing is indexed.
         Ok((0, Vec::new()))
     }
 
-    async fn disclaim(&self, _partition: &Partition) -> Result<(), StoreError> {
+    async fn disclaim(&self, _partition: &PartitionKeys) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! Connections that Redis has closed by itself: for which setting, as far as it counts them.
+//! Connections that Redis has closed: finds out because of which setting, if Redis counts them.
 //!
-//! A client whose connection is closed hears nothing of the reason. Newer servers keep a count for each of their limits, so a
-//! count that has grown while a connection was lost names the setting that a person has to look at. Of one that does not
-//! count, all that can be told is that it has such a limit.
+//! Redis does not tell a client why it closes its connection. Newer servers have a count for each of their limits. If a
+//! count has grown while a connection was lost, it names the setting that a person has to change. For a server without
+//! counts, larder can only say that it has such a limit.
 //!
 //! Invariant: counts of two runs of a server are never compared.
-//! Not here: when they are asked for (`connection`: in each handshake and with each beat).
+//! Not here: when the counts are read (`connection`: in each handshake and with each heartbeat).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     clock::Deadline,
-    store::redis::{condition::Away, connection::field},
+    store::redis::{condition::Unavailable, connection::field},
 };
 
 /// The counts of `INFO stats`, the settings behind them, and what happens at their limits.
@@ -22,89 +22,90 @@ const LIMITS: [(&str, &str, &str); 3] = [
     (
         "client_output_buffer_limit_disconnections",
         "client-output-buffer-limit",
-        "because more waited to be read from it than its setting `client-output-buffer-limit` allows",
+        "because its unread replies exceeded the setting `client-output-buffer-limit`",
     ),
     (
         "client_query_buffer_limit_disconnections",
         "client-query-buffer-limit",
-        "because more was sent to it than its setting `client-query-buffer-limit` allows",
+        "because a command exceeded the setting `client-query-buffer-limit`",
     ),
     (
         "evicted_clients",
         "maxmemory-clients",
-        "because its clients needed more memory than its setting `maxmemory-clients` allows",
+        "because the memory of all clients exceeded the setting `maxmemory-clients`",
     ),
 ];
 
-/// How long a connection may have been closed before its loss is noticed.
+/// How long a counted closing may explain the loss of a connection.
 const LATELY: Duration = Duration::from_secs(5);
 
 type Counts = [Option<u64>; LIMITS.len()];
 
-/// What a server has told of the connections that it has closed.
+/// What a server has reported about the connections that it has closed.
 #[derive(Debug, Default)]
 pub(super) struct Closings(Mutex<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    /// The counts that were heard last, and the stamp of the run they are of.
+    /// The latest counts, and the history they belong to.
     counts: Option<(u64, Counts)>,
     /// The latest closing, and until when it explains a loss.
-    latest: Option<(Away, Deadline)>,
-    /// The setting about what may wait to be read, for all kinds of clients.
+    latest: Option<(Unavailable, Deadline)>,
+    /// The setting `client-output-buffer-limit`, for all kinds of clients.
     output_limits: String,
 }
 
 impl Closings {
-    /// Takes note of what a server tells of itself.
-    pub(super) fn note(&self, stamp: u64, told: &str) {
-        let counts = LIMITS.map(|(count, ..)| field(told, count)?.parse().ok());
-        let mut told = self.told();
-        let before = told.counts.replace((stamp, counts));
-        let Some((_, before)) = before.filter(|(before, _)| *before == stamp) else {
+    /// Records the counts in the INFO of a server.
+    pub(super) fn note(&self, history: u64, info: &str) {
+        let counts = LIMITS.map(|(count, ..)| field(info, count)?.parse().ok());
+        let mut info = self.info();
+        let before = info.counts.replace((history, counts));
+        let Some((_, before)) = before.filter(|(before, _)| *before == history) else {
             return;
         };
         let mut limits = LIMITS.iter().zip(before).zip(counts);
         let grown = limits.find(|((_, before), now)| before.is_some() && before < now);
         if let Some(((&(_, setting, reason), _), _)) = grown {
-            let closing = Away::new(setting, &format!("Redis has closed a connection {reason}"));
-            told.latest = Some((closing, Deadline::after(LATELY)));
+            let closing =
+                Unavailable::new(setting, &format!("Redis has closed a connection {reason}"));
+            info.latest = Some((closing, Deadline::after(LATELY)));
         }
     }
 
-    /// Why a connection was closed lately, if that is known; it explains one loss.
-    pub(super) fn take(&self) -> Option<Away> {
-        let (closing, lately) = self.told().latest.take()?;
+    /// Returns why Redis has closed a connection recently, if that is known. It explains one loss.
+    pub(super) fn take(&self) -> Option<Unavailable> {
+        let (closing, lately) = self.info().latest.take()?;
         (!lately.has_passed()).then_some(closing)
     }
 
-    /// Takes note of the setting about what may wait to be read; nothing if the server does not tell it.
+    /// Records the setting `client-output-buffer-limit`, or `None` if the server does not report it.
     pub(super) fn note_output_limits(&self, limits: Option<String>) {
-        self.told().output_limits = limits.unwrap_or_default();
+        self.info().output_limits = limits.unwrap_or_default();
     }
 
-    /// What a loss may come from, to be said behind it: nothing where the server would count it, or has no such limit for
-    /// this kind of client.
+    /// Returns a text about the possible reason of a loss, to append to its message. It is empty if the server would
+    /// count such a closing, or has no such limit for this kind of client.
     pub(super) fn suspicion(&self, kind: &str) -> String {
-        let told = self.told();
-        let counts = told
+        let info = self.info();
+        let counts = info
             .counts
             .is_some_and(|(_, [output, ..])| output.is_some());
-        let words: Vec<&str> = told.output_limits.split_whitespace().collect();
+        let words: Vec<&str> = info.output_limits.split_whitespace().collect();
         // A kind, a limit, and another one that holds for so many seconds.
         let mut limits = words.chunks_exact(4);
         let limit = limits.find(|limit| limit[0] == kind && limit[1..3] != ["0", "0"]);
         match limit {
             Some(limit) if !counts => format!(
-                "; Redis does not tell why, but closes a connection when more waits to be read from it than its setting \
-                 `client-output-buffer-limit` allows (`{}`)",
+                "; Redis does not report the reason, but it closes a connection whose unread replies exceed its setting \
+                 `client-output-buffer-limit` (`{}`)",
                 limit.join(" ")
             ),
             _ => String::new(),
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn info(&self) -> MutexGuard<'_, Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,30 +114,30 @@ impl Closings {
 mod tests {
     use super::*;
 
-    fn told(output: u64, query: u64) -> String {
+    fn info(output: u64, query: u64) -> String {
         format!(
             "# Stats\r\nclient_query_buffer_limit_disconnections:{query}\r\n\
              client_output_buffer_limit_disconnections:{output}\r\n"
         )
     }
 
-    fn code(closings: &Closings, stamp: u64, told: &str) -> Option<String> {
-        closings.note(stamp, told);
+    fn code(closings: &Closings, history: u64, info: &str) -> Option<String> {
+        closings.note(history, info);
         closings.take().map(|closing| closing.code)
     }
 
     #[tokio::test]
     async fn the_count_that_has_grown_names_its_setting_once_and_lately() {
         let closings = Closings::default();
-        let code = |told: &str| code(&closings, 1, told);
-        assert_eq!(code(&told(3, 5)), None);
-        assert_eq!(code(&told(3, 5)), None);
-        let output = code(&told(4, 5));
+        let code = |info: &str| code(&closings, 1, info);
+        assert_eq!(code(&info(3, 5)), None);
+        assert_eq!(code(&info(3, 5)), None);
+        let output = code(&info(4, 5));
         assert_eq!(output.as_deref(), Some("client-output-buffer-limit"));
-        let query = code(&told(4, 6));
+        let query = code(&info(4, 6));
         assert_eq!(query.as_deref(), Some("client-query-buffer-limit"));
-        assert_eq!(code(&told(4, 6)), None);
-        let evicted = told(4, 6) + "evicted_clients:";
+        assert_eq!(code(&info(4, 6)), None);
+        let evicted = info(4, 6) + "evicted_clients:";
         assert_eq!(code(&(evicted.clone() + "0\r\n")), None);
         let memory = code(&(evicted.clone() + "2\r\n"));
         assert_eq!(memory.as_deref(), Some("maxmemory-clients"));
@@ -144,7 +145,7 @@ mod tests {
         closings.note(1, &(evicted.clone() + "3\r\n"));
         assert!(code(&(evicted.clone() + "3\r\n")).is_some());
         closings.note(1, &(evicted.clone() + "4\r\n"));
-        if let Some((_, lately)) = &mut closings.told().latest {
+        if let Some((_, lately)) = &mut closings.info().latest {
             *lately = Deadline::after(Duration::ZERO);
         }
         assert_eq!(code(&(evicted + "4\r\n")), None);
@@ -162,16 +163,16 @@ mod tests {
         assert!(said.contains("(`pubsub 33554432 8388608 60`)"), "{said}");
         closings.note_output_limits(Some("normal 0 1024 5".to_owned()));
         assert!(closings.suspicion("normal").contains("1024"));
-        closings.note(1, &told(0, 0));
+        closings.note(1, &info(0, 0));
         assert_eq!(closings.suspicion("normal"), "", "it would count it");
     }
 
     #[tokio::test]
     async fn counts_of_another_run_or_of_a_server_that_does_not_count_tell_nothing() {
         let closings = Closings::default();
-        assert_eq!(code(&closings, 1, &told(3, 5)), None);
-        assert_eq!(code(&closings, 2, &told(9, 9)), None, "another run");
+        assert_eq!(code(&closings, 1, &info(3, 5)), None);
+        assert_eq!(code(&closings, 2, &info(9, 9)), None, "another run");
         assert_eq!(code(&closings, 2, "# Stats\r\n"), None, "none any more");
-        assert_eq!(code(&closings, 2, &told(10, 10)), None, "new to us");
+        assert_eq!(code(&closings, 2, &info(10, 10)), None, "new to us");
     }
 }

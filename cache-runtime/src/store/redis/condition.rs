@@ -1,17 +1,17 @@
-//! What is wrong with Redis, said once when it begins and once when it ends.
+//! Logs the problems of Redis: once when one begins, and once when it ends.
 //!
-//! A store that fails is no error of any read, so nobody would hear of it; and one line for every read that met it would
-//! drown everything else. So the state is kept here, and only its changes are logged, with the address and the code.
+//! A failure of the store is not an error of any read, so it would go unnoticed. One log line for every affected read
+//! would be too many. So this file keeps the state, and logs only its changes, with the address and the code.
 //!
-//! - *Away*: there is no link that could be used, for one reason after another (`UNREACHABLE`, `TIMEOUT`, `REPLICA`,
-//!   `LOADING`, `NOAUTH`, ..). A new reason is a change.
-//! - *Deaf*: the link is sound, and there are no wake-ups, for one reason after another.
-//! - *Refused*: the link is sound, and the server refuses some operations (`OOM`, `NOREPLICAS`, `NOPERM`, ..). It has ended
-//!   when one of them is accepted again and none was refused for a second: at the edge of its memory a server refuses one
-//!   command in two.
+//! - *Unavailable*: there is no usable link, and why (`UNREACHABLE`, `TIMEOUT`, `REPLICA`, `LOADING`, `NOAUTH`, ..). A
+//!   new reason is a change.
+//! - *Deaf*: the link works, but wake-ups do not, and why.
+//! - *Refused*: the link works, but the server rejects some operations (`OOM`, `NOREPLICAS`, `NOPERM`, ..). The problem
+//!   ends when one of them is accepted again and none was rejected for a second: a server whose memory is almost full
+//!   rejects every other command.
 //!
-//! Invariant: as long as nothing is refused, an operation that succeeds costs one relaxed load here.
-//! Not here: what follows from it (`connection`).
+//! Invariant: while nothing is rejected, an operation that succeeds costs one relaxed load here.
+//! Not here: how larder reacts (`connection`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,19 +28,19 @@ use redis::RedisError;
 use crate::clock::Deadline;
 
 /// How long an operation must not have been refused before it counts as accepted again.
-const CALM: Duration = Duration::from_secs(1);
+const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
-/// The code of a connection that cannot be made or was lost.
+/// The code for a connection that failed or was lost.
 pub(crate) const UNREACHABLE: &str = "UNREACHABLE";
 
-/// Why Redis is away.
+/// Why Redis cannot be used.
 #[derive(Clone, Debug)]
-pub(crate) struct Away {
+pub(crate) struct Unavailable {
     pub(crate) code: String,
     pub(crate) message: String,
 }
 
-impl Away {
+impl Unavailable {
     pub(crate) fn new(code: &str, message: &str) -> Self {
         Self {
             code: code.to_owned(),
@@ -49,7 +49,7 @@ impl Away {
     }
 }
 
-impl From<&RedisError> for Away {
+impl From<&RedisError> for Unavailable {
     fn from(error: &RedisError) -> Self {
         let code = match error.code() {
             Some(code) => code,
@@ -62,40 +62,40 @@ impl From<&RedisError> for Away {
     }
 }
 
-impl From<RedisError> for Away {
+impl From<RedisError> for Unavailable {
     fn from(error: RedisError) -> Self {
         Self::from(&error)
     }
 }
 
-impl fmt::Display for Away {
+impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-/// The state of one server, as far as it has been reported.
+/// The logged state of one server.
 #[derive(Debug)]
-pub(crate) struct Conditions {
+pub(crate) struct ServerStatusLog {
     address: String,
     away: Mutex<Option<String>>,
     /// Why there are no wake-ups.
     deaf: Mutex<Option<String>>,
-    /// What is refused, by the code.
+    /// The rejected operations, by error code.
     refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Refusal {
-    /// What was refused with this code.
+    /// The operations that were rejected with this code.
     operations: HashSet<&'static str>,
-    /// From when on one of them that is accepted is the end.
+    /// The problem ends when one of them is accepted after this time.
     calm: Option<Deadline>,
 }
 
-impl Conditions {
-    /// Nothing is known to be wrong with the server at an address.
+impl ServerStatusLog {
+    /// Returns the state of a server without known problems.
     pub(crate) fn new(address: String) -> Self {
         Self {
             address,
@@ -106,8 +106,8 @@ impl Conditions {
         }
     }
 
-    /// Redis cannot be used at all.
-    pub(crate) fn away(&self, away: &Away) {
+    /// Records that Redis cannot be used.
+    pub(crate) fn away(&self, away: &Unavailable) {
         let code = &away.code;
         let before = lock(&self.away).replace(code.clone());
         if before.as_ref() != Some(code) {
@@ -115,12 +115,12 @@ impl Conditions {
                 address = self.address,
                 code,
                 error = %away,
-                "Redis cannot be used; reads go to the database until it can"
+                "Redis cannot be used; reading from the database and reconnecting in the background"
             );
         }
     }
 
-    /// Redis can be used. Whether it could not before.
+    /// Records that Redis can be used. Returns whether it could not be used before.
     pub(crate) fn back(&self) -> bool {
         let before = lock(&self.away).take();
         if let Some(code) = &before {
@@ -129,15 +129,15 @@ impl Conditions {
         before.is_some()
     }
 
-    /// The connection that was lost is known to have been closed by Redis, and why.
-    pub(crate) fn lost_because(&self, closing: &Away) {
+    /// Records why Redis has closed the connection that was lost.
+    pub(crate) fn lost_because(&self, closing: &Unavailable) {
         if lock(&self.away).as_deref() == Some(UNREACHABLE) {
             self.away(closing);
         }
     }
 
-    /// There are no wake-ups.
-    pub(crate) fn deaf(&self, away: &Away) {
+    /// Records that wake-ups do not work.
+    pub(crate) fn deaf(&self, away: &Unavailable) {
         let code = &away.code;
         let before = lock(&self.deaf).replace(code.clone());
         if before.as_ref() != Some(code) {
@@ -145,30 +145,30 @@ impl Conditions {
                 address = self.address,
                 code,
                 error = %away,
-                "Redis wakes nobody who waits for a load or for queued writes; they go on when their time is up"
+                "wake-ups from Redis do not work; callers that wait for a load, and flushers, continue after their timeout"
             );
         }
     }
 
-    /// There are wake-ups.
+    /// Records that wake-ups work.
     pub(crate) fn hears(&self) {
         if let Some(code) = lock(&self.deaf).take() {
             tracing::info!(
                 address = self.address,
                 code,
-                "Redis wakes those who wait again"
+                "wake-ups from Redis work again"
             );
         }
     }
 
-    /// An operation was refused by a server that is there.
+    /// Records that a reachable server has rejected an operation.
     pub(crate) fn refused(&self, operation: &'static str, error: &RedisError) {
-        let code = Away::from(error).code;
+        let code = Unavailable::from(error).code;
         let mut refused = lock(&self.refused);
         let known = refused.contains_key(&code);
         let refusal = refused.entry(code.clone()).or_default();
         refusal.operations.insert(operation);
-        refusal.calm = Some(Deadline::after(CALM));
+        refusal.calm = Some(Deadline::after(QUIET_PERIOD));
         self.any_refused.store(true, Ordering::Relaxed);
         drop(refused);
         if !known {
@@ -177,12 +177,12 @@ impl Conditions {
                 code,
                 operation,
                 %error,
-                "Redis refuses what it is asked; what it refuses is done without it"
+                "Redis rejected a command; continuing without it"
             );
         }
     }
 
-    /// An operation was accepted.
+    /// Records that an operation was accepted.
     #[inline]
     pub(crate) fn accepted(&self, operation: &'static str) {
         if self.any_refused.load(Ordering::Relaxed) {
@@ -203,14 +203,14 @@ impl Conditions {
             tracing::info!(
                 address = self.address,
                 code,
-                "Redis accepts again what it refused"
+                "Redis accepts commands again that it rejected"
             );
         }
     }
 }
 
 impl Refusal {
-    /// Whether it is over, now that this operation was accepted.
+    /// Returns whether the problem has ended, given that this operation was accepted.
     fn has_ended(&self, operation: &'static str) -> bool {
         self.operations.contains(operation) && self.calm.is_some_and(Deadline::has_passed)
     }

@@ -1,5 +1,5 @@
-//! Whether a Redis server keeps what a queue has acknowledged: judged by its configuration when a queue is first used on a
-//! connection.
+//! Checks that a Redis server keeps the acknowledged writes of a queue. The check reads its configuration when a queue
+//! is first used on a connection.
 //!
 //! Not here: what each level promises (`docs/write-behind.md`).
 
@@ -10,17 +10,17 @@ use crate::{
     store::queue::Acknowledged,
 };
 
-/// Why a server keeps no queue whose restarts cannot be noticed.
-pub(super) const NAMELESS: &str = "Redis does not tell its run (`INFO` is refused), so a restart that loses queued writes \
-                                     would not be noticed; allow `INFO`";
+/// Why a server cannot keep a queue if its restarts cannot be detected.
+pub(super) const NAMELESS: &str = "Redis rejects `INFO`, so larder could not detect a restart that loses queued writes; \
+                                     allow `INFO`";
 
-/// Judges what `CONFIG GET` has told: why the server cannot keep the queue, and what to change.
-pub(super) fn judge(
-    told: &HashMap<String, String>,
+/// Checks the reply of `CONFIG GET`. The error says why the server cannot keep the queue, and what to change.
+pub(super) fn check_reply(
+    info: &HashMap<String, String>,
     policy: &QueuePolicy,
 ) -> Result<Acknowledged, String> {
-    let is = |name: &str, value: &str| told.get(name).is_some_and(|told| told == value);
-    let eviction = told.get("maxmemory-policy").map_or("", String::as_str);
+    let is = |name: &str, value: &str| info.get(name).is_some_and(|info| info == value);
+    let eviction = info.get("maxmemory-policy").map_or("", String::as_str);
     if eviction.starts_with("allkeys-") {
         return Err(format!(
             "Redis may evict queued writes: its `maxmemory-policy` is `{eviction}`; set it to `noeviction` or to one of \
@@ -32,41 +32,43 @@ pub(super) fn judge(
     }
     if !is("appendonly", "yes") {
         return Err(
-            "Redis keeps no append-only file, so a crash takes acknowledged writes; set `appendonly yes` and `appendfsync \
+            "Redis has no append-only file, so a crash loses acknowledged writes; set `appendonly yes` and `appendfsync \
              always`, or accept the loss with `durability = \"memory\"`"
                 .to_owned(),
         );
     }
-    match told.get("appendfsync").map_or("", String::as_str) {
+    match info.get("appendfsync").map_or("", String::as_str) {
         "always" => Ok(Acknowledged::AtOnce),
         "everysec" => Ok(Acknowledged::AfterSync),
         sync => Err(format!(
-            "Redis leaves it to the system when writes are on disk: its `appendfsync` is `{sync}`; set it to `always`, or to \
-             `everysec` where Redis is 7.2 or newer, or accept the loss of the last writes with `durability = \"memory\"`"
+            "Redis lets the operating system decide when to sync writes to disk: its `appendfsync` is `{sync}`; set it to \
+             `always`, or to `everysec` on Redis 7.2 or newer, or accept the loss of the last writes with `durability = \
+             \"memory\"`"
         )),
     }
 }
 
-/// Why a server cannot keep a queue that flushes its file once a second and cannot be asked when.
+/// Returns why a server with `appendfsync everysec` and without `WAITAOF` cannot keep a queue.
 pub(super) fn cannot_wait(refusal: &str) -> String {
     format!(
-        "Redis acknowledges writes before they are on disk: its `appendfsync` is `everysec`, and it cannot be asked to wait \
-         ({refusal}); set it to `always`, use Redis 7.2 or newer and allow `WAITAOF`, or accept the loss of the last seconds \
-         with `durability = \"memory\"`"
+        "Redis acknowledges writes before they are on disk: its `appendfsync` is `everysec`, and `WAITAOF` fails ({refusal}); \
+         set `appendfsync` to `always`, use Redis 7.2 or newer and allow `WAITAOF`, or accept the loss of the last seconds with \
+         `durability = \"memory\"`"
     )
 }
 
-/// Judges a server that does not tell.
+/// Checks a server that rejects `CONFIG GET`.
 pub(super) fn unknown(refusal: &str, policy: &QueuePolicy) -> Result<Acknowledged, String> {
     if policy.durability == Some(Durability::Memory) {
         tracing::warn!(
             refusal,
-            "Redis does not tell its configuration; whether it may evict queued writes is not known"
+            "Redis rejects `CONFIG GET`, so it is unknown whether it may evict queued writes; check that `maxmemory-policy` is \
+             not `allkeys-*`"
         );
         return Ok(Acknowledged::AtOnce);
     }
     Err(format!(
-        "Redis does not tell whether acknowledged writes are on disk ({refusal}); allow `CONFIG GET`, or accept a loss with \
-         `durability = \"memory\"`"
+        "Redis rejects `CONFIG GET` ({refusal}), so it is unknown whether acknowledged writes are on disk; allow `CONFIG GET`, \
+         or accept a loss with `durability = \"memory\"`"
     ))
 }

@@ -27,7 +27,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use crate::{clock::Deadline, error::StoreError};
 
 /// Who takes calls to the server.
-pub(super) trait Carrier: Send + Sync + 'static {
+pub(super) trait Transport: Send + Sync + 'static {
     /// What is asked.
     type Call: Send + 'static;
     /// What is answered.
@@ -55,24 +55,24 @@ pub(super) struct Bounds {
     /// After how many bytes a group takes no more calls.
     pub(super) bytes: usize,
     /// How long a caller waits.
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// The place where calls meet.
-pub(super) struct Gathering<C: Carrier> {
+pub(super) struct Gathering<C: Transport> {
     carrier: C,
     bounds: Bounds,
     calls: Mutex<Calls<C>>,
 }
 
-struct Calls<C: Carrier> {
+struct Calls<C: Transport> {
     alone: usize,
-    under_way: usize,
+    in_flight: usize,
     /// Empty unless as many groups are under way as may be.
     waiting: VecDeque<Waiting<C>>,
 }
 
-struct Waiting<C: Carrier> {
+struct Waiting<C: Transport> {
     call: C::Call,
     /// The runtime that its answer will come through.
     runtime: Handle,
@@ -80,27 +80,27 @@ struct Waiting<C: Carrier> {
 }
 
 /// A call under way alone.
-struct Alone<C: Carrier>(Arc<Gathering<C>>);
+struct SinglePermit<C: Transport>(Arc<Gathering<C>>);
 
 /// What has become of a call.
-enum Entered<C: Carrier> {
+enum Entered<C: Transport> {
     /// It may leave.
-    Alone(C::Call, Alone<C>),
+    SinglePermit(C::Call, SinglePermit<C>),
     /// It goes with a group, whose answer will be told here.
     Waits(oneshot::Receiver<Result<C::Answer, StoreError>>),
 }
 
 /// The room of a group under way. When it is free, the next one leaves.
-struct Room<C: Carrier>(Arc<Gathering<C>>);
+struct BatchPermit<C: Transport>(Arc<Gathering<C>>);
 
-impl<C: Carrier> Gathering<C> {
+impl<C: Transport> Gathering<C> {
     pub(super) fn new(carrier: C, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             carrier,
             bounds,
             calls: Mutex::new(Calls {
                 alone: 0,
-                under_way: 0,
+                in_flight: 0,
                 waiting: VecDeque::new(),
             }),
         })
@@ -117,19 +117,19 @@ impl<C: Carrier> Gathering<C> {
         call: C::Call,
     ) -> Result<C::Answer, StoreError> {
         let answered = match self.enter(call, runtime) {
-            Entered::Alone(call, _alone) => {
+            Entered::SinglePermit(call, _alone) => {
                 // Out of the futures of the caller, which are deep enough.
                 let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
                 return answers.pop().unwrap_or_else(no_answer);
             }
             Entered::Waits(answered) => answered,
         };
-        let answered = Deadline::after(self.bounds.patience).bound(answered).await;
+        let answered = Deadline::after(self.bounds.timeout).bound(answered).await;
         match answered {
             Some(answer) => answer.unwrap_or_else(|_| no_answer()),
             None => Err(StoreError::unanswered(format!(
                 "Redis has not answered for {:?}",
-                self.bounds.patience
+                self.bounds.timeout
             ))),
         }
     }
@@ -137,9 +137,9 @@ impl<C: Carrier> Gathering<C> {
     /// Lets a call leave if there is room for it, or queues it.
     fn enter(self: &Arc<Self>, call: C::Call, runtime: &Handle) -> Entered<C> {
         let mut calls = self.lock();
-        if calls.alone < self.bounds.alone && calls.under_way == 0 {
+        if calls.alone < self.bounds.alone && calls.in_flight == 0 {
             calls.alone += 1;
-            return Entered::Alone(call, Alone(Arc::clone(self)));
+            return Entered::SinglePermit(call, SinglePermit(Arc::clone(self)));
         }
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
@@ -147,10 +147,10 @@ impl<C: Carrier> Gathering<C> {
             runtime: runtime.clone(),
             answer,
         };
-        if calls.under_way < self.bounds.at_once {
-            calls.under_way += 1;
+        if calls.in_flight < self.bounds.at_once {
+            calls.in_flight += 1;
             drop(calls);
-            Room(Arc::clone(self)).take(vec![waiting]);
+            BatchPermit(Arc::clone(self)).take(vec![waiting]);
         } else {
             calls.waiting.push_back(waiting);
         }
@@ -173,7 +173,7 @@ impl<C: Carrier> Gathering<C> {
             }
         }
         if group.is_empty() {
-            calls.under_way -= 1;
+            calls.in_flight -= 1;
         }
         group
     }
@@ -183,7 +183,7 @@ impl<C: Carrier> Gathering<C> {
     }
 }
 
-impl<C: Carrier> Room<C> {
+impl<C: Transport> BatchPermit<C> {
     /// Lets a group leave. If its runtime has ended, its calls are dropped, and then those behind them.
     fn take(self, group: Vec<Waiting<C>>) {
         let Some(runtime) = group.first().map(|first| first.runtime.clone()) else {
@@ -205,13 +205,13 @@ impl<C: Carrier> Room<C> {
     }
 }
 
-impl<C: Carrier> Drop for Alone<C> {
+impl<C: Transport> Drop for SinglePermit<C> {
     fn drop(&mut self) {
         self.0.lock().alone -= 1;
     }
 }
 
-impl<C: Carrier> Drop for Room<C> {
+impl<C: Transport> Drop for BatchPermit<C> {
     fn drop(&mut self) {
         let group = self.0.next_group();
         if !group.is_empty() {
@@ -239,7 +239,7 @@ mod tests {
         groups: Mutex<Vec<Vec<u32>>>,
     }
 
-    impl Carrier for Slow {
+    impl Transport for Slow {
         type Call = u32;
         type Answer = u32;
 
@@ -258,7 +258,7 @@ mod tests {
         patient(at_once, together, Duration::from_secs(20))
     }
 
-    fn patient(at_once: usize, together: usize, patience: Duration) -> Arc<Gathering<Slow>> {
+    fn patient(at_once: usize, together: usize, timeout: Duration) -> Arc<Gathering<Slow>> {
         let slow = Slow {
             lets: Semaphore::new(0),
             groups: Mutex::default(),
@@ -268,7 +268,7 @@ mod tests {
             at_once,
             together,
             bytes: 100,
-            patience,
+            timeout,
         };
         Gathering::new(slow, bounds)
     }
@@ -321,7 +321,7 @@ mod tests {
             assert_eq!(answer, expected);
         }
         assert_eq!(groups(&gathering)[3..], [vec![6, 7]]);
-        assert_eq!(gathering.lock().under_way, 0);
+        assert_eq!(gathering.lock().in_flight, 0);
     }
 
     #[tokio::test]
@@ -358,7 +358,7 @@ mod tests {
         let last = tasks.pop().expect("there are five").await;
         assert_eq!(last.expect("no panic").expect("an answer"), 50);
         let calls = gathering.lock();
-        assert_eq!((calls.alone, calls.under_way), (0, 0));
+        assert_eq!((calls.alone, calls.in_flight), (0, 0));
     }
 
     #[tokio::test]
@@ -409,7 +409,7 @@ mod tests {
         assert!(error.may_be_done);
         {
             let calls = gathering.lock();
-            assert_eq!((calls.alone, calls.under_way), (0, 0));
+            assert_eq!((calls.alone, calls.in_flight), (0, 0));
         }
         gathering.carrier.lets.add_permits(1);
         let call = gathering.call(second.handle(), 5);

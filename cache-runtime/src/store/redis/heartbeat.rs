@@ -1,22 +1,24 @@
-//! The pulse of a link: whether Redis answers (the circuit breaker) and whether it is still the one to ask (the trust).
+//! The heartbeat of a link: it checks whether Redis answers (the circuit breaker), and whether it is still the primary
+//! (the trust, or primary lease).
 //!
-//! Without the breaker, every read of a frozen Redis would wait for a time-out of its own. Without the trust, a primary that
+//! Without the breaker, every read of a frozen Redis would wait for its own time-out. Without the trust, a primary that
 //! was cut off would serve rows whose writes are announced to its successor.
 //!
-//! 1. Each link has one task. Every 400 ms it asks for INFO: a server that has become a replica, or whose history is
-//!    another one, loses the link.
-//! 2. Where Redis must be *fenced* (it has replicas, or wants some, or the user says so), the task also tries a write:
-//!    `DEL` of a key that never exists. It is refused when replicas are missed (`NOREPLICAS`) or by a replica, but not for
-//!    want of memory, and leaves nothing behind. The link is trusted for one second from the moment the last write that
-//!    succeeded was *sent*.
-//! 3. The first command that is not answered in time opens the breaker: operations fail at once, those under way stop
-//!    waiting. The task probes at once, then every 100 ms; an answer closes the breaker, the second probe in vain drops the
-//!    link, and another is made in the background.
+//! 1. Each link has one task. Every 400 ms it sends INFO. If the server has become a replica, or its history has
+//!    changed, the task drops the link.
+//! 2. If Redis must be *fenced* (it has replicas, or requires some, or `fence_primary` is set), the task also tries a
+//!    write: `DEL` of a key that never exists. Redis rejects it if replicas are missing (`NOREPLICAS`), and a replica
+//!    rejects it too, but it does not fail when memory is full. It changes nothing. The link is trusted for one second
+//!    from the time when the last accepted write was *sent*.
+//! 3. The first command that times out opens the breaker. Then operations fail immediately, and those under way stop
+//!    waiting. The task probes immediately, then every 100 ms. A reply closes the breaker. After the second failed
+//!    probe the task drops the link, and another is made in the background.
 //!
-//! Invariant: at most one command per caller waits for a server that has fallen silent, and at most one response time-out;
-//! a put that meets others may wait for theirs before its own (`gathering`).
-//! Invariant: every operation obtains its link through [`Pulse::check`], and its answer counts only if the trust has not
-//! ended meanwhile. An answer that arrives in time was given by a server that took writes less than a second before.
+//! Invariant: at most one command per caller waits for a server that has stopped answering, and for at most one
+//! response time-out. A put that joins a batch may first wait for the batch before it (`gathering`).
+//! Invariant: every operation gets its link through [`Heartbeat::check`], and its reply counts only if the trust has
+//! not ended in the meantime. So a reply that counts comes from a server that accepted writes less than a second
+//! before.
 //! Not here: how links are made (`connection`).
 
 use std::{
@@ -36,24 +38,24 @@ use crate::{clock::timer_us, error::StoreError};
 pub(crate) const BEAT: Duration = Duration::from_millis(400);
 /// The pause between two probes of a server that is silent.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(100);
-/// How many probes in vain end a link.
+/// How many failed probes end a link.
 pub(crate) const PROBES: u32 = 2;
-/// How long a write that was accepted is a reason for trust, counted from when it was sent.
+/// How long an accepted write keeps the link trusted, counted from when it was sent.
 pub(crate) const TRUST: Duration = Duration::from_secs(1);
 /// The trust in a server that need not be fenced.
 const FOR_EVER: u64 = u64::MAX;
 
-/// What is known of a link at this moment.
+/// The current state of a link.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     silent: AtomicBool,
     ended: AtomicBool,
     trusted_until_us: AtomicU64,
     changed: Notify,
 }
 
-impl Pulse {
-    /// A link that answers; trusted for ever, or not before a write was accepted.
+impl Heartbeat {
+    /// Returns the state of a new link. A fenced link is trusted only after a write was accepted, others always.
     pub(crate) fn new(fenced: bool) -> Self {
         Self {
             silent: AtomicBool::new(false),
@@ -63,44 +65,46 @@ impl Pulse {
         }
     }
 
-    /// Whether the link may be used now.
+    /// Fails if the link must not be used now.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         if self.silent.load(Ordering::Acquire) {
-            return Err(StoreError::new("Redis does not answer"));
+            return Err(StoreError::new(
+                "Redis does not answer: the circuit breaker is open",
+            ));
         }
         self.check_trust()
     }
 
-    /// Whether what the server has just answered counts.
+    /// Fails if a reply that has just arrived does not count.
     #[inline]
     pub(crate) fn check_trust(&self) -> Result<(), StoreError> {
-        if self.is_trusted() {
+        if self.is_available() {
             return Ok(());
         }
         Err(StoreError::new(
-            "Redis has taken no write for a second, so it may have a successor",
+            "Redis has accepted no write for a second, so another server may have replaced it",
         ))
     }
 
-    /// Whether the server is still the one to ask.
+    /// Returns whether the link is trusted now.
     #[inline]
-    fn is_trusted(&self) -> bool {
+    fn is_available(&self) -> bool {
         let until_us = self.trusted_until_us.load(Ordering::Acquire);
         until_us == FOR_EVER || timer_us() < until_us
     }
 
-    /// Whether trust must be earned.
+    /// Returns whether the link needs accepted writes to be trusted.
     pub(crate) fn is_fenced(&self) -> bool {
         self.trusted_until_us.load(Ordering::Acquire) != FOR_EVER
     }
 
-    /// Trust must be earned from now on.
+    /// From now on the link needs accepted writes to be trusted.
     pub(crate) fn fence(&self) {
         self.trusted_until_us.store(0, Ordering::Release);
     }
 
-    /// A write that was sent at this moment has been accepted.
+    /// Extends the trust: the server has accepted a write that was sent at this time.
     pub(crate) fn trust_from(&self, sent_us: u64) {
         let until_us = sent_us.saturating_add(
             u64::try_from(TRUST.as_micros()).expect("a second is few microseconds"),
@@ -108,7 +112,7 @@ impl Pulse {
         self.trusted_until_us.fetch_max(until_us, Ordering::AcqRel);
     }
 
-    /// Whether the breaker is open.
+    /// Returns whether the breaker is open.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Acquire)
     }
@@ -120,7 +124,7 @@ impl Pulse {
         }
     }
 
-    /// Closes the breaker. Whether it was open.
+    /// Closes the breaker. Returns whether it was open.
     pub(crate) fn answer(&self) -> bool {
         self.silent.swap(false, Ordering::AcqRel)
     }
@@ -130,18 +134,18 @@ impl Pulse {
         self.until(&self.silent).await;
     }
 
-    /// The link is not used any more.
+    /// Marks the link as no longer used.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.changed.notify_waiters();
     }
 
-    /// Whether the link is not used any more.
+    /// Returns whether the link is no longer used.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Returns when the link is not used any more.
+    /// Returns when the link is no longer used.
     pub(crate) async fn ended(&self) {
         self.until(&self.ended).await;
     }
@@ -149,7 +153,7 @@ impl Pulse {
     async fn until(&self, flag: &AtomicBool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // Registered before the look, so that a change in between is not missed.
+            // Register before checking, so that a change in between is not missed.
             changed.as_mut().enable();
             if flag.load(Ordering::Acquire) {
                 return;
@@ -159,25 +163,25 @@ impl Pulse {
     }
 }
 
-/// One beat: what the server says of itself, and whether it takes writes.
+/// One heartbeat: the server's INFO, and whether it accepts writes.
 pub(crate) struct Beat {
     /// When it was sent.
     pub(crate) sent_us: u64,
-    /// The text that INFO returns, or nothing from a server that does not tell.
-    pub(crate) told: RedisResult<Option<String>>,
+    /// The reply of INFO, or `None` if the server does not report it.
+    pub(crate) info: RedisResult<Option<String>>,
     /// Whether a write was accepted, if one was tried.
     pub(crate) written: Option<RedisResult<()>>,
 }
 
 impl Beat {
-    /// Sends a beat.
+    /// Sends a heartbeat.
     pub(crate) async fn of(
         connection: &MultiplexedConnection,
         asks: bool,
-        heart: Option<&str>,
+        heartbeat_key: Option<&str>,
     ) -> Self {
         let sent_us = timer_us();
-        let told = async {
+        let info = async {
             let mut connection = connection.clone();
             if asks {
                 info().query_async(&mut connection).await.map(Some)
@@ -190,40 +194,40 @@ impl Beat {
         };
         let written = async {
             let mut connection = connection.clone();
-            Some(Cmd::del(heart?).exec_async(&mut connection).await)
+            Some(Cmd::del(heartbeat_key?).exec_async(&mut connection).await)
         };
-        let (told, written) = tokio::join!(told, written);
+        let (info, written) = tokio::join!(info, written);
         Self {
             sent_us,
-            told,
+            info,
             written,
         }
     }
 
-    /// The error that says that the server has not answered in time, if so.
+    /// Returns the time-out error, if the server has not replied in time.
     pub(crate) fn silence(&self) -> Option<&RedisError> {
-        self.told.as_ref().err().filter(|error| error.is_timeout())
+        self.info.as_ref().err().filter(|error| error.is_timeout())
     }
 
-    /// What failed or was refused.
+    /// Returns the errors of the commands that failed or were rejected.
     pub(crate) fn errors(&self) -> impl Iterator<Item = &RedisError> {
         let written = self
             .written
             .as_ref()
             .and_then(|written| written.as_ref().err());
-        self.told.as_ref().err().into_iter().chain(written)
+        self.info.as_ref().err().into_iter().chain(written)
     }
 }
 
-/// The question that tells who a server is, what it thinks of its replicas, and how many connections it has closed.
+/// Returns the INFO command for the identity of a server, its replication, and the number of connections it has closed.
 pub(crate) fn info() -> Cmd {
     let mut info = redis::cmd("INFO");
     info.arg("server").arg("replication").arg("stats");
     info
 }
 
-/// The task of a link ends with it.
-pub(crate) struct Ending(pub(crate) Arc<Pulse>);
+/// Ends the link when its task ends.
+pub(crate) struct Ending(pub(crate) Arc<Heartbeat>);
 
 impl Drop for Ending {
     fn drop(&mut self) {

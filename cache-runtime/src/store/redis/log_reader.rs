@@ -13,7 +13,7 @@
 //! 5. A link that does not carry a batch within the time that an answer may take is given a smaller one ([`BatchBytes`]), or the
 //!    same read would fail for ever.
 //!
-//! Invariant: the writes of one batch have [`MOST_BYTES`] together, or there is one of them.
+//! Invariant: the writes of one batch have [`MAX_BYTES`] together, or there is one of them.
 //! Invariant: a batch is empty only if the log had nothing behind its place.
 //! Not here: how Redis is asked (`redis_queue`).
 
@@ -26,14 +26,14 @@ use std::{
 };
 
 use crate::{
-    protocol::{key::Key, mark::Incarnation},
+    protocol::{key::Key, queue_position::Incarnation},
     store::{Payload, queue::Logged},
 };
 
 /// From how many bytes on, key and entry together, a write is listed with its size.
 pub(super) const LARGE: u64 = 4 << 10;
 /// How many bytes one batch may have.
-const MOST_BYTES: u64 = 8 << 20;
+const MAX_BYTES: u64 = 8 << 20;
 /// How many it may have over the slowest link.
 const LEAST_BYTES: u64 = 64 << 10;
 
@@ -117,7 +117,7 @@ const TRUSTED: u32 = 256;
 impl Default for BatchBytes {
     fn default() -> Self {
         Self {
-            most: AtomicU64::new(MOST_BYTES),
+            most: AtomicU64::new(MAX_BYTES),
             taken: AtomicU32::new(0),
         }
     }
@@ -136,9 +136,9 @@ impl BatchBytes {
             self.taken.store(0, Ordering::Relaxed);
             return;
         };
-        let is_large = most < MOST_BYTES && writes.iter().map(size).sum::<u64>() > most / 2;
+        let is_large = most < MAX_BYTES && writes.iter().map(size).sum::<u64>() > most / 2;
         if is_large && self.taken.fetch_add(1, Ordering::Relaxed) + 1 >= TRUSTED {
-            let more = (most * 2).min(MOST_BYTES);
+            let more = (most * 2).min(MAX_BYTES);
             self.most.fetch_max(more, Ordering::Relaxed);
             self.taken.store(0, Ordering::Relaxed);
         }
@@ -209,7 +209,7 @@ impl Batch {
         self.has_gap = writes.is_empty();
         self.read_to = if read.to == u64::MAX {
             let found = writes.last();
-            found.map_or(u64::MAX, |write| write.pending.mark.number)
+            found.map_or(u64::MAX, |write| write.pending.position.number)
         } else {
             read.to
         };
@@ -238,7 +238,7 @@ fn size(write: &Logged) -> u64 {
 mod tests {
     use super::*;
     use crate::protocol::{
-        mark::Mark,
+        queue_position::QueuePosition,
         state::{Identity, Lease, Meta, Pending},
         token::Token,
     };
@@ -289,20 +289,18 @@ mod tests {
             lease: Lease {
                 token: Token::numbered(0),
                 identity: Identity {
-                    stamp: 0,
+                    history: 0,
                     fingerprint: 0,
                     codec: 0,
                 },
             },
             loaded_at_ms: 0,
-            load_cost_us: 0,
-            version: 0,
         };
         let size = usize::try_from(size).expect("it is small");
         Logged {
             key: Key::from_bytes(b""),
             pending: Pending {
-                mark: Mark {
+                position: QueuePosition {
                     incarnation: INCARNATION,
                     number,
                 },
@@ -319,7 +317,7 @@ mod tests {
     fn drain(log: &mut Log, count: u32, mut put: impl FnMut(&mut Log)) -> Vec<(Vec<Logged>, u32)> {
         let (mut batches, mut after, mut known) = (Vec::new(), 0, None::<Sizes>);
         loop {
-            let mut batch = Batch::new(after, count, MOST_BYTES);
+            let mut batch = Batch::new(after, count, MAX_BYTES);
             let mut commands = 1;
             let first = known.as_ref().and_then(|known| batch.next(known));
             let sizes = log.look(after, count as usize * 2);
@@ -341,9 +339,9 @@ mod tests {
                 return batches;
             };
             let is_full = batch.writes.len() == count as usize || batch.is_cut(sizes.last);
-            let is_all = last.pending.mark.number >= sizes.last;
+            let is_all = last.pending.position.number >= sizes.last;
             assert!(is_full || is_all, "what is not full goes to the end");
-            after = last.pending.mark.number;
+            after = last.pending.position.number;
             known = Some(sizes);
             batches.push((batch.writes, commands));
         }
@@ -354,12 +352,12 @@ mod tests {
         for (writes, _) in batches {
             let bytes: u64 = writes.iter().map(size).sum();
             assert!(
-                bytes <= MOST_BYTES || writes.len() == 1,
+                bytes <= MAX_BYTES || writes.len() == 1,
                 "{} writes of {bytes} bytes",
                 writes.len()
             );
             assert!(writes.len() <= count);
-            numbers.extend(writes.iter().map(|write| write.pending.mark.number));
+            numbers.extend(writes.iter().map(|write| write.pending.position.number));
         }
         let expected: Vec<u64> = log.0.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers, expected, "each write once, in order");
@@ -385,7 +383,7 @@ mod tests {
             let batches = drain(&mut log, 1_000, |_| {});
             check(&batches, &log, 1_000);
             let (first, second) = (&batches[0], &batches[1]);
-            let fitting = usize::try_from(MOST_BYTES / bytes).expect("it is small");
+            let fitting = usize::try_from(MAX_BYTES / bytes).expect("it is small");
             assert_eq!(first.0.len(), fitting);
             assert_eq!((second.0.len(), second.1), (fitting, 1));
         }

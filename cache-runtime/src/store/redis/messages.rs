@@ -1,18 +1,19 @@
-//! Wake-ups from Redis: the messages of its scripts to this process, on a connection of their own beside the link.
+//! Wake-ups from Redis: its scripts send messages to this process, which arrive on a connection of their own.
 //!
-//! Redis counts a connection that has subscribed to a channel among its pub/sub clients, and closes it when more waits to be
-//! read than `client-output-buffer-limit pubsub` allows (32 MiB unless set otherwise). On the connection of the data a few
-//! large rows would cost every operation its link; here, a flood or a giant message costs wake-ups.
+//! Redis treats a connection that has subscribed to a channel as a pub/sub client. It closes the connection when its
+//! unread messages exceed `client-output-buffer-limit pubsub` (32 MiB by default). On the data connection, a few large
+//! rows would then cost all operations their link. On a separate connection, too many or too large messages cost only
+//! wake-ups.
 //!
-//! 1. The connection is made in the handshake of a link, so that wake-ups come from its first operation on. Where it cannot
-//!    be made, or the server does not let it subscribe, the link goes on without: who waits goes on when its time is up.
-//! 2. A task holds it as long as the link is used. When it is lost, everybody who waits is woken, and it is made anew, after
-//!    pauses that grow until a connection has lasted.
-//! 3. Nothing else is sent on it, so it is asked for a sign of life every few seconds: one that was forgotten on the way is
-//!    noticed.
+//! 1. The connection is made in the handshake of a link, so that wake-ups work from its first operation on. If it
+//!    cannot be made, or the server does not allow it to subscribe, the link works without it: waiting callers continue
+//!    after their timeout.
+//! 2. A task holds the connection while the link is used. When it is lost, the task wakes all waiting callers and
+//!    reconnects, with growing pauses until a connection has lasted.
+//! 3. Nothing else is sent on the connection, so the task sends a PING every few seconds to detect a dead connection.
 //!
-//! Invariant: what becomes of this connection says nothing about the link: its stamp, its breaker and its trust stay.
-//! Not here: who waits (`wake`), and what is logged (`condition`).
+//! Invariant: the state of this connection does not affect the link: its history, its breaker and its trust stay.
+//! Not here: the waiting callers (`wake`), and what is logged (`condition`).
 
 use std::{
     sync::{Arc, Weak},
@@ -22,14 +23,13 @@ use std::{
 use redis::{PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::sync::Notify;
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     clock::Deadline,
     protocol::token::ProcessId,
     store::{
+        failpoint::Mechanism,
         redis::{
-            condition::{Away, UNREACHABLE},
+            condition::{UNREACHABLE, Unavailable},
             connection::{Connector, Link, unless_refused},
         },
         wake::Wakeups,
@@ -37,14 +37,14 @@ use crate::{
 };
 
 const CHANNEL: &[u8] = b"larder:wake:";
-/// No key is as long. What is longer is no wake-up.
-const LONGEST_MESSAGE: usize = 4 << 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often a sign of life is asked for.
+/// Longer than any key. A longer message is not a wake-up.
+const MAX_MESSAGE: usize = 4 << 10;
+const INITIAL_PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// The pause between two PINGs.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
-/// A connection that messages arrive on.
+/// A connection that receives messages.
 pub(super) struct Messages {
     connection: MultiplexedConnection,
     ended: Arc<Notify>,
@@ -52,7 +52,7 @@ pub(super) struct Messages {
 
 impl Messages {
     /// Subscribes on a new connection to the run of the server that a link leads to.
-    pub(super) async fn open(connector: &Arc<Connector>, stamp: u64) -> Result<Self, RedisError> {
+    pub(super) async fn open(connector: &Arc<Connector>, history: u64) -> Result<Self, RedisError> {
         let ended = Arc::new(Notify::new());
         let (weak, end) = (Arc::downgrade(connector), Arc::clone(&ended));
         let config = connector.config().set_push_sender(move |push: PushInfo| {
@@ -67,12 +67,12 @@ impl Messages {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let mut connection = connector.beside(stamp, &config).await?;
+        let mut connection = connector.shared(history, &config).await?;
         connection.subscribe(channel()).await?;
         Ok(Self { connection, ended })
     }
 
-    /// Returns when the connection is of no use any more.
+    /// Returns when the connection no longer works.
     async fn lost(&self) {
         let ended = self.ended.notified();
         let mut ended = std::pin::pin!(ended);
@@ -81,7 +81,7 @@ impl Messages {
             let shows_life = async {
                 tokio::time::sleep(SIGN_OF_LIFE).await;
                 let shown = redis::cmd("PING").exec_async(&mut connection).await;
-                // A refusal is a sign of life too.
+                // A rejection also shows that the connection works.
                 unless_refused(shown).is_ok()
             };
             tokio::select! {
@@ -92,88 +92,87 @@ impl Messages {
     }
 }
 
-/// The name of the channel for this process.
+/// Returns the name of the channel of this process.
 pub(super) fn channel() -> Vec<u8> {
     [CHANNEL, &ProcessId::current().0].concat()
 }
 
-/// Wakes those who wait for the key that a message names.
+/// Wakes the callers that wait for the key in a message.
 pub(super) fn on_message(wakeups: &Wakeups, push: PushInfo) {
     if let Some(Value::BulkString(key)) = push.data.into_iter().nth(1)
-        && key.len() <= LONGEST_MESSAGE
+        && key.len() <= MAX_MESSAGE
     {
         wakeups.wake(&key);
     }
 }
 
-/// Holds the messages of a link, and makes their connection anew whenever it is lost, until the link is not used any more.
+/// Holds the message connection of a link, and reconnects whenever it is lost, until the link is no longer used.
 pub(super) async fn hold(connector: Weak<Connector>, link: Link, mut messages: Option<Messages>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = INITIAL_PAUSE;
     loop {
         if let Some(held) = messages.take() {
-            let lasted = Deadline::after(LONGEST_PAUSE);
+            let lasted = Deadline::after(MAX_PAUSE);
             tokio::select! {
-                () = link.pulse.ended() => return,
+                () = link.heartbeat.ended() => return,
                 () = held.lost() => {}
             }
             drop(held);
             let Some(connector) = connector.upgrade() else {
                 return;
             };
-            // Whoever waits for a message would wait in vain.
+            // Messages may have been lost, so wake all waiting callers.
             connector.wakeups().wake_all();
             if lasted.has_passed() {
-                pause = FIRST_PAUSE;
+                pause = INITIAL_PAUSE;
             }
             connector.messages_lost(&link).await;
         }
         tokio::select! {
-            () = link.pulse.ended() => return,
+            () = link.heartbeat.ended() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
         let Some(connector) = connector.upgrade() else {
             return;
         };
-        messages = connector.open_messages(link.stamp).await;
+        messages = connector.open_messages(link.history).await;
         if messages.is_some() {
-            // What was published in between is gone.
+            // Messages that were published in between are lost.
             connector.wakeups().wake_all();
         }
     }
 }
 
 impl Connector {
-    /// Makes the connection of the messages, if it can be made. Says so when that changes.
-    pub(super) async fn open_messages(self: &Arc<Self>, stamp: u64) -> Option<Messages> {
-        #[cfg(feature = "test-util")]
-        if self.leaves_out(Mechanism::OwnMessages) {
+    /// Makes the message connection, if possible. Logs when that changes.
+    pub(super) async fn open_messages(self: &Arc<Self>, history: u64) -> Option<Messages> {
+        if self.disables(Mechanism::OwnMessages) {
             return None;
         }
-        match Box::pin(Messages::open(self, stamp)).await {
+        match Box::pin(Messages::open(self, history)).await {
             Ok(messages) => {
                 self.conditions().hears();
                 Some(messages)
             }
             Err(error) => {
-                self.conditions().deaf(&Away::from(error));
+                self.conditions().deaf(&Unavailable::from(error));
                 None
             }
         }
     }
 
-    /// Says why the connection of the messages was lost, unless its link is lost with it, of which more is said.
+    /// Logs why the message connection was lost, unless the link was lost too, which is logged elsewhere.
     async fn messages_lost(&self, link: &Link) {
         let Ok(closing) = self.closing_of(link).await else {
             return;
         };
-        if link.pulse.has_ended() {
+        if link.heartbeat.has_ended() {
             return;
         }
         let lost = || {
             let suspicion = self.closings().suspicion("pubsub");
             let message = format!("the connection for wake-ups was lost{suspicion}");
-            Away::new(UNREACHABLE, &message)
+            Unavailable::new(UNREACHABLE, &message)
         };
         self.conditions().deaf(&closing.unwrap_or_else(lost));
     }

@@ -3,7 +3,7 @@
 //! 1. A hit is one `GET`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script.
 //! 2. What is found is judged by `state` before its payload is looked at.
 //!
-//! Invariant: an operation that belongs to a lease is sent only on a connection whose stamp is the lease's.
+//! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
 //! Not here: the connection (`connection`), and the rules. Those are in `state.rs`; the scripts in `store/scripts` say the
 //! same in Lua and are compared with it.
 
@@ -31,17 +31,17 @@ use crate::{
         claim::{Claim, InForce},
         entry,
         key::Key,
-        partition::Partition,
+        partition_keys::PartitionKeys,
         size::AROUND_A_ROW,
-        state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, View, Writers},
+        state::{self, Identity, Lease, MAX_INTENTS, State, Writers},
         token::{ProcessId, Token},
     },
     store::{
-        Filling, Found, Keeps, Payload, Store, Touched,
+        AnnouncedKey, Fill, Found, Payload, Representation, Store,
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
-            heartbeat::Pulse,
+            heartbeat::Heartbeat,
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
         },
@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How many commands are sent before their answers are waited for.
-const LONGEST_PIPELINE: usize = 500;
+const MAX_PIPELINE: usize = 500;
 /// How many keys one step of a scan looks at.
 const SCANNED_AT_ONCE: u32 = 500;
 
@@ -90,7 +90,7 @@ struct Scripts {
     put: Script,
     /// Its text, for a server that does not know it.
     put_text: String,
-    rotate: Script,
+    start_incarnation: Script,
     fetch: Script,
     settle: Script,
 }
@@ -110,7 +110,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         acquire_queued: script("acquire_queued"),
         put: script("put"),
         put_text: text("put"),
-        rotate: script("rotate"),
+        start_incarnation: script("start_incarnation"),
         fetch: script("fetch"),
         settle: script("settle"),
     }
@@ -133,7 +133,10 @@ pub fn script_text(name: &str) -> Option<String> {
             include_str!("scripts/acquire_queued.lua"),
         ),
         "put" => ("", include_str!("scripts/put.lua")),
-        "rotate" => (" flags=allow-oom", include_str!("scripts/rotate.lua")),
+        "start_incarnation" => (
+            " flags=allow-oom",
+            include_str!("scripts/start_incarnation.lua"),
+        ),
         "fetch" => (" flags=allow-oom", include_str!("scripts/fetch.lua")),
         "settle" => (" flags=allow-oom", include_str!("scripts/settle.lua")),
         _ => return None,
@@ -171,7 +174,7 @@ impl RedisStore {
     /// The current link if it leads to the history the lease was taken in.
     fn link_of(&self, lease: &Lease) -> Result<Link, StoreError> {
         let link = self.connector.link()?;
-        if link.stamp == lease.identity.stamp {
+        if link.history == lease.identity.history {
             Ok(link)
         } else {
             Err(StoreError::new(
@@ -187,9 +190,10 @@ impl RedisStore {
         mut link: Link,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
-        let pulse = Arc::clone(&link.pulse);
-        let answer = unless_silent(&pulse, invocation.invoke_async(&mut link.connection)).await?;
-        self.connector.judge(&link, operation, answer)
+        let heartbeat = Arc::clone(&link.heartbeat);
+        let answer =
+            unless_silent(&heartbeat, invocation.invoke_async(&mut link.connection)).await?;
+        self.connector.check_reply(&link, operation, answer)
     }
 
     /// Runs a script, and then a command, in one round trip. Others may come in between, and both may run twice. Not as a
@@ -203,9 +207,9 @@ impl RedisStore {
     ) -> Result<(Value, Value), StoreError> {
         let mut both = redis::pipe();
         both.invoke_script(invocation).add_command(command);
-        let pulse = Arc::clone(&link.pulse);
+        let heartbeat = Arc::clone(&link.heartbeat);
         let connection = &mut link.connection;
-        let answers = unless_silent(&pulse, async {
+        let answers = unless_silent(&heartbeat, async {
             let sent = send(connection, &both).await;
             if sent.as_ref().is_err_and(is_unknown_script) {
                 invocation.load_async(connection).await?;
@@ -214,7 +218,7 @@ impl RedisStore {
             sent
         });
         let answers = answers.await?;
-        let answers = self.connector.judge(&link, operation, answers)?;
+        let answers = self.connector.check_reply(&link, operation, answers)?;
         let answers = <[Value; 2]>::try_from(answers);
         let [script, command] = answers
             .map_err(|_| StoreError::new("a pipeline of Redis with another number of answers"))?;
@@ -230,7 +234,7 @@ impl RedisStore {
         items: &[T],
         arguments: impl Fn(&T, &mut redis::Cmd),
     ) -> Result<(), StoreError> {
-        for items in items.chunks(LONGEST_PIPELINE) {
+        for items in items.chunks(MAX_PIPELINE) {
             let mut pipeline = redis::Pipeline::with_capacity(items.len());
             for item in items {
                 let mut call = redis::cmd("EVALSHA");
@@ -238,9 +242,9 @@ impl RedisStore {
                 arguments(item, &mut call);
                 pipeline.add_command(call);
             }
-            let pulse = Arc::clone(&link.pulse);
-            let answer = unless_silent(&pulse, send_all(&mut link, script, &pipeline)).await?;
-            self.connector.judge(&link, operation, answer)?;
+            let heartbeat = Arc::clone(&link.heartbeat);
+            let answer = unless_silent(&heartbeat, send_all(&mut link, script, &pipeline)).await?;
+            self.connector.check_reply(&link, operation, answer)?;
         }
         Ok(())
     }
@@ -252,15 +256,16 @@ impl RedisStore {
         mut link: Link,
         command: &redis::Cmd,
     ) -> Result<Value, StoreError> {
-        let pulse = Arc::clone(&link.pulse);
-        let answer = unless_silent(&pulse, link.connection.send_packed_command(command)).await?;
+        let heartbeat = Arc::clone(&link.heartbeat);
+        let answer =
+            unless_silent(&heartbeat, link.connection.send_packed_command(command)).await?;
         // A server's refusal arrives as a value when a command is sent this way.
         let answer = answer.and_then(Value::extract_error);
-        self.connector.judge(&link, operation, answer)
+        self.connector.check_reply(&link, operation, answer)
     }
 
     /// Stores a state past all rules, or removes the key.
-    #[cfg(feature = "test-util")]
+    #[cfg(feature = "internal-faults")]
     pub(crate) async fn force(
         &self,
         key: &Key,
@@ -279,7 +284,7 @@ impl RedisStore {
     }
 
     /// The bytes at a key and the milliseconds left to them.
-    #[cfg(feature = "test-util")]
+    #[cfg(feature = "internal-faults")]
     pub(crate) async fn peek(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
         let link = self.connector.link()?;
         let bytes = self
@@ -325,15 +330,15 @@ async fn send(
 }
 
 /// The bytes of an entry.
-fn encode(filling: &Filling) -> Result<Vec<u8>, StoreError> {
-    match filling {
-        Filling::Value(meta, Payload::Bytes(bytes, header)) => {
+fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
+    match fill {
+        Fill::Value(meta, Payload::Bytes(bytes, header)) => {
             Ok(entry::encode(&State::Value(*meta, &bytes[*header..])))
         }
-        Filling::Value(_, Payload::Shared(_)) => {
+        Fill::Value(_, Payload::Shared(_)) => {
             Err(StoreError::new("a row was not encoded for Redis"))
         }
-        Filling::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
+        Fill::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
     }
 }
 
@@ -352,25 +357,9 @@ fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
         }
     };
     let state = entry::decode(&bytes);
-    Ok(match (state::view(Some(&state), identity), &state) {
-        (View::Value, State::Value(meta, payload)) => {
-            // A mark may stand in front of it.
-            let (meta, start) = (*meta, bytes.len() - payload.len());
-            Found::Value(meta, Payload::Bytes(bytes, start))
-        }
-        (View::Value, State::Pending(pending, payload)) => {
-            let (meta, start) = (pending.meta, bytes.len() - payload.len());
-            Found::Value(meta, Payload::Bytes(bytes, start))
-        }
-        (View::Negative, State::Negative(meta)) => Found::Negative(*meta),
-        (View::Negative, State::Pending(pending, _)) => Found::Negative(pending.meta),
-        (View::Unsettled, _) => Found::Unsettled,
-        (View::Loading, _) => Found::Loading,
-        (View::Writing, _) => Found::Writing,
-        (_, state) => Found::Foreign {
-            damaged: matches!(state, State::Unreadable(Unreadable::Damaged)),
-        },
-    })
+    // A queue position may come first.
+    let start = state::lookup(Some(&state), identity).map(|row| bytes.len() - row.len());
+    Ok(start.map(|start| Payload::Bytes(bytes, start)))
 }
 
 /// What the script says is there instead of what was asked for; `None` if the request was granted.
@@ -383,11 +372,14 @@ fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError
 }
 
 /// Stops waiting for an answer when the server falls silent: the caller may have waited for another one before.
-async fn unless_silent<T>(pulse: &Pulse, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+async fn unless_silent<T>(
+    heartbeat: &Heartbeat,
+    answer: impl Future<Output = T>,
+) -> Result<T, StoreError> {
     tokio::select! {
         biased;
         answer = answer => Ok(answer),
-        () = pulse.fell_silent() => Err(StoreError::unanswered("Redis has stopped answering")),
+        () = heartbeat.fell_silent() => Err(StoreError::unanswered("Redis has stopped answering")),
     }
 }
 
@@ -396,8 +388,8 @@ fn loading(lease: Lease) -> Vec<u8> {
 }
 
 impl Store for RedisStore {
-    fn keeps(&self) -> Keeps {
-        Keeps::Bytes
+    fn keeps(&self) -> Representation {
+        Representation::Bytes
     }
 
     fn most_bytes(&self) -> u64 {
@@ -406,16 +398,16 @@ impl Store for RedisStore {
             .saturating_sub(AROUND_A_ROW)
     }
 
-    fn stamp(&self) -> u64 {
-        self.connector.stamp()
+    fn history(&self) -> u64 {
+        self.connector.history()
     }
 
-    fn run(&self) -> u64 {
-        self.connector.run()
+    fn connection_number(&self) -> u64 {
+        self.connector.connection_number()
     }
 
-    fn is_trusted(&self) -> bool {
-        self.connector.is_trusted()
+    fn is_available(&self) -> bool {
+        self.connector.is_available()
     }
 
     fn wakeups(&self) -> &Wakeups {
@@ -425,7 +417,7 @@ impl Store for RedisStore {
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {
         let mut link = self.connector.link()?;
         let identity = Identity {
-            stamp: link.stamp,
+            history: link.history,
             fingerprint,
             codec,
         };
@@ -434,7 +426,7 @@ impl Store for RedisStore {
         // Waits for its own time-out at most, and for nothing before it: a hit is spared the cost of listening.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
-        found(self.connector.judge(&link, "get", answer)?, identity)
+        found(self.connector.check_reply(&link, "get", answer)?, identity)
     }
 
     async fn acquire(
@@ -443,7 +435,7 @@ impl Store for RedisStore {
         lease: Lease,
         lease_ttl_ms: u64,
         over: bool,
-        partition: Option<&Partition>,
+        partition: Option<&PartitionKeys>,
     ) -> Result<Option<Found>, StoreError> {
         let link = self.link_of(&lease)?;
         let entry = loading(lease);
@@ -451,7 +443,7 @@ impl Store for RedisStore {
             let mut invocation = SCRIPTS.acquire_queued.prepare_invoke();
             invocation
                 .key(key.as_bytes())
-                .key(partition.marks.as_bytes())
+                .key(partition.pending_index.as_bytes())
                 .key(partition.state.as_bytes())
                 .arg(entry)
                 .arg(lease_ttl_ms)
@@ -499,16 +491,16 @@ impl Store for RedisStore {
     async fn fill(
         &self,
         key: &Key,
-        filling: Filling,
+        fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
-        let lease = filling.meta().lease;
+        let lease = fill.meta().lease;
         let mut invocation = SCRIPTS.fill.prepare_invoke();
         invocation
             .key(key.as_bytes())
             .arg(&lease.token.0)
-            .arg(encode(&filling)?)
+            .arg(encode(&fill)?)
             .arg(ttl_ms)
             .arg(lease_ttl_ms);
         Ok(self
@@ -528,7 +520,7 @@ impl Store for RedisStore {
 
     async fn begin(
         &self,
-        touched: &[Touched],
+        touched: &[AnnouncedKey],
         intent: Token,
         intent_ttl_ms: u64,
     ) -> Result<(), StoreError> {
@@ -553,18 +545,18 @@ impl Store for RedisStore {
         .await
     }
 
-    async fn end(&self, touched: &[Touched], intent: Token) -> Result<(), StoreError> {
+    async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
         let link = self.connector.link()?;
-        let stamp = link.stamp;
+        let history = link.history;
         self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
-            let publication = touched.publication.as_ref();
+            let update = touched.update.as_ref();
             // What was written in another history of the store would not be believed here.
-            let publication = publication
-                .filter(|publication| publication.filling.meta().lease.identity.stamp == stamp);
-            let entry = publication.and_then(|publication| {
-                let entry = encode(&publication.filling).ok()?;
-                Some((entry, publication.ttl_ms))
+            let update =
+                update.filter(|update| update.fill.meta().lease.identity.history == history);
+            let entry = update.and_then(|update| {
+                let entry = encode(&update.fill).ok()?;
+                Some((entry, update.ttl_ms))
             });
             match entry {
                 Some((entry, ttl_ms)) => call.arg(entry).arg(ttl_ms),
@@ -582,7 +574,11 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn bind(&self, claim: &Claim<'_>, _: Option<&Partition>) -> Result<InForce, StoreError> {
+    async fn bind(
+        &self,
+        claim: &Claim<'_>,
+        _: Option<&PartitionKeys>,
+    ) -> Result<InForce, StoreError> {
         let link = self.connector.link()?;
         let run = link.number();
         let mut invocation = SCRIPTS.bind.prepare_invoke();
@@ -597,7 +593,7 @@ impl Store for RedisStore {
         let (database, table) =
             redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
         Ok(InForce {
-            run,
+            connection_number: run,
             database,
             table,
         })

@@ -19,8 +19,8 @@ use crate::{
     protocol::{
         entry,
         key::Key,
-        mark::{MARK_LENGTH, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QUEUE_POSITION_LENGTH, QueuePosition},
         state::{Condition, Pending, State},
         token::Token,
     },
@@ -29,8 +29,8 @@ use crate::{
         queue::{Body, Put, PutAnswer},
         redis::{
             SCRIPTS,
-            connection::{Connector, LONGEST_SYNC, Link},
-            gathering::{Bounds, Carrier, Gathering},
+            connection::{Connector, Link, MAX_SYNC},
+            gathering::{Bounds, Gathering, Transport},
             is_unknown_script,
             log_reader::LARGE,
             queue::{incarnation, unexpected},
@@ -40,22 +40,22 @@ use crate::{
 };
 
 /// How many puts may be under way alone.
-const ALONE: usize = 2;
+const MAX_SINGLE: usize = 2;
 /// How many groups are under way at once: while the server does one, the next is made ready.
-const AT_ONCE: usize = 2;
+const MAX_GROUPS: usize = 2;
 /// How many puts a group may have.
-const TOGETHER: usize = 256;
+const MAX_GROUP: usize = 256;
 /// After how many bytes a group takes no more of them: it is to be answered as fast as a single one.
-const BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// How many puts one call of the script may have, which nothing else of Redis runs beside.
-const IN_ONE_CALL: usize = 64;
+const MAX_CALL: usize = 64;
 
 /// One put on its way.
 pub(super) struct Call {
-    partition: Arc<Partition>,
+    partition: Arc<PartitionKeys>,
     key: Key,
     /// The history it was prepared for.
-    stamp: u64,
+    history: u64,
     /// The header of its entry.
     header: Vec<u8>,
     body: Body,
@@ -77,21 +77,46 @@ type Batch = Vec<usize>;
 /// What became of one put of a group, when that is known.
 type Answer = Option<Result<PutAnswer, StoreError>>;
 
-/// What the server says to a pipeline.
-struct Said {
-    /// To each batch.
-    batches: Vec<Result<Value, RedisError>>,
-    /// Why what it has written is not known to be on disk, if that was to be waited for.
-    unsynced: Option<StoreError>,
+/// What a pipeline asks for, in this order.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Whether the script is loaded first.
+    loads_script: bool,
+    /// How many calls of the script follow.
+    batches: usize,
+    /// Whether a `WAITAOF` ends it.
+    waits_for_disk: bool,
+}
+
+/// The replies to a pipeline, sorted by what they answer.
+#[derive(Debug, PartialEq)]
+struct PipelineReply {
+    /// One for each batch.
+    batches: Vec<Value>,
+    /// That of the `WAITAOF`, if there was one.
+    disk: Option<Value>,
+}
+
+/// Why a batch, or one put of it, has no answer.
+#[derive(Debug)]
+enum Failure {
+    /// Redis has refused it.
+    Refused(RedisError),
+    /// The reply is none that the script gives.
+    Unexpected(StoreError),
 }
 
 impl Call {
-    pub(super) fn new(partition: Arc<Partition>, key: Key, put: Put) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        partition: Arc<PartitionKeys>,
+        key: Key,
+        put: Put,
+    ) -> Result<Self, StoreError> {
         if let Body::Row(Payload::Shared(_)) = put.body {
             return Err(StoreError::new("a row was not encoded for Redis"));
         }
         let pending = Pending {
-            mark: Mark::from_bytes([0; MARK_LENGTH]),
+            position: QueuePosition::from_bytes([0; QUEUE_POSITION_LENGTH]),
             is_deletion: matches!(put.body, Body::Deletion(_)),
             meta: put.meta,
         };
@@ -106,7 +131,7 @@ impl Call {
         Ok(Self {
             partition,
             key,
-            stamp: put.meta.lease.identity.stamp,
+            history: put.meta.lease.identity.history,
             header,
             body: put.body,
             demand,
@@ -133,12 +158,12 @@ impl Puts {
     /// Where puts meet whose answer is the acknowledgement.
     pub(super) fn at_once(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let response = connector.timeouts().response;
-        Self::gathering(connector, false, (ALONE, AT_ONCE), response)
+        Self::gathering(connector, false, (MAX_SINGLE, MAX_GROUPS), response)
     }
 
     /// Where puts meet that are acknowledged when they are on disk.
     pub(super) fn after_sync(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
-        let longest = LONGEST_SYNC + connector.timeouts().response;
+        let longest = MAX_SYNC + connector.timeouts().response;
         // What goes alone gives its place up when its caller is dropped, though the server still waits for its disk: callers
         // who give up and try again would have any number of waits going on. In a group it keeps its room.
         Self::gathering(connector, true, (0, 1), longest)
@@ -153,15 +178,15 @@ impl Puts {
         let bounds = Bounds {
             alone,
             at_once,
-            together: TOGETHER,
-            bytes: BYTES,
+            together: MAX_GROUP,
+            bytes: MAX_BYTES,
             // For the group before, for its own, and for a server that has to be given the script first.
-            patience: longest * 3,
+            timeout: longest * 3,
         };
         Gathering::new(Self { connector, synced }, bounds)
     }
 
-    /// Sends batches until the server knows the script, and notes their answers.
+    /// Sends batches until the server knows the script, and records their answers.
     async fn send(
         &self,
         link: &Link,
@@ -170,153 +195,122 @@ impl Puts {
         answers: &mut [Answer],
     ) -> Result<(), StoreError> {
         let mut connection = if self.synced {
-            self.connector.companion(link).await?
+            self.connector.blocking_connection(link).await?
         } else {
             link.connection.clone()
         };
-        let mut knows_script = true;
+        let mut loads_script = false;
         while !batches.is_empty() {
-            let replies = self
-                .round_trip(link, &mut connection, calls, &batches, knows_script)
+            let reply = self
+                .round_trip(link, &mut connection, calls, &batches, loads_script)
                 .await;
-            let said = match replies {
-                Ok(said) => said,
+            let reply = match reply {
+                Ok(reply) => reply,
                 Err(error) => {
-                    for &at in batches.iter().flatten() {
-                        answers[at] = Some(Err(error.clone()));
-                    }
+                    record(answers, batches.iter().flatten(), || Err(error.clone()));
                     return Ok(());
                 }
             };
+            let unsynced = reply.disk.and_then(|disk| self.unsynced(link, disk));
             let mut unknown = Vec::new();
-            for (batch, reply) in batches.into_iter().zip(said.batches) {
-                match reply {
-                    Err(error) if knows_script && is_unknown_script(&error) => unknown.push(batch),
-                    reply => self.note(link, &batch, reply, said.unsynced.as_ref(), answers),
+            for (batch, reply) in batches.into_iter().zip(reply.batches) {
+                match parse_batch(reply) {
+                    Err(Failure::Refused(error)) if !loads_script && is_unknown_script(&error) => {
+                        unknown.push(batch);
+                    }
+                    Err(failure) => {
+                        let error = self.failed(link, failure);
+                        record(answers, &batch, || Err(error.clone()));
+                    }
+                    Ok(BatchReply::NeedsIncarnation(from)) => {
+                        record(answers, &batch, || Ok(PutAnswer::NeedsIncarnation(from)));
+                    }
+                    Ok(BatchReply::Each(each)) => {
+                        for (&at, answer) in batch.iter().zip(each) {
+                            let answer = answer.map_err(|failure| self.failed(link, failure));
+                            answers[at] = Some(on_disk(answer, unsynced.as_ref()));
+                        }
+                    }
                 }
             }
             batches = unknown;
-            knows_script = false;
+            loads_script = true;
         }
         if self.synced {
-            link.keep_companion(connection);
+            link.keep_blocking_connection(connection);
         }
         Ok(())
     }
 
-    /// One pipeline. What the server says to each batch, if it says anything.
+    /// Sends one pipeline, and returns its replies, if there are any.
     async fn round_trip(
         &self,
         link: &Link,
         connection: &mut MultiplexedConnection,
         calls: &[Call],
         batches: &[Batch],
-        knows_script: bool,
-    ) -> Result<Said, StoreError> {
+        loads_script: bool,
+    ) -> Result<PipelineReply, StoreError> {
         let mut pipeline = redis::Pipeline::with_capacity(batches.len() + 2);
-        if !knows_script {
+        let plan = Plan {
+            loads_script,
+            batches: batches.len(),
+            waits_for_disk: self.synced,
+        };
+        if plan.loads_script {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(&SCRIPTS.put_text);
         }
         for batch in batches {
             pipeline.add_command(command(link, calls, batch));
         }
-        if self.synced {
-            let ms = u64::try_from(LONGEST_SYNC.as_millis()).unwrap_or(u64::MAX);
+        if plan.waits_for_disk {
+            let ms = u64::try_from(MAX_SYNC.as_millis()).unwrap_or(u64::MAX);
             pipeline.add_command(wait_for_sync(1, ms));
         }
         let sent = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-        let replies = unless_silent(&link.pulse, sent).await?;
+        let replies = unless_silent(&link.heartbeat, sent).await?;
         let replies = if self.synced {
-            self.connector.judge_companion(link, "put", replies)?
+            self.connector.check_blocking_reply(link, "put", replies)?
         } else {
-            self.connector.judge(link, "put", replies)?
+            self.connector.check_reply(link, "put", replies)?
         };
-        let mut replies = replies.into_iter();
-        if !knows_script {
-            // If it is refused, each batch says so; and another process may have loaded it meanwhile.
-            replies.next();
-        }
-        let batches = (&mut replies).take(batches.len());
-        Ok(Said {
-            batches: batches.map(said).collect(),
-            unsynced: self
-                .synced
-                .then(|| self.unsynced(link, replies.next()))
-                .flatten(),
-        })
+        Ok(parse_pipeline(replies, plan))
     }
 
-    /// Why what was written is not known to be on disk.
-    fn unsynced(&self, link: &Link, reply: Option<Value>) -> Option<StoreError> {
-        let reply = reply.unwrap_or(Value::Nil).extract_error();
-        let message = match self.connector.judge_companion(link, "waitaof", reply) {
+    /// Returns why what was written is not known to be on disk, by the reply to `WAITAOF`; `None` if it is.
+    fn unsynced(&self, link: &Link, reply: Value) -> Option<StoreError> {
+        let reply = reply.extract_error();
+        let message = match self.connector.check_blocking_reply(link, "waitaof", reply) {
             Ok(Value::Array(disks)) if matches!(disks.first(), Some(Value::Int(1..))) => {
                 return None;
             }
-            Ok(_) => format!("Redis has not written to its disk for {LONGEST_SYNC:?}"),
+            Ok(_) => format!("Redis has not written to its disk for {MAX_SYNC:?}"),
             Err(error) => error.to_string(),
         };
         Some(StoreError::unanswered(message))
     }
 
-    /// Notes what the server says to a batch.
-    fn note(
-        &self,
-        link: &Link,
-        batch: &Batch,
-        reply: Result<Value, RedisError>,
-        unsynced: Option<&StoreError>,
-        answers: &mut [Answer],
-    ) {
-        match self.judge(link, reply) {
-            Err(error) => {
-                for &at in batch {
-                    answers[at] = Some(Err(error.clone()));
-                }
-            }
-            Ok(Value::Array(all)) => match all.as_slice() {
-                [Value::Int(1), from] => {
-                    for &at in batch {
-                        answers[at] = Some(Ok(PutAnswer::Rotate(incarnation(from))));
-                    }
-                }
-                _ => {
-                    for (&at, reply) in batch.iter().zip(all) {
-                        let judged = self.judge(link, said(reply));
-                        let answer = match (judged.and_then(|said| answer(&said)), unsynced) {
-                            (Ok(PutAnswer::Done(_)), Some(unsynced)) => Err(unsynced.clone()),
-                            (answer, _) => answer,
-                        };
-                        answers[at] = Some(answer);
-                    }
-                }
-            },
-            Ok(reply) => {
-                for &at in batch {
-                    answers[at] = Some(Err(unexpected(&reply)));
-                }
-            }
+    /// Returns the error of a put that has no answer, and tells the connection of a refusal. A script that has failed half-way
+    /// may have done something; a server that does not begin it has done nothing.
+    fn failed(&self, link: &Link, failure: Failure) -> StoreError {
+        let error = match failure {
+            Failure::Unexpected(error) => return error,
+            Failure::Refused(error) => error,
+        };
+        let detail = error.detail();
+        let has_begun = detail.is_some_and(|detail| detail.contains("user_script"));
+        match self
+            .connector
+            .check_reply(link, "put", Err::<Value, _>(error))
+        {
+            Err(error) if has_begun => StoreError::unanswered(error.to_string()),
+            Err(error) => error,
+            Ok(reply) => unexpected(&reply),
         }
-    }
-
-    /// A script that has failed half-way may have done something; a server that does not begin it has done nothing.
-    fn judge(&self, link: &Link, reply: Result<Value, RedisError>) -> Result<Value, StoreError> {
-        let failed_half_way = reply.as_ref().err().is_some_and(|error| {
-            let detail = error.detail();
-            detail.is_some_and(|detail| detail.contains("user_script"))
-        });
-        let judged = self.connector.judge(link, "put", reply);
-        judged.map_err(|error| {
-            if failed_half_way {
-                StoreError::unanswered(error.to_string())
-            } else {
-                error
-            }
-        })
     }
 }
 
-impl Carrier for Puts {
+impl Transport for Puts {
     type Call = Call;
     type Answer = PutAnswer;
 
@@ -328,7 +322,7 @@ impl Carrier for Puts {
         let mut answers: Vec<Answer> = calls.iter().map(|_| None).collect();
         let sent = match self.connector.link() {
             Ok(link) => {
-                let batches = batches(&calls, link.stamp);
+                let batches = batches(&calls, link.history);
                 self.send(&link, &calls, batches, &mut answers).await
             }
             Err(error) => Err(error),
@@ -346,15 +340,15 @@ impl Carrier for Puts {
 }
 
 /// Sorts the puts of one history by their queues; each queue's stay in their order.
-fn batches(calls: &[Call], stamp: u64) -> Vec<Batch> {
+fn batches(calls: &[Call], history: u64) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     for (at, call) in calls.iter().enumerate() {
-        if call.stamp != stamp {
+        if call.history != history {
             continue;
         }
         let own = batches.iter_mut().rev().find(|batch| {
             let first = batch.first().map(|&first| &calls[first]);
-            batch.len() < IN_ONE_CALL && first.is_some_and(|first| call.goes_with(first))
+            batch.len() < MAX_CALL && first.is_some_and(|first| call.goes_with(first))
         });
         match own {
             Some(batch) => batch.push(at),
@@ -371,14 +365,18 @@ fn command(link: &Link, calls: &[Call], batch: &Batch) -> redis::Cmd {
     let calls = || batch.iter().map(|&at| &calls[at]);
     if let Some(first) = calls().next() {
         let partition = &first.partition;
-        for key in [&partition.state, &partition.marks, &partition.flusher] {
+        for key in [
+            &partition.state,
+            &partition.pending_index,
+            &partition.flusher,
+        ] {
             command.arg(key.as_bytes());
         }
         for call in calls() {
             command.arg(call.key.as_bytes());
         }
-        let stamp = link.stamp.to_le_bytes();
-        command.arg(&stamp).arg(first.most).arg(LARGE);
+        let history = link.history.to_le_bytes();
+        command.arg(&history).arg(first.most).arg(LARGE);
     }
     for call in calls() {
         command
@@ -397,23 +395,203 @@ pub(super) fn wait_for_sync(disks: u8, ms: u64) -> redis::Cmd {
     command
 }
 
-/// What the server says, or its error. An error inside of it is that of one put, and no other's.
-fn said(reply: Value) -> Result<Value, RedisError> {
-    match reply {
-        Value::ServerError(error) => Err(error.into()),
-        said => Ok(said),
+/// Sorts the replies to a pipeline. What is missing at the end reads as nil.
+fn parse_pipeline(replies: Vec<Value>, plan: Plan) -> PipelineReply {
+    let mut replies = replies.into_iter();
+    if plan.loads_script {
+        // If it is refused, each batch says so; and another process may have loaded it meanwhile.
+        replies.next();
+    }
+    let batches = (0..plan.batches).map(|_| replies.next().unwrap_or(Value::Nil));
+    PipelineReply {
+        batches: batches.collect(),
+        disk: plan
+            .waits_for_disk
+            .then(|| replies.next().unwrap_or(Value::Nil)),
     }
 }
 
-fn answer(said: &Value) -> Result<PutAnswer, StoreError> {
-    match said {
-        Value::BulkString(mark) => match <[u8; MARK_LENGTH]>::try_from(mark.as_slice()) {
-            Ok(mark) => Ok(PutAnswer::Done(Mark::from_bytes(mark))),
-            Err(_) => Err(unexpected(said)),
-        },
+/// The reply of the script to a batch.
+#[derive(Debug)]
+enum BatchReply {
+    /// The queue is of another history of the store, or there is none. Nothing was queued.
+    NeedsIncarnation(Option<Incarnation>),
+    /// One answer for each put, in their order. An error in it is that of one put, and no other's.
+    Each(Vec<Result<PutAnswer, Failure>>),
+}
+
+fn parse_batch(reply: Value) -> Result<BatchReply, Failure> {
+    match reply {
+        Value::ServerError(error) => Err(Failure::Refused(error.into())),
+        Value::Array(all) => Ok(match all.as_slice() {
+            [Value::Int(1), from] => BatchReply::NeedsIncarnation(incarnation(from)),
+            _ => BatchReply::Each(all.into_iter().map(parse_put).collect()),
+        }),
+        reply => Err(Failure::Unexpected(unexpected(&reply))),
+    }
+}
+
+fn parse_put(reply: Value) -> Result<PutAnswer, Failure> {
+    match reply {
+        Value::ServerError(error) => Err(Failure::Refused(error.into())),
+        Value::BulkString(position) if position.len() == QUEUE_POSITION_LENGTH => {
+            let mut bytes = [0; QUEUE_POSITION_LENGTH];
+            bytes.copy_from_slice(&position);
+            Ok(PutAnswer::Queued(QueuePosition::from_bytes(bytes)))
+        }
         Value::Int(2) => Ok(PutAnswer::Full),
-        Value::Int(3) => Ok(PutAnswer::Unknown),
-        Value::Int(4) => Ok(PutAnswer::Refused),
-        _ => Err(unexpected(said)),
+        Value::Int(3) => Ok(PutAnswer::RowUnknown),
+        Value::Int(4) => Ok(PutAnswer::ConditionFailed),
+        reply => Err(Failure::Unexpected(unexpected(&reply))),
+    }
+}
+
+/// A queued put that is not known to be on disk is not acknowledged.
+fn on_disk(
+    answer: Result<PutAnswer, StoreError>,
+    unsynced: Option<&StoreError>,
+) -> Result<PutAnswer, StoreError> {
+    match (answer, unsynced) {
+        (Ok(PutAnswer::Queued(_)), Some(unsynced)) => Err(unsynced.clone()),
+        (answer, _) => answer,
+    }
+}
+
+/// Gives some puts of a group the same answer.
+fn record<'b>(
+    answers: &mut [Answer],
+    puts: impl IntoIterator<Item = &'b usize>,
+    answer: impl Fn() -> Result<PutAnswer, StoreError>,
+) {
+    for &at in puts {
+        answers[at] = Some(answer());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::parse_redis_value;
+
+    use super::*;
+
+    fn error(text: &str) -> Value {
+        parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap()
+    }
+
+    fn position(number: u8) -> Value {
+        let mut bytes = vec![0; QUEUE_POSITION_LENGTH];
+        bytes[QUEUE_POSITION_LENGTH - 1] = number;
+        Value::BulkString(bytes)
+    }
+
+    #[test]
+    fn replies_of_a_pipeline_are_sorted_by_what_was_asked() {
+        let (loaded, one, two, disk) = (
+            Value::Okay,
+            Value::Int(1),
+            Value::Int(2),
+            Value::Array(vec![Value::Int(1)]),
+        );
+        let plan = |loads_script, batches, waits_for_disk| Plan {
+            loads_script,
+            batches,
+            waits_for_disk,
+        };
+        for (replies, plan, batches, expected) in [
+            (
+                vec![one.clone()],
+                plan(false, 1, false),
+                vec![one.clone()],
+                None,
+            ),
+            (
+                vec![loaded.clone(), one.clone(), two.clone(), disk.clone()],
+                plan(true, 2, true),
+                vec![one.clone(), two.clone()],
+                Some(disk.clone()),
+            ),
+            (
+                vec![one.clone(), disk.clone()],
+                plan(false, 1, true),
+                vec![one.clone()],
+                Some(disk),
+            ),
+            // A reply that is cut short acknowledges nothing.
+            (
+                vec![loaded],
+                plan(true, 1, true),
+                vec![Value::Nil],
+                Some(Value::Nil),
+            ),
+        ] {
+            let disk = expected;
+            assert_eq!(
+                parse_pipeline(replies, plan),
+                PipelineReply { batches, disk }
+            );
+        }
+    }
+
+    #[test]
+    fn each_put_of_a_batch_has_its_own_answer() {
+        let reply = Value::Array(vec![
+            position(7),
+            Value::Int(2),
+            Value::Int(3),
+            Value::Int(4),
+            error("WRONGTYPE of one key"),
+            Value::Int(9),
+            Value::BulkString(vec![1, 2]),
+        ]);
+        let Ok(BatchReply::Each(answers)) = parse_batch(reply) else {
+            panic!("the queue was there");
+        };
+        assert!(matches!(answers[0], Ok(PutAnswer::Queued(at)) if at.number == 7));
+        assert!(matches!(answers[1], Ok(PutAnswer::Full)));
+        assert!(matches!(answers[2], Ok(PutAnswer::RowUnknown)));
+        assert!(matches!(answers[3], Ok(PutAnswer::ConditionFailed)));
+        assert!(
+            matches!(&answers[4], Err(Failure::Refused(error)) if error.code() == Some("WRONGTYPE"))
+        );
+        assert!(matches!(answers[5], Err(Failure::Unexpected(_))));
+        assert!(matches!(answers[6], Err(Failure::Unexpected(_))));
+    }
+
+    #[test]
+    fn whole_batch_may_need_an_incarnation_or_fail() {
+        let from = Value::BulkString([[0; 8], [5; 8]].concat());
+        let none = Value::BulkString(Vec::new());
+        assert!(matches!(
+            parse_batch(Value::Array(vec![Value::Int(1), from])),
+            Ok(BatchReply::NeedsIncarnation(Some(_)))
+        ));
+        assert!(matches!(
+            parse_batch(Value::Array(vec![Value::Int(1), none])),
+            Ok(BatchReply::NeedsIncarnation(None))
+        ));
+        assert!(matches!(
+            parse_batch(error("NOSCRIPT No matching script")),
+            Err(Failure::Refused(error)) if is_unknown_script(&error)
+        ));
+        assert!(matches!(
+            parse_batch(Value::Nil),
+            Err(Failure::Unexpected(_))
+        ));
+    }
+
+    #[test]
+    fn queued_put_that_is_not_on_disk_is_not_acknowledged() {
+        let queued = || {
+            Ok(PutAnswer::Queued(QueuePosition::from_bytes(
+                [1; QUEUE_POSITION_LENGTH],
+            )))
+        };
+        let unsynced = StoreError::unanswered("late");
+        assert!(on_disk(queued(), None).is_ok());
+        assert!(on_disk(queued(), Some(&unsynced)).is_err_and(|error| error.may_be_done));
+        assert_eq!(
+            on_disk(Ok(PutAnswer::Full), Some(&unsynced)).unwrap(),
+            PutAnswer::Full
+        );
     }
 }

@@ -3,28 +3,27 @@
 //! committed, which the comparison of the position finds. Read before it, the log could lack writes that the script counts.
 //! How much is read at once is known before (`log_reader`).
 //!
-//! Invariant: a put is sent only on a connection whose stamp is that of the history it was prepared for.
+//! Invariant: a put is sent only on a connection to the history it was prepared for.
 //! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
 
 use std::{collections::HashMap, sync::Arc};
 
 use redis::Value;
 
-#[cfg(feature = "test-util")]
-use crate::store::faulty::Mechanism;
 use crate::{
     error::StoreError,
     policy::QueuePolicy,
     protocol::{
         entry,
         key::Key,
-        mark::{Incarnation, Mark},
-        partition::Partition,
+        partition_keys::PartitionKeys,
+        queue_position::{Incarnation, QueuePosition},
         state::{Pending, State},
         token::ProcessId,
     },
     store::{
         Payload,
+        failpoint::Mechanism,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{
             RedisStore, SCANNED_AT_ONCE, SCRIPTS, durability,
@@ -53,14 +52,14 @@ impl QueueStore for RedisStore {
             .arg("appendfsync")
             .arg("maxmemory-policy");
         let mut connection = link.connection.clone();
-        let told: Result<HashMap<String, String>, _> = command.query_async(&mut connection).await;
-        let judged = match told {
-            Ok(told) => durability::judge(&told, policy),
+        let info: Result<HashMap<String, String>, _> = command.query_async(&mut connection).await;
+        let judged = match info {
+            Ok(info) => durability::check_reply(&info, policy),
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
                 durability::unknown(&error.to_string(), policy)
             }
             Err(error) => {
-                self.connector.judge(&link, "config", Err(error))?;
+                self.connector.check_reply(&link, "config", Err(error))?;
                 Ok(Acknowledged::AtOnce)
             }
         };
@@ -68,18 +67,18 @@ impl QueueStore for RedisStore {
             return Ok(judged);
         }
         // A wait for nothing tells whether the server knows how to.
-        let told = wait_for_sync(0, 0).exec_async(&mut connection).await;
-        match told {
+        let info = wait_for_sync(0, 0).exec_async(&mut connection).await;
+        match info {
             Ok(()) => {
-                let companion = self.connector.companion(&link).await?;
-                link.keep_companion(companion);
+                let blocking_connection = self.connector.blocking_connection(&link).await?;
+                link.keep_blocking_connection(blocking_connection);
                 Ok(judged)
             }
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
                 Ok(Err(durability::cannot_wait(&error.to_string())))
             }
             Err(error) => {
-                self.connector.judge(&link, "waitaof", Err(error))?;
+                self.connector.check_reply(&link, "waitaof", Err(error))?;
                 Ok(judged)
             }
         }
@@ -87,7 +86,7 @@ impl QueueStore for RedisStore {
 
     async fn put(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<PartitionKeys>,
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
@@ -101,31 +100,34 @@ impl QueueStore for RedisStore {
         puts.call(link.runtime(), call).await
     }
 
-    async fn rotate(
+    async fn start_incarnation(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         from: Option<Incarnation>,
         to: Incarnation,
-        stamp: u64,
+        history: u64,
     ) -> Result<bool, StoreError> {
         let link = self.connector.link()?;
-        if link.stamp != stamp {
+        if link.history != history {
             // What was learnt of the queue was learnt of another history.
             return Ok(false);
         }
         let from = from.map(|from| from.to_bytes().to_vec());
-        let mut invocation = SCRIPTS.rotate.prepare_invoke();
+        let mut invocation = SCRIPTS.start_incarnation.prepare_invoke();
         invocation
             .key(partition.state.as_bytes())
             .key(partition.logs.as_bytes())
             .arg(from.unwrap_or_default())
             .arg(&to.to_bytes())
-            .arg(&link.stamp.to_le_bytes())
+            .arg(&link.history.to_le_bytes())
             .arg(partition.log(to).as_bytes());
-        Ok(self.run_script("rotate", link, &invocation).await? == Value::Int(1))
+        Ok(self
+            .run_script("start_incarnation", link, &invocation)
+            .await?
+            == Value::Int(1))
     }
 
-    async fn fetch(&self, partition: &Partition, fetch: Fetch) -> Result<Fetched, StoreError> {
+    async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
         let most_bytes = self.most_bytes();
         let fetched = self.fetch_at_most(partition, fetch, most_bytes).await;
         if fetch.count > 0 {
@@ -137,7 +139,7 @@ impl QueueStore for RedisStore {
 
     async fn settle(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
         settled: &[Settled],
         up_to: u64,
@@ -151,7 +153,7 @@ impl QueueStore for RedisStore {
             let mut invocation = SCRIPTS.settle.prepare_invoke();
             invocation
                 .key(partition.state.as_bytes())
-                .key(partition.marks.as_bytes())
+                .key(partition.pending_index.as_bytes())
                 .key(log.as_bytes())
                 .arg(&incarnation.to_bytes())
                 // The log is cut off last: what has not been settled is found there again.
@@ -191,7 +193,7 @@ impl QueueStore for RedisStore {
         })
     }
 
-    async fn logs(&self, partition: &Partition) -> Result<Vec<Incarnation>, StoreError> {
+    async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
         // As many as there were histories of the store since the queue was last flushed to its end, of 16 bytes each.
         let mut command = redis::cmd("SMEMBERS");
         command.arg(partition.logs.as_bytes());
@@ -205,7 +207,7 @@ impl QueueStore for RedisStore {
 
     async fn drop_log(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
         let link = self.connector.link()?;
@@ -221,15 +223,15 @@ impl QueueStore for RedisStore {
         Ok(())
     }
 
-    async fn marks(
+    async fn pending_index(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         cursor: u64,
-    ) -> Result<(u64, Vec<(Key, Mark)>), StoreError> {
+    ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
         // About as many as are asked for, or where the hash is small and packed, all of it.
         let mut command = redis::cmd("HSCAN");
         command
-            .arg(partition.marks.as_bytes())
+            .arg(partition.pending_index.as_bytes())
             .arg(cursor)
             .arg("COUNT")
             .arg(SCANNED_AT_ONCE);
@@ -238,14 +240,14 @@ impl QueueStore for RedisStore {
             .await?;
         type Fields = Vec<(Vec<u8>, Vec<u8>)>;
         let (cursor, fields): (u64, Fields) = value(reply)?;
-        let marks = fields.into_iter().filter_map(|(key, mark)| {
-            let mark = Mark::from_bytes(mark.try_into().ok()?);
-            Some((Key::from_bytes(&key), mark))
+        let pending_index = fields.into_iter().filter_map(|(key, position)| {
+            let position = QueuePosition::from_bytes(position.try_into().ok()?);
+            Some((Key::from_bytes(&key), position))
         });
-        Ok((cursor, marks.collect()))
+        Ok((cursor, pending_index.collect()))
     }
 
-    async fn disclaim(&self, partition: &Partition) -> Result<(), StoreError> {
+    async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
         // A claim that another process has taken since is left alone: it is compared, and what is left of the race only
         // costs that process a moment.
         let link = self.connector.link()?;
@@ -262,8 +264,7 @@ impl QueueStore for RedisStore {
 impl RedisStore {
     /// How many bytes a batch may have.
     fn most_bytes(&self) -> u64 {
-        #[cfg(feature = "test-util")]
-        if self.connector.leaves_out(Mechanism::ReadBound) {
+        if self.connector.disables(Mechanism::ReadBound) {
             return u64::MAX;
         }
         self.batch_bytes.most()
@@ -272,12 +273,12 @@ impl RedisStore {
     /// Reads a batch of so many bytes, or one write.
     async fn fetch_at_most(
         &self,
-        partition: &Partition,
+        partition: &PartitionKeys,
         fetch: Fetch,
         most_bytes: u64,
     ) -> Result<Fetched, StoreError> {
         let link = self.connector.link()?;
-        let stamp = link.stamp;
+        let history = link.history;
         let log = partition.log(fetch.incarnation);
         let mut look = SCRIPTS.fetch.prepare_invoke();
         look.key(partition.state.as_bytes())
@@ -285,7 +286,7 @@ impl RedisStore {
             .key(log.as_bytes())
             .arg(&ProcessId::current().0)
             .arg(fetch.claim_ms)
-            .arg(&stamp.to_le_bytes());
+            .arg(&history.to_le_bytes());
         if fetch.is_first {
             look.arg(&fetch.incarnation.to_bytes());
         } else {
@@ -307,8 +308,8 @@ impl RedisStore {
             }
             None => self.run_script("fetch", link.clone(), &look).await?,
         };
-        let Some((mut found, large)) = looked(seen, stamp)? else {
-            return Ok(unclaimed(stamp));
+        let Some((mut found, large)) = looked(seen, history)? else {
+            return Ok(unclaimed(history));
         };
         if fetch.count == 0 {
             return Ok(found);
@@ -350,7 +351,7 @@ fn xrange(log: &Key, read: Read) -> redis::Cmd {
 type Large = Vec<(u64, u64)>;
 
 /// What a look at a queue has shown, and the large writes it has named; nothing if the partition is another process's.
-fn looked(seen: Value, stamp: u64) -> Result<Option<(Fetched, Large)>, StoreError> {
+fn looked(seen: Value, history: u64) -> Result<Option<(Fetched, Large)>, StoreError> {
     let Value::Array(parts) = seen else {
         return Err(unexpected(&seen));
     };
@@ -359,7 +360,7 @@ fn looked(seen: Value, stamp: u64) -> Result<Option<(Fetched, Large)>, StoreErro
     if next() != Value::Int(1) {
         return Ok(None);
     }
-    let mut found = unclaimed(stamp);
+    let mut found = unclaimed(history);
     found.is_claimed = true;
     found.current = incarnation(&next());
     found.current_last = value(next())?;
@@ -379,10 +380,10 @@ fn looked(seen: Value, stamp: u64) -> Result<Option<(Fetched, Large)>, StoreErro
 }
 
 /// What is known of a queue that another process flushes.
-fn unclaimed(stamp: u64) -> Fetched {
+fn unclaimed(history: u64) -> Fetched {
     Fetched {
         is_claimed: false,
-        stamp,
+        history,
         is_present: false,
         current: None,
         current_last: 0,

@@ -1,15 +1,15 @@
--- state::acquire at a key that may have a queued write. KEYS: key, marks, state; ARGV: the Loading entry to store, lease TTL
+-- state::acquire at a key that may have a queued write. KEYS: key, pending_index, state; ARGV: the Loading entry to store, lease TTL
 -- in ms, what the names of logs begin with.
 -- Answers nil if the lease was granted, 0 if nothing may be stored now, else what is there.
-local key, marks, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+local key, pending_index, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
 local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
 if known then return raw end
-local mark = redis.call('HGET', marks, key)
-if mark then
-  local hex = string.gsub(string.sub(mark, 1, 16), '.', function(c) return string.format('%02x', string.byte(c)) end)
-  local id = '0-' .. string.format('%.0f', (struct.unpack('>I8', mark, 17)))
+local position = redis.call('HGET', pending_index, key)
+if position then
+  local hex = string.gsub(string.sub(position, 1, 16), '.', function(c) return string.format('%02x', string.byte(c)) end)
+  local id = '0-' .. string.format('%.0f', (struct.unpack('>I8', position, 17)))
   local written = redis.call('XRANGE', ARGV[3] .. hex, id, id)[1]
   if written then
     -- The store has dropped the row; the queue has it still.
@@ -22,7 +22,7 @@ if mark then
       end
     end
   end
-  redis.call('HDEL', marks, key)
+  redis.call('HDEL', pending_index, key)
 end
 -- While writes of an earlier history may be on their way to the database, what is loaded could be older than they are.
 local queue = redis.call('HMGET', KEYS[3], 's', 'r')

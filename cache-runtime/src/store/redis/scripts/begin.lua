@@ -10,15 +10,15 @@ if k ~= WRITING then
   put(key, empty .. mine, ttl)
   return 1
 end
-if not position(raw, mine) then
-  local marks = flags(raw)
-  if #raw > HEADER or has(marks, SATURATED) then marks = add(marks, CONTENDED) end
+if not find_token(raw, mine) then
+  local bits = flags(raw)
+  if #raw > HEADER or has(bits, SATURATED) then bits = add(bits, CONTENDED) end
   if (#raw - HEADER) / TOKEN < most then
     raw = raw .. mine
   else
-    marks = add(marks, SATURATED)
+    bits = add(bits, SATURATED)
   end
-  raw = with_flags(raw, marks)
+  raw = with_flags(raw, bits)
 end
 put(key, raw, math.max(ttl, remaining(key)))
 return 1

@@ -9,18 +9,18 @@ if k ~= WRITING then
   wake(key, raw)
   return 0
 end
-local marks = flags(raw)
-local at = position(raw, mine)
+local bits = flags(raw)
+local at = find_token(raw, mine)
 if at then
   raw = string.sub(raw, 1, at - 1) .. string.sub(raw, at + TOKEN)
 else
-  marks = add(marks, CONTENDED)
+  bits = add(bits, CONTENDED)
 end
-if has(marks, SATURATED) or #raw > HEADER then
-  redis.call('SET', key, with_flags(raw, marks), 'KEEPTTL')
+if has(bits, SATURATED) or #raw > HEADER then
+  redis.call('SET', key, with_flags(raw, bits), 'KEEPTTL')
   return 0
 end
-if entry ~= '' and not has(marks, CONTENDED) then
+if entry ~= '' and not has(bits, CONTENDED) then
   put(key, entry, ttl)
   return 1
 end

@@ -1,5 +1,5 @@
 -- Looks at a queue; its writes are read by a command that follows. KEYS: state, flusher, the log; ARGV: process
--- id, milliseconds of the claim (0 for none), the stamp, the incarnation if all before it are closed ('' otherwise), behind
+-- id, milliseconds of the claim (0 for none), the history, the incarnation if all before it are closed ('' otherwise), behind
 -- which number large writes are named, and how many at most.
 -- Answers {0} if another process has the claim, else {1, current incarnation, its last number, the log's last number, the
 -- time in ms, 1 if the current incarnation is of the present history, the large writes, each as number:bytes}.

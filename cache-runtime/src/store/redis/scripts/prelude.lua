@@ -1,10 +1,10 @@
 -- Reads and writes the binary entry of docs/format.md. Every script below starts with this text; each is one operation of
 -- the state machine in state.rs, atomic because Redis runs it alone. Byte positions are counted from one, as Lua does.
 
-local MAGIC, FORMAT, HEADER = 0xCA, 1, 56
+local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
-local CONTENDED, SATURATED, DELETION, MARKED = 1, 2, 4, 8
-local TOKEN, PROCESS, MARK = 16, 8, 24
+local CONTENDED, SATURATED, DELETION, POSITIONED = 1, 2, 4, 8
+local TOKEN, PROCESS, POSITION = 16, 8, 24
 
 -- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format that says
 -- a write is going on.
@@ -17,19 +17,19 @@ local function kind(raw)
   local body = #raw - HEADER
   if number == LOADING and body % PROCESS == 0 then return number end
   if number == WRITING and body % TOKEN == 0 then return number end
-  if number == PENDING and body >= MARK then return number end
-  -- Either there is room for a mark, or the bit that says there is one is not set.
-  if number == VALUE and (body >= MARK or bits % (2 * MARKED) < MARKED) then return number end
+  if number == PENDING and body >= POSITION then return number end
+  -- Either there is room for a queue position, or the bit that says there is one is not set.
+  if number == VALUE and (body >= POSITION or bits % (2 * POSITIONED) < POSITIONED) then return number end
   if number == NEGATIVE and body == 0 then return number end
   return -1
 end
 
--- Fingerprint, stamp and codec: two entries with the same identity can be read by the same reader.
+-- Fingerprint, history and codec: two entries with the same identity can be read by the same reader.
 local function identity(raw)
-  return string.sub(raw, 5, 16) .. string.sub(raw, 37, 37)
+  return string.sub(raw, 5, 16) .. string.sub(raw, 25, 25)
 end
 
-local function token(raw) return string.sub(raw, 41, 56) end
+local function token(raw) return string.sub(raw, 29, 44) end
 
 -- Tells the processes that wait for a lease that it has ended. A refused PUBLISH must not undo the step: the waiters go on
 -- by themselves when their time is up.
@@ -50,7 +50,7 @@ end
 local function put(key, raw, ttl) redis.call('SET', key, raw, 'PX', math.max(1, ttl)) end
 
 -- Where a token stands in the list behind the header, or nil.
-local function position(raw, wanted)
+local function find_token(raw, wanted)
   for at = HEADER + 1, #raw, TOKEN do
     if string.sub(raw, at, at + TOKEN - 1) == wanted then return at end
   end

@@ -1,14 +1,14 @@
--- state::put for the rows of one queue, each with its place in it, in their order. KEYS: state, marks, flusher, then the
--- rows' keys; ARGV: stamp, how many writes the queue may hold, from how many bytes on the size of a write is listed, then for
+-- state::put for the rows of one queue, each with its place in it, in their order. KEYS: state, pending_index, flusher, then the
+-- rows' keys; ARGV: history, how many writes the queue may hold, from how many bytes on the size of a write is listed, then for
 -- each row the header of its Pending entry, its payload, the demand (0 any, 1 present, 2 absent, 3 the token) and the token.
--- Answers {1, incarnation} if the queue is of another history; else for each row its mark, 2 full, 3 unknown, 4 refused, or
+-- Answers {1, incarnation} if the queue is of another history; else for each row its position, 2 full, 3 unknown, 4 refused, or
 -- what the server says against it.
 local call, format = redis.call, string.format
-local state, marks, flusher = KEYS[1], KEYS[2], KEYS[3]
-local stamp, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local state, pending_index, flusher = KEYS[1], KEYS[2], KEYS[3]
+local history, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local queue = call('HMGET', state, 'i', 's', 'l', 'n', 't')
 local incarnation, log = queue[1], queue[3]
-if not incarnation or queue[2] ~= stamp then return { 1, incarnation or '' } end
+if not incarnation or queue[2] ~= history then return { 1, incarnation or '' } end
 local first, cut = tonumber(queue[4]), tonumber(queue[5])
 local time = call('TIME')
 local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
@@ -16,7 +16,7 @@ local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
 -- Whether a demand is met by the head of what is at a key: nothing if it is, else the answer.
 local function unmet(raw, k, head, demand, wanted)
   local present
-  if k == PENDING and string.sub(raw, 9, 16) == stamp then
+  if k == PENDING and string.sub(raw, 9, 16) == history then
     present = not has(flags(raw), DELETION)
   elseif (k == VALUE or k == NEGATIVE) and identity(raw) == identity(head) then
     present = k == VALUE
@@ -31,8 +31,8 @@ end
 local answers, marked, last = {}, {}, first
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
-  -- The header and a mark are all that matters of most.
-  local raw = redis.pcall('GETRANGE', key, '0', '79')
+  -- The header and a position are all that matters of most.
+  local raw = redis.pcall('GETRANGE', key, '0', '67')
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else
@@ -41,8 +41,8 @@ for at = 4, #KEYS do
     if not answer and last - cut >= most then answer = 2 end
     if not answer then
       last = last + 1
-      local mark = incarnation .. struct.pack('>I8', last)
-      local entry = head .. mark .. ARGV[4 * at - 11]
+      local position = incarnation .. struct.pack('>I8', last)
+      local entry = head .. position .. ARGV[4 * at - 11]
       local size = #key + #entry
       -- An error that got out of here would leave the rows before this one in the log, and their numbers not given.
       local place, name = log .. ':large', format('%d:%d', last, size)
@@ -58,16 +58,16 @@ for at = 4, #KEYS do
         local unset = set.err and redis.pcall('DEL', key)
         if k == LOADING then wake(key, raw) end
         marked[#marked + 1] = key
-        marked[#marked + 1] = mark
+        marked[#marked + 1] = position
         -- It is in the log, and nobody is told that it is.
-        answer = unset and set or mark
+        answer = unset and set or position
       end
     end
     answers[at - 3] = answer
   end
 end
 if last > first then
-  call('HSET', marks, unpack(marked))
+  call('HSET', pending_index, unpack(marked))
   call('HSET', state, 'n', format('%d', last))
   if first == cut then
     local process = call('GET', flusher)

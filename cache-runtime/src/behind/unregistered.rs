@@ -1,0 +1,90 @@
+//! An incarnation that exists in the store and has no row in `larder_offsets`: the row was deleted, or the database was
+//! restored from an older backup.
+//!
+//! Its writes are acknowledged, but without a position no process can flush them. larder cannot repair this, so it
+//! reports an error:
+//!
+//! - The writes that have left the log were committed once. The last batch in the log may have been committed too,
+//!   before its flusher could settle it. And the incarnation may have been closed.
+//! - So a guessed row could apply a batch twice, or apply writes that are dead letters already.
+//! - The error names the missing row and the statement that inserts it. A person decides who knows the state of the
+//!   database.
+//!
+//! Invariant: nothing of the partition is flushed until its row exists, so its writes keep their order.
+//! Not here: known incarnations (`flush`, `loss`).
+
+use crate::{
+    behind::{
+        offsets::{self, OpenIncarnation},
+        queue::{Partition, Queue},
+    },
+    context::Context,
+    database::{backend::Backend, entity::Entity},
+    error::{Error, ErrorKind},
+    protocol::queue_position::Incarnation,
+    store::queue::{Fetch, QueueStore},
+};
+
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Fails if an incarnation of a partition has no row. `open` lists the incarnations whose row was found.
+    pub(super) async fn none_is_missing(
+        &self,
+        queue: &Queue,
+        open: &[(u16, OpenIncarnation)],
+    ) -> Result<(), Error> {
+        for partition in &queue.partitions {
+            let logs = self.cache.store.logs(&partition.keys).await;
+            for incarnation in logs.map_err(|error| self.queue_away("look for", error))? {
+                let number = partition.keys.number;
+                let is_it = |(partition, open): &(u16, OpenIncarnation)| {
+                    *partition == number && open.incarnation == incarnation
+                };
+                let place = queue.place(partition, incarnation);
+                let is_known = open.iter().any(is_it)
+                    || offsets::position_of(&self.database.pool, &place)
+                        .await?
+                        .is_some();
+                if !is_known
+                    && let Some(error) = self.unregistered(queue, partition, incarnation).await?
+                {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the error of an incarnation without a row, or `None` if it has no writes and gets no more.
+    pub(super) async fn unregistered(
+        &self,
+        queue: &Queue,
+        partition: &Partition,
+        incarnation: Incarnation,
+    ) -> Result<Option<Error>, Error> {
+        let fetch = Fetch::read(incarnation, 0, 1);
+        let fetched = self.fetch(partition, fetch).await?;
+        let is_current = fetched.current == Some(incarnation);
+        let first = fetched
+            .writes
+            .first()
+            .map(|write| write.pending.position.number);
+        let position = match first {
+            Some(first) => first.saturating_sub(1),
+            None if is_current => fetched.current_last,
+            None => return Ok(None),
+        };
+        let Incarnation { epoch, nonce } = incarnation;
+        let (name, partition) = (&queue.name, partition.keys.number);
+        Ok(Some(Error::new(
+            ErrorKind::Configuration,
+            format!(
+                "failed to flush the queue {name}: larder_offsets has no row for incarnation {incarnation} of partition \
+                 {partition}, because the row was deleted or the database was restored from an older backup; the queued writes \
+                 wait. All writes up to number {position} have been in the database once. To flush the later ones, run \
+                 `INSERT INTO larder_offsets (queue, partition_no, epoch, nonce, position, closed, lost, lost_counted_to) \
+                 VALUES ('{}', {partition}, {epoch}, '{nonce:016x}', {position}, 0, 0, 0)`",
+                name.replace('\'', "''")
+            ),
+        )))
+    }
+}

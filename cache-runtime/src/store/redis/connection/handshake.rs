@@ -1,0 +1,155 @@
+//! The handshake: what a new connection is asked and told before anybody uses it.
+//!
+//! Not here: when connections are made (`connection`), and what is watched afterwards (`watch`).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+use redis::{Client, PushInfo, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::runtime::Handle;
+
+use super::{
+    Connector, Link, LinkShared, Made, field, on_push, unless_refused, watch::suspect_window,
+};
+use crate::store::{
+    failpoint::Mechanism,
+    redis::{
+        condition::Unavailable,
+        heartbeat::{Heartbeat, info},
+        messages,
+    },
+};
+
+/// The maximum length of a command's argument if a server does not report it (the default of Redis).
+pub(super) const MAX_ARGUMENT: u64 = 512 << 20;
+/// The room that a server's buffer needs in addition to a long argument.
+const AROUND_AN_ARGUMENT: u64 = 64 << 10;
+/// Settings of a server: it closes a connection that exceeds one of them.
+const MAX_BULK: &str = "proto-max-bulk-len";
+const QUERY_BUFFER: &str = "client-query-buffer-limit";
+const OUTPUT_BUFFER: &str = "client-output-buffer-limit";
+
+impl Connector {
+    /// Makes a link, and its message connection.
+    pub(super) async fn handshake(self: &Arc<Self>, number: u64) -> Result<Made, Unavailable> {
+        let connector = Arc::downgrade(self);
+        let config = self.config().set_push_sender(move |push: PushInfo| {
+            on_push(&connector, number, push);
+            Ok::<(), redis::aio::SendError>(())
+        });
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        // A server that is loading its data rejects all commands but INFO.
+        unless_refused(redis::cmd("PING").exec_async(&mut connection).await)?;
+        // A proxy or an access list may hide INFO. Then a restart is not detected, and stale rows last until their time
+        // to live ends.
+        let info = unless_refused(info().query_async::<String>(&mut connection).await)?;
+        let info = info.unwrap_or_default();
+        usable(&info)?;
+        let history = self.history_of(&info);
+        self.closings.note(history, &info);
+        let mut limits = limits(&mut connection).await?;
+        let longest = longest_argument(&limits);
+        self.longest_argument.store(longest, Ordering::Relaxed);
+        self.closings
+            .note_output_limits(limits.remove(OUTPUT_BUFFER));
+        if self.options.disabled.has(Mechanism::OwnMessages) {
+            connection.subscribe(messages::channel()).await?;
+        }
+        let messages = self.open_messages(history).await;
+        let fenced = self.must_fence(&info, history);
+        let link = Link {
+            history,
+            heartbeat: Arc::new(Heartbeat::new(fenced)),
+            connection,
+            shared: Arc::new(LinkShared {
+                blocking_connection: Mutex::default(),
+                runtime: Handle::current(),
+            }),
+            number,
+        };
+        let window = if fenced {
+            let window = suspect_window(&link).await;
+            self.prove_writable(&link).await?;
+            Some(window)
+        } else {
+            None
+        };
+        Ok(Made {
+            link,
+            messages,
+            window,
+        })
+    }
+}
+
+/// Returns the limits of a server, if it reports them.
+pub(super) async fn limits(
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<HashMap<String, String>> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET")
+        .arg(MAX_BULK)
+        .arg(QUERY_BUFFER)
+        .arg(OUTPUT_BUFFER);
+    Ok(unless_refused(ask.query_async(connection).await)?.unwrap_or_default())
+}
+
+/// Returns the maximum length of a command's argument. A server closes a connection that sends a longer one.
+pub(super) fn longest_argument(limits: &HashMap<String, String>) -> u64 {
+    let limit = |name: &str| limits.get(name)?.parse::<u64>().ok();
+    // A server reads an argument into a buffer, which has a limit of its own.
+    let buffer = limit(QUERY_BUFFER).map(|limit| limit.saturating_sub(AROUND_AN_ARGUMENT));
+    let both = limit(MAX_BULK).into_iter().chain(buffer);
+    both.min().unwrap_or(MAX_ARGUMENT)
+}
+
+/// Fails for a server that does not order all operations on every key.
+pub(super) fn usable(info: &str) -> Result<(), Unavailable> {
+    if field(info, "role").is_some_and(|role| role != "master") {
+        return Err(Unavailable::new(
+            "REPLICA",
+            "the server is a replica; connect larder to the primary",
+        ));
+    }
+    if field(info, "redis_mode").is_some_and(|mode| mode == "cluster") {
+        return Err(Unavailable::new(
+            "CLUSTER",
+            "the server is a node of a Redis Cluster, which larder does not support yet; use a server without cluster mode",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(feature = "tls")]
+pub(super) fn client(
+    info: redis::ConnectionInfo,
+    root_cert: Option<Vec<u8>>,
+) -> Result<Client, RedisError> {
+    use rustls::crypto::{CryptoProvider, ring};
+    if CryptoProvider::get_default().is_none() {
+        // Fails if another caller has just installed one, which is fine too.
+        let _installed = ring::default_provider().install_default();
+    }
+    let certificates = redis::TlsCertificates {
+        client_tls: None,
+        root_cert,
+    };
+    if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+        Client::build_with_tls(info, certificates)
+    } else {
+        Client::open(info)
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+pub(super) fn client(
+    info: redis::ConnectionInfo,
+    _: Option<Vec<u8>>,
+) -> Result<Client, RedisError> {
+    Client::open(info)
+}

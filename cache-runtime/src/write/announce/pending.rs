@@ -1,0 +1,103 @@
+//! What a write changes, collected while it runs: keys of one or more repositories, and what is left at each.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::WriteTarget;
+use crate::{
+    protocol::key::Key,
+    store::{CacheUpdate, Fill},
+};
+
+/// The keys that a write touches, gathered as they become known.
+#[derive(Default)]
+pub(crate) struct PendingWrites {
+    pub(super) targets: Vec<Staged>,
+    /// Whether rows have been deleted.
+    has_deleted: bool,
+}
+
+pub(super) struct Staged {
+    pub(super) target: Arc<dyn WriteTarget>,
+    pub(super) keys: HashMap<Key, Option<CacheUpdate>>,
+    /// Whether any row may have changed.
+    pub(super) all: bool,
+}
+
+impl PendingWrites {
+    /// Notes a key of a repository, and what is to be published there. The last note about a key counts.
+    pub(crate) fn mark_changed(
+        &mut self,
+        target: Arc<dyn WriteTarget>,
+        key: Key,
+        update: Option<CacheUpdate>,
+    ) {
+        self.of(target).keys.insert(key, update);
+    }
+
+    /// Notes that any row of a repository may be changed.
+    pub(crate) fn mark_all_changed(&mut self, target: Arc<dyn WriteTarget>) {
+        // No row has this key: its intent shows whether the store can be told, and makes the commit one with a deadline.
+        let nobody = Key::from_bytes(target.prefix());
+        let staged = self.of(target);
+        staged.keys.insert(nobody, None);
+        staged.all = true;
+    }
+
+    fn of(&mut self, target: Arc<dyn WriteTarget>) -> &mut Staged {
+        // Two repositories of one entity have the same keys, and one key must have one note.
+        let known = self.targets.iter().position(|staged| {
+            Arc::ptr_eq(staged.target.cache(), target.cache())
+                && staged.target.prefix() == target.prefix()
+        });
+        let at = known.unwrap_or_else(|| {
+            self.targets.push(Staged {
+                target,
+                keys: HashMap::new(),
+                all: false,
+            });
+            self.targets.len() - 1
+        });
+        &mut self.targets[at]
+    }
+
+    /// Publishes nothing of what has been noted so far: the rows may have been changed since by other means.
+    pub(crate) fn cancel_updates(&mut self) {
+        for staged in &mut self.targets {
+            for update in staged.keys.values_mut() {
+                *update = None;
+            }
+        }
+    }
+
+    /// Publishes no row that has been noted so far: a delete may have changed it by a foreign key. Absences stay.
+    pub(crate) fn cancel_row_updates(&mut self) {
+        self.has_deleted = true;
+        for staged in &mut self.targets {
+            for update in staged.keys.values_mut() {
+                let absence = |update: &CacheUpdate| matches!(update.fill, Fill::Negative(_));
+                *update = update.take().filter(absence);
+            }
+        }
+    }
+
+    /// Takes over what another staging has noted, later than this one.
+    pub(crate) fn absorb(&mut self, later: Self) {
+        if later.has_deleted {
+            self.cancel_row_updates();
+        }
+        for staged in later.targets {
+            for (key, update) in staged.keys {
+                self.mark_changed(Arc::clone(&staged.target), key, update);
+            }
+            self.of(staged.target).all |= staged.all;
+        }
+    }
+
+    /// The shortest life of an intent on any of the keys, if there are any.
+    pub(crate) fn intent_ttl(&self) -> Option<Duration> {
+        self.targets
+            .iter()
+            .map(|staged| staged.target.policy().intent_ttl)
+            .min()
+    }
+}

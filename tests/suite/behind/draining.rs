@@ -1,0 +1,217 @@
+//! A long queue on its way to the database: what one batch leaves to do is done beside the next one, and nothing of it is
+//! left out, lost or done twice, whoever stops when.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+    mpsc,
+};
+
+use crate::{
+    behind::put::{Refusing, RefusingRepository, Waiting},
+    world::{Tested, World, eventually, everywhere, on_redis},
+};
+use larder::{
+    ErrorKind, Origin,
+    store::{Mechanism, Point, faulty::Operation, queue::QueueStore},
+};
+
+/// How many writes a batch of the short queues has.
+const BATCH: i64 = 3;
+/// How many writes they hold: three batches and a rest.
+const MAX: i64 = 10;
+
+async fn refusing<DB: Tested>(world: &World<DB>) -> RefusingRepository<DB> {
+    let rows = Refusing::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    rows
+}
+
+async fn fill<DB: Tested>(rows: &RefusingRepository<DB>, ids: std::ops::RangeInclusive<i64>) {
+    for id in ids {
+        rows.save(&Refusing::new(id)).await.unwrap();
+    }
+}
+
+async fn in_database<DB: Tested>(rows: &RefusingRepository<DB>, id: i64) -> Option<String> {
+    let row = rows.find_uncached(id).await.unwrap();
+    row.map(|row| row.name.clone())
+}
+
+/// Fails if a row stands in the store as if it were not in the database.
+async fn assert_settled<DB: Tested>(world: &World<DB>, rows: &RefusingRepository<DB>) {
+    for id in 1..=MAX {
+        let key = rows.inner().key(id).unwrap();
+        let queued = world.cache.store().queued(&key).await.unwrap();
+        assert!(queued.is_none(), "row {id} is not settled");
+    }
+}
+
+/// Changes a row past larder, so that a write that is applied again is seen.
+async fn change_by_hand<DB: Tested>(world: &World<DB>, id: i64) {
+    let change = format!("UPDATE items SET name = 'by hand' WHERE id = {id}");
+    world.sql(change).await;
+}
+
+async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next<
+    DB: Tested,
+>(
+    world: &World<DB>,
+) {
+    let rows = refusing(world).await;
+    fill(&rows, 1..=MAX).await;
+    // The first batch is settled beside the second one, or would be.
+    let settling = world.faults.pause(Operation::Settle);
+    let flush = tokio::spawn({
+        let rows = rows.clone();
+        async move { rows.flush().await }
+    });
+    settling.reached().await;
+    // Known to be so, too: a commit whose answer did not arrive would be asked for.
+    eventually("the second batch is committed", async || {
+        rows.stats().flushed_writes == u64::try_from(2 * BATCH).unwrap()
+    })
+    .await;
+    flush.abort();
+    assert!(flush.await.unwrap_err().is_cancelled());
+    change_by_hand(world, 1).await;
+    change_by_hand(world, 2 * BATCH).await;
+    rows.flush().await.unwrap();
+    let by_hand = Some("by hand".to_owned());
+    assert_eq!(in_database(&rows, 1).await, by_hand);
+    assert_eq!(in_database(&rows, 2 * BATCH).await, by_hand);
+    assert_settled(world, &rows).await;
+    for id in 1..=MAX {
+        // What becomes of it was known all the time: it is served on.
+        let outcome = rows.find_outcome(id).await.unwrap();
+        assert_eq!(outcome.origin, Origin::Cache, "row {id}");
+    }
+    let stats = rows.stats();
+    let most = u64::try_from(MAX).unwrap();
+    assert_eq!((stats.flushed_writes, stats.flush_conflicts), (most, 0));
+    // The queue is empty: it takes as many writes as it may hold, and not one more.
+    fill(&rows, 1..=MAX).await;
+    let full = rows.save(&Refusing::new(1)).await.unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Backpressure);
+}
+
+async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &World<DB>) {
+    let rows = refusing(world).await;
+    // The last batch is as large as it may be, so that there may be more.
+    fill(&rows, 1..=BATCH).await;
+    let settling = world.faults.pause(Operation::Settle);
+    let mut flush = tokio::spawn({
+        let rows = rows.clone();
+        async move { rows.flush().await }
+    });
+    tokio::select! {
+        () = settling.reached() => {}
+        _ = &mut flush => panic!("it has returned before the last batch was settled"),
+    }
+    assert!(in_database(&rows, BATCH).await.is_some());
+    assert!(!flush.is_finished());
+    settling.resume();
+    flush.await.unwrap().unwrap();
+    // The store has nothing left of it.
+    fill(&rows, 1..=MAX).await;
+    rows.flush().await.unwrap();
+    assert_settled(world, &rows).await;
+}
+
+async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(world: &World<DB>) {
+    let rows = refusing(world).await;
+    fill(&rows, 1..=MAX).await;
+    world.faults.fail(Operation::Settle, 1);
+    assert_eq!(
+        rows.flush().await.unwrap_err().kind(),
+        ErrorKind::CacheUnavailable,
+        "the failure is told"
+    );
+    rows.flush().await.unwrap();
+    // What was to become of the batch was not forgotten.
+    assert_settled(world, &rows).await;
+    assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Cache);
+    fill(&rows, 1..=MAX).await;
+    assert_eq!(rows.stats().flushed_writes, u64::try_from(MAX).unwrap());
+    for id in 1..=MAX {
+        assert_eq!(in_database(&rows, id).await.as_deref(), Some("x"));
+    }
+}
+
+async fn a_write_that_makes_room_finds_it_at_once<DB: Tested>(world: &World<DB>) {
+    let rows = Waiting::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    for id in 1..=MAX + 1 {
+        rows.save(&Waiting::new(id)).await.unwrap();
+    }
+    assert_eq!(rows.stats().backpressure, 1);
+    rows.flush().await.unwrap();
+    let row = rows.find_uncached(MAX + 1).await.unwrap();
+    assert_eq!(row.unwrap().name, "x");
+}
+
+everywhere! {
+    a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next,
+    a_flush_returns_when_the_last_batch_is_settled_too,
+    a_store_that_fails_while_a_batch_is_settled_is_asked_again,
+    a_write_that_makes_room_finds_it_at_once,
+}
+
+/// Stops a flusher that has read its second batch ahead, lets another one flush everything, changes a row of that batch, and
+/// lets the first one go on. What the row is then.
+async fn overtaken<DB: Tested>(world: &World<DB>) -> (RefusingRepository<DB>, Option<String>) {
+    let rows = refusing(world).await;
+    let elsewhere = Refusing::repository(&world.cache_elsewhere().await, world.pool.clone());
+    fill(&rows, 1..=MAX).await;
+    let (tell, told) = mpsc::channel();
+    let (resume, resumed) = mpsc::channel::<()>();
+    let (batches, resumed) = (AtomicU64::new(0), Arc::new(Mutex::new(resumed)));
+    world.faults.at(Point::BeforeFlush, move || {
+        if batches.fetch_add(1, Ordering::SeqCst) == 1 {
+            tell.send(()).unwrap();
+            let resumed = Arc::clone(&resumed);
+            tokio::task::block_in_place(move || resumed.lock().unwrap().recv().unwrap());
+        }
+    });
+    let flush = tokio::spawn({
+        let rows = rows.clone();
+        async move { rows.flush().await }
+    });
+    tokio::task::spawn_blocking(move || told.recv().unwrap())
+        .await
+        .unwrap();
+    elsewhere.flush().await.unwrap();
+    change_by_hand(world, BATCH + 1).await;
+    resume.send(()).unwrap();
+    // Without the comparison of positions what follows may fail, or not.
+    let flushed = flush.await.unwrap();
+    let left = in_database(&rows, BATCH + 1).await;
+    if left.as_deref() == Some("by hand") {
+        flushed.unwrap();
+        let all = rows.stats().flushed_writes + elsewhere.stats().flushed_writes;
+        assert_eq!(all, u64::try_from(MAX).unwrap());
+        elsewhere.flush().await.unwrap();
+        assert_eq!(rows.pending().await.unwrap().count, 0);
+    }
+    (rows, left)
+}
+
+async fn what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on<DB: Tested>(
+    world: &World<DB>,
+) {
+    let (rows, left) = overtaken(world).await;
+    assert_eq!(left.as_deref(), Some("by hand"));
+    assert_eq!(rows.stats().flush_conflicts, 1);
+}
+
+/// The negative control: it was read ahead, and would be applied.
+async fn without_the_comparison_of_positions_it_is_applied_again<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::OffsetCompare);
+    let (_, left) = overtaken(world).await;
+    assert_eq!(left.as_deref(), Some("x"));
+}
+
+on_redis! {
+    what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on,
+    without_the_comparison_of_positions_it_is_applied_again,
+}

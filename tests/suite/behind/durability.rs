@@ -1,0 +1,309 @@
+//! Queues that promise to survive a loss of power: acknowledged when Redis has written to its disk, refused where it cannot
+//! be known.
+
+use std::time::Duration;
+
+use larder::{
+    Cache, Cached, ErrorKind, Origin, Repository,
+    store::faulty::{Faults, Operation},
+};
+use sqlx::Sqlite;
+
+use crate::{
+    support::{
+        disk::{Disk, Writes},
+        redis_server::RedisServer,
+    },
+    world::{Kind, World},
+};
+
+const ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+const EVERY_SECOND: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", strategy = "write_behind", partitions = 1)]
+struct Durable {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+fn row(id: i64, name: &str) -> Durable {
+    Durable {
+        id,
+        name: name.to_owned(),
+        note: None,
+        quantity: 1,
+    }
+}
+
+async fn cache_at(url: String) -> Cache {
+    cache_with(url, &Faults::new()).await
+}
+
+async fn cache_with(url: String, faults: &Faults) -> Cache {
+    let builder = Cache::builder().namespace("durable").faults(faults);
+    let builder = builder.response_timeout(Duration::from_secs(10));
+    builder.redis(url).connect().await.unwrap()
+}
+
+/// A database, a Redis that flushes its file once a second, and what stands for its disk.
+struct Scene {
+    world: World<Sqlite>,
+    cache: Cache,
+    disk: Disk,
+    rows: DurableRepository<Sqlite>,
+    server: RedisServer,
+    faults: Faults,
+}
+
+impl Scene {
+    async fn open() -> Self {
+        let world = World::<Sqlite>::open(Kind::Memory).await;
+        let server = RedisServer::start_with(&EVERY_SECOND).await;
+        let disk = Disk::of(server.address()).await;
+        let faults = Faults::new();
+        let cache = cache_with(disk.url(), &faults).await;
+        let rows = Durable::repository(&cache, world.pool.clone());
+        rows.install().await.unwrap();
+        rows.save(&row(1, "first")).await.unwrap();
+        Self {
+            world,
+            cache,
+            disk,
+            rows,
+            server,
+            faults,
+        }
+    }
+
+    fn start_to_save(&self, id: i64) -> tokio::task::JoinHandle<Result<(), larder::Error>> {
+        let rows = self.rows.clone();
+        tokio::spawn(async move { rows.save(&row(id, "later")).await.map(drop) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_acknowledged_when_it_is_on_disk_and_not_before() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let saving = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    // Everybody sees it, and nobody has been told that it is safe.
+    let found = scene.rows.find_outcome(1).await.unwrap();
+    assert_eq!(
+        (found.origin, found.row.unwrap().name.as_str()),
+        (Origin::Cache, "later")
+    );
+    assert!(!saving.is_finished());
+    scene.disk.set(Writes::AtOnce);
+    saving.await.unwrap().unwrap();
+    scene.rows.flush().await.unwrap();
+    let stored = scene.rows.find_uncached(1).await.unwrap().unwrap();
+    assert_eq!(stored.name, "later");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_meet_wait_for_the_disk_together() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let first = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    let before = scene.faults.calls(Operation::Put);
+    let others: Vec<_> = (2..30).map(|id| scene.start_to_save(id)).collect();
+    crate::world::eventually("the others are about to wait", async || {
+        scene.faults.calls(Operation::Put) == before + 28
+    })
+    .await;
+    scene.disk.set(Writes::AtOnce);
+    for saving in others.into_iter().chain([first]) {
+        saving.await.unwrap().unwrap();
+    }
+    // One for the first, one for those that met, and one if a thread was slow to join them.
+    let waited = scene.disk.waits() - waits;
+    assert!((2..=3).contains(&waited), "{waited} waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_redis_refuses_fails_alone_among_those_it_meets() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let first = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    let rows: Repository<Durable, _> = Repository::new(&scene.cache, scene.world.pool.clone());
+    let key = rows.key(3).unwrap();
+    let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
+    let list = ["LPUSH", &key, "not a row"];
+    scene.server.command(&list).await.unwrap();
+    let before = scene.faults.calls(Operation::Put);
+    let others: Vec<_> = (2..5).map(|id| scene.start_to_save(id)).collect();
+    crate::world::eventually("the others are about to wait", async || {
+        scene.faults.calls(Operation::Put) == before + 3
+    })
+    .await;
+    scene.disk.set(Writes::AtOnce);
+    first.await.unwrap().unwrap();
+    let mut told = Vec::new();
+    for saving in others {
+        told.push(saving.await.unwrap().map_err(|error| error.kind()));
+    }
+    assert_eq!(told, [Ok(()), Err(ErrorKind::CacheUnavailable), Ok(())]);
+}
+
+/// The disk that does not write is the control of the one that does: what is acknowledged was waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_does_not_reach_the_disk_is_queued_and_not_acknowledged() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Never);
+    let error = scene.rows.save(&row(1, "later")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    let found = scene.rows.find(1).await.unwrap().unwrap();
+    assert_eq!(found.name, "later");
+    let mut other = scene.start_to_save(2);
+    let error = (&mut other).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    scene.disk.set(Writes::AtOnce);
+    scene.rows.save(&row(3, "safe")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_lost_while_its_disk_is_waited_for_is_replaced_and_no_other_is() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Lost);
+    let error = scene.rows.save(&row(1, "later")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    let found = scene.rows.find_outcome(1).await.unwrap();
+    assert_eq!(
+        (found.origin, found.row.unwrap().name.as_str()),
+        (Origin::Cache, "later")
+    );
+    scene.disk.set(Writes::AtOnce);
+    scene.rows.save(&row(1, "safe")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_caller_keeps_its_place_in_the_disk_wait() {
+    let scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let impatient = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    impatient.abort();
+    assert!(impatient.await.unwrap_err().is_cancelled());
+    let before = scene.faults.calls(Operation::Put);
+    let others: Vec<_> = (1..4).map(|id| scene.start_to_save(id)).collect();
+    crate::world::eventually("the others are about to wait", async || {
+        scene.faults.calls(Operation::Put) == before + 3
+    })
+    .await;
+    // On their connection nothing is sent behind a wait that is not over.
+    assert_eq!(scene.disk.waits(), waits + 1);
+    scene.disk.set(Writes::AtOnce);
+    for saving in others {
+        saving.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_killed_while_its_disk_is_waited_for_leaves_the_outcome_open() {
+    let mut scene = Scene::open().await;
+    scene.disk.set(Writes::Slowly);
+    let waits = scene.disk.waits();
+    let saving = scene.start_to_save(1);
+    scene.disk.waited_for(waits + 1).await;
+    scene.server.kill().await;
+    let error = saving.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    scene.disk.set(Writes::AtOnce);
+    scene.server.restart().await;
+    crate::world::eventually("Redis takes a write", async || {
+        scene.rows.save(&row(2, "after")).await.is_ok()
+    })
+    .await;
+}
+
+/// How often a server was asked for its disk.
+async fn waits(server: &RedisServer) -> u64 {
+    let told = server.command(&["INFO", "commandstats"]).await.unwrap();
+    let told: String = redis::from_redis_value(told).unwrap();
+    let (_, calls) = told.split_once("cmdstat_waitaof:calls=").unwrap();
+    calls.split(',').next().unwrap().parse().unwrap()
+}
+
+/// Where there is a server that knows `WAITAOF` itself, it is asked; where there is none, the one there is is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_flushes_once_a_second_is_asked_for_its_disk_or_refused() {
+    for program in RedisServer::programs() {
+        let world = World::<Sqlite>::open(Kind::Memory).await;
+        let server = RedisServer::start_program(&program, &EVERY_SECOND).await;
+        let rows = Durable::repository(&cache_at(server.url()).await, world.pool.clone());
+        rows.install().await.unwrap();
+        let knows = server.command(&["WAITAOF", "0", "0", "0"]).await.is_ok();
+        eprintln!("{} knows WAITAOF: {knows}", program.display());
+        if !knows {
+            let error = rows.save(&row(1, "first")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().contains("Redis 7.2"), "{error}");
+            continue;
+        }
+        rows.save(&row(1, "first")).await.unwrap();
+        let before = waits(&server).await;
+        rows.save(&row(1, "second")).await.unwrap();
+        assert_eq!(waits(&server).await, before + 1);
+        // From now on nothing reaches the disk.
+        let never = ["CONFIG", "SET", "appendfsync", "no"];
+        server.command(&never).await.unwrap();
+        let error = rows.save(&row(1, "later")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_could_lose_acknowledged_writes_is_refused_with_what_to_change() {
+    let never = ["--appendonly", "yes", "--appendfsync", "no"];
+    let evicting = [&ALWAYS[..], &["--maxmemory-policy", "allkeys-lru"]].concat();
+    let cases: [(&[&str], &str); 3] = [
+        (&[], "appendonly yes"),
+        (&never, "appendfsync"),
+        (&evicting, "maxmemory-policy"),
+    ];
+    for (options, told) in cases {
+        let world = World::<Sqlite>::open(Kind::Memory).await;
+        let server = RedisServer::start_with(options).await;
+        let rows = Durable::repository(&cache_at(server.url()).await, world.pool.clone());
+        rows.install().await.unwrap();
+        for error in [
+            rows.start_flushing().await.unwrap_err(),
+            rows.save(&row(1, "x")).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let server = RedisServer::start_with(&ALWAYS).await;
+    let rows = Durable::repository(&cache_at(server.url()).await, world.pool.clone());
+    rows.install().await.unwrap();
+    drop(rows.start_flushing().await.unwrap());
+}
+
+/// A restart that is not noticed would give numbers out again that the database takes for done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_does_not_tell_its_run_keeps_no_queue() {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let server = RedisServer::start_with(&ALWAYS).await;
+    let user = [
+        "ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all", "-info",
+    ];
+    server.command(&user).await.unwrap();
+    let rows = Durable::repository(&cache_at(server.url()).await, world.pool.clone());
+    rows.install().await.unwrap();
+    let error = rows.save(&row(1, "x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("`INFO`"), "{error}");
+}

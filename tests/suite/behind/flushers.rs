@@ -1,0 +1,331 @@
+//! Flushers that begin, end or are asked while a server is away.
+
+use std::time::Duration;
+
+use larder::{Cache, ErrorKind, store::faulty::Operation};
+use sqlx::Sqlite;
+use tokio::time::Instant;
+
+use crate::{
+    behind::put::{Behind, BehindRepository, behind},
+    lost_transactions::dropped_after,
+    support::{log, redis_server::RedisServer},
+    world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
+};
+
+/// How many writes a queue has in these tests.
+const WRITES: i64 = 39;
+
+async fn fill<DB: Tested>(rows: &BehindRepository<DB>) {
+    for id in 0..WRITES {
+        rows.save(&Behind::new(id, "kept")).await.unwrap();
+    }
+}
+
+async fn in_database<DB: Tested>(rows: &BehindRepository<DB>) -> i64 {
+    let mut count = 0;
+    for id in 0..WRITES {
+        count += i64::from(rows.find_uncached(id).await.unwrap().is_some());
+    }
+    count
+}
+
+async fn a_shutdown_goes_on_after_failures_until_everything_is_flushed<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = behind(world).await;
+    fill(&rows).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    world.faults.fail(Operation::Fetch, 30);
+    world.faults.leave_unanswered(Operation::Settle, 3);
+    flusher.shutdown(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(in_database(&rows).await, WRITES);
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+}
+
+async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = behind(world).await;
+    fill(&rows).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    world.faults.fail(Operation::Fetch, u64::MAX);
+    let deadline = Duration::from_millis(400);
+    let began = Instant::now();
+    let failed = flusher.shutdown(deadline).await.unwrap_err();
+    assert!(began.elapsed() >= deadline, "after {:?}", began.elapsed());
+    assert_eq!(failed.kind(), ErrorKind::CacheUnavailable);
+    world.faults.fail(Operation::Fetch, 0);
+    rows.flush().await.unwrap();
+    assert_eq!(in_database(&rows).await, WRITES);
+}
+
+/// No pause makes it right.
+async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    let flusher = rows.start_flushing().await.unwrap();
+    world.sql("DROP TABLE larder_offsets").await;
+    fill_unflushed(&rows).await;
+    let began = Instant::now();
+    let failed = flusher.shutdown(Duration::from_secs(3_600)).await;
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Configuration);
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+/// Writes that nobody can flush, of which some may have been before.
+async fn fill_unflushed<DB: Tested>(rows: &BehindRepository<DB>) {
+    for id in 0..WRITES {
+        rows.save(&Behind::new(id, "kept")).await.unwrap();
+    }
+}
+
+/// Tables that are missing are one thing, a table of the user's that is away for a moment is another.
+async fn a_shutdown_waits_for_a_table_that_comes_back<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    fill(&rows).await;
+    world.sql("ALTER TABLE items RENAME TO away").await;
+    let flusher = rows.start_flushing().await.unwrap();
+    let shutdown = tokio::spawn(flusher.shutdown(Duration::from_secs(60)));
+    eventually("it has failed", async || rows.stats().flush_retries > 0).await;
+    assert!(!shutdown.is_finished());
+    world.sql("ALTER TABLE away RENAME TO items").await;
+    shutdown.await.unwrap().unwrap();
+    assert_eq!(in_database(&rows).await, WRITES);
+}
+
+everywhere! {
+    a_shutdown_goes_on_after_failures_until_everything_is_flushed,
+    a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before,
+    a_shutdown_tells_a_mistake_in_the_configuration_at_once,
+    a_shutdown_waits_for_a_table_that_comes_back,
+}
+
+/// A Redis that can be killed, and a queue in it.
+struct Scene {
+    world: World<Sqlite>,
+    server: RedisServer,
+    rows: BehindRepository<Sqlite>,
+    queue: String,
+}
+
+impl Scene {
+    async fn open() -> Self {
+        log::listen();
+        let world = World::<Sqlite>::open(Kind::Memory).await;
+        let options = ["--appendonly", "yes", "--appendfsync", "always"];
+        let server = RedisServer::start_with(&options).await;
+        let namespace = unique("flushers");
+        let builder = Cache::builder().namespace(&namespace).redis(server.url());
+        let cache = builder.connect().await.unwrap();
+        let rows = Behind::repository(&cache, world.pool.clone());
+        Self {
+            world,
+            server,
+            rows,
+            queue: format!("{namespace}:Behind/4"),
+        }
+    }
+
+    fn logged(&self) -> Vec<String> {
+        logged_of(&self.queue)
+    }
+}
+
+/// What was logged about the flushing of a queue.
+fn logged_of(queue: &str) -> Vec<String> {
+    let lines = log::texts_with("queue", queue).into_iter();
+    lines
+        .filter(|(_, text)| text.starts_with("flushing"))
+        .map(|(_, text)| text)
+        .collect()
+}
+
+/// The given case: the link is lost, and nobody knows it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_waits_for_a_redis_that_comes_back() {
+    let mut scene = Scene::open().await;
+    scene.rows.install().await.unwrap();
+    fill(&scene.rows).await;
+    let flusher = scene.rows.start_flushing().await.unwrap();
+    // None of the tasks is further than its first step.
+    scene.server.kill().await;
+    let left = WRITES - in_database(&scene.rows).await;
+    let shutdown = tokio::spawn(flusher.shutdown(Duration::from_secs(60)));
+    scene.server.restart().await;
+    shutdown.await.unwrap().unwrap();
+    assert_eq!(in_database(&scene.rows).await, WRITES, "{left} were left");
+    scene.world.database.close().await;
+}
+
+const FAILS: &str = "flushing fails and is tried again; the writes wait in their order";
+const CANNOT: &str = "flushing cannot continue until the cause of this error is corrected; the writes wait in their order";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
+    let mut scene = Scene::open().await;
+    scene.rows.install().await.unwrap();
+    scene.server.kill().await;
+    let flusher = scene.rows.start_flushing().await.unwrap();
+    let retries = scene.rows.stats().flush_retries;
+    eventually("all tasks have failed some times", async || {
+        scene.rows.stats().flush_retries > retries + 12
+    })
+    .await;
+    assert_eq!(scene.logged(), [FAILS]);
+    scene.server.restart().await;
+    eventually("a write is taken", async || {
+        scene.rows.save(&Behind::new(1, "one")).await.is_ok()
+    })
+    .await;
+    eventually("it is flushed", async || {
+        scene.rows.find_uncached(1).await.unwrap().is_some()
+    })
+    .await;
+    eventually("the end of the trouble is told", async || {
+        scene.logged().len() == 2
+    })
+    .await;
+    assert_eq!(scene.logged(), [FAILS, "flushing again"]);
+    drop(flusher);
+    scene.world.database.close().await;
+}
+
+/// The database can be asked all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_away() {
+    let mut scene = Scene::open().await;
+    scene.server.kill().await;
+    let error = scene.rows.start_flushing().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+    assert!(error.to_string().contains("install"), "{error}");
+    scene.world.database.close().await;
+}
+
+/// It cannot be asked when flushing starts; the tasks find out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flusher_that_began_without_a_server_drains_the_queue_when_it_is_shut_down() {
+    let mut scene = Scene::open().await;
+    scene.rows.install().await.unwrap();
+    fill(&scene.rows).await;
+    scene.server.kill().await;
+    let flusher = scene.rows.start_flushing().await.unwrap();
+    scene.server.restart().await;
+    flusher.shutdown(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(in_database(&scene.rows).await, WRITES);
+    scene.world.database.close().await;
+}
+
+async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = behind(world).await;
+    fill(&rows).await;
+    let elsewhere = Behind::repository(&world.cache, world.pool.clone());
+    world.database.proxy().refuse();
+    world.database.proxy().reset();
+    let flusher = elsewhere.start_flushing().await.unwrap();
+    eventually("it has failed", async || {
+        elsewhere.stats().flush_retries > 0
+    })
+    .await;
+    world.database.proxy().heal();
+    eventually("everything is flushed", async || {
+        let pending = elsewhere.pending().await;
+        pending.is_ok_and(|pending| pending.count == 0)
+    })
+    .await;
+    assert_eq!(in_database(&rows).await, WRITES);
+    drop(flusher);
+}
+
+/// Its tables are missing, and nobody can know while it is away.
+async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>) {
+    log::listen();
+    let rows = Behind::repository(&world.cache, world.pool.clone());
+    let proxy = world.database.proxy();
+    proxy.refuse();
+    proxy.reset();
+    let flusher = rows.start_flushing().await.unwrap();
+    eventually("it has failed", async || rows.stats().flush_retries > 0).await;
+    proxy.heal();
+    let logged = || logged_of(&format!("{}:Behind/4", world.namespace));
+    eventually("the mistake is told", async || logged().len() > 1).await;
+    rows.install().await.unwrap();
+    eventually("the tasks find what they need", async || logged().len() > 2).await;
+    assert_eq!(logged(), [FAILS, CANNOT, "flushing again"]);
+    drop(flusher);
+}
+
+async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    rows.save(&Behind::new(100, "flushed")).await.unwrap();
+    rows.flush().await.unwrap();
+    fill(&rows).await;
+    let known = rows.pending().await.unwrap();
+    let proxy = world.database.proxy();
+    proxy.refuse();
+    proxy.reset();
+    let told = rows.pending().await.unwrap();
+    assert_eq!((told.count, known.count), (39, 39));
+    assert!(told.oldest >= known.oldest && known.oldest.is_some());
+    // One that does not answer at all.
+    proxy.heal();
+    proxy.blackhole();
+    proxy.reset();
+    let began = Instant::now();
+    assert_eq!(rows.pending().await.unwrap().count, 39);
+    assert!(began.elapsed() < Duration::from_secs(15));
+    proxy.heal();
+    proxy.reset();
+    rows.flush().await.unwrap();
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+}
+
+on_servers! {
+    flushing_starts_while_the_database_is_away_and_goes_on_by_itself,
+    a_mistake_that_turns_out_later_is_logged,
+    what_is_pending_is_told_while_the_database_is_away,
+}
+
+/// All connections are in use by others.
+async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    fill(&rows).await;
+    let gate = world.close_gate().await;
+    assert_eq!(rows.pending().await.unwrap().count, 39);
+    // One that does not wait for long says so itself.
+    let options = world.pool.options().clone();
+    let options = options
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(50));
+    let pool = options.connect_lazy_with((*world.pool.connect_options()).clone());
+    let held = pool.acquire().await.unwrap();
+    let impatient = Behind::repository(&world.cache, pool.clone());
+    assert_eq!(impatient.pending().await.unwrap().count, 39);
+    drop((gate, held));
+    rows.flush().await.unwrap();
+    assert_eq!(rows.pending().await.unwrap().count, 0);
+}
+
+/// Dropped anywhere, it leaves no task behind.
+async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
+    let rows = behind(world).await;
+    let mut waits = 0;
+    let flusher = loop {
+        let fresh = Behind::repository(&world.cache, world.pool.clone());
+        match dropped_after(waits, Box::pin(fresh.start_flushing())).await {
+            Some(flusher) => break flusher.unwrap(),
+            None => waits += 1 + waits / 20,
+        }
+    };
+    drop(flusher);
+    assert!(waits > 0);
+    fill(&rows).await;
+    let told = rows.pending().await.unwrap();
+    assert_eq!(told.count, 39, "somebody flushes");
+}
+
+everywhere! {
+    what_is_pending_is_told_while_the_pool_has_no_connection,
+    a_start_that_is_dropped_starts_nothing,
+}

@@ -1,0 +1,12 @@
+//! Queued writes: putting, flushing, dead letters, loss, and who may flush when.
+
+pub(crate) mod apply;
+pub(crate) mod dead_letters;
+pub(crate) mod draining;
+pub(crate) mod durability;
+pub(crate) mod flushed_rows;
+pub(crate) mod flushers;
+pub(crate) mod incarnations;
+pub(crate) mod journal_queue;
+pub(crate) mod offsets;
+pub(crate) mod put;

@@ -1,0 +1,7 @@
+//! The Redis server: its scripts, its connections, and what it may refuse or become.
+
+pub(crate) mod breaker;
+pub(crate) mod failover;
+pub(crate) mod messages;
+pub(crate) mod scripts;
+pub(crate) mod server_status;
