@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use crate::clock::{Stopwatch, pause};
 use crate::failure::{Attempt, Failure, Outcome};
@@ -91,4 +91,16 @@ pub(crate) fn describe(command: &Command) -> String {
         text.push_str(&argument.to_string_lossy());
     }
     text
+}
+
+/// Whether cargo has a subcommand that is not its own.
+pub(crate) fn is_installed(subcommand: &str) -> bool {
+    let probe = cargo([subcommand, "--version"])
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    // A cargo that cannot be started is reported by the run itself.
+    probe.is_ok_and(|status| status.success())
 }

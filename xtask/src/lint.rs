@@ -1,12 +1,13 @@
 //! `cargo xtask lint`: everything about the code that a machine can judge without running it.
 //! 1. Formatting. 2. Clippy with all features, then with subsets, because code behind a missing
-//!    feature is not compiled and so not checked. 3. Documentation. 4. Our own rules, `tidy`.
+//!    feature is not compiled and so not checked. 3. Documentation. 4. Licences and advisories of dependencies, where `cargo deny` is installed.
+//!    5. That the published crates are complete. 6. Our own rules, `tidy`.
 //!
 //! Invariant: all steps run, so that one push shows all complaints; any of them fails the command.
 
 use std::process::Command;
 
-use crate::cargo::{cargo, status};
+use crate::cargo::{cargo, is_installed, status};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::tidy;
@@ -69,6 +70,23 @@ fn steps() -> Vec<(String, Command)> {
     let mut doc = cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     steps.push(("doc".to_owned(), doc));
+    if is_installed("deny") {
+        steps.push((
+            "deny".to_owned(),
+            cargo(["deny", "--all-features", "check"]),
+        ));
+    }
+    // Each is built from nothing but what it ships.
+    let mut package = cargo(["package", "--locked", "--allow-dirty", "--quiet"]);
+    package.args([
+        "-p",
+        "larder",
+        "-p",
+        "larder-derive",
+        "-p",
+        "larder-runtime",
+    ]);
+    steps.push(("package".to_owned(), package));
     steps
 }
 

@@ -17,6 +17,7 @@ mod interrupt;
 mod layers;
 mod lint;
 mod model;
+mod mutants;
 mod servers;
 mod test;
 mod tidy;
@@ -48,14 +49,13 @@ usage: cargo xtask <command>
       start the servers and run the benchmarks
   model [--wide] [filter ..]
       check the protocol state by state; the small bounds, which are tests as well, or the wide ones
-  coherence [--no-install] [--seconds N] [--seed S] [--database postgres|mysql|sqlite|all]
-            [--strategy aside|write_through|all] [--faults names|list|none|all] [--break MECHANISM]
-      start the servers, let workers read and write while things go wrong, and judge every read;
-      `--break` switches off one of fill-compare, intent, accepted-fill, stamp, contended, end,
-      dropped-begin, round-trip, and must then end in violations
-  crash [--no-install] [--rounds N] [--seed S] [--database postgres|mariadb|sqlite|all] [--break MECHANISM]
-      start the servers, kill writers, flushers and servers while writes are queued, and count what became of each;
-      `--break` switches off one of offset-cas, pending-index, order, round-trip, and must then end in violations
+  mutants [--sample N] [--seed S] [--suite] [--no-install] [files ..]
+      change the runtime in one place at a time, and list the changes that no test notices
+  coherence [--no-install] [options ..]
+      start the servers, let workers read and write while things go wrong, and check every read
+  crash [--no-install] [options ..]
+      start the servers, kill writers, flushers and servers while writes are queued, and count what became of each
+      (both: `--help` lists the options)
 ";
 
 /// What the command line asks for.
@@ -82,6 +82,7 @@ enum Command {
         wide: bool,
         filter: Vec<OsString>,
     },
+    Mutants(mutants::Options),
     Coherence {
         program: Program,
         install: bool,
@@ -120,6 +121,7 @@ fn run(command: Command) -> Outcome {
         Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
         Command::Bench { install, names } => bench::run(&interrupt, install, &names),
         Command::Model { wide, filter } => model::run(&interrupt, wide, &filter),
+        Command::Mutants(options) => mutants::run(&interrupt, &options),
         Command::Coherence {
             program,
             install,
@@ -148,6 +150,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
     let takes_rest = !rest.is_empty();
     let mut install = true;
     let mut wide = false;
+    let mut mutants = mutants::Options::default();
     let mut only = Kind::ALL.to_vec();
     let mut values = Vec::new();
     let mut seen = Vec::new();
@@ -162,6 +165,18 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
             lexopt::Arg::Long("wide") => {
                 wide = true;
                 seen.push("--wide");
+            }
+            lexopt::Arg::Long("sample") => {
+                mutants.sample = Some(number(&parser.value()?)?);
+                seen.push("--sample");
+            }
+            lexopt::Arg::Long("seed") => {
+                mutants.seed = number(&parser.value()?)?;
+                seen.push("--seed");
+            }
+            lexopt::Arg::Long("suite") => {
+                mutants.suite = true;
+                seen.push("--suite");
             }
             lexopt::Arg::Long("only") => {
                 only = Kind::parse_list(&parser.value()?.to_string_lossy())?;
@@ -204,6 +219,12 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
             let filter = values.drain(..).chain(rest).collect();
             (Command::Model { wide, filter }, &["--wide"])
         }
+        "mutants" => {
+            mutants.install = install;
+            mutants.files = std::mem::take(&mut values);
+            let options = &["--sample", "--seed", "--suite", "--no-install"];
+            (Command::Mutants(mutants), options)
+        }
         unknown => return Err(Failure::usage(format!("unknown command `{unknown}`"))),
     };
     if let Some(option) = seen.iter().find(|option| !options.contains(option)) {
@@ -217,6 +238,13 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
         return Err(Failure::usage(format!("`{name}` takes nothing after `--`")));
     }
     Ok(command)
+}
+
+/// A number of the command line.
+fn number<T: std::str::FromStr>(value: &std::ffi::OsStr) -> Outcome<T> {
+    let text = value.to_string_lossy();
+    let wrong = || Failure::usage(format!("`{text}` is no number"));
+    text.parse().map_err(|_| wrong())
 }
 
 /// Takes out what is meant for this command; the rest is for the program it runs.
@@ -252,6 +280,23 @@ mod tests {
             filter: vec!["lease".into(), "--x".into()],
         };
         assert_eq!(parsed("test --no-install -- lease --x").unwrap(), expected);
+    }
+
+    #[test]
+    fn mutants_takes_a_sample_and_files() {
+        let expected = Command::Mutants(mutants::Options {
+            install: true,
+            sample: Some(5),
+            seed: 9,
+            suite: false,
+            files: vec!["a.rs".into()],
+        });
+        assert_eq!(
+            parsed("mutants --sample 5 --seed 9 a.rs").unwrap(),
+            expected
+        );
+        assert!(refused("mutants --sample few").contains("`few` is no number"));
+        assert!(refused("lint --seed 3").contains("does not take `--seed`"));
     }
 
     #[test]

@@ -1,27 +1,48 @@
 //! `cargo xtask test`: every test of the workspace, against servers started for this run.
 //! A developer's own Redis or PostgreSQL has settings and data that change what a test proves.
 //! 1. Servers start in temporary folders. 2. Unit and integration tests run, with nextest when it
-//!    is installed, otherwise with `cargo test`. 3. Documentation tests run. 4. Servers stop.
+//!    is installed, otherwise with `cargo test`. 3. Documentation tests run. 4. `tests/shipped` runs in the builds that
+//!    users get: with the default features, and with one database alone. 5. Servers stop.
 //!
-//! Invariant: both runs happen even when the first one fails; the command then fails.
+//! Invariant: all runs happen even when the first one fails; the command then fails.
 //! Not here: benchmarks.
 
 use std::ffi::OsString;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::cargo::{cargo, root, status};
+use crate::cargo::{cargo, is_installed, status};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::servers::{Durability, Kind, Servers};
+
+/// The features of builds that users make. All other tests run with all features, the internal ones among them.
+const SHIPPED: [&[&str]; 4] = [
+    &[],
+    &[
+        "--no-default-features",
+        "--features",
+        "postgres,redis,msgpack",
+    ],
+    &["--no-default-features", "--features", "mysql,redis,json"],
+    &["--no-default-features", "--features", "sqlite,postcard"],
+];
 
 /// Runs all tests, or those the filter names.
 pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> Outcome {
     let servers = Servers::start(interrupt, &Kind::ALL, install, Durability::Relaxed)?;
     let mut failed = Vec::new();
-    for (name, mut command) in [
-        ("tests", tests(filter)),
-        ("documentation tests", doctests(filter)),
-    ] {
+    let mut runs = vec![
+        ("tests".to_owned(), tests(filter)),
+        ("documentation tests".to_owned(), doctests(filter)),
+    ];
+    for features in SHIPPED {
+        let name = match features.last() {
+            Some(features) => format!("tests of a build with {features}"),
+            None => "tests of a build with the default features".to_owned(),
+        };
+        runs.push((name, shipped(features, filter)));
+    }
+    for (name, mut command) in runs {
         command.envs(servers.environment());
         if !status(interrupt, Some(servers.watchdog()), command)?.success() {
             failed.push(name);
@@ -37,7 +58,7 @@ pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> 
 
 fn tests(filter: &[OsString]) -> Command {
     let mut command;
-    if nextest_is_installed() {
+    if is_installed("nextest") {
         command = cargo([
             "nextest",
             "run",
@@ -71,19 +92,16 @@ fn doctests(filter: &[OsString]) -> Command {
     command
 }
 
+fn shipped(features: &[&str], filter: &[OsString]) -> Command {
+    let mut command = cargo(["test", "--package", "larder", "--test", "shipped"]);
+    command.args(features);
+    // The tests of the support itself have run.
+    command.args(["--", "--skip", "support::"]).args(filter);
+    command
+}
+
 fn pass_on(command: &mut Command, filter: &[OsString]) {
     if !filter.is_empty() {
         command.arg("--").args(filter);
     }
-}
-
-fn nextest_is_installed() -> bool {
-    let probe = cargo(["nextest", "--version"])
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    // A cargo that cannot be started is reported by the run itself.
-    probe.is_ok_and(|status| status.success())
 }

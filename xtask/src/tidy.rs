@@ -80,6 +80,9 @@ fn check(top: &Path) -> io::Result<Vec<String>> {
         // Files that are not text have no lines to judge.
         if let Ok(text) = String::from_utf8(bytes) {
             check_file(&name, &text, &mut complaints);
+            if name == "ARCHITECTURE.md" {
+                complaints.extend(missing_files(top, &text));
+            }
         }
     }
     Ok(complaints)
@@ -122,13 +125,41 @@ fn check_file(name: &str, text: &str, complaints: &mut Vec<String>) {
     }
 }
 
+/// The complaints about a map that names files which are not there.
+fn missing_files(top: &Path, map: &str) -> Vec<String> {
+    let folders = [
+        top.to_owned(),
+        top.join("cache-runtime/src"),
+        top.join("cache-runtime/src/store/redis/scripts"),
+        top.join("cache-derive/src"),
+    ];
+    let mut complaints = Vec::new();
+    for (number, line) in map.lines().enumerate() {
+        let names = line.split('`').skip(1).step_by(2);
+        let is_file = |name: &&str| {
+            let is_word = !name.contains(|c: char| c.is_whitespace() || "*(<".contains(c));
+            is_word && (name.ends_with(".rs") || name.ends_with(".lua"))
+        };
+        for name in names.filter(is_file) {
+            if !folders.iter().any(|folder| folder.join(name).exists()) {
+                let number = number + 1;
+                complaints.push(format!(
+                    "ARCHITECTURE.md:{number}: there is no file `{name}`"
+                ));
+            }
+        }
+    }
+    complaints
+}
+
 /// Every file that people write; hidden folders hold tools' files, except those named here.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let hidden = name.starts_with('.') && !matches!(&*name, ".ci" | ".cargo" | ".config");
+        let hidden =
+            name.starts_with('.') && !matches!(&*name, ".ci" | ".cargo" | ".config" | ".github");
         let kind = entry.file_type()?;
         if hidden || (kind.is_dir() && name == "target") || name == "Cargo.lock" {
             continue;
@@ -163,6 +194,16 @@ mod tests {
         assert_eq!(complaints("src/a.rs", "//! Says what it is.\n"), [""; 0]);
         assert_eq!(complaints("src/a.rs", "fn f() {}\n").len(), 1);
         assert_eq!(complaints("tests/ui/key/wrong.rs", "fn f() {}\n"), [""; 0]);
+    }
+
+    #[test]
+    fn file_that_is_not_there_is_found_on_the_map() {
+        let map =
+            "`read/mod.rs` calls\n`write/nothing.rs`, `begin.lua` and `store/redis/scripts/*.lua`.";
+        assert_eq!(
+            missing_files(&root(), map),
+            ["ARCHITECTURE.md:2: there is no file `write/nothing.rs`"]
+        );
     }
 
     #[test]

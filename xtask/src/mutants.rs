@@ -1,0 +1,216 @@
+//! `cargo xtask mutants`: changes the runtime in one place at a time, and lists the changes that no test notices.
+//! A rule that no test misses is either dead or unproven.
+//! 1. `cargo mutants` lists the changes of the given files, or of those on which the promises rest; with `--sample N` some of
+//!    them are drawn. 2. Each is tried against the tests that need no server: the unit tests of the runtime and the models.
+//!    3. With `--suite`, the survivors are tried against `tests/suite`, with servers; that takes minutes for each.
+//!    4. What is left is listed, and fails the command.
+//!
+//! A survivor is killed by a test, or its code goes, or it stands in `.cargo/mutants.toml` with the reason why it changes
+//! nothing.
+//! Invariant: of one seed the same changes are drawn, as long as the files are the same.
+//! Not here: how code is changed; that is cargo-mutants (<https://mutants.rs>), which has to be installed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cargo::{cargo, is_installed, root, status};
+use crate::failure::{Attempt, Failure, Outcome};
+use crate::interrupt::Interrupt;
+use crate::servers::{Durability, Kind, Servers};
+
+/// The files on which the promises rest.
+const FILES: [&str; 14] = [
+    "protocol/state.rs",
+    "protocol/entry.rs",
+    "protocol/claim.rs",
+    "protocol/queue_position.rs",
+    "read/mod.rs",
+    "read/load.rs",
+    "read/flight.rs",
+    "write/mod.rs",
+    "write/announce/mod.rs",
+    "write/announce/intent.rs",
+    "write/announce/pending.rs",
+    "repair/backlog.rs",
+    "behind/flush/mod.rs",
+    "behind/flush/log_view.rs",
+];
+
+/// What is to be tried.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) install: bool,
+    /// How many changes are drawn; all if it is not given.
+    pub(crate) sample: Option<usize>,
+    pub(crate) seed: u64,
+    /// Whether survivors are tried against the suite.
+    pub(crate) suite: bool,
+    pub(crate) files: Vec<OsString>,
+}
+
+/// Tries changes, and fails if one survives.
+pub(crate) fn run(interrupt: &Interrupt, options: &Options) -> Outcome {
+    if !is_installed("mutants") {
+        return Err(Failure::message(
+            "cargo-mutants is not installed; `cargo install --locked cargo-mutants` installs it",
+        ));
+    }
+    let files = files(&options.files);
+    let mut changes = list(&files)?;
+    let all = changes.len();
+    if let Some(sample) = options.sample {
+        changes = drawn(changes, sample, options.seed);
+    }
+    eprintln!(
+        "xtask: {} of {all} changes (seed {})",
+        changes.len(),
+        options.seed
+    );
+    let folder = root().join("target").join("mutants");
+    let mut unit = of(&changes, &files, &folder.join("unit"));
+    unit.args(["--test-package", "larder-runtime,larder"]);
+    unit.args(["--", "--lib", "--test", "model"]);
+    let mut survivors = survivors(interrupt, None, unit, &folder.join("unit"))?;
+    if options.suite && !survivors.is_empty() {
+        let servers = Servers::start(interrupt, &Kind::ALL, options.install, Durability::Relaxed)?;
+        let mut suite = of(&survivors, &files, &folder.join("suite"));
+        suite.args(["--test-package", "larder", "--", "--test", "suite"]);
+        suite.envs(servers.environment());
+        survivors = self::survivors(interrupt, Some(&servers), suite, &folder.join("suite"))?;
+        servers.stop();
+    }
+    for survivor in &survivors {
+        println!("survived: {survivor}");
+    }
+    println!(
+        "mutants: tried={} survived={}",
+        changes.len(),
+        survivors.len()
+    );
+    match survivors.len() {
+        0 => Ok(()),
+        count => Err(Failure::message(format!("{count} changes survived"))),
+    }
+}
+
+/// The files as cargo-mutants names them.
+fn files(given: &[OsString]) -> Vec<OsString> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    let files = FILES.map(|file| OsString::from(format!("cache-runtime/src/{file}")));
+    files.to_vec()
+}
+
+/// All changes of some files, one line each.
+fn list(files: &[OsString]) -> Outcome<Vec<String>> {
+    let mut command = base(files);
+    command.arg("--list").stderr(Stdio::inherit());
+    let output = command
+        .output()
+        .attempt(|| "start `cargo mutants --list`".to_owned())?;
+    if !output.status.success() {
+        return Err(Failure::message("`cargo mutants --list` failed"));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Some of the changes, in the order of a hash that the seed changes.
+fn drawn(mut changes: Vec<String>, sample: usize, seed: u64) -> Vec<String> {
+    changes.sort_by_cached_key(|change| {
+        let mut hasher = DefaultHasher::new();
+        (seed, change).hash(&mut hasher);
+        hasher.finish()
+    });
+    changes.truncate(sample);
+    changes
+}
+
+fn base(files: &[OsString]) -> Command {
+    let mut command = cargo(["mutants", "--colors=never", "--all-features"]);
+    command.args(["--package", "larder-runtime"]);
+    for file in files {
+        command.arg("--file").arg(file);
+    }
+    command
+}
+
+/// The command that tries these changes, and no other.
+fn of(changes: &[String], files: &[OsString], folder: &Path) -> Command {
+    let mut command = base(files);
+    for change in changes {
+        command.arg("--re").arg(format!("^{}$", escaped(change)));
+    }
+    // The unmutated tree is tested by everything else.
+    command.args([
+        "--baseline=skip",
+        "--timeout=300",
+        "--no-shuffle",
+        "--output",
+    ]);
+    command.arg(folder);
+    command
+}
+
+/// The text as a regular expression that means just it.
+fn escaped(text: &str) -> String {
+    let is_special = |c: char| !c.is_alphanumeric() && !c.is_whitespace() && c.is_ascii();
+    text.chars()
+        .flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c]))
+        .collect()
+}
+
+/// Runs the command, and reads which changes no test noticed.
+fn survivors(
+    interrupt: &Interrupt,
+    servers: Option<&Servers>,
+    command: Command,
+    folder: &Path,
+) -> Outcome<Vec<String>> {
+    fs::create_dir_all(folder).attempt(|| format!("make the folder {}", folder.display()))?;
+    let watchdog = servers.map(Servers::watchdog);
+    let status = status(interrupt, watchdog, command)?;
+    // 2: some were missed; 3: a test timed out, which counts as noticed.
+    if !matches!(status.code(), Some(0 | 2 | 3)) {
+        return Err(Failure::message("the changes could not be tried"));
+    }
+    let missed = folder.join("mutants.out").join("missed.txt");
+    let text = fs::read_to_string(&missed).attempt(|| format!("read {}", missed.display()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_draws_the_same_changes_in_whatever_order_they_are_listed() {
+        let changes = |order: &[u8]| order.iter().map(u8::to_string).collect::<Vec<_>>();
+        let one = drawn(changes(&[1, 2, 3, 4, 5, 6]), 3, 7);
+        assert_eq!(one, drawn(changes(&[6, 5, 4, 3, 2, 1]), 3, 7));
+        assert_eq!(one.len(), 3);
+        let others = (0..20).map(|seed| drawn(changes(&[1, 2, 3, 4, 5, 6]), 3, seed));
+        assert!(others.into_iter().any(|other| other != one));
+    }
+
+    #[test]
+    fn change_is_a_pattern_that_means_just_it() {
+        let change = "src/a.rs:3:9: replace && with || in f<T>::g";
+        assert_eq!(
+            escaped(change),
+            "src\\/a\\.rs\\:3\\:9\\: replace \\&\\& with \\|\\| in f\\<T\\>\\:\\:g"
+        );
+    }
+
+    #[test]
+    fn files_of_the_promises_are_there() {
+        for file in files(&[]) {
+            assert!(root().join(&file).exists(), "{}", file.display());
+        }
+    }
+}
