@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: everything about the code that a machine can judge without running it.
 //! 1. Formatting. 2. Clippy with all features, then with subsets, because code behind a missing
-//!    feature is not compiled and so not checked. 3. Documentation. 4. Licences and advisories of dependencies, where `cargo deny` is installed.
+//!    feature is not compiled and so not checked. 3. Documentation. 4. Licences and sources of dependencies, where `cargo deny` is installed.
 //!    5. That the published crates are complete. 6. Our own rules, `tidy`.
 //!
 //! Invariant: all steps run, so that one push shows all complaints; any of them fails the command.

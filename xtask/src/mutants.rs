@@ -71,13 +71,13 @@ pub(crate) fn run(interrupt: &Interrupt, options: &Options) -> Outcome {
         options.seed
     );
     let folder = root().join("target").join("mutants");
-    let mut unit = of(&changes, &files, &folder.join("unit"));
+    let mut unit = of(&changes, &files, &folder.join("unit"))?;
     unit.args(["--test-package", "larder-runtime,larder"]);
     unit.args(["--", "--lib", "--test", "model"]);
     let mut survivors = survivors(interrupt, None, unit, &folder.join("unit"))?;
     if options.suite && !survivors.is_empty() {
         let servers = Servers::start(interrupt, &Kind::ALL, options.install, Durability::Relaxed)?;
-        let mut suite = of(&survivors, &files, &folder.join("suite"));
+        let mut suite = of(&survivors, &files, &folder.join("suite"))?;
         suite.args(["--test-package", "larder", "--", "--test", "suite"]);
         suite.envs(servers.environment());
         survivors = self::survivors(interrupt, Some(&servers), suite, &folder.join("suite"))?;
@@ -140,12 +140,20 @@ fn base(files: &[OsString]) -> Command {
     command
 }
 
-/// The command that tries these changes, and no other.
-fn of(changes: &[String], files: &[OsString], folder: &Path) -> Command {
+/// The command that tries these changes, and no other. They are named in a file, with what is always left out.
+fn of(changes: &[String], files: &[OsString], folder: &Path) -> Outcome<Command> {
+    fs::create_dir_all(folder).attempt(|| format!("make the folder {}", folder.display()))?;
+    let always = root().join(".cargo").join("mutants.toml");
+    let always = fs::read_to_string(&always).attempt(|| format!("read {}", always.display()))?;
+    let names = changes
+        .iter()
+        .map(|change| format!("    \"^{}$\",\n", escaped(change).replace('\\', "\\\\")));
+    let config = folder.join("mutants.toml");
+    let names = names.collect::<String>();
+    let text = format!("{always}\nexamine_re = [\n{names}]\n");
+    fs::write(&config, text).attempt(|| format!("write {}", config.display()))?;
     let mut command = base(files);
-    for change in changes {
-        command.arg("--re").arg(format!("^{}$", escaped(change)));
-    }
+    command.arg("--config").arg(config);
     // The unmutated tree is tested by everything else.
     command.args([
         "--baseline=skip",
@@ -154,12 +162,12 @@ fn of(changes: &[String], files: &[OsString], folder: &Path) -> Command {
         "--output",
     ]);
     command.arg(folder);
-    command
+    Ok(command)
 }
 
-/// The text as a regular expression that means just it.
+/// The text as a regular expression that means just it. Only what has a meaning may be escaped: `\<` has one, `<` has none.
 fn escaped(text: &str) -> String {
-    let is_special = |c: char| !c.is_alphanumeric() && !c.is_whitespace() && c.is_ascii();
+    let is_special = |c: char| r"\.+*?()|[]{}^$#&-~".contains(c);
     text.chars()
         .flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c]))
         .collect()
@@ -172,7 +180,6 @@ fn survivors(
     command: Command,
     folder: &Path,
 ) -> Outcome<Vec<String>> {
-    fs::create_dir_all(folder).attempt(|| format!("make the folder {}", folder.display()))?;
     let watchdog = servers.map(Servers::watchdog);
     let status = status(interrupt, watchdog, command)?;
     // 2: some were missed; 3: a test timed out, which counts as noticed.
@@ -203,7 +210,7 @@ mod tests {
         let change = "src/a.rs:3:9: replace && with || in f<T>::g";
         assert_eq!(
             escaped(change),
-            "src\\/a\\.rs\\:3\\:9\\: replace \\&\\& with \\|\\| in f\\<T\\>\\:\\:g"
+            r"src/a\.rs:3:9: replace \&\& with \|\| in f<T>::g"
         );
     }
 

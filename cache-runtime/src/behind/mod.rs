@@ -1,15 +1,15 @@
-//! Write-behind: a write is acknowledged when it stands in a queue of the store, and the database gets it later.
+//! Write-behind: a write is acknowledged when the store has queued it, and the database gets it later.
 //!
-//! 1. A *put* stores the row at its key as `Pending`, marks the key in the partition's index, and appends the row to the
-//!    partition's queue: one atomic step of the store, whose answer is the acknowledgement (`put`).
-//! 2. Readers are served the pending row like any other. A pending row that the store has lost is rebuilt from the queue.
-//! 3. A *flush* takes the writes behind the position that the database knows, the last one of each key, and in one
-//!    transaction moves the position by compare-and-set and applies them (`apply`). Only then are the marks cleared and the
-//!    queue cut off (`flush`).
+//! 1. A *put* is one atomic step of the store: it stores the row at its key as `Pending`, notes the key in the partition's index
+//!    of pending rows, and appends the row to the log. Its answer is the acknowledgement (`put`).
+//! 2. Readers are served the pending row like any other. A pending row that the store has evicted is restored from the log.
+//! 3. A *flush* reads the writes after the position that the database knows. In one transaction it moves the position by
+//!    compare-and-set and applies the last write of each row (`apply`).
+//! 4. Then it settles: the store forgets that the rows are pending, and the log is cut off (`flush`).
 //!
-//! Invariant: the position and the rows are committed together, so a write is applied exactly once, in the order of its
-//! queue, whoever stops or starts when.
-//! Invariant: positions of one *incarnation* of a queue are never compared with those of another (`position`).
+//! Invariant: the position and the rows are committed together, so a write is applied exactly once and in the order of its
+//! queue, even if processes crash.
+//! Invariant: positions of one *incarnation* are never compared with those of another (`queue_position`).
 
 pub mod apply;
 mod batch;

@@ -62,7 +62,7 @@ impl QueueIncarnation {
 
     fn what(&self) -> String {
         format!(
-            "incarnation {} of part {} of the queue {}",
+            "incarnation {} of partition {} of the queue {}",
             self.incarnation, self.partition, self.queue
         )
     }

@@ -4,7 +4,7 @@
 //! bytes. It never changes without a new format number, and bytes of released formats are kept as fixtures.
 //!
 //! 1. A reader looks at the state and the identity before it looks at the payload, so a foreign payload is never decoded.
-//! 2. A queued write becomes a value in its place, without its payload being sent or copied: its mark stays, and a flag says
+//! 2. A queued write becomes a value in its place, without its payload being sent or copied: its queue position stays, and a flag says
 //!    so. Nothing but the script that settles it writes such bytes.
 //! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
 //!    next load repairs.
@@ -28,13 +28,13 @@ pub const HEADER_LENGTH: usize = 44;
 pub mod kind {
     /// One reader is loading the row; waiters follow the header.
     pub const LOADING: u8 = 1;
-    /// The row; its payload follows the header, or the mark behind that.
+    /// The row; its payload follows the header, or the queue position after it.
     pub const VALUE: u8 = 2;
     /// The row does not exist.
     pub const NEGATIVE: u8 = 3;
     /// Writers are at work; their intents follow the header.
     pub const WRITING: u8 = 4;
-    /// A queued write; its mark follows the header, then the row or the id of the row to delete.
+    /// A queued write; its queue position follows the header, then the row or the id of the row to delete.
     pub const PENDING: u8 = 5;
 }
 
@@ -46,7 +46,7 @@ pub mod flag {
     pub const SATURATED: u8 = 2;
     /// The queued write deletes its row.
     pub const DELETION: u8 = 4;
-    /// The row was a queued write: the mark that it had is still there, between the header and the payload.
+    /// The row was a queued write: the queue position that it had is still there, between the header and the payload.
     pub const POSITIONED: u8 = 8;
 }
 

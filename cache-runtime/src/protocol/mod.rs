@@ -2,7 +2,7 @@
 //!
 //! `state` is the state machine of one key. It is the heart: every store executes it, the models check it, and nothing else
 //! decides. `entry` is the binary form of a state, `codec` the payload inside it, `key` the name of a key, `token` the names
-//! of loads and writes. `mark` is the place of a write in a queue, and `partition` the names of a queue's keys.
+//! of loads and writes. `queue_position` is the place of a write in a queue, `partition_keys` the names of a queue's keys.
 //!
 //! Not here: who executes the rules (`store`), and when (`read`, `write`, `behind`).
 

@@ -23,7 +23,7 @@ pub struct PartitionKeys {
     /// The hash of what is known of the queue: `i` the incarnation, `s` the id of the store's history it was begun in,
     /// `l` the name of its log, `n` the number of the last write, `t` up to which number the log was cut off.
     pub state: Key,
-    /// The hash of pending rows: from a key to the mark of its latest write.
+    /// The hash of pending rows: from a key to the queue position of its latest write.
     pub pending_index: Key,
     /// The set of incarnations that have a log here.
     pub logs: Key,

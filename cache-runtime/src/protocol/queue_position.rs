@@ -11,7 +11,7 @@ use std::fmt;
 
 /// The length of an incarnation in an entry, in bytes.
 pub const INCARNATION_LENGTH: usize = 16;
-/// The length of a mark in an entry, in bytes.
+/// The length of a queue position in an entry, in bytes.
 pub const QUEUE_POSITION_LENGTH: usize = INCARNATION_LENGTH + 8;
 
 /// One life of a queue.
@@ -55,7 +55,7 @@ impl Incarnation {
 }
 
 impl QueuePosition {
-    /// The mark as it lies in an entry: the incarnation, then the number.
+    /// The queue position as it is stored in an entry: the incarnation, then the number.
     #[must_use]
     pub fn to_bytes(self) -> [u8; QUEUE_POSITION_LENGTH] {
         let mut bytes = [0; QUEUE_POSITION_LENGTH];

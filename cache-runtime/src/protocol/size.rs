@@ -9,7 +9,7 @@ use crate::protocol::{entry::HEADER_LENGTH, queue_position::QUEUE_POSITION_LENGT
 
 /// How many bytes an encoded row may have, where nobody says otherwise.
 pub(crate) const DEFAULT: u64 = 4 << 20;
-/// What an entry has beside the row: its header, and its mark.
+/// What an entry has beside the row: its header, and its queue position.
 #[cfg(feature = "redis")]
 pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + QUEUE_POSITION_LENGTH) as u64;
 

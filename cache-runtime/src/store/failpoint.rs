@@ -55,7 +55,7 @@ pub enum Mechanism {
     /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
     /// be left out before the cache is built.
     TrustLease,
-    /// The marks of queued writes: without them, a queued row that the store has dropped is read from the database.
+    /// The index of pending rows: without it, a queued row that the store has dropped is read from the database.
     PendingIndex,
     /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
     /// built.

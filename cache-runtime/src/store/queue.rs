@@ -227,7 +227,7 @@ pub trait QueueStore: Send + Sync + 'static {
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Some of the marks of a partition, and the cursor to go on from; zero is both the first and the end.
+    /// Some of the pending rows of a partition with their queue positions, and the cursor to go on from; zero is both the first and the end.
     fn pending_index(
         &self,
         partition: &PartitionKeys,

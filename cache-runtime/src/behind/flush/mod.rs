@@ -10,7 +10,7 @@
 //!    the reading of the batch after that.
 //! 5. A log that has ended, and that nothing is written to any more, is closed: the next incarnation follows.
 //!
-//! Any process may run any step at any time: the position is compared by the database, and the marks by the store. The
+//! Any process may run any step at any time: the position is compared by the database, and queue positions by the store. The
 //! claim, and what is remembered of the position, only save work.
 //!
 //! Invariant: the log is cut off behind what was committed, never further.
