@@ -131,7 +131,7 @@ where
     let outcome = outcome.map_err(|failure| format!("{name}: {failure}"))?;
     let mut failures = Vec::new();
     if !outcome.summary.shows_something() {
-        let failure = "fewer than a third of the reads came from the cache; this proves nothing";
+        let failure = "fewer than half of the reads came from the cache; this proves nothing";
         failures.push(failure.to_owned());
     }
     Ok(Played {

@@ -724,15 +724,15 @@ fn coalesce<'a, E: Entity>(writes: &[&'a Queued<E>]) -> Effects<'a, E> {
 /// is that of numbers: two transactions that lock the same rows lock them in one order, and rows that stand together in the
 /// table are written together.
 fn last_write_per_row<'a, T>(writes: &[&'a T], key: fn(&T) -> &[u8]) -> Vec<&'a T> {
-    let mut last_write_per_row = writes.to_vec();
-    last_write_per_row.reverse();
+    let mut last = writes.to_vec();
+    last.reverse();
     // Stable, so that the winner of a key stays the first of it, and the first is what is kept.
-    last_write_per_row.sort_by(|one, other| {
+    last.sort_by(|one, other| {
         let (one, other) = (key(one), key(other));
         one.len().cmp(&other.len()).then_with(|| one.cmp(other))
     });
-    last_write_per_row.dedup_by(|one, other| key(one) == key(other));
-    last_write_per_row
+    last.dedup_by(|one, other| key(one) == key(other));
+    last
 }
 
 /// Keeps what was done behind the savepoint, and begins another one.
@@ -794,9 +794,8 @@ mod tests {
             .map(|(at, key)| (at, [key]))
             .collect();
         let writes: Vec<&(usize, [u8; 1])> = writes.iter().collect();
-        let last_write_per_row = last_write_per_row(&writes, |(_, key)| key);
-        last_write_per_row
-            .iter()
+        let last = last_write_per_row(&writes, |(_, key)| key);
+        last.iter()
             .map(|(at, [key])| (char::from(*key), *at))
             .collect()
     }
@@ -811,8 +810,8 @@ mod tests {
     fn numbers_are_written_in_their_order() {
         let keys = ["i:10", "i:9", "i:100"];
         let keys: Vec<&&str> = keys.iter().collect();
-        let last_write_per_row = last_write_per_row(&keys, |key| key.as_bytes());
-        assert_eq!(last_write_per_row, [&"i:9", &"i:10", &"i:100"]);
+        let last = last_write_per_row(&keys, |key| key.as_bytes());
+        assert_eq!(last, [&"i:9", &"i:10", &"i:100"]);
     }
 
     /// How many tries it takes until all writes are decided, of which every n-th is refused.

@@ -17,8 +17,11 @@ use crate::{
     database::{backend::Backend, entity::Entity},
     error::Error,
     protocol::queue_position::{Incarnation, QueuePosition},
-    store::queue::{Fetch, Logged, QueueStore, Settled},
-    store::{Store, failpoint::Mechanism},
+    store::{
+        Store,
+        failpoint::Mechanism,
+        queue::{Fetch, Logged, QueueStore, Settled},
+    },
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {

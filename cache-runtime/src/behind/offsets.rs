@@ -174,7 +174,9 @@ async fn claim<DB: Backend>(
     ];
     match tables::execute(pool, text, &values).await {
         Ok(_) => Ok(Some(incarnation)),
-        Err(sqlx::Error::Database(row_error)) if row_error.is_unique_violation() => Ok(None),
+        Err(sqlx::Error::Database(database_error)) if database_error.is_unique_violation() => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

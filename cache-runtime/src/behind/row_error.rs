@@ -25,54 +25,67 @@ pub(crate) struct WrittenColumns<'a> {
 pub(crate) fn is_about_a_row(error: &sqlx::Error, given: &WrittenColumns<'_>) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(row_error) => refuses_a_row(&**row_error, given),
+        sqlx::Error::Database(database_error) => refuses_a_row(&**database_error, given),
         _ => false,
     }
 }
 
-fn refuses_a_row(row_error: &(dyn DatabaseError + 'static), given: &WrittenColumns<'_>) -> bool {
+fn refuses_a_row(
+    database_error: &(dyn DatabaseError + 'static),
+    given: &WrittenColumns<'_>,
+) -> bool {
     #[cfg(feature = "postgres")]
-    if let Some(row_error) = row_error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-        let lacks_column = row_error.code() == "23502"
+    if let Some(database_error) =
+        database_error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+    {
+        let lacks_column = database_error.code() == "23502"
             && given.omits(
-                row_error.table().unwrap_or_default(),
-                row_error.column().unwrap_or_default(),
+                database_error.table().unwrap_or_default(),
+                database_error.column().unwrap_or_default(),
             );
-        return postgres(row_error.code()) && !lacks_column;
+        return postgres(database_error.code()) && !lacks_column;
     }
     #[cfg(feature = "mysql")]
-    if let Some(row_error) = row_error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        return mysql(row_error.number(), row_error.code().unwrap_or_default());
+    if let Some(database_error) =
+        database_error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+    {
+        return mysql(
+            database_error.number(),
+            database_error.code().unwrap_or_default(),
+        );
     }
     #[cfg(feature = "sqlite")]
-    if let Some(row_error) = row_error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
-        let code = DatabaseError::code(row_error).unwrap_or_default();
-        let lacks_column = code == "1299" && lacks_column_of_sqlite(row_error.message(), given);
+    if let Some(database_error) = database_error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        let code = DatabaseError::code(database_error).unwrap_or_default();
+        let lacks_column =
+            code == "1299" && lacks_column_of_sqlite(database_error.message(), given);
         return code.parse().is_ok_and(sqlite) && !lacks_column;
     }
-    let _ = (row_error, given);
+    let _ = (database_error, given);
     false
 }
 
 /// Whether another transaction was in the way, so that the same statements may succeed at once: a deadlock, a conflict
 /// between snapshots, a lock that was waited for in vain.
 pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(row_error) = error else {
+    let sqlx::Error::Database(database_error) = error else {
         return false;
     };
     #[cfg(feature = "mysql")]
-    if let Some(row_error) = row_error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        return matches!(row_error.number(), 1020 | 1205 | 1213);
+    if let Some(database_error) =
+        database_error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+    {
+        return matches!(database_error.number(), 1020 | 1205 | 1213);
     }
     #[cfg(feature = "sqlite")]
-    if let Some(row_error) = row_error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
-        let code = DatabaseError::code(row_error).unwrap_or_default();
+    if let Some(database_error) = database_error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        let code = DatabaseError::code(database_error).unwrap_or_default();
         // SQLITE_BUSY and SQLITE_LOCKED, with whatever the upper bytes add.
         return code
             .parse::<u32>()
             .is_ok_and(|code| matches!(code & 0xFF, 5 | 6));
     }
-    let code = row_error.code().unwrap_or_default();
+    let code = database_error.code().unwrap_or_default();
     matches!(code.as_ref(), "40001" | "40P01" | "55P03")
 }
 

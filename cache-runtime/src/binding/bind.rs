@@ -6,7 +6,6 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
-    cache,
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::{Error, StoreError},
@@ -14,8 +13,7 @@ use crate::{
         claim::{Claim, InForce},
         partition_keys::PartitionKeys,
     },
-    store::Store,
-    store::failpoint::Mechanism,
+    store::{Store, failpoint::Mechanism},
 };
 
 /// How often a claim is retried if other processes change the binding at the same time.
@@ -129,7 +127,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     async fn bind(&self, mut asking: Asking<'_, DB>) -> Result<(), Unbound> {
         let store = &self.cache.store;
-        if disables(&self.cache) {
+        if store.disables(Mechanism::Binding) {
             self.bond
                 .bound_in
                 .store(store.connection_number() + 1, Ordering::Release);
@@ -333,9 +331,4 @@ fn without_store(bound: Result<(), Unbound>) -> Result<(), Error> {
         Ok(()) | Err(Unbound::Store(_) | Unbound::Away) => Ok(()),
         Err(Unbound::Failed(error)) => Err(error),
     }
-}
-
-/// Returns whether bindings are disabled, for the tests that show they are needed.
-fn disables(cache: &cache::Inner) -> bool {
-    cache.store.disables(Mechanism::Binding)
 }

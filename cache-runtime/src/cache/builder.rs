@@ -23,10 +23,12 @@ use crate::{
 use crate::{
     error::ErrorKind,
     protocol::token::ProcessId,
-    store::failpoint::Disabled,
-    store::redis::{
-        RedisStore,
-        connection::{Options, Timeouts},
+    store::{
+        failpoint::Disabled,
+        redis::{
+            RedisStore,
+            connection::{Options, Timeouts},
+        },
     },
 };
 

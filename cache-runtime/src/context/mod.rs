@@ -34,8 +34,7 @@ use crate::{
     },
     read::flight::Flights,
     stats::Counters,
-    store::Store,
-    store::failpoint::Mechanism,
+    store::{Store, failpoint::Mechanism},
 };
 
 /// The state of one repository. Its clones share it.
@@ -55,7 +54,7 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     /// The namespace, and its binding.
     pub(crate) bond: Bond<DB>,
     /// Set when a row that is too large was logged.
-    pub(crate) told_of_size: OnceLock<()>,
+    pub(crate) size_was_logged: OnceLock<()>,
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -76,10 +75,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .unwrap_or(cache.namespace())
             .to_owned();
         let cache = Arc::clone(cache.inner());
-        let policy = spec.policy;
         let policy = Policy {
-            intent_ttl: cache.intent_ttl.unwrap_or(policy.intent_ttl),
-            ..policy
+            intent_ttl: cache.intent_ttl.unwrap_or(spec.policy.intent_ttl),
+            ..spec.policy
         };
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
@@ -89,7 +87,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         database.check_generated_id()?;
         if !cache.store.disables(Mechanism::Binding) {
             bond.check_at_first_sight(&cache.ledger)?;
-        };
+        }
         let keys = KeySpace::new(&namespace, spec.name, &policy);
         cache.repairs.register(keys.prefix());
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
@@ -117,7 +115,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             loading: Semaphore::new(cache.max_concurrent_loads),
             queue,
             bond,
-            told_of_size: OnceLock::new(),
+            size_was_logged: OnceLock::new(),
             cache,
         });
         let member = Arc::downgrade(&inner) as Weak<dyn Member>;

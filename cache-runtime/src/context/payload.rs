@@ -123,7 +123,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) fn fits(&self, encoded: &[u8]) -> bool {
         let checked = self.check_size(encoded);
         if let Err(reason) = &checked
-            && self.told_of_size.set(()).is_ok()
+            && self.size_was_logged.set(()).is_ok()
         {
             tracing::warn!(
                 entity = E::SPEC.name,
@@ -148,9 +148,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Body::Deletion(id) => id,
         };
         self.check_size(encoded).map_err(|reason| {
-            let describe_row = self.describe_row(key);
+            let described = self.describe_row(key);
             let message = format!(
-                "failed to {verb} {describe_row}: the row is too large to be queued: {reason}"
+                "failed to {verb} {described}: the row is too large to be queued: {reason}"
             );
             Error::new(ErrorKind::TooLarge, message)
         })

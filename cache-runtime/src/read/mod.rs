@@ -217,7 +217,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         before: Option<Follower<E>>,
     ) -> Result<Outcome<E>, Error> {
         let (early, row) = oneshot::channel();
-        let describe_row = self.describe_row(&key);
+        let described = self.describe_row(&key);
         let load = Load::new(Arc::clone(self), key, id, flight, early);
         let flown = async move {
             if let Some(before) = before {
@@ -230,9 +230,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         row.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::TaskFailed,
-                format!(
-                    "failed to load {describe_row}: its task panicked or its runtime shut down"
-                ),
+                format!("failed to load {described}: its task panicked or its runtime shut down"),
             ))
         })
     }

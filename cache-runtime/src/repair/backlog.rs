@@ -102,7 +102,7 @@ impl Repairs {
 
     /// Records a key whose invalidation could not be delivered.
     pub(crate) fn remember(&self, key: &Key, how: Repair) {
-        if self.disables() {
+        if self.is_disabled() {
             return;
         }
         let mut state = self.lock();
@@ -130,7 +130,7 @@ impl Repairs {
 
     /// Records all keys. The sweep begins at the given time.
     pub(crate) fn remember_all(&self, not_before: Option<Deadline>) {
-        if self.disables() {
+        if self.is_disabled() {
             return;
         }
         let mut state = self.lock();
@@ -292,7 +292,7 @@ impl Repairs {
     }
 
     /// Returns whether repairs are disabled, for the tests that show they are needed.
-    fn disables(&self) -> bool {
+    fn is_disabled(&self) -> bool {
         self.host
             .get()
             .and_then(Weak::upgrade)

@@ -2,8 +2,8 @@
 //!
 //! Without a way to break a mechanism, a test that passes does not show that it would notice its absence.
 //!
-//! Both are methods of [`Store`](super::Store) that do nothing, so that nothing of them is left in a release build. The store
-//! that does something is `faulty` (feature `internal-faults`).
+//! Both are methods of [`Store`](super::Store), which do nothing and are constant without the feature `internal-faults`. With
+//! it, the store is a `faulty` one, and a test decides.
 
 /// A moment of a write, at which a test may let its process die or stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -256,12 +256,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut seen = std::collections::HashSet::with_capacity(rows.len());
         for row in rows {
             let key = self.key(&row.id())?;
-            let describe_row = self.describe_row(&key);
+            let described = self.describe_row(&key);
             if !seen.insert(key) {
                 return Err(Error::new(
                     ErrorKind::Duplicate,
                     format!(
-                        "failed to {} rows: {describe_row} is given twice",
+                        "failed to {} rows: {described} is given twice",
                         batch.verb()
                     ),
                 ));

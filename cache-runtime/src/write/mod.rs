@@ -138,7 +138,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Insert(_) if self.database.generates_id() => None,
             _ => Some(self.key(&write.id())?),
         };
-        let describe_row = || match &known {
+        let described = || match &known {
             Some(key) => self.describe_row(key),
             None => E::SPEC.name.to_owned(),
         };
@@ -155,7 +155,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     // Nothing is applied before the commit.
                     error: database::describe(
                         write.verb(),
-                        &describe_row(),
+                        &described(),
                         error,
                         WriteOutcome::Nothing,
                     ),
@@ -239,7 +239,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         write: &Write<E>,
         key: &Key,
     ) -> Error {
-        let (verb, describe_row) = (write.verb(), self.describe_row(key));
+        let (verb, described) = (write.verb(), self.describe_row(key));
         let is_compared = match write {
             Write::Update(_) | Write::Save(_) | Write::DeleteRow(_) => E::SPEC.versioned,
             Write::Insert(_) | Write::Delete(_) => false,
@@ -248,14 +248,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             match self.database.select_current(connection, &write.id()).await {
                 Ok(Some(current)) => {
                     let message = format!(
-                        "failed to {verb} {describe_row}: the row was changed since it was read, and its version differs; \
+                        "failed to {verb} {described}: the row was changed since it was read, and its version differs; \
                          apply the change to `Error::current` and try again"
                     );
                     return Error::conflict(message, Arc::new(current));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    return database::describe(verb, &describe_row, error, WriteOutcome::Nothing);
+                    return database::describe(verb, &described, error, WriteOutcome::Nothing);
                 }
             }
         }
@@ -263,20 +263,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Save(_) => Error::new(
                 ErrorKind::Duplicate,
                 format!(
-                    "failed to save {describe_row}: there is a row whose id is equal for the database but has other bytes; \
+                    "failed to save {described}: there is a row whose id is equal for the database but has other bytes; \
                      use the id exactly as it is stored"
                 ),
             ),
             Write::Insert(_) => Error::new(
                 ErrorKind::Database,
                 format!(
-                    "failed to insert {describe_row}: the database accepted the statement and inserted no row; a trigger may have \
+                    "failed to insert {described}: the database accepted the statement and inserted no row; a trigger may have \
                      suppressed it"
                 ),
             ),
             Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Error::new(
                 ErrorKind::NotFound,
-                format!("failed to {verb} {describe_row}: there is no such row"),
+                format!("failed to {verb} {described}: there is no such row"),
             ),
         }
     }

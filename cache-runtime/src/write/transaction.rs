@@ -360,10 +360,10 @@ impl<DB: Backend> Transaction<'_, DB> {
                     database::restart_if_rolled_back::<DB>(self.level.connection(), savepoints)
                         .await;
                 }
-                let describe_row = repository.describe_row(&key);
+                let described = repository.describe_row(&key);
                 Err(database::describe(
                     "load",
-                    &describe_row,
+                    &described,
                     error,
                     WriteOutcome::Nothing,
                 ))

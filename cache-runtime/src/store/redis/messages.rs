@@ -67,7 +67,7 @@ impl Messages {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let mut connection = connector.shared(history, &config).await?;
+        let mut connection = connector.open_another(history, &config).await?;
         connection.subscribe(channel()).await?;
         Ok(Self { connection, ended })
     }

@@ -187,14 +187,14 @@ impl Announcement {
         let Some(part) = unannounced else {
             return Ok(());
         };
-        let describe_row = match &part.keys[..] {
+        let described = match &part.keys[..] {
             [one] => format!("{} with key {}", part.target.entity(), one.key),
             several => format!("{} rows of {}", several.len(), part.target.entity()),
         };
         Err(Error::new(
             ErrorKind::CacheUnavailable,
             format!(
-                "failed to {verb} {describe_row}: the cache cannot be told, and `on_outage = \"consistent\"` refuses such a write; \
+                "failed to {verb} {described}: the cache cannot be told, and `on_outage = \"consistent\"` refuses such a write; \
                  nothing was changed"
             ),
         ))
@@ -310,15 +310,15 @@ impl TargetIntent {
 
     /// Notes with the repairs that the store is about to be told about the keys.
     fn note(&self) {
-        for keys in &self.keys {
-            self.target.cache().repairs.note_write(&keys.key);
+        for announced in &self.keys {
+            self.target.cache().repairs.note_write(&announced.key);
         }
     }
 
     /// Remembers the keys for repair.
     fn remember(&self, how: Repair) {
-        for keys in &self.keys {
-            self.target.cache().repairs.remember(&keys.key, how);
+        for announced in &self.keys {
+            self.target.cache().repairs.remember(&announced.key, how);
         }
     }
 
@@ -393,7 +393,8 @@ impl TargetIntent {
 
     async fn invalidate(&self) -> Result<(), StoreError> {
         let store = &self.target.cache().store;
-        let dropped = self.keys.iter().map(|keys| store.invalidate(&keys.key));
+        let keys = self.keys.iter();
+        let dropped = keys.map(|announced| store.invalidate(&announced.key));
         join_all(dropped).await.into_iter().collect()
     }
 }

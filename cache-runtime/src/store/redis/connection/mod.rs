@@ -461,7 +461,7 @@ impl Connector {
     }
 
     /// Makes another connection to the same run of the same server as a link.
-    pub(super) async fn shared(
+    pub(super) async fn open_another(
         &self,
         history: u64,
         config: &AsyncConnectionConfig,
@@ -501,7 +501,7 @@ impl Connector {
         }
         let timeout = MAX_SYNC + self.options.timeouts.response;
         let config = self.config().set_response_timeout(Some(timeout));
-        let made = self.shared(link.history, &config).await;
+        let made = self.open_another(link.history, &config).await;
         made.map_err(|error| StoreError::new(error.to_string()))
     }
 
