@@ -1,11 +1,10 @@
-//! The queue of one entity as this process knows it: its name, its partitions, and what was learnt of each.
+//! The queue of one entity as this process knows it: its name, its partitions, and what it has learnt of each.
 //!
-//! Nothing here decides. What is remembered saves a question: the position of a partition is compared by the database when it
-//! is moved, and the incarnation of the store by every put.
+//! Everything here is a cache, which saves questions. The database compares the position when it is moved, and the store
+//! compares the incarnation at every put.
 //!
-//! 1. Before the first write through a connection the store is checked, and before the very first one the tables are too
-//!    ([`Context::verified`]).
-//! 2. Every acknowledgement is noted, so that a store that comes back without it is found out ([`Partition::acknowledged`]).
+//! Every acknowledgement is recorded, so that writes that the store has lost can be counted ([`Partition::acknowledged`]).
+//! Not here: whether the queue can be used (`verify`), and the steps (`put`, `flush`).
 
 use std::{
     any::Any,

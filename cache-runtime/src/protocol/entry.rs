@@ -1,6 +1,6 @@
 //! The binary form of a state, as it lies in Redis: a header of fixed layout, then the payload, the waiters or the intents.
 //!
-//! The layout is described in `docs/format.md`, byte by byte; the Lua scripts in `store/scripts` read and write the same
+//! The layout is described in `docs/format.md`, byte by byte; the Lua scripts in `store/redis/scripts` read and write the same
 //! bytes. It never changes without a new format number, and bytes of released formats are kept as fixtures.
 //!
 //! 1. A reader looks at the state and the identity before it looks at the payload, so a foreign payload is never decoded.

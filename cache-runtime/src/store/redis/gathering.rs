@@ -14,7 +14,7 @@
 //! left does not leave.
 //! Invariant: calls that wait leave in the order in which they came.
 //! Invariant: nobody waits longer than the patience of the place, whatever becomes of the tasks.
-//! Not here: what a group is made into (`redis_put`).
+//! Not here: what a group is made into (`put`).
 
 use std::{
     collections::VecDeque,

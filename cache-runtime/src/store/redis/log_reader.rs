@@ -15,7 +15,7 @@
 //!
 //! Invariant: the writes of one batch have [`MAX_BYTES`] together, or there is one of them.
 //! Invariant: a batch is empty only if the log had nothing behind its place.
-//! Not here: how Redis is asked (`redis_queue`).
+//! Not here: how Redis is asked (`queue`).
 
 use std::{
     collections::HashMap,

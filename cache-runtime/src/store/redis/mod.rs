@@ -4,7 +4,7 @@
 //! 2. What is found is judged by `state` before its payload is looked at.
 //!
 //! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
-//! Not here: the connection (`connection`), and the rules. Those are in `state.rs`; the scripts in `store/scripts` say the
+//! Not here: the connection (`connection`), and the rules. Those are in `state.rs`; the scripts in `scripts` say the
 //! same in Lua and are compared with it.
 
 mod closings;

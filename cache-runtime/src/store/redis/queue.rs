@@ -4,7 +4,7 @@
 //! How much is read at once is known before (`log_reader`).
 //!
 //! Invariant: a put is sent only on a connection to the history it was prepared for.
-//! Not here: the rules. Those are in `state.rs`; the scripts in `store/scripts` say the same in Lua and are compared with it.
+//! Not here: the rules. Those are in `state.rs`; the scripts in `scripts` say the same in Lua and are compared with it.
 
 use std::{collections::HashMap, sync::Arc};
 
