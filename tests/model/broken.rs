@@ -24,6 +24,8 @@ pub(crate) enum Broken {
     IntentSet,
     /// A writer publishes although another one was there.
     Contended,
+    /// A writer publishes although the key was dropped beside it.
+    DroppedBeside,
     /// A writer publishes although its intent is gone.
     LostIntent,
     /// A writer publishes although it had to announce itself again.
@@ -86,6 +88,16 @@ pub(crate) fn end(
         _ => {}
     }
     state::end(before.as_ref(), intent, publish, LONG_MS)
+}
+
+pub(crate) fn invalidate(broken: Option<Broken>, key: &Key) -> Step<u8, ()> {
+    match key {
+        Some(Slot {
+            state: State::Writing(_),
+            ..
+        }) if broken == Some(Broken::DroppedBeside) => keep(()),
+        _ => state::invalidate(key.as_ref()),
+    }
 }
 
 /// Whether a fill would be accepted by its name.

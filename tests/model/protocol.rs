@@ -42,6 +42,8 @@ pub(crate) struct Protocol {
     pub(crate) write_through: bool,
     /// The first writer deletes the row.
     pub(crate) deletes: bool,
+    /// The last writer is raw SQL: it announces nothing, and the key is dropped when it has committed.
+    pub(crate) raw_sql: bool,
     /// The intent is placed inside the transaction, after the statement, so that only one writer has one at a time.
     pub(crate) row_lock: bool,
     /// Writers may die.
@@ -76,6 +78,7 @@ impl Protocol {
         writers: 2,
         write_through: false,
         deletes: false,
+        raw_sql: false,
         row_lock: false,
         crashes: false,
         drops: false,
@@ -102,6 +105,11 @@ impl Protocol {
             Some(Broken::LeaseNames) => Token::numbered(1),
             _ => Token::numbered(10 * (reader as u64 + 1) + u64::from(left)),
         }
+    }
+
+    /// Whether a writer announces itself before it commits.
+    fn announces(&self, writer: usize) -> bool {
+        self.coherence == Coherence::Intent && !(self.raw_sql && writer == self.writers - 1)
     }
 
     /// What a writer makes of the row.
@@ -172,8 +180,8 @@ impl Protocol {
 
     fn end(&self, world: &mut World, writer: usize, announcement: Announcement) {
         world.writers[writer] = Writer::Gone;
-        if self.coherence == Coherence::Lease {
-            apply(&mut world.key, |key| state::invalidate(key.as_ref()));
+        if !self.announces(writer) {
+            apply(&mut world.key, |key| broken::invalidate(self.broken, key));
             world.disturb();
             return;
         }
@@ -206,7 +214,7 @@ impl Protocol {
     }
 
     fn writer_actions(&self, world: &World, number: usize, actions: &mut Vec<Action>) {
-        let announced = self.coherence == Coherence::Intent;
+        let announced = self.announces(number);
         // The latest of several intents takes the others' place, so there they are not placed again.
         let listed = || {
             self.broken == Some(Broken::IntentSet) || intents(&world.key).contains(&intent(number))

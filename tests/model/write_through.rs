@@ -89,6 +89,32 @@ fn contended_writers_publish_out_of_order() {
     breaks("contended writers publish", &model, SOLE);
 }
 
+/// A publisher beside raw SQL, whose row is announced after its commit.
+fn beside_raw_sql() -> Protocol {
+    Protocol {
+        raw_sql: true,
+        drops: true,
+        claims: &[ACKNOWLEDGED, FILL, SOLE],
+        scenes: &[HIT, PUBLISHED, REFUSED],
+        ..publishing()
+    }
+}
+
+#[test]
+fn row_changed_by_raw_sql_is_stale_only_until_it_is_announced() {
+    holds("write-through beside raw SQL", beside_raw_sql(), 10_000);
+}
+
+#[test]
+fn writer_beside_a_dropped_key_publishes_an_old_row() {
+    let model = Protocol {
+        broken: Some(Broken::DroppedBeside),
+        ..beside_raw_sql()
+    };
+    breaks("writers publish beside a dropped key", &model, ACKNOWLEDGED);
+    breaks("writers publish beside a dropped key", &model, SOLE);
+}
+
 #[test]
 fn writer_without_an_intent_publishes_an_old_row() {
     let model = Protocol {
