@@ -1,13 +1,14 @@
 //! `cargo xtask mutants`: changes the runtime in one place at a time, and lists the changes that no test notices.
 //! A rule that no test misses is either dead or unproven.
 //! 1. `cargo mutants` lists the changes of the given files, or of those on which the promises rest; with `--sample N` some of
-//!    them are drawn. 2. Each is tried against the tests that need no server: the unit tests of the runtime and the models.
-//!    3. With `--suite`, the survivors are tried against `tests/suite`, with servers; that takes minutes for each.
-//!    4. What is left is listed, and fails the command.
+//!    them are drawn. 2. Each is tried against the unit tests of the runtime (about ten seconds for a change). 3. What they let
+//!    through is tried against the models. 4. With `--suite`, what is left is tried against `tests/suite`, with servers; that
+//!    takes minutes for a change. 5. What is left then is listed, and fails the command.
 //!
 //! A survivor is killed by a test, or its code goes, or it stands in `.cargo/mutants.toml` with the reason why it changes
 //! nothing.
 //! Invariant: of one seed the same changes are drawn, as long as the files are the same.
+//! Invariant: a change is tried against a stage only if it survived the stages before.
 //! Not here: how code is changed; that is cargo-mutants (<https://mutants.rs>), which has to be installed.
 
 use std::collections::hash_map::DefaultHasher;
@@ -70,27 +71,93 @@ pub(crate) fn run(interrupt: &Interrupt, options: &Options) -> Outcome {
         changes.len(),
         options.seed
     );
-    let folder = root().join("target").join("mutants");
-    let mut unit = of(&changes, &files, &folder.join("unit"))?;
-    unit.args(["--test-package", "larder-runtime,larder"]);
-    unit.args(["--", "--lib", "--test", "model"]);
-    let mut survivors = survivors(interrupt, None, unit, &folder.join("unit"))?;
+    let tried = changes.len();
+    let mut survivors = changes;
+    for stage in [&UNIT_TESTS, &MODELS] {
+        survivors = stage.survivors(interrupt, None, survivors, &files)?;
+    }
     if options.suite && !survivors.is_empty() {
         let servers = Servers::start(interrupt, &Kind::ALL, options.install, Durability::Relaxed)?;
-        let mut suite = of(&survivors, &files, &folder.join("suite"))?;
-        suite.args(["--test-package", "larder", "--", "--test", "suite"]);
-        suite.envs(servers.environment());
-        survivors = self::survivors(interrupt, Some(&servers), suite, &folder.join("suite"))?;
+        survivors = SUITE.survivors(interrupt, Some(&servers), survivors, &files)?;
         servers.stop();
     }
-    for survivor in &survivors {
+    report(tried, &survivors)
+}
+
+/// Tests that changes are tried against.
+struct Stage {
+    name: &'static str,
+    /// The package whose tests these are.
+    package: &'static str,
+    /// Which of its tests.
+    tests: &'static [&'static str],
+}
+
+const UNIT_TESTS: Stage = Stage {
+    name: "unit",
+    package: "larder-runtime",
+    tests: &["--lib"],
+};
+
+const MODELS: Stage = Stage {
+    name: "models",
+    package: "larder",
+    tests: &["--test", "model"],
+};
+
+const SUITE: Stage = Stage {
+    name: "suite",
+    package: "larder",
+    tests: &["--test", "suite"],
+};
+
+impl Stage {
+    /// Tries the changes, and returns those that no test noticed.
+    fn survivors(
+        &self,
+        interrupt: &Interrupt,
+        servers: Option<&Servers>,
+        changes: Vec<String>,
+        files: &[OsString],
+    ) -> Outcome<Vec<String>> {
+        if changes.is_empty() {
+            return Ok(changes);
+        }
+        eprintln!("xtask: {} changes against {}", changes.len(), self.name);
+        let mutants = root().join("target").join("mutants");
+        let folder = mutants.join(self.name);
+        let mut command = of(&changes, files, &folder)?;
+        // Each run copies the repository; what it depends on is built once for all of them.
+        command.env("CARGO_TARGET_DIR", mutants.join("build"));
+        command.args(["--test-package", self.package]);
+        let servers = servers.inspect(|servers| {
+            command.envs(servers.environment());
+        });
+        if is_installed("nextest") {
+            // It ends at the first failure, which is all that is asked.
+            command.args(["--test-tool=nextest", "--"]).args(self.tests);
+            command.arg("--fail-fast");
+        } else {
+            command.arg("--").args(self.tests);
+        }
+        let watchdog = servers.map(Servers::watchdog);
+        let status = status(interrupt, watchdog, command)?;
+        // 2: some were missed; 3: a test timed out, which counts as noticed.
+        if !matches!(status.code(), Some(0 | 2 | 3)) {
+            return Err(Failure::message("the changes could not be tried"));
+        }
+        let missed = folder.join("mutants.out").join("missed.txt");
+        let text = fs::read_to_string(&missed).attempt(|| format!("read {}", missed.display()))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+/// Says how it went, and fails if a change survived.
+fn report(tried: usize, survivors: &[String]) -> Outcome {
+    for survivor in survivors {
         println!("survived: {survivor}");
     }
-    println!(
-        "mutants: tried={} survived={}",
-        changes.len(),
-        survivors.len()
-    );
+    println!("mutants: tried={tried} survived={}", survivors.len());
     match survivors.len() {
         0 => Ok(()),
         count => Err(Failure::message(format!("{count} changes survived"))),
@@ -173,24 +240,6 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
-/// Runs the command, and reads which changes no test noticed.
-fn survivors(
-    interrupt: &Interrupt,
-    servers: Option<&Servers>,
-    command: Command,
-    folder: &Path,
-) -> Outcome<Vec<String>> {
-    let watchdog = servers.map(Servers::watchdog);
-    let status = status(interrupt, watchdog, command)?;
-    // 2: some were missed; 3: a test timed out, which counts as noticed.
-    if !matches!(status.code(), Some(0 | 2 | 3)) {
-        return Err(Failure::message("the changes could not be tried"));
-    }
-    let missed = folder.join("mutants.out").join("missed.txt");
-    let text = fs::read_to_string(&missed).attempt(|| format!("read {}", missed.display()))?;
-    Ok(text.lines().map(str::to_owned).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +260,18 @@ mod tests {
         assert_eq!(
             escaped(change),
             r"src/a\.rs:3:9: replace \&\& with \|\| in f<T>::g"
+        );
+    }
+
+    #[test]
+    fn survivor_fails_the_command() {
+        assert!(report(2, &[]).is_ok());
+        let failure = report(2, &["src/a.rs:3:9: replace f with ()".to_owned()]);
+        assert!(
+            failure
+                .unwrap_err()
+                .to_string()
+                .contains("1 changes survived")
         );
     }
 
