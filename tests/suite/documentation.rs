@@ -1,4 +1,4 @@
-//! The printed code is the tested code: README and documents compile as doctests, and say what the types say.
+//! The README and the documents compile as doctests, and their numbers agree with the code.
 
 use larder::journal::format as journal;
 

@@ -1,9 +1,10 @@
-//! What a write may publish: the row as the database holds it, and only if its intent stood all the time.
+//! Which cache update a write may leave: the row as the database has it, and only if its intent was never interrupted.
 //!
-//! Every case ends with the same question: is what everybody reads what the database holds? A writer whose intent was lost,
-//! placed late, or brought back by a server that forgot another write, cannot know; nor can one whose row was changed unseen.
+//! Each test ends with the same check: all readers get the row that the database has. A writer does not know that row if its
+//! intent was lost, placed late, or restored by a server that has lost another write. It does not know the row either if
+//! another statement has changed it.
 //!
-//! Not here: the publication of an undisturbed write (`write_through`), and what an entry must be to be replaced (`scripts`).
+//! Not here: cache updates without interference (`write_through`), and which entries a write replaces (`redis::scripts`).
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ mod a_write_that_was_announced_after_its_statement_publishes_nothing {
     );
 }
 
-/// The rows over a connection of their own, past the proxy that holds the first writer's reply.
+/// Returns the rows on a connection without the proxy that holds the first writer's reply.
 async fn past_the_proxy(world: &World<Postgres>, cache: &Cache) -> Repository<Through, Postgres> {
     Repository::new(cache, world.database.outside_pool().await)
 }
@@ -53,7 +54,7 @@ async fn name_in_database<DB: Tested>(rows: &Repository<Through, DB>) -> String 
     row.name.clone()
 }
 
-/// The first writer, whose statement is committed and whose reply is on its way until the hold is released.
+/// Starts the first writer. Its statement is committed, and its reply is held.
 async fn first_writer(
     world: &World<Postgres>,
     here: &Repository<Through, Postgres>,
@@ -70,7 +71,7 @@ async fn first_writer(
     (held, first)
 }
 
-/// Evicted or flushed, while the reply of the statement is on its way; another writer comes and goes before it is renewed.
+/// The intent is evicted while the reply is held. Another writer begins and ends before the intent is placed again.
 async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -89,7 +90,7 @@ async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world:
     assert_eq!(rows.agree(1).await.as_deref(), Some("second"));
 }
 
-/// The store is out of the writer's reach when its statement is run, and another writer comes and goes meanwhile.
+/// The writer cannot reach the store when its statement runs. Another writer begins and ends in the meantime.
 async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -108,7 +109,7 @@ async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world:
     assert_eq!(rows.agree(1).await.as_deref(), Some("second"));
 }
 
-/// Redis comes back with the intent of one write, and without any trace of the one that followed.
+/// Redis comes back with the intent of one write, and without the write that followed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
     let world = World::<Postgres>::open(Kind::Memory).await;
@@ -145,7 +146,7 @@ async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
     world.database.close().await;
 }
 
-/// A delete that meets no row locks nothing, so the row may come before the commit.
+/// A delete that matches no row locks nothing, so another writer can insert the row before the commit.
 async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
     world: &World<Postgres>,
 ) {
@@ -161,7 +162,8 @@ async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
     assert_eq!(rows.agree(9).await.as_deref(), Some("inserted"));
 }
 
-/// MySQL leaves a row that an update does not change to its snapshot, which is older than what the update has met.
+/// If an update does not change a row, MySQL returns the row from the snapshot, which may be older than the row it has
+/// matched.
 async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here.insert(&Through::new(1, "open")).await.unwrap();
@@ -175,7 +177,7 @@ async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: 
     assert_eq!(rows.agree(1).await.as_deref(), Some("done"));
 }
 
-/// The snapshot is taken when a row that was written is read back.
+/// The snapshot is taken when the first written row is read back.
 async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here
@@ -193,7 +195,7 @@ async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<
     assert_eq!(rows.agree(2).await.as_deref(), Some("two"));
 }
 
-/// They have the same keys, so one key has one note, and the last write is the one that counts.
+/// Both have the same keys, so each key is recorded once, and the last write counts.
 async fn two_repositories_of_one_entity_publish_the_last_row_once(world: &World<Sqlite>) {
     let rows = Both::<Through, Sqlite>::of(world).await;
     let second = Repository::<Through, _>::new(&world.cache, world.pool.clone());

@@ -1,4 +1,4 @@
-//! Writes that the store could not be told about: their keys are not served until it was, whatever else happens.
+//! Writes whose invalidation could not be delivered: their keys are not served until it is.
 
 use std::time::Duration;
 
@@ -32,14 +32,14 @@ on_both_stores!(
 );
 on_postgres!(a_write_that_may_still_commit_is_announced_late);
 
-/// The store hears nothing of writes from now on.
+/// Lets the store receive no write or invalidation from now on.
 fn go_deaf(faults: &Faults) {
     for operation in [Operation::Begin, Operation::End, Operation::Invalidate] {
         faults.fail(operation, u64::MAX);
     }
 }
 
-/// The store listens again.
+/// Lets the store receive them again.
 fn listen(faults: &Faults) {
     for operation in [
         Operation::Begin,
@@ -51,7 +51,7 @@ fn listen(faults: &Faults) {
     }
 }
 
-/// Whether the row is served from the cache, and its name.
+/// Returns whether the row is served from the cache, and its name.
 async fn served<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> (bool, String) {
     let outcome = items.find_outcome(id).await.unwrap();
     let name = outcome.row.unwrap().name.clone();
@@ -75,7 +75,6 @@ async fn all_is_repaired(cache: &Cache) {
     .await;
 }
 
-/// F5.
 async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     world.put(&Item::new(2, "two")).await;
@@ -175,7 +174,7 @@ struct Odd {
     quantity: i64,
 }
 
-/// A cache that remembers so many keys.
+/// Returns a cache that tracks this many keys.
 async fn cache_for<DB: Tested>(world: &World<DB>, faults: &Faults, keys: usize) -> Cache {
     let builder = Cache::builder()
         .namespace(unique("repair"))
@@ -222,7 +221,7 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
         assert!(cache.repairs().pending <= 3, "the memory is bounded");
     }
     assert!(cache.repairs().all_keys);
-    // A row that nobody has written is not served either: it might be one of those that are not listed.
+    // A row that was not written is not served either: the backlog no longer lists the keys.
     assert_eq!(served(&items, ids[9]).await, (false, "old".to_owned()));
     assert_eq!(
         odd.find_outcome(ids[0]).await.unwrap().origin,
@@ -253,8 +252,8 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
     }
 }
 
-/// The write was neither announced nor answered, so it may be applied at any later time. When the store is back it is
-/// announced, so that nobody caches the row from before it.
+/// The write was neither announced nor answered, so it may be executed at any later time. When the store is reachable, its
+/// intent is placed, so that no reader caches the row from before it.
 async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
@@ -282,7 +281,7 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
     }
 }
 
-/// The reply with the old row is held back until the write has returned.
+/// The reply with the old row is held until the write has returned.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
@@ -312,8 +311,8 @@ async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
     world.database.close().await;
 }
 
-/// What was updated while Redis was frozen wins over what it holds when it is back, one by one or, beyond the limit, by
-/// dropping everything.
+/// Rows are updated while Redis is frozen. The old entries in Redis must not be served afterwards. They are dropped one by
+/// one, or beyond the limit all together. Returns what is served at first.
 async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, String)> {
     const ROWS: i64 = 20;
     let world = World::<Sqlite>::open(Kind::Memory).await;

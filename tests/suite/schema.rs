@@ -1,4 +1,4 @@
-//! The schema check finds every difference between a struct and its table, and tells them all at once.
+//! The schema check finds all differences between a struct and its table, and reports them together.
 
 use larder::{Cached, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,7 @@ async fn a_folding_collation_beside_the_id_is_not_remarked<DB: Tested>(world: &W
     assert_eq!(report.to_string(), "Named fits the table codes");
 }
 
-/// A table with one column that is computed, and one whose value an update sets and an insert must bring.
+/// Creates a table with a computed column, and with a column that needs a value on insert.
 async fn create_squares<DB: Tested>(world: &World<DB>) {
     let touched = match DB::NAME {
         name if name == <MySql as sqlx::Database>::NAME => {
@@ -252,7 +252,7 @@ async fn an_id_that_the_database_pads_is_remarked<DB: Tested>(world: &World<DB>)
         .await
         .unwrap();
     if DB::NAME == <Sqlite as sqlx::Database>::NAME {
-        // To SQLite all names of text types are one, and it stores what it is given.
+        // SQLite treats all names of text types alike, and stores values unchanged.
         assert_eq!(report.to_string(), "Named fits the table codes");
         return;
     }

@@ -1,4 +1,4 @@
-//! Flushers that begin, end or are asked while a server is away.
+//! Flushers that start, stop or are called while a server is unreachable.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
 };
 
-/// How many writes a queue has in these tests.
+/// The number of writes in a queue.
 const WRITES: i64 = 39;
 
 async fn fill<DB: Tested>(rows: &BehindRepository<DB>) {
@@ -60,7 +60,7 @@ async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB
     assert_eq!(in_database(&rows).await, WRITES);
 }
 
-/// No pause makes it right.
+/// A retry would not help.
 async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     let flusher = rows.start_flushing().await.unwrap();
@@ -72,14 +72,14 @@ async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(wor
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
-/// Writes that nobody can flush, of which some may have been before.
+/// Queues writes that no flusher can flush.
 async fn fill_unflushed<DB: Tested>(rows: &BehindRepository<DB>) {
     for id in 0..WRITES {
         rows.save(&Behind::new(id, "kept")).await.unwrap();
     }
 }
 
-/// Tables that are missing are one thing, a table of the user's that is away for a moment is another.
+/// Missing tables of larder are a mistake in the configuration. A missing table of the user may come back.
 async fn a_shutdown_waits_for_a_table_that_comes_back<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
@@ -100,7 +100,7 @@ everywhere! {
     a_shutdown_waits_for_a_table_that_comes_back,
 }
 
-/// A Redis that can be killed, and a queue in it.
+/// A Redis that can be killed, with a queue in it.
 struct Scene {
     world: World<Sqlite>,
     server: RedisServer,
@@ -131,7 +131,7 @@ impl Scene {
     }
 }
 
-/// What was logged about the flushing of a queue.
+/// Returns what was logged about flushing a queue.
 fn logged_of(queue: &str) -> Vec<String> {
     let lines = log::texts_with("queue", queue).into_iter();
     lines
@@ -140,14 +140,14 @@ fn logged_of(queue: &str) -> Vec<String> {
         .collect()
 }
 
-/// The given case: the link is lost, and nobody knows it yet.
+/// The link is lost, and the flusher has not noticed it yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_waits_for_a_redis_that_comes_back() {
     let mut scene = Scene::open().await;
     scene.rows.install().await.unwrap();
     fill(&scene.rows).await;
     let flusher = scene.rows.start_flushing().await.unwrap();
-    // None of the tasks is further than its first step.
+    // No task is past its first step.
     scene.server.kill().await;
     let left = WRITES - in_database(&scene.rows).await;
     let shutdown = tokio::spawn(flusher.shutdown(Duration::from_secs(60)));
@@ -190,7 +190,7 @@ async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
     scene.world.database.close().await;
 }
 
-/// The database can be asked all the same.
+/// The database can be checked without Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_away() {
     let mut scene = Scene::open().await;
@@ -201,7 +201,7 @@ async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_a
     scene.world.database.close().await;
 }
 
-/// It cannot be asked when flushing starts; the tasks find out.
+/// Redis cannot be checked when flushing starts. The tasks check it later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flusher_that_began_without_a_server_drains_the_queue_when_it_is_shut_down() {
     let mut scene = Scene::open().await;
@@ -238,7 +238,7 @@ async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Te
     drop(flusher);
 }
 
-/// Its tables are missing, and nobody can know while it is away.
+/// Its tables are missing, which cannot be detected while the database is unreachable.
 async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>) {
     log::listen();
     let rows = Behind::repository(&world.cache, world.pool.clone());
@@ -268,7 +268,7 @@ async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &
     let told = rows.pending().await.unwrap();
     assert_eq!((told.count, known.count), (39, 39));
     assert!(told.oldest >= known.oldest && known.oldest.is_some());
-    // One that does not answer at all.
+    // A database that does not answer at all.
     proxy.heal();
     proxy.blackhole();
     proxy.reset();
@@ -287,13 +287,13 @@ on_servers! {
     what_is_pending_is_told_while_the_database_is_away,
 }
 
-/// All connections are in use by others.
+/// All connections are in use.
 async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
     let gate = world.close_gate().await;
     assert_eq!(rows.pending().await.unwrap().count, 39);
-    // One that does not wait for long says so itself.
+    // With a short timeout, the pool reports that it has no connection.
     let options = world.pool.options().clone();
     let options = options
         .max_connections(1)
@@ -307,7 +307,7 @@ async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(wo
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-/// Dropped anywhere, it leaves no task behind.
+/// Whenever the call is dropped, it leaves no task.
 async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     let mut waits = 0;

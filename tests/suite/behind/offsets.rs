@@ -1,7 +1,7 @@
-//! The bookkeeping of write-behind in the database: incarnations in the order of their epochs, positions that move from where
-//! they were seen, and counts that only grow.
+//! The table of positions: incarnations are ordered by their epochs, positions advance with compare-and-set, and counts only
+//! grow.
 //!
-//! Not here: positions that move together with rows (`flush_apply`).
+//! Not here: positions that advance together with rows (`apply`).
 
 use std::sync::Arc;
 
@@ -148,7 +148,7 @@ async fn what_is_lost_is_counted_once<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let incarnation = register(&world.pool, "q", 3, 0).await.unwrap();
     let lost = "SELECT CONCAT(lost, '') FROM larder_offsets";
-    // A flush has found four writes missing before the fifth, which is the last one.
+    // A flush has found that four writes are missing before the fifth, which is the last one.
     world
         .sql("UPDATE larder_offsets SET position = 5, lost = 4, closed = 1")
         .await;
