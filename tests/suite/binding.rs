@@ -34,12 +34,12 @@ everywhere!(
     another_database_is_refused_by_every_operation,
     another_database_queues_nothing_and_flushes_nothing,
     without_the_binding_rows_and_queued_writes_reach_the_other_database,
-    a_copy_is_refused_until_the_namespace_is_bound_anew,
+    a_copy_is_refused_until_the_namespace_is_rebound,
     a_transaction_binds_on_its_own_connection,
     tenants_are_apart,
 );
 on_all_databases!(
-    installs_that_meet_agree_on_one_id,
+    concurrent_installs_agree_on_one_id,
     a_database_is_the_same_under_two_pools,
 );
 on_both_stores!(
@@ -49,15 +49,15 @@ on_both_stores!(
     a_namespace_of_an_entitys_own_is_bound_as_well,
     a_file_is_one_database_whatever_its_path,
     each_database_in_memory_is_its_own,
-    a_database_that_was_created_anew_is_another_one,
+    a_database_that_was_created_again_is_another_one,
     a_namespace_may_hold_a_slash,
 );
 on_postgres!(two_schemas_with_one_table_are_two_tables);
 on_redis!(
     in_another_process_two_entities_of_one_name_are_refused,
-    a_store_that_cannot_be_asked_is_passed_by_until_it_can,
+    a_store_that_cannot_be_asked_is_bypassed_until_it_can,
     a_binding_survives_the_connection_and_a_lost_one_is_made_again,
-    a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it,
+    a_database_that_gets_an_id_keeps_its_namespace_and_is_identified_by_the_id,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
@@ -104,7 +104,7 @@ fn refused<T>(result: Result<T, Error>) -> String {
 
 /// Returns whether a repository of another database is already refused when it is created. For SQLite, the endpoint
 /// identifies the database.
-fn is_told_at_once<DB: Backend>(kind: Kind) -> bool {
+fn is_refused_at_creation<DB: Backend>(kind: Kind) -> bool {
     kind == Kind::Memory && DB::NAME == "SQLite"
 }
 
@@ -149,7 +149,7 @@ async fn another_database_is_refused_by_every_operation<DB: Tested>(world: &Worl
     through.update(&Through::new(1, "ours")).await.unwrap();
     let elsewhere = world.cache_elsewhere().await;
     let made = Item::try_repository(&elsewhere, pool.clone());
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(made.map(drop));
     } else {
         let theirs = made.unwrap();
@@ -180,7 +180,7 @@ async fn another_database_queues_nothing_and_flushes_nothing<DB: Tested>(world: 
     ours.install().await.unwrap();
     ours.save(&Behind::new(1, "ours")).await.unwrap();
     let elsewhere = world.cache_elsewhere().await;
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Behind::try_repository(&elsewhere, pool.clone()).map(drop));
     } else {
         let theirs = Behind::repository(&elsewhere, pool.clone());
@@ -238,7 +238,7 @@ async fn without_the_binding_rows_and_queued_writes_reach_the_other_database<DB:
 }
 
 /// Staging that was restored from a dump of production looks like production that has moved. Only `rebind` says which it is.
-async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: &World<DB>) {
+async fn a_copy_is_refused_until_the_namespace_is_rebound<DB: Tested>(world: &World<DB>) {
     let (database, pool) = other::<DB>().await;
     world.put(&Item::new(1, "before")).await;
     let ours = Behind::repository(&world.cache, world.pool.clone());
@@ -252,7 +252,7 @@ async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: 
     run(&pool, format!("UPDATE larder_database SET id = '{id}'")).await;
     run(&pool, "INSERT INTO items VALUES (1, 'moved', NULL, 1)").await;
     let elsewhere = world.cache_elsewhere().await;
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&elsewhere, pool.clone()).map(drop));
     } else {
         let message = refused(Item::repository(&elsewhere, pool.clone()).find(1).await);
@@ -281,7 +281,7 @@ async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: 
         Kind::Memory => world.cache.clone(),
         Kind::Redis => world.cache_elsewhere().await,
     };
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&back, world.pool.clone()).map(drop));
     } else {
         refused(Item::repository(&back, world.pool.clone()).find(1).await);
@@ -339,7 +339,7 @@ async fn tenants_are_apart<DB: Tested>(world: &World<DB>) {
     database.close().await;
 }
 
-async fn installs_that_meet_agree_on_one_id<DB: Tested>(world: &World<DB>) {
+async fn concurrent_installs_agree_on_one_id<DB: Tested>(world: &World<DB>) {
     let pool = world.pool.clone();
     let installed = at_once(6, |_| {
         let pool = pool.clone();
@@ -696,7 +696,7 @@ async fn each_database_in_memory_is_its_own<DB: Tested>(world: &World<DB>) {
 }
 
 /// The database has the same address and server, but other rows.
-async fn a_database_that_was_created_anew_is_another_one<DB: Tested>(world: &World<DB>) {
+async fn a_database_that_was_created_again_is_another_one<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "before")).await;
     larder::schema::install(&world.pool).await.unwrap();
     let items = world.items();
@@ -769,7 +769,7 @@ async fn two_schemas_with_one_table_are_two_tables<DB: Tested>(world: &World<DB>
 }
 
 /// Redis is reachable, but fails to return the binding.
-async fn a_store_that_cannot_be_asked_is_passed_by_until_it_can<DB: Tested>(world: &World<DB>) {
+async fn a_store_that_cannot_be_asked_is_bypassed_until_it_can<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.faults.fail(Operation::Bind, u64::MAX);
     let items = world.items();
@@ -859,7 +859,7 @@ async fn a_binding_survives_the_connection_and_a_lost_one_is_made_again<DB: Test
 }
 
 /// A database that was bound by its address gets an id, which the binding then has.
-async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it<DB: Tested>(
+async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_identified_by_the_id<DB: Tested>(
     world: &World<DB>,
 ) {
     let server = RedisServer::start().await;
@@ -975,7 +975,7 @@ async fn a_snapshot_is_refused() {
 
 /// The database is unreachable when a process starts. Cached rows are served if the binding has the database's address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_database_down_a_new_process_serves_what_is_known_to_be_its_own() {
+async fn with_the_database_down_a_new_process_serves_the_rows_of_its_own_database() {
     let world = World::<Postgres>::open(Kind::Redis).await;
     world.put(&Item::new(1, "one")).await;
     let items = world.items();

@@ -32,8 +32,8 @@ use crate::{
 };
 
 everywhere!(
-    a_future_that_is_dropped_at_any_poll_leaves_nothing_behind,
-    a_beginning_that_fails_half_way_leaves_nothing_behind,
+    a_future_that_is_dropped_at_any_poll_leaves_no_trace,
+    a_beginning_that_fails_half_way_leaves_no_transaction,
 );
 
 mod a_beginning_without_a_task_of_its_own_is_found {
@@ -1015,7 +1015,7 @@ async fn ask<DB: Backend>(
 }
 
 /// The first of the statements has begun a transaction.
-async fn a_beginning_that_fails_half_way_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+async fn a_beginning_that_fails_half_way_leaves_no_transaction<DB: Tested>(world: &World<DB>) {
     let stage = Stage::open(world, PATIENCE).await;
     for _ in 0..3 {
         let begun = Transaction::begin_with(&stage.pool, "BEGIN; UPDATE nowhere SET n = 1").await;
@@ -1024,7 +1024,7 @@ async fn a_beginning_that_fails_half_way_leaves_nothing_behind<DB: Tested>(world
     }
 }
 
-async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world: &World<DB>) {
     let stage = Stage::open(world, PATIENCE).await;
     let (mut operations, mut polls, mut drops) = (0, 0, 0);
     for group in [

@@ -158,7 +158,7 @@ async fn killed_process_has_left_every_acknowledged_record_in_order() {
 }
 
 #[tokio::test]
-async fn check_of_a_killed_journal_notices_what_is_missing_doubled_or_changed() {
+async fn check_of_a_killed_journal_detects_missing_repeated_and_changed_records() {
     let (directory, promise) = killed(1).await;
     let (_, records) = Journal::open(directory.path()).unwrap();
     let (last, _) = promise.acknowledged.last_key_value().unwrap();
@@ -262,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn journal_cut_anywhere_behind_an_acknowledged_group_holds_it_and_a_prefix_of_the_rest(
+    fn journal_cut_anywhere_after_an_acknowledged_group_has_it_and_a_prefix_of_the_rest(
         groups in groups(),
         group: prop::sample::Index,
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..8),

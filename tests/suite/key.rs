@@ -405,7 +405,7 @@ struct Document {
 
 /// MySQL reports a generated id only if it is a number.
 #[tokio::test]
-async fn an_id_that_the_database_would_not_tell_is_refused_at_start() {
+async fn an_id_that_the_database_would_not_return_is_refused_at_start() {
     let cache = larder::Cache::in_process();
     let pool = sqlx::MySqlPool::connect_lazy("mysql://nobody@127.0.0.1:1/none").unwrap();
     let error = Document::try_repository(&cache, pool).unwrap_err();

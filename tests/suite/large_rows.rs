@@ -212,7 +212,7 @@ async fn a_slow_link_is_given_smaller_batches() {
 /// The server accepts small rows, and rejects the command that lists large ones. Small rows in the same script call are
 /// queued, and so are later rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_cannot_be_listed_harms_no_other() {
+async fn a_row_that_cannot_be_listed_fails_alone() {
     let scene = Scene::open(&[]).await;
     let rows = scene.behind(&scene.world.pool).await;
     save_all(&rows, 8, 10).await;
@@ -452,7 +452,7 @@ async fn a_row_of_40_mb_is_not_cached_and_costs_no_link() {
 
 /// The limit also applies to the cache update of a write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_is_too_large_is_not_published_and_drops_the_one_before() {
+async fn a_row_that_is_too_large_is_not_cached_and_drops_the_earlier_entry() {
     let scene = Scene::open(&[]).await;
     let rows = Through::repository(&scene.cache, scene.world.pool.clone());
     rows.save(&Through::new(1, "short")).await.unwrap();
@@ -494,7 +494,7 @@ const SMALL_SERVERS: [[&str; 2]; 2] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_server_does_not_take_at_once_is_not_sent() {
+async fn a_row_above_the_servers_limit_is_not_sent() {
     for options in SMALL_SERVERS {
         let scene = Scene::with(&options, &[], |builder| builder).await;
         put_long(&scene.world, 100, 3 * MIB / 2).await;
@@ -521,7 +521,7 @@ async fn what_the_server_does_not_take_at_once_is_not_sent() {
 
 /// The negative control: the row is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_server_does_not_take_at_once_costs_the_link_if_it_is_sent() {
+async fn a_row_above_the_servers_limit_costs_the_link_if_it_is_sent() {
     for options in SMALL_SERVERS {
         let scene = Scene::with(&options, &[Mechanism::StoreBound], |builder| builder).await;
         let rows = scene.behind(&scene.world.pool).await;
@@ -552,7 +552,7 @@ async fn the_log_names_the_setting_that_cost_a_link() {
 
 /// The same with a server that counts its closings, as newer ones do for each limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_a_reason_that_is_counted_once_and_when_it_is_over() {
+async fn the_log_reports_a_counted_closing_once_and_its_end() {
     let options = ["--maxmemory-clients", "3mb"];
     let scene = Scene::with(&options, &[], |builder| builder.max_row(64 * MIB)).await;
     put_long(&scene.world, 1, 20 * MIB).await;
@@ -572,7 +572,7 @@ async fn the_log_tells_a_reason_that_is_counted_once_and_when_it_is_over() {
 
 /// The control: the log names no setting for a link that is lost for another reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_blames_no_setting_for_a_link_that_was_killed() {
+async fn the_log_names_no_setting_for_a_killed_link() {
     let scene = Scene::open(&[]).await;
     let kill = ["CLIENT", "KILL", "TYPE", "normal"];
     scene.server.command(&kill).await.unwrap();
@@ -677,7 +677,7 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
 const MIXED: [usize; 8] = [100, 40 * KIB, MIB, 3_900, 4_200, 3 * MIB, 10, 600 * KIB];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_has_no_more_bytes_than_it_may_whatever_is_put_meanwhile() {
+async fn concurrent_puts_do_not_make_a_batch_too_large_in_redis() {
     for sizes in [&MIXED[..], &[100 * KIB], &[10, 10, 10, 4 * MIB - 100]] {
         let scene = Scene::open(&[]).await;
         let sizes: &'static [usize] = sizes.to_vec().leak();

@@ -24,11 +24,11 @@ on_both_stores!(
 );
 on_postgres!(
     a_caller_that_joins_late_does_not_get_a_row_from_before_its_call,
-    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told,
-    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late,
-    without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told,
+    a_late_caller_gets_no_old_row_if_the_invalidation_is_not_delivered,
+    a_late_caller_gets_no_old_row_if_the_invalidation_is_delivered_late,
+    without_repairs_a_late_caller_gets_an_old_row_if_the_invalidation_is_not_delivered,
     without_the_rule_for_joiners_a_late_caller_gets_an_old_row,
-    callers_that_may_not_share_a_load_gather_in_the_next_one,
+    callers_that_may_not_share_a_load_share_the_next_one,
 );
 
 /// A row is read, then changed by another process, and then filled. Returns the row that is served afterwards.
@@ -243,7 +243,7 @@ async fn let_go(mut holder: PoolConnection<Postgres>) {
 
 /// The store is unreachable, so nothing can be filled. Callers that come during a statement cannot share its row, but they
 /// all share the next one.
-async fn callers_that_may_not_share_a_load_gather_in_the_next_one(world: &World<Postgres>) {
+async fn callers_that_may_not_share_a_load_share_the_next_one(world: &World<Postgres>) {
     world.put(&Item::new(1, "one")).await;
     for operation in [Operation::Get, Operation::Acquire, Operation::Wait] {
         world.faults.fail(operation, u64::MAX);
@@ -304,7 +304,7 @@ async fn a_caller_that_joins_late_does_not_get_a_row_from_before_its_call(world:
 
 /// The store receives the invalidation late, or never. In both cases, callers that ask after the change do not share the
 /// load.
-async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told(
+async fn a_late_caller_gets_no_old_row_if_the_invalidation_is_not_delivered(
     world: &World<Postgres>,
 ) {
     assert_eq!(
@@ -314,13 +314,13 @@ async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_n
     assert_eq!(world.cache.repairs().pending, 1);
 }
 
-async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late(
+async fn a_late_caller_gets_no_old_row_if_the_invalidation_is_delivered_late(
     world: &World<Postgres>,
 ) {
     assert_eq!(join_a_load_that_read_before_the_call(world, 1).await, "new");
 }
 
-async fn without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told(
+async fn without_repairs_a_late_caller_gets_an_old_row_if_the_invalidation_is_not_delivered(
     world: &World<Postgres>,
 ) {
     world.faults.leave_out(Mechanism::Repair);

@@ -22,16 +22,16 @@ on_postgres!(
     a_savepoint_that_is_refused_ends_its_transaction,
     a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error,
     a_commit_after_nothing_but_a_failed_statement_is_an_error,
-    a_write_whose_row_cannot_be_read_is_told_to_the_cache,
+    a_write_whose_row_cannot_be_read_drops_its_entry,
 );
 on_both_stores!(
-    a_transaction_that_a_trigger_has_rolled_back_cannot_go_on,
+    a_transaction_that_a_trigger_has_rolled_back_cannot_continue,
     a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_before,
     a_row_that_cannot_be_read_by_index_was_written_all_the_same,
 );
 on_mysql!(
-    a_transaction_that_its_snapshot_has_ended_cannot_go_on,
-    a_beginning_that_is_dropped_leaves_no_transaction_behind,
+    a_transaction_that_its_snapshot_has_ended_cannot_continue,
+    a_beginning_that_is_dropped_leaves_no_transaction,
     a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold,
 );
 
@@ -181,7 +181,7 @@ async fn a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself<DB: Te
     assert!(drops > 0, "none was dropped in time");
 }
 
-async fn a_transaction_that_a_trigger_has_rolled_back_cannot_go_on(world: &World<Sqlite>) {
+async fn a_transaction_that_a_trigger_has_rolled_back_cannot_continue(world: &World<Sqlite>) {
     world
         .raw("CREATE TRIGGER refuse BEFORE INSERT ON items WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
         .await;
@@ -280,7 +280,7 @@ async fn finish(transaction: Transaction<'_, Sqlite>, end: End, case: &str) {
 
 /// With snapshot isolation (the default from 11.6 on), MariaDB rolls back if a statement meets a row newer than its
 /// snapshot.
-async fn a_transaction_that_its_snapshot_has_ended_cannot_go_on(world: &World<MySql>) {
+async fn a_transaction_that_its_snapshot_has_ended_cannot_continue(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here
         .insert_many(&[Through::new(1, "old"), Through::new(2, "old")])
@@ -317,7 +317,7 @@ pub(crate) async fn is_in_transaction(pool: &sqlx::Pool<MySql>) -> bool {
 }
 
 /// Otherwise the next user's writes on the connection would not be committed.
-async fn a_beginning_that_is_dropped_leaves_no_transaction_behind(world: &World<MySql>) {
+async fn a_beginning_that_is_dropped_leaves_no_transaction(world: &World<MySql>) {
     let pool = lone_connection(world).await;
     for own_words in [false, true] {
         let (mut drops, mut ends, mut waits) = (0, 0, 0);
@@ -459,7 +459,7 @@ struct Noted {
 }
 
 /// The statement fails for its caller, but it was executed. The commit must not leave the old row in the cache.
-async fn a_write_whose_row_cannot_be_read_is_told_to_the_cache(world: &World<Postgres>) {
+async fn a_write_whose_row_cannot_be_read_drops_its_entry(world: &World<Postgres>) {
     world.sql("CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.note = ''bad'' THEN NEW.note := NULL; END IF; RETURN NEW; END'").await;
     world
         .sql("CREATE TRIGGER forget BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION forget()")

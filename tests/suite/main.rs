@@ -19,6 +19,7 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
 mod behind;
 mod binding;
 mod bulk;
+mod cache_update;
 mod crash;
 mod documentation;
 mod dropped;
@@ -32,7 +33,6 @@ mod negative;
 mod on_outage;
 mod outage;
 mod processes;
-mod publication;
 mod read;
 mod redis;
 mod repair;

@@ -12,7 +12,7 @@ everywhere!(
 
 on_both_stores!(
     an_absence_found_late_does_not_overwrite_an_insert,
-    a_database_error_is_never_remembered_as_absence,
+    a_database_error_is_never_cached_as_absence,
     absence_caching_can_be_switched_off,
     a_deleted_row_is_absent_at_once,
 );
@@ -60,7 +60,7 @@ async fn an_absence_found_late_does_not_overwrite_an_insert<DB: Tested>(world: &
     assert_eq!(elsewhere.find(1).await.unwrap().unwrap().name, "inserted");
 }
 
-async fn a_database_error_is_never_remembered_as_absence<DB: Tested>(world: &World<DB>) {
+async fn a_database_error_is_never_cached_as_absence<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.sql("ALTER TABLE items RENAME TO hidden").await;
     let items = world.items();

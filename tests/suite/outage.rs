@@ -244,7 +244,7 @@ async fn a_frozen_server_does_not_fail_reads() {
 /// A server that becomes a replica keeps its data and still answers reads. After the first write that it rejects, larder
 /// does not use it. When it is a primary again, it has another history.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
+async fn a_server_that_becomes_a_replica_is_not_used_any_longer() {
     let world = world().await;
     let server = RedisServer::start().await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
@@ -394,7 +394,7 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
 
 /// After a restart with the old data, its entries are of another history and are not served.
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_of_a_restarted_server_are_not_believed() {
+async fn entries_of_a_restarted_server_are_not_served() {
     let world = world().await;
     let mut server =
         RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
@@ -471,7 +471,7 @@ async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
 }
 
 #[tokio::test]
-async fn urls_that_cannot_be_used_are_told_without_their_password() {
+async fn errors_about_urls_do_not_contain_the_password() {
     for url in [
         "http://user:secret@127.0.0.1",
         "redis://:secret@127.0.0.1:port",

@@ -145,7 +145,7 @@ async fn doomed(arguments: Vec<String>) {
 /// A process dies with its lease. No caller waits longer than the wait budget. The key is cached again when a write ends the
 /// lease, or when the lease expires.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_dies_with_its_lease_strands_nobody() {
+async fn a_process_that_dies_with_its_lease_blocks_no_caller() {
     let world = World::<Postgres>::open(Kind::Redis).await;
     world
         .sql("CREATE TABLE rows (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")

@@ -24,8 +24,8 @@ use crate::{
 };
 
 on_both_stores!(
-    a_key_whose_write_was_not_told_is_not_served_until_it_was,
-    without_repairs_the_old_row_comes_back,
+    a_key_is_not_served_until_its_invalidation_is_delivered,
+    without_repairs_the_old_row_is_served_again,
     a_key_that_is_written_again_during_its_repair_is_repaired_again,
     an_invalidation_that_fails_is_made_later,
     with_too_many_keys_nothing_is_served_until_all_were_dropped,
@@ -33,14 +33,14 @@ on_both_stores!(
 on_postgres!(a_write_that_may_still_commit_is_announced_late);
 
 /// Lets the store receive no write or invalidation from now on.
-fn go_deaf(faults: &Faults) {
+fn reject_writes(faults: &Faults) {
     for operation in [Operation::Begin, Operation::End, Operation::Invalidate] {
         faults.fail(operation, u64::MAX);
     }
 }
 
 /// Lets the store receive them again.
-fn listen(faults: &Faults) {
+fn accept_writes(faults: &Faults) {
     for operation in [
         Operation::Begin,
         Operation::End,
@@ -75,13 +75,13 @@ async fn all_is_repaired(cache: &Cache) {
     .await;
 }
 
-async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(world: &World<DB>) {
+async fn a_key_is_not_served_until_its_invalidation_is_delivered<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     world.put(&Item::new(2, "two")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
     is_cached(&items, 2, "two").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     items.update(&Item::new(1, "new")).await.unwrap();
     assert_eq!(world.cache.repairs().pending, 1);
     let before = (items.stats(), world.faults.calls(Operation::Get));
@@ -97,21 +97,21 @@ async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(w
         (true, "two".to_owned()),
         "other keys are not concerned"
     );
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     assert_eq!(world.cache.repairs().repaired, 1);
     is_cached(&items, 1, "new").await;
     is_cached(&world.items_elsewhere().await, 1, "new").await;
 }
 
-async fn without_repairs_the_old_row_comes_back<DB: Tested>(world: &World<DB>) {
+async fn without_repairs_the_old_row_is_served_again<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::Repair);
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     items.update(&Item::new(1, "new")).await.unwrap();
-    listen(&world.faults);
+    accept_writes(&world.faults);
     assert_eq!(
         served(&items, 1).await,
         (true, "old".to_owned()),
@@ -142,7 +142,7 @@ async fn a_key_that_is_written_again_during_its_repair_is_repaired_again<DB: Tes
     );
     assert_eq!(served(&items, 1).await, (false, "newest".to_owned()));
     second.resume();
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     is_cached(&items, 1, "newest").await;
 }
@@ -159,7 +159,7 @@ async fn an_invalidation_that_fails_is_made_later<DB: Tested>(world: &World<DB>)
     );
     assert_eq!(served(&items, 1).await, (false, "new".to_owned()));
     assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "new");
-    listen(&world.faults);
+    accept_writes(&world.faults);
     is_cached(&items, 1, "new").await;
 }
 
@@ -214,7 +214,7 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
         let set = redis::cmd("SET").arg(&stranger).arg("mine").clone();
         set.exec_async(&mut admin).await.unwrap();
     }
-    go_deaf(&faults);
+    reject_writes(&faults);
     faults.fail(Operation::Scan, u64::MAX);
     for id in &ids[..4] {
         items.update(&Item::new(*id, "new")).await.unwrap();
@@ -227,7 +227,7 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
         odd.find_outcome(ids[0]).await.unwrap().origin,
         Origin::Database
     );
-    listen(&faults);
+    accept_writes(&faults);
     all_is_repaired(&cache).await;
     assert!(cache.repairs().full_scans >= 1);
     let store = cache.store();
@@ -258,7 +258,7 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     let cut = world
         .database
         .proxy()
@@ -270,7 +270,7 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
     cut.sprung().await;
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
     assert!(!served(&items, 1).await.0);
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     let key = items.inner().key(1).unwrap();
     let left = world.cache.store().remaining_ms(&key).await.unwrap();
@@ -283,7 +283,7 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
 
 /// The reply with the old row is held until the write has returned.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
+async fn a_reply_that_was_sent_before_the_write_is_not_served_after_it() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     world.put(&Item::new(1, "old")).await;
     let server = RedisServer::start().await;
@@ -304,7 +304,7 @@ async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
         async move { served(&items, 1).await }
     });
     held.sprung().await;
-    go_deaf(&faults);
+    reject_writes(&faults);
     items.update(&Item::new(1, "new")).await.unwrap();
     held.release();
     assert_eq!(read.await.unwrap(), (false, "new".to_owned()));
@@ -364,13 +364,13 @@ async fn after_an_outage_its_updates_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_its_updates_win_with_little_memory() {
+async fn after_an_outage_its_updates_win_beyond_the_limit() {
     let seen = updates_of_an_outage_win(4, &Faults::new()).await;
     assert!(seen.iter().all(|(_, name)| name == "newest"), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_repairs_what_redis_still_holds_wins() {
+async fn without_repairs_an_outage_leaves_old_rows() {
     let faults = Faults::new();
     faults.leave_out(Mechanism::Repair);
     let seen = updates_of_an_outage_win(1_000, &faults).await;

@@ -309,9 +309,9 @@ async fn read_twice<P: Probes, DB: Tested>(rows: &Repository<P, DB>, id: i64) ->
 
 on_postgres!(
     row_that_the_codec_changes_is_not_cached,
-    row_that_the_codec_changes_is_not_published,
+    row_that_the_codec_changes_is_no_cache_update,
     queued_write_that_the_codec_changes_is_refused,
-    queued_write_over_a_row_that_the_codec_changes_says_so,
+    queued_write_over_a_row_that_the_codec_changes_is_an_error,
     order_without_meaning_is_no_change,
 );
 
@@ -379,19 +379,19 @@ async fn none_is_cached<P: Probes, DB: Tested>(world: &World<DB>) {
     }
 }
 
-async fn row_that_the_codec_changes_is_not_published(world: &World<Postgres>) {
+async fn row_that_the_codec_changes_is_no_cache_update(world: &World<Postgres>) {
     assert_eq!(
-        Box::pin(none_is_published::<PackedThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<PackedThrough, _>(world)).await,
         6
     );
     assert_eq!(
-        Box::pin(none_is_published::<WrittenThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<WrittenThrough, _>(world)).await,
         6
     );
 }
 
 /// Returns the number of cases that were tested: those that the database stores unchanged.
-async fn none_is_published<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
+async fn none_is_a_cache_update<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
     table::<P, DB>(world).await;
     let rows = rows::<P, DB>(world);
     rows.save(&P::good(1, "good")).await.unwrap();
@@ -469,7 +469,7 @@ async fn none_is_queued<P: Probes, DB: Tested>(world: &World<DB>) {
 }
 
 /// The row was inserted without the queue. It is never cached, so no write can compare it.
-async fn queued_write_over_a_row_that_the_codec_changes_says_so(world: &World<Postgres>) {
+async fn queued_write_over_a_row_that_the_codec_changes_is_an_error(world: &World<Postgres>) {
     table::<WrittenBehind, _>(world).await;
     let rows = rows::<WrittenBehind, _>(world);
     rows.install().await.unwrap();
@@ -688,7 +688,7 @@ async fn tells_changed_rows_from_others<DB: Tested>(world: &World<DB>) {
     Box::pin(survives::<Light, LightBehind, _>(world)).await;
     Box::pin(none_is_cached::<Plain, _>(world)).await;
     assert_eq!(
-        Box::pin(none_is_published::<PlainThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<PlainThrough, _>(world)).await,
         4
     );
     Box::pin(none_is_queued::<PlainBehind, _>(world)).await;

@@ -18,9 +18,9 @@ use crate::world::{
 on_both_stores!(
     simultaneous_misses_make_one_load,
     simultaneous_misses_of_an_absent_row_make_one_load,
-    dropped_leader_strands_nobody_and_its_load_goes_on,
+    dropped_leader_blocks_no_caller_and_its_load_continues,
     a_stuck_load_of_one_key_does_not_hold_up_another,
-    a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget,
+    an_abandoned_lease_delays_readers_only_for_the_wait_budget,
     an_abandoned_lease_expires_and_the_key_is_cached_again,
     simultaneous_misses_without_a_store_make_few_loads,
     simultaneous_misses_of_what_is_not_cached_make_few_loads,
@@ -362,9 +362,7 @@ async fn abandon_lease<DB: Tested>(
     key
 }
 
-async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn an_abandoned_lease_delays_readers_only_for_the_wait_budget<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let hasty = Hasty::repository(&world.cache, world.pool.clone());
     abandon_lease(world, &hasty).await;
@@ -420,7 +418,7 @@ async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &Wo
     assert_eq!(stuck.await.unwrap().unwrap().unwrap().name, "one");
 }
 
-async fn dropped_leader_strands_nobody_and_its_load_goes_on<DB: Tested>(world: &World<DB>) {
+async fn dropped_leader_blocks_no_caller_and_its_load_continues<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
     let gate = world.close_gate().await;

@@ -29,19 +29,19 @@ everywhere!(
     a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit,
     a_rollback_leaves_the_cache_as_if_nothing_had_happened,
     a_savepoint_takes_its_writes_along_when_it_is_rolled_back,
-    a_reader_between_statement_and_commit_leaves_no_old_row_behind,
-    raw_statements_are_seen_when_their_rows_are_touched,
-    raw_statements_over_unknown_rows_are_seen_when_all_are_touched,
+    a_reader_between_statement_and_commit_caches_no_old_row,
+    raw_statements_are_seen_when_their_rows_are_marked,
+    raw_statements_over_unknown_rows_are_seen_when_all_are_marked,
     a_batch_in_a_transaction_is_all_or_nothing,
 );
 on_both_stores!(
-    without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind,
-    cache_effects_are_done_before_what_was_left_for_after_the_commit,
+    without_the_intent_a_reader_before_the_commit_caches_the_old_row,
+    callbacks_run_after_the_cache_was_updated,
     reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off,
     a_transaction_that_is_dropped_is_rolled_back,
     a_commit_whose_caller_is_gone_runs_to_its_end,
     a_callback_that_panics_undoes_neither_the_commit_nor_the_next_callback,
-    raw_statements_take_back_what_was_to_be_published,
+    raw_statements_cancel_earlier_cache_updates,
 );
 on_postgres!(
     a_commit_that_postgres_answers_with_a_rollback_is_an_error,
@@ -260,14 +260,12 @@ async fn savepoints<R: Row, DB: Tested>(world: &World<DB>) {
     rows.see(1, Some("outer")).await;
 }
 
-async fn a_reader_between_statement_and_commit_leaves_no_old_row_behind<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_reader_between_statement_and_commit_caches_no_old_row<DB: Tested>(world: &World<DB>) {
     assert_eq!(read_before_commit::<Item, DB>(world).await, "new");
     assert_eq!(read_before_commit::<Through, DB>(world).await, "new");
 }
 
-async fn without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind<DB: Tested>(
+async fn without_the_intent_a_reader_before_the_commit_caches_the_old_row<DB: Tested>(
     world: &World<DB>,
 ) {
     world.faults.leave_out(Mechanism::Intent);
@@ -292,7 +290,7 @@ async fn read_before_commit<R: Row, DB: Tested>(world: &World<DB>) -> String {
     row.name().to_owned()
 }
 
-async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: &World<DB>) {
+async fn raw_statements_are_seen_when_their_rows_are_marked<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Item, DB>::of(world).await;
     for id in 1..=4 {
         rows.here.insert(&Item::new(id, "old")).await.unwrap();
@@ -313,7 +311,7 @@ async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: 
 }
 
 /// A statement changes unknown rows, in a transaction and without larder. Rows of other entities stay.
-async fn raw_statements_over_unknown_rows_are_seen_when_all_are_touched<DB: Tested>(
+async fn raw_statements_over_unknown_rows_are_seen_when_all_are_marked<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = Both::<Item, DB>::of(world).await;
@@ -364,7 +362,7 @@ pub(crate) async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text:
 }
 
 /// A raw statement changes the row after larder's write, which larder does not see.
-async fn raw_statements_take_back_what_was_to_be_published<DB: Tested>(world: &World<DB>) {
+async fn raw_statements_cancel_earlier_cache_updates<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Through, DB>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
@@ -380,9 +378,7 @@ async fn raw_statements_take_back_what_was_to_be_published<DB: Tested>(world: &W
     rows.see(1, Some("raw")).await;
 }
 
-async fn cache_effects_are_done_before_what_was_left_for_after_the_commit<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn callbacks_run_after_the_cache_was_updated<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Item, DB>::of(world).await;
     rows.here.insert(&Item::new(1, "old")).await.unwrap();
     rows.see(1, Some("old")).await;
@@ -728,7 +724,7 @@ async fn a_deferred_trigger_that_outlives_the_intent_fails_the_commit(world: &Wo
 
 /// A deadlock rolls back the whole transaction. Later statements would commit one by one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
+async fn a_transaction_that_mysql_has_rolled_back_cannot_continue() {
     let world = World::<MySql>::open(Kind::Memory).await;
     let rows = Both::<Item, MySql>::of(&world).await;
     rows.here

@@ -14,7 +14,7 @@ on_both_stores!(
     another_layout_is_a_miss_and_is_overwritten,
     a_write_by_either_version_is_seen_by_the_other,
     another_layout_of_a_nested_type_is_a_miss,
-    another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew,
+    another_table_under_the_same_name_is_refused_until_the_namespace_is_rebound,
 );
 on_redis!(
     damaged_bytes_are_a_miss_counted_and_repaired,
@@ -140,9 +140,7 @@ async fn another_layout_of_a_nested_type_is_a_miss<DB: Tested>(world: &World<DB>
     is_loaded_and_cached!(world, first, more_columns, more_variants, first);
 }
 
-async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew<
-    DB: Tested,
->(
+async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_rebound<DB: Tested>(
     world: &World<DB>,
 ) {
     world.put(&Item::new(1, "one")).await;
@@ -352,20 +350,20 @@ fn fixtures() -> Vec<Fixture> {
 }
 
 /// Bytes that only the settle script writes: a value with a queue position.
-fn marked() -> (&'static [u8], State<&'static [u8]>) {
+fn settled() -> (&'static [u8], State<&'static [u8]>) {
     let bytes = include_bytes!("fixtures/format-1/marked.bin");
     (bytes, State::Value(meta(), b"payload".as_slice()))
 }
 
 #[test]
-fn a_settled_value_is_read_without_its_mark_and_not_without_all_of_it() {
-    let (bytes, state) = marked();
+fn a_settled_value_is_read_without_its_queue_position() {
+    let (bytes, state) = settled();
     assert_eq!(entry::decode(bytes), state);
-    let mark_end = entry::HEADER_LENGTH + QUEUE_POSITION_LENGTH;
+    let position_end = entry::HEADER_LENGTH + QUEUE_POSITION_LENGTH;
     let empty = State::Value(meta(), b"".as_slice());
-    assert_eq!(entry::decode(&bytes[..mark_end]), empty);
+    assert_eq!(entry::decode(&bytes[..position_end]), empty);
     let damaged = State::Unreadable(Unreadable::Damaged);
-    for length in 0..mark_end {
+    for length in 0..position_end {
         assert_eq!(entry::decode(&bytes[..length]), damaged, "{length} bytes");
     }
 }

@@ -21,7 +21,7 @@ use crate::world::{
 everywhere!(
     insert_update_save_and_delete_reach_the_database,
     missing_rows_are_not_found_and_never_a_silent_success,
-    duplicates_are_told_apart,
+    duplicates_are_reported_as_such,
     the_database_chooses_ids_and_fills_columns_in,
     a_save_never_changes_a_row_with_another_id,
     a_change_that_changes_nothing_is_a_success,
@@ -81,7 +81,7 @@ async fn missing_rows_are_not_found_and_never_a_silent_success<DB: Tested>(world
     );
 }
 
-async fn duplicates_are_told_apart<DB: Tested>(world: &World<DB>) {
+async fn duplicates_are_reported_as_such<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     items.insert(&Item::new(1, "one")).await.unwrap();
     let error = items.insert(&Item::new(1, "again")).await.unwrap_err();

@@ -23,12 +23,12 @@ on_both_stores!(
     a_write_that_matches_no_row_changes_nothing_that_is_read,
     two_writers_that_end_in_the_wrong_order_leave_no_older_row,
     without_the_rule_for_contended_writers_the_older_row_stays,
-    a_writer_that_lost_its_intent_publishes_nothing,
+    a_writer_that_lost_its_intent_leaves_no_cache_update,
     without_the_rule_for_lost_intents_the_older_row_stays,
     without_its_end_a_writer_that_lost_its_intent_leaves_the_old_row,
     rows_that_triggers_change_later_are_dropped,
-    unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_returned,
-    a_published_row_lives_as_long_as_a_loaded_one,
+    without_after_triggers_an_entity_is_cached_as_it_was_returned,
+    a_cache_update_expires_like_a_loaded_row,
 );
 
 on_mysql!(a_save_that_has_waited_for_a_lock_in_vain_is_not_begun_again);
@@ -248,7 +248,7 @@ async fn lose_the_intent<DB: Tested>(world: &World<DB>) -> String {
     there.find(1).await.unwrap().unwrap().name.clone()
 }
 
-async fn a_writer_that_lost_its_intent_publishes_nothing<DB: Tested>(world: &World<DB>) {
+async fn a_writer_that_lost_its_intent_leaves_no_cache_update<DB: Tested>(world: &World<DB>) {
     assert_eq!(lose_the_intent(world).await, "second");
 }
 
@@ -337,9 +337,7 @@ async fn rows_that_triggers_change_later_are_dropped<DB: Tested>(world: &World<D
 }
 
 /// Only `after_triggers` makes the difference, as the documentation says.
-async fn unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_returned<
-    DB: Tested,
->(
+async fn without_after_triggers_an_entity_is_cached_as_it_was_returned<DB: Tested>(
     world: &World<DB>,
 ) {
     add_after_trigger(world).await;
@@ -352,7 +350,7 @@ async fn unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_ret
     );
 }
 
-async fn a_published_row_lives_as_long_as_a_loaded_one<DB: Tested>(world: &World<DB>) {
+async fn a_cache_update_expires_like_a_loaded_row<DB: Tested>(world: &World<DB>) {
     let here = rows(world);
     here.insert(&Through::new(1, "one")).await.unwrap();
     here.insert(&Through::new(2, "two")).await.unwrap();

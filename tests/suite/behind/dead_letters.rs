@@ -199,14 +199,14 @@ async fn an_earlier_write_of_the_same_batch_is_written_over<DB: Tested>(world: &
 }
 
 /// Like letters of a version that did not record it, and like writes that came too late.
-async fn a_letter_that_does_not_tell_what_the_row_was_is_refused<DB: Tested>(world: &World<DB>) {
+async fn a_letter_that_does_not_record_the_row_is_refused<DB: Tested>(world: &World<DB>) {
     let (rows, letter) = died(world).await;
     world.sql("UPDATE larder_dead_letters SET found = ''").await;
     is_refused_over(&rows, &letter, Some("before")).await;
 }
 
 /// The negative control.
-async fn without_the_comparison_a_letter_goes_over_a_newer_row<DB: Tested>(world: &World<DB>) {
+async fn without_the_comparison_a_letter_overwrites_a_newer_row<DB: Tested>(world: &World<DB>) {
     let (rows, letter) = died(world).await;
     rows.save(&noted(2, "newer", "other")).await.unwrap();
     world.faults.leave_out(Mechanism::LetterFound);
@@ -354,7 +354,7 @@ async fn a_deletion_is_replayed_unless_its_row_was_written_since<DB: Tested>(wor
 }
 
 /// The table was created before it had the column `found`. Flushing waits, and the error says what to do.
-async fn a_table_of_an_earlier_version_is_told_with_the_way_out<DB: Tested>(world: &World<DB>) {
+async fn a_table_of_an_earlier_version_is_an_error_with_the_way_out<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     world
         .sql("ALTER TABLE larder_dead_letters DROP COLUMN found")
@@ -398,11 +398,11 @@ everywhere! {
     a_row_that_was_inserted_since_is_not_written_over,
     a_later_write_of_the_same_batch_is_not_written_over,
     an_earlier_write_of_the_same_batch_is_written_over,
-    a_letter_that_does_not_tell_what_the_row_was_is_refused,
-    without_the_comparison_a_letter_goes_over_a_newer_row,
+    a_letter_that_does_not_record_the_row_is_refused,
+    without_the_comparison_a_letter_overwrites_a_newer_row,
     of_replays_at_once_one_queues_the_write,
     a_deletion_is_replayed_unless_its_row_was_written_since,
-    a_table_of_an_earlier_version_is_told_with_the_way_out,
+    a_table_of_an_earlier_version_is_an_error_with_the_way_out,
     a_letter_of_a_row_that_is_not_there_is_replayed,
     a_replay_of_unknown_outcome_is_not_repeated,
     a_replay_that_was_refused_can_be_repeated,

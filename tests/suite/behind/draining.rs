@@ -53,9 +53,7 @@ async fn change_by_hand<DB: Tested>(world: &World<DB>, id: i64) {
     world.sql(change).await;
 }
 
-async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next<
-    DB: Tested,
->(
+async fn a_flush_that_is_stopped_before_it_settles_leaves_that_to_the_next<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = refusing(world).await;
@@ -118,7 +116,7 @@ async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &
     assert_settled(world, &rows).await;
 }
 
-async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(world: &World<DB>) {
+async fn a_failed_settle_is_repeated<DB: Tested>(world: &World<DB>) {
     let rows = refusing(world).await;
     fill(&rows, 1..=MAX).await;
     world.faults.fail(Operation::Settle, 1);
@@ -151,9 +149,9 @@ async fn a_write_that_makes_room_finds_it_at_once<DB: Tested>(world: &World<DB>)
 }
 
 everywhere! {
-    a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next,
+    a_flush_that_is_stopped_before_it_settles_leaves_that_to_the_next,
     a_flush_returns_when_the_last_batch_is_settled_too,
-    a_store_that_fails_while_a_batch_is_settled_is_asked_again,
+    a_failed_settle_is_repeated,
     a_write_that_makes_room_finds_it_at_once,
 }
 
@@ -196,9 +194,7 @@ async fn overtaken<DB: Tested>(world: &World<DB>) -> (RefusingRepository<DB>, Op
     (rows, left)
 }
 
-async fn what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_prefetched_batch_is_not_applied_after_another_flusher<DB: Tested>(world: &World<DB>) {
     let (rows, left) = overtaken(world).await;
     assert_eq!(left.as_deref(), Some("by hand"));
     assert_eq!(rows.stats().flush_conflicts, 1);
@@ -212,6 +208,6 @@ async fn without_the_comparison_of_positions_it_is_applied_again<DB: Tested>(wor
 }
 
 on_redis! {
-    what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on,
+    a_prefetched_batch_is_not_applied_after_another_flusher,
     without_the_comparison_of_positions_it_is_applied_again,
 }

@@ -107,7 +107,7 @@ async fn a_write_is_acknowledged_when_it_is_on_disk_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_meet_wait_for_the_disk_together() {
+async fn concurrent_writes_wait_for_the_disk_together() {
     let scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -129,7 +129,7 @@ async fn writes_that_meet_wait_for_the_disk_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_redis_refuses_fails_alone_among_those_it_meets() {
+async fn a_write_that_redis_rejects_fails_alone_in_its_group() {
     let scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -210,7 +210,7 @@ async fn dropped_caller_keeps_its_place_in_the_disk_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_killed_while_its_disk_is_waited_for_leaves_the_outcome_open() {
+async fn a_write_has_an_unknown_outcome_if_redis_is_killed_during_waitaof() {
     let mut scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -294,7 +294,7 @@ async fn a_redis_that_could_lose_acknowledged_writes_is_refused_with_what_to_cha
 
 /// After an unnoticed restart, the server would assign numbers again that the database takes for applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_does_not_tell_its_run_keeps_no_queue() {
+async fn a_redis_that_hides_its_run_id_keeps_no_queue() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let server = RedisServer::start_with(&ALWAYS).await;
     let user = [

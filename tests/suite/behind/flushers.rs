@@ -30,9 +30,7 @@ async fn in_database<DB: Tested>(rows: &BehindRepository<DB>) -> i64 {
     count
 }
 
-async fn a_shutdown_goes_on_after_failures_until_everything_is_flushed<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_shutdown_retries_until_everything_is_flushed<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
     let flusher = rows.start_flushing().await.unwrap();
@@ -43,7 +41,7 @@ async fn a_shutdown_goes_on_after_failures_until_everything_is_flushed<DB: Teste
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB: Tested>(
+async fn a_shutdown_returns_the_last_error_at_its_deadline_and_not_before<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
@@ -61,7 +59,7 @@ async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB
 }
 
 /// A retry would not help.
-async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
+async fn a_shutdown_returns_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     let flusher = rows.start_flushing().await.unwrap();
     world.sql("DROP TABLE larder_offsets").await;
@@ -94,9 +92,9 @@ async fn a_shutdown_waits_for_a_table_that_comes_back<DB: Tested>(world: &World<
 }
 
 everywhere! {
-    a_shutdown_goes_on_after_failures_until_everything_is_flushed,
-    a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before,
-    a_shutdown_tells_a_mistake_in_the_configuration_at_once,
+    a_shutdown_retries_until_everything_is_flushed,
+    a_shutdown_returns_the_last_error_at_its_deadline_and_not_before,
+    a_shutdown_returns_a_mistake_in_the_configuration_at_once,
     a_shutdown_waits_for_a_table_that_comes_back,
 }
 
@@ -161,7 +159,7 @@ const FAILS: &str = "flushing fails and is tried again; the writes wait in their
 const CANNOT: &str = "flushing cannot continue until the cause of this error is corrected; the writes wait in their order";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
+async fn flushing_starts_while_redis_is_unreachable_and_continues_by_itself() {
     let mut scene = Scene::open().await;
     scene.rows.install().await.unwrap();
     scene.server.kill().await;
@@ -192,7 +190,7 @@ async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
 
 /// The database can be checked without Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_away() {
+async fn missing_tables_are_an_error_of_the_start_also_while_redis_is_unreachable() {
     let mut scene = Scene::open().await;
     scene.server.kill().await;
     let error = scene.rows.start_flushing().await.unwrap_err();
@@ -215,7 +213,7 @@ async fn a_flusher_that_began_without_a_server_drains_the_queue_when_it_is_shut_
     scene.world.database.close().await;
 }
 
-async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Tested>(
+async fn flushing_starts_while_the_database_is_unreachable_and_continues_by_itself<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
@@ -256,7 +254,7 @@ async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>)
     drop(flusher);
 }
 
-async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &World<DB>) {
+async fn pending_is_answered_while_the_database_is_unreachable<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     rows.save(&Behind::new(100, "flushed")).await.unwrap();
     rows.flush().await.unwrap();
@@ -282,13 +280,13 @@ async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &
 }
 
 on_servers! {
-    flushing_starts_while_the_database_is_away_and_goes_on_by_itself,
+    flushing_starts_while_the_database_is_unreachable_and_continues_by_itself,
     a_mistake_that_turns_out_later_is_logged,
-    what_is_pending_is_told_while_the_database_is_away,
+    pending_is_answered_while_the_database_is_unreachable,
 }
 
 /// All connections are in use.
-async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
+async fn pending_is_answered_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
     let gate = world.close_gate().await;
@@ -326,6 +324,6 @@ async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
 }
 
 everywhere! {
-    what_is_pending_is_told_while_the_pool_has_no_connection,
+    pending_is_answered_while_the_pool_has_no_connection,
     a_start_that_is_dropped_starts_nothing,
 }

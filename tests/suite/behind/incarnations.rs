@@ -118,7 +118,7 @@ async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_marks_a_dropped_row_is_read_from_the_database() {
+async fn without_the_pending_index_an_evicted_row_is_read_from_the_database() {
     let scene = Scene::open_without(&[], &[Mechanism::PendingIndex]).await;
     scene.world.put(&crate::world::Item::new(1, "old")).await;
     scene.save(1, "new").await;
@@ -161,7 +161,7 @@ async fn a_redis_that_was_killed_and_has_lost_nothing_keeps_every_write_visible_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_came_back_empty_loses_what_was_queued_and_says_how_much() {
+async fn the_lost_writes_of_a_redis_that_came_back_empty_are_counted() {
     let mut scene = Scene::open(&[]).await;
     scene.save(1, "flushed").await;
     scene.rows.flush().await.unwrap();
@@ -219,7 +219,7 @@ async fn a_redis_that_came_back_older_applies_nothing_twice_and_skips_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_was_flushed_away_by_hand_is_begun_anew_and_its_loss_is_told() {
+async fn after_flushall_a_queue_begins_again_and_its_loss_is_counted() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "lost").await;
     scene.save(1, "lost too").await;
@@ -247,12 +247,12 @@ async fn a_log_is_removed(left_out: &[Mechanism]) -> (Option<String>, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
+async fn the_writes_of_a_removed_log_are_counted_as_lost() {
     assert_eq!(a_log_is_removed(&[]).await, (Some("four".to_owned()), 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_count_of_gaps_the_loss_of_a_log_is_not_told() {
+async fn without_the_gap_count_the_writes_of_a_removed_log_are_not_counted() {
     let told = a_log_is_removed(&[Mechanism::GapCount]).await;
     assert_eq!(told, (Some("four".to_owned()), 0));
 }
@@ -303,7 +303,7 @@ struct Single {
 
 /// Another process has committed a batch, has not settled it yet, and knows which rows may stay cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_process_is_about_to_settle_is_left_to_it() {
+async fn another_process_settles_its_own_batch() {
     let scene = Scene::open(&[]).await;
     let rows = Single::repository(&scene.cache, scene.world.pool.clone());
     let row = Single {
@@ -419,7 +419,7 @@ fn statement(error: &larder::Error) -> String {
 
 /// Until the row exists again, writes are acknowledged and wait, and every operation on the queue returns the error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_whose_position_was_deleted_says_so_and_goes_on_when_it_is_put_back() {
+async fn a_queue_whose_position_was_deleted_reports_it_and_continues_when_the_row_is_inserted() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "flushed").await;
     scene.rows.flush().await.unwrap();
@@ -477,7 +477,7 @@ async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_co
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {
+async fn a_queue_is_read_after_redis_has_lost_its_scripts() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "one").await;
     scene.save(1, "two").await;

@@ -43,7 +43,7 @@ async fn in_database(rows: &KeptRepository<Sqlite>, id: i64) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_is_served_and_flushed_by_the_next_process() {
+async fn acknowledged_writes_are_served_and_flushed_by_the_next_process() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let directory = tempfile::tempdir().unwrap();
     world.put(&Item::new(3, "deleted later")).await;
@@ -127,7 +127,7 @@ async fn a_journal_is_one_entitys() {
 
 /// As above, but the journal belongs to the entity: all repositories of one cache share it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_is_opened_again_by_its_entity_and_beside_those_of_others() {
+async fn a_journal_is_shared_by_the_repositories_of_its_entity() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::builder()

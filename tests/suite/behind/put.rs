@@ -92,7 +92,7 @@ async fn an_acknowledged_write_is_read_at_once_and_in_the_database_after_a_flush
     );
 }
 
-async fn a_write_demands_what_its_name_says<DB: Tested>(world: &World<DB>) {
+async fn a_write_has_the_condition_that_its_name_says<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     world.put(&crate::world::Item::new(1, "there")).await;
     let kind = |error: larder::Error| error.kind();
@@ -135,7 +135,7 @@ async fn no_modification_is_lost<DB: Tested>(world: &World<DB>) {
 
 everywhere! {
     an_acknowledged_write_is_read_at_once_and_in_the_database_after_a_flush,
-    a_write_demands_what_its_name_says,
+    a_write_has_the_condition_that_its_name_says,
     no_modification_is_lost,
 }
 
@@ -226,7 +226,9 @@ async fn dropping_the_flusher_loses_nothing<DB: Tested>(world: &World<DB>) {
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-async fn a_shutdown_that_is_out_of_time_says_so_and_loses_nothing<DB: Tested>(world: &World<DB>) {
+async fn a_shutdown_past_its_deadline_returns_an_error_and_loses_no_write<DB: Tested>(
+    world: &World<DB>,
+) {
     let rows = behind(world).await;
     let flusher = rows.start_flushing().await.unwrap();
     let gate = world.close_gate().await;
@@ -252,7 +254,9 @@ async fn an_invalidation_drops_no_pending_row<DB: Tested>(world: &World<DB>) {
     assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Database);
 }
 
-async fn without_its_tables_a_write_is_refused_with_the_way_out<DB: Tested>(world: &World<DB>) {
+async fn without_its_tables_a_write_is_refused_and_the_error_says_what_to_do<DB: Tested>(
+    world: &World<DB>,
+) {
     let rows = Behind::repository(&world.cache, world.pool.clone());
     for error in [
         rows.save(&Behind::new(1, "x")).await.unwrap_err(),
@@ -343,9 +347,9 @@ everywhere! {
     a_poison_row_holds_up_no_other_and_becomes_a_dead_letter,
     a_database_that_fails_for_a_while_loses_no_write_and_no_order,
     dropping_the_flusher_loses_nothing,
-    a_shutdown_that_is_out_of_time_says_so_and_loses_nothing,
+    a_shutdown_past_its_deadline_returns_an_error_and_loses_no_write,
     an_invalidation_drops_no_pending_row,
-    without_its_tables_a_write_is_refused_with_the_way_out,
+    without_its_tables_a_write_is_refused_and_the_error_says_what_to_do,
     a_full_queue_refuses_a_write_and_takes_it_when_there_is_room,
     a_full_queue_makes_a_write_go_through_to_the_database,
 }
@@ -368,7 +372,7 @@ async fn only_one_of_two_flushers_applies_a_batch<DB: Tested>(world: &World<DB>)
 
 everywhere!(only_one_of_two_flushers_applies_a_batch);
 
-async fn a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first<DB: Tested>(
+async fn a_queued_row_is_found_by_a_write_after_the_store_has_failed_once<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
@@ -387,7 +391,7 @@ async fn a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_fir
     assert_eq!(rows.find(1).await.unwrap(), None);
 }
 
-on_redis!(a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first);
+on_redis!(a_queued_row_is_found_by_a_write_after_the_store_has_failed_once);
 
 /// After a restart without a loss, the store does not know whether its queued writes are in the database.
 async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: Tested>(
@@ -419,7 +423,7 @@ async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: T
 on_redis!(a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once);
 
 /// No write was queued and no flusher runs, so no row is cached yet.
-async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
+async fn a_write_finds_the_row_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     world.put(&crate::world::Item::new(1, "there")).await;
     let missing = rows.modify(2, |row| row.quantity += 1).await;
@@ -428,7 +432,7 @@ async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(worl
     assert_eq!(rows.find(1).await.unwrap().unwrap().name, "there!");
 }
 
-everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);
+everywhere!(a_write_finds_the_row_before_a_queue_was_begun);
 
 /// The longest name fits, whatever characters it has.
 async fn a_queue_whose_name_its_tables_cannot_hold_is_refused<DB: Tested>(world: &World<DB>) {

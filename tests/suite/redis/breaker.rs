@@ -143,7 +143,7 @@ impl Observer for Requests {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_breaker_sends_nothing_closes_by_itself_and_forgets_no_update() {
+async fn an_open_breaker_sends_nothing_closes_by_itself_and_loses_no_update() {
     log::listen();
     let world = world(1).await;
     let mut server = RedisServer::start().await;
@@ -202,7 +202,7 @@ async fn a_server_that_was_only_slow_keeps_its_connection() {
 
 /// A connection to a server that does not answer for longer is dropped, and made again later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_dead_is_made_again() {
+async fn a_dead_connection_is_replaced() {
     let world = world(1).await;
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());

@@ -106,7 +106,7 @@ async fn served_after_a_restart_with_old_data(left_out: &[Mechanism]) -> (Origin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_restart_with_old_data_brings_back_is_not_served() {
+async fn after_a_restart_with_old_data_old_rows_are_not_served() {
     let served = served_after_a_restart_with_old_data(&[]).await;
     assert_eq!(served, (Origin::Database, "new".to_owned()));
 }
@@ -195,7 +195,7 @@ async fn served_after_a_failover_that_lost_the_tail(left_out: &[Mechanism]) -> (
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_promoted_replica_missed_is_not_served() {
+async fn writes_that_a_promoted_replica_missed_are_not_undone() {
     let (_, name) = served_after_a_failover_that_lost_the_tail(&[]).await;
     assert_eq!(name, "new");
 }
@@ -252,12 +252,12 @@ async fn serves_the_old_row_when_left_behind(left_out: &[Mechanism]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_was_cut_off_is_not_trusted_for_long() {
+async fn a_cut_off_primary_is_not_used_for_long() {
     assert!(!serves_the_old_row_when_left_behind(&[]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_trust_lease_a_primary_that_was_cut_off_is_believed() {
+async fn without_the_trust_lease_a_cut_off_primary_serves_old_rows() {
     assert!(
         serves_the_old_row_when_left_behind(&[Mechanism::TrustLease]).await,
         "the scene must show what the trust lease prevents"
@@ -289,13 +289,13 @@ async fn served_at_the_successor(left_out: &[Mechanism]) -> (Origin, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_to_a_primary_that_was_cut_off_is_told_to_its_successor() {
+async fn keys_written_on_a_cut_off_primary_are_dropped_on_its_successor() {
     let (_, name) = served_at_the_successor(&[]).await;
     assert_eq!(name, "new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_repairs_the_successor_is_never_told() {
+async fn without_repairs_the_successor_keeps_the_old_row() {
     let served = served_at_the_successor(&[Mechanism::Repair]).await;
     assert_eq!(
         served,

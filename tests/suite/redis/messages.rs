@@ -185,7 +185,7 @@ async fn a_waiter_is_woken_from_the_first_operation_on() {
 
 /// The same without wake-ups: the caller is served when its wait ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_right_to_subscribe_everything_else_goes_on_and_one_line_says_so() {
+async fn without_permission_to_subscribe_operations_continue_and_one_line_is_logged() {
     let server = RedisServer::start().await;
     let deny = ["ACL", "SETUSER", "default", "-subscribe"];
     server.command(&deny).await.unwrap();
@@ -233,7 +233,7 @@ async fn a_flood_of_messages_costs_no_operation() {
 
 /// The negative control: on the data connection, the same messages cost the link.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_connection_of_the_data_a_giant_message_costs_the_link() {
+async fn on_the_data_connection_a_giant_message_costs_the_link() {
     let scene = Scene::open(&[], Some(Mechanism::OwnMessages)).await;
     assert!(scene.wakes(3).await, "messages arrive there as well");
     let run = scene.run();
@@ -244,7 +244,7 @@ async fn on_the_connection_of_the_data_a_giant_message_costs_the_link() {
 
 /// Short messages are read. Messages that are longer than any key are ignored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_nobody_waits_for_are_ignored() {
+async fn messages_without_a_waiter_are_ignored() {
     let scene = Scene::open(&[], None).await;
     scene
         .costs_nothing(async || {
@@ -259,7 +259,7 @@ async fn messages_that_nobody_waits_for_are_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_connection_of_messages_costs_nothing_and_comes_back() {
+async fn a_killed_message_connection_fails_no_operation_and_is_replaced() {
     let scene = Scene::open(&[], None).await;
     let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
     for id in 3..6 {
@@ -289,7 +289,7 @@ async fn a_killed_connection_of_messages_costs_nothing_and_comes_back() {
 
 /// The negative control: the same with messages on the data connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_connection_of_the_data_a_kill_costs_the_link() {
+async fn on_the_data_connection_a_kill_costs_the_link() {
     let scene = Scene::open(&[], Some(Mechanism::OwnMessages)).await;
     let run = scene.run();
     scene.admin(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
@@ -323,7 +323,7 @@ async fn a_connection_of_messages_that_is_silent_is_made_again() {
 
 /// A link works from the start, even if its message connection cannot be made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_second_connection_everything_else_goes_on() {
+async fn without_a_second_connection_operations_continue() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());
     let world = World::<Sqlite>::open(Kind::Memory).await;

@@ -53,7 +53,7 @@ enum Operation {
     },
     End {
         intent: u64,
-        publish: bool,
+        update: bool,
     },
     Invalidate,
     /// Writes of one key in one script call.
@@ -77,7 +77,7 @@ enum Operation {
         unreadable: Unreadable,
     },
     /// A value whose flag says that it has a queue position, and which is too short for one.
-    CutMark,
+    ShortPositioned,
     Crowd,
 }
 
@@ -108,7 +108,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(lease, identity, negative, ttl_ms)| Operation::Fill { lease, identity, negative, ttl_ms }),
         1 => token.clone().prop_map(|lease| Operation::Release { lease }),
         4 => (token.clone(), prop_oneof![Just(40_000), Just(80_000)]).prop_map(|(intent, ttl_ms)| Operation::Begin { intent, ttl_ms }),
-        4 => (token, any::<bool>()).prop_map(|(intent, publish)| Operation::End { intent, publish }),
+        4 => (token, any::<bool>()).prop_map(|(intent, update)| Operation::End { intent, update }),
         1 => Just(Operation::Invalidate),
         4 => (prop::collection::vec(write, 1..4), 0..2_u8)
             .prop_map(|(writes, identity)| Operation::Put { writes, identity }),
@@ -122,7 +122,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             Just(Unreadable::LaterFormat { writing: true }),
         ]
         .prop_map(|unreadable| Operation::Damage { unreadable }),
-        1 => Just(Operation::CutMark),
+        1 => Just(Operation::ShortPositioned),
         1 => Just(Operation::Crowd),
     ]
 }
@@ -185,7 +185,7 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
 }
 
 /// Returns a settled value as Redis stores it: the queue position precedes the payload, and a flag says so.
-fn marked(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
+fn positioned(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
     let body = [&position.to_bytes(), payload].concat();
     let mut bytes = entry::encode(&State::Value(meta, &body));
     bytes[3] = entry::flag::POSITIONED;
@@ -199,7 +199,7 @@ struct Bench {
     key: String,
     model: Model,
     /// The latest queued write that is not settled.
-    marked: Option<(Pending, Vec<u8>)>,
+    queued: Option<(Pending, Vec<u8>)>,
     puts: u64,
     /// The queue position of the value at the key, if it was settled.
     kept: Option<QueuePosition>,
@@ -224,7 +224,7 @@ impl Bench {
             news,
             key: unique("scripts"),
             model: None,
-            marked: None,
+            queued: None,
             puts: 0,
             kept: None,
             damaged: Vec::new(),
@@ -314,7 +314,7 @@ impl Bench {
             expected.push(match judgement {
                 Judgement::Met => {
                     self.puts += 1;
-                    self.marked = Some((pending, payload));
+                    self.queued = Some((pending, payload));
                     Value::BulkString(pending.position.to_bytes().to_vec())
                 }
                 Judgement::RowUnknown => Value::Int(3),
@@ -354,10 +354,10 @@ impl Bench {
         if settled {
             self.kept = Some(position);
         }
-        let marked = self
-            .marked
+        let latest = self
+            .queued
             .take_if(|(pending, _)| pending.position == position);
-        let cleared = i64::from(settled || marked.is_some());
+        let cleared = i64::from(settled || latest.is_some());
         assert_eq!(reply, Value::Int(cleared), "the answer to a settlement");
     }
 
@@ -381,7 +381,7 @@ impl Bench {
             state::lookup(state, identity(number)),
             Lookup::Absent | Lookup::Foreign { .. }
         );
-        if let (true, Some((pending, payload))) = (is_free, self.marked.clone()) {
+        if let (true, Some((pending, payload))) = (is_free, self.queued.clone()) {
             // Restored from the log.
             let restored = State::Pending(pending, payload);
             assert_eq!(reply, Value::BulkString(bytes_of(&restored)));
@@ -430,7 +430,7 @@ impl Bench {
     fn bytes(&self) -> Option<Vec<u8>> {
         let slot = self.model.as_ref()?;
         Some(match (&slot.state, self.kept) {
-            (State::Value(meta, payload), Some(position)) => marked(*meta, position, payload),
+            (State::Value(meta, payload), Some(position)) => positioned(*meta, position, payload),
             (State::Unreadable(Unreadable::Damaged), _) => self.damaged.clone(),
             (state, _) => bytes_of(state),
         })
@@ -529,8 +529,8 @@ impl Bench {
                 wake
             }
             Operation::Begin { intent, ttl_ms } => self.begin(*intent, *ttl_ms),
-            Operation::End { intent, publish } => {
-                let entry = publish.then(|| entry_of(lease(50, 0), false));
+            Operation::End { intent, update } => {
+                let entry = update.then(|| entry_of(lease(50, 0), false));
                 let bytes = entry.as_ref().map(bytes_of).unwrap_or_default();
                 let reply = self.script(
                     "end",
@@ -540,13 +540,13 @@ impl Bench {
                         VALUE_TTL_MS.to_string().as_bytes(),
                     ],
                 );
-                let (published, wake) = self.model_step(state::end(
+                let (stored, wake) = self.model_step(state::end(
                     slot,
                     Token::numbered(*intent),
                     entry,
                     VALUE_TTL_MS,
                 ));
-                assert_eq!(reply, Value::Int(i64::from(published)));
+                assert_eq!(reply, Value::Int(i64::from(stored)));
                 wake
             }
             Operation::Invalidate => {
@@ -585,9 +585,9 @@ impl Bench {
                 self.damage(*unreadable, bytes);
                 Vec::new()
             }
-            Operation::CutMark => {
+            Operation::ShortPositioned => {
                 let position = QueuePosition::from_bytes([7; QUEUE_POSITION_LENGTH]);
-                let mut bytes = marked(meta_of(lease(0, 0)), position, b"");
+                let mut bytes = positioned(meta_of(lease(0, 0)), position, b"");
                 bytes.pop();
                 self.damage(Unreadable::Damaged, bytes);
                 Vec::new()

@@ -93,7 +93,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_memory_full_hits_go_on_and_one_line_says_so() {
+async fn with_memory_full_hits_continue_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET maxmemory 1").await;
     scene.works().await;
@@ -107,7 +107,7 @@ async fn with_memory_full_hits_go_on_and_one_line_says_so() {
 
 /// A primary whose replicas are missing may have a successor, so nothing is served from it.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_replicas_missing_nothing_is_served_and_one_line_says_so() {
+async fn with_replicas_missing_nothing_is_served_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET min-replicas-to-write 1").await;
     eventually("row 1 is not served any more", async || {
@@ -124,7 +124,7 @@ async fn with_replicas_missing_nothing_is_served_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_permission_hits_go_on_and_one_line_says_so() {
+async fn without_a_permission_hits_continue_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("ACL SETUSER default -evalsha").await;
     scene.works().await;
@@ -137,7 +137,7 @@ async fn without_a_permission_hits_go_on_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_once() {
+async fn a_wrong_password_is_logged_once() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET requirepass secret").await;
     let address = scene.server.address();
@@ -173,7 +173,7 @@ async fn a_wrong_password_is_told_once() {
 
 /// A server that loads its data answers some commands, but not those that larder needs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_loading_is_not_used_and_one_line_says_so() {
+async fn a_server_that_is_loading_is_not_used_and_one_line_is_logged() {
     let mut scene = scene(&[
         "--key-load-delay",
         "10000",
@@ -207,7 +207,7 @@ async fn a_server_that_is_loading_is_not_used_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_becomes_a_replica_is_told_once() {
+async fn a_server_that_becomes_a_replica_is_logged_once() {
     let scene = scene(&[]).await;
     let primary = RedisServer::start().await;
     let port = primary.address().port();

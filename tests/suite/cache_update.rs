@@ -23,21 +23,21 @@ use crate::world::{
 };
 
 on_postgres!(
-    a_write_whose_intent_was_lost_and_placed_again_publishes_nothing,
-    a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since,
-    a_row_that_a_cascade_of_its_transaction_changed_is_not_published,
+    a_write_whose_intent_was_placed_again_leaves_no_cache_update,
+    a_batch_delete_caches_no_absence_of_a_row_inserted_since,
+    a_row_changed_by_a_cascade_of_its_transaction_is_not_cached,
     a_trigger_that_changes_the_id_leaves_no_absence_at_the_new_one,
 );
 on_mysql!(
-    an_update_that_changes_nothing_publishes_no_row_of_the_snapshot,
-    an_update_after_another_publishes_no_row_of_the_snapshot,
-    a_batch_publishes_no_row_that_a_trigger_has_moved,
+    an_update_that_changes_nothing_caches_no_row_of_the_snapshot,
+    an_update_after_another_caches_no_row_of_the_snapshot,
+    a_batch_caches_no_row_whose_id_a_trigger_has_changed,
 );
-on_both_stores!(two_repositories_of_one_entity_publish_the_last_row_once,);
+on_both_stores!(two_repositories_of_one_entity_cache_the_last_row_once,);
 
-mod a_write_that_was_announced_after_its_statement_publishes_nothing {
+mod a_write_announced_after_its_statement_leaves_no_cache_update {
     crate::world::case!(
-        a_write_that_was_announced_after_its_statement_publishes_nothing,
+        a_write_announced_after_its_statement_leaves_no_cache_update,
         redis,
         Redis,
         Postgres
@@ -72,7 +72,7 @@ async fn first_writer(
 }
 
 /// The intent is evicted while the reply is held. Another writer begins and ends before the intent is placed again.
-async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world: &World<Postgres>) {
+async fn a_write_whose_intent_was_placed_again_leaves_no_cache_update(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let other = past_the_proxy(world, &world.cache).await;
@@ -91,7 +91,7 @@ async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world:
 }
 
 /// The writer cannot reach the store when its statement runs. Another writer begins and ends in the meantime.
-async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world: &World<Postgres>) {
+async fn a_write_announced_after_its_statement_leaves_no_cache_update(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let other = past_the_proxy(world, &world.cache_elsewhere().await).await;
@@ -111,12 +111,12 @@ async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world:
 
 /// Redis comes back with the intent of one write, and without the write that followed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
+async fn a_write_whose_intent_was_restored_leaves_no_cache_update() {
     let world = World::<Postgres>::open(Kind::Memory).await;
     let mut server = RedisServer::start().await;
     let cache = Cache::builder()
         .redis(server.url())
-        .namespace(unique("publication"))
+        .namespace(unique("cache-update"))
         .connect()
         .await
         .unwrap();
@@ -147,9 +147,7 @@ async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
 }
 
 /// A delete that matches no row locks nothing, so another writer can insert the row before the commit.
-async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
-    world: &World<Postgres>,
-) {
+async fn a_batch_delete_caches_no_absence_of_a_row_inserted_since(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     let deleted = rows.here.within(&mut transaction).delete_many(&[9]).await;
@@ -164,7 +162,7 @@ async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
 
 /// If an update does not change a row, MySQL returns the row from the snapshot, which may be older than the row it has
 /// matched.
-async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
+async fn an_update_that_changes_nothing_caches_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here.insert(&Through::new(1, "open")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
@@ -178,7 +176,7 @@ async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: 
 }
 
 /// The snapshot is taken when the first written row is read back.
-async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
+async fn an_update_after_another_caches_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here
         .insert_many(&[Through::new(1, "open"), Through::new(2, "open")])
@@ -196,7 +194,7 @@ async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<
 }
 
 /// Both have the same keys, so each key is recorded once, and the last write counts.
-async fn two_repositories_of_one_entity_publish_the_last_row_once(world: &World<Sqlite>) {
+async fn two_repositories_of_one_entity_cache_the_last_row_once(world: &World<Sqlite>) {
     let rows = Both::<Through, Sqlite>::of(world).await;
     let second = Repository::<Through, _>::new(&world.cache, world.pool.clone());
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -237,7 +235,7 @@ struct Parent {
     name: String,
 }
 
-async fn a_row_that_a_cascade_of_its_transaction_changed_is_not_published(world: &World<Postgres>) {
+async fn a_row_changed_by_a_cascade_of_its_transaction_is_not_cached(world: &World<Postgres>) {
     world
         .sql("CREATE TABLE parents (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
         .await;
@@ -279,7 +277,7 @@ async fn a_trigger_that_changes_the_id_leaves_no_absence_at_the_new_one(world: &
     assert_eq!(rows.agree(1).await, None);
 }
 
-async fn a_batch_publishes_no_row_that_a_trigger_has_moved(world: &World<MySql>) {
+async fn a_batch_caches_no_row_whose_id_a_trigger_has_changed(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     world
