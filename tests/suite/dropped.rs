@@ -615,7 +615,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let done = cut.run(self.behind.modify(id, change)).await;
                 Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 
@@ -666,7 +666,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 cut.run(within.delete_rows(&both)).await,
                 vec![(id, None), (other, None)],
             ),
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         let mut left = Left::of(&outcome).row(Rows::Through, first);
         left.rows
@@ -727,7 +727,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 transaction.rollback().await.unwrap();
                 Left::default().row(Rows::Through, id)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 
@@ -762,7 +762,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let flusher = behind.start_flushing().await.unwrap();
                 Left::of(&cut.run(flusher.shutdown(PATIENCE)).await)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         for id in ids {
             left = left.row(Rows::Behind, id);
@@ -794,7 +794,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "discard" => Left::of(&cut.run(letters.discard(own)).await),
             "replay" => Left::of(&cut.run(letters.replay(own)).await),
             "replay_over" => Left::of(&cut.run(letters.replay_over(own)).await),
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         let left = left.row(Rows::Checked, id);
         self.checked.flush().await.unwrap();
@@ -941,7 +941,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 };
                 Left::of(&cut.run(self.numbered.insert(&row)).await)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 

@@ -81,7 +81,7 @@ impl Promise {
                 assert_eq!(self.acknowledged.insert(number(1), told), None, "{line}");
             }
             "release" => self.released = self.released.max(number(1)),
-            other => panic!("nobody says {other}"),
+            other => panic!("an unexpected line: {other}"),
         }
     }
 

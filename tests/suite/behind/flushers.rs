@@ -320,7 +320,7 @@ async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
     assert!(waits > 0);
     fill(&rows).await;
     let told = rows.pending().await.unwrap();
-    assert_eq!(told.count, 39, "somebody flushes");
+    assert_eq!(told.count, 39, "a task flushes");
 }
 
 everywhere! {
