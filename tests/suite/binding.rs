@@ -715,7 +715,7 @@ async fn a_database_that_was_created_again_is_another_one<DB: Tested>(world: &Wo
         assert!(message.contains("no id"), "{message}");
         larder::schema::install(&world.pool).await.unwrap();
         let message = refused(others.find(1).await);
-        assert!(message.contains("created anew"), "{message}");
+        assert!(message.contains("created again"), "{message}");
         elsewhere.rebind(&world.pool).await.unwrap();
         assert_eq!(others.find(1).await.unwrap(), None);
     }
@@ -909,7 +909,7 @@ async fn a_namespace_follows_its_database_to_another_server_under_its_address() 
         .unwrap();
     let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
     let why = refused(items.find(1).await);
-    assert!(why.contains("set up apart"), "{why}");
+    assert!(why.contains("set up separately"), "{why}");
     world.database.close().await;
 }
 

@@ -121,7 +121,7 @@ async fn a_case_insensitive_collation_of_an_id_is_reported<DB: Tested>(world: &W
     assert!(
         report
             .to_string()
-            .contains("calls different spellings of an id equal"),
+            .contains("treats different spellings of an id as equal"),
         "{report}"
     );
 }

@@ -78,7 +78,7 @@ pub(crate) enum Other {
     Id,
     /// The binding has an id, and the database has none.
     NoId,
-    /// Its server was set up apart, and is not a standby of the known one.
+    /// Its server was set up separately, and is not a standby of the known one.
     Cluster,
     /// Neither its endpoint nor its server matches. `same_id`: the stored ids are equal.
     Elsewhere { same_id: bool },

@@ -143,7 +143,7 @@ impl Recovery {
         let damaged = |what: String| JournalError::damaged(path, 0, what);
         let header =
             Header::from_bytes(bytes, self.rules.checksums).map_err(|reason| match reason {
-                BadHeader::Foreign => damaged("it is no segment of a journal".to_owned()),
+                BadHeader::Foreign => damaged("it is not a segment of a journal".to_owned()),
                 BadHeader::Damaged => damaged("the checksum of its header is wrong".to_owned()),
                 BadHeader::Unknown(format) => damaged(format!(
                     "its format is {format}, which this version of larder cannot read"
@@ -152,7 +152,7 @@ impl Recovery {
         if header.first != promised || header.first == 0 {
             let first = header.first;
             return Err(damaged(format!(
-                "its name promises record {promised} and its header record {first}"
+                "it begins with record {promised} according to its name, and with record {first} according to its header"
             )));
         }
         match self.identity {
@@ -187,7 +187,10 @@ impl Recovery {
             self.last + 1
         };
         if frame.sequence != expected {
-            let what = format!("record {} stands where {expected} belongs", frame.sequence);
+            let what = format!(
+                "record {} is where record {expected} should be",
+                frame.sequence
+            );
             return Err(JournalError::damaged(path, offset, what));
         }
         if frame.durable != self.proven && frame.durable != self.last {
@@ -228,7 +231,9 @@ impl Recovery {
             Some(at) => Err(JournalError::damaged(
                 path,
                 offset,
-                format!("record {missing} cannot be read, and byte {at} proves that it once could"),
+                format!(
+                    "record {missing} cannot be read, but the frame at byte {at} proves that it was on disk"
+                ),
             )),
             None => Ok(()),
         }

@@ -273,7 +273,7 @@ fn list(directory: &Path, files: &Files) -> Result<VecDeque<u64>, JournalError> 
             name => match name.and_then(first_of) {
                 Some(first) => firsts.push(first),
                 None => {
-                    let what = "it does not belong into the directory of a journal";
+                    let what = "it is not a file of a journal, and does not belong in the directory of one";
                     return Err(JournalError::damaged(&entry.path(), 0, what));
                 }
             },

@@ -53,6 +53,6 @@ impl fmt::Display for TooLarge {
                 "Redis takes {most} at once; raise its settings `proto-max-bulk-len` and `client-query-buffer-limit`"
             )?,
         }
-        f.write_str(", or keep what is large in a table of its own")
+        f.write_str(", or store the large part in another table")
     }
 }

@@ -234,7 +234,7 @@ async fn renamed_segment_is_refused() {
     let other = directory.path().join("00000000000000000099.journal");
     fs::rename(&last, &other).unwrap();
     let error = refusal(directory.path());
-    assert!(error.contains("its name promises record 99"), "{error}");
+    assert!(error.contains("record 99 according to its name"), "{error}");
     fs::rename(&other, last.with_extension("backup")).unwrap();
     let error = refusal(directory.path());
     assert!(error.contains("does not belong"), "{error}");
@@ -255,7 +255,7 @@ async fn file_that_is_no_segment_is_refused() {
     let last = segments(directory.path()).pop().unwrap();
     fs::write(last, "no segment at all, but a text that is long enough").unwrap();
     let error = refusal(directory.path());
-    assert!(error.contains("no segment of a journal"), "{error}");
+    assert!(error.contains("not a segment of a journal"), "{error}");
 }
 
 #[tokio::test]

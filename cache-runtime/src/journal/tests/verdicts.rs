@@ -225,7 +225,10 @@ fn records_missing_in_the_middle_are_detected() {
     let third = second + 2 * FRAME_LENGTH + content(2).len();
     let bytes = [&segment.bytes[..second], &segment.bytes[third..]].concat();
     let error = read(&bytes, Rules::ALL).unwrap_err().to_string();
-    assert!(error.contains("record 3 stands where 2 belongs"), "{error}");
+    assert!(
+        error.contains("record 3 is where record 2 should be"),
+        "{error}"
+    );
 }
 
 #[test]

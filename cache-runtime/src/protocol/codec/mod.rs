@@ -165,6 +165,8 @@ fn ended(rest: &[u8]) -> Result<(), CodecError> {
     if rest.is_empty() {
         Ok(())
     } else {
-        Err(CodecError::new("the payload goes on behind the row"))
+        Err(CodecError::new(
+            "there are bytes after the row in the payload",
+        ))
     }
 }

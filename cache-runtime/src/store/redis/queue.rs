@@ -375,7 +375,11 @@ fn looked(seen: Value, history: u64) -> Result<Option<(Fetched, Large)>, StoreEr
         let parts = named.split_once(':');
         let parsed =
             parts.and_then(|(number, size)| Some((number.parse().ok()?, size.parse().ok()?)));
-        parsed.ok_or_else(|| StoreError::new(format!("the queue's set of large writes has the member {named:?}, which is not `number:bytes`; remove it")))
+        parsed.ok_or_else(|| {
+            StoreError::new(format!(
+                "the queue's set of large writes has the member {named:?}, which is not `number:bytes`; remove it"
+            ))
+        })
     });
     let large = large.collect::<Result<_, _>>()?;
     Ok(Some((found, large)))

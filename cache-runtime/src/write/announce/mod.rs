@@ -378,7 +378,7 @@ impl TargetIntent {
         tracing::warn!(
             entity = self.target.entity(),
             keys = self.keys.len(),
-            "the outcome of a write is unknown; its keys stay uncached for a while"
+            "the outcome of a write is unknown; its keys stay uncached until its intent expires"
         );
         if self.all {
             let ended = Deadline::after(self.target.policy().intent_ttl);
