@@ -1,9 +1,9 @@
-//! The time to live, and the deadline of an intent, with a clock that everybody reads at his own pace.
+//! The time to live, and the deadline of an intent, with a clock that each process reads at its own time.
 //!
-//! Elsewhere in these models leases and intents may end at any time, which is worse than any clock. Here time is counted, to
-//! show what only time can show: no row is served for longer than its time to live after it was read from the database or
-//! committed, although loads and writes take time; and a writer that counts its deadline from before it sent its intent
-//! never commits after the server has let the intent go.
+//! In the other models leases and intents may end at any time, which includes every clock. This model counts time, for
+//! claims about time. No row is served for longer than its time to live after it was read or committed, although loads and
+//! writes take time. And a writer that counts its deadline from before it sent its intent never commits after the server has
+//! dropped the intent.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ use crate::{
 const LEASE_TTL: u64 = 2;
 const INTENT_TTL: u64 = 2;
 const TTL: u64 = 3;
-/// Ages beyond this are all the same.
+/// Greater ages all count as this one.
 const OLD: u64 = TTL + LEASE_TTL;
 
 const YOUNG: Claim = "a served row was read or committed less than a time to live ago";
@@ -32,16 +32,16 @@ const LATE: Claim = "a load under its lease has taken time";
 const AWAITED: Claim = "a reader waits for a lease";
 const EXPIRED: Claim = "an intent expires before its commit";
 
-/// What is left out.
+/// The mutants: what each leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
-    /// A loaded row is kept for its time to live from the fill on, instead of from the lease on.
+    /// The time to live of a loaded row counts from the fill, and not from the lease.
     CountedFromLease,
-    /// A published row is kept for its time to live from its publication on, instead of from the intent on.
+    /// The time to live of a cache update counts from the end of the write, and not from the intent.
     CountedFromIntent,
-    /// Jitter lengthens the time to live, instead of shortening it.
+    /// Jitter lengthens the time to live, and does not shorten it.
     JitterTakenOff,
-    /// A writer counts its deadline from the reply, instead of from before the request.
+    /// A writer counts its deadline from the reply, and not from before the request.
     DeadlineBeforeRequest,
     /// A writer has no deadline.
     Deadline,
@@ -77,13 +77,13 @@ enum Reader {
     Loaded(u8, Aged),
 }
 
-/// How far a writer is; the numbers say how long ago it sent its intent, by its own count.
+/// The state of a writer. The number is the age of its intent by the writer's own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Writer {
     Idle,
-    /// The intent is on its way.
+    /// The intent was sent, and has not arrived.
     Sent(u64),
-    /// It has arrived, and the reply is on its way.
+    /// The intent has arrived, and the reply has not.
     Answered(u64),
     Announced(u64),
     Committed(u64, Aged),
@@ -120,7 +120,7 @@ impl Ages {
 
     fn fill(&self, moment: &mut Moment, reader: usize, left: u8, row: Aged) {
         let name = lease_name(reader, left);
-        // The lease age that the state machine takes off is measured by the server.
+        // The server measures the age of the lease that the state machine subtracts.
         let ttl = match self.broken {
             Some(Broken::CountedFromLease) => TTL + lease_age(&moment.key),
             Some(Broken::JitterTakenOff) => TTL + 1,
@@ -139,9 +139,9 @@ impl Ages {
             sent
         };
         let ttl = TTL.saturating_sub(elapsed);
-        let publish = (ttl > 0).then(|| entry(Some(row), 0));
+        let update = (ttl > 0).then(|| entry(Some(row), 0));
         apply(&mut moment.key, |key| {
-            state::end(key.as_ref(), intent(writer), publish, ttl)
+            state::end(key.as_ref(), intent(writer), update, ttl)
         });
         moment.writers[writer] = Writer::Gone;
     }
@@ -180,7 +180,7 @@ impl Model for Ages {
                 Writer::Idle => actions.push(Action::Send(number)),
                 Writer::Sent(_) => actions.push(Action::Begin(number)),
                 Writer::Answered(_) => actions.push(Action::Hear(number)),
-                // A writer that is late would announce itself again, as in `protocol`; here it gives up.
+                // A late writer would announce again, as in `protocol`. Here it gives up.
                 Writer::Announced(sent) if *sent < INTENT_TTL || self.is(Broken::Deadline) => {
                     actions.push(Action::Commit(number));
                 }
@@ -385,9 +385,13 @@ fn time_to_live_counted_from_the_fill_is_exceeded() {
 }
 
 #[test]
-fn time_to_live_counted_from_the_publication_is_exceeded() {
+fn time_to_live_counted_from_the_end_of_the_write_is_exceeded() {
     let model = Ages::new(Some(Broken::CountedFromIntent));
-    breaks("time to live counted from the publication", &model, YOUNG);
+    breaks(
+        "time to live counted from the end of the write",
+        &model,
+        YOUNG,
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The mutants: each leaves out one mechanism, as a cache written by hand does.
+//! The mutants: each leaves out one mechanism.
 //!
-//! They stand between the model and the state machine. Without a mutant, every function here is the real one.
+//! They wrap the functions of the state machine. Without a mutant, every function here is the real one.
 
 use larder::{
     state::{self, Change, Slot, State, Step, Writers},
@@ -9,30 +9,30 @@ use larder::{
 
 use crate::store::{Key, LONG_MS, SHORT_MS, is_leased};
 
-/// What is left out.
+/// The mechanism that a mutant leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// A loaded row is stored whatever is at the key.
+    /// A loaded row is stored over any entry.
     FillCompare,
-    /// An intent leaves a lease in flight alone.
+    /// An intent does not revoke a lease.
     LeaseKill,
-    /// All fills have one name.
+    /// All fills have one token.
     LeaseNames,
     /// The row is read before the lease is taken, as in a transaction that began earlier.
     FreshRead,
-    /// Only the latest intent is remembered, instead of all.
+    /// A key lists only the latest intent.
     IntentSet,
-    /// A writer publishes although another one was there.
+    /// A writer stores its cache update although there was another writer.
     Contended,
-    /// A writer publishes although the key was dropped beside it.
+    /// A writer stores its cache update although the key was dropped beside it.
     DroppedBeside,
-    /// A writer publishes although its intent is gone.
+    /// A writer stores its cache update although its intent is gone.
     LostIntent,
-    /// A writer publishes although it had to announce itself again.
+    /// A writer stores its cache update although it has announced again.
     AnnouncedOnce,
-    /// A writer publishes under the present stamp, instead of the one it announced itself under.
+    /// A cache update gets the present history, and not the one that the writer has announced in.
     FirstStamp,
-    /// A trigger changes the row after the statement whose result is published.
+    /// A trigger changes the row after the statement that returned the cache update.
     CommittedRow,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn end(
     broken: Option<Broken>,
     key: &Key,
     intent: Token,
-    publish: Option<State<u8>>,
+    update: Option<State<u8>>,
 ) -> Step<u8, bool> {
     let mut before = key.clone();
     let writers = match &mut before {
@@ -79,7 +79,7 @@ pub(crate) fn end(
     let mine = writers
         .as_ref()
         .is_some_and(|writers| writers.intents.contains(&intent));
-    match (broken, writers, &publish) {
+    match (broken, writers, &update) {
         (Some(Broken::IntentSet), _, _) if !mine => return keep(false),
         (Some(Broken::LostIntent), None, Some(entry)) => {
             return put(entry.clone(), LONG_MS, true);
@@ -87,7 +87,7 @@ pub(crate) fn end(
         (Some(Broken::Contended), Some(writers), _) => writers.contended = false,
         _ => {}
     }
-    state::end(before.as_ref(), intent, publish, LONG_MS)
+    state::end(before.as_ref(), intent, update, LONG_MS)
 }
 
 pub(crate) fn invalidate(broken: Option<Broken>, key: &Key) -> Step<u8, ()> {
@@ -100,7 +100,7 @@ pub(crate) fn invalidate(broken: Option<Broken>, key: &Key) -> Step<u8, ()> {
     }
 }
 
-/// Whether a fill would be accepted by its name.
+/// Returns whether a fill with this token would be accepted.
 pub(crate) fn is_current(broken: Option<Broken>, key: &Key, token: Token) -> bool {
     broken == Some(Broken::FillCompare) || is_leased(key, token)
 }

@@ -1,11 +1,11 @@
-//! Runs a model, and decides whether it says what its test claims.
+//! Runs a model, and checks what its test claims.
 //!
-//! 1. [`holds`]: every reachable state is visited, no claim is broken in any of them, and the search was worth something:
-//!    it met so many states, and every interesting situation the model names.
-//! 2. [`breaks`]: the named claim is broken, and the shortest way there is found.
+//! 1. [`holds`]: the search visits every reachable state, and no claim is broken in any of them. The search must also visit
+//!    enough states, and every situation that the model names.
+//! 2. [`breaks`]: the named claim is broken. Prints the shortest path to it.
 //!
-//! Invariant: a search that ended early, or that never met what it is about, fails.
-//! Not here: what is claimed of which model.
+//! Invariant: a search that ends early, or that never meets its situations, fails.
+//! Not here: the claims of each model.
 
 use std::{
     fmt::{Debug, Display},
@@ -15,15 +15,15 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-/// What is claimed of a model. The name of the property, which is printed.
+/// A claim about a model: the name of the property, which is printed.
 pub(crate) type Claim = &'static str;
 
-/// Whether the large bounds were asked for, which take minutes in a release build.
+/// Returns whether the large bounds were requested. They take minutes in a release build.
 pub(crate) fn wide() -> bool {
     std::env::var_os("LARDER_MODEL").is_some_and(|bounds| bounds == "wide")
 }
 
-/// Asserts that every claim of the model holds in every reachable state, of which there are at least so many.
+/// Asserts that every claim of the model holds in every reachable state, and that there are at least `at_least` states.
 pub(crate) fn holds<M>(name: &str, model: M, at_least: usize)
 where
     M: Model + Send + Sync + 'static,
@@ -67,7 +67,7 @@ where
     report(name, states, started, "holds");
 }
 
-/// Asserts that a claim of the model does not hold, and prints the way there.
+/// Asserts that a claim of the model does not hold, and prints the path to the state.
 pub(crate) fn breaks<M>(name: &str, model: &M, claim: Claim)
 where
     M: Model + Clone + Send + Sync + 'static,
@@ -88,9 +88,10 @@ where
         let Some(path) = checker.discovery(claim) else {
             break checker.unique_state_count();
         };
-        // The search goes on for a while after its first find, and remembers the last one: look for a shorter one.
+        // The search continues for a while after its first counterexample, and returns the last one. So look for a shorter
+        // one.
         let steps = path.into_actions();
-        // The first state is at depth one, and depths from this one on are not visited.
+        // The first state has depth one, and states at `depth` or deeper are not visited.
         depth = steps.len() + 1;
         shortest = Some(steps);
     };
@@ -106,7 +107,7 @@ where
     report(name, states, started, &result);
 }
 
-/// A counterexample, one step per line, each with the state it leads to.
+/// Returns a counterexample as text: one step per line, with the state that follows it.
 fn detailed<S: Debug, A: Display>(path: Path<S, A>) -> String {
     let mut lines = String::new();
     for (state, action) in path.into_vec() {

@@ -1,4 +1,4 @@
-//! What is claimed of the protocol, and the situations that a search must have met to be worth anything.
+//! The claims about the protocol, and the situations that a search must meet.
 
 use larder::state::{self, Lookup};
 use stateright::Property;
@@ -17,19 +17,19 @@ pub(crate) const STRICT: Claim = "a served row is the committed one";
 pub(crate) const ACKNOWLEDGED: Claim = "a served row is stale only until its writer ends";
 /// A fill is accepted only if nothing happened to the key since its lease.
 pub(crate) const FILL: Claim = "a fill is accepted only under an undisturbed lease";
-/// A writer publishes only if its intent stood at the key alone from begin to end.
-pub(crate) const SOLE: Claim = "only a sole and undisturbed writer publishes";
+/// A writer stores its cache update only if its intent was alone at the key from begin to end.
+pub(crate) const SOLE: Claim = "only a sole and undisturbed writer leaves a cache update";
 
 // Situations.
 pub(crate) const HIT: Claim = "a written row is hit";
 pub(crate) const REFUSED: Claim = "a fill comes too late";
-pub(crate) const OVERLAP: Claim = "two intents stand at once";
+pub(crate) const OVERLAP: Claim = "two intents overlap";
 pub(crate) const GONE: Claim = "an announced writer has lost its intent";
 pub(crate) const FOREIGN: Claim = "an entry of an earlier history is met";
-pub(crate) const PUBLISHED: Claim = "a row is hit that nobody has read from the database";
+pub(crate) const PUBLISHED: Claim = "a row is hit that no reader has loaded";
 pub(crate) const ABSENCE: Claim = "the absence of a deleted row is hit";
 
-/// The property behind a claim.
+/// Returns the property of a claim.
 pub(crate) fn always(claim: Claim) -> Property<Protocol> {
     let condition: fn(&Protocol, &World) -> bool = match claim {
         STRICT => {
@@ -40,13 +40,13 @@ pub(crate) fn always(claim: Claim) -> Property<Protocol> {
                 || world.is_ending()
         },
         FILL => |_, world| !world.unfair_fill,
-        SOLE => |_, world| !world.unfair_publication,
+        SOLE => |_, world| !world.unfair_update,
         unknown => panic!("no such claim: {unknown}"),
     };
     Property::always(claim, condition)
 }
 
-/// The property behind a situation.
+/// Returns the property of a situation.
 pub(crate) fn sometimes(scene: Claim) -> Property<Protocol> {
     let condition: fn(&Protocol, &World) -> bool = match scene {
         HIT => |model, world| {

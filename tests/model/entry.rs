@@ -1,4 +1,4 @@
-//! The entry protocol on one server that keeps its memory: leases, intents, crashes, expiry, eviction.
+//! The protocol of an entry on one server that keeps its data: leases, intents, crashes, expiry, eviction.
 
 use crate::{
     broken::Broken,
@@ -7,7 +7,7 @@ use crate::{
     protocol::{Coherence, Protocol},
 };
 
-/// Everything that may happen to a key of a server that is never restarted, short of losing an intent unnoticed.
+/// Every fault of a server that is never restarted, except intents that are lost without notice.
 fn faulty() -> Protocol {
     Protocol {
         readers: 3,
@@ -57,7 +57,7 @@ fn intents_placed_under_the_row_lock_keep_every_hit_current() {
 }
 
 #[test]
-fn fill_that_compares_nothing_goes_stale_for_good() {
+fn fill_that_compares_nothing_stays_stale() {
     let model = Protocol {
         broken: Some(Broken::FillCompare),
         ..lease()
@@ -84,7 +84,7 @@ fn fill_that_compares_nothing_is_seen_to_be_unfair() {
 }
 
 #[test]
-fn intent_that_spares_a_lease_goes_stale() {
+fn intent_that_does_not_revoke_a_lease_goes_stale() {
     let model = Protocol {
         broken: Some(Broken::LeaseKill),
         ..Protocol::INTENT
@@ -93,7 +93,7 @@ fn intent_that_spares_a_lease_goes_stale() {
 }
 
 #[test]
-fn leases_of_one_name_go_stale() {
+fn leases_with_one_token_go_stale() {
     let model = Protocol {
         broken: Some(Broken::LeaseNames),
         ..Protocol::INTENT

@@ -1,8 +1,8 @@
-//! Processes that cannot reach the server when they write, and write all the same.
+//! Processes that cannot reach the server when they write, and write anyway.
 //!
-//! What others may read meanwhile is the price of `on_outage = "available"`. But a process that could not tell the server of
-//! a write remembers the key, and reads it from the database until it has dropped it from the server. So it never reads an
-//! older row than it has written itself; and a stale entry is never forgotten by everybody.
+//! Other processes may read old rows in the meantime: that is `on_outage = "available"`. But a process that could not
+//! deliver its write records a repair for the key. It reads the key from the database until the repair is delivered. So it
+//! never reads an older row than it has written, and every stale entry has a repair in some process.
 
 use std::fmt;
 
@@ -15,22 +15,22 @@ use crate::{
 };
 
 const OWN: Claim = "a process reads nothing older than what it has written";
-const OWED: Claim = "a stale entry is always owed a repair";
+const OWED: Claim = "a stale entry always has a repair";
 const STALE: Claim = "a stale entry lies in the store";
-const REPAIRED: Claim = "a row is hit by a process that once could not tell of its write";
+const REPAIRED: Claim = "a row is hit by a process that once could not deliver its write";
 
-/// What is left out.
+/// The mutants: what each leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
-    /// A process that reaches the server again forgets what it owes.
+    /// A process that reaches the server again forgets its repairs.
     Repair,
-    /// A process serves a key that it has not repaired yet.
+    /// A process serves a key that has a repair.
     Bypass,
-    /// A key is remembered when its intent is missing, and not again when its commit is done.
+    /// A key gets a repair when its intent could not be placed, but not again after the commit.
     RememberedAfterCommit,
-    /// A key whose intent was placed is not remembered when the intent cannot be taken back.
+    /// A key whose intent was placed gets no repair when the intent cannot be taken back.
     RememberedAlthoughPlaced,
-    /// A process dies, and what it owes with it. No process can help that.
+    /// A process dies with its repairs. No process can prevent that.
     Memory,
 }
 
@@ -43,7 +43,7 @@ struct Outage {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Moment {
-    /// How many commits there were, which is the version of the row.
+    /// The number of commits, which is the version of the row.
     row: u8,
     key: Key,
     processes: [Process; 2],
@@ -55,14 +55,14 @@ struct Moment {
 struct Process {
     /// Whether it reaches the server.
     connected: bool,
-    /// Whether the server has restarted, which it learns when it finds the server again.
+    /// Whether the server has restarted. The process notices that when it reaches the server again.
     restarted: bool,
-    /// Whether it has to drop the key before it may serve it.
+    /// Whether it has a repair for the key.
     owes: bool,
     /// The latest version that it wrote and whose write has returned.
     wrote: u8,
-    /// Whether a write of it once went untold.
-    untold: bool,
+    /// Whether the end of one of its writes could not be delivered.
+    undelivered: bool,
     reader: Reader,
     writer: Writer,
 }
@@ -74,7 +74,7 @@ enum Reader {
     Loaded(u8, u8),
 }
 
-/// How far a writer is: writes left, whether its intent stands as far as it knows, the version it wrote.
+/// The state of a writer: the writes left, whether it takes its intent for placed, and the version that it wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Writer {
     Idle(u8),
@@ -113,7 +113,7 @@ impl Outage {
         self.broken == Some(broken)
     }
 
-    /// A writer learns that its intent may be gone.
+    /// A writer notices that its intent may be gone.
     fn miss_intent(&self, process: &mut Process) {
         if let Writer::Announced(_, placed @ true) = &mut process.writer {
             *placed = false;
@@ -185,8 +185,8 @@ impl Outage {
                         state::end(key.as_ref(), intent(number, left), None, 0)
                     });
                 } else {
-                    // Also if its intent was placed: the server may have lost it since.
-                    process.untold = true;
+                    // Also if its intent was placed, because the server may have lost it since.
+                    process.undelivered = true;
                     process.owes |= match self.broken {
                         Some(Broken::RememberedAfterCommit) => false,
                         Some(Broken::RememberedAlthoughPlaced) => !placed,
@@ -212,7 +212,7 @@ impl Model for Outage {
             restarted: false,
             owes: false,
             wrote: 0,
-            untold: false,
+            undelivered: false,
             reader: Reader::Idle(self.rounds),
             writer: Writer::Idle(self.writes),
         };
@@ -233,7 +233,7 @@ impl Model for Outage {
             });
             match process.reader {
                 Reader::Idle(0) => {}
-                // Past the cache, a read changes nothing and is always right.
+                // A read that bypasses the cache changes nothing and is always right.
                 Reader::Idle(_) if process.may_serve(self) => actions.push(Action::Ask(number)),
                 Reader::Idle(_) => {}
                 Reader::Leased(_) => actions.push(Action::Load(number)),
@@ -272,7 +272,7 @@ impl Model for Outage {
             Action::Reconnect(number) => {
                 let process = &mut moment.processes[number];
                 process.connected = true;
-                // Who finds another run of the server does not rely on what it told the last one.
+                // If the server has restarted, the process does not rely on an intent from before.
                 if process.restarted {
                     process.restarted = false;
                     self.miss_intent(process);
@@ -305,7 +305,7 @@ impl Model for Outage {
                     restarted: false,
                     owes: false,
                     wrote: 0,
-                    untold: false,
+                    undelivered: false,
                     reader: Reader::Idle(0),
                     writer: Writer::Idle(0),
                 };
@@ -313,7 +313,7 @@ impl Model for Outage {
             Action::DropEntry => moment.key = None,
             Action::ExpireIntents => {
                 moment.key = None;
-                // Their deadlines have passed, so nobody who has not committed relies on them.
+                // The deadlines of the intents have passed, so no writer that has not committed relies on them.
                 for process in &mut moment.processes {
                     self.miss_intent(process);
                 }
@@ -332,7 +332,7 @@ impl Model for Outage {
             Property::sometimes(REPAIRED, |model: &Self, moment: &Moment| {
                 served(&moment.key, 0) == Some(Some(moment.row))
                     && moment.processes.iter().any(|process| {
-                        process.untold
+                        process.undelivered
                             && process.may_serve(model)
                             && matches!(process.reader, Reader::Idle(left) if left > 0)
                     })
@@ -389,7 +389,7 @@ impl fmt::Display for Action {
 }
 
 #[test]
-fn process_that_could_not_tell_of_a_write_reads_nothing_older() {
+fn process_that_could_not_deliver_a_write_reads_nothing_older() {
     holds("outages, repair", Outage::new(None), 20_000);
 }
 
@@ -414,7 +414,7 @@ fn repair_before_the_commit_loses_the_own_write() {
 }
 
 #[test]
-fn intent_that_was_placed_does_not_excuse_from_the_repair() {
+fn placed_intent_does_not_replace_the_repair() {
     let model = Outage::new(Some(Broken::RememberedAlthoughPlaced));
     breaks(
         "end not repaired because the intent was placed",
@@ -429,7 +429,7 @@ fn intent_that_was_placed_does_not_excuse_from_the_repair() {
 }
 
 #[test]
-fn process_that_dies_takes_what_it_owes_along() {
+fn process_that_dies_loses_its_repairs() {
     let model = Outage::new(Some(Broken::Memory));
     breaks("outage and crash", &model, OWED);
 }

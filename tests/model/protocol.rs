@@ -1,14 +1,14 @@
-//! The protocol on one key of one server: who may take which step when.
+//! The protocol on one key of one server: the steps of each reader and writer, and their order.
 //!
-//! 1. A reader asks; on a miss it takes the lease, reads the row, fills. Its process may die at any point, which is a reader
-//!    that takes no further step.
-//! 2. A writer begins, looks whether its intent can be relied on, commits, ends. It may roll back, and it may die.
-//! 3. Between any two steps, if the model says so, an entry or a lease goes (expiry, eviction), intents expire or are lost,
-//!    or the server restarts with data of an earlier moment.
+//! 1. A reader asks. After a miss it takes the lease, reads the row, and fills. Its process may die at any point, which is a
+//!    reader that takes no further step.
+//! 2. A writer begins, checks whether it can rely on its intent, commits, and ends. It may roll back, and it may die.
+//! 3. Between any two steps, if the model allows it, an entry or a lease is dropped (expiry, eviction), intents expire or
+//!    are lost, or the server restarts with older data.
 //!
-//! Faults are not counted, except restarts: they may happen as often as they like.
+//! There is no limit on the number of faults, except restarts.
 //!
-//! A commit whose outcome its writer never learns is a commit followed by the writer's death.
+//! A commit with an unknown outcome is a commit followed by the writer's death.
 
 use larder::{state, token::Token};
 use stateright::{Model, Property};
@@ -30,7 +30,7 @@ pub(crate) enum Coherence {
     Intent,
 }
 
-/// A model: its bounds, its faults, what is left out, what is claimed.
+/// A model: its bounds, its faults, its mutant, and its claims.
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     pub(crate) coherence: Coherence,
@@ -38,17 +38,17 @@ pub(crate) struct Protocol {
     /// Reads per reader.
     pub(crate) rounds: u8,
     pub(crate) writers: usize,
-    /// Writers publish what they wrote.
+    /// Writers leave cache updates.
     pub(crate) write_through: bool,
     /// The first writer deletes the row.
     pub(crate) deletes: bool,
-    /// The last writer is raw SQL: it announces nothing, and the key is dropped when it has committed.
+    /// The last writer is raw SQL. It announces nothing, and the key is dropped when it has committed.
     pub(crate) raw_sql: bool,
-    /// The intent is placed inside the transaction, after the statement, so that only one writer has one at a time.
+    /// The intent is placed inside the transaction, after the statement. So only one writer has an intent at a time.
     pub(crate) row_lock: bool,
     /// Writers may die.
     pub(crate) crashes: bool,
-    /// Entries and leases may go.
+    /// Entries and leases may be dropped.
     pub(crate) drops: bool,
     /// Intents may expire.
     pub(crate) expiry: bool,
@@ -56,13 +56,13 @@ pub(crate) struct Protocol {
     pub(crate) deadline_check: bool,
     /// Intents may be lost without notice.
     pub(crate) losses: bool,
-    /// How many restarts there may be.
+    /// The maximum number of restarts.
     pub(crate) restarts: u8,
-    /// Entries carry a stamp of the history they were written in.
+    /// Entries contain the history that they were written in.
     pub(crate) stamps: bool,
     /// A writer whose server has restarted begins again before it commits.
     pub(crate) stamp_check: bool,
-    /// These two checks are a step of their own, as in reality, instead of one with the commit.
+    /// These two checks are a step of their own, as in reality, and not one step with the commit.
     pub(crate) check_apart: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) claims: &'static [Claim],
@@ -94,12 +94,12 @@ impl Protocol {
         scenes: &[HIT, REFUSED],
     };
 
-    /// The stamp of entries written now.
+    /// Returns the history of entries that are written now.
     pub(crate) fn stamp(&self, world: &World) -> u8 {
         if self.stamps { world.history } else { 0 }
     }
 
-    /// The name of a lease.
+    /// Returns the token of a lease.
     pub(crate) fn lease_name(&self, reader: usize, left: u8) -> Token {
         match self.broken {
             Some(Broken::LeaseNames) => Token::numbered(1),
@@ -107,18 +107,18 @@ impl Protocol {
         }
     }
 
-    /// Whether a writer announces itself before it commits.
+    /// Returns whether a writer announces before it commits.
     fn announces(&self, writer: usize) -> bool {
         self.coherence == Coherence::Intent && !(self.raw_sql && writer == self.writers - 1)
     }
 
-    /// What a writer makes of the row.
+    /// Returns the row that a writer writes.
     fn written(&self, writer: usize) -> Row {
         let number = u8::try_from(writer).expect("there are few writers");
         (!(self.deletes && writer == 0)).then_some(number + 1)
     }
 
-    /// What the database makes of it.
+    /// Returns the row that the database commits for it.
     fn committed(&self, writer: usize) -> Row {
         match self.broken {
             Some(Broken::CommittedRow) => self.written(writer).map(|version| version + 10),
@@ -135,12 +135,12 @@ impl Protocol {
             stamp: self.stamp(world),
             fresh: true,
             once: once || !self.write_through,
-            // What came before an intent that was lost is forgotten by the server, not by the claim.
+            // The server no longer has what came before a lost intent, but the claim counts it.
             alone: once || !self.write_through,
         }
     }
 
-    /// Whether a writer relies on its intent.
+    /// Returns whether a writer relies on its intent.
     fn is_good(&self, world: &World, announcement: Announcement) -> bool {
         (announcement.fresh || !self.deadline_check)
             && (announcement.stamp == self.stamp(world) || !self.stamp_check)
@@ -160,14 +160,14 @@ impl Protocol {
         world.readers[reader] = match (granted, early) {
             (true, None) => Reader::Leased(load),
             (true, Some(row)) => Reader::Loaded(load, row),
-            // A hit, or a read past the cache: both return the row of this moment.
+            // A hit, or a read that bypasses the cache. Both return the row of this moment.
             (false, _) => Reader::Idle(left - 1),
         };
     }
 
     fn fill(&self, world: &mut World, reader: usize, load: Load, row: Row) {
         world.readers[reader] = Reader::Idle(load.left - 1);
-        // What belongs to a lease is sent only on a connection to the history of the lease.
+        // The fill of a lease is sent only on a connection to the history of the lease.
         if load.stamp != self.stamp(world) {
             return;
         }
@@ -190,12 +190,12 @@ impl Protocol {
             Some(Broken::FirstStamp) => self.stamp(world),
             _ => announcement.stamp,
         };
-        let publish = (self.write_through && may).then(|| entry(self.written(writer), stamp));
-        let published = apply(&mut world.key, |key| {
-            broken::end(self.broken, key, intent(writer), publish)
+        let update = (self.write_through && may).then(|| entry(self.written(writer), stamp));
+        let stored = apply(&mut world.key, |key| {
+            broken::end(self.broken, key, intent(writer), update)
         });
         world.disturb();
-        world.unfair_publication |= published && !announcement.alone && stamp == self.stamp(world);
+        world.unfair_update |= stored && !announcement.alone && stamp == self.stamp(world);
     }
 
     fn reader_actions(&self, world: &World, number: usize, actions: &mut Vec<Action>) {
@@ -215,7 +215,7 @@ impl Protocol {
 
     fn writer_actions(&self, world: &World, number: usize, actions: &mut Vec<Action>) {
         let announced = self.announces(number);
-        // The latest of several intents takes the others' place, so there they are not placed again.
+        // With this mutant, a key lists only the latest intent, so the others are not placed again.
         let listed = || {
             self.broken == Some(Broken::IntentSet) || intents(&world.key).contains(&intent(number))
         };
@@ -239,7 +239,7 @@ impl Protocol {
                         Action::Commit(number)
                     });
                 }
-                // An intent that stands and is good would only be prolonged.
+                // Renewing an intent that is listed and good would only prolong it.
                 if !good || !listed() {
                     actions.push(Action::Renew(number));
                 }
@@ -248,7 +248,7 @@ impl Protocol {
             Writer::Cleared(_) => actions.push(Action::Commit(number)),
             Writer::Committed(_) => {
                 actions.push(Action::End(number));
-                // The statement's answer may be late, and the intent is renewed meanwhile.
+                // The reply of the statement may be late, and the intent is renewed in the meantime.
                 if announced && !listed() {
                     actions.push(Action::Renew(number));
                 }
@@ -292,7 +292,7 @@ impl Protocol {
                 };
                 world.row = self.committed(number);
                 world.writers[number] = Writer::Committed(Announcement {
-                    // Nobody asks any more.
+                    // After the commit it no longer matters.
                     fresh: true,
                     ..announcement
                 });
@@ -324,7 +324,7 @@ impl Protocol {
                 world.key = copy.and_then(|number| world.copies.remove(number));
                 world.disturb();
             }
-            // An entry, a lease or intents go. Who waits for a deadline sees it pass no later than the server.
+            // An entry, a lease or intents are dropped. A writer sees its deadline pass no later than the server.
             _ => {
                 if *action == Action::ExpireIntents && self.deadline_check {
                     for writer in &mut world.writers {

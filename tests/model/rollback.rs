@@ -1,7 +1,7 @@
-//! A server that comes back with data of an earlier moment: a lost tail of its log, an old copy, a lagging replica.
+//! A server that comes back with older data: a lost tail of its log, an old copy, or a replica that lags.
 //!
-//! Deletes are undone, leases and intents rise again. The history stamp in every entry makes what was written before the
-//! restart unreadable, and a writer looks at it once more before it commits.
+//! Deletes are undone, and leases and intents reappear. Every entry contains its history, so entries from before the restart
+//! are not readable. A writer checks the history again before it commits.
 
 use crate::{
     check::{breaks, holds, wide},
@@ -23,12 +23,12 @@ fn restarted() -> Protocol {
 }
 
 #[test]
-fn stamps_keep_every_hit_current_over_restarts() {
+fn histories_keep_every_hit_current_over_restarts() {
     holds("restarts with old data, crashes", restarted(), 40_000);
 }
 
 #[test]
-fn without_stamps_a_resurrected_entry_goes_stale() {
+fn without_histories_a_restored_entry_goes_stale() {
     let model = Protocol {
         stamps: false,
         crashes: false,
@@ -41,7 +41,7 @@ fn without_stamps_a_resurrected_entry_goes_stale() {
 }
 
 #[test]
-fn without_stamps_a_resurrected_lease_is_filled() {
+fn without_histories_a_restored_lease_is_filled() {
     let model = Protocol {
         stamps: false,
         crashes: false,
@@ -54,7 +54,7 @@ fn without_stamps_a_resurrected_lease_is_filled() {
 }
 
 #[test]
-fn unchecked_stamp_is_stale_only_until_the_write_returns() {
+fn unchecked_history_is_stale_only_until_the_write_returns() {
     let model = Protocol {
         stamp_check: false,
         crashes: false,
@@ -65,7 +65,7 @@ fn unchecked_stamp_is_stale_only_until_the_write_returns() {
 }
 
 #[test]
-fn unchecked_stamp_goes_stale_before_the_write_returns() {
+fn unchecked_history_goes_stale_before_the_write_returns() {
     let model = Protocol {
         stamp_check: false,
         crashes: false,
@@ -80,7 +80,7 @@ fn unchecked_stamp_goes_stale_before_the_write_returns() {
 }
 
 #[test]
-fn unchecked_stamp_does_not_survive_a_crash() {
+fn unchecked_history_does_not_survive_a_crash() {
     let model = Protocol {
         stamp_check: false,
         claims: &[ACKNOWLEDGED],

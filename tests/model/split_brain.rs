@@ -1,12 +1,12 @@
-//! Two servers that both take themselves for the primary: the old one was cut off, a replica that lags behind was promoted,
-//! and each of two processes finds that out in its own time.
+//! Two servers that both act as the primary: the old one was cut off, and a replica that lags was promoted. Each of two
+//! processes notices that at its own time.
 //!
-//! Nothing can make this strict, so the claim is a bound. A process trusts a server only while its last heartbeat, a write,
-//! is at most `TRUST` old; a primary that is cut off refuses writes after `LAG`, which is Redis's `min-replicas-max-lag`. So
-//! the old server is forgotten after `LAG + TRUST`. And every process remembers the keys it wrote lately, and drops them from
-//! the new server before it trusts that: what it told the old one, the new one never heard.
+//! No protocol can make this strict, so the claim is a bound. A process uses a server only while its last heartbeat, a
+//! write, is at most `TRUST` old. A cut-off primary rejects writes after `LAG`, which is `min-replicas-max-lag` of Redis. So
+//! the old server is not used after `LAG + TRUST`. And every process records the keys that it wrote recently, and drops them
+//! on the new server before it uses that. The new server has not received what the process sent to the old one.
 //!
-//! Not here: how a process finds the new server, and how long it takes.
+//! Not here: how a process finds the new server, and how long that takes.
 
 use std::fmt;
 
@@ -20,44 +20,44 @@ use crate::{
 
 /// How long a cut-off primary accepts writes.
 const LAG: u8 = 1;
-/// For how long a heartbeat is proof enough.
+/// How long an accepted heartbeat keeps a server usable.
 const TRUST: u8 = 1;
-/// How long a key is remembered after its write has ended, counted back from the last heartbeat: what ended earlier ended
-/// before the promotion.
+/// How long a key is recorded after the end of its write, counted back from the last heartbeat. Earlier writes ended before
+/// the promotion.
 const MEMORY: u8 = LAG;
 
 const BOUND: Claim = "the old server serves no stale row after its bound";
-const OWED: Claim = "a stale row on the new server is always owed an invalidation";
-const LATE: Claim = "a stale row lies on the new server";
+const OWED: Claim = "a stale row on the new server will always be invalidated";
+const LATE: Claim = "a stale row is on the new server";
 const BEHIND: Claim = "a stale row is served by the old server";
-const HIT: Claim = "a written row is hit on the new server by the process that was left behind";
+const HIT: Claim = "a written row is hit on the new server by the process that moved last";
 const FORGOTTEN: Claim = "a written key is forgotten in time";
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
-    /// Processes trust a server for good.
+    /// Processes use a server forever.
     Trust,
-    /// A primary that is cut off accepts writes for good.
+    /// A cut-off primary accepts writes forever.
     Refusal,
-    /// Processes do not drop what they wrote from the new server.
+    /// Processes do not drop the recorded keys on the new server.
     Replay,
-    /// A written key is forgotten by the clock, although no heartbeat has come since.
+    /// A recorded key is forgotten by the clock, although no heartbeat was accepted since.
     Memory,
-    /// A written key is remembered from its intent on, not from its end.
+    /// A key is recorded from its intent on, and not from the end of its write.
     MemoryFromEnd,
-    /// A written key is forgotten sooner than a cut-off primary refuses writes.
+    /// A recorded key is forgotten before a cut-off primary rejects writes.
     MemoryAsLongAsLag,
-    /// Entries carry no stamp.
+    /// Entries do not contain their history.
     Stamp,
-    /// The process that was left behind dies, and what it remembers with it. No process can help that.
+    /// The process that was left behind dies with its recorded keys. No process can prevent that.
     Survival,
 }
 
 #[derive(Clone, Debug)]
 struct SplitBrain {
     rounds: u8,
-    /// Whether both processes may be left behind; otherwise the second one beats in time and hears of the promotion at once.
+    /// Whether both processes may stay at the old server. Otherwise the second one notices the promotion at once.
     both_behind: bool,
     broken: Option<Broken>,
 }
@@ -82,13 +82,13 @@ struct Moment {
 struct Process {
     alive: bool,
     server: Server,
-    /// How long ago its last heartbeat was accepted by the old server.
+    /// How long ago the old server has accepted its last heartbeat.
     beat: u8,
-    /// Whether it has dropped what it remembers from the new server.
+    /// Whether it has dropped its recorded keys on the new server.
     replayed: bool,
     /// How long ago it wrote the key, unless that is forgotten.
     wrote: Option<u8>,
-    /// Whether the server could not be told of a write.
+    /// Whether the end of a write could not be delivered to the server.
     owes: bool,
     reader: Reader,
     writer: Writer,
@@ -101,7 +101,7 @@ enum Reader {
     Loaded(u8, Server, u8),
 }
 
-/// How far a writer is, and where its intent stands as far as it knows.
+/// The state of a writer, and where it takes its intent to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Writer {
     Idle,
@@ -154,14 +154,14 @@ impl SplitBrain {
         u8::from(server == Server::New && !self.is(Broken::Stamp))
     }
 
-    /// Whether a server carries out writes.
+    /// Returns whether a server accepts writes.
     fn accepts(&self, moment: &Moment, server: Server) -> bool {
         server == Server::New
             || self.is(Broken::Refusal)
             || moment.cut.is_none_or(|since| since <= LAG)
     }
 
-    /// Whether a process serves what it finds at its server, and relies on its intents there.
+    /// Returns whether a process serves the entries of its server, and relies on its intents there.
     fn trusts(&self, process: &Process) -> bool {
         match process.server {
             Server::Old => process.beat <= TRUST || self.is(Broken::Trust),
@@ -169,7 +169,7 @@ impl SplitBrain {
         }
     }
 
-    /// Whether a writer may rely on its intent.
+    /// Returns whether a writer may rely on its intent.
     fn is_good(&self, process: &Process) -> bool {
         process.writer == Writer::Announced(Some(process.server)) && self.trusts(process)
     }
@@ -241,7 +241,8 @@ impl SplitBrain {
         let writer = match (action, process.writer) {
             (Action::Begin(_), Writer::Idle | Writer::Announced(_)) => {
                 moment.processes[number].wrote = Some(0);
-                // Also where it does not count: it does no harm, and others may trust that server.
+                // Also on a server that the process does not trust. It does no harm, and the other process may still use
+                // that server.
                 let placed = self.accepts(moment, connected);
                 if placed {
                     apply(moment.key(connected), |key| {
@@ -272,7 +273,7 @@ impl SplitBrain {
 }
 
 impl Process {
-    /// Forgets the key if it was written longer ago than this.
+    /// Forgets the key if its write ended longer ago than this.
     fn forget(&mut self, memory: u8) {
         let ended = self.writer == Writer::Done;
         if ended && self.wrote.is_some_and(|since| since > memory) {
@@ -280,7 +281,7 @@ impl Process {
         }
     }
 
-    /// Whether it will yet drop the key from the new server.
+    /// Returns whether the process will still drop the key on the new server.
     fn will_invalidate(&self) -> bool {
         let remembers = self.wrote.is_some() || self.owes;
         self.alive
@@ -339,7 +340,7 @@ impl Model for SplitBrain {
                 Server::New => {}
             }
             match process.reader {
-                // Past the cache, a read changes nothing and is always right.
+                // A read that bypasses the cache changes nothing and is always right.
                 Reader::Idle(left) if left > 0 && self.trusts(process) => {
                     actions.push(Action::Ask(number));
                 }
@@ -350,7 +351,7 @@ impl Model for SplitBrain {
             match process.writer {
                 Writer::Idle => actions.push(Action::Begin(number)),
                 Writer::Announced(_) => {
-                    // Without a server to rely on it commits all the same.
+                    // If it cannot rely on a server, it commits anyway.
                     let could_rely = self.trusts(process) && self.accepts(moment, process.server);
                     if self.is_good(process) || !could_rely {
                         actions.push(Action::Commit(number));
@@ -363,7 +364,7 @@ impl Model for SplitBrain {
             }
         }
         for (server, key) in [(Server::Old, &moment.old), (Server::New, &moment.new)] {
-            // Nobody's deadline passes here; what stands for nobody any more expires.
+            // No deadline passes here. An intent that no writer relies on expires.
             let relied_on = moment
                 .processes
                 .iter()
@@ -372,7 +373,7 @@ impl Model for SplitBrain {
                     intents(key).contains(&intent(number))
                         && process.writer == Writer::Announced(Some(server))
                 });
-            // Elsewhere it makes no difference, except to the number of states.
+            // For the other entries it makes no difference, except to the number of states.
             let exists = match server {
                 Server::Old => self.both_behind,
                 Server::New => moment.cut.is_some(),
@@ -427,7 +428,7 @@ impl Model for SplitBrain {
             moment.processes[1].beat = 0;
         }
         for process in &mut moment.processes {
-            // What is of no consequence any more makes no difference between two moments.
+            // Values that no longer matter are reset, so that they do not distinguish states.
             if process.server == Server::New {
                 process.beat = 0;
                 if process.replayed {
@@ -472,7 +473,7 @@ impl Model for SplitBrain {
 }
 
 impl SplitBrain {
-    /// Whether a process trusts the old server with a stale row.
+    /// Returns whether a process uses the old server while it has a stale row.
     fn is_left_behind(&self, moment: &Moment) -> bool {
         self.is_stale(moment, Server::Old)
             && moment.processes.iter().any(|process| {
@@ -501,7 +502,7 @@ impl fmt::Display for Action {
             Self::Cut => f.write_str("the replica is promoted"),
             Self::Beat(process) => write!(f, "P{process} beats"),
             Self::Move(process) => write!(f, "P{process} finds the new server"),
-            Self::Replay(process) => write!(f, "P{process} drops there what it remembers"),
+            Self::Replay(process) => write!(f, "P{process} drops its recorded keys there"),
             Self::Crash(process) => write!(f, "P{process} dies"),
             Self::Ask(process) => write!(f, "P{process} asks the store"),
             Self::Load(process) => write!(f, "P{process} reads the row"),
@@ -521,49 +522,49 @@ fn split_brain_is_bounded() {
 }
 
 #[test]
-fn without_trust_that_ends_the_old_server_is_served_for_good() {
+fn without_the_primary_lease_the_old_server_is_served_forever() {
     let model = SplitBrain::new(Some(Broken::Trust));
     breaks("trust without an end", &model, BOUND);
 }
 
 #[test]
-fn without_refusal_the_old_server_is_served_for_good() {
+fn without_rejection_the_old_server_is_served_forever() {
     let model = SplitBrain::new(Some(Broken::Refusal));
     breaks("cut-off primary that accepts writes", &model, BOUND);
 }
 
 #[test]
-fn without_replay_the_new_server_stays_stale() {
+fn without_dropping_recorded_keys_the_new_server_stays_stale() {
     let model = SplitBrain::new(Some(Broken::Replay));
     breaks("no replay", &model, OWED);
 }
 
 #[test]
-fn memory_by_the_clock_alone_is_too_short() {
+fn keys_forgotten_by_the_clock_are_forgotten_too_soon() {
     let model = SplitBrain::new(Some(Broken::Memory));
     breaks("memory by the clock", &model, OWED);
 }
 
 #[test]
-fn memory_from_the_intent_on_is_too_short() {
+fn keys_recorded_from_the_intent_on_are_forgotten_too_soon() {
     let model = SplitBrain::new(Some(Broken::MemoryFromEnd));
     breaks("memory from the intent on", &model, OWED);
 }
 
 #[test]
-fn memory_shorter_than_the_lag_is_too_short() {
+fn keys_recorded_for_less_than_the_lag_are_forgotten_too_soon() {
     let model = SplitBrain::new(Some(Broken::MemoryAsLongAsLag));
     breaks("memory shorter than the lag", &model, OWED);
 }
 
 #[test]
-fn without_stamps_the_new_server_serves_what_the_old_one_dropped() {
+fn without_histories_the_new_server_serves_entries_that_the_old_one_dropped() {
     let model = SplitBrain::new(Some(Broken::Stamp));
-    breaks("split brain without stamps", &model, OWED);
+    breaks("split brain without histories", &model, OWED);
 }
 
 #[test]
-fn process_that_dies_behind_leaves_a_stale_row() {
+fn process_that_dies_on_the_old_server_leaves_a_stale_row() {
     let model = SplitBrain::new(Some(Broken::Survival));
     breaks("split brain and crash", &model, OWED);
 }

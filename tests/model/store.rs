@@ -1,25 +1,25 @@
-//! One key of a store, as all models keep it: a slot of the real state machine whose payload is the version of the row.
+//! One key of a store, as all models keep it: a slot of the real state machine, whose payload is the version of the row.
 //!
-//! Tokens are small fixed numbers, and what nobody compares (who filled an entry, when, at what cost) is left at zero, so
-//! that states that differ in nothing else are one state.
+//! Tokens are small fixed numbers. Values that no step compares (who filled an entry, and when) are zero, so that states
+//! that differ in nothing else are one state.
 
 use larder::{
     state::{Change, Identity, Lease, Lookup, Meta, Slot, State, Step, lookup},
     token::Token,
 };
 
-/// The version of a row, or nothing where there is no row.
+/// The version of a row, or `None` if there is no row.
 pub(crate) type Row = Option<u8>;
 
-/// What is at the key.
+/// The state of the key.
 pub(crate) type Key<P = u8> = Option<Slot<P>>;
 
-/// How long leases and intents last, where no clock is modelled and they may end at any time.
+/// The time to live of leases and intents. No clock is modelled, and they may end at any time.
 pub(crate) const SHORT_MS: u64 = 1;
-/// How long rows are kept, likewise.
+/// The time to live of rows, likewise.
 pub(crate) const LONG_MS: u64 = 2;
 
-/// The identity of entries written in one history of the store.
+/// Returns the identity of entries in one history of the store.
 pub(crate) fn identity(stamp: u8) -> Identity {
     Identity {
         history: stamp.into(),
@@ -28,7 +28,7 @@ pub(crate) fn identity(stamp: u8) -> Identity {
     }
 }
 
-/// A lease taken in one history.
+/// Returns a lease in one history.
 pub(crate) fn lease(token: Token, stamp: u8) -> Lease {
     Lease {
         token,
@@ -36,17 +36,17 @@ pub(crate) fn lease(token: Token, stamp: u8) -> Lease {
     }
 }
 
-/// The entry that says what a row is.
+/// Returns the entry for a row, or for its absence.
 pub(crate) fn entry<P>(row: Option<P>, stamp: u8) -> State<P> {
     let meta = Meta {
-        // Nobody asks which fill stored an entry.
+        // No step compares which fill has stored an entry.
         lease: lease(Token::numbered(0), stamp),
         loaded_at_ms: 0,
     };
     row.map_or(State::Negative(meta), |row| State::Value(meta, row))
 }
 
-/// What a reader of this history is served, if anything.
+/// Returns what a reader of this history is served, if anything.
 pub(crate) fn served<P: Copy>(key: &Key<P>, stamp: u8) -> Option<Option<P>> {
     let state = key.as_ref().map(|slot| &slot.state);
     match (lookup(state, identity(stamp)), state) {
@@ -56,7 +56,7 @@ pub(crate) fn served<P: Copy>(key: &Key<P>, stamp: u8) -> Option<Option<P>> {
     }
 }
 
-/// The intents that stand at a key.
+/// Returns the intents at a key.
 pub(crate) fn intents<P>(key: &Key<P>) -> &[Token] {
     match key {
         Some(Slot {
@@ -67,7 +67,7 @@ pub(crate) fn intents<P>(key: &Key<P>) -> &[Token] {
     }
 }
 
-/// Whether writers are at work.
+/// Returns whether writers are at work.
 pub(crate) fn is_writing<P>(key: &Key<P>) -> bool {
     matches!(
         key,
@@ -78,12 +78,12 @@ pub(crate) fn is_writing<P>(key: &Key<P>) -> bool {
     )
 }
 
-/// Whether a lease with this name stands.
+/// Returns whether the key has the lease with this token.
 pub(crate) fn is_leased<P>(key: &Key<P>, token: Token) -> bool {
     matches!(key, Some(Slot { state: State::Loading(lease, _), .. }) if lease.token == token)
 }
 
-/// Carries out a step, and answers what it answers.
+/// Applies a step to the key. Returns the reply of the step.
 pub(crate) fn apply<P, R>(key: &mut Key<P>, step: impl FnOnce(&Key<P>) -> Step<P, R>) -> R {
     let step = step(key);
     match step.change {

@@ -1,6 +1,6 @@
-//! One moment of the protocol on one key: what the database holds, what the server holds, and how far everybody is.
+//! One state of the protocol on one key: the database, the server, and the readers and writers.
 //!
-//! Everything here is small and copied often: a search makes millions of them.
+//! Everything is small, because a search copies it millions of times.
 
 use std::fmt;
 
@@ -8,34 +8,34 @@ use larder::token::Token;
 
 use crate::store::{Key, Row, intents};
 
-/// The most readers and writers a model can have.
+/// The maximum number of readers and of writers.
 pub(crate) const MAX: usize = 3;
 
-/// One moment.
+/// One state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
-    /// What the database has committed.
+    /// The committed row.
     pub(crate) row: Row,
-    /// What the server holds.
+    /// The key on the server.
     pub(crate) key: Key,
-    /// How many times the server has been restarted: the number of its present history.
+    /// The number of restarts, which is the number of the present history.
     pub(crate) history: u8,
-    /// What the server may come back with: copies taken at some earlier moment.
+    /// Copies of earlier states of the key, which a restart may restore.
     pub(crate) copies: Vec<Key>,
     pub(crate) readers: [Reader; MAX],
     pub(crate) writers: [Writer; MAX],
     /// A fill was accepted although something had happened to the key since its lease.
     pub(crate) unfair_fill: bool,
-    /// A writer published although it had not stood at the key alone all the time.
-    pub(crate) unfair_publication: bool,
+    /// A cache update was stored although its writer was not alone at the key all the time.
+    pub(crate) unfair_update: bool,
 }
 
-/// How far a reader is.
+/// The state of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reader {
-    /// Between two reads, of which so many are left.
+    /// Between two reads, with this many left.
     Idle(u8),
-    /// Holds a row that it read before it asked for a lease, which no real reader does.
+    /// Holds a row that it read before it asked for a lease. No real reader does that.
     Early(u8, Row),
     /// Has the lease.
     Leased(Load),
@@ -54,13 +54,13 @@ pub(crate) struct Load {
     pub(crate) disturbed: bool,
 }
 
-/// How far a writer is.
+/// The state of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Writer {
     Idle,
     /// Its intent was acknowledged.
     Announced(Announcement),
-    /// It has looked once more whether its intent can be relied on, and is about to commit.
+    /// It has checked again that it can rely on its intent, and is about to commit.
     Cleared(Announcement),
     Committed(Announcement),
     /// Done, or dead.
@@ -76,11 +76,11 @@ pub(crate) struct Announcement {
     pub(crate) fresh: bool,
     /// Whether it was placed only once.
     pub(crate) once: bool,
-    /// Whether it has stood at the key alone ever since.
+    /// Whether it was alone at the key ever since.
     pub(crate) alone: bool,
 }
 
-/// One step of somebody, or a fault.
+/// A step of a reader or a writer, or a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     ReadEarly(usize),
@@ -103,7 +103,7 @@ pub(crate) enum Action {
 }
 
 impl World {
-    /// The beginning: a row that nobody has cached.
+    /// Returns the first state: the row is not cached.
     pub(crate) fn new(readers: usize, rounds: u8, writers: usize) -> Self {
         let mut world = Self {
             row: Some(0),
@@ -113,14 +113,14 @@ impl World {
             readers: [Reader::Idle(0); MAX],
             writers: [Writer::Gone; MAX],
             unfair_fill: false,
-            unfair_publication: false,
+            unfair_update: false,
         };
         world.readers[..readers].fill(Reader::Idle(rounds));
         world.writers[..writers].fill(Writer::Idle);
         world
     }
 
-    /// Tells every load that something happened to the key.
+    /// Records for every load that something happened to the key.
     pub(crate) fn disturb(&mut self) {
         for reader in &mut self.readers {
             if let Reader::Leased(load) | Reader::Loaded(load, _) = reader {
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Looks whether each intent still stands at the key alone.
+    /// Records for each intent whether it is still alone at the key.
     pub(crate) fn watch(&mut self) {
         let present = intents(&self.key);
         for (number, writer) in self.writers.iter_mut().enumerate() {
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// Whether a writer is between its commit and its end.
+    /// Returns whether a writer is between its commit and its end.
     pub(crate) fn is_ending(&self) -> bool {
         self.writers
             .iter()
@@ -150,7 +150,7 @@ impl World {
     }
 }
 
-/// The name of a writer's intent.
+/// Returns the token of a writer's intent.
 pub(crate) fn intent(writer: usize) -> Token {
     Token::numbered(100 + writer as u64)
 }

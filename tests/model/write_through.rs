@@ -1,9 +1,9 @@
-//! What a writer publishes when it takes its intent back.
+//! The cache update of a writer when it takes its intent back.
 //!
-//! The row it wrote is the committed one only if nobody else could commit since, and the only proof of that is an intent
-//! that stood at the key alone from begin to end. So a writer publishes only if it was never contended, its intent was
-//! still there, and it had to announce itself only once: an intent that was lost and placed again looks as if it had been
-//! alone, but others may have come and gone in between.
+//! The written row is the committed one only if no other writer could commit since. The only proof is an intent that was
+//! alone at the key from begin to end. So a writer stores its cache update only if it was never contended, its intent is
+//! still there, and it has announced only once. An intent that was lost and placed again looks as if it had been alone, but
+//! other writers may have come and gone in between.
 
 use crate::{
     broken::Broken,
@@ -14,7 +14,7 @@ use crate::{
     protocol::Protocol,
 };
 
-fn publishing() -> Protocol {
+fn with_cache_updates() -> Protocol {
     Protocol {
         readers: if wide() { 2 } else { 3 },
         rounds: if wide() { 2 } else { 1 },
@@ -32,7 +32,7 @@ fn faulty() -> Protocol {
         drops: true,
         expiry: true,
         scenes: &[HIT, PUBLISHED, REFUSED, OVERLAP, GONE],
-        ..publishing()
+        ..with_cache_updates()
     }
 }
 
@@ -49,12 +49,12 @@ fn restarted() -> Protocol {
 }
 
 #[test]
-fn published_rows_are_current() {
+fn cache_updates_are_current() {
     holds("write-through, crashes, expiry, eviction", faulty(), 40_000);
 }
 
 #[test]
-fn published_absence_is_current() {
+fn cache_update_with_an_absence_is_current() {
     let model = Protocol {
         deletes: true,
         scenes: &[HIT, ABSENCE, PUBLISHED],
@@ -64,12 +64,12 @@ fn published_absence_is_current() {
 }
 
 #[test]
-fn published_rows_are_current_over_restarts() {
+fn cache_updates_are_current_over_restarts() {
     holds("write-through, restarts with old data", restarted(), 20_000);
 }
 
 #[test]
-fn evicted_intent_of_a_publisher_is_stale_only_until_the_write_returns() {
+fn evicted_intent_with_a_cache_update_is_stale_only_until_the_write_returns() {
     let model = Protocol {
         losses: true,
         crashes: false,
@@ -80,100 +80,124 @@ fn evicted_intent_of_a_publisher_is_stale_only_until_the_write_returns() {
 }
 
 #[test]
-fn contended_writers_publish_out_of_order() {
+fn contended_writers_leave_updates_out_of_order() {
     let model = Protocol {
         broken: Some(Broken::Contended),
-        ..publishing()
+        ..with_cache_updates()
     };
-    breaks("contended writers publish", &model, STRICT);
-    breaks("contended writers publish", &model, SOLE);
+    breaks("contended writers leave cache updates", &model, STRICT);
+    breaks("contended writers leave cache updates", &model, SOLE);
 }
 
-/// A publisher beside raw SQL, whose row is announced after its commit.
+/// A writer with a cache update, beside raw SQL whose key is dropped after its commit.
 fn beside_raw_sql() -> Protocol {
     Protocol {
         raw_sql: true,
         drops: true,
         claims: &[ACKNOWLEDGED, FILL, SOLE],
         scenes: &[HIT, PUBLISHED, REFUSED],
-        ..publishing()
+        ..with_cache_updates()
     }
 }
 
 #[test]
 fn row_changed_by_raw_sql_is_stale_only_until_it_is_announced() {
-    holds("write-through beside raw SQL", beside_raw_sql(), 10_000);
+    holds("write-through beside raw SQL", beside_raw_sql(), 5_000);
 }
 
 #[test]
-fn writer_beside_a_dropped_key_publishes_an_old_row() {
+fn writer_beside_a_dropped_key_caches_an_old_row() {
     let model = Protocol {
         broken: Some(Broken::DroppedBeside),
         ..beside_raw_sql()
     };
-    breaks("writers publish beside a dropped key", &model, ACKNOWLEDGED);
-    breaks("writers publish beside a dropped key", &model, SOLE);
+    breaks(
+        "a cache update is stored beside a dropped key",
+        &model,
+        ACKNOWLEDGED,
+    );
+    breaks(
+        "a cache update is stored beside a dropped key",
+        &model,
+        SOLE,
+    );
 }
 
 #[test]
-fn writer_without_an_intent_publishes_an_old_row() {
+fn writer_without_an_intent_caches_an_old_row() {
     let model = Protocol {
         broken: Some(Broken::LostIntent),
         ..faulty()
     };
-    breaks("writers publish without their intent", &model, STRICT);
-    breaks("writers publish without their intent", &model, SOLE);
+    breaks(
+        "writers leave cache updates without their intent",
+        &model,
+        STRICT,
+    );
+    breaks(
+        "writers leave cache updates without their intent",
+        &model,
+        SOLE,
+    );
 }
 
 #[test]
-fn writer_announced_twice_publishes_an_old_row() {
+fn writer_announced_twice_caches_an_old_row() {
     let model = Protocol {
         broken: Some(Broken::AnnouncedOnce),
         crashes: false,
         claims: &[ACKNOWLEDGED, SOLE],
         ..faulty()
     };
-    breaks("writers publish after a renewal", &model, ACKNOWLEDGED);
-    breaks("writers publish after a renewal", &model, SOLE);
+    breaks(
+        "writers leave cache updates after a renewal",
+        &model,
+        ACKNOWLEDGED,
+    );
+    breaks("writers leave cache updates after a renewal", &model, SOLE);
 }
 
 #[test]
-fn entry_published_under_the_present_stamp_goes_stale() {
+fn cache_update_in_the_present_history_goes_stale() {
     let model = Protocol {
         broken: Some(Broken::FirstStamp),
         ..restarted()
     };
-    breaks("writers publish under the present stamp", &model, STRICT);
-    breaks("writers publish under the present stamp", &model, SOLE);
+    breaks("cache updates in the present history", &model, STRICT);
+    breaks("cache updates in the present history", &model, SOLE);
 }
 
 #[test]
-fn row_that_a_trigger_changed_must_not_be_published() {
+fn row_that_a_trigger_changed_must_not_be_cached() {
     let model = Protocol {
         broken: Some(Broken::CommittedRow),
-        ..publishing()
+        ..with_cache_updates()
     };
-    breaks("a trigger changes the published row", &model, STRICT);
+    breaks(
+        "a trigger changes the row of a cache update",
+        &model,
+        STRICT,
+    );
     let model = Protocol {
         broken: Some(Broken::CommittedRow),
         write_through: false,
         claims: &[STRICT, FILL],
         scenes: &[HIT],
-        ..publishing()
+        ..with_cache_updates()
     };
     holds(
-        "a trigger changes a row that is not published",
+        "a trigger changes a row without a cache update",
         model,
         1_000,
     );
 }
 
 #[test]
-fn latest_intent_alone_publishes_out_of_order() {
+fn latest_intent_alone_leaves_updates_out_of_order() {
     let model = Protocol {
         broken: Some(Broken::IntentSet),
         claims: &[ACKNOWLEDGED],
-        ..publishing()
+        ..with_cache_updates()
     };
     breaks("only the latest intent counts", &model, ACKNOWLEDGED);
 }
@@ -186,7 +210,7 @@ fn latest_intent_is_enough_under_the_row_lock() {
         crashes: true,
         claims: &[STRICT],
         scenes: &[HIT, PUBLISHED],
-        ..publishing()
+        ..with_cache_updates()
     };
     holds(
         "only the latest intent counts, under the row lock",

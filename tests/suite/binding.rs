@@ -1,5 +1,5 @@
-//! A namespace belongs to one database, and the name of an entity in it to one table. These tests let happen what the others
-//! prevent: they share namespaces.
+//! The binding: a namespace belongs to one database, and an entity's name in it to one table. The other tests use a
+//! namespace each. These tests share namespaces.
 
 use std::{path::Path, time::Duration};
 
@@ -34,12 +34,12 @@ everywhere!(
     another_database_is_refused_by_every_operation,
     another_database_queues_nothing_and_flushes_nothing,
     without_the_binding_rows_and_queued_writes_reach_the_other_database,
-    a_copy_is_refused_until_the_namespace_is_bound_anew,
+    a_copy_is_refused_until_the_namespace_is_rebound,
     a_transaction_binds_on_its_own_connection,
     tenants_are_apart,
 );
 on_all_databases!(
-    installs_that_meet_agree_on_one_id,
+    concurrent_installs_agree_on_one_id,
     a_database_is_the_same_under_two_pools,
 );
 on_both_stores!(
@@ -49,15 +49,15 @@ on_both_stores!(
     a_namespace_of_an_entitys_own_is_bound_as_well,
     a_file_is_one_database_whatever_its_path,
     each_database_in_memory_is_its_own,
-    a_database_that_was_created_anew_is_another_one,
+    a_database_that_was_created_again_is_another_one,
     a_namespace_may_hold_a_slash,
 );
 on_postgres!(two_schemas_with_one_table_are_two_tables);
 on_redis!(
     in_another_process_two_entities_of_one_name_are_refused,
-    a_store_that_cannot_be_asked_is_passed_by_until_it_can,
+    a_store_that_cannot_be_asked_is_bypassed_until_it_can,
     a_binding_survives_the_connection_and_a_lost_one_is_made_again,
-    a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it,
+    a_database_that_gets_an_id_keeps_its_namespace_and_is_identified_by_the_id,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
@@ -69,7 +69,7 @@ async fn run<DB: Backend>(pool: &Pool<DB>, text: impl Into<String>) {
     DB::run(&mut connection, text).await.unwrap();
 }
 
-/// The texts that a statement returns.
+/// Returns the texts that a statement returns.
 async fn texts<DB: Backend>(pool: &Pool<DB>, text: &'static str) -> Vec<String> {
     let mut connection = pool.acquire().await.unwrap();
     let text = AssertSqlSafe(text).into_sql_str();
@@ -85,7 +85,7 @@ async fn names<DB: Backend>(pool: &Pool<DB>) -> Vec<String> {
     texts(pool, "SELECT name FROM items ORDER BY name").await
 }
 
-/// Another database with an empty table of items.
+/// Returns another database with an empty table of items.
 async fn other<DB: Tested>() -> (TestDatabase<DB>, Pool<DB>) {
     let database = DB::create().await;
     let pool = database.pool();
@@ -102,12 +102,13 @@ fn refused<T>(result: Result<T, Error>) -> String {
     error.to_string()
 }
 
-/// Whether SQLite's databases, whose endpoints tell all, are refused already when the repository is made.
-fn is_told_at_once<DB: Backend>(kind: Kind) -> bool {
+/// Returns whether a repository of another database is already refused when it is created. For SQLite, the endpoint
+/// identifies the database.
+fn is_refused_at_creation<DB: Backend>(kind: Kind) -> bool {
     kind == Kind::Memory && DB::NAME == "SQLite"
 }
 
-/// Every operation of a repository whose rows are written to the database is refused.
+/// Checks that every operation of the repository is refused.
 async fn refuses_everything<E: Entity<Id = i64>, DB: Backend>(
     rows: &Repository<E, DB>,
     row: &E,
@@ -148,7 +149,7 @@ async fn another_database_is_refused_by_every_operation<DB: Tested>(world: &Worl
     through.update(&Through::new(1, "ours")).await.unwrap();
     let elsewhere = world.cache_elsewhere().await;
     let made = Item::try_repository(&elsewhere, pool.clone());
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(made.map(drop));
     } else {
         let theirs = made.unwrap();
@@ -179,7 +180,7 @@ async fn another_database_queues_nothing_and_flushes_nothing<DB: Tested>(world: 
     ours.install().await.unwrap();
     ours.save(&Behind::new(1, "ours")).await.unwrap();
     let elsewhere = world.cache_elsewhere().await;
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Behind::try_repository(&elsewhere, pool.clone()).map(drop));
     } else {
         let theirs = Behind::repository(&elsewhere, pool.clone());
@@ -203,7 +204,7 @@ async fn another_database_queues_nothing_and_flushes_nothing<DB: Tested>(world: 
     database.close().await;
 }
 
-/// The control of the two claims above.
+/// The control of the two tests above.
 async fn without_the_binding_rows_and_queued_writes_reach_the_other_database<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -236,9 +237,8 @@ async fn without_the_binding_rows_and_queued_writes_reach_the_other_database<DB:
     database.close().await;
 }
 
-/// Staging that was restored from a dump of production, and a database that has moved: nothing tells one from the other but
-/// the step that is taken on purpose.
-async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: &World<DB>) {
+/// Staging that was restored from a dump of production looks like production that has moved. Only `rebind` says which it is.
+async fn a_copy_is_refused_until_the_namespace_is_rebound<DB: Tested>(world: &World<DB>) {
     let (database, pool) = other::<DB>().await;
     world.put(&Item::new(1, "before")).await;
     let ours = Behind::repository(&world.cache, world.pool.clone());
@@ -252,7 +252,7 @@ async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: 
     run(&pool, format!("UPDATE larder_database SET id = '{id}'")).await;
     run(&pool, "INSERT INTO items VALUES (1, 'moved', NULL, 1)").await;
     let elsewhere = world.cache_elsewhere().await;
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&elsewhere, pool.clone()).map(drop));
     } else {
         let message = refused(Item::repository(&elsewhere, pool.clone()).find(1).await);
@@ -276,12 +276,12 @@ async fn a_copy_is_refused_until_the_namespace_is_bound_anew<DB: Tested>(world: 
         Some("queued".to_owned()),
         "what is queued stays"
     );
-    // From now on it is the former one that is another database.
+    // Now the former database is another one.
     let back = match world.kind {
         Kind::Memory => world.cache.clone(),
         Kind::Redis => world.cache_elsewhere().await,
     };
-    if is_told_at_once::<DB>(world.kind) {
+    if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&back, world.pool.clone()).map(drop));
     } else {
         refused(Item::repository(&back, world.pool.clone()).find(1).await);
@@ -299,7 +299,7 @@ async fn pool_of_one<DB: Tested>(pool: &Pool<DB>) -> Pool<DB> {
         .unwrap()
 }
 
-/// The first operation of a repository is one inside a transaction, which has the only connection of its pool.
+/// The first operation of a repository runs in a transaction, which has the only connection of its pool.
 async fn a_transaction_binds_on_its_own_connection<DB: Tested>(world: &World<DB>) {
     let pool = pool_of_one(&world.pool).await;
     let items = Item::repository(&world.cache, pool.clone());
@@ -339,7 +339,7 @@ async fn tenants_are_apart<DB: Tested>(world: &World<DB>) {
     database.close().await;
 }
 
-async fn installs_that_meet_agree_on_one_id<DB: Tested>(world: &World<DB>) {
+async fn concurrent_installs_agree_on_one_id<DB: Tested>(world: &World<DB>) {
     let pool = world.pool.clone();
     let installed = at_once(6, |_| {
         let pool = pool.clone();
@@ -369,7 +369,7 @@ async fn installs_that_meet_agree_on_one_id<DB: Tested>(world: &World<DB>) {
     database.close().await;
 }
 
-/// A proxy and the server behind it.
+/// A proxy, and the server that it connects to.
 async fn a_database_is_the_same_under_two_pools<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -459,7 +459,7 @@ mod named {
         pub(super) name: String,
     }
 
-    /// The former `Item` of the orders.
+    /// The `Item` of the orders, renamed.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
     #[cached(table = "order_items", name = "Item", jitter = 0)]
     pub(super) struct OrderItem {
@@ -507,7 +507,7 @@ async fn two_entities_of_one_name_are_refused<DB: Tested>(world: &World<DB>) {
     );
 }
 
-/// The control of the above.
+/// The control of the test above.
 async fn without_the_binding_two_entities_of_one_name_share_their_queue<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -557,10 +557,10 @@ async fn with_names_of_their_own_two_structs_live_together<DB: Tested>(world: &W
         ["put into a cart"]
     );
     if world.kind == Kind::Memory {
-        // There are two types in this process.
+        // In this process the two structs are different types.
         return;
     }
-    // A struct that was renamed finds what is cached under its former name.
+    // A renamed struct finds the rows that were cached under its former name.
     let former = orders::Item::repository(&world.cache, world.pool.clone());
     let renamed = named::OrderItem::repository(&world.cache, world.pool.clone());
     assert_eq!(
@@ -610,7 +610,7 @@ mod billing {
     }
 }
 
-/// Two tenants, each with a namespace of its own, meet in that of the entity.
+/// Two tenants have a namespace each, and share the namespace of the entity.
 async fn a_namespace_of_an_entitys_own_is_bound_as_well<DB: Tested>(world: &World<DB>) {
     let server = RedisServer::start().await;
     let cache = match world.kind {
@@ -632,7 +632,7 @@ async fn a_namespace_of_an_entitys_own_is_bound_as_well<DB: Tested>(world: &Worl
     database.close().await;
 }
 
-/// One file by a relative path, through a link, and by its own name.
+/// One file by a relative path, through a link, and by its canonical path.
 async fn a_file_is_one_database_whatever_its_path<DB: Tested>(world: &World<DB>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().canonicalize().unwrap().join("app.db");
@@ -679,7 +679,7 @@ async fn each_database_in_memory_is_its_own<DB: Tested>(world: &World<DB>) {
     let again = Item::repository(&world.cache, first);
     assert_eq!(again.find(1).await.unwrap().unwrap().name, "first");
     refused(Item::try_repository(&world.cache, second).map(drop));
-    // Without a name, one connection is one database.
+    // Without a name, each connection is a database of its own.
     let unnamed = async || {
         let options = SqlitePoolOptions::new().max_connections(1);
         options
@@ -695,8 +695,8 @@ async fn each_database_in_memory_is_its_own<DB: Tested>(world: &World<DB>) {
     refused(Item::try_repository(&free, two).map(drop));
 }
 
-/// The same address, the same server, and other rows.
-async fn a_database_that_was_created_anew_is_another_one<DB: Tested>(world: &World<DB>) {
+/// The database has the same address and server, but other rows.
+async fn a_database_that_was_created_again_is_another_one<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "before")).await;
     larder::schema::install(&world.pool).await.unwrap();
     let items = world.items();
@@ -705,7 +705,7 @@ async fn a_database_that_was_created_anew_is_another_one<DB: Tested>(world: &Wor
         world.sql(statement).await;
     }
     let open = async || match world.kind {
-        // Another process has nothing of this one.
+        // Another process has no state of this one.
         Kind::Redis => Some(world.cache_elsewhere().await),
         Kind::Memory => None,
     };
@@ -715,13 +715,13 @@ async fn a_database_that_was_created_anew_is_another_one<DB: Tested>(world: &Wor
         assert!(message.contains("no id"), "{message}");
         larder::schema::install(&world.pool).await.unwrap();
         let message = refused(others.find(1).await);
-        assert!(message.contains("created anew"), "{message}");
+        assert!(message.contains("created again"), "{message}");
         elsewhere.rebind(&world.pool).await.unwrap();
         assert_eq!(others.find(1).await.unwrap(), None);
     }
 }
 
-/// It ends where the number of partitions begins in the name of a queue.
+/// The name of a queue has a slash before the number of partitions.
 async fn a_namespace_may_hold_a_slash<DB: Tested>(world: &World<DB>) {
     tables_of_items(world).await;
     let tenant = world.cache.with_namespace(unique("eu/1")).unwrap();
@@ -739,7 +739,7 @@ async fn a_namespace_may_hold_a_slash<DB: Tested>(world: &World<DB>) {
     assert_eq!(names(&world.pool).await, ["item"]);
 }
 
-/// One table name in two schemas, chosen by the search path.
+/// One table name in two schemas. The search path selects one.
 async fn two_schemas_with_one_table_are_two_tables<DB: Tested>(world: &World<DB>) {
     let mut pools = Vec::new();
     for schema in ["north", "south"] {
@@ -768,8 +768,8 @@ async fn two_schemas_with_one_table_are_two_tables<DB: Tested>(world: &World<DB>
     assert_eq!(south.find(1).await.unwrap().unwrap().name, "south");
 }
 
-/// Redis is there and fails the question whose rows it holds.
-async fn a_store_that_cannot_be_asked_is_passed_by_until_it_can<DB: Tested>(world: &World<DB>) {
+/// Redis is reachable, but fails to return the binding.
+async fn a_store_that_cannot_be_asked_is_bypassed_until_it_can<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.faults.fail(Operation::Bind, u64::MAX);
     let items = world.items();
@@ -807,7 +807,7 @@ async fn connect(server: &RedisServer, namespace: &str) -> Cache {
     builder.connect().await.unwrap()
 }
 
-/// All connections to a server, whatever they are used for.
+/// Closes all connections to a server.
 async fn cut_connections(server: &RedisServer) {
     for kind in ["normal", "pubsub"] {
         let kill = ["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"];
@@ -846,7 +846,7 @@ async fn a_binding_survives_the_connection_and_a_lost_one_is_made_again<DB: Test
     refused(theirs.find(1).await);
     ours.find(1).await.unwrap();
     assert_eq!(bound(&server, "shop").await, before);
-    // Whoever comes first after a loss has the namespace; the other hears of it with its next connection.
+    // After the binding is lost, the first process binds the namespace. The other one notices it after its next connection.
     server.command(&["FLUSHALL"]).await.unwrap();
     assert_eq!(theirs.find(1).await.unwrap(), None);
     assert_ne!(bound(&server, "shop").await, before);
@@ -858,8 +858,8 @@ async fn a_binding_survives_the_connection_and_a_lost_one_is_made_again<DB: Test
     database.close().await;
 }
 
-/// Bound by its address, and upgraded when there is an id; and a server that took over is taken over.
-async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it<DB: Tested>(
+/// A database that was bound by its address gets an id, which the binding then has.
+async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_identified_by_the_id<DB: Tested>(
     world: &World<DB>,
 ) {
     let server = RedisServer::start().await;
@@ -871,7 +871,7 @@ async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it<DB: T
     behind.find(1).await.unwrap();
     let id = world.text("SELECT id FROM larder_database").await;
     assert!(bound(&server, "shop").await.contains(&id));
-    // The first process has asked before there was an id, and is asked again.
+    // The first process has identified the database before it had an id, and asks again.
     cut_connections(&server).await;
     items.find(1).await.unwrap();
     eventually("it caches again", async || {
@@ -880,7 +880,7 @@ async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_known_by_it<DB: T
     .await;
 }
 
-/// A failover, as the binding sees it: another server under the address that is known.
+/// A failover, as the binding sees it: another server at a known address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_follows_its_database_to_another_server_under_its_address() {
     let world = World::<Postgres>::open(Kind::Memory).await;
@@ -900,7 +900,7 @@ async fn a_namespace_follows_its_database_to_another_server_under_its_address() 
     let outcome = items.find_outcome(1).await.unwrap();
     assert_eq!(outcome.origin, Origin::Cache);
     assert_eq!(bound(&server, "shop").await, before);
-    // One that was set up by itself: no failover leads there.
+    // A server that was set up separately cannot be the result of a failover.
     let at = before.find("\"cluster\":\"").unwrap() + 11;
     let other = format!("{}9{}", &before[..at], &before[at..]);
     server
@@ -909,11 +909,11 @@ async fn a_namespace_follows_its_database_to_another_server_under_its_address() 
         .unwrap();
     let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
     let why = refused(items.find(1).await);
-    assert!(why.contains("set up apart"), "{why}");
+    assert!(why.contains("set up separately"), "{why}");
     world.database.close().await;
 }
 
-/// A process that has asked before a failover asks again before it says where the database runs.
+/// A process that has identified the database before a failover asks again before it changes the binding.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_answer_does_not_bring_back_a_former_server() {
     let world = World::<Postgres>::open(Kind::Memory).await;
@@ -929,7 +929,7 @@ async fn an_old_answer_does_not_bring_back_a_former_server() {
         .command(&["HSET", "shop::bound", "database", &successor])
         .await
         .unwrap();
-    // It cannot be asked now. Its address is known, so what is cached is served.
+    // The database is unreachable now. Its address is known, so cached rows are served.
     let proxy = world.database.proxy();
     proxy.refuse();
     proxy.reset();
@@ -948,7 +948,7 @@ async fn an_old_answer_does_not_bring_back_a_former_server() {
     world.database.close().await;
 }
 
-/// A copy of the disk has the id and the cluster of the database. It runs elsewhere, and is reached there.
+/// A copy of the disk has the id and the cluster of the database, but another server and another address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_refused() {
     let world = World::<Postgres>::open(Kind::Memory).await;
@@ -956,7 +956,7 @@ async fn a_snapshot_is_refused() {
     larder::schema::install(&world.pool).await.unwrap();
     let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
     items.find(1).await.unwrap();
-    // What the production that it was taken of has bound.
+    // The binding of the production database that was copied.
     let own = bound(&server, "shop").await;
     let at = own.find('@').unwrap() + 1;
     let started = format!("{}9{}", &own[..at], &own[at..]);
@@ -973,9 +973,9 @@ async fn a_snapshot_is_refused() {
     world.database.close().await;
 }
 
-/// The database is away when a process begins: what is cached is served if its address is the one that is bound.
+/// The database is unreachable when a process starts. Cached rows are served if the binding has the database's address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_database_down_a_new_process_serves_what_is_known_to_be_its_own() {
+async fn with_the_database_down_a_new_process_serves_the_rows_of_its_own_database() {
     let world = World::<Postgres>::open(Kind::Redis).await;
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -1002,7 +1002,7 @@ async fn with_the_database_down_a_new_process_serves_what_is_known_to_be_its_own
     world.database.close().await;
 }
 
-/// 300 tenants cost one connection.
+/// 300 tenants use one connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_number_of_namespaces_share_one_connection() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
@@ -1067,7 +1067,7 @@ async fn journal_opened_by_another_database(is_bound: bool) {
     };
     rows.save(&row).await.unwrap();
     drop(rows);
-    // A copy, with the positions of the queue.
+    // A copy of the database, with the positions of the queue.
     run(&pool, larder::schema::offsets_sql::<Sqlite>()).await;
     run(&pool, larder::schema::dead_letters_sql::<Sqlite>()).await;
     let attached = world.database.url().trim_start_matches("sqlite://");
@@ -1091,7 +1091,7 @@ async fn journal_opened_by_another_database(is_bound: bool) {
         ours.flush().await.unwrap();
         assert_eq!(names(&world.pool).await, ["kept"]);
         drop(ours);
-        // Moved on purpose.
+        // The database was moved on purpose.
         let cache = Cache::builder()
             .journal_dir(directory.path())
             .build()
@@ -1124,7 +1124,7 @@ async fn without_the_binding_a_journal_is_flushed_into_whatever_database_opens_i
 
 pub(crate) const FORKING: (&str, WorkerFn) = ("forking", |folder| Box::pin(forking(folder)));
 
-/// Draws a token, forks twice, and lets each child write one down.
+/// Draws a token and forks twice. Each child writes its own token to a file.
 async fn forking(folder: Vec<String>) {
     let folder = Path::new(&folder[0]);
     let parent = Token::draw();

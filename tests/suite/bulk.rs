@@ -1,4 +1,4 @@
-//! Batches: many rows with few statements, all or none, and every key told to the cache.
+//! Batches: many rows with few statements, all or none, and every key is invalidated or updated.
 
 use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,7 @@ async fn a_batch_reaches_the_database_and_every_reader<DB: Tested>(world: &World
     assert_eq!(here.stats().writes, 3);
 }
 
-/// The second row of the batch is refused, after the first was written.
+/// The second row of the batch is rejected after the first one was written.
 async fn a_batch_that_is_refused_changes_no_row_and_no_entry<DB: Tested>(world: &World<DB>) {
     let (here, there) = (world.items(), world.items_elsewhere().await);
     here.inner()
@@ -163,7 +163,7 @@ async fn ids_that_the_database_chooses_belong_to_their_rows<DB: Tested>(world: &
 
 async fn a_batch_larger_than_a_statement_is_split<DB: Tested>(world: &World<DB>) {
     let repository = world.items();
-    // More than one statement takes, on every database, with a remainder.
+    // More rows than fit into one statement on any database, with a remainder.
     let count = if DB::NAME == <Postgres as sqlx::Database>::NAME {
         5_321
     } else {
@@ -202,8 +202,7 @@ struct Word {
     meaning: String,
 }
 
-/// MariaDB and SQLite's NOCASE call `Ox` and `ox` one word; the cache has two keys for them.
-/// MySQL takes 16 MiB in one message as the tests' server is set up.
+/// In the tests' setup, MySQL accepts at most 16 MiB in one message.
 async fn a_batch_larger_than_a_message_is_split<DB: Tested>(world: &World<DB>) {
     let text = if DB::NAME == <MySql as sqlx::Database>::NAME {
         "LONGTEXT"
@@ -223,6 +222,7 @@ async fn a_batch_larger_than_a_message_is_split<DB: Tested>(world: &World<DB>) {
     assert_eq!(count, "32");
 }
 
+/// MariaDB and SQLite's NOCASE treat `Ox` and `ox` as equal. The cache has two keys for them.
 async fn text_ids_of_a_batch_are_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
     let collation = if DB::NAME == <Sqlite as sqlx::Database>::NAME {
         "COLLATE NOCASE"
@@ -385,7 +385,7 @@ async fn a_batch_announces_all_keys_at_once<DB: Tested>(world: &World<DB>) {
     }
 }
 
-/// The intents could not be placed; what is cached is dropped after the commit.
+/// The intents cannot be placed. The entries are dropped after the commit.
 async fn a_store_that_fails_within_a_batch_leaves_no_old_row<DB: Tested>(world: &World<DB>) {
     let repository = world.items();
     repository
@@ -432,7 +432,7 @@ struct Code {
     name: String,
 }
 
-/// A CHAR loses the spaces at its end, so the row that is read back has another spelling of the id that was given.
+/// A CHAR strips trailing blanks, so the id of the returned row is spelled differently from the given one.
 async fn an_id_that_the_database_pads_is_one_a_batch_can_insert(world: &World<MySql>) {
     world
         .sql("CREATE TABLE codes (code CHAR(10) NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL)")

@@ -1,4 +1,4 @@
-//! Writers that die at every point between announcing a write and taking the announcement back, in processes of their own.
+//! Writers that die between announcing a write and ending the announcement, in processes of their own.
 
 use larder::{
     Cache, Cached, Entity, Origin, Repository, Transaction,
@@ -12,7 +12,7 @@ use crate::{
     world::{Item, Kind, World, eventually, redis_url, unique},
 };
 
-/// What this file runs in processes of their own.
+/// The function that this file runs in other processes.
 pub(crate) const WRITER: (&str, WorkerFn) = ("writer", |arguments| Box::pin(writer(arguments)));
 
 const POINTS: [(&str, Point); 6] = [
@@ -71,7 +71,7 @@ async fn rows<R: Crashing>(
     Repository::new(&cache, pool.clone())
 }
 
-/// Updates a row, and dies on the way.
+/// Updates a row, and dies at a given point.
 async fn writer(arguments: Vec<String>) {
     let [url, namespace, strategy, shape, point, id, broken] = &arguments[..] else {
         panic!("seven arguments: {arguments:?}")
@@ -104,7 +104,7 @@ async fn write<R: Crashing>(rows: &Repository<R, Postgres>, shape: &str, id: i64
     }
 }
 
-/// What one writer left behind.
+/// The state that one writer has left.
 struct Scene<R: Crashing> {
     rows: Repository<R, Postgres>,
     what: String,
@@ -112,7 +112,7 @@ struct Scene<R: Crashing> {
 }
 
 impl<R: Crashing> Scene<R> {
-    /// Caches a row and lets a writer of it die.
+    /// Caches a row, and lets a writer of it die.
     async fn play(
         world: &World<Postgres>,
         strategy: &str,
@@ -136,7 +136,7 @@ impl<R: Crashing> Scene<R> {
         Self { rows, what, id }
     }
 
-    /// No read is older than the database, and the key is cached again when the intent has expired.
+    /// Checks that no read is older than the database, and that the key is cached again after the intent has expired.
     async fn check(&self) {
         let Self { rows, what, id } = self;
         let key = rows.key(id).unwrap();
@@ -179,7 +179,7 @@ async fn a_writer_that_dies_at_any_point_leaves_no_old_row_and_a_key_that_is_cac
             through.push(Scene::<Through>::play(&world, "through", shape, point, id, false).await);
         }
     }
-    // Played first and checked then, so that their intents expire together.
+    // All writers die first, so that their intents expire at the same time.
     for scene in &aside {
         scene.check().await;
     }

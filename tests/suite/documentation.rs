@@ -1,4 +1,4 @@
-//! The printed code is the tested code: README and documents compile as doctests, and say what the types say.
+//! The README and the documents compile as doctests, and their numbers agree with the code.
 
 use larder::journal::format as journal;
 
@@ -44,7 +44,7 @@ fn the_defaults_in_the_documents_are_the_defaults_of_the_code() {
 }
 
 #[test]
-fn the_document_of_write_behind_has_the_defaults_and_the_counters_of_the_code() {
+fn write_behind_md_has_the_defaults_and_the_counters_of_the_code() {
     let document = include_str!("../../docs/write-behind.md");
     let queue = larder::policy::QueuePolicy::DEFAULT;
     assert_eq!((queue.batch, queue.max_pending), (1_000, 100_000));

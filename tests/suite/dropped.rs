@@ -1,17 +1,19 @@
-//! Every public future, dropped at every poll: nothing is left behind by it.
+//! Every public future, dropped after every poll. It must leave nothing behind.
 //!
-//! A caller that gives up (a time-out, a `select!`) drops its future at any await. Whatever that future had begun must neither
-//! stay open nor take the next caller's write along. A harness that lets its callers wait to the end never sees it.
+//! A caller that gives up (a time-out, a `select!`) drops its future at any await. The future must not leave a transaction
+//! open, and the next caller's write must not be lost with it. Tests that await every call to its end do not detect that.
 //!
-//! 1. The tables below name every public `async fn`, by the file it is in. A function that is missing there does not compile
-//!    (see [`lists_all`]).
-//! 2. Each runs again and again, and is dropped after 0, 1, 2, .. polls, until it ends by itself: right after a poll (its request is
-//!    on the way), and when it is woken (the reply is there, and nobody reads it). The pool has one connection.
-//! 3. After each drop, connections that larder does not own are asked ([`Stage::audit`]): is a transaction open, does the pool
-//!    give its connection away, does the next write commit, is the cache what the database is, is anything missing that was
-//!    acknowledged.
+//! 1. The tables below list every public `async fn` by file. A function that is missing there does not compile
+//!    ([`lists_all`]).
+//! 2. Each function runs repeatedly, and is dropped after 0, 1, 2, .. polls, until it ends by itself. It is dropped right
+//!    after a poll, when its request is on the way, and also when it is woken, when the reply has arrived and was not read.
+//!    The pool has one connection.
+//! 3. After each drop, [`Stage::audit`] checks from connections that larder does not use: no transaction is open, the pool
+//!    hands out its connection, the next write commits, the cache agrees with the database, and no acknowledged write is
+//!    missing.
 //!
-//! The controls plant holes: the same operations as plain sqlx runs them, without a task of their own.
+//! The controls run the same operations with plain sqlx, without a task of their own, and show that the audit detects the
+//! fault.
 
 use std::{
     fmt::Write as _,
@@ -30,8 +32,8 @@ use crate::{
 };
 
 everywhere!(
-    a_future_that_is_dropped_at_any_poll_leaves_nothing_behind,
-    a_beginning_that_fails_half_way_leaves_nothing_behind,
+    a_future_that_is_dropped_at_any_poll_leaves_no_trace,
+    a_beginning_that_fails_half_way_leaves_no_transaction,
 );
 
 mod a_beginning_without_a_task_of_its_own_is_found {
@@ -67,7 +69,7 @@ mod a_write_that_is_not_committed_is_found {
     );
 }
 
-/// The public `async fn`s of each file, and the files.
+/// The public `async fn`s of each file.
 const REPOSITORY: &[&str] = &[
     "find",
     "find_outcome",
@@ -105,7 +107,7 @@ const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "ro
 const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
 const DEAD_LETTERS: &[&str] = &["list", "replay", "replay_over", "discard", "install"];
 const CACHE: &[&str] = &["connect", "rebind"];
-/// The same operations where they take another way.
+/// The same operations, on other paths.
 const OTHERWISE: &[&str] = &[
     "insert into a queue",
     "save into a queue",
@@ -142,7 +144,7 @@ macro_rules! lists_all {
     };
 }
 
-// What only tests can call is not in the tables.
+// Functions that only tests can call are not in the tables.
 lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
 lists_all!(WITHIN, "repository/within.rs", but & []);
 lists_all!(TRANSACTION, "write/transaction.rs", but & []);
@@ -151,17 +153,17 @@ lists_all!(FLUSHER, "repository/write_behind.rs", but DEAD_LETTERS);
 lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
 lists_all!(CACHE, "cache/mod.rs", but & []);
 lists_all!(CACHE, "cache/builder.rs", but & []);
-// "the id of the database is installed"
+// `OTHERWISE` tests it as "the id of the database is installed".
 lists_all!(NONE, "database/database_id.rs", but & ["install"]);
 lists_all!(NONE, "write/announce/mod.rs", but & []);
 const NONE: &[&str] = &[];
 
-/// Whether every `pub async fn` of a source is in one of two tables.
+/// Returns whether every `pub async fn` of a source is in one of two tables.
 const fn lists_all(source: &[u8], table: &[&str], hidden: &[&str]) -> bool {
     const WORDS: &[u8] = b"pub async fn ";
     let mut at = 1;
     while at + WORDS.len() < source.len() {
-        // Not in a comment, and of the module or an `impl`.
+        // Not in a comment, and at the level of the module or of an `impl`.
         let begins =
             source[at - 1] == b'\n' || starts_with(source, at.saturating_sub(5), b"\n    ");
         if begins && starts_with(source, at, WORDS) {
@@ -209,7 +211,7 @@ const _: () = assert!(
     "the check of the tables cannot fail"
 );
 
-/// A table of rows that the database checks, and whose refused writes become dead letters.
+/// A row of a table with a `CHECK`. Rejected writes become dead letters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "checked_items",
@@ -227,7 +229,7 @@ struct Checked {
     quantity: i64,
 }
 
-/// A row whose id the database chooses.
+/// A row whose id the database generates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "numbered_items",
@@ -241,7 +243,7 @@ struct Numbered {
     name: String,
 }
 
-/// Whose rows an operation has written.
+/// The repository whose rows an operation has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
     Items,
@@ -250,14 +252,14 @@ enum Rows {
     Checked,
 }
 
-/// What an operation leaves.
+/// The result of an operation.
 #[derive(Default)]
 struct Left {
-    /// Whether it was dropped.
+    /// Whether its future was dropped.
     dropped: bool,
     /// The rows that it has read or written.
     rows: Vec<(Rows, i64)>,
-    /// What was acknowledged: the name that a row has in the database from then on, or that there is none.
+    /// The acknowledged writes: the name that the row must have in the database, or `None` if it must not exist.
     acknowledged: Vec<(Rows, i64, Option<&'static str>)>,
 }
 
@@ -274,7 +276,7 @@ impl Left {
         self
     }
 
-    /// What holds if the operation has ended well.
+    /// Adds what must hold if the operation has succeeded.
     fn then<T>(
         mut self,
         outcome: &Option<Result<T, Error>>,
@@ -291,18 +293,18 @@ impl Left {
     }
 }
 
-/// How long something may take that must happen.
+/// The maximum time for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a control waits for what does not happen.
+/// How long a control waits for something that must not happen.
 const IMPATIENCE: Duration = Duration::from_secs(2);
-/// How many polls an operation may need.
+/// The maximum number of polls of an operation.
 const MAX_POLLS: usize = 400;
 
 struct Stage<'w, DB: Tested> {
     world: &'w World<DB>,
-    /// With one connection.
+    /// Has one connection.
     pool: Pool<DB>,
-    /// Nobody else's.
+    /// No repository uses it.
     outside: Pool<DB>,
     items: Repository<Item, DB>,
     through: Repository<Through, DB>,
@@ -351,21 +353,21 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Runs a statement on a connection that is not larder's.
+    /// Runs a statement on a connection that larder does not use.
     async fn execute(&self, text: impl Into<String>) {
         let mut connection = self.outside.acquire().await.unwrap();
         let text = AssertSqlSafe(text.into()).into_sql_str();
         DB::run(&mut connection, text).await.unwrap();
     }
 
-    /// The text that a statement returns, if it returns one, on a connection that is not larder's.
+    /// Returns the text that a statement returns, if any, on a connection that larder does not use.
     async fn ask(&self, text: impl Into<String>) -> Option<String> {
         let mut connection = self.outside.acquire().await.unwrap();
         let none = DB::Arguments::default();
         ask::<DB>(&mut connection, text.into(), none).await.unwrap()
     }
 
-    /// A row in the table of items, past larder.
+    /// Inserts an item without larder. Returns its id.
     async fn old_row(&self) -> i64 {
         let id = self.id();
         self.execute(format!("INSERT INTO items VALUES ({id}, 'old', NULL, 1)"))
@@ -373,14 +375,14 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         id
     }
 
-    /// What the database has at an id.
+    /// Returns the name of a row in the database.
     async fn in_database(&self, rows: Rows, id: i64) -> Option<String> {
         let table = match rows {
             Rows::Items | Rows::Through | Rows::Behind => "items",
             Rows::Checked => "checked_items",
         };
-        // The same text for every id: what is prepared for each would be closed again, and sqlx leaves Nagle's algorithm on, so
-        // that on MySQL every close costs 40 ms.
+        // One text for all ids. Otherwise every statement would be prepared and closed again, and sqlx leaves Nagle's
+        // algorithm on, so on MySQL every close would take 40 ms.
         let id_is = if DB::NAME == "PostgreSQL" { "$1" } else { "?" };
         let text = format!("SELECT name FROM {table} WHERE id = {id_is}");
         let mut connection = self.outside.acquire().await.unwrap();
@@ -388,7 +390,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         row.unwrap()
     }
 
-    /// What larder says that it has.
+    /// Returns the name of a row as larder returns it.
     async fn found(&self, rows: Rows, id: i64) -> Result<Option<String>, Error> {
         Ok(match rows {
             Rows::Items => self.items.find(id).await?.map(|row| row.name.clone()),
@@ -398,7 +400,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         })
     }
 
-    /// Looks for what may have been left behind.
+    /// Checks that the operation has left nothing behind.
     async fn audit(&self, left: &Left) -> Result<(), String> {
         let looked = tokio::time::timeout(self.patience * 3, self.look(left)).await;
         looked.map_err(|_| "what it left holds others up for ever".to_owned())?
@@ -407,7 +409,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     async fn look(&self, left: &Left) -> Result<(), String> {
         self.connection_is_free().await?;
         self.no_transaction_is_open().await?;
-        // What has just been dropped goes on in its task, so two looks may differ; but not for long.
+        // The dropped operation may continue in its task, so the row and the entry may differ for a moment.
         for &(rows, id) in &left.rows {
             let mut said = String::new();
             if !self
@@ -454,7 +456,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             let mut connection = self.pool.acquire().await?;
             connection.ping().await?;
             let question = match DB::NAME {
-                // Of the connection itself, because what has not read or written anything is in no list of MariaDB.
+                // Asks the connection itself: MariaDB does not list a transaction that has neither read nor written.
                 "MySQL" => {
                     "SELECT CASE WHEN @@in_transaction THEN 'in a transaction' \
                      WHEN @@SESSION.wait_timeout < 60 THEN 'closed soon' ELSE 'ready' END"
@@ -481,8 +483,8 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                     .to_owned()
             }
             "MySQL" => {
-                // MariaDB refreshes its list of transactions only while nobody looks at it. But whoever has one has a session,
-                // and those of our pools are known.
+                // MariaDB refreshes its list of transactions only while no one queries it. But a transaction needs a
+                // session, and the sessions of our pools are known.
                 let pools = [&self.pool, &self.outside, &self.world.pool];
                 let known: u32 = pools.iter().map(|pool| pool.size()).sum();
                 format!(
@@ -491,7 +493,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 )
             }
             _ => {
-                // SQLite tells of no transaction; but only one can write, and none can begin inside another.
+                // SQLite does not list transactions. But only one can write, and none can begin inside another.
                 let mut connection = self.pool.acquire().await.map_err(|e| e.to_string())?;
                 for connection in [&mut connection, &mut self.outside.acquire().await.unwrap()] {
                     for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
@@ -527,7 +529,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         }
     }
 
-    /// Runs an operation, cut off where the cut says.
+    /// Runs an operation, and drops its future at the cut.
     async fn run(&self, group: &[&str], name: &str, cut: Cut) -> Left {
         if group == REPOSITORY {
             self.run_alone(name, cut).await
@@ -613,11 +615,11 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let done = cut.run(self.behind.modify(id, change)).await;
                 Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 
-    /// Inside a transaction that has written before. Whatever is dropped, it ends in one of three ways, and says the truth.
+    /// Runs an operation inside a transaction that has written before, and checks that the transaction's result is true.
     async fn run_within(&self, name: &str, cut: Cut) -> Left {
         let (id, other, new, first) = (
             self.old_row().await,
@@ -664,7 +666,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 cut.run(within.delete_rows(&both)).await,
                 vec![(id, None), (other, None)],
             ),
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         let mut left = Left::of(&outcome).row(Rows::Through, first);
         left.rows
@@ -725,11 +727,11 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 transaction.rollback().await.unwrap();
                 Left::default().row(Rows::Through, id)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 
-    /// Ends a transaction that has written a row, and notes what became of it.
+    /// Ends a transaction that has written a row, and records the result.
     async fn ended(
         &self,
         mut left: Left,
@@ -760,7 +762,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let flusher = behind.start_flushing().await.unwrap();
                 Left::of(&cut.run(flusher.shutdown(PATIENCE)).await)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         for id in ids {
             left = left.row(Rows::Behind, id);
@@ -769,7 +771,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         left
     }
 
-    /// A row of the checked table that the database refuses.
+    /// Queues a row that the database rejects. Returns its id.
     async fn refused_row(&self) -> i64 {
         let id = self.id();
         let row = Checked {
@@ -792,7 +794,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "discard" => Left::of(&cut.run(letters.discard(own)).await),
             "replay" => Left::of(&cut.run(letters.replay(own)).await),
             "replay_over" => Left::of(&cut.run(letters.replay_over(own)).await),
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         };
         let left = left.row(Rows::Checked, id);
         self.checked.flush().await.unwrap();
@@ -828,7 +830,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "a flusher that is dropped while it works" => {
                 let flusher = behind.start_flushing().await.unwrap();
                 behind.save(&row(new)).await.unwrap();
-                // It is another task's future that is dropped here; it goes as far as it comes meanwhile.
+                // The dropped future belongs to another task, which proceeds as far as it can in the meantime.
                 for _ in 0..cut.polls {
                     tokio::time::sleep(Duration::from_micros(100)).await;
                 }
@@ -888,7 +890,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 let mut transaction = self.begun(new).await;
                 let done = self.raw(&mut transaction, true, id, cut).await;
                 let after = Through::new(self.id(), "after");
-                // It may have become a transaction that can only be rolled back.
+                // The transaction may only be able to roll back by now.
                 let within = self.through.within(&mut transaction).insert(&after).await;
                 let left = Left::of(&done)
                     .row(Rows::Through, new)
@@ -939,11 +941,11 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 };
                 Left::of(&cut.run(self.numbered.insert(&row)).await)
             }
-            unknown => panic!("{unknown} is in the table, and nobody says how it runs"),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
     }
 
-    /// A statement of the user's own, prepared anew each time, with one parameter or with some.
+    /// Runs a raw statement that is prepared each time, with one parameter or with several.
     async fn raw(
         &self,
         transaction: &mut Transaction<'_, DB>,
@@ -970,7 +972,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         cut.run(done).await.map(|done| done.map(drop))
     }
 
-    /// A transaction that has written a row.
+    /// Returns a transaction that has written a row.
     async fn begun(&self, id: i64) -> Transaction<'static, DB> {
         let mut transaction = Transaction::begin(&self.pool).await.unwrap();
         let mut within = self.through.within(&mut transaction);
@@ -983,7 +985,7 @@ fn unit<T>(result: Result<T, Error>) -> Result<(), Error> {
     result.map(drop)
 }
 
-/// Ends a transaction in one of the ways there are. Whether it was committed; an error must mean that it was not.
+/// Ends a transaction in one of the possible ways. Returns whether it was committed. An error must mean that it was not.
 async fn finish<DB: Tested>(transaction: Transaction<'_, DB>, cut: Cut) -> bool {
     match cut.polls % 3 {
         0 => match transaction.commit().await {
@@ -1012,8 +1014,8 @@ async fn ask<DB: Backend>(
     row.as_ref().map_or(Ok(None), |row| DB::text(row, 0))
 }
 
-/// The first of its statements has begun one.
-async fn a_beginning_that_fails_half_way_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+/// The first of the statements has begun a transaction.
+async fn a_beginning_that_fails_half_way_leaves_no_transaction<DB: Tested>(world: &World<DB>) {
     let stage = Stage::open(world, PATIENCE).await;
     for _ in 0..3 {
         let begun = Transaction::begin_with(&stage.pool, "BEGIN; UPDATE nowhere SET n = 1").await;
@@ -1022,7 +1024,7 @@ async fn a_beginning_that_fails_half_way_leaves_nothing_behind<DB: Tested>(world
     }
 }
 
-async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(world: &World<DB>) {
+async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world: &World<DB>) {
     let stage = Stage::open(world, PATIENCE).await;
     let (mut operations, mut polls, mut drops) = (0, 0, 0);
     for group in [
@@ -1063,10 +1065,10 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_nothing_behind<DB: Tested>(
     stage.outside.close().await;
 }
 
-/// How often a control tries. A server that answers before the poll that has asked is over leaves nothing half done.
+/// How often a control tries. If the server answers before the poll ends, the drop leaves no operation half done.
 const TRIES: usize = 100;
 
-/// What the audit says after each way to drop a future, until it finds something.
+/// Drops a future in each way until the audit reports something. Returns that report.
 async fn first_find<DB: Tested>(
     stage: &Stage<'_, DB>,
     mut plant: impl AsyncFnMut(Cut) -> Option<()>,
@@ -1086,7 +1088,7 @@ async fn first_find<DB: Tested>(
     None
 }
 
-/// The hole that [`Transaction::begin`] had: it is plain sqlx.
+/// The fault that [`Transaction::begin`] would have with plain sqlx.
 async fn a_beginning_without_a_task_of_its_own_is_found<DB: Tested>(world: &World<DB>) {
     let stage = Stage::open(world, IMPATIENCE).await;
     let found = first_find(&stage, async |cut| {
@@ -1096,14 +1098,14 @@ async fn a_beginning_without_a_task_of_its_own_is_found<DB: Tested>(world: &Worl
     assert!(found.contains("transaction"), "{found}");
 }
 
-/// As it was: the statement of a transaction is dropped, and the connection goes back as it is.
+/// The fault without larder: a statement of a transaction is dropped, and its connection returns to the pool unchanged.
 async fn a_connection_that_is_not_closed_is_found(world: &World<MySql>) {
     let stage = Stage::open(world, IMPATIENCE).await;
     let mut text = 0;
     let found = first_find(&stage, async |cut| {
         let mut transaction = stage.pool.begin().await.ok()?;
         text += 1;
-        // Prepared anew each time.
+        // Prepared each time.
         let query = sqlx::query(AssertSqlSafe(format!("SELECT {text}, ? FROM items")));
         let query = query.bind(1);
         let done = cut.run(query.execute(&mut *transaction)).await;
@@ -1113,7 +1115,7 @@ async fn a_connection_that_is_not_closed_is_found(world: &World<MySql>) {
     assert!(found.contains("connection"), "{found}");
 }
 
-/// The audit finds what the hole does to the next caller, also where nobody asks for open transactions.
+/// The audit also finds the effect on the next caller, without asking for open transactions.
 async fn a_write_that_is_not_committed_is_found(world: &World<Postgres>) {
     let stage = Stage::open(world, IMPATIENCE).await;
     let begun = Cut {

@@ -1,4 +1,4 @@
-//! Time to live: where it is counted from, what jitter does to it, and that it ends.
+//! Time to live: when it begins, how jitter changes it, and that it ends.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ on_both_stores!(
     the_shortest_time_to_live_works,
 );
 
-/// Leaves a key of Redis so much time, less than it had.
+/// Shortens the remaining time of a key of Redis.
 async fn shorten(key: &Key, left_ms: u64) {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
@@ -33,7 +33,7 @@ async fn shorten(key: &Key, left_ms: u64) {
     assert!(there, "there is such a key");
 }
 
-/// The items behind a clock of the test's own.
+/// Returns the items with a clock that the test controls.
 async fn manual(clock: &Clock) -> (World<Sqlite>, Cache, ItemRepository<Sqlite>) {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     world.put(&Item::new(1, "one")).await;
@@ -46,7 +46,6 @@ async fn left(cache: &Cache, key: &Key) -> Option<u64> {
     cache.store().remaining_ms(key).await.unwrap()
 }
 
-/// T1.
 #[tokio::test]
 async fn reads_do_not_prolong_an_entry_in_process() {
     let clock = Clock::manual();
@@ -62,7 +61,7 @@ async fn reads_do_not_prolong_an_entry_in_process() {
     world.database.close().await;
 }
 
-/// An entry that has less time left than a new one gets.
+/// The entry has less time left than a new one gets.
 async fn reads_do_not_prolong_an_entry<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -76,7 +75,7 @@ async fn reads_do_not_prolong_an_entry<DB: Tested>(world: &World<DB>) {
     assert!(left <= 300_000, "a read prolonged the entry to {left} ms");
 }
 
-/// The bound holds from the moment the load was allowed to begin, so a slow load makes a short-lived entry.
+/// The time to live counts from the grant of the lease, so a slow load makes an entry that expires sooner.
 #[tokio::test]
 async fn time_to_live_is_counted_from_the_lease_in_process() {
     let clock = Clock::manual();
@@ -112,7 +111,7 @@ struct Patient {
     quantity: i64,
 }
 
-/// The server sees how old a lease is by what is left of it; taking 60 of 120 seconds away makes it a minute old.
+/// The server computes the age of a lease from its remaining time. Taking 60 of 120 seconds away makes it a minute old.
 async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let rows = Patient::repository(&world.cache, world.pool.clone());
@@ -136,7 +135,7 @@ async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
     .await;
     let left = left(&world.cache, &key).await.unwrap();
     assert!(left <= 540_000, "{left} ms left of 540 s at most");
-    // A second for what the two clocks disagree about.
+    // One second for the difference between the two clocks.
     let passed = u64::try_from(aged.elapsed().as_millis()).unwrap() + 1_000;
     assert!(
         left >= 540_000 - passed,
@@ -160,7 +159,6 @@ struct Jittery {
     quantity: i64,
 }
 
-/// T4.
 async fn jitter_stays_inside_its_band<DB: Tested>(world: &World<DB>) {
     let rows = Jittery::repository(&world.cache, world.pool.clone());
     let mut all = Vec::new();
@@ -184,7 +182,7 @@ async fn jitter_stays_inside_its_band<DB: Tested>(world: &World<DB>) {
         most <= 100_000,
         "jitter is taken off, never added: {most} ms"
     );
-    // Half a minute of grace for a machine that stalls between the fill and the look.
+    // Half a minute, for a machine that stalls between the fill and the check.
     assert!(
         least >= 60_000 - 30_000,
         "at most 40 % is taken off: {least} ms"
@@ -215,7 +213,7 @@ struct Fleeting {
     quantity: i64,
 }
 
-/// (Zero, negative and endless durations do not compile.)
+/// Zero, negative and infinite durations do not compile.
 async fn the_shortest_time_to_live_works<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let rows = Fleeting::repository(&world.cache, world.pool.clone());
@@ -236,7 +234,7 @@ async fn the_shortest_time_to_live_works<DB: Tested>(world: &World<DB>) {
     .await;
 }
 
-/// With a clock of the test's own the in-process store expires to the millisecond.
+/// With a clock that the test controls, the in-process store expires an entry to the millisecond.
 #[tokio::test]
 async fn an_entry_is_served_until_its_last_millisecond_and_no_longer() {
     let clock = Clock::manual();

@@ -1,4 +1,4 @@
-//! The journal, when its process is killed in the middle of it, and when its files are cut or damaged.
+//! The journal, when its process is killed at any moment, and when its files are cut or damaged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +12,18 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 
 use crate::support::process::{Worker, WorkerFn, hear, tell};
 
-/// What this file runs in processes of their own.
+/// The function that this file runs in other processes.
 pub(crate) const APPENDER: (&str, WorkerFn) = ("journal_appender", |arguments| {
     Box::pin(appender(arguments))
 });
 
 const TASKS: u64 = 8;
-/// Small, so that segments are begun and removed all the time.
+/// Small, so that segments are begun and removed often.
 const SEGMENT_SIZE: u64 = 64 << 10;
-/// How far behind its records a task releases them.
+/// How many records a task keeps when it releases.
 const KEPT: u64 = 100;
 
-/// A record: which task has appended it, and the how manieth of that task it is; then a filling.
+/// Returns a record: the task that has appended it, its number in that task, and a filling.
 fn content(task: u64, count: u64) -> Vec<u8> {
     let length = match count % 50 {
         0 => 100_000,
@@ -34,14 +34,14 @@ fn content(task: u64, count: u64) -> Vec<u8> {
     bytes
 }
 
-/// Appends from several tasks, and tells each number when it is on disk, until it is killed.
+/// Appends records from several tasks until it is killed. Reports each number when the record is on disk.
 async fn appender(arguments: Vec<String>) {
     let [directory, from] = &arguments[..] else {
         panic!("two arguments: {arguments:?}")
     };
     let from: u64 = from.parse().unwrap();
     let (journal, _) = Journal::open_with(Path::new(directory), SEGMENT_SIZE).unwrap();
-    // The journal wants its callers to agree on an order.
+    // The order of the numbers must be the order of the calls.
     let order = Arc::new(Mutex::new(()));
     for task in 0..TASKS {
         let (journal, order) = (journal.clone(), Arc::clone(&order));
@@ -63,10 +63,10 @@ async fn appender(arguments: Vec<String>) {
     hear().await;
 }
 
-/// What a journal must hold.
+/// The records that a journal must have.
 #[derive(Default)]
 struct Promise {
-    /// The records whose number was told.
+    /// The records whose number was reported.
     acknowledged: BTreeMap<u64, (u64, u64)>,
     released: u64,
 }
@@ -81,11 +81,11 @@ impl Promise {
                 assert_eq!(self.acknowledged.insert(number(1), told), None, "{line}");
             }
             "release" => self.released = self.released.max(number(1)),
-            other => panic!("nobody says {other}"),
+            other => panic!("an unexpected line: {other}"),
         }
     }
 
-    /// Checks that every acknowledged record is there, in order, none twice, and all as they were appended.
+    /// Checks that every acknowledged record exists, in order and once, with the bytes that were appended.
     fn check(&self, records: &[Record]) -> Result<(), String> {
         let first = records.first().map_or(1, |record| record.sequence);
         if first > self.released + 1 {
@@ -127,7 +127,7 @@ impl Promise {
     }
 }
 
-/// A journal whose process was killed several times, and what it must hold.
+/// Returns a journal whose process was killed several times, and the records that it must have.
 async fn killed(rounds: u64) -> (tempfile::TempDir, Promise) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
@@ -152,13 +152,13 @@ async fn killed(rounds: u64) -> (tempfile::TempDir, Promise) {
 async fn killed_process_has_left_every_acknowledged_record_in_order() {
     let (directory, promise) = killed(6).await;
     assert!(promise.released > 0);
-    // Segments were begun and removed meanwhile.
+    // Segments were begun and removed.
     let oldest = &segments(directory.path())[0];
     assert!(!oldest.ends_with("00000000000000000001.journal"));
 }
 
 #[tokio::test]
-async fn check_of_a_killed_journal_notices_what_is_missing_doubled_or_changed() {
+async fn check_of_a_killed_journal_detects_missing_repeated_and_changed_records() {
     let (directory, promise) = killed(1).await;
     let (_, records) = Journal::open(directory.path()).unwrap();
     let (last, _) = promise.acknowledged.last_key_value().unwrap();
@@ -204,11 +204,11 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
     segments
 }
 
-/// A journal of one segment that was written in groups, and where each group ends in the file.
+/// A journal of one segment that was written in groups, and the end of each group in the file.
 struct Written {
     directory: tempfile::TempDir,
     records: Vec<Vec<u8>>,
-    /// How many records there were, and how long the file was.
+    /// For each group, the number of records so far and the length of the file.
     ends: Vec<(usize, usize)>,
     bytes: Vec<u8>,
 }
@@ -243,7 +243,7 @@ impl Written {
         }
     }
 
-    /// What is read when the file holds these bytes.
+    /// Returns the records that are read from these bytes.
     fn opened(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         fs::write(&segments(self.directory.path())[0], bytes).unwrap();
         let (_, records) =
@@ -262,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn journal_cut_anywhere_behind_an_acknowledged_group_holds_it_and_a_prefix_of_the_rest(
+    fn journal_cut_anywhere_after_an_acknowledged_group_has_it_and_a_prefix_of_the_rest(
         groups in groups(),
         group: prop::sample::Index,
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..8),

@@ -1,4 +1,4 @@
-//! Keys: no two ids share one, none is longer than it may be, and what the database calls equal is not confused.
+//! Keys: no two ids share one, their length is limited, and ids that the database treats as equal have keys of their own.
 
 use std::collections::HashMap;
 
@@ -49,7 +49,6 @@ fn an_entity_names_its_own_namespace() {
     assert_eq!(space.key(&1).unwrap().to_string(), "billing:Entity:1");
 }
 
-/// I5.
 #[test]
 fn ids_that_look_alike_have_keys_of_their_own() {
     #[derive(Serialize)]
@@ -87,7 +86,7 @@ fn ids_that_look_alike_have_keys_of_their_own() {
     check("variant as text", key(("x", "With=1")));
 }
 
-/// Text that serialises as bytes rather than as a sequence.
+/// Text that serializes as bytes and not as a sequence.
 fn serde_bytes(bytes: &'static [u8]) -> impl Serialize {
     struct Bytes(&'static [u8]);
     impl Serialize for Bytes {
@@ -207,7 +206,7 @@ fn page(path: &str, title: &str) -> Page {
 
 async fn very_long_ids_are_found_again<DB: Tested>(world: &World<DB>) {
     let pages = pages(world).await;
-    // Alike in all but the last character, and far longer than a key may be.
+    // They differ only in the last character, and are much longer than a key may be.
     for last in ["x", "y"] {
         pages
             .insert(&page(&format!("{}{last}", "/long".repeat(120)), last))
@@ -249,8 +248,8 @@ async fn awkward_text_ids_are_found_again<DB: Tested>(world: &World<DB>) {
     }
 }
 
-/// MariaDB's default collation calls `abc` and `ABC` equal, and ignores trailing blanks; so does SQLite's NOCASE for case.
-/// Reads, writes and absences all go by the spelling.
+/// MariaDB's default collation treats `abc` and `ABC` as equal, and ignores trailing blanks. SQLite's NOCASE ignores case.
+/// Reads, writes and absences compare the exact text.
 async fn text_ids_are_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
     let pages = pages(world).await;
     if std::any::TypeId::of::<DB>() == std::any::TypeId::of::<Sqlite>() {
@@ -322,7 +321,7 @@ async fn text_ids_are_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
     assert_eq!(pages.find("/Home").await.unwrap(), None);
 }
 
-/// A number that the struct holds as a type of its own.
+/// A number in a type of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Gate(i64);
 
@@ -387,7 +386,7 @@ struct Misnamed {
     naem: String,
 }
 
-/// SQLite would take the name for a text, and answer every read with it.
+/// SQLite would read the quoted name as a text, and return it for every row.
 async fn a_column_that_is_not_there_is_an_error<DB: Tested>(world: &World<DB>) {
     world
         .sql("INSERT INTO items (id, name, quantity) VALUES (1, 'one', 1)")
@@ -404,9 +403,9 @@ struct Document {
     title: String,
 }
 
-/// MySQL tells a generated id only where it is a number.
+/// MySQL reports a generated id only if it is a number.
 #[tokio::test]
-async fn an_id_that_the_database_would_not_tell_is_refused_at_start() {
+async fn an_id_that_the_database_would_not_return_is_refused_at_start() {
     let cache = larder::Cache::in_process();
     let pool = sqlx::MySqlPool::connect_lazy("mysql://nobody@127.0.0.1:1/none").unwrap();
     let error = Document::try_repository(&cache, pool).unwrap_err();
@@ -441,7 +440,7 @@ async fn an_id_type_with_several_spellings_is_refused_at_start() {
     );
 }
 
-/// The part of a key between its first `{` and the next `}` chooses the Redis Cluster slot.
+/// Returns the part of a key between its first `{` and the next `}`, which selects the Redis Cluster slot.
 fn hash_tag(key: &str) -> Option<&str> {
     let (_, behind) = key.split_once('{')?;
     let (tag, _) = behind.split_once('}')?;

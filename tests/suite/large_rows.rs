@@ -1,4 +1,4 @@
-//! Rows of every size: what is read at once is bounded, one row is bounded, and neither costs the connection.
+//! Rows of every size: the size of a read and of a row is limited, and no row costs the connection.
 
 use std::time::Duration;
 
@@ -28,19 +28,19 @@ use crate::{
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-/// What a batch may have.
+/// The maximum size of a batch.
 const MAX_BYTES: usize = 8 * MIB;
-/// Longer than any command takes here, so that a slow machine is not taken for a lost connection.
+/// Longer than any command takes here, so that a slow machine does not look like a lost connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A database and a Redis of the test's own, because of what goes through them.
+/// A database and a Redis for one test, because of the amount of data.
 struct Scene {
     world: World<Sqlite>,
     server: RedisServer,
     faults: Faults,
     cache: Cache,
     run: u64,
-    /// How many lines were logged before about a server that had this address.
+    /// How many lines were logged before about a server with this address.
     lines: usize,
 }
 
@@ -82,7 +82,7 @@ impl Scene {
         rows
     }
 
-    /// Fails if the connection of the data was lost in between.
+    /// Fails if the data connection was lost since the start.
     fn assert_same_link(&self) {
         assert!(self.cache.store().is_available(), "there is a link");
         assert_eq!(
@@ -92,7 +92,7 @@ impl Scene {
         );
     }
 
-    /// How long each row is in the database, by its id.
+    /// Returns the length of each row in the database, with its id.
     async fn lengths(&self) -> Vec<(i64, i64)> {
         let asked = sqlx::query_as("SELECT id, LENGTH(name) FROM items ORDER BY id");
         asked.fetch_all(&self.world.pool).await.unwrap()
@@ -117,7 +117,7 @@ fn row(id: i64, length: usize) -> Behind {
     Behind::new(id, &text(length))
 }
 
-/// Saves so many rows of one length, from several tasks.
+/// Saves `count` rows of one length, from several tasks.
 async fn save_all(rows: &BehindRepository<Sqlite>, count: usize, length: usize) {
     const TASKS: usize = 8;
     at_once(TASKS, |task| {
@@ -133,7 +133,7 @@ async fn save_all(rows: &BehindRepository<Sqlite>, count: usize, length: usize) 
     .await;
 }
 
-/// Saves rows while the database is away, and lets them go to it. Whether the connection was the same all the time.
+/// Saves rows while the database is unreachable, and then flushes them. Returns whether the connection to Redis has lasted.
 async fn drained(scene: &Scene, count: usize, length: usize) -> bool {
     let one = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
     let options = scene.world.pool.connect_options();
@@ -183,7 +183,7 @@ async fn queued_rows_of_any_size_reach_the_database_over_one_connection() {
     }
 }
 
-/// A batch is too much for this link in the time that an answer may take; a row is not.
+/// This link cannot transfer a full batch within the response time-out, but it can transfer a row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_link_is_given_smaller_batches() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
@@ -195,7 +195,7 @@ async fn a_slow_link_is_given_smaller_batches() {
     rows.install().await.unwrap();
     const COUNT: usize = 400;
     save_all(&rows, COUNT, 40 * KIB).await;
-    // About 64 KiB in each 8 ms: 8 MiB take a second, and half a second is what they have.
+    // About 64 KiB in 8 ms: a batch of 8 MiB takes a second, and the time-out is half a second.
     proxy.delay(Direction::ToClient, Duration::from_millis(8));
     let flusher = rows.start_flushing().await.unwrap();
     flusher.shutdown(Duration::from_secs(60)).await.unwrap();
@@ -209,10 +209,10 @@ async fn a_slow_link_is_given_smaller_batches() {
     world.database.close().await;
 }
 
-/// A server that takes small rows and forbids what lists large ones: those that met in one call with a refused one are queued all
-/// the same, and so is what comes later.
+/// The server accepts small rows, and rejects the command that lists large ones. Small rows in the same script call are
+/// queued, and so are later rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_cannot_be_listed_harms_no_other() {
+async fn a_row_that_cannot_be_listed_fails_alone() {
     let scene = Scene::open(&[]).await;
     let rows = scene.behind(&scene.world.pool).await;
     save_all(&rows, 8, 10).await;
@@ -244,18 +244,18 @@ async fn a_row_that_cannot_be_listed_harms_no_other() {
     scene.world.database.close().await;
 }
 
-/// The negative control: read without a bound, on a connection that messages arrive on.
+/// The negative control: reads without a limit, on a connection that also receives messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_both_mechanisms_such_rows_cost_the_link() {
     let without = [Mechanism::OwnMessages, Mechanism::ReadBound];
     let scene = Scene::open(&without).await;
     assert!(!drained(&scene, 160, MIB).await);
-    // Either it is counted, or only the kind of connection is known, which has such a limit.
+    // Either the server counts the closing, or larder names the limit for this kind of connection.
     until("it is said", || !scene.lines().is_empty()).await;
     scene.world.database.close().await;
 }
 
-/// A row that is larger than a batch may be goes alone.
+/// A row that is larger than a batch is read alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_of_33_mib_is_refused_with_its_kind_and_goes_through_where_it_is_allowed() {
     let scene = Scene::open(&[]).await;
@@ -298,7 +298,7 @@ async fn a_row_of_33_mib_is_refused_with_its_kind_and_goes_through_where_it_is_a
     scene.assert_same_link();
 }
 
-/// The row of the items with a bound of its own.
+/// A row of the items with its own `max_row`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "items",
@@ -315,7 +315,7 @@ struct Bounded {
     quantity: i64,
 }
 
-/// The same over a journal.
+/// The same row with a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "items",
@@ -331,7 +331,7 @@ struct Journaled {
     quantity: i64,
 }
 
-/// How long the name of a row may be that has so many bytes when it is encoded.
+/// Returns the length of the name of a row with this encoded size.
 fn name_in(bytes: usize) -> usize {
     let encoded = |length: usize| {
         let row = Item {
@@ -362,7 +362,7 @@ async fn a_row_may_have_as_many_bytes_as_its_bound_and_not_one_more() {
     rows.flush().await.unwrap();
     assert_eq!(scene.lengths().await, [(1, i64::try_from(most).unwrap())]);
 
-    // The cache's own bound, which no row fits into.
+    // With the cache's own limit, into which no row fits.
     scene.world.put(&Item::new(2, "two")).await;
     let items = Item::repository(&scene.cache, scene.world.pool.clone());
     for judged in 1..4 {
@@ -400,7 +400,7 @@ fn no_row_fits_into_nothing() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
-/// The row of the items under a name that no other test has, because its lines in the log are counted.
+/// A row of the items. No other test uses its name, because its lines in the log are counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "items", ttl = "10m")]
 struct Manual {
@@ -411,7 +411,7 @@ struct Manual {
     quantity: i64,
 }
 
-/// Puts a row into the table past the repository. The database makes it, so that its text is in no statement.
+/// Inserts a long row without larder. The database creates the text, so that no statement contains it.
 async fn put_long(world: &World<Sqlite>, id: i64, bytes: usize) {
     let half = bytes / 2;
     world
@@ -421,7 +421,7 @@ async fn put_long(world: &World<Sqlite>, id: i64, bytes: usize) {
         .await;
 }
 
-/// Reads a row that is too large, and returns when that was found out: it is not waited for by the read.
+/// Reads a row that is too large, and returns when that was counted. A read does not wait for it.
 async fn find_too_large(rows: &ManualRepository<Sqlite>, id: i64) {
     let before = rows.stats().too_large;
     let outcome = rows.find_outcome(id).await.unwrap();
@@ -450,9 +450,9 @@ async fn a_row_of_40_mb_is_not_cached_and_costs_no_link() {
     scene.world.database.close().await;
 }
 
-/// What a write has returned is stored by the same rule.
+/// The limit also applies to the cache update of a write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_is_too_large_is_not_published_and_drops_the_one_before() {
+async fn a_row_that_is_too_large_is_not_cached_and_drops_the_earlier_entry() {
     let scene = Scene::open(&[]).await;
     let rows = Through::repository(&scene.cache, scene.world.pool.clone());
     rows.save(&Through::new(1, "short")).await.unwrap();
@@ -470,7 +470,7 @@ async fn a_row_that_is_too_large_is_not_published_and_drops_the_one_before() {
     scene.world.database.close().await;
 }
 
-/// The negative control: such a row, where everything is as it was.
+/// The negative control: the same row without the mechanisms.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_bound_a_row_of_40_mb_costs_the_link_that_messages_arrive_on() {
     let without = [Mechanism::OwnMessages];
@@ -487,14 +487,14 @@ async fn without_a_bound_a_row_of_40_mb_costs_the_link_that_messages_arrive_on()
     scene.world.database.close().await;
 }
 
-/// Each of these servers takes a megabyte at once.
+/// Each of these servers accepts at most a megabyte at once.
 const SMALL_SERVERS: [[&str; 2]; 2] = [
     ["--proto-max-bulk-len", "1mb"],
     ["--client-query-buffer-limit", "1mb"],
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_server_does_not_take_at_once_is_not_sent() {
+async fn a_row_above_the_servers_limit_is_not_sent() {
     for options in SMALL_SERVERS {
         let scene = Scene::with(&options, &[], |builder| builder).await;
         put_long(&scene.world, 100, 3 * MIB / 2).await;
@@ -509,7 +509,7 @@ async fn what_the_server_does_not_take_at_once_is_not_sent() {
             assert_eq!(error.kind(), ErrorKind::TooLarge);
             assert!(error.to_string().contains(&options[0][2..]), "{error}");
         }
-        // What is only a little smaller goes through, all of it.
+        // Rows that are slightly smaller are all accepted.
         save_all(&rows, 20, 900 * KIB).await;
         rows.flush().await.unwrap();
         assert_eq!(scene.lengths().await.len(), 22);
@@ -519,9 +519,9 @@ async fn what_the_server_does_not_take_at_once_is_not_sent() {
     }
 }
 
-/// The negative control: it is sent.
+/// The negative control: the row is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_server_does_not_take_at_once_costs_the_link_if_it_is_sent() {
+async fn a_row_above_the_servers_limit_costs_the_link_if_it_is_sent() {
     for options in SMALL_SERVERS {
         let scene = Scene::with(&options, &[Mechanism::StoreBound], |builder| builder).await;
         let rows = scene.behind(&scene.world.pool).await;
@@ -536,7 +536,7 @@ async fn what_the_server_does_not_take_at_once_costs_the_link_if_it_is_sent() {
     }
 }
 
-/// A link that Redis closes for a limit of its own: the log names the setting.
+/// Redis closes a link because of one of its limits. The log names the setting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_names_the_setting_that_cost_a_link() {
     let options = ["--client-output-buffer-limit", "normal 1mb 0 0"];
@@ -550,14 +550,14 @@ async fn the_log_names_the_setting_that_cost_a_link() {
     scene.world.database.close().await;
 }
 
-/// The same where the server counts what it closes, as newer ones do for each of their limits.
+/// The same with a server that counts its closings, as newer ones do for each limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_a_reason_that_is_counted_once_and_when_it_is_over() {
+async fn the_log_reports_a_counted_closing_once_and_its_end() {
     let options = ["--maxmemory-clients", "3mb"];
     let scene = Scene::with(&options, &[], |builder| builder.max_row(64 * MIB)).await;
     put_long(&scene.world, 1, 20 * MIB).await;
     let rows = Manual::repository(&scene.cache, scene.world.pool.clone());
-    // Its fill is more than the server has for all of its clients.
+    // The fill exceeds the limit of the server for all clients together.
     rows.find(1).await.unwrap();
     let line = |trouble: bool, code: &str| (trouble, code.to_owned());
     let expected = [
@@ -570,9 +570,9 @@ async fn the_log_tells_a_reason_that_is_counted_once_and_when_it_is_over() {
     scene.world.database.close().await;
 }
 
-/// The control: a link that is lost for another reason is not explained so.
+/// The control: the log names no setting for a link that is lost for another reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_blames_no_setting_for_a_link_that_was_killed() {
+async fn the_log_names_no_setting_for_a_killed_link() {
     let scene = Scene::open(&[]).await;
     let kill = ["CLIENT", "KILL", "TYPE", "normal"];
     scene.server.command(&kill).await.unwrap();
@@ -590,7 +590,7 @@ async fn the_log_blames_no_setting_for_a_link_that_was_killed() {
     scene.world.database.close().await;
 }
 
-/// The queue of the bounded rows as the store knows it, and its incarnation.
+/// Returns the partition of a row as the store knows it, and its incarnation.
 async fn queue_of(
     scene: &Scene,
     rows: &Repository<Behind, Sqlite>,
@@ -632,14 +632,14 @@ fn bytes(fetched: &Fetched) -> usize {
     writes.sum()
 }
 
-/// Reads the queue of one partition while rows of all sizes are put, up to the last. The largest batch.
+/// Reads one partition while rows of all sizes are put. Returns the size of the largest batch.
 async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
     let rows = scene.behind(&scene.world.pool).await;
     rows.save(&row(0, 10)).await.unwrap();
     let (partition, incarnation) = queue_of(scene, rows.inner(), 0).await;
-    // All writes are of one row, so that they are in one queue.
+    // All writes are of one row, so that they are in one partition.
     const WRITES: usize = 160;
-    // So many that the largest of the sizes do not fit into one batch.
+    // Enough writes that the largest ones do not fit into one batch.
     const TOGETHER: usize = 40;
     let (put, mut is_put) = watch::channel(0);
     let putting = tokio::spawn({
@@ -668,7 +668,7 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
         }
     }
     putting.await.unwrap();
-    // And once more from the front, where nothing of that is known any more.
+    // Once more from the first write, whose sizes are no longer known.
     let fetched = fetch(scene, &partition, incarnation, 0, 1_000).await;
     assert!(fetched.writes.len() > 1);
     largest.max(bytes(&fetched))
@@ -677,13 +677,13 @@ async fn largest_batch(scene: &Scene, sizes: &'static [usize]) -> usize {
 const MIXED: [usize; 8] = [100, 40 * KIB, MIB, 3_900, 4_200, 3 * MIB, 10, 600 * KIB];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_has_no_more_bytes_than_it_may_whatever_is_put_meanwhile() {
+async fn concurrent_puts_do_not_make_a_batch_too_large_in_redis() {
     for sizes in [&MIXED[..], &[100 * KIB], &[10, 10, 10, 4 * MIB - 100]] {
         let scene = Scene::open(&[]).await;
         let sizes: &'static [usize] = sizes.to_vec().leak();
         let largest = largest_batch(&scene, sizes).await;
         assert!(largest <= MAX_BYTES, "{largest} bytes");
-        // Nor is it needlessly small.
+        // The batches are not much smaller than the limit.
         assert!(largest > MAX_BYTES / 3, "{largest} bytes");
         scene.world.database.close().await;
     }
@@ -698,7 +698,7 @@ async fn without_the_bound_a_batch_has_as_many_bytes_as_there_are() {
     scene.world.database.close().await;
 }
 
-/// What is listed of large writes leaves with them.
+/// The list of large writes is trimmed with the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_large_writes_that_have_left_the_queue() {
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -713,7 +713,7 @@ async fn nothing_is_left_of_large_writes_that_have_left_the_queue() {
     assert!(listed(&scene).await > 0);
     rows.flush().await.unwrap();
     assert_eq!(listed(&scene).await, 0, "after a flush");
-    // And of incarnations that have ended.
+    // The same for incarnations that have ended.
     save_all(&rows, 40, 600 * KIB).await;
     scene.server.kill().await;
     scene.server.restart().await;
@@ -731,7 +731,7 @@ async fn nothing_is_left_of_large_writes_that_have_left_the_queue() {
     scene.world.database.close().await;
 }
 
-/// A flush that has committed a batch and not settled it reads what it has committed again, by the same bound.
+/// A flush that has committed a batch and not settled it reads the batch again, with the same limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_rows_that_were_committed_and_not_settled_are_settled() {
     use larder::store::faulty::Operation;

@@ -1,6 +1,6 @@
-//! A row that was read before a write must not be served after it, by whatever path it comes.
+//! A row that was read before a write is not served after it, on any path.
 //!
-//! Each mechanism that prevents this is then left out, and the same scene shows the stale row: the tests can fail.
+//! The controls disable each mechanism that prevents it, and show that the same scene then serves the old row.
 
 use larder::{
     Cached,
@@ -24,14 +24,14 @@ on_both_stores!(
 );
 on_postgres!(
     a_caller_that_joins_late_does_not_get_a_row_from_before_its_call,
-    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told,
-    a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late,
-    without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told,
+    a_late_caller_gets_no_old_row_if_the_invalidation_is_not_delivered,
+    a_late_caller_gets_no_old_row_if_the_invalidation_is_delivered_late,
+    without_repairs_a_late_caller_gets_an_old_row_if_the_invalidation_is_not_delivered,
     without_the_rule_for_joiners_a_late_caller_gets_an_old_row,
-    callers_that_may_not_share_a_load_gather_in_the_next_one,
+    callers_that_may_not_share_a_load_share_the_next_one,
 );
 
-/// The scene of V1: a row is read, then changed by another process, and only then stored. What is served afterwards.
+/// A row is read, then changed by another process, and then filled. Returns the row that is served afterwards.
 async fn fill_after_update<DB: Tested>(world: &World<DB>) -> String {
     let items = world.items();
     let elsewhere = world.items_elsewhere().await;
@@ -54,13 +54,11 @@ async fn fill_after_update<DB: Tested>(world: &World<DB>) -> String {
     served
 }
 
-/// V1.
 async fn a_row_read_before_an_update_is_not_stored_after_it<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     assert_eq!(fill_after_update(world).await, "new");
 }
 
-/// V2.
 async fn a_row_read_before_an_update_is_not_stored_after_it_though_the_key_was_written_before<
     DB: Tested,
 >(
@@ -82,7 +80,6 @@ async fn without_the_lease_comparison_a_late_fill_is_stale<DB: Tested>(world: &W
     );
 }
 
-/// V2, the second half.
 async fn a_read_that_begins_after_an_update_fills_at_once<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
@@ -98,7 +95,7 @@ async fn a_read_that_begins_after_an_update_fills_at_once<DB: Tested>(world: &Wo
     );
 }
 
-/// The scene between a commit and its return: what a cached read sees once another read has seen the new row.
+/// Between a commit and its return: returns what a cached read sees after another read has seen the new row.
 async fn read_between_commit_and_return<DB: Tested>(world: &World<DB>) -> String {
     let items = world.items();
     world.warm(&items, 1).await;
@@ -197,7 +194,7 @@ async fn a_write_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World<
     );
 }
 
-/// Rows of a view whose reading stops, after the row was read, until the test lets go of a lock.
+/// Rows of a view. A statement on it waits, after it has read the row, until the test releases a lock.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "slow_items", lease(ttl = "60s", wait = "20s"))]
 struct SlowItem {
@@ -206,7 +203,7 @@ struct SlowItem {
     name: String,
 }
 
-/// The view behind [`SlowItem`], and the lock that its readers wait for once they have read.
+/// Creates the view of [`SlowItem`], and takes the lock that its readers wait for.
 async fn slow_items(world: &World<Postgres>) -> PoolConnection<Postgres> {
     world
         .sql(
@@ -244,9 +241,9 @@ async fn let_go(mut holder: PoolConnection<Postgres>) {
         .unwrap();
 }
 
-/// With the store away nothing can be stored, so whoever comes while a statement is under way cannot share it; but all of
-/// them share the next.
-async fn callers_that_may_not_share_a_load_gather_in_the_next_one(world: &World<Postgres>) {
+/// The store is unreachable, so nothing can be filled. Callers that come during a statement cannot share its row, but they
+/// all share the next one.
+async fn callers_that_may_not_share_a_load_share_the_next_one(world: &World<Postgres>) {
     world.put(&Item::new(1, "one")).await;
     for operation in [Operation::Get, Operation::Acquire, Operation::Wait] {
         world.faults.fail(operation, u64::MAX);
@@ -273,8 +270,8 @@ async fn callers_that_may_not_share_a_load_gather_in_the_next_one(world: &World<
     );
 }
 
-/// The scene for joiners: A's statement has read the old row and is still under way; the row is changed and invalidated;
-/// only then B asks. What B gets. The store may fail so many times to be told.
+/// Caller A has read the old row, and its statement has not ended. The row is changed and invalidated, and then B asks.
+/// Returns B's row. The first `failures` attempts to invalidate fail.
 async fn join_a_load_that_read_before_the_call(world: &World<Postgres>, failures: u64) -> String {
     world.put(&Item::new(1, "old")).await;
     let slow = SlowItem::repository(&world.cache, world.pool.clone());
@@ -305,8 +302,9 @@ async fn a_caller_that_joins_late_does_not_get_a_row_from_before_its_call(world:
     assert_eq!(join_a_load_that_read_before_the_call(world, 0).await, "new");
 }
 
-/// The store was told late, or not at all; either way the load is not shared with those who asked after the change.
-async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_not_told(
+/// The store receives the invalidation late, or never. In both cases, callers that ask after the change do not share the
+/// load.
+async fn a_late_caller_gets_no_old_row_if_the_invalidation_is_not_delivered(
     world: &World<Postgres>,
 ) {
     assert_eq!(
@@ -316,13 +314,13 @@ async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_n
     assert_eq!(world.cache.repairs().pending, 1);
 }
 
-async fn a_caller_that_joins_late_does_not_get_an_old_row_though_the_store_was_told_late(
+async fn a_late_caller_gets_no_old_row_if_the_invalidation_is_delivered_late(
     world: &World<Postgres>,
 ) {
     assert_eq!(join_a_load_that_read_before_the_call(world, 1).await, "new");
 }
 
-async fn without_repairs_a_late_caller_gets_an_old_row_if_the_store_was_not_told(
+async fn without_repairs_a_late_caller_gets_an_old_row_if_the_invalidation_is_not_delivered(
     world: &World<Postgres>,
 ) {
     world.faults.leave_out(Mechanism::Repair);

@@ -1,7 +1,7 @@
-//! Transactions that were lost on the way: the database has rolled them back, or nobody knows how far they came.
+//! Lost transactions: the database has rolled them back, or it is unknown which statements were executed.
 //!
-//! What is written after that would commit by itself, statement by statement, with nothing to roll back. So larder refuses
-//! it, and where it cannot know (a statement of the user's own failed), the cache must at least hold what the database holds.
+//! Later statements would commit by themselves, one by one, without a rollback. So larder refuses them. If larder cannot
+//! know (a raw statement failed), the cache must at least agree with the database.
 //!
 //! Not here: a lost connection (`transaction`), and a lost process (`crash`).
 
@@ -22,16 +22,16 @@ on_postgres!(
     a_savepoint_that_is_refused_ends_its_transaction,
     a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error,
     a_commit_after_nothing_but_a_failed_statement_is_an_error,
-    a_write_whose_row_cannot_be_read_is_told_to_the_cache,
+    a_write_whose_row_cannot_be_read_drops_its_entry,
 );
 on_both_stores!(
-    a_transaction_that_a_trigger_has_rolled_back_cannot_go_on,
+    a_transaction_that_a_trigger_has_rolled_back_cannot_continue,
     a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_before,
     a_row_that_cannot_be_read_by_index_was_written_all_the_same,
 );
 on_mysql!(
-    a_transaction_that_its_snapshot_has_ended_cannot_go_on,
-    a_beginning_that_is_dropped_leaves_no_transaction_behind,
+    a_transaction_that_its_snapshot_has_ended_cannot_continue,
+    a_beginning_that_is_dropped_leaves_no_transaction,
     a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold,
 );
 
@@ -56,7 +56,7 @@ mod a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself {
     );
 }
 
-/// Runs a future until it has waited so many times, and drops it then. `None` says that it was dropped.
+/// Runs a future, and drops it when it has waited `waits` times. Returns `None` if it was dropped.
 pub(crate) async fn dropped_after<T>(waits: u32, future: impl Future<Output = T>) -> Option<T> {
     let patience = async {
         for _ in 0..waits {
@@ -74,7 +74,7 @@ fn is_aborted<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(error) if error.kind() == ErrorKind::TransactionAborted)
 }
 
-/// Three rows after a base, of which the transaction has changed the first.
+/// Inserts three rows after `base`. Returns a transaction that has changed the first one.
 async fn begun<DB: Tested>(
     world: &World<DB>,
     rows: &Both<Through, DB>,
@@ -93,7 +93,7 @@ async fn begun<DB: Tested>(
     transaction
 }
 
-/// Postgres refuses every statement after one that failed. The batch begins a savepoint, and sqlx rolls back for its sake.
+/// After a failed statement, Postgres rejects all others. The batch begins a savepoint, which fails, and sqlx rolls back.
 async fn a_savepoint_that_is_refused_ends_its_transaction(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     let mut transaction = begun(world, &rows, 0).await;
@@ -114,12 +114,12 @@ async fn a_savepoint_that_is_refused_ends_its_transaction(world: &World<Postgres
 
 async fn a_savepoint_dropped_before_it_began_ends_its_transaction<DB: Tested>(world: &World<DB>) {
     for commits in [true, false] {
-        // SQLite may answer before there is anything to wait for. Then the savepoint has begun, and another round follows.
+        // SQLite may answer before the first wait. Then the savepoint has begun, and there is another round.
         while !savepoint_is_dropped(world, commits).await {}
     }
 }
 
-/// Begins a savepoint, drops it when it would wait for the first time, and goes on. Returns whether it was dropped so early.
+/// Begins a savepoint, drops its future at the first wait, and continues. Returns whether it was dropped before it began.
 async fn savepoint_is_dropped<DB: Tested>(world: &World<DB>, commits: bool) -> bool {
     let rows = Both::<Through, DB>::of(world).await;
     let mut transaction = begun(world, &rows, 0).await;
@@ -142,14 +142,14 @@ async fn savepoint_is_dropped<DB: Tested>(world: &World<DB>, commits: bool) -> b
     was_dropped
 }
 
-/// At every step: while its savepoint begins, while its rows are written, while its savepoint ends.
+/// At every step: when its savepoint begins, when its rows are written, when its savepoint ends.
 async fn a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = Both::<Through, DB>::of(world).await;
     let mut drops = 0;
     for waits in 0..40 {
-        // Rows of its own for every round, so that no entry of another round hides what this one has left.
+        // Each round has rows of its own, so that entries of another round do not hide a fault of this one.
         let base = 10 * i64::from(waits);
         let mut transaction = begun(world, &rows, base).await;
         let batch = [4, 5].map(|id| Through::new(base + id, "batch"));
@@ -181,7 +181,7 @@ async fn a_batch_dropped_half_way_is_undone_and_nothing_commits_by_itself<DB: Te
     assert!(drops > 0, "none was dropped in time");
 }
 
-async fn a_transaction_that_a_trigger_has_rolled_back_cannot_go_on(world: &World<Sqlite>) {
+async fn a_transaction_that_a_trigger_has_rolled_back_cannot_continue(world: &World<Sqlite>) {
     world
         .raw("CREATE TRIGGER refuse BEFORE INSERT ON items WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
         .await;
@@ -198,7 +198,7 @@ async fn a_transaction_that_a_trigger_has_rolled_back_cannot_go_on(world: &World
     }
 }
 
-/// How a transaction ends that the database has ended.
+/// How a transaction ends after the database has rolled it back.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Commit,
@@ -206,7 +206,7 @@ enum End {
     Drop,
 }
 
-/// Sqlx counts transactions, and cannot know that SQLite has ended one by itself.
+/// sqlx counts transactions, and does not notice that SQLite has ended one.
 async fn a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_before(
     world: &World<Sqlite>,
 ) {
@@ -217,7 +217,7 @@ async fn a_connection_whose_transaction_a_trigger_has_rolled_back_is_as_good_as_
     let pool = world.pool.options().clone().max_connections(1);
     let pool = pool.connect_lazy_with((*world.pool.connect_options()).clone());
     let bad = Through::new(4, "bad");
-    // A raw statement is not seen by larder, and a transaction that is dropped says nothing.
+    // larder does not see a raw statement, and a transaction that is dropped returns nothing.
     for (is_raw, ends) in [
         (false, &[End::Commit, End::Rollback, End::Drop][..]),
         (true, &[End::Commit, End::Rollback]),
@@ -278,8 +278,9 @@ async fn finish(transaction: Transaction<'_, Sqlite>, end: End, case: &str) {
     }
 }
 
-/// MariaDB with snapshot isolation, its default from 11.6 on, rolls back when a statement meets a row newer than its snapshot.
-async fn a_transaction_that_its_snapshot_has_ended_cannot_go_on(world: &World<MySql>) {
+/// With snapshot isolation (the default from 11.6 on), MariaDB rolls back if a statement meets a row newer than its
+/// snapshot.
+async fn a_transaction_that_its_snapshot_has_ended_cannot_continue(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here
         .insert_many(&[Through::new(1, "old"), Through::new(2, "old")])
@@ -302,21 +303,21 @@ async fn a_transaction_that_its_snapshot_has_ended_cannot_go_on(world: &World<My
     assert_eq!(rows.agree(2).await.as_deref(), Some("old"));
 }
 
-/// A pool with one connection, which is made already.
+/// Returns a pool with one connection, which is open already.
 pub(crate) async fn lone_connection(world: &World<MySql>) -> sqlx::Pool<MySql> {
     let pool = world.pool.options().clone().max_connections(1);
     let pool = pool.connect_with((*world.pool.connect_options()).clone());
     pool.await.unwrap()
 }
 
-/// Whether the connection that the pool hands out next is in a transaction.
+/// Returns whether the pool's next connection is in a transaction.
 pub(crate) async fn is_in_transaction(pool: &sqlx::Pool<MySql>) -> bool {
     let asked = sqlx::query_scalar::<_, i64>("SELECT CAST(@@in_transaction AS SIGNED)");
     asked.fetch_one(pool).await.unwrap() != 0
 }
 
-/// What the next user of the connection writes would not be committed.
-async fn a_beginning_that_is_dropped_leaves_no_transaction_behind(world: &World<MySql>) {
+/// Otherwise the next user's writes on the connection would not be committed.
+async fn a_beginning_that_is_dropped_leaves_no_transaction(world: &World<MySql>) {
     let pool = lone_connection(world).await;
     for own_words in [false, true] {
         let (mut drops, mut ends, mut waits) = (0, 0, 0);
@@ -345,7 +346,7 @@ async fn a_beginning_that_is_dropped_leaves_no_transaction_behind(world: &World<
     pool.close().await;
 }
 
-/// Nobody tells larder that the statement failed, so what follows it is written without a transaction.
+/// larder does not see that the raw statement failed, so the next write runs without a transaction.
 async fn a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_hold(
     world: &World<MySql>,
 ) {
@@ -358,7 +359,7 @@ async fn a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_
         .update(&Through::new(1, "victim"))
         .await
         .unwrap();
-    // The database gives up the one that has changed less, whichever closes the circle.
+    // The database rolls back the transaction that has changed fewer rows, whichever causes the deadlock.
     let mut survivor = Transaction::begin(&world.pool).await.unwrap();
     let most: Vec<_> = (2..=8).map(|id| Through::new(id, "survivor")).collect();
     let mut within = rows.here.within(&mut survivor);
@@ -382,7 +383,7 @@ async fn a_deadlock_of_a_raw_statement_leaves_no_row_that_the_database_does_not_
     assert_eq!(rows.agree(2).await.as_deref(), Some("old"));
 }
 
-/// A raw statement has succeeded, one of larder has failed: nothing is left to announce, and still nothing was committed.
+/// A raw statement has succeeded, and one of larder has failed. Nothing is announced, and nothing was committed.
 async fn a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error(
     world: &World<Postgres>,
 ) {
@@ -407,7 +408,7 @@ async fn a_commit_of_raw_statements_that_is_answered_with_a_rollback_is_an_error
     assert_eq!(rows.agree(2).await, None);
 }
 
-/// Nothing was written, so nothing is announced; what the caller is told must be true all the same.
+/// Nothing was written and nothing is announced, but the caller must get the right result.
 async fn a_commit_after_nothing_but_a_failed_statement_is_an_error(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -435,7 +436,7 @@ async fn a_commit_after_nothing_but_a_failed_statement_is_an_error(world: &World
         let error = committed.expect_err(what);
         assert_eq!(error.kind(), ErrorKind::Database, "{what}: {error}");
     }
-    // Taken back in a savepoint, it is as if it had not failed.
+    // A savepoint that is rolled back takes the failed statement with it.
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     let mut savepoint = transaction.savepoint().await.unwrap();
     let mut within = rows.here.within(&mut savepoint);
@@ -457,8 +458,8 @@ struct Noted {
     quantity: i64,
 }
 
-/// The statement fails for its caller, but it was run: the commit must not leave the old row cached.
-async fn a_write_whose_row_cannot_be_read_is_told_to_the_cache(world: &World<Postgres>) {
+/// The statement fails for its caller, but it was executed. The commit must not leave the old row in the cache.
+async fn a_write_whose_row_cannot_be_read_drops_its_entry(world: &World<Postgres>) {
     world.sql("CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.note = ''bad'' THEN NEW.note := NULL; END IF; RETURN NEW; END'").await;
     world
         .sql("CREATE TRIGGER forget BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION forget()")
@@ -481,7 +482,7 @@ async fn a_write_whose_row_cannot_be_read_is_told_to_the_cache(world: &World<Pos
     assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
 }
 
-/// A row that is read by position, and by one too many.
+/// A row that is read by column index, with one index too many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Cached)]
 #[cached(table = "items", strategy = "write_through")]
 struct ByIndex {

@@ -1,5 +1,5 @@
-//! All tests that need a server or both crates, in one binary: one module per concept, named for the concept it tests. What is about queued writes
-//! is in `behind`, what is about the Redis server in `redis`.
+//! All tests that need a server or both crates, in one binary. Each module is named after the concept that it tests. Tests
+//! of queued writes are in `behind`, and tests of the Redis server in `redis`.
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -19,6 +19,7 @@ fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
 mod behind;
 mod binding;
 mod bulk;
+mod cache_update;
 mod crash;
 mod documentation;
 mod dropped;
@@ -32,7 +33,6 @@ mod negative;
 mod on_outage;
 mod outage;
 mod processes;
-mod publication;
 mod read;
 mod redis;
 mod repair;

@@ -1,4 +1,4 @@
-//! Absence: remembered, forgotten in time, and never invented.
+//! Absences: they are cached, they expire, and they are never wrong.
 
 use larder::{Cached, ErrorKind, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,11 @@ everywhere!(
 
 on_both_stores!(
     an_absence_found_late_does_not_overwrite_an_insert,
-    a_database_error_is_never_remembered_as_absence,
+    a_database_error_is_never_cached_as_absence,
     absence_caching_can_be_switched_off,
     a_deleted_row_is_absent_at_once,
 );
 
-/// N1.
 async fn twenty_reads_of_an_absent_id_cost_one_statement<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     let before = world.database.statements();
@@ -29,7 +28,6 @@ async fn twenty_reads_of_an_absent_id_cost_one_statement<DB: Tested>(world: &Wor
     assert_eq!(items.stats().negative_hits, 19);
 }
 
-/// N2.
 async fn an_insert_is_visible_to_the_very_next_read_everywhere<DB: Tested>(world: &World<DB>) {
     let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
     for id in 0..10 {
@@ -46,7 +44,6 @@ async fn an_insert_is_visible_to_the_very_next_read_everywhere<DB: Tested>(world
     }
 }
 
-/// N3.
 async fn an_absence_found_late_does_not_overwrite_an_insert<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     let fill = world.faults.pause(Operation::Fill);
@@ -63,8 +60,7 @@ async fn an_absence_found_late_does_not_overwrite_an_insert<DB: Tested>(world: &
     assert_eq!(elsewhere.find(1).await.unwrap().unwrap().name, "inserted");
 }
 
-/// N4.
-async fn a_database_error_is_never_remembered_as_absence<DB: Tested>(world: &World<DB>) {
+async fn a_database_error_is_never_cached_as_absence<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.sql("ALTER TABLE items RENAME TO hidden").await;
     let items = world.items();

@@ -1,6 +1,6 @@
-//! What a write does when it cannot be announced: `consistent` refuses it before anything is changed, `available` makes it.
+//! What a write does if it cannot be announced: `consistent` refuses it before any change, `available` executes it.
 //!
-//! What becomes of a key whose write could not be told is tested in `repair`.
+//! Not here: the keys whose invalidation could not be delivered (`repair`).
 
 use larder::{Cached, Error, ErrorKind, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ async fn an_available_write_that_cannot_be_announced_is_made<DB: Tested>(world: 
     }
 }
 
-/// The first attempt fails; the one before the statement succeeds, and is enough.
+/// The first attempt fails. The one just before the statement succeeds, which is enough.
 async fn a_write_that_can_be_announced_again_just_before_its_statement_is_made<DB: Tested>(
     world: &World<DB>,
 ) {

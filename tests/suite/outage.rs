@@ -1,4 +1,5 @@
-//! Servers that are away, die, refuse or hang: reads go on, nothing false is remembered, caching comes back by itself.
+//! Servers that are unreachable, die, reject or hang: reads continue, nothing wrong is cached, and caching resumes by
+//! itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,10 +29,10 @@ on_both_stores!(
     a_store_that_fails_at_any_step_never_fails_a_write,
 );
 
-/// How long an answer of the server is waited for.
+/// How long larder waits for a reply of the server.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A cache in a server of the test's own.
+/// Returns a cache in a server of the test's own.
 async fn cache_at(url: String) -> Cache {
     Cache::builder()
         .redis(url)
@@ -68,7 +69,6 @@ async fn caches_again(items: &ItemRepository<Sqlite>) {
     .await;
 }
 
-/// F1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_starts_without_redis_and_begins_caching_when_it_appears() {
     let world = world().await;
@@ -84,7 +84,6 @@ async fn a_program_starts_without_redis_and_begins_caching_when_it_appears() {
     world.database.close().await;
 }
 
-/// F2.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_dies_in_the_middle_of_a_load() {
     let world = world().await;
@@ -109,7 +108,7 @@ async fn redis_dies_in_the_middle_of_a_load() {
     assert_eq!(read.await.unwrap().unwrap().unwrap().name, "one");
     let fill = faults.pause(Operation::Fill);
     server.restart().await;
-    // Only one read: another would wait for the lease of the first, whose fill is held here.
+    // Only one read: another one would wait for the lease of the first, whose fill is held.
     eventually("there is a connection", async || {
         cache.store().is_available()
     })
@@ -124,7 +123,7 @@ async fn redis_dies_in_the_middle_of_a_load() {
     world.database.close().await;
 }
 
-/// Each of these servers takes connections and then refuses, in its own way.
+/// Each of these servers accepts connections and then rejects, in its own way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_is_never_a_request_that_fails() {
     let world = world().await;
@@ -175,7 +174,7 @@ async fn a_server_that_refuses_is_never_a_request_that_fails() {
     world.database.close().await;
 }
 
-/// F6, permissions: a user who may read and write keys but neither run scripts, ask for INFO nor subscribe.
+/// A user who may read and write keys, but may not run scripts, call INFO or subscribe.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_permissions_is_never_a_request_that_fails() {
     let world = world().await;
@@ -211,8 +210,8 @@ async fn a_user_without_permissions_is_never_a_request_that_fails() {
     world.database.close().await;
 }
 
-/// A frozen server delays the first read by one time-out, and does not fail it; once the connection is known to be dead,
-/// nobody waits for it any more.
+/// A frozen server delays the first read by one time-out, and does not fail it. When the connection is known to be dead, no
+/// read waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_does_not_fail_reads() {
     const READS: u32 = 40;
@@ -233,7 +232,7 @@ async fn a_frozen_server_does_not_fail_reads() {
             assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
         }
     };
-    // A time-out for each would take twice as long.
+    // One time-out per read would take twice as long.
     tokio::time::timeout(RESPONSE_TIMEOUT * READS / 2, reads)
         .await
         .expect("reads do not go on waiting for a server that is silent");
@@ -242,10 +241,10 @@ async fn a_frozen_server_does_not_fail_reads() {
     world.database.close().await;
 }
 
-/// A server that becomes a replica of somebody keeps its data and goes on answering reads. The first write that it refuses
-/// ends the belief in it; when it is a primary again, it is one of another history.
+/// A server that becomes a replica keeps its data and still answers reads. After the first write that it rejects, larder
+/// does not use it. When it is a primary again, it has another history.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
+async fn a_server_that_becomes_a_replica_is_not_used_any_longer() {
     let world = world().await;
     let server = RedisServer::start().await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
@@ -254,7 +253,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
     world.warm(&items, 2).await;
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    // Nobody answers there, so it keeps the entry it has.
+    // There is no server at that port, so the replica keeps its entry.
     let nobody = Port::reserve();
     redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
@@ -284,7 +283,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
         .unwrap();
     caches_again(&items).await;
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
-    // Nobody has written this row, so nobody has dropped its entry.
+    // This row was not written, so its entry was not dropped.
     assert_eq!(items.find(2).await.unwrap().unwrap().name, "two");
     assert!(
         items.stats().incompatible_entries > 0,
@@ -293,7 +292,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
     world.database.close().await;
 }
 
-/// The connection is reset again and again: every read is answered, and caching comes back.
+/// The connection is reset repeatedly. Every read is answered, and caching resumes.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_connections_are_made_again() {
     let world = world().await;
@@ -313,7 +312,7 @@ async fn lost_connections_are_made_again() {
     world.database.close().await;
 }
 
-/// A restart brings back a lease that a write has meanwhile ended; what was loaded under it is not stored.
+/// After a restart the server has a lease that a write has ended since. A row loaded under it is not stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_from_before_a_restart_fills_nothing() {
     let world = world().await;
@@ -328,7 +327,7 @@ async fn a_lease_from_before_a_restart_fills_nothing() {
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
     fill.reached().await;
     server.kill().await;
-    // A write whose end of the lease the server has forgotten.
+    // A write has ended the lease, but the server has lost that.
     world
         .sql("UPDATE items SET name = 'changed meanwhile'")
         .await;
@@ -356,7 +355,7 @@ async fn a_lease_from_before_a_restart_fills_nothing() {
     world.database.close().await;
 }
 
-/// A store that was replaced after a write was announced to it has lost the announcement, so it is made again before the
+/// A store that was replaced after a write was announced has lost the intent. So the intent is placed again before the
 /// statement is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
@@ -366,7 +365,7 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     let builder = Cache::builder().redis(server.url()).faults(&faults);
     let cache = builder.connect().await.unwrap();
     let items = Item::repository(&cache, world.pool.clone());
-    // The database has said who it is.
+    // The database is identified now.
     items.find(404).await.unwrap();
     let run = cache.store().connection_number();
     let gate = world.close_gate().await;
@@ -393,16 +392,16 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     world.database.close().await;
 }
 
-/// A restart with the old data still there: its entries are of another history and are not served.
+/// After a restart with the old data, its entries are of another history and are not served.
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_of_a_restarted_server_are_not_believed() {
+async fn entries_of_a_restarted_server_are_not_served() {
     let world = world().await;
     let mut server =
         RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let items = Item::repository(&cache_at(server.url()).await, world.pool.clone());
     caches_again(&items).await;
     server.stop().await;
-    // An invalidation that the server never saw.
+    // A change without an invalidation.
     world
         .sql("UPDATE items SET name = 'changed meanwhile'")
         .await;
@@ -429,7 +428,7 @@ async fn unix_sockets_are_served() {
     world.database.close().await;
 }
 
-/// A server that speaks TLS only is reached with its root certificate, and not without it.
+/// A server that accepts only TLS is reached with its root certificate, and not without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
     let world = world().await;
@@ -472,7 +471,7 @@ async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
 }
 
 #[tokio::test]
-async fn urls_that_cannot_be_used_are_told_without_their_password() {
+async fn errors_about_urls_do_not_contain_the_password() {
     for url in [
         "http://user:secret@127.0.0.1",
         "redis://:secret@127.0.0.1:port",
@@ -493,7 +492,6 @@ async fn urls_that_cannot_be_used_are_told_without_their_password() {
     );
 }
 
-/// F7.
 async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.put(&Item::new(2, "two")).await;
@@ -520,7 +518,7 @@ async fn with_the_database_down_hits_are_served_and_misses_fail<DB: Tested>(worl
     assert_eq!(items.stats().fills_accepted, 2);
 }
 
-/// With the store away every read is a load; those beyond the bound do not even queue for a connection.
+/// While the store is unreachable, every read is a load. Loads beyond the limit do not even wait for a connection.
 async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &World<DB>) {
     const READS: usize = 20;
     let faults = Faults::new();
@@ -566,20 +564,20 @@ struct Brief {
     quantity: i64,
 }
 
-/// What a read meets, so that it comes to a step.
+/// What a read finds, so that it reaches a step.
 #[derive(Clone, Copy, Debug)]
 enum Met {
     /// A row that is not cached.
     Row,
-    /// No row, and no entry is made of that: the lease is given back.
+    /// No row. The absence is not cached, and the lease is released.
     NoRow,
-    /// Somebody else's lease.
+    /// Another loader's lease.
     Loading,
-    /// An entry that nobody can decode.
+    /// An entry that cannot be decoded.
     Nonsense,
 }
 
-/// The steps of a read, each on a key of its own. (Those of a write are not here: `Begin` and `End`.)
+/// The steps of a read, each with a key of its own. The steps of a write (`Begin`, `End`) are not here.
 const STEPS: [(Operation, Met); 6] = [
     (Operation::Get, Met::Row),
     (Operation::Acquire, Met::Row),
@@ -636,7 +634,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
         )
         .await;
         world.faults.fail(operation, 0);
-        // What the failures left behind: a lease that nobody will end.
+        // The failures have left a lease that no loader will end.
         brief.invalidate(id).await.unwrap();
         if row {
             eventually("the row is served from the cache again", async || {

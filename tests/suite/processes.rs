@@ -1,4 +1,4 @@
-//! The same claims between real processes, which share nothing but the servers.
+//! The same claims for processes that share nothing but the servers.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
     world::{Kind, World, at_once, eventually, redis_url, unique, until},
 };
 
-/// What this file runs in processes of their own.
+/// The function that this file runs in other processes.
 pub(crate) const CROWD: (&str, WorkerFn) = ("crowd", |arguments| Box::pin(crowd(arguments)));
 pub(crate) const DOOMED: (&str, WorkerFn) = ("doomed", |arguments| Box::pin(doomed(arguments)));
 
 const CALLERS: usize = 40;
 
-/// Rows of a view whose reading waits for a lock that the test holds.
+/// Rows of a view. A statement on it waits for a lock that the test holds.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "gated", lease(ttl = "60s", wait = "50s"))]
 struct Gated {
@@ -50,7 +50,7 @@ async fn pool(url: &str) -> PgPool {
         .unwrap()
 }
 
-/// Many callers of one cold key; says when all have missed, and at last what was counted.
+/// Many callers of one cold key. Reports when all have missed, and at the end its counters.
 async fn crowd(arguments: Vec<String>) {
     let [url, namespace] = &arguments[..] else {
         panic!("two arguments: {arguments:?}")
@@ -77,7 +77,6 @@ async fn crowd(arguments: Vec<String>) {
     tell(gated.stats().loads);
 }
 
-/// S2.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_load_for_all_callers_of_all_processes() {
     let world = World::<Postgres>::open(Kind::Redis).await;
@@ -128,7 +127,7 @@ async fn one_load_for_all_callers_of_all_processes() {
     world.database.close().await;
 }
 
-/// Loads a row and stops before it is stored.
+/// Loads a row, and stops before the fill.
 async fn doomed(arguments: Vec<String>) {
     let [url, namespace] = &arguments[..] else {
         panic!("two arguments: {arguments:?}")
@@ -143,10 +142,10 @@ async fn doomed(arguments: Vec<String>) {
     hear().await;
 }
 
-/// a process dies with its lease. Nobody is held up beyond the wait budget, and the key is cached again, because a write
-/// ends the lease or its time does.
+/// A process dies with its lease. No caller waits longer than the wait budget. The key is cached again when a write ends the
+/// lease, or when the lease expires.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_dies_with_its_lease_strands_nobody() {
+async fn a_process_that_dies_with_its_lease_blocks_no_caller() {
     let world = World::<Postgres>::open(Kind::Redis).await;
     world
         .sql("CREATE TABLE rows (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")

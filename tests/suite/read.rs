@@ -23,7 +23,6 @@ on_both_stores!(
     exists_is_answered_from_the_cache,
 );
 
-/// H1.
 async fn first_read_loads_once_and_the_second_makes_no_statement<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -51,7 +50,6 @@ async fn first_read_loads_once_and_the_second_makes_no_statement<DB: Tested>(wor
     assert_eq!(items.stats().loads, 1);
 }
 
-/// H2.
 async fn a_hit_takes_no_connection<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -64,7 +62,6 @@ async fn a_hit_takes_no_connection<DB: Tested>(world: &World<DB>) {
     drop(gate);
 }
 
-/// H3.
 async fn empty_values_are_values<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     let empty = Item {
@@ -99,7 +96,7 @@ async fn empty_values_are_values<DB: Tested>(world: &World<DB>) {
     assert_eq!(items.stats().loads, 3, "each was loaded once and then hit");
 }
 
-/// A row is shared and cannot be changed in place; a caller that wants another one clones it.
+/// A row is shared and cannot be changed in place. A caller that wants to change it clones it.
 async fn a_returned_row_cannot_change_what_the_next_caller_gets<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -109,7 +106,6 @@ async fn a_returned_row_cannot_change_what_the_next_caller_gets<DB: Tested>(worl
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "one");
 }
 
-/// H5.
 async fn a_load_error_reaches_the_caller_and_leaves_nothing<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.sql("ALTER TABLE items RENAME TO hidden").await;
@@ -222,7 +218,7 @@ async fn exists_is_answered_from_the_cache<DB: Tested>(world: &World<DB>) {
     assert_eq!(items.stats().loads, 2);
 }
 
-/// Every operation can be awaited in a spawned task: naming the futures as `Send` is the test, nothing is called.
+/// Every operation can be awaited in a spawned task. It is enough that this compiles.
 #[test]
 fn futures_are_send() {
     fn sendable<F: Future + Send>(_: F) {}

@@ -1,4 +1,4 @@
-//! Writes that the store could not be told about: their keys are not served until it was, whatever else happens.
+//! Writes whose invalidation could not be delivered: their keys are not served until it is.
 
 use std::time::Duration;
 
@@ -24,23 +24,23 @@ use crate::{
 };
 
 on_both_stores!(
-    a_key_whose_write_was_not_told_is_not_served_until_it_was,
-    without_repairs_the_old_row_comes_back,
+    a_key_is_not_served_until_its_invalidation_is_delivered,
+    without_repairs_the_old_row_is_served_again,
     a_key_that_is_written_again_during_its_repair_is_repaired_again,
     an_invalidation_that_fails_is_made_later,
     with_too_many_keys_nothing_is_served_until_all_were_dropped,
 );
 on_postgres!(a_write_that_may_still_commit_is_announced_late);
 
-/// The store hears nothing of writes from now on.
-fn go_deaf(faults: &Faults) {
+/// Lets the store receive no write or invalidation from now on.
+fn reject_writes(faults: &Faults) {
     for operation in [Operation::Begin, Operation::End, Operation::Invalidate] {
         faults.fail(operation, u64::MAX);
     }
 }
 
-/// The store listens again.
-fn listen(faults: &Faults) {
+/// Lets the store receive them again.
+fn accept_writes(faults: &Faults) {
     for operation in [
         Operation::Begin,
         Operation::End,
@@ -51,7 +51,7 @@ fn listen(faults: &Faults) {
     }
 }
 
-/// Whether the row is served from the cache, and its name.
+/// Returns whether the row is served from the cache, and its name.
 async fn served<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> (bool, String) {
     let outcome = items.find_outcome(id).await.unwrap();
     let name = outcome.row.unwrap().name.clone();
@@ -75,14 +75,13 @@ async fn all_is_repaired(cache: &Cache) {
     .await;
 }
 
-/// F5.
-async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(world: &World<DB>) {
+async fn a_key_is_not_served_until_its_invalidation_is_delivered<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "old")).await;
     world.put(&Item::new(2, "two")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
     is_cached(&items, 2, "two").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     items.update(&Item::new(1, "new")).await.unwrap();
     assert_eq!(world.cache.repairs().pending, 1);
     let before = (items.stats(), world.faults.calls(Operation::Get));
@@ -98,21 +97,21 @@ async fn a_key_whose_write_was_not_told_is_not_served_until_it_was<DB: Tested>(w
         (true, "two".to_owned()),
         "other keys are not concerned"
     );
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     assert_eq!(world.cache.repairs().repaired, 1);
     is_cached(&items, 1, "new").await;
     is_cached(&world.items_elsewhere().await, 1, "new").await;
 }
 
-async fn without_repairs_the_old_row_comes_back<DB: Tested>(world: &World<DB>) {
+async fn without_repairs_the_old_row_is_served_again<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::Repair);
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     items.update(&Item::new(1, "new")).await.unwrap();
-    listen(&world.faults);
+    accept_writes(&world.faults);
     assert_eq!(
         served(&items, 1).await,
         (true, "old".to_owned()),
@@ -143,7 +142,7 @@ async fn a_key_that_is_written_again_during_its_repair_is_repaired_again<DB: Tes
     );
     assert_eq!(served(&items, 1).await, (false, "newest".to_owned()));
     second.resume();
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     is_cached(&items, 1, "newest").await;
 }
@@ -160,19 +159,13 @@ async fn an_invalidation_that_fails_is_made_later<DB: Tested>(world: &World<DB>)
     );
     assert_eq!(served(&items, 1).await, (false, "new".to_owned()));
     assert_eq!(items.refresh(1).await.unwrap().unwrap().name, "new");
-    listen(&world.faults);
+    accept_writes(&world.faults);
     is_cached(&items, 1, "new").await;
 }
 
-/// Keys in other places than those of `Item`: a namespace with characters that a pattern would understand, and one slot.
+/// Its keys are in one slot. The test gives it a namespace with characters that have a meaning in a pattern of `SCAN`.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    namespace = "odd[a-z]*?\\name",
-    hash_tag,
-    jitter = 0,
-    lease(ttl = "20s")
-)]
+#[cached(table = "items", hash_tag, jitter = 0, lease(ttl = "20s"))]
 struct Odd {
     #[cached(id)]
     id: i64,
@@ -181,7 +174,7 @@ struct Odd {
     quantity: i64,
 }
 
-/// A cache that remembers so many keys.
+/// Returns a cache that tracks this many keys.
 async fn cache_for<DB: Tested>(world: &World<DB>, faults: &Faults, keys: usize) -> Cache {
     let builder = Cache::builder()
         .namespace(unique("repair"))
@@ -200,9 +193,12 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
     let faults = Faults::new();
     let cache = cache_for(world, &faults, 3).await;
     let items = Item::repository(&cache, world.pool.clone());
-    let odd = Odd::repository(&cache, world.pool.clone());
-    let first = i64::from(std::process::id()) * 1_000;
-    let ids: Vec<i64> = (first..first + 10).collect();
+    let namespace = unique(r"odd[a-z]*?\name");
+    let odd = Odd::repository(
+        &cache.with_namespace(&namespace).unwrap(),
+        world.pool.clone(),
+    );
+    let ids: Vec<i64> = (0..10).collect();
     for id in &ids {
         world.put(&Item::new(*id, "old")).await;
         is_cached(&items, *id, "old").await;
@@ -211,27 +207,27 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
         })
         .await;
     }
-    let stranger = format!("odd[a-z]*?\\name{first}");
+    let stranger = format!("{namespace}-stranger");
     if world.kind == Kind::Redis {
         let client = redis::Client::open(redis_url()).unwrap();
         let mut admin = client.get_multiplexed_async_connection().await.unwrap();
         let set = redis::cmd("SET").arg(&stranger).arg("mine").clone();
         set.exec_async(&mut admin).await.unwrap();
     }
-    go_deaf(&faults);
+    reject_writes(&faults);
     faults.fail(Operation::Scan, u64::MAX);
     for id in &ids[..4] {
         items.update(&Item::new(*id, "new")).await.unwrap();
         assert!(cache.repairs().pending <= 3, "the memory is bounded");
     }
     assert!(cache.repairs().all_keys);
-    // A row that nobody has written is not served either: it might be one of those that are not listed.
+    // A row that was not written is not served either: the backlog no longer lists the keys.
     assert_eq!(served(&items, ids[9]).await, (false, "old".to_owned()));
     assert_eq!(
         odd.find_outcome(ids[0]).await.unwrap().origin,
         Origin::Database
     );
-    listen(&faults);
+    accept_writes(&faults);
     all_is_repaired(&cache).await;
     assert!(cache.repairs().full_scans >= 1);
     let store = cache.store();
@@ -256,13 +252,13 @@ async fn with_too_many_keys_nothing_is_served_until_all_were_dropped<DB: Tested>
     }
 }
 
-/// The write was neither announced nor answered, so it may be applied at any later time. When the store is back it is
-/// announced, so that nobody caches the row from before it.
+/// The write was neither announced nor answered, so it may be executed at any later time. When the store is reachable, its
+/// intent is placed, so that no reader caches the row from before it.
 async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     is_cached(&items, 1, "old").await;
-    go_deaf(&world.faults);
+    reject_writes(&world.faults);
     let cut = world
         .database
         .proxy()
@@ -274,7 +270,7 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
     cut.sprung().await;
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
     assert!(!served(&items, 1).await.0);
-    listen(&world.faults);
+    accept_writes(&world.faults);
     all_is_repaired(&world.cache).await;
     let key = items.inner().key(1).unwrap();
     let left = world.cache.store().remaining_ms(&key).await.unwrap();
@@ -285,9 +281,9 @@ async fn a_write_that_may_still_commit_is_announced_late(world: &World<Postgres>
     }
 }
 
-/// The reply with the old row is held back until the write has returned.
+/// The reply with the old row is held until the write has returned.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
+async fn a_reply_that_was_sent_before_the_write_is_not_served_after_it() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     world.put(&Item::new(1, "old")).await;
     let server = RedisServer::start().await;
@@ -308,15 +304,15 @@ async fn a_row_that_was_on_its_way_during_the_write_is_not_served() {
         async move { served(&items, 1).await }
     });
     held.sprung().await;
-    go_deaf(&faults);
+    reject_writes(&faults);
     items.update(&Item::new(1, "new")).await.unwrap();
     held.release();
     assert_eq!(read.await.unwrap(), (false, "new".to_owned()));
     world.database.close().await;
 }
 
-/// What was updated while Redis was frozen wins over what it holds when it is back, one by one or, beyond the limit, by
-/// dropping everything.
+/// Rows are updated while Redis is frozen. The old entries in Redis must not be served afterwards. They are dropped one by
+/// one, or beyond the limit all together. Returns what is served at first.
 async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, String)> {
     const ROWS: i64 = 20;
     let world = World::<Sqlite>::open(Kind::Memory).await;
@@ -368,13 +364,13 @@ async fn after_an_outage_its_updates_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_its_updates_win_with_little_memory() {
+async fn after_an_outage_its_updates_win_beyond_the_limit() {
     let seen = updates_of_an_outage_win(4, &Faults::new()).await;
     assert!(seen.iter().all(|(_, name)| name == "newest"), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_repairs_what_redis_still_holds_wins() {
+async fn without_repairs_an_outage_leaves_old_rows() {
     let faults = Faults::new();
     faults.leave_out(Mechanism::Repair);
     let seen = updates_of_an_outage_win(1_000, &faults).await;

@@ -1,7 +1,8 @@
-//! Rows that a codec changes are never served and never acknowledged, on both stores alike.
+//! Rows that a codec changes are never served and never acknowledged, with both stores.
 //!
-//! Each probe is a type of one column, with a value that the codec gives back and one that it does not. What nobody can see
-//! from outside the type (an attribute of a nested struct, say) is found when a row is stored. The controls leave the
+//! Each entity has a column of each type that is tested, with a value that the codec reproduces, and for most columns one
+//! that it does not. What the derive cannot see (such as an attribute of a nested struct) is detected when a row is stored.
+//! The controls disable the comparison, and show that each of the rows is changed.
 //! comparison out and see each of the rows changed.
 
 use std::{
@@ -31,26 +32,26 @@ use crate::{
     world::{Kind, Tested, World, eventually, on_both_stores, on_mysql, on_postgres},
 };
 
-/// A row with many columns, each of a type that is tried.
+/// A row with many columns, each of a type that is tested.
 trait Probes: Entity<Id = i64> + Debug {
     const TABLE: &str;
 
-    /// A row that comes back from the codec.
+    /// Returns a row that the codec reproduces.
     fn good(id: i64, name: &str) -> Self;
     fn rename(&mut self, name: &str);
     fn cases() -> Vec<Case<Self>>;
 }
 
-/// A value that does not come back from the codec.
+/// A value that the codec does not reproduce.
 struct Case<P> {
     column: &'static str,
-    /// As the database is told, past everything.
+    /// The value in SQL, for a statement without larder.
     sql: &'static str,
     set: fn(&mut P),
 }
 
-/// Entities over one table that differ in their strategies, with the values of their columns that come back from the codec,
-/// and for each column one that does not.
+/// Defines entities over one table with different strategies. Each column has a value that the codec reproduces, and may
+/// have one that it does not.
 macro_rules! probes {
     ($codec:literal, [$($name:ident $keys:tt)*], $columns:tt) => {
         $(probes!(@ $name, $keys, $codec, $columns);)*
@@ -93,7 +94,7 @@ macro_rules! probes {
     };
 }
 
-/// An API writes it in one way, and nobody reads it so.
+/// serde writes other names than it reads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all(serialize = "camelCase"), default)]
 struct Renamed {
@@ -106,7 +107,7 @@ struct Hidden {
     secret: Option<String>,
 }
 
-/// JSON under another name, and in another type.
+/// A JSON type under another name.
 type Alias = Json<Hidden>;
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::Type)]
@@ -117,7 +118,7 @@ fn hidden<S: Serializer>(_: &Option<String>, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_none()
 }
 
-/// In MessagePack an address is four bytes, of which an untagged enum cannot tell what they are.
+/// In MessagePack an address is four bytes, which an untagged enum cannot recognize.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Host {
@@ -132,7 +133,7 @@ enum TaggedHost {
     Nothing,
 }
 
-/// A text column with a map whose keys JSON cannot write.
+/// A text column with a map whose keys cannot be keys of a JSON object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Grid(BTreeMap<(i64, i64), i64>);
 
@@ -162,7 +163,7 @@ impl From<Grid> for String {
     }
 }
 
-/// Reads what it writes, but for spaces at the ends.
+/// Reads what it writes, but without blanks at the ends.
 #[derive(Clone, Debug, Serialize, sqlx::Type)]
 #[sqlx(transparent)]
 struct Trimmed(String);
@@ -173,12 +174,12 @@ impl<'de> Deserialize<'de> for Trimmed {
     }
 }
 
-/// Whole seconds are written.
+/// serde writes only whole seconds.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::Type)]
 #[sqlx(transparent)]
 struct Stamp(#[serde(with = "chrono::serde::ts_seconds")] chrono::DateTime<chrono::Utc>);
 
-/// A text that an API must not see.
+/// A text that serde hides.
 #[derive(Clone, Debug, PartialEq, Deserialize, sqlx::Type)]
 #[sqlx(transparent)]
 struct Masked(String);
@@ -244,7 +245,7 @@ probes!("msgpack", [
     #[sqlx(json)] tagged: TaggedHost, "JSONB", TaggedHost::Nothing, TaggedHost::Address { address: LOCAL },
         r#"{"kind": "Address", "address": "127.0.0.1"}"#;
     json_null: Option<serde_json::Value>, "JSONB", Some(json!({"a": [1, null]})), Some(serde_json::Value::Null), "null";
-    // Beside those that were seen.
+    // The derive cannot detect these.
     trimmed: Trimmed, "TEXT", trimmed("gate 7"), trimmed(" gate 7"), " gate 7";
     stamped: Stamp, "TIMESTAMPTZ", history("2026-02-28T23:59:59Z"), history("2026-02-28T23:59:59.5Z"), "2026-02-28T23:59:59.5Z";
     masked: Option<Masked>, "TEXT", None, Some(masked("seen")), "seen";
@@ -259,7 +260,7 @@ probes!("json", [
     #[sqlx(json)] renamed: Renamed, "JSONB", Renamed::default(), SEVEN, r#"{"gate_number": 7}"#;
     json_null: Option<serde_json::Value>, "JSONB", Some(json!({"a": [1, null]})), Some(serde_json::Value::Null), "null";
     not_a_number: Option<f64>, "DOUBLE PRECISION", Some(0.1 + 0.2), Some(f64::NAN), "NaN";
-    // Beside those that were seen.
+    // The derive cannot detect these.
     infinite: f64, "DOUBLE PRECISION", f64::MIN_POSITIVE / 3.0, f64::NEG_INFINITY, "-Infinity";
     infinite_small: Option<f32>, "REAL", Some(f32::MIN_POSITIVE / 3.0), Some(f32::INFINITY), "Infinity";
     #[sqlx(try_from = "String")] grid: Grid, "TEXT", Grid(BTreeMap::new()), cell(), "1 2 3 ";
@@ -275,14 +276,14 @@ fn rows<E: Entity, DB: Tested>(world: &World<DB>) -> Repository<E, DB> {
     Repository::new(&world.cache, world.pool.clone())
 }
 
-/// A row whose value of one column does not come back.
+/// Returns a row whose codec changes the value of one column.
 fn bad<P: Probes>(id: i64, case: &Case<P>) -> P {
     let mut row = P::good(id, "bad");
     (case.set)(&mut row);
     row
 }
 
-/// A row in words, by which also those are compared that are not equal to themselves; or how reading it fails.
+/// Returns the row in the database as `Debug` text, which also compares NaN, or the error of reading it.
 async fn stored<P: Probes, DB: Tested>(
     rows: &Repository<P, DB>,
     id: i64,
@@ -292,8 +293,8 @@ async fn stored<P: Probes, DB: Tested>(
         .map_err(|error| error.kind())
 }
 
-/// Reads a row twice, the second time when the fill of the first was judged. Where the second answer came from, and what it
-/// was.
+/// Reads a row twice, the second time after the fill of the first was accepted or not. Returns the origin and the text of
+/// the second result.
 async fn read_twice<P: Probes, DB: Tested>(rows: &Repository<P, DB>, id: i64) -> (Origin, String) {
     let judged = || {
         let stats = rows.stats();
@@ -308,9 +309,9 @@ async fn read_twice<P: Probes, DB: Tested>(rows: &Repository<P, DB>, id: i64) ->
 
 on_postgres!(
     row_that_the_codec_changes_is_not_cached,
-    row_that_the_codec_changes_is_not_published,
+    row_that_the_codec_changes_is_no_cache_update,
     queued_write_that_the_codec_changes_is_refused,
-    queued_write_over_a_row_that_the_codec_changes_says_so,
+    queued_write_over_a_row_that_the_codec_changes_is_an_error,
     order_without_meaning_is_no_change,
 );
 
@@ -319,7 +320,7 @@ async fn row_that_the_codec_changes_is_not_cached(world: &World<Postgres>) {
     Box::pin(none_is_cached::<Written, _>(world)).await;
 }
 
-/// Puts a row with the value of a case into the table, past everything.
+/// Inserts a row, and sets the value of a case without larder.
 async fn put_bad<P: Probes, DB: Tested>(
     world: &World<DB>,
     rows: &Repository<P, DB>,
@@ -362,8 +363,8 @@ async fn none_is_cached<P: Probes, DB: Tested>(world: &World<DB>) {
             (1, 0),
             "{column}: {stats:?}"
         );
-        // What was found is written back, and is what a row is that never met the cache. Some types write to the database
-        // what they do not read from it, whoever asks them.
+        // An update writes back what was found. The result must be the same as without the cache. Some types write other
+        // values to the database than they read from it.
         let mut row = P::clone(&rows.find(id).await.unwrap().unwrap());
         row.rename("changed");
         rows.update(&row).await.unwrap();
@@ -378,19 +379,19 @@ async fn none_is_cached<P: Probes, DB: Tested>(world: &World<DB>) {
     }
 }
 
-async fn row_that_the_codec_changes_is_not_published(world: &World<Postgres>) {
+async fn row_that_the_codec_changes_is_no_cache_update(world: &World<Postgres>) {
     assert_eq!(
-        Box::pin(none_is_published::<PackedThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<PackedThrough, _>(world)).await,
         6
     );
     assert_eq!(
-        Box::pin(none_is_published::<WrittenThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<WrittenThrough, _>(world)).await,
         6
     );
 }
 
-/// For how many cases that was seen: those that the database keeps as they are.
-async fn none_is_published<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
+/// Returns the number of cases that were tested: those that the database stores unchanged.
+async fn none_is_a_cache_update<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
     table::<P, DB>(world).await;
     let rows = rows::<P, DB>(world);
     rows.save(&P::good(1, "good")).await.unwrap();
@@ -439,7 +440,7 @@ async fn none_is_queued<P: Probes, DB: Tested>(world: &World<DB>) {
     for (id, case) in (10..).zip(P::cases()) {
         let (column, row) = (case.column, bad(id, &case));
         if column.starts_with("hidden") {
-            // What is hidden is not written to the database either, so there is nothing to lose.
+            // serde hides the value, and the type does not write it to the database either, so nothing is lost.
             rows.save(&row).await.unwrap();
             let queued = rows.find(id).await.unwrap().unwrap();
             rows.flush().await.unwrap();
@@ -467,8 +468,8 @@ async fn none_is_queued<P: Probes, DB: Tested>(world: &World<DB>) {
     assert_eq!(rows.dead_letters().list(10).await.unwrap().len(), 0);
 }
 
-/// Such a row got there past the queue. It is never cached, so no write can find it there.
-async fn queued_write_over_a_row_that_the_codec_changes_says_so(world: &World<Postgres>) {
+/// The row was inserted without the queue. It is never cached, so no write can compare it.
+async fn queued_write_over_a_row_that_the_codec_changes_is_an_error(world: &World<Postgres>) {
     table::<WrittenBehind, _>(world).await;
     let rows = rows::<WrittenBehind, _>(world);
     rows.install().await.unwrap();
@@ -515,7 +516,7 @@ async fn without_the_round_trip_every_row_is_changed() {
     world.database.close().await;
 }
 
-/// Each is served as another row, or cannot be served at all.
+/// Checks that each of these rows is served changed, or cannot be served.
 async fn all_are_changed<P: Probes, DB: Tested>(world: &World<DB>) {
     table::<P, DB>(world).await;
     let rows = rows::<P, DB>(world);
@@ -525,7 +526,7 @@ async fn all_are_changed<P: Probes, DB: Tested>(world: &World<DB>) {
         let before = rows.stats();
         let (_, served) = read_twice(&rows, id).await;
         let stats = rows.stats();
-        // What cannot even be written is told by the codec itself.
+        // A value that cannot be written is an error of the codec.
         let is_lost = stats.corrupt_entries > before.corrupt_entries
             || stats.codec_mismatches > before.codec_mismatches;
         assert!(served != fresh || is_lost, "{} is not changed", case.column);
@@ -598,7 +599,7 @@ probes!("json", [
     UnorderedTextBehind {strategy = "write_behind", durability = "memory"}
 ], {
     sets: Json<HashMap<String, HashSet<i64>>>, "JSONB", Json(sets());
-    // Read as the nearest double, and not as one beside it.
+    // Must be read as the nearest double, and not as a neighbour.
     long: f64, "DOUBLE PRECISION", 5.954_199_438_299_617e-233;
     largest: f64, "DOUBLE PRECISION", f64::MAX;
     smallest: f64, "DOUBLE PRECISION", f64::from_bits(1);
@@ -607,7 +608,7 @@ probes!("json", [
     #[sqlx(json)] network: IpAddr, "JSONB", "::1".parse().unwrap();
 });
 
-/// What a codec gives back in another order, or in another guise, is cached and queued all the same.
+/// A value that the codec returns in another order or form is cached and queued.
 async fn order_without_meaning_is_no_change(world: &World<Postgres>) {
     Box::pin(survives::<Unordered, UnorderedBehind, _>(world)).await;
     Box::pin(survives::<UnorderedText, UnorderedTextBehind, _>(world)).await;
@@ -628,7 +629,7 @@ async fn survives<A: Probes, B: Probes, DB: Tested>(world: &World<DB>) {
     assert_eq!(behind.dead_letters, 0);
 }
 
-/// `serde_json` reads some numbers as their neighbours, unless it is told to take the time.
+/// Without its feature `float_roundtrip`, `serde_json` reads some numbers as a neighbouring double.
 #[test]
 fn every_double_comes_back_from_json() {
     let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
@@ -687,13 +688,13 @@ async fn tells_changed_rows_from_others<DB: Tested>(world: &World<DB>) {
     Box::pin(survives::<Light, LightBehind, _>(world)).await;
     Box::pin(none_is_cached::<Plain, _>(world)).await;
     assert_eq!(
-        Box::pin(none_is_published::<PlainThrough, _>(world)).await,
+        Box::pin(none_is_a_cache_update::<PlainThrough, _>(world)).await,
         4
     );
     Box::pin(none_is_queued::<PlainBehind, _>(world)).await;
 }
 
-/// The fields beside the columns hold what an application has put there, or what serde thinks is their default.
+/// The fields that are not columns hold values of the application, or the default of serde.
 macro_rules! labelled {
     ($name:ident, $($keys:tt)*) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -770,7 +771,7 @@ async fn mismatch_is_logged_once_for_a_field(world: &World<Sqlite>) {
     world
         .sql("CREATE TABLE probes (id BIGINT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL)")
         .await;
-    // The lines are told apart by the name of the entity, which no other test has.
+    // The lines are identified by the name of the entity, which no other test uses.
     #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
     #[cached(table = "probes")]
     struct OnMemory {
@@ -823,7 +824,7 @@ async fn mismatch_is_logged_once_for_a_field(world: &World<Sqlite>) {
     assert_eq!(lines[0].field("codec"), Some("MessagePack"));
 }
 
-/// Its row comes back from the codec, its id does not.
+/// The codec reproduces its row, but not its id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "seats", strategy = "write_behind", durability = "memory")]
 struct Seat {
@@ -883,7 +884,7 @@ async fn composite_id_that_the_codec_changes_deletes_no_row(world: &World<Sqlite
     assert!(seats.find_uncached(&lower).await.unwrap().is_some());
 }
 
-/// The queue may hold what another codec wrote, with values that the codec of now cannot carry.
+/// The queue may have writes of another codec, with values that the present codec cannot carry.
 async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlite>) {
     let infinite = || LetterRow {
         id: 1,
@@ -895,7 +896,7 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
         text: masked("seen"),
         ..infinite()
     };
-    // Whatever is written is refused.
+    // The database rejects every write.
     world
         .sql("CREATE TABLE letter_rows (id BIGINT PRIMARY KEY CHECK (id > 1), number REAL, text TEXT)")
         .await;

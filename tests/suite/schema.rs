@@ -1,4 +1,4 @@
-//! The schema check finds every difference between a struct and its table, and tells them all at once.
+//! The schema check finds all differences between a struct and its table, and reports them together.
 
 use larder::{Cached, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ everywhere!(
     a_table_that_fits_is_reported_to_fit,
     every_difference_is_reported_at_once,
     a_missing_table_is_reported,
-    a_folding_collation_of_an_id_is_remarked,
-    a_folding_collation_beside_the_id_is_not_remarked,
+    a_case_insensitive_collation_of_an_id_is_reported,
+    a_case_insensitive_collation_outside_the_id_is_not_reported,
     a_written_field_on_a_computed_column_is_a_difference,
     a_generated_field_on_a_computed_column_fits,
-    an_id_that_the_database_pads_is_remarked,
+    an_id_that_the_database_pads_is_reported,
 );
 on_postgres!(
     a_column_that_a_primary_key_only_includes_is_no_part_of_it,
@@ -95,7 +95,7 @@ struct Code {
     code: String,
 }
 
-async fn a_folding_collation_of_an_id_is_remarked<DB: Tested>(world: &World<DB>) {
+async fn a_case_insensitive_collation_of_an_id_is_reported<DB: Tested>(world: &World<DB>) {
     let statements: &[&str] = match DB::NAME {
         name if name == <Postgres as sqlx::Database>::NAME => &[
             "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
@@ -121,7 +121,7 @@ async fn a_folding_collation_of_an_id_is_remarked<DB: Tested>(world: &World<DB>)
     assert!(
         report
             .to_string()
-            .contains("calls different spellings of an id equal"),
+            .contains("treats different spellings of an id as equal"),
         "{report}"
     );
 }
@@ -134,7 +134,9 @@ struct Named {
     name: String,
 }
 
-async fn a_folding_collation_beside_the_id_is_not_remarked<DB: Tested>(world: &World<DB>) {
+async fn a_case_insensitive_collation_outside_the_id_is_not_reported<DB: Tested>(
+    world: &World<DB>,
+) {
     let (id, name) = match DB::NAME {
         name if name == <Postgres as sqlx::Database>::NAME => {
             world
@@ -160,7 +162,7 @@ async fn a_folding_collation_beside_the_id_is_not_remarked<DB: Tested>(world: &W
     assert_eq!(report.to_string(), "Named fits the table codes");
 }
 
-/// A table with one column that is computed, and one whose value an update sets and an insert must bring.
+/// Creates a table with a computed column, and with a column that needs a value on insert.
 async fn create_squares<DB: Tested>(world: &World<DB>) {
     let touched = match DB::NAME {
         name if name == <MySql as sqlx::Database>::NAME => {
@@ -235,7 +237,7 @@ async fn a_generated_field_on_a_computed_column_fits<DB: Tested>(world: &World<D
     assert_eq!(squares.insert(&draft).await.unwrap().area, Some(9));
 }
 
-async fn an_id_that_the_database_pads_is_remarked<DB: Tested>(world: &World<DB>) {
+async fn an_id_that_the_database_pads_is_reported<DB: Tested>(world: &World<DB>) {
     let id = match DB::NAME {
         name if name == <MySql as sqlx::Database>::NAME => {
             "CHAR(10) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
@@ -252,7 +254,7 @@ async fn an_id_that_the_database_pads_is_remarked<DB: Tested>(world: &World<DB>)
         .await
         .unwrap();
     if DB::NAME == <Sqlite as sqlx::Database>::NAME {
-        // To SQLite all names of text types are one, and it stores what it is given.
+        // SQLite treats all names of text types alike, and stores values unchanged.
         assert_eq!(report.to_string(), "Named fits the table codes");
         return;
     }

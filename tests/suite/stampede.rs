@@ -1,4 +1,4 @@
-//! Many callers, one cold key: one load, and nobody is stranded by a leader that fails, hangs or goes away.
+//! Many callers of one cold key: one load, and no caller waits forever for a leader that fails, hangs or disappears.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use crate::world::{
 on_both_stores!(
     simultaneous_misses_make_one_load,
     simultaneous_misses_of_an_absent_row_make_one_load,
-    dropped_leader_strands_nobody_and_its_load_goes_on,
+    dropped_leader_blocks_no_caller_and_its_load_continues,
     a_stuck_load_of_one_key_does_not_hold_up_another,
-    a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget,
+    an_abandoned_lease_delays_readers_only_for_the_wait_budget,
     an_abandoned_lease_expires_and_the_key_is_cached_again,
     simultaneous_misses_without_a_store_make_few_loads,
     simultaneous_misses_of_what_is_not_cached_make_few_loads,
@@ -32,7 +32,6 @@ on_redis!(
 );
 on_postgres!(a_leader_that_fails_twice_does_not_fail_its_followers);
 
-/// S1.
 async fn simultaneous_misses_make_one_load<DB: Tested>(world: &World<DB>) {
     for (id, tasks) in [(1, 10), (2, 100), (3, 1000)] {
         world.put(&Item::new(id, "hot")).await;
@@ -49,7 +48,7 @@ async fn simultaneous_misses_make_one_load<DB: Tested>(world: &World<DB>) {
                 .await
             }
         });
-        // The gate holds the load back until everybody has missed.
+        // The gate holds the load until all callers have missed.
         eventually("all callers have missed", async || {
             items.stats().misses == tasks as u64
         })
@@ -91,7 +90,7 @@ async fn simultaneous_misses_of_an_absent_row_make_one_load<DB: Tested>(world: &
     assert_eq!(items.stats().loads, 1);
 }
 
-/// Nothing can be stored, and still not everybody loads: whoever has asked before a statement was sent shares what it brings.
+/// Nothing can be filled. Callers that have asked before a statement was sent still share its row.
 async fn simultaneous_misses_without_a_store_make_few_loads<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "hot")).await;
     let items = world.items();
@@ -143,7 +142,7 @@ struct Uncached {
     quantity: i64,
 }
 
-/// The absence of a row is not stored here, so no fill is accepted.
+/// The absence of the row is not cached, so no fill is accepted.
 async fn simultaneous_misses_of_what_is_not_cached_make_few_loads<DB: Tested>(world: &World<DB>) {
     let rows = Uncached::repository(&world.cache, world.pool.clone());
     let before = world.database.statements();
@@ -171,7 +170,7 @@ async fn simultaneous_misses_of_what_is_not_cached_make_few_loads<DB: Tested>(wo
     assert_eq!(rows.stats().fills_accepted, 0);
 }
 
-/// Several caches stand for several processes: they share the server and nothing else.
+/// Several caches act as several processes: they share only the server.
 async fn simultaneous_misses_in_several_caches_make_one_load<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "hot")).await;
     let mut processes = vec![world.items()];
@@ -209,7 +208,7 @@ async fn simultaneous_misses_in_several_caches_make_one_load<DB: Tested>(world: 
     assert_eq!(world.database.statements() - before, 1);
 }
 
-/// The wait budget is ten seconds; a waiter that was not woken would need all of it.
+/// The wait budget is ten seconds. A waiter that is not woken would need all of it.
 async fn a_waiter_is_woken_by_the_fill<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "hot")).await;
     let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
@@ -293,7 +292,7 @@ struct Fragile {
     name: String,
 }
 
-/// The table is a view whose first two evaluations fail.
+/// The table is a view. Its first two evaluations fail.
 async fn a_leader_that_fails_twice_does_not_fail_its_followers(world: &World<Postgres>) {
     world.sql("CREATE SEQUENCE attempts").await;
     world
@@ -343,7 +342,7 @@ struct Hasty {
     quantity: i64,
 }
 
-/// Takes the fill lease of a row as a process would that dies with it.
+/// Takes the fill lease of a row, as a process that then dies.
 async fn abandon_lease<DB: Tested>(
     world: &World<DB>,
     hasty: &HastyRepository<DB>,
@@ -363,10 +362,7 @@ async fn abandon_lease<DB: Tested>(
     key
 }
 
-/// S4, the bounded wait.
-async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn an_abandoned_lease_delays_readers_only_for_the_wait_budget<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let hasty = Hasty::repository(&world.cache, world.pool.clone());
     abandon_lease(world, &hasty).await;
@@ -386,7 +382,6 @@ async fn a_lease_that_nobody_fills_delays_readers_only_for_the_wait_budget<DB: T
     assert_eq!(stats.fills_accepted, 0, "and stored nothing");
 }
 
-/// S4, what follows.
 async fn an_abandoned_lease_expires_and_the_key_is_cached_again<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let hasty = Hasty::repository(&world.cache, world.pool.clone());
@@ -405,7 +400,6 @@ async fn an_abandoned_lease_expires_and_the_key_is_cached_again<DB: Tested>(worl
     assert_eq!(hasty.find_outcome(1).await.unwrap().origin, Origin::Cache);
 }
 
-/// A load is a statement, so it cannot read the same key again; what is left is that keys do not block each other.
 async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     world.put(&Item::new(2, "two")).await;
@@ -424,8 +418,7 @@ async fn a_stuck_load_of_one_key_does_not_hold_up_another<DB: Tested>(world: &Wo
     assert_eq!(stuck.await.unwrap().unwrap().unwrap().name, "one");
 }
 
-/// S6.
-async fn dropped_leader_strands_nobody_and_its_load_goes_on<DB: Tested>(world: &World<DB>) {
+async fn dropped_leader_blocks_no_caller_and_its_load_continues<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
     let gate = world.close_gate().await;

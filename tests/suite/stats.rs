@@ -1,4 +1,4 @@
-//! The counters add up, and count what they say.
+//! The counters count what they say, and their sums are right.
 
 use larder::{Stats, store::faulty::Operation};
 
@@ -15,7 +15,6 @@ fn reads(stats: &Stats) -> u64 {
     stats.hits + stats.negative_hits + stats.misses
 }
 
-/// K1.
 async fn reads_are_hits_negative_hits_and_misses<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     for id in 0..10 {
@@ -46,7 +45,6 @@ async fn reads_are_hits_negative_hits_and_misses<DB: Tested>(world: &World<DB>) 
     assert_eq!(stats.load_errors + stats.store_errors, 0);
 }
 
-/// K2.
 async fn followers_are_counted_once_each_and_not_as_loads<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "hot")).await;
     let items = world.items();

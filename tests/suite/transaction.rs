@@ -1,6 +1,6 @@
-//! Transactions: what they see, what others see, and what becomes of the cache however they end.
+//! Transactions: what they see, what others see, and what the cache holds after each way to end them.
 //!
-//! Most cases run for a cache-aside and for a write-through entity over the same table; the two differ in their keys.
+//! Most cases run for a cache-aside and for a write-through entity over one table. The two have different keys.
 
 use std::{
     fmt,
@@ -29,19 +29,19 @@ everywhere!(
     a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit,
     a_rollback_leaves_the_cache_as_if_nothing_had_happened,
     a_savepoint_takes_its_writes_along_when_it_is_rolled_back,
-    a_reader_between_statement_and_commit_leaves_no_old_row_behind,
-    raw_statements_are_seen_when_their_rows_are_touched,
-    raw_statements_over_unknown_rows_are_seen_when_all_are_touched,
+    a_reader_between_statement_and_commit_caches_no_old_row,
+    raw_statements_are_seen_when_their_rows_are_marked,
+    raw_statements_over_unknown_rows_are_seen_when_all_are_marked,
     a_batch_in_a_transaction_is_all_or_nothing,
 );
 on_both_stores!(
-    without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind,
-    cache_effects_are_done_before_what_was_left_for_after_the_commit,
+    without_the_intent_a_reader_before_the_commit_caches_the_old_row,
+    callbacks_run_after_the_cache_was_updated,
     reads_in_a_transaction_fill_nothing_and_a_failed_statement_switches_nothing_off,
     a_transaction_that_is_dropped_is_rolled_back,
     a_commit_whose_caller_is_gone_runs_to_its_end,
     a_callback_that_panics_undoes_neither_the_commit_nor_the_next_callback,
-    raw_statements_take_back_what_was_to_be_published,
+    raw_statements_cancel_earlier_cache_updates,
 );
 on_postgres!(
     a_commit_that_postgres_answers_with_a_rollback_is_an_error,
@@ -56,7 +56,7 @@ on_servers!(
     a_session_is_as_it_was_after_a_commit,
 );
 
-/// A row of the table of items under some strategy.
+/// A row of the table of items, with any strategy.
 pub(crate) trait Row: Entity<Id = i64> + PartialEq + fmt::Debug {
     fn row(id: i64, name: &str) -> Self;
     fn name(&self) -> &str;
@@ -82,7 +82,7 @@ impl Row for Through {
     }
 }
 
-/// The rows as this process and as another one see them.
+/// The rows as this process and as another one sees them.
 pub(crate) struct Both<R: Row, DB: Tested> {
     pub(crate) here: Repository<R, DB>,
     pub(crate) there: Repository<R, DB>,
@@ -97,7 +97,7 @@ impl<R: Row, DB: Tested> Both<R, DB> {
         }
     }
 
-    /// Everybody reads this name, or that there is no such row.
+    /// Checks that both processes read this name, or that the row does not exist.
     pub(crate) async fn see(&self, id: i64, name: Option<&str>) {
         for rows in [&self.here, &self.there] {
             let row = rows.find(id).await.unwrap();
@@ -105,7 +105,7 @@ impl<R: Row, DB: Tested> Both<R, DB> {
         }
     }
 
-    /// The name that the database holds, which is the one that everybody reads.
+    /// Returns the name in the database. Checks that both processes read it.
     pub(crate) async fn agree(&self, id: i64) -> Option<String> {
         let row = self.here.find_uncached(id).await.unwrap();
         let held = row.map(|row| row.name().to_owned());
@@ -113,7 +113,7 @@ impl<R: Row, DB: Tested> Both<R, DB> {
         held
     }
 
-    /// Everybody has this row from the cache.
+    /// Waits until both processes have this row from the cache.
     pub(crate) async fn are_warm(&self, id: i64) {
         for rows in [&self.here, &self.there] {
             eventually("the row is cached", async || {
@@ -150,7 +150,7 @@ async fn own_writes<R: Row, DB: Tested>(world: &World<DB>) {
     assert_eq!(within.find(2).await.unwrap(), None);
     assert!(within.exists(3).await.unwrap());
     if DB::NAME != <Sqlite as sqlx::Database>::NAME {
-        // SQLite lets readers in beside a writer too, but not through one connection.
+        // SQLite allows readers during a write too, but not on one connection.
         rows.see(2, Some("doomed")).await;
     }
     rows.see(1, Some("old")).await;
@@ -260,14 +260,12 @@ async fn savepoints<R: Row, DB: Tested>(world: &World<DB>) {
     rows.see(1, Some("outer")).await;
 }
 
-async fn a_reader_between_statement_and_commit_leaves_no_old_row_behind<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_reader_between_statement_and_commit_caches_no_old_row<DB: Tested>(world: &World<DB>) {
     assert_eq!(read_before_commit::<Item, DB>(world).await, "new");
     assert_eq!(read_before_commit::<Through, DB>(world).await, "new");
 }
 
-async fn without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind<DB: Tested>(
+async fn without_the_intent_a_reader_before_the_commit_caches_the_old_row<DB: Tested>(
     world: &World<DB>,
 ) {
     world.faults.leave_out(Mechanism::Intent);
@@ -275,7 +273,7 @@ async fn without_the_intent_a_reader_before_the_commit_leaves_the_old_row_behind
     assert_eq!(read_before_commit::<Item, DB>(world).await, "old");
 }
 
-/// A reader that nobody stops reads the old row after the statement and stores it before the commit.
+/// Without intents, a reader reads the old row after the statement and caches it before the commit.
 async fn read_before_commit<R: Row, DB: Tested>(world: &World<DB>) -> String {
     let rows = Both::<R, DB>::of(world).await;
     world.put(&Item::new(1, "old")).await;
@@ -292,7 +290,7 @@ async fn read_before_commit<R: Row, DB: Tested>(world: &World<DB>) -> String {
     row.name().to_owned()
 }
 
-async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: &World<DB>) {
+async fn raw_statements_are_seen_when_their_rows_are_marked<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Item, DB>::of(world).await;
     for id in 1..=4 {
         rows.here.insert(&Item::new(id, "old")).await.unwrap();
@@ -308,12 +306,12 @@ async fn raw_statements_are_seen_when_their_rows_are_touched<DB: Tested>(world: 
     for id in 1..=3 {
         rows.see(id, Some("raw")).await;
     }
-    // Nobody named this one.
+    // This row was not marked.
     rows.see(4, Some("old")).await;
 }
 
-/// By a statement that names no row, in a transaction and past larder altogether; rows of other entities stay.
-async fn raw_statements_over_unknown_rows_are_seen_when_all_are_touched<DB: Tested>(
+/// A statement changes unknown rows, in a transaction and without larder. Rows of other entities stay.
+async fn raw_statements_over_unknown_rows_are_seen_when_all_are_marked<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = Both::<Item, DB>::of(world).await;
@@ -363,8 +361,8 @@ pub(crate) async fn raw<DB: Tested>(transaction: &mut Transaction<'_, DB>, text:
         .unwrap();
 }
 
-/// The row that was written is not the one that is there in the end, and only the user knows.
-async fn raw_statements_take_back_what_was_to_be_published<DB: Tested>(world: &World<DB>) {
+/// A raw statement changes the row after larder's write, which larder does not see.
+async fn raw_statements_cancel_earlier_cache_updates<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Through, DB>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
@@ -380,9 +378,7 @@ async fn raw_statements_take_back_what_was_to_be_published<DB: Tested>(world: &W
     rows.see(1, Some("raw")).await;
 }
 
-async fn cache_effects_are_done_before_what_was_left_for_after_the_commit<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn callbacks_run_after_the_cache_was_updated<DB: Tested>(world: &World<DB>) {
     let rows = Both::<Item, DB>::of(world).await;
     rows.here.insert(&Item::new(1, "old")).await.unwrap();
     rows.see(1, Some("old")).await;
@@ -484,7 +480,7 @@ async fn a_transaction_that_is_dropped_is_rolled_back<DB: Tested>(world: &World<
 }
 
 async fn a_commit_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World<DB>) {
-    // Dropped while the intents are placed, and while they are taken back.
+    // Dropped while the intents are placed, and while they are ended.
     for operation in [Operation::Begin, Operation::End] {
         let rows = Both::<Item, DB>::of(world).await;
         rows.here.insert(&Item::new(1, "old")).await.unwrap();
@@ -509,7 +505,8 @@ async fn a_commit_whose_caller_is_gone_runs_to_its_end<DB: Tested>(world: &World
     }
 }
 
-/// Whether the statement was run is not known, so neither is its key in every case; going on could leave an old row cached.
+/// It is unknown whether the statement was executed, and so which key it has changed. To continue could leave an old row
+/// cached.
 async fn a_statement_dropped_half_way_can_only_be_rolled_back(world: &World<Postgres>) {
     let rows = Both::<Item, Postgres>::of(world).await;
     rows.here.insert(&Item::new(1, "old")).await.unwrap();
@@ -562,7 +559,7 @@ async fn a_batch_in_a_transaction_is_all_or_nothing<DB: Tested>(world: &World<DB
     rows.see(3, Some("new")).await;
 }
 
-/// Postgres answers the commit of a transaction in which a statement failed with a rollback, and with no error.
+/// After a failed statement, Postgres answers a commit with a rollback, and with no error.
 async fn a_commit_that_postgres_answers_with_a_rollback_is_an_error(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -623,7 +620,7 @@ impl Row for Hasty {
     }
 }
 
-/// A process that stops between its intents and its commit is cut off by the database before they expire.
+/// If a process stops between its intents and its commit, the database ends the transaction before the intents expire.
 async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -635,7 +632,7 @@ async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database<DB
         .update(&Hasty::row(1, "new"))
         .await
         .unwrap();
-    // As long as an intent lives: this is the fault, not a wait for something.
+    // As long as the intent TTL. This sleep is the fault itself.
     world.faults.at(larder::store::Point::BeforeCommit, || {
         std::thread::sleep(Duration::from_secs(2));
     });
@@ -653,7 +650,7 @@ async fn a_transaction_that_is_idle_at_its_commit_is_given_up_by_the_database<DB
     );
 }
 
-/// What a session is given for a commit is taken back before the connection returns to its pool.
+/// The settings of the session for a commit are reset before the connection returns to its pool.
 async fn a_session_is_as_it_was_after_a_commit<DB: Tested>(world: &World<DB>) {
     let limits = if DB::NAME == <Postgres as sqlx::Database>::NAME {
         "SELECT current_setting('idle_in_transaction_session_timeout') || current_setting('statement_timeout')"
@@ -675,7 +672,7 @@ async fn a_session_is_as_it_was_after_a_commit<DB: Tested>(world: &World<DB>) {
     rows.see(1, Some("one")).await;
 }
 
-/// The answer to the commit is held up for longer than an intent lives without renewal.
+/// The reply to the commit is held for longer than the intent TTL.
 async fn intents_are_renewed_while_a_commit_takes_long(world: &World<Postgres>) {
     let rows = Both::<Hasty, Postgres>::of(world).await;
     rows.here.insert(&Hasty::row(1, "old")).await.unwrap();
@@ -698,7 +695,7 @@ async fn intents_are_renewed_while_a_commit_takes_long(world: &World<Postgres>) 
     rows.see(1, Some("new")).await;
 }
 
-/// A commit has no time-out on Postgres, so what it would wait for is done before, in a statement that has one.
+/// On Postgres a commit has no time-out. So deferred triggers run before it, in a statement that has one.
 async fn a_deferred_trigger_that_outlives_the_intent_fails_the_commit(world: &World<Postgres>) {
     world.sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END'").await;
     world.sql("CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()").await;
@@ -725,9 +722,9 @@ async fn a_deferred_trigger_that_outlives_the_intent_fails_the_commit(world: &Wo
     rows.see(1, Some("old")).await;
 }
 
-/// A deadlock takes the whole transaction with it, and what follows would commit statement by statement.
+/// A deadlock rolls back the whole transaction. Later statements would commit one by one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
+async fn a_transaction_that_mysql_has_rolled_back_cannot_continue() {
     let world = World::<MySql>::open(Kind::Memory).await;
     let rows = Both::<Item, MySql>::of(&world).await;
     rows.here
@@ -759,7 +756,7 @@ async fn a_transaction_that_mysql_has_rolled_back_cannot_go_on() {
         .within(&mut second)
         .update(&Item::new(1, "second"))
         .await;
-    // One of the two is the victim; the other one's lock is granted.
+    // The database rolls back one of the two, and grants the lock of the other.
     let (victim, survivor) = match written {
         Err(_) => (second, crossing.await.unwrap().0),
         Ok(_) => (crossing.await.unwrap().0, second),

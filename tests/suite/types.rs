@@ -1,4 +1,4 @@
-//! every type of column survives the way through database, codec and store, to the last bit.
+//! Every type of column: the value is the same after database, codec and store, to the last bit.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ struct QueueIncarnation {
     longitude: f64,
 }
 
-/// A number kept as text.
+/// A number that is stored as text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Written(u64);
 
@@ -189,7 +189,7 @@ async fn every_postgres_type_survives(world: &World<Postgres>) {
     assert_eq!(rows.find(full.id).await.unwrap(), None);
 }
 
-/// What MariaDB and SQLite have no type for is left out.
+/// Without the types that MariaDB and SQLite do not have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "narrow")]
 struct Narrow {
@@ -325,7 +325,7 @@ fn every_type_survives_the_codecs_that_can_carry_it() {
     }
 }
 
-/// A value that describes itself cannot be carried by position: said when the repository is made.
+/// A positional codec cannot carry a self-describing value. The repository reports that when it is made.
 #[tokio::test]
 async fn postcard_refuses_self_describing_fields_at_start() {
     let cache = Cache::builder().codec(Codec::Postcard).build().unwrap();
@@ -369,7 +369,7 @@ async fn postcard_and_json_carry_a_row_through_redis() {
     world.database.close().await;
 }
 
-/// What MariaDB holds beyond the narrow row: exact numbers, times of the `time` crate, enums as text, unsigned integers.
+/// Further types of MariaDB: exact numbers, times of the `time` crate, enums as text, unsigned integers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "exact")]
 struct Exact {
@@ -378,7 +378,7 @@ struct Exact {
     price: Decimal,
     moment: time::OffsetDateTime,
     day: time::Date,
-    // sqlx compares the flags of a text column, so it takes an ENUM for one only where the column may be NULL.
+    // sqlx compares the flags of a text column, so it accepts an ENUM only if the column may be NULL.
     mood: Option<Mood>,
     nothing: Option<Decimal>,
     small: u8,

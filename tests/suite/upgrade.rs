@@ -1,4 +1,4 @@
-//! Entries of other versions of a program, and damaged ones: a miss, never an error and never a wrong value.
+//! Entries of other versions of a program, and damaged entries: a miss, never an error and never a wrong value.
 
 use larder::{
     Cached, Codec, Origin, entry,
@@ -14,7 +14,7 @@ on_both_stores!(
     another_layout_is_a_miss_and_is_overwritten,
     a_write_by_either_version_is_seen_by_the_other,
     another_layout_of_a_nested_type_is_a_miss,
-    another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew,
+    another_table_under_the_same_name_is_refused_until_the_namespace_is_rebound,
 );
 on_redis!(
     damaged_bytes_are_a_miss_counted_and_repaired,
@@ -23,7 +23,7 @@ on_redis!(
     every_prefix_of_an_entry_is_survived,
 );
 
-/// The same entity as [`Item`] in another version of the program: one field more, one retyped, one gone.
+/// [`Item`] in another version of the program: one field more, one with another type, one removed.
 mod next_version {
     use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,6 @@ mod next_version {
     }
 }
 
-/// Z1.
 async fn another_layout_is_a_miss_and_is_overwritten<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let old = world.items();
@@ -65,7 +64,6 @@ async fn another_layout_is_a_miss_and_is_overwritten<DB: Tested>(world: &World<D
     );
 }
 
-/// Z3.
 async fn a_write_by_either_version_is_seen_by_the_other<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let old = world.items();
@@ -136,15 +134,13 @@ macro_rules! is_loaded_and_cached {
     };
 }
 
-/// Z1, behind the name of a type.
+/// The same for a nested type.
 async fn another_layout_of_a_nested_type_is_a_miss<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     is_loaded_and_cached!(world, first, more_columns, more_variants, first);
 }
 
-async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_bound_anew<
-    DB: Tested,
->(
+async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_rebound<DB: Tested>(
     world: &World<DB>,
 ) {
     world.put(&Item::new(1, "one")).await;
@@ -159,7 +155,6 @@ async fn another_table_under_the_same_name_is_refused_until_the_namespace_is_bou
     is_loaded_and_cached!(world, other_table);
 }
 
-/// Z4.
 async fn damaged_bytes_are_a_miss_counted_and_repaired<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
@@ -301,10 +296,10 @@ fn pending(is_deletion: bool) -> Pending {
     }
 }
 
-/// A name, stored bytes, and the state they stand for.
+/// A name, the stored bytes, and the state that they encode.
 type Fixture = (&'static str, &'static [u8], State<&'static [u8]>);
 
-/// The stored bytes of format 1, one file per state. A change of the format needs a new number and new files beside these.
+/// The stored bytes of format 1, one file per state. A change of the format needs a new number and further files.
 fn fixtures() -> Vec<Fixture> {
     let intents = vec![Token([0xA1; 16]), Token([0xB2; 16])];
     vec![
@@ -354,27 +349,25 @@ fn fixtures() -> Vec<Fixture> {
     ]
 }
 
-/// Bytes that only the script that settles a queued write makes: a value with its mark.
-fn marked() -> (&'static [u8], State<&'static [u8]>) {
+/// Bytes that only the settle script writes: a value with a queue position.
+fn settled() -> (&'static [u8], State<&'static [u8]>) {
     let bytes = include_bytes!("fixtures/format-1/marked.bin");
     (bytes, State::Value(meta(), b"payload".as_slice()))
 }
 
-/// Z2.
 #[test]
-fn a_settled_value_is_read_without_its_mark_and_not_without_all_of_it() {
-    let (bytes, state) = marked();
+fn a_settled_value_is_read_without_its_queue_position() {
+    let (bytes, state) = settled();
     assert_eq!(entry::decode(bytes), state);
-    let mark_end = entry::HEADER_LENGTH + QUEUE_POSITION_LENGTH;
+    let position_end = entry::HEADER_LENGTH + QUEUE_POSITION_LENGTH;
     let empty = State::Value(meta(), b"".as_slice());
-    assert_eq!(entry::decode(&bytes[..mark_end]), empty);
+    assert_eq!(entry::decode(&bytes[..position_end]), empty);
     let damaged = State::Unreadable(Unreadable::Damaged);
-    for length in 0..mark_end {
+    for length in 0..position_end {
         assert_eq!(entry::decode(&bytes[..length]), damaged, "{length} bytes");
     }
 }
 
-/// Z2.
 #[test]
 fn bytes_of_released_formats_are_read_exactly() {
     for (name, bytes, state) in fixtures() {
@@ -382,7 +375,6 @@ fn bytes_of_released_formats_are_read_exactly() {
     }
 }
 
-/// Z2.
 #[test]
 fn the_format_has_not_changed_without_a_new_number() {
     assert_eq!(
@@ -395,7 +387,6 @@ fn the_format_has_not_changed_without_a_new_number() {
     }
 }
 
-/// Z2, the payloads.
 #[test]
 fn payloads_of_released_codecs_are_read_exactly() {
     let item = Item {
@@ -477,8 +468,8 @@ proptest! {
         prop_assert_eq!(entry::decode(&bytes), state);
     }
 
-    /// The bounded form of the fuzz target: any bytes decode to a state, and what decodes to a real one is written back
-    /// byte for byte, but for bytes the format reserves.
+    /// A bounded form of the fuzz target: any bytes decode to a state. A readable state encodes to the same bytes, except
+    /// for bytes that the format reserves.
     #[test]
     fn any_bytes_decode_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {
         if magic && bytes.len() > 2 {

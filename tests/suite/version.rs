@@ -123,7 +123,7 @@ async fn a_lost_race_is_a_conflict_that_carries_the_current_row<DB: Tested>(worl
     );
 }
 
-/// A transaction of MySQL reads from a snapshot, which is older than the row that its statement has met.
+/// A transaction of MySQL reads from a snapshot, which is older than the row that its statement has matched.
 async fn a_conflict_carries_the_current_row_and_not_the_one_of_the_snapshot(world: &World<MySql>) {
     let accounts = accounts(world).await;
     accounts.insert(&account(10, 1)).await.unwrap();
@@ -189,7 +189,7 @@ async fn a_conflict_in_a_batch_changes_nothing<DB: Tested>(world: &World<DB>) {
     assert_eq!(accounts.find(1).await.unwrap(), None);
 }
 
-/// Two tellers read the same balance; each adds to what it read. The second must not overwrite the first.
+/// Two tellers read the same balance, and each adds to it. The second one must not overwrite the first.
 async fn updates_are_lost_without_a_version_and_never_with_one<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     items.insert(&Item::new(1, "account")).await.unwrap();

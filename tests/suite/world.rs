@@ -1,7 +1,8 @@
-//! What a test stands on: a cache of one kind over a database of one kind, with faults to command, and a table of items.
+//! The world of a test: a cache of one kind over a database of one kind, faults that the test controls, and a table of
+//! items.
 //!
-//! [`everywhere!`] runs a case on both stores and all three databases, [`on_both_stores!`] on both stores over SQLite. A
-//! case is a generic function; its name is the claim.
+//! [`everywhere!`] runs a case with both stores and all three databases, [`on_both_stores!`] with both stores over SQLite. A
+//! case is a generic function, and its name is the claim.
 
 use std::{
     collections::hash_map::RandomState,
@@ -78,12 +79,12 @@ impl Through {
 
 const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
 
-/// A database that the tests know how to make.
+/// A database that the tests can create.
 pub(crate) trait Tested: Backend {
-    /// A database of the test's own.
+    /// Creates a database for one test.
     fn create() -> impl Future<Output = TestDatabase<Self>> + Send;
 
-    /// Numbers as arguments of a statement.
+    /// Returns numbers as the arguments of a statement.
     fn numbers(numbers: &[i64]) -> Self::Arguments;
 }
 
@@ -129,7 +130,7 @@ impl Tested for MySql {
     }
 }
 
-/// Which store a cache uses.
+/// The kind of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Memory,
@@ -147,7 +148,7 @@ pub(crate) struct World<DB: Tested> {
 }
 
 impl<DB: Tested> World<DB> {
-    /// A new database with an empty table of items, and a cache that holds nothing.
+    /// Returns a new database with an empty table of items, and an empty cache.
     pub(crate) async fn open(kind: Kind) -> Self {
         let database = DB::create().await;
         let faults = Faults::new();
@@ -164,18 +165,18 @@ impl<DB: Tested> World<DB> {
         world
     }
 
-    /// The items, through the world's cache.
+    /// Returns the items, through the world's cache.
     pub(crate) fn items(&self) -> ItemRepository<DB> {
         Item::repository(&self.cache, self.pool.clone())
     }
 
-    /// The items as another process sees them: the same rows and the same store, nothing else shared. The in-process
-    /// store has no other process; there it is another repository of the same cache.
+    /// Returns the items as another process sees them: the same rows and the same store, and nothing else in common. For the
+    /// in-process store, it is another repository of the same cache.
     pub(crate) async fn items_elsewhere(&self) -> ItemRepository<DB> {
         Item::repository(&self.cache_elsewhere().await, self.pool.clone())
     }
 
-    /// The cache as another process sees it.
+    /// Returns the cache as another process sees it.
     pub(crate) async fn cache_elsewhere(&self) -> Cache {
         match self.kind {
             Kind::Memory => self.cache.clone(),
@@ -183,7 +184,7 @@ impl<DB: Tested> World<DB> {
         }
     }
 
-    /// Runs a statement past the repository.
+    /// Runs a statement without larder.
     pub(crate) async fn sql(&self, text: impl Into<String>) {
         let text: String = text.into();
         let mut connection = self
@@ -200,7 +201,7 @@ impl<DB: Tested> World<DB> {
         .expect("the statement is accepted");
     }
 
-    /// Runs a statement that cannot be prepared.
+    /// Runs a statement that cannot be prepared, without larder.
     pub(crate) async fn raw(&self, text: impl Into<String>) {
         let text: String = text.into();
         let mut connection = self
@@ -213,7 +214,7 @@ impl<DB: Tested> World<DB> {
             .expect("the statement is accepted");
     }
 
-    /// The one text that a statement returns.
+    /// Returns the text that a statement returns.
     pub(crate) async fn text(&self, statement: &'static str) -> String {
         let mut connection = self
             .pool
@@ -229,7 +230,7 @@ impl<DB: Tested> World<DB> {
         text.expect("it is not NULL")
     }
 
-    /// Puts a row into the table past the repository.
+    /// Inserts a row into the table, without larder.
     pub(crate) async fn put(&self, item: &Item) {
         let note = item
             .note
@@ -242,7 +243,7 @@ impl<DB: Tested> World<DB> {
         .await;
     }
 
-    /// Reads a row, or its absence, and returns when it is stored: a fill is not waited for by the read it follows.
+    /// Reads a row, or its absence, and returns when it is cached. A read does not wait for its fill.
     pub(crate) async fn warm(&self, items: &ItemRepository<DB>, id: i64) {
         let before = items.stats();
         items.find(id).await.expect("the database answers");
@@ -270,12 +271,12 @@ impl<DB: Tested> World<DB> {
     }
 }
 
-/// All connections of a pool.
+/// All connections of a pool. Dropping it gives them back.
 pub(crate) struct Gate<DB: Tested>(
     #[expect(dead_code, reason = "held, not used")] Vec<sqlx::pool::PoolConnection<DB>>,
 );
 
-/// A cache with a namespace. What two of them have in common is the store, if it is Redis.
+/// Returns a cache with a namespace. Two such caches share only the store, if it is Redis.
 pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache {
     let builder = Cache::builder()
         .namespace(namespace)
@@ -292,10 +293,10 @@ pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache
     }
 }
 
-/// How long something may take that must happen; generous, for slow machines.
+/// The maximum time for something that must happen; long enough for slow machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until a condition holds, which it must within a generous bound.
+/// Waits until a condition holds. Panics if it does not hold in time.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let polled = async {
         while !holds().await {
@@ -307,7 +308,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         .unwrap_or_else(|_| panic!("it never came true that {what}"));
 }
 
-/// As [`eventually`], for a condition that can be looked at without waiting.
+/// As [`eventually`], for a condition that is checked without waiting.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let polled = async {
         while !holds() {
@@ -319,7 +320,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         .unwrap_or_else(|_| panic!("it never came true that {what}"));
 }
 
-/// Runs so many tasks at once and returns what they return.
+/// Runs this many tasks at the same time, and returns their results.
 pub(crate) async fn at_once<T: Send + 'static, F>(tasks: usize, task: impl Fn(usize) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -347,8 +348,8 @@ pub(crate) fn redis_url() -> String {
         .expect("LARDER_REDIS_URL is set by `cargo xtask test` or `cargo xtask servers`")
 }
 
-/// A name that no other test uses, in this process or another. Numbers of processes are given again, and Redis may still hold
-/// what an earlier one has queued; so a number is drawn as well.
+/// Returns a name that no other test uses, in this process or another. Process ids are used again, and Redis may still have
+/// queued writes of an earlier process, so the name contains a random number.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static DRAWN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());

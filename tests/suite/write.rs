@@ -1,4 +1,4 @@
-//! Writes: what reaches the database, what comes back, and how failures are told.
+//! Writes: what the database gets, what is returned, and how failures are reported.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::world::{
 everywhere!(
     insert_update_save_and_delete_reach_the_database,
     missing_rows_are_not_found_and_never_a_silent_success,
-    duplicates_are_told_apart,
+    duplicates_are_reported_as_such,
     the_database_chooses_ids_and_fills_columns_in,
     a_save_never_changes_a_row_with_another_id,
     a_change_that_changes_nothing_is_a_success,
@@ -81,7 +81,7 @@ async fn missing_rows_are_not_found_and_never_a_silent_success<DB: Tested>(world
     );
 }
 
-async fn duplicates_are_told_apart<DB: Tested>(world: &World<DB>) {
+async fn duplicates_are_reported_as_such<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     items.insert(&Item::new(1, "one")).await.unwrap();
     let error = items.insert(&Item::new(1, "again")).await.unwrap_err();
@@ -176,7 +176,7 @@ struct Account {
     email: String,
 }
 
-/// MySQL's own upsert would change whichever row a unique key collides with.
+/// MySQL's own upsert would change any row that a unique key collides with.
 async fn a_save_never_changes_a_row_with_another_id<DB: Tested>(world: &World<DB>) {
     world.sql("CREATE TABLE accounts (id BIGINT NOT NULL PRIMARY KEY, email VARCHAR(100) NOT NULL UNIQUE)").await;
     let accounts = Account::repository(&world.cache, world.pool.clone());
@@ -237,7 +237,7 @@ async fn a_row_of_nothing_but_its_id_can_be_written<DB: Tested>(world: &World<DB
     assert!(!members.exists((1, 2)).await.unwrap());
 }
 
-/// What happened to the versions of one row, in the order of a clock that everybody shares.
+/// The versions of one row, by a clock that all tasks share.
 #[derive(Default)]
 struct History {
     now: u64,
@@ -262,15 +262,15 @@ impl History {
         self.writes[version].1 = Some(ended);
     }
 
-    /// Whether the write of one version had returned before that of the other began.
+    /// Returns whether the write of one version had returned before that of the other began.
     fn precedes(&self, older: usize, newer: usize) -> bool {
         self.writes[older]
             .1
             .is_some_and(|ended| ended < self.writes[newer].0)
     }
 
-    /// A version that had replaced the one that was seen before the read began, which proves that what was seen is stale.
-    /// Of writes that overlap either may be the last.
+    /// Returns a version that had replaced the one that was read before the read began, which proves that the read is stale.
+    /// Of overlapping writes, either may be the last.
     fn replaced(&self, seen: usize, read_began: u64) -> Option<usize> {
         (0..self.writes.len()).find(|newer| {
             let returned = self.writes[*newer].1;
@@ -308,8 +308,8 @@ async fn cached<DB: Tested>(items: &ItemRepository<DB>) {
     }
 }
 
-/// Readers never see a row that was replaced before they asked, nor one that was replaced before what they saw last.
-/// At first one writer at a time, which then sees its row cached; later all at once.
+/// A reader never sees a row that was replaced before it asked, or before the row that it saw last. At first there is one
+/// writer at a time, and its row is cached afterwards. Then all write at the same time.
 async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &World<DB>) {
     const WRITERS: usize = 4;
     const READERS: usize = 4;
@@ -350,7 +350,7 @@ async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &Wor
                 let seen = usize::try_from(row.quantity).unwrap();
                 history.lock().unwrap().check(seen, last, began);
                 last = seen;
-                // A hit in process waits for nothing, and the writers need the threads as well.
+                // An in-process hit does not wait, and the writers need the threads too.
                 tokio::task::yield_now().await;
             }
         }
@@ -362,7 +362,7 @@ async fn many_writers_and_readers_never_see_an_older_row<DB: Tested>(world: &Wor
     }
 }
 
-/// Each finds no row, and all but one find that it is there after all.
+/// Each finds no row, and all but one then find that another task has inserted it.
 async fn concurrent_saves_of_a_new_row_all_succeed<DB: Tested>(world: &World<DB>) {
     let items = world.items();
     for id in 0..10 {
@@ -379,7 +379,7 @@ async fn concurrent_saves_of_a_new_row_all_succeed<DB: Tested>(world: &World<DB>
     }
 }
 
-/// Locks the row in a transaction of somebody else, so that a statement on it has to wait.
+/// Locks the row in another transaction, so that a statement on it has to wait.
 pub(crate) async fn lock_row(outside: &Pool<Postgres>) -> sqlx::Transaction<'static, Postgres> {
     let mut transaction = outside.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM items WHERE id = 1 FOR UPDATE")
@@ -401,7 +401,7 @@ pub(crate) async fn held_up(outside: &Pool<Postgres>) {
     .await;
 }
 
-/// An intent lives ten seconds; it is renewed after a third of that, and does not run out however long the statement takes.
+/// The intent TTL is ten seconds. The intent is renewed after a third of it, as long as the statement takes.
 async fn an_intent_is_renewed_while_its_statement_runs(world: &World<Postgres>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
@@ -444,11 +444,11 @@ struct Unannounced {
     quantity: i64,
 }
 
-/// The processor time of this thread, on which the runtime of the test runs all tasks.
+/// Returns the processor time of this thread, which runs all tasks of the test.
 #[cfg(target_os = "linux")]
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-    // The name of the thread may hold anything; the numbers stand behind its closing bracket.
+    // The name of the thread may contain any character. The numbers follow its closing bracket.
     let (_, numbers) = stat.rsplit_once(')').unwrap();
     let ticks: u64 = numbers
         .split_whitespace()
@@ -456,11 +456,11 @@ fn processor_time() -> Duration {
         .take(2)
         .map(|ticks| ticks.parse::<u64>().unwrap())
         .sum();
-    // Linux counts in hundredths of a second, whatever its own clock does.
+    // This file counts in hundredths of a second, whatever the kernel's own clock does.
     Duration::from_millis(ticks * 10)
 }
 
-/// Where nothing is announced nothing is renewed, and the wait costs nothing.
+/// A write that is not announced renews no intent, and uses no processor time while it waits.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_write_that_is_not_announced_waits_quietly() {
@@ -482,7 +482,7 @@ async fn a_write_that_is_not_announced_waits_quietly() {
     });
     held_up(&outside).await;
     let before = processor_time();
-    // Half of which is behind the moment at which an intent would be renewed.
+    // Longer than a third of the intent TTL, after which an intent would be renewed.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let used = processor_time() - before;
     assert!(
@@ -521,13 +521,13 @@ async fn two_fields_for_one_column_are_refused_at_start<DB: Tested>(world: &Worl
     );
 }
 
-/// The connection breaks after the statement was sent: it may be applied at any later time, so nothing may be stored until
-/// the intent has expired.
+/// The connection is lost after the statement was sent. The statement may be executed at any later time, so nothing may be
+/// cached until the intent has expired.
 async fn a_write_whose_outcome_is_unknown_keeps_its_key_uncached(world: &World<Postgres>) {
     world.put(&Item::new(1, "old")).await;
     let items = world.items();
     world.warm(&items, 1).await;
-    // The name is sent as a parameter, so it marks the message that carries the update.
+    // The name is a parameter, so it identifies the message with the update.
     let cut = world
         .database
         .proxy()

@@ -1,4 +1,4 @@
-//! Write-through: the row is in the cache when the write returns, as the database holds it, and never an older one.
+//! Write-through: when the write returns, the row is in the cache as the database has it, and never an older one.
 
 use larder::{
     Cached, ErrorKind, Origin, Transaction,
@@ -23,12 +23,12 @@ on_both_stores!(
     a_write_that_matches_no_row_changes_nothing_that_is_read,
     two_writers_that_end_in_the_wrong_order_leave_no_older_row,
     without_the_rule_for_contended_writers_the_older_row_stays,
-    a_writer_that_lost_its_intent_publishes_nothing,
+    a_writer_that_lost_its_intent_leaves_no_cache_update,
     without_the_rule_for_lost_intents_the_older_row_stays,
     without_its_end_a_writer_that_lost_its_intent_leaves_the_old_row,
     rows_that_triggers_change_later_are_dropped,
-    unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_returned,
-    a_published_row_lives_as_long_as_a_loaded_one,
+    without_after_triggers_an_entity_is_cached_as_it_was_returned,
+    a_cache_update_expires_like_a_loaded_row,
 );
 
 on_mysql!(a_save_that_has_waited_for_a_lock_in_vain_is_not_begun_again);
@@ -41,7 +41,7 @@ async fn elsewhere<DB: Tested>(world: &World<DB>) -> ThroughRepository<DB> {
     Through::repository(&world.cache_elsewhere().await, world.pool.clone())
 }
 
-/// What a reader in another process gets, which must come from the cache.
+/// Returns the row that a reader in another process gets, which must come from the cache.
 async fn cached<DB: Tested>(rows: &ThroughRepository<DB>, id: i64) -> Option<String> {
     let outcome = rows.find_outcome(id).await.unwrap();
     assert_eq!(outcome.origin, Origin::Cache, "row {id}");
@@ -83,7 +83,7 @@ struct Price {
     label: String,
 }
 
-/// A default, a generated column, and a column that a BEFORE trigger rewrites (SQLite's cannot).
+/// A default, a generated column, and a column that a BEFORE trigger rewrites (not in SQLite, whose triggers cannot).
 async fn what_the_database_computes_is_what_is_cached<DB: Tested>(world: &World<DB>) {
     world
         .sql("CREATE TABLE prices (id BIGINT NOT NULL PRIMARY KEY, net BIGINT NOT NULL, gross BIGINT GENERATED ALWAYS AS (net * 2) STORED, currency VARCHAR(3) NOT NULL DEFAULT 'EUR', label VARCHAR(40) NOT NULL)")
@@ -160,7 +160,7 @@ async fn a_committed_transaction_leaves_its_last_rows_in_the_cache<DB: Tested>(w
     assert_eq!(cached(&there, 2).await, None);
 }
 
-/// The batch that fails half-way leaves exactly what was there before it.
+/// A batch that fails half-way does not change the cache.
 async fn a_batch_leaves_its_rows_in_the_cache<DB: Tested>(world: &World<DB>) {
     let (here, there) = (rows(world), elsewhere(world).await);
     let batch = |name: &str| [Through::new(1, name), Through::new(2, name)];
@@ -205,7 +205,7 @@ async fn a_write_that_matches_no_row_changes_nothing_that_is_read<DB: Tested>(wo
     );
 }
 
-/// The first writer commits first and ends last; the second one's commit is the later one.
+/// The first writer commits first and ends last, so the second writer's commit is the later one.
 async fn end_in_the_wrong_order<DB: Tested>(world: &World<DB>) -> String {
     let (here, there) = (rows(world), elsewhere(world).await);
     here.insert(&Through::new(1, "old")).await.unwrap();
@@ -230,7 +230,7 @@ async fn without_the_rule_for_contended_writers_the_older_row_stays<DB: Tested>(
     assert_eq!(end_in_the_wrong_order(world).await, "first");
 }
 
-/// The intent of a writer is lost after its commit, and another writer has come and gone before it ends.
+/// The intent of a writer is lost after its commit. Another writer begins and ends before the first one ends.
 async fn lose_the_intent<DB: Tested>(world: &World<DB>) -> String {
     let (here, there) = (rows(world), elsewhere(world).await);
     here.insert(&Through::new(1, "old")).await.unwrap();
@@ -248,7 +248,7 @@ async fn lose_the_intent<DB: Tested>(world: &World<DB>) -> String {
     there.find(1).await.unwrap().unwrap().name.clone()
 }
 
-async fn a_writer_that_lost_its_intent_publishes_nothing<DB: Tested>(world: &World<DB>) {
+async fn a_writer_that_lost_its_intent_leaves_no_cache_update<DB: Tested>(world: &World<DB>) {
     assert_eq!(lose_the_intent(world).await, "second");
 }
 
@@ -257,7 +257,7 @@ async fn without_the_rule_for_lost_intents_the_older_row_stays<DB: Tested>(world
     assert_eq!(lose_the_intent(world).await, "first");
 }
 
-/// The intent is lost before the commit, and a reader stores the row from before it.
+/// The intent is lost before the commit, and a reader caches the row from before it.
 async fn without_its_end_a_writer_that_lost_its_intent_leaves_the_old_row<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -336,10 +336,8 @@ async fn rows_that_triggers_change_later_are_dropped<DB: Tested>(world: &World<D
     assert_eq!(outcome.origin, Origin::Database);
 }
 
-/// The declaration is what makes the difference; the documentation says so.
-async fn unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_returned<
-    DB: Tested,
->(
+/// Only `after_triggers` makes the difference, as the documentation says.
+async fn without_after_triggers_an_entity_is_cached_as_it_was_returned<DB: Tested>(
     world: &World<DB>,
 ) {
     add_after_trigger(world).await;
@@ -352,7 +350,7 @@ async fn unless_it_says_so_an_entity_with_after_triggers_is_cached_as_it_was_ret
     );
 }
 
-async fn a_published_row_lives_as_long_as_a_loaded_one<DB: Tested>(world: &World<DB>) {
+async fn a_cache_update_expires_like_a_loaded_row<DB: Tested>(world: &World<DB>) {
     let here = rows(world);
     here.insert(&Through::new(1, "one")).await.unwrap();
     here.insert(&Through::new(2, "two")).await.unwrap();
@@ -371,7 +369,7 @@ async fn a_published_row_lives_as_long_as_a_loaded_one<DB: Tested>(world: &World
     assert!((20_000..=30_000).contains(&left(2).await));
 }
 
-/// Unlike a deadlock: who has waited long enough once must not wait ten times.
+/// Unlike after a deadlock: a write that has waited for the whole lock timeout must not wait ten times.
 async fn a_save_that_has_waited_for_a_lock_in_vain_is_not_begun_again(world: &World<MySql>) {
     let impatient = world.pool.options().clone();
     let impatient = impatient.after_connect(|connection, _| {

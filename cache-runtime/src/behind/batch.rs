@@ -1,4 +1,4 @@
-//! What a flush takes from a queue: writes, and the step of the position that they are.
+//! The writes that a flush takes from a queue, and how far they advance the position.
 //!
 //! Not here: how they are read (`flush`) and applied (`apply`).
 
@@ -11,38 +11,38 @@ use crate::{
 /// One write taken from a queue.
 #[derive(Clone)]
 pub struct Queued<E: Entity> {
-    /// Its place in the queue.
+    /// Its number in the incarnation.
     pub number: u64,
     /// The key of the row.
     pub key: Key,
-    /// What the row is to become.
+    /// What the write does to its row.
     pub image: Image<E>,
 }
 
-/// What a queued write makes of its row.
+/// What a queued write does to its row.
 #[derive(Clone)]
 pub enum Image<E: Entity> {
-    /// The whole row.
+    /// Stores this row.
     Row(Arc<E>),
-    /// No row.
+    /// Deletes the row with this id.
     Deletion(E::Id),
-    /// Something that this program cannot read, as another version has written it.
+    /// A write that this program cannot decode, because another version has written it.
     Unreadable {
-        /// Whether it is the id of a row to delete, and not a row.
+        /// Whether the payload is the id of a row to delete, and not a row.
         is_deletion: bool,
         /// The number of the codec that wrote it.
         codec: u8,
-        /// The layout of the struct that it was written for.
+        /// The layout of the struct that was encoded.
         layout: u32,
-        /// What the codec wrote.
+        /// The encoded row or id.
         payload: Vec<u8>,
-        /// Why it cannot be read.
+        /// Why it cannot be decoded.
         reason: String,
     },
 }
 
 impl<E: Entity> Queued<E> {
-    /// The id of the row, unless the write cannot be read.
+    /// Returns the id of the row, or `None` if the write cannot be decoded.
     pub(crate) fn id(&self) -> Option<E::Id> {
         match &self.image {
             Image::Row(row) => Some(row.id()),
@@ -56,23 +56,23 @@ impl<E: Entity> Queued<E> {
 pub struct Batch<'a, E: Entity> {
     /// The incarnation of the queue.
     pub place: &'a QueueIncarnation,
-    /// The position it is expected at.
+    /// The position before the flush.
     pub from: u64,
-    /// The position it is moved to.
+    /// The position after the flush.
     pub to: u64,
-    /// The writes in the order of the queue, numbered behind `from` up to `to`.
+    /// The writes with numbers after `from` and up to `to`, in the order of the queue.
     pub writes: &'a [Queued<E>],
-    /// How many numbers in between have no write: the store has lost them.
+    /// How many of these numbers have no write, because the store has lost it.
     pub lost: u64,
-    /// Up to which number the loss of a closed incarnation has been counted. Its writes come too late, and all of them become
-    /// dead letters.
+    /// For a closed incarnation, the number up to which its loss was counted. Its writes came too late: all become dead
+    /// letters.
     pub lost_counted_to: Option<u64>,
-    /// Whether its rows are compared with what the database makes of them.
+    /// Whether larder compares the rows with what the database stored.
     pub compares: bool,
-    /// The codec that dead letters are written with.
+    /// The codec that encodes dead letters.
     pub codec: Codec,
-    /// The layout of the rows, for whoever reads them.
+    /// The layout of the rows, which is stored in dead letters.
     pub layout: u32,
-    /// The time, in milliseconds since 1970.
+    /// The current time, in milliseconds since 1970.
     pub now_ms: u64,
 }

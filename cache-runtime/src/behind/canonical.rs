@@ -1,34 +1,34 @@
-//! A value as bytes that are the same for the same value, to compare a row with what the database has made of it.
+//! Writes a value as bytes that are the same for equal values, to compare a row with what the database has stored.
 //!
-//! A codec does not do for that: it writes the entries of a `HashMap` in the order that this one copy of it happens to have,
-//! so a row would differ from itself, and which codec there is depends on how the program was built.
+//! A codec cannot be used for that. It writes the entries of a `HashMap` in the order of this one copy of the map, so two
+//! copies of a row would differ. And the codecs depend on the features of the build.
 //!
-//! 1. A value is written as serde describes it, each part with a sign of its kind in front and no part that can be taken for
-//!    two ([`of`]).
-//! 2. The entries of a map are put in order. Numbers keep all their bits, so `-0.0` is not `0.0`.
-//! 3. Where the bytes have to be kept they are kept as a digest ([`digest`]).
+//! 1. A value is written as serde describes it ([`of`]). Each part begins with a byte for its kind, and no part can be read
+//!    as two.
+//! 2. The entries of a map are sorted. Numbers keep all their bits, so `-0.0` is not `0.0`.
+//! 3. Where the bytes have to be stored, a digest is stored instead ([`digest`]).
 //!
-//! Invariant: equal bytes are equal values, as far as serde sees them. Different bytes may still be equal values: those of a
-//! `HashSet`, which serde takes for a list.
-//! Not here: who compares what (`apply`, `replay`).
+//! Invariant: equal bytes mean equal values, as far as serde sees them. Different bytes may still mean equal values: for
+//! serde a `HashSet` is a list.
+//! Not here: which values are compared (`apply`, `replay`).
 
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser};
 use sha2::{Digest, Sha256};
 
-/// A value as bytes.
+/// Returns a value as bytes.
 ///
 /// # Errors
 ///
-/// Fails when the value refuses to be written.
+/// Fails if the value cannot be serialized.
 pub(crate) fn of<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unwritable> {
     let mut out = Vec::with_capacity(256);
     value.serialize(&mut Writer(&mut out))?;
     Ok(out)
 }
 
-/// A value as 64 characters.
+/// Returns a value as 64 characters.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub(crate) fn digest<T: Serialize + ?Sized>(value: &T) -> Result<String, Unwrita
     Ok(text)
 }
 
-/// Why a value cannot be written.
+/// Why a value cannot be serialized.
 #[derive(Debug)]
 pub(crate) struct Unwritable(String);
 
@@ -75,7 +75,7 @@ impl Writer<'_> {
     }
 }
 
-/// Numbers of all widths alike: a field that has become wider holds what it held.
+/// Numbers of all widths have one form, so that a field may become wider.
 macro_rules! numbers {
     ($($method:ident: $type:ty => $wide:ty, $sign:literal;)*) => {
         $(fn $method(self, value: $type) -> Result<(), Unwritable> {
@@ -226,7 +226,7 @@ impl<'w> Serializer for &'w mut Writer<'_> {
     }
 }
 
-/// The parts of a value, in their order.
+/// Writes the parts of a value in their order.
 struct Parts<'o>(&'o mut Vec<u8>);
 
 impl Parts<'_> {
@@ -283,10 +283,10 @@ parts! {
     SerializeStructVariant::serialize_field(name);
 }
 
-/// The entries of a map, which are put in order when all are there.
+/// Collects the entries of a map, and sorts them at the end.
 struct Entries<'o> {
     out: &'o mut Vec<u8>,
-    /// The bytes of each key, and of key and value together.
+    /// For each entry, the length of its key and the bytes of key and value.
     entries: Vec<(usize, Vec<u8>)>,
 }
 
@@ -310,7 +310,7 @@ impl ser::SerializeMap for Entries<'_> {
     }
 
     fn end(mut self) -> Result<(), Unwritable> {
-        // Stable: of a key that comes twice the order counts.
+        // The sort is stable: entries with equal keys keep their order.
         self.entries
             .sort_by(|(one, left), (other, right)| left[..*one].cmp(&right[..*other]));
         self.out.push(b'{');

@@ -328,7 +328,7 @@ struct Failing {
     tasks: AtomicUsize,
     /// Whether a mistake in the configuration was logged. It is logged even if the tasks were already failing for a
     /// transient reason.
-    is_mistake_told: AtomicBool,
+    is_mistake_logged: AtomicBool,
 }
 
 /// The task of one partition.
@@ -359,7 +359,7 @@ async fn run<E: Entity, DB: Backend>(
             backoff = Backoff::default();
             if std::mem::take(&mut is_failing) && failing.tasks.fetch_sub(1, Ordering::AcqRel) == 1
             {
-                failing.is_mistake_told.store(false, Ordering::Release);
+                failing.is_mistake_logged.store(false, Ordering::Release);
                 tracing::info!(
                     entity = E::SPEC.name,
                     queue = &*queue.name,
@@ -388,7 +388,7 @@ async fn run<E: Entity, DB: Backend>(
                 let is_first = !std::mem::replace(&mut is_failing, true)
                     && failing.tasks.fetch_add(1, Ordering::AcqRel) == 0;
                 if error.kind() == ErrorKind::Configuration {
-                    if !failing.is_mistake_told.swap(true, Ordering::AcqRel) {
+                    if !failing.is_mistake_logged.swap(true, Ordering::AcqRel) {
                         tracing::error!(
                             entity = E::SPEC.name,
                             queue = &*queue.name,

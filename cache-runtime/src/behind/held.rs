@@ -1,14 +1,14 @@
-//! What the database holds of rows that were flushed, beside what was written.
+//! Compares flushed rows with what the database has stored.
 //!
-//! A `NUMERIC` rounds, a timestamp loses its nanoseconds, a trigger rewrites: served on from the cache, such a row would be one
-//! that nobody can find in the database.
+//! The database may store another row than the one that was written: a `NUMERIC` rounds, a timestamp loses its nanoseconds,
+//! a trigger changes a column. The cache must not serve a row that is not in the database.
 //!
 //! 1. A flush keeps the rows that its statements have returned, undecoded ([`Held`]).
-//! 2. When it is over they are decoded and compared, a few at a time, while the database works on the next one
+//! 2. After the flush they are decoded and compared, a few at a time, while the database works on the next flush
 //!    ([`changed`]).
 //!
-//! Invariant: a row of which the database has told nothing, or something that does not fit the struct, counts as changed.
-//! Not here: how rows are read back (`chunks`), and what becomes of those that were changed (`flush`).
+//! Invariant: a row counts as changed if the database returned none for it, or one that does not fit the struct.
+//! Not here: how rows are read back (`chunks`), and what happens with those that were changed (`flush`).
 
 use std::collections::HashSet;
 
@@ -17,22 +17,22 @@ use crate::{
     database::{Database, backend::Backend, entity::Entity},
 };
 
-/// How many rows are compared before others have their turn.
+/// How many rows are compared before the task yields.
 const AT_ONCE: usize = 32;
 
-/// What one statement, or what was read behind it, told of the rows that it has written.
+/// The rows that one statement has written, as the statement or a read after it returned them.
 pub(crate) struct Held<DB: Backend> {
     /// The numbers of the writes, in the order of the statement.
     pub(crate) numbers: Vec<u64>,
-    /// The rows, mostly in the same order.
+    /// The returned rows, usually in the same order.
     pub(crate) rows: Vec<DB::Row>,
 }
 
-/// The numbers of the writes whose row is another one in the database, or may be.
+/// Returns the numbers of the writes whose row differs in the database, or may differ.
 ///
 /// # Cancel safety
 ///
-/// Nothing is lost.
+/// Dropping the future changes nothing.
 pub(crate) async fn changed<E: Entity, DB: Backend>(
     database: &Database<E, DB>,
     held: &[Held<DB>],
@@ -40,7 +40,7 @@ pub(crate) async fn changed<E: Entity, DB: Backend>(
 ) -> Vec<u64> {
     let mut changed = Vec::new();
     for Held { numbers, rows } in held {
-        // What did not stand where it was looked for.
+        // Rows that do not match the write at their index. The database may have returned them in another order.
         let (mut strays, mut left) = (HashSet::new(), Vec::new());
         for (at, number) in numbers.iter().enumerate() {
             let row = rows.get(at).and_then(|row| held_bytes(database, row));

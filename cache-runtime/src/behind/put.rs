@@ -1,16 +1,16 @@
 //! One queued write, step by step.
 //!
-//! 1. The put itself: one round trip, whose answer is the acknowledgement.
-//! 2. The store has begun another history, or has no queue yet: an incarnation is registered in the database and begun in
-//!    the store, by one of all who notice, and the put is made again.
-//! 3. The queue is full: the write is refused, or it makes room by flushing, is put, and waits until it was flushed itself.
-//! 4. The put demands something of the row, and nothing is known of it: the row is loaded under a lease, as by a read, and
-//!    the put is made again.
+//! 1. The put: one round trip, whose answer is the acknowledgement.
+//! 2. If the store has another history than the queue, or no queue: one of the callers that notice it registers an
+//!    incarnation in the database and begins it in the store. Then the put is repeated.
+//! 3. If the queue is full: the write fails, or it flushes to make room, is put, and waits until it is flushed.
+//! 4. If the put has a condition and the store does not know the row: the row is loaded under a lease, as by a read, and the
+//!    put is repeated.
 //!
-//! Invariant: what is acknowledged is what the codec gives back (`round_trip`); another write is refused before it is sent.
-//! Invariant: a write that demands something is queued only if the store finds the demand met in the same step. It is refused
-//! by the store as well, or by a read that has asked the store for queued writes.
-//! Not here: that step (`state::put`, and `put.lua`), and what comes after the acknowledgement (`flush`).
+//! Invariant: the codec reproduces what is acknowledged (`round_trip`). Other writes fail before they are sent.
+//! Invariant: a write with a condition is queued only if the store finds the condition met in the same step. It fails if the
+//! store finds it unmet, or if a read that has asked the store for queued writes does.
+//! Not here: the step in the store (`state::put`, and `put.lua`), and what follows the acknowledgement (`flush`).
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -36,44 +36,44 @@ use crate::{
     },
 };
 
-/// How many times a put is made again before something else must be wrong.
+/// How often a put is repeated before the write fails.
 const MAX_TRIES: u32 = 16;
 
-/// A write that is to be queued: what it is called in messages, and its row.
+/// A write that is to be queued: its verb for messages, and its row.
 struct Target<'w, E: Entity> {
     verb: &'static str,
     key: &'w Key,
     id: &'w E::Id,
 }
 
-/// What became of a put, once the queue has taken it or the row has decided against it.
+/// The result of a put that was not an error.
 enum PutOutcome {
     Queued,
-    /// The row is not as the write demands.
+    /// The condition of the write is not met.
     ConditionFailed,
-    /// The store does not know the row, so it cannot tell.
+    /// The store does not know the row, so it cannot evaluate the condition.
     RowUnknown,
 }
 
-/// What a load has shown of the row that a write demands something of.
+/// What a load has shown about the row of a write with a condition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RowKnowledge {
     Exists,
     Absent,
-    /// The store did not confirm that it holds no queued write of the row, so the database may hold an older one.
+    /// The store did not confirm that it holds no queued write of the row. The row in the database may be older.
     Unconfirmed,
 }
 
 /// The loads of one write.
 #[derive(Default)]
 struct RowLoads {
-    /// Whether the last one left nothing in the cache that a put can build on. Then there may be no queue in the store's present
-    /// history, or writes of an earlier one: nothing is cached before their end.
+    /// Whether the last load left no entry that a put can use. Then the queue may be missing in the store's present history,
+    /// or writes of an earlier history are not flushed yet: until they are, no row is cached.
     left_nothing: bool,
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Queues a write. The row that it leaves, if it leaves one.
+    /// Queues a write. Returns the row that it leaves, or `None` for a delete.
     pub(crate) async fn write_behind(
         self: &Arc<Self>,
         write: Write<E>,
@@ -118,7 +118,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Err(self.unkept(verb, &key))
     }
 
-    /// Changes a row, and queues it unless somebody else has changed it meanwhile; then again.
+    /// Changes a row and queues it. If another writer changes the row at the same time, it starts again.
     pub(crate) async fn modify(
         self: &Arc<Self>,
         id: &E::Id,
@@ -147,8 +147,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(row.expect("a change of a row leaves a row"))
     }
 
-    /// Reads a row, or that there is none, lets `decide` say what is to become of it, and queues that unless somebody else has
-    /// changed the row meanwhile; then again. The row that it leaves, if it leaves one.
+    /// Reads a row, or its absence. Calls `decide` for the new row, and queues that. If another writer changes the row at
+    /// the same time, it starts again. Returns the new row, or `None` for a delete.
     pub(super) async fn exchange(
         self: &Arc<Self>,
         verb: &'static str,
@@ -190,7 +190,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Err(self.unkept(verb, key))
     }
 
-    /// Loads a row into the cache, unless it is there, and returns what is known of it then.
+    /// Loads a row into the cache, unless it is there. Returns what is known of the row then.
     async fn load_for_write(
         self: &Arc<Self>,
         target: &Target<'_, E>,
@@ -207,10 +207,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             && let Some(row) = &outcome.row
             && let Err(mismatch) = self.carry(row, RowSource::Database)
         {
-            // It will never be cached, so no write can build on it.
+            // It will never be cached, so no put can compare it.
             return Err(self.unbuildable(verb, key, mismatch));
         }
-        // Read from the database alone, or served from an entry that a put may not build on.
+        // Either only the database was read, or the cached row is an entry that a put cannot compare.
         loads.left_nothing = outcome.store_was_skipped || outcome.origin == Origin::Cache;
         Ok(match outcome.row {
             _ if outcome.store_was_skipped => RowKnowledge::Unconfirmed,
@@ -219,7 +219,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         })
     }
 
-    /// Makes rows of a partition cacheable: starts its queue in the store's present history, and flushes what is in it.
+    /// Makes the rows of a partition cacheable: begins an incarnation in the store's present history, and flushes the queue.
     async fn start_queue_and_drain(&self, key: &Key) -> Result<(), Error> {
         let queue = self.queue();
         let partition = &queue.partitions[self.keys.partition(key)];
@@ -227,7 +227,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Box::pin(self.flush_partition(partition)).await
     }
 
-    /// Queues the image of a row, or its deletion.
+    /// Queues a row, or its deletion.
     async fn put(
         self: &Arc<Self>,
         target: &Target<'_, E>,
@@ -247,7 +247,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for _ in 0..MAX_TRIES {
             let incarnations_started = partition.incarnations_started.load(Ordering::Acquire);
             let meta = self.meta_of_write();
-            // After the identity was taken: the put is refused if the store that is checked here is of another history.
+            // After `meta_of_write`: if this checks the store in a later history than that of `meta`, the put fails.
             let acknowledged = self.verified(queue).await?;
             let put = Put {
                 meta,
@@ -286,8 +286,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     return Err(Error::new(
                         ErrorKind::Backpressure,
                         format!(
-                            "failed to {verb} {}: its partition of the queue holds {} writes, which is all it may \
-                             (`max_pending`); try again later",
+                            "failed to {verb} {}: its partition of the queue is full, because it holds {} writes, its share of \
+                             `max_pending`; try again later, or raise `max_pending`",
                             self.describe_row(key),
                             queue.most()
                         ),
@@ -309,8 +309,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         ))
     }
 
-    /// The write as the store keeps it, and its row as the codec writes it where that is another thing; if the codec gives back
-    /// what it writes.
+    /// Returns the write as the store keeps it, and the encoded row for the journal. Fails if the codec does not reproduce
+    /// the row.
     fn body(&self, id: &E::Id, row: Option<&Arc<E>>) -> Result<(Body, Vec<u8>), Mismatch> {
         let Some(row) = row else {
             return Ok((Body::Deletion(self.carry_id(id)?), Vec::new()));
@@ -319,7 +319,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok((Body::Row(payload), written))
     }
 
-    /// The error of a write that the codec would change, and that was not queued.
+    /// Returns the error of a write that the codec would change. The write was not queued.
     fn uncarried(&self, verb: &str, key: &Key, mismatch: Mismatch) -> Error {
         let message = format!(
             "failed to {verb} {}: {mismatch}, so the write was not queued; let serde write the field as it reads it, or choose \
@@ -329,7 +329,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
 
-    /// What is known of a row that the application has given, now.
+    /// Returns the `Meta` of a row that the application writes now.
     fn meta_of_write(&self) -> Meta {
         Meta {
             lease: Lease {
@@ -340,18 +340,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// The error of a write that demands a row, while the database has one that the codec would change.
+    /// Returns the error of a write that compares the row, if the codec would change the row in the database.
     fn unbuildable(&self, verb: &str, key: &Key, mismatch: Mismatch) -> Error {
         let message = format!(
-            "failed to {verb} {}: the row in the database cannot be cached, so nobody can tell whether it changes meanwhile: \
-             {mismatch}; write the whole row with `save`, which demands nothing of the one that is there",
+            "failed to {verb} {}: the row in the database cannot be cached, so larder could not detect a concurrent change: \
+             {mismatch}; write the whole row with `save`, which does not depend on the present row",
             self.describe_row(key)
         );
         Error::with_source(ErrorKind::Conversion, message, mismatch)
     }
 
-    /// Begins an incarnation after the one that was seen, in the history it was seen in, unless somebody in this process has
-    /// since.
+    /// Begins an incarnation after `from` in the given history, unless another task of this process has done so since
+    /// `incarnations_started` was read.
     pub(crate) async fn start_incarnation(
         &self,
         queue: &Queue,
@@ -372,7 +372,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .store
             .start_incarnation(&partition.keys, from, to, history)
             .await;
-        // If it was not, another process has begun one; what was registered stays empty and is closed in its turn.
+        // If `begun` is false, another process has begun one. The registered incarnation stays empty, and is closed later.
         let begun = begun.map_err(|error| self.queue_away("begin an incarnation of", error))?;
         partition
             .incarnations_started
@@ -383,28 +383,28 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             partition = partition.keys.number,
             incarnation = %to,
             begun,
-            "a queue begins anew"
+            "a new incarnation of the queue was registered"
         );
         Ok(())
     }
 
-    /// The error of a write that stands in the queue, and could not be brought to the database as it should have been.
+    /// Returns the error of a write that is queued, but whose flush failed although the write had to wait for it.
     fn queued_only(&self, verb: &str, key: &Key, error: Error) -> Error {
         Error::with_source(
             ErrorKind::OutcomeUnknown,
             format!(
-                "failed to {verb} {} at once: the queue was full, so the write was to wait for the database, which failed; the \
-                 write is queued and will be flushed",
+                "failed to {verb} {}: the queue was full, so the write had to wait for its flush, which failed; the write is \
+                 queued and will be flushed later",
                 self.describe_row(key)
             ),
             error,
         )
     }
 
-    /// Why the demand of a write was not met.
+    /// Returns the error of a write whose condition is not met.
     fn unmet(&self, verb: &str, key: &Key, condition: Condition) -> Error {
         let (kind, why) = match condition {
-            Condition::Absent => (ErrorKind::Duplicate, "there is such a row"),
+            Condition::Absent => (ErrorKind::Duplicate, "the row already exists"),
             _ => (ErrorKind::NotFound, "there is no such row"),
         };
         Error::new(

@@ -10,7 +10,7 @@
 //!
 //! Invariant: no other write of the row comes between the comparison and the queued write.
 //! Invariant: of two concurrent replays of one letter, one fails.
-//! Not here: how a write becomes one (`apply`), and the table (`letters`).
+//! Not here: how a write becomes a dead letter (`apply`), and the table (`letters`).
 
 use std::{fmt, sync::Arc};
 

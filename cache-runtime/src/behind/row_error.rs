@@ -1,11 +1,11 @@
-//! Which errors of the database are about a row, so that the same row is refused again however often it is sent.
+//! Decides whether an error of the database is about a row: the database rejects the same row at every try.
 //!
-//! Such a row becomes a dead letter and the others go on. Everything else (a connection, a deadlock, a lock, a full disk, a
-//! missing table, column or permission) is about the database, and the queue waits in its order until it has passed. A
-//! mistake in a migration, which refuses every row, must not turn a whole queue into dead letters; so what is not known to be
-//! about a row is not.
+//! Such a row becomes a dead letter, and the flush continues with the others. Every other error is about the database: a
+//! connection, a deadlock, a lock, a full disk, a missing table, column or permission. Then the queue waits, in its order,
+//! until the cause has gone. A wrong migration, which makes the database reject every row, must not turn a whole queue into
+//! dead letters. So an error counts as one about a row only if it is known to be one.
 //!
-//! Not here: what is done about either (`apply`).
+//! Not here: what a flush does after an error (`apply`).
 
 use sqlx::error::DatabaseError;
 
@@ -15,13 +15,13 @@ use sqlx::error::DatabaseError;
     expect(dead_code, reason = "MySQL does not tell which column was missing")
 )]
 pub(crate) struct WrittenColumns<'a> {
-    /// The table, perhaps with its schema in front.
+    /// The table, with or without its schema.
     pub(crate) table: &'a str,
     /// The names of the columns.
     pub(crate) columns: Vec<&'a str>,
 }
 
-/// Whether an error is about a row.
+/// Returns whether an error is about a row.
 pub(crate) fn is_about_a_row(error: &sqlx::Error, given: &WrittenColumns<'_>) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
@@ -65,8 +65,8 @@ fn refuses_a_row(
     false
 }
 
-/// Whether another transaction was in the way, so that the same statements may succeed at once: a deadlock, a conflict
-/// between snapshots, a lock that was waited for in vain.
+/// Returns whether another transaction interfered, so that the same statements may succeed at once: a deadlock, a conflict
+/// between snapshots, or a timeout while waiting for a lock.
 pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database_error) = error else {
         return false;
@@ -80,7 +80,7 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     #[cfg(feature = "sqlite")]
     if let Some(database_error) = database_error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
         let code = DatabaseError::code(database_error).unwrap_or_default();
-        // SQLITE_BUSY and SQLITE_LOCKED, with whatever the upper bytes add.
+        // SQLITE_BUSY and SQLITE_LOCKED, with any extended code in the upper bytes.
         return code
             .parse::<u32>()
             .is_ok_and(|code| matches!(code & 0xFF, 5 | 6));
@@ -90,7 +90,7 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 impl WrittenColumns<'_> {
-    /// Whether this is a column of the table that the program does not know: then a `NULL` in it is in every row.
+    /// Returns whether this is a column of the table that the program does not write. Then every row has `NULL` in it.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn omits(&self, table: &str, column: &str) -> bool {
         let own = self.table.rsplit('.').next().unwrap_or_default();
@@ -99,9 +99,16 @@ impl WrittenColumns<'_> {
     }
 }
 
-/// Of the classes of the standard and of Postgres: a row that comes twice in one statement (to the database, which folds
-/// their ids), data that does not fit, a constraint, a trigger that changed the row, a view's `CHECK OPTION`, a code that
-/// users take for errors of their own, a value too large, and what a trigger raises.
+/// SQLSTATE classes of the standard and of Postgres:
+///
+/// - 21: two rows of one statement have the same id, because the database treats their ids as equal
+/// - 22: data that does not fit
+/// - 23: a constraint
+/// - 27: a trigger changed the row
+/// - 44: the `CHECK OPTION` of a view
+/// - 45: a class that users choose for errors of their own
+/// - 54: a value that is too large
+/// - P0001 and P0004: errors that a trigger raises
 #[cfg(feature = "postgres")]
 fn postgres(code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
@@ -109,10 +116,16 @@ fn postgres(code: &str) -> bool {
         || matches!(code, "P0001" | "P0004")
 }
 
-/// The classes of the standard, and numbers of MySQL and MariaDB that have no class: a value that does not fit (1264, 1265,
-/// 1292, 1366, 1406, 1690), a row or packet too large (1118, 1153), a view's `CHECK OPTION` (1369), no partition for a value
-/// (1526), what a trigger raises (1644), a `CHECK` (3819, and 4025 of MariaDB). A column without a default (1364) is not
-/// among them: it is missing in every row.
+/// SQLSTATE classes of the standard, and numbers of MySQL and MariaDB that have no class:
+///
+/// - 1264, 1265, 1292, 1366, 1406, 1690: a value that does not fit
+/// - 1118, 1153: a row or packet that is too large
+/// - 1369: the `CHECK OPTION` of a view
+/// - 1526: no partition for a value
+/// - 1644: an error that a trigger raises
+/// - 3819, and 4025 of MariaDB: a `CHECK`
+///
+/// A column without a default (1364) is not among them: it is missing in every row.
 #[cfg(feature = "mysql")]
 fn mysql(number: u16, code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
@@ -123,13 +136,13 @@ fn mysql(number: u16, code: &str) -> bool {
     number != 1364 && (has_number || matches!(class, "22" | "23" | "44" | "45"))
 }
 
-/// A text or blob too large (18), a constraint or a trigger's `RAISE` (19), a type that does not fit (20).
+/// A text or blob that is too large (18), a constraint or a trigger's `RAISE` (19), a type that does not fit (20).
 #[cfg(feature = "sqlite")]
 fn sqlite(extended: i32) -> bool {
     matches!(extended & 0xff, 18..=20)
 }
 
-/// As [`WrittenColumns::omits`], for what SQLite says: `NOT NULL constraint failed: table.column`.
+/// As [`WrittenColumns::omits`], for the message of SQLite: `NOT NULL constraint failed: table.column`.
 #[cfg(feature = "sqlite")]
 fn lacks_column_of_sqlite(message: &str, given: &WrittenColumns<'_>) -> bool {
     let named = message.rsplit(": ").next().unwrap_or_default();
@@ -161,7 +174,7 @@ mod tests {
 
     #[cfg(feature = "postgres")]
     #[test]
-    fn codes_of_postgres_are_told_apart() {
+    fn codes_of_postgres_about_a_row_are_recognized() {
         for code in [
             "21000", "22001", "22P02", "23505", "23514", "44000", "54000", "P0001", "45000",
         ] {
@@ -177,7 +190,7 @@ mod tests {
 
     #[cfg(feature = "mysql")]
     #[test]
-    fn codes_of_mysql_are_told_apart() {
+    fn codes_of_mysql_about_a_row_are_recognized() {
         for (number, code) in [
             (1062, "23000"),
             (1048, "23000"),
@@ -204,7 +217,7 @@ mod tests {
 
     #[cfg(feature = "sqlite")]
     #[test]
-    fn codes_of_sqlite_are_told_apart() {
+    fn codes_of_sqlite_about_a_row_are_recognized() {
         for code in [18, 19, 20, 275, 1299, 1555, 1811, 2067] {
             assert!(sqlite(code), "{code}");
         }

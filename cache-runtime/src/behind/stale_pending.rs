@@ -1,12 +1,12 @@
-//! A read that meets a queued write of an earlier history of the store, or of another layout of the struct.
+//! Decides what a read does with a queued write of an earlier history of the store, or of another layout of the struct.
 //!
-//! A store that was restarted may have come back with queued writes that are long in the database and were overwritten
-//! there since. One that was restarted and lost nothing has writes that are nowhere else. The database can tell them apart:
-//! it knows up to which write the queue was flushed.
+//! A restarted store may have restored queued writes that were flushed long ago, and overwritten in the database since. A
+//! restarted store that lost nothing has queued writes that are nowhere else. The database distinguishes the two: it has the
+//! position of the queue.
 //!
-//! 1. Behind the position: the write is pending still, and served.
-//! 2. Up to the position, or of a closed incarnation: what stands at the key is dropped, if it is still that write, and the
-//!    row is loaded.
+//! 1. A write after the position is still pending, and is served.
+//! 2. A write up to the position, or of a closed incarnation, is dropped from its key. Then the row is loaded. Nothing is
+//!    dropped if the key holds another write by then.
 
 use crate::{
     behind::{Image, offsets},
@@ -23,12 +23,12 @@ use crate::{
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Judges the queued write at a key that `state::view` could not judge. Fails if the database cannot be asked: without
-    /// an answer, no row could be told from one that was overwritten.
-    pub(crate) async fn judge_unsettled(&self, key: &Key) -> Result<LookedUp<E>, Error> {
+    /// Decides what to do with a queued write for which `state::lookup` returned `StalePending`. Fails if the database
+    /// cannot be asked: the write may have been overwritten there.
+    pub(crate) async fn resolve_stale_pending(&self, key: &Key) -> Result<LookedUp<E>, Error> {
         let store = &self.cache.store;
         let Some(queue) = &self.queue else {
-            // An entity that is not written behind has no key of this form; whatever stands there is not its business.
+            // Only write-behind entities have pending entries. Another program has written this one.
             return Ok(LookedUp::Unserved(Next::Bypass));
         };
         if !self.is_servable() {

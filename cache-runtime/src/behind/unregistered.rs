@@ -6,9 +6,9 @@
 //!
 //! - The writes that have left the log were committed once. The last batch in the log may have been committed too,
 //!   before its flusher could settle it. And the incarnation may have been closed.
-//! - So a guessed row could apply a batch twice, or apply writes that are dead letters already.
-//! - The error names the missing row and the statement that inserts it. A person decides who knows the state of the
-//!   database.
+//! - So larder cannot guess the row: it could apply a batch twice, or apply writes that are dead letters already.
+//! - The error names the missing row and the statement that inserts it. A person who knows the state of the database
+//!   decides.
 //!
 //! Invariant: nothing of the partition is flushed until its row exists, so its writes keep their order.
 //! Not here: known incarnations (`flush`, `loss`).

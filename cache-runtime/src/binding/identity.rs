@@ -78,7 +78,7 @@ pub(crate) enum Other {
     Id,
     /// The binding has an id, and the database has none.
     NoId,
-    /// Its server was set up apart, and is not a standby of the known one.
+    /// Its server was set up separately, and is not a standby of the known one.
     Cluster,
     /// Neither its endpoint nor its server matches. `same_id`: the stored ids are equal.
     Elsewhere { same_id: bool },
@@ -298,16 +298,16 @@ mod tests {
         let restored = in_cluster("c2", seen("1", "db/app", "s2"));
         is_other(&production, &restored, Other::Cluster);
         is_same(&production, &in_cluster("c1", seen("1", "db/app", "s2")));
-        // A user who may not see the cluster is judged by the rest.
+        // Without the cluster, which this user may not see, the other signs decide.
         is_same(&production, &seen("1", "db/app", "s1"));
     }
 
     #[test]
-    fn an_id_that_is_installed_later_is_taken_over_and_then_counts() {
+    fn id_installed_later_is_merged_and_then_compared() {
         let upgraded = is_same(&seen("", "db/app", "s1"), &seen("1", "db/app", "s1"));
         let other = upgraded.compare(&seen("2", "db/app", "s1"));
         assert_eq!(other, Verdict::Other(Other::Id));
-        // A user who may not see the id is judged by the rest.
+        // Without the id, which this user may not see, the other signs decide.
         assert!(matches!(
             upgraded.compare(&seen("?", "db/app", "s1")),
             Verdict::Same(same) if same == upgraded
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_not_asked_is_known_by_its_endpoint_only() {
+    fn without_an_answer_only_the_endpoint_identifies_a_database() {
         let bound = seen("1", "db/app", "s1");
         is_same(&bound, &seen("?", "db/app", "?"));
         assert_eq!(judged(&bound, &seen("?", "proxy/app", "?")), Verdict::Open);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoints_that_are_remembered_are_bounded() {
+    fn number_of_recorded_endpoints_is_limited() {
         let mut bound = Bound::to(&seen("1", "0", "s1"));
         for number in 1..10 * MAX_ENDPOINTS {
             match bound.compare(&seen("1", &number.to_string(), "s1")) {

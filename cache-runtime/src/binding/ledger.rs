@@ -39,7 +39,7 @@ struct Namespace {
     rebindings: u64,
 }
 
-/// The pool that a prober asks. Its options are kept, so that their address is not given to those of another pool.
+/// The pool that a prober asks. Its options are kept alive, so that no other pool's options get their address.
 struct Asked {
     options: Arc<dyn std::any::Any + Send + Sync>,
     prober: Weak<dyn std::any::Any + Send + Sync>,
@@ -48,9 +48,9 @@ struct Asked {
 /// The table of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// As the entity writes it.
+    /// The name as the entity writes it.
     pub(crate) written: &'static str,
-    /// With the schema that the database has found it in.
+    /// The name with the schema in which the database has found it.
     pub(crate) resolved: Option<String>,
 }
 
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_compared_as_found_or_else_as_far_as_they_are_written() {
+    fn tables_are_compared_by_resolved_name_or_else_by_written_name() {
         let contradicts = |own: &Table, other: &Table| {
             assert_eq!(own.contradicts(other), other.contradicts(own));
             own.contradicts(other)

@@ -132,13 +132,13 @@ impl<DB: Backend> Bond<DB> {
                 let sign = match why {
                     Other::System => "they are different kinds of databases",
                     Other::Id => {
-                        "their ids differ, so the database was created anew, or they are two databases"
+                        "their ids differ, so the database was created again, or they are two databases"
                     }
                     Other::NoId => {
-                        "this one has no id, so it was created anew, or its table larder_database was dropped"
+                        "this one has no id, so it was created again, or its table larder_database was dropped"
                     }
                     Other::Cluster => {
-                        "their servers were set up apart, so the database was restored or upgraded, or they are two databases"
+                        "their servers were set up separately, so the database was restored or upgraded, or they are two databases"
                     }
                     Other::Elsewhere { same_id: true } => {
                         "their ids are equal, so one is a copy of the other, or the database has moved"

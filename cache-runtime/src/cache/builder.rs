@@ -12,7 +12,7 @@ use crate::store::faulty::{Faults, FaultyStore};
 use crate::{
     binding::Ledger,
     clock::Clock,
-    database::round_trip::Told,
+    database::round_trip::LoggedMismatches,
     error::Error,
     policy::Codec,
     protocol::size,
@@ -247,7 +247,7 @@ impl CacheBuilder {
             max_row: self.max_row,
             clock: self.clock,
             repairs,
-            told: Told::default(),
+            logged_mismatches: LoggedMismatches::default(),
             max_concurrent_loads: self.max_concurrent_loads,
             intent_ttl: self.intent_ttl,
         });

@@ -11,7 +11,7 @@ pub use self::builder::CacheBuilder;
 use crate::{
     binding::Ledger,
     clock::Clock,
-    database::{backend::Backend, round_trip::Told},
+    database::{backend::Backend, round_trip::LoggedMismatches},
     error::{Error, ErrorKind},
     policy::Codec,
     repair::{Host, Repairs},
@@ -33,10 +33,10 @@ pub struct Cache {
     namespace: Arc<str>,
 }
 
-/// What all namespaces of a cache share.
+/// The part of a cache that all its namespaces share.
 pub(crate) struct Inner {
     pub(crate) store: AnyStore,
-    /// What the namespaces are bound to.
+    /// The bindings of the namespaces.
     pub(crate) ledger: Ledger,
     pub(crate) codec: Codec,
     /// The maximum size of an encoded row in bytes.
@@ -45,10 +45,10 @@ pub(crate) struct Inner {
     /// The invalidations that the store has not received yet.
     pub(crate) repairs: Arc<Repairs>,
     /// The fields that were logged because a codec changes them.
-    pub(crate) told: Told,
+    pub(crate) logged_mismatches: LoggedMismatches,
     /// How many loads of one repository may run at the same time.
     pub(crate) max_concurrent_loads: usize,
-    /// In place of the entities' own, for tests.
+    /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }
 

@@ -82,7 +82,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
         let bond = Bond::new(&cache.ledger, &namespace, spec.name, spec.table, &pool);
-        let database = Database::new(pool, binding, policy.publishes());
+        let database = Database::new(pool, binding, policy.caches_writes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
         if !cache.store.disables(Mechanism::Binding) {

@@ -56,7 +56,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 fits.then_some(payload)
             }
             Err(mismatch) => {
-                self.cache.told.tell(E::SPEC.name, &mismatch);
+                self.cache
+                    .logged_mismatches
+                    .log_once(E::SPEC.name, &mismatch);
                 None
             }
         }

@@ -396,12 +396,12 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         add: impl Fn(&T, &mut Binder<'_, DB>) -> Result<(), sqlx::error::BoxDynError>,
     ) -> Result<Sent, sqlx::Error> {
         let text = Text::new(E::SPEC.table, &self.columns);
-        let told_by = Text::<DB>::told_by(compares_version);
+        let identified_by = Text::<DB>::identified_by(compares_version);
         let mut deleted = Sent::default();
-        if self.has_arrays(told_by) {
+        if self.has_arrays(identified_by) {
             let mut rest = items;
             while !rest.is_empty() {
-                let (_, arguments) = self.arrays(&mut rest, told_by, &add)?;
+                let (_, arguments) = self.arrays(&mut rest, identified_by, &add)?;
                 let sql = text.delete_arrays(compares_version);
                 deleted.add(DB::execute(connection, sql, arguments).await?.rows);
             }
@@ -426,8 +426,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         ids: &[E::Id],
     ) -> Result<Returned<DB>, sqlx::Error> {
         let text = Text::new(E::SPEC.table, &self.columns);
-        let told_by = Text::<DB>::told_by(false);
-        let has_arrays = self.has_arrays(told_by);
+        let identified_by = Text::<DB>::identified_by(false);
+        let has_arrays = self.has_arrays(identified_by);
         let most = rows_per_statement::<DB>(text.parameters_per_row(false));
         let mut selected = Returned::default();
         let mut rest = ids;
@@ -436,7 +436,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             if has_arrays {
                 let bind =
                     |id: &E::Id, binder: &mut Binder<'_, DB>| (self.binding.bind_id)(id, binder);
-                (_, arguments) = self.arrays(&mut rest, told_by, bind)?;
+                (_, arguments) = self.arrays(&mut rest, identified_by, bind)?;
                 sql = text.select_arrays();
             } else {
                 let (ids, behind) = rest.split_at(rest.len().min(most));

@@ -33,9 +33,9 @@ pub(crate) fn of_server(host: &str, socket: Option<&Path>, port: u16, name: &str
 /// Returns the name of this machine, or an empty text if it is unknown.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn machine() -> String {
-    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let told = told.or_else(|| std::env::var("HOSTNAME").ok());
-    told.or_else(|| std::env::var("COMPUTERNAME").ok())
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok());
+    name.or_else(|| std::env::var("COMPUTERNAME").ok())
         .unwrap_or_default()
         .trim()
         .to_owned()
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_something_on_one_machine_carries_its_name() {
+    fn local_endpoint_contains_the_name_of_the_machine() {
         let server = |host: &str| of_server(host, None, 5432, "app");
         assert_eq!(server("DB.example"), "db.example:5432/app");
         for local in [
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_name_whether_it_is_there_or_not() {
+    fn file_has_one_endpoint_before_and_after_it_exists() {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let folder = folder.path().canonicalize().expect("it is there");
         let file = folder.join("app.db");

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_that_says_it_is_one_of_these_is_known_by_its_name() {
+    fn type_is_found_by_the_name_it_reports() {
         let known = |name: &'static str| oid_of(&PgTypeInfo::with_name(name));
         assert_eq!(known("text"), Some((25, 1009)));
         assert_eq!(known("TEXT"), oid_of(&<str as Type<Postgres>>::type_info()));

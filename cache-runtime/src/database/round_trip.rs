@@ -162,21 +162,21 @@ impl std::error::Error for Mismatch {}
 
 /// The fields that were logged: each once per cache.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<HashSet<(&'static str, String)>>);
+pub(crate) struct LoggedMismatches(Mutex<HashSet<(&'static str, String)>>);
 
 /// The maximum number of fields to log. A flattened map has an unlimited number of names.
-const MAX_TOLD: usize = 1_000;
+const MAX_LOGGED: usize = 1_000;
 
-impl Told {
+impl LoggedMismatches {
     /// Returns whether this field of this entity was not logged yet, and records it as logged.
-    fn is_news(&self, entity: &'static str, field: Option<&str>) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < MAX_TOLD && told.insert((entity, field.unwrap_or_default().to_owned()))
+    fn is_new(&self, entity: &'static str, field: Option<&str>) -> bool {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.len() < MAX_LOGGED && logged.insert((entity, field.unwrap_or_default().to_owned()))
     }
 
     /// Logs that rows stay uncached because of a field, unless that was logged.
-    pub(crate) fn tell(&self, entity: &'static str, mismatch: &Mismatch) {
-        if self.is_news(entity, mismatch.field.as_deref()) {
+    pub(crate) fn log_once(&self, entity: &'static str, mismatch: &Mismatch) {
+        if self.is_new(entity, mismatch.field.as_deref()) {
             tracing::warn!(
                 entity,
                 field = mismatch.field.as_deref().unwrap_or("unknown"),
@@ -188,8 +188,8 @@ impl Told {
     }
 }
 
-/// Whether both are the same JSON but for the order of what has none: the keys of maps and, since sets are written as arrays,
-/// the elements of arrays.
+/// Returns whether both values are the same JSON, ignoring the order of the keys of objects and of the elements of arrays:
+/// maps and sets have no order, and sets are written as arrays.
 fn is_same_json<DB: Backend>(column: &ColumnSpec<DB>, given: &[u8], back: &[u8]) -> bool {
     let sorted = |value| {
         let texts = DB::json_texts(&column.type_info, value)?;
@@ -205,8 +205,8 @@ fn is_same_json<DB: Backend>(column: &ColumnSpec<DB>, given: &[u8], back: &[u8])
 /// The maximum nesting of JSON that is compared in this way.
 const DEEPEST: usize = 128;
 
-/// An object or an array of JSON with its keys, and the elements of its arrays, in the order of their text. Numbers stay as they
-/// are written, however many digits they have.
+/// Returns an object or an array with its keys, and the elements of its arrays, sorted by their text. Numbers stay as they
+/// are written, with all their digits.
 fn sorted(json: &str, depth: usize) -> Option<String> {
     let deeper = |value: &RawValue| {
         if depth == DEEPEST {
@@ -221,7 +221,7 @@ fn sorted(json: &str, depth: usize) -> Option<String> {
                 .into_iter()
                 .map(|(key, value)| Some((key, deeper(value)?)))
                 .collect::<Option<Vec<_>>>()?;
-            // Of a key that is there twice, the order counts.
+            // The sort is stable: a key that occurs twice keeps its order.
             entries.sort_by(|(one, _), (other, _)| one.cmp(other));
             let entries = entries
                 .iter()
@@ -241,7 +241,7 @@ fn sorted(json: &str, depth: usize) -> Option<String> {
     }
 }
 
-/// The entries of a JSON object as they are written, each key as often as it is there.
+/// The entries of a JSON object as they are written, with repeated keys.
 struct Entries<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for Entries<'a> {
@@ -288,28 +288,28 @@ mod tests {
         assert!(!same(r#"{"a":1}"#, r#"{"a":1,"b":null}"#));
         assert!(!same(r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#));
         assert!(!same(r#"{"a,b":1}"#, r#"{"a":1,"b":1}"#));
-        assert!(!same("gate 7", "gate 7 "), "not JSON at all");
-        assert!(!same("[gate 7]", "[gate 7 ]"), "nor this");
+        assert!(!same("gate 7", "gate 7 "), "not JSON");
+        assert!(!same("[gate 7]", "[gate 7 ]"), "an array that is not JSON");
         let (one, other) = (format!("[{}]", i128::MAX), format!("[{}]", i128::MAX - 1));
         assert!(!same(&one, &other), "digits beyond those of a double count");
     }
 
     #[test]
-    fn json_without_end_is_not_followed() {
+    fn deeply_nested_json_is_not_compared() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(sorted(&deep, 0), None);
     }
 
     #[test]
-    fn a_field_is_told_of_once_and_names_without_end_are_not_kept() {
-        let told = Told::default();
-        assert!(told.is_news("Flight", Some("gate")));
-        assert!(!told.is_news("Flight", Some("gate")));
-        assert!(told.is_news("Flight", None));
-        assert!(told.is_news("Airport", Some("gate")));
-        for number in 0..2 * MAX_TOLD {
-            told.is_news("Flight", Some(&number.to_string()));
+    fn field_is_logged_once_and_the_number_of_fields_is_limited() {
+        let logged = LoggedMismatches::default();
+        assert!(logged.is_new("Flight", Some("gate")));
+        assert!(!logged.is_new("Flight", Some("gate")));
+        assert!(logged.is_new("Flight", None));
+        assert!(logged.is_new("Airport", Some("gate")));
+        for number in 0..2 * MAX_LOGGED {
+            logged.is_new("Flight", Some(&number.to_string()));
         }
-        assert!(!told.is_news("Flight", Some("status")));
+        assert!(!logged.is_new("Flight", Some("status")));
     }
 }

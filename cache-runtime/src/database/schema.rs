@@ -271,7 +271,7 @@ fn compare_column<DB: Backend>(
         report.remark(
             Some(column.name),
             format!(
-                "collation {collation} calls different spellings of an id equal; larder compares ids byte for byte, so \
+                "collation {collation} treats different spellings of an id as equal; larder compares ids byte for byte, so \
                  it does not find a row by another spelling of its id; always use the stored one, or a binary collation"
             ),
         );

@@ -157,7 +157,7 @@ mod tests {
     struct Silent;
 
     #[test]
-    fn likeness_is_asked_of_the_best_way_there_is() {
+    fn likeness_uses_the_strictest_comparison_that_exists() {
         assert!(Likeness::<f64>::EQUAL.is_some() && Likeness::<f64>::SHOWN.is_some());
         assert!(Likeness::<ShownOnly>::EQUAL.is_none() && Likeness::<ShownOnly>::SHOWN.is_some());
         assert!(Likeness::<Silent>::EQUAL.is_none() && Likeness::<Silent>::SHOWN.is_none());

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_differ_are_told_apart() {
+    fn different_values_have_different_bytes() {
         assert_ne!(appended(&1_i64), appended(&2_i64));
         assert_ne!(appended(&0.0_f64), appended(&-0.0_f64));
         assert_ne!(appended(&u8::MAX), appended(&1_u8));

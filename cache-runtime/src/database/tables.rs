@@ -43,7 +43,7 @@ pub const fn offsets_sql<DB: Backend>() -> &'static str {
     PRIMARY KEY (queue, partition_no, epoch)
 )"
         }
-        // Of an older row format an index holds 767 bytes of a column: 190 characters.
+        // In InnoDB's older row formats, an index holds at most 767 bytes of a column, which are 190 characters.
         Dialect::MySql => {
             "CREATE TABLE IF NOT EXISTS larder_offsets (
     queue VARCHAR(190) NOT NULL,

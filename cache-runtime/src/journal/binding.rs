@@ -1,20 +1,21 @@
-//! Whose records are in a journal: a short text beside the segments, which is replaced as a whole.
+//! The binding of a journal: a short text in a file next to the segments, which says whose records these are. A change
+//! replaces the whole file.
 //!
-//! Without it, a journal that is opened by a program over another database would be applied there. What the text says is the
-//! caller's business.
+//! Without it, a program with another database could open the journal and apply its records there. The caller defines what
+//! the text says.
 //!
-//! Invariant: the file has its name when all of it is on disk.
+//! Invariant: the file gets its name when all of it is on disk.
 
 use std::path::{Path, PathBuf};
 
 use super::{error::JournalError, files::Files};
 
-/// The file.
+/// The name of the file.
 pub(crate) const BINDING: &str = "binding";
-/// The file before all of it is on disk.
+/// The name of the file while it is being written.
 pub(crate) const UNBOUND: &str = "binding.unfinished";
 
-/// What is written about a journal.
+/// The binding of a journal.
 pub(crate) struct Binding {
     directory: PathBuf,
     text: Option<String>,

@@ -1,17 +1,18 @@
-//! Group commit: where callers leave their records, and learn that they are on disk.
+//! Group commit: callers append records here, and wait until they are on disk.
 //!
-//! A sync takes as long for a thousand records as for one. So nobody syncs his own: while the writer syncs one group, the
-//! next one gathers here, and whoever waits for a group is woken once, when it is done (the group commit of `DeWitt` et al.,
-//! 1984, as in every database since).
+//! A sync of a thousand records takes as long as a sync of one. So callers do not sync. While the writer syncs one group,
+//! the next group gathers here. When a group is on disk, its callers are woken once (group commit: `DeWitt` et al., 1984).
 //!
-//! 1. [`Commit::append`] numbers a record and copies it into the group that gathers. 2. The writer takes the whole group
-//!    ([`Commit::take`]), writes and syncs it, and says so ([`Commit::announce`]). 3. [`Commit::durable`] returns.
+//! 1. [`Commit::append`] numbers a record and copies it into the group that gathers.
+//! 2. The writer takes the whole group ([`Commit::take`]), writes and syncs it, and announces it ([`Commit::announce`]).
+//! 3. [`Commit::durable`] returns.
 //!
 //! Invariant: the order of the numbers is the order of the calls and the order in the file.
-//! Invariant: at most two groups exist, one that is being written and one that gathers, so two places to wait at are
-//! enough, and nobody is woken for a group that is not his.
-//! Invariant: after [`Commit::fail`], nothing more is accepted and nothing more is announced.
-//! Not here: a bound on the memory. A group holds what its callers wait for, and nobody appends again before that.
+//! Invariant: at most two groups exist, one that is being written and one that gathers. So two `Notify`s are enough, and no
+//! caller is woken for another group.
+//! Invariant: after [`Commit::fail`], no record is accepted and none is announced.
+//! Not here: a bound on the memory. A group holds the records that its callers wait for, and a waiting caller appends
+//! nothing.
 
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError,
@@ -25,7 +26,7 @@ use super::{
     format::{self, MAX_RECORD},
 };
 
-/// A buffer that a large group has left behind is given back beyond this.
+/// The largest buffer that is kept for the next group, in bytes.
 const KEPT_CAPACITY: usize = 1 << 20;
 
 /// What callers and the writer share.
@@ -33,24 +34,24 @@ pub(crate) struct Commit {
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
-    /// Everything up to this record is on disk. Never ahead of the truth.
+    /// Everything up to this record is on disk.
     durable: AtomicU64,
-    /// Where callers wait for their group: all even groups at one, all odd ones at the other.
+    /// Where callers wait for their group: even groups at one, odd groups at the other.
     done: [Notify; 2],
 }
 
 struct State {
     /// The group that gathers.
     group: Vec<u8>,
-    /// Where the callers of that group wait.
+    /// The index in `done` at which the callers of that group wait.
     gathering: usize,
     /// The last record that was numbered.
     last: u64,
     /// The last record that the writer has taken.
     taken: u64,
-    /// Up to where records are not needed any more.
+    /// Records up to this one are no longer needed.
     released: u64,
-    /// Up to where the writer knows that.
+    /// The value of `released` that the writer has seen.
     heard: u64,
     is_closing: bool,
     writer_sleeps: bool,
@@ -59,16 +60,16 @@ struct State {
 
 /// What the writer has to do.
 pub(crate) struct Task {
-    /// The last record of the group that was taken, if one was.
+    /// The last record of the group, if there is a group.
     pub(crate) last: Option<u64>,
-    /// Up to where records are not needed any more.
+    /// Records up to this one are no longer needed.
     pub(crate) released: u64,
-    /// Nothing will follow.
+    /// Whether the journal is closing, so that no task follows.
     pub(crate) is_last: bool,
 }
 
 impl Commit {
-    /// Continues behind a record that is on disk.
+    /// Continues after a record that is on disk.
     pub(crate) fn new(last: u64) -> Self {
         Self {
             state: Mutex::new(State {
@@ -105,7 +106,7 @@ impl Commit {
         Ok(sequence)
     }
 
-    /// The last record that was appended.
+    /// Returns the number of the last record that was appended.
     pub(crate) fn last(&self) -> u64 {
         self.lock().last
     }
@@ -118,7 +119,7 @@ impl Commit {
         while !self.is_durable(sequence) {
             let done = {
                 let state = self.lock();
-                // Announcements are made under the lock, so none is missed between this look and the wait.
+                // `announce` holds the lock, so no announcement falls between this check and the wait.
                 if self.is_durable(sequence) {
                     return Ok(());
                 }
@@ -129,7 +130,7 @@ impl Commit {
                     true => state.gathering,
                     false => 1 - state.gathering,
                 };
-                // It hears of every announcement from now on, polled or not.
+                // It receives every announcement from now on, even before its first poll.
                 self.done[group].notified()
             };
             done.await;
@@ -145,14 +146,14 @@ impl Commit {
         }
     }
 
-    /// Lets the writer finish what is there and end.
+    /// Lets the writer finish the records that are left, and end.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.is_closing = true;
         self.call(state);
     }
 
-    /// For the writer: waits for work, and takes the group that has gathered in exchange for an empty buffer.
+    /// For the writer: waits for work. Returns the group that has gathered, and leaves an empty buffer in its place.
     pub(crate) fn take(&self, buffer: &mut Vec<u8>) -> Task {
         buffer.clear();
         buffer.shrink_to(KEPT_CAPACITY);
@@ -176,7 +177,7 @@ impl Commit {
         }
     }
 
-    /// For the writer: everything up to a record, the last one of the group it has taken, is on disk.
+    /// For the writer: announces that everything up to a record, the last one of its group, is on disk.
     pub(crate) fn announce(&self, sequence: u64) {
         let group = {
             let state = self.lock();
@@ -186,7 +187,7 @@ impl Commit {
         self.done[group].notify_waiters();
     }
 
-    /// For the writer: no record will reach the disk any more.
+    /// For the writer: reports that no further record will be on disk.
     pub(crate) fn fail(&self, failure: JournalError) {
         self.lock().failed.get_or_insert(failure);
         for group in &self.done {

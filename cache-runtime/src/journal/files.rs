@@ -1,7 +1,7 @@
-//! The operations on files that a journal is made of: each names itself in its error, and tests can record or fail it.
+//! The operations on files that a journal uses. Each names itself in its error, and tests can record it or let it fail.
 //!
-//! A crash can come between any two of these, and what is not synced by then may be there or not, in any order. That is why
-//! they are few and all here: a test takes the list of them and tries the crashes (`tests::crashes`).
+//! A crash can come between any two operations. What was not synced by then may be on disk or not, in any order. So the
+//! operations are few and all in this file: a test records them and tries the crashes (`tests::crashes`).
 
 use std::{
     fmt,
@@ -54,7 +54,7 @@ impl Files {
         self.perform(Step::Create(path), || File::create(path))
     }
 
-    /// Opens a file that is there, for writing.
+    /// Opens an existing file for writing.
     pub(crate) fn open(path: &Path) -> Result<File, JournalError> {
         let opened = OpenOptions::new().write(true).open(path);
         opened.map_err(|cause| JournalError::io(format!("open {}", path.display()), cause))
@@ -83,7 +83,7 @@ impl Files {
         self.perform(Step::Cut { path, length }, || file.set_len(length))
     }
 
-    /// Returns when the contents of a file, and its length, are on disk.
+    /// Returns when the contents and the length of a file are on disk.
     pub(crate) fn sync(&self, file: &File, path: &Path) -> Result<(), JournalError> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.perform(Step::Sync(path), || file.sync_data())
@@ -97,7 +97,7 @@ impl Files {
         self.perform(Step::Remove(path), || fs::remove_file(path))
     }
 
-    /// Returns when the names in a directory are on disk. Only Unix has this operation, and needs it.
+    /// Returns when the names in a directory are on disk. Only Unix has this operation and needs it.
     pub(crate) fn sync_directory(&self, path: &Path) -> Result<(), JournalError> {
         self.perform(Step::SyncDirectory(path), || match cfg!(unix) {
             true => File::open(path)?.sync_all(),
@@ -105,7 +105,7 @@ impl Files {
         })
     }
 
-    /// How often contents were synced.
+    /// Returns how often contents were synced.
     pub(crate) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }

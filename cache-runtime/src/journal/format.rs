@@ -1,10 +1,11 @@
-//! The bytes of a journal: the header of a segment, and the frames behind it. `docs/format.md` has them as tables.
+//! The bytes of a journal: the header of a segment, and the frames after it. `docs/format.md` has them as tables.
 //!
-//! A checksum alone says that a frame is bad, not whether it ever counted. So every frame also carries the number of the
-//! last record that was known to be on disk when the frame was written; `recover` tells a torn tail from damage by it.
+//! A checksum alone shows that a frame is bad, but not whether its record was ever acknowledged. So every frame also has the
+//! number of the last record that was known to be on disk when the frame was written. `recover` uses it to distinguish a
+//! torn tail from damage.
 //!
-//! Invariant: a frame is bound to its journal: the checksum begins with the identity of the journal, so the bytes of one
-//! journal inside a record of another one are no frame there.
+//! Invariant: a frame belongs to one journal. Its checksum begins with the identity of the journal, so the bytes of one
+//! journal inside a record of another one are not a frame there.
 //! Not here: which frames may follow each other (`recover`).
 
 use crc32fast::Hasher;
@@ -20,7 +21,7 @@ pub const FRAME_LENGTH: usize = 24;
 /// The longest record, in bytes.
 pub const MAX_RECORD: usize = 1 << 30;
 
-/// What a segment says about itself.
+/// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// Drawn at random when the journal was created, and the same in all of its segments.
@@ -32,16 +33,16 @@ pub(crate) struct Header {
 /// Why a header cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
-    /// It does not begin with the magic, or ends too early.
+    /// It does not begin with the magic number, or is too short.
     Foreign,
     /// Its checksum is wrong.
     Damaged,
-    /// A format that this version does not know.
+    /// Its format is unknown to this version.
     Unknown(u32),
 }
 
 impl Header {
-    /// The header as it lies in the file.
+    /// Returns the header as it is stored in the file.
     pub(crate) fn to_bytes(self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -59,7 +60,7 @@ impl Header {
         if header[..8] != MAGIC {
             return Err(BadHeader::Foreign);
         }
-        // The checksum keeps its place in every format, so that damage does not look like a format of the future.
+        // The checksum has the same place in every format, so that damage does not look like a later format.
         if check && u32_at(header, 8) != crc32fast::hash(&header[12..]) {
             return Err(BadHeader::Damaged);
         }
@@ -76,16 +77,16 @@ impl Header {
 /// One frame of a segment: a record, or the mark that ends a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
-    /// The number of the record; that of the last one before it, for a mark.
+    /// The number of the record; for a mark, the number of the last record before it.
     pub(crate) sequence: u64,
     /// Everything up to this record was on disk when the frame was written.
     pub(crate) durable: u64,
-    /// The record; nothing, for a mark.
+    /// The record; empty for a mark.
     pub(crate) bytes: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// Reads the frame at the beginning of the bytes, without looking at its checksum.
+    /// Reads the frame at the beginning of the bytes, without checking its checksum.
     pub(crate) fn peek(bytes: &'a [u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(FRAME_LENGTH)?;
         let length = usize::try_from(u32_at(head, 4)).ok()?;
@@ -98,17 +99,17 @@ impl<'a> Frame<'a> {
         is_possible.then_some(frame)
     }
 
-    /// Whether the checksum of the frame at the beginning of the bytes, as long as [`Frame::peek`] found it, is right.
+    /// Returns whether the checksum of this frame is right. `bytes` begin with the frame.
     pub(crate) fn is_sound(&self, bytes: &[u8], identity: u64) -> bool {
         u32_at(bytes, 0) == checksum(identity, &bytes[..self.length()])
     }
 
-    /// Whether it says only what is on disk.
+    /// Returns whether it is a mark: it holds no record, and says only what is on disk.
     pub(crate) fn is_mark(&self) -> bool {
         self.sequence == self.durable
     }
 
-    /// Its length in the file.
+    /// Returns its length in the file.
     pub(crate) fn length(&self) -> usize {
         FRAME_LENGTH + self.bytes.len()
     }
@@ -124,7 +125,7 @@ pub(crate) fn push(group: &mut Vec<u8>, sequence: u64, record: &[u8]) {
     group.extend(record);
 }
 
-/// Completes the frames of a group when it is known what is on disk before it.
+/// Completes the frames of a group, once it is known what was on disk before the group.
 pub(crate) fn seal(mut group: &mut [u8], identity: u64, durable: u64) {
     while !group.is_empty() {
         let length = usize::try_from(u32_at(group, 4)).expect("a record fits into memory");
@@ -136,7 +137,7 @@ pub(crate) fn seal(mut group: &mut [u8], identity: u64, durable: u64) {
     }
 }
 
-/// The mark that says that everything up to a record is on disk.
+/// Returns the mark that says that everything up to a record is on disk.
 pub(crate) fn mark(identity: u64, durable: u64) -> Vec<u8> {
     let mut mark = Vec::with_capacity(FRAME_LENGTH);
     push(&mut mark, durable, &[]);

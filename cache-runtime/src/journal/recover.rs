@@ -1,25 +1,26 @@
-//! Reads the segments of a journal, and decides what a bad frame means. Pure: bytes in, a verdict out.
+//! Reads the segments of a journal, and decides what a bad frame means. Pure: takes bytes, returns a verdict.
 //!
-//! A crash can leave a bad frame behind, and so can a failing disk. The first must not keep a program from starting, and
-//! the second must not pass for the first, because then acknowledged records would be cut off in silence. What tells them
-//! apart is the order of the writer (`writer`): one group of records at a time, the next one only when the one before it
-//! is on disk, and every frame says up to which record everything was on disk when it was written (`durable`).
+//! A crash can leave a bad frame, and so can a failing disk. A program must start after a crash. But if it took damage for a
+//! crash, it would silently cut off acknowledged records. The order of the writer (`writer`) distinguishes the two. It
+//! writes one group of records at a time, and begins the next one only when this one is on disk. Every frame says up to
+//! which record everything was on disk when the frame was written (`durable`).
 //!
-//! 1. Frames are read as long as each is sound and its number is the next one.
-//! 2. The first bad frame stands where record *n* should be. If any sound frame behind it says that *n* was on disk, then
-//!    *n* was there once and is not any more: **damage**, refused. A bad frame in a segment that is not the last one is
-//!    damage too: a segment is begun when all before it is on disk.
-//! 3. Otherwise *n* belongs to the last group that was written, and no acknowledgement of it can be proven: a **torn
-//!    tail**, cut off at *n*. The rest of the group may well have sound frames behind the bad one, because a file system
-//!    writes pages in any order. They are cut as well: what was never acknowledged may be kept or lost, but not with a hole.
+//! 1. Frames are read as long as each has a right checksum and the next number.
+//! 2. The first bad frame is where record *n* should be. If a sound frame after it says that *n* was on disk, then *n* was
+//!    there and no longer is. That is **damage**, and opening fails. A bad frame in a segment that is not the last one is
+//!    damage too: a segment is begun when everything before it is on disk.
+//! 3. Otherwise *n* belongs to the last group that was written, and nothing proves that it was acknowledged. That is a
+//!    **torn tail**, cut off at *n*. Frames of the same group may be sound after the bad one, because a file system writes
+//!    pages in any order. They are cut off as well. A record that was not acknowledged may be kept or lost, but without a
+//!    gap.
 //!
-//! A mark ends each group. It is written when the group is on disk and before anybody is told so. So whatever was
-//! acknowledged before a process was killed is proven by the file. The mark itself reaches the disk with the next group, or
-//! when the system writes it back: after a loss of power within that time, damage to the very last group passes for a torn
-//! tail. That is the price of one flush per group instead of two.
+//! A mark ends each group. The writer writes it when the group is on disk, and before it announces the group. So the file
+//! proves what was acknowledged before a process was killed. The mark itself reaches the disk with the next group, or when
+//! the system writes it back. After a power failure within that time, damage to the last group looks like a torn tail. That
+//! is the price of one sync per group instead of two.
 //!
-//! Invariant: what is kept is a prefix of what was appended, with every record that is proven.
-//! Not here: whether the last segment, or everything, was removed by hand. Nothing in the files can tell.
+//! Invariant: what is kept is a prefix of the appended records, with every record that is proven.
+//! Not here: whether the last segment, or the whole journal, was removed by hand. The files do not show it.
 
 use std::path::Path;
 
@@ -33,20 +34,20 @@ use super::{
 pub struct Record {
     /// Its number: one more than that of the record before it.
     pub sequence: u64,
-    /// What was appended.
+    /// The bytes that were appended.
     pub bytes: Vec<u8>,
 }
 
-/// What is checked. Tests leave parts of it out, to show that they would notice.
+/// What is checked. Tests leave parts of it out, to show that they detect it.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
     /// Whether checksums are compared.
     pub(crate) checksums: bool,
-    /// What behind a bad frame proves damage.
+    /// Which frame after a bad one proves damage.
     pub(crate) proof: Proof,
 }
 
-/// What behind a bad frame proves damage.
+/// Which frame after a bad one proves damage.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// A frame that says that the record was on disk.
@@ -66,25 +67,25 @@ impl Rules {
     };
 }
 
-/// What was found in the segments so far.
+/// What was read from the segments so far.
 pub(crate) struct Recovery {
     rules: Rules,
-    /// What all segments share, once one was read.
+    /// The identity of the journal, once a segment was read.
     pub(crate) identity: Option<u64>,
     /// All records, in order.
     pub(crate) records: Vec<Record>,
-    /// The number of the last record, or the one before the first.
+    /// The number of the last record; before the first record, one less than its number.
     pub(crate) last: u64,
     /// Everything up to this record is proven to be on disk.
     pub(crate) proven: u64,
 }
 
-/// What was found in one segment.
+/// What was read from one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// Behind the last record that is proven to be on disk.
+    /// The end of the last record that is proven to be on disk.
     pub(crate) proven: usize,
-    /// Behind the last sound frame. What follows is torn.
+    /// The end of the last sound frame. Everything after it is torn.
     pub(crate) end: usize,
 }
 
@@ -99,7 +100,7 @@ impl Recovery {
         }
     }
 
-    /// Reads the next segment, whose name promises a first record.
+    /// Reads the next segment. `promised` is the first record according to its name.
     pub(crate) fn segment(
         &mut self,
         path: &Path,
@@ -137,12 +138,12 @@ impl Recovery {
         Ok(scan)
     }
 
-    /// Checks that the segment belongs here and continues the one before it.
+    /// Checks that the segment belongs to this journal and continues the one before it.
     fn header(&mut self, path: &Path, promised: u64, bytes: &[u8]) -> Result<u64, JournalError> {
         let damaged = |what: String| JournalError::damaged(path, 0, what);
         let header =
             Header::from_bytes(bytes, self.rules.checksums).map_err(|reason| match reason {
-                BadHeader::Foreign => damaged("it is no segment of a journal".to_owned()),
+                BadHeader::Foreign => damaged("it is not a segment of a journal".to_owned()),
                 BadHeader::Damaged => damaged("the checksum of its header is wrong".to_owned()),
                 BadHeader::Unknown(format) => damaged(format!(
                     "its format is {format}, which this version of larder cannot read"
@@ -151,7 +152,7 @@ impl Recovery {
         if header.first != promised || header.first == 0 {
             let first = header.first;
             return Err(damaged(format!(
-                "its name promises record {promised} and its header record {first}"
+                "it begins with record {promised} according to its name, and with record {first} according to its header"
             )));
         }
         match self.identity {
@@ -171,14 +172,14 @@ impl Recovery {
         Ok(header.identity)
     }
 
-    /// The sound frame at the beginning of the bytes.
+    /// Returns the frame at the beginning of the bytes, if it is sound.
     fn frame<'a>(&self, bytes: &'a [u8], identity: u64) -> Option<Frame<'a>> {
         let frame = Frame::peek(bytes)?;
         (!self.rules.checksums || frame.is_sound(bytes, identity)).then_some(frame)
     }
 
-    /// Checks that a sound frame is the next one. A crash cannot leave another one here, as nothing is written twice with
-    /// other contents.
+    /// Checks that a sound frame is the next one. A crash cannot leave another frame here, because the writer never
+    /// overwrites a frame with other contents.
     fn follows(&self, path: &Path, offset: usize, frame: Frame<'_>) -> Result<(), JournalError> {
         let expected = if frame.is_mark() {
             self.last
@@ -186,7 +187,10 @@ impl Recovery {
             self.last + 1
         };
         if frame.sequence != expected {
-            let what = format!("record {} stands where {expected} belongs", frame.sequence);
+            let what = format!(
+                "record {} is where record {expected} should be",
+                frame.sequence
+            );
             return Err(JournalError::damaged(path, offset, what));
         }
         if frame.durable != self.proven && frame.durable != self.last {
@@ -213,7 +217,7 @@ impl Recovery {
             return Err(JournalError::damaged(path, offset, what));
         }
         let identity = self.identity.unwrap_or_default();
-        // No file of this length holds more records, so greater numbers are no frame but chance.
+        // No file of this length holds more records, so a frame with a greater number is only a coincidence.
         let most = (bytes.len() - offset) / FRAME_LENGTH;
         let possible = missing..=missing.saturating_add(u64::try_from(most).unwrap_or(u64::MAX));
         let proof = (offset + 1..bytes.len()).find(|&at| {
@@ -227,7 +231,9 @@ impl Recovery {
             Some(at) => Err(JournalError::damaged(
                 path,
                 offset,
-                format!("record {missing} cannot be read, and byte {at} proves that it once could"),
+                format!(
+                    "record {missing} cannot be read, but the frame at byte {at} proves that it was on disk"
+                ),
             )),
             None => Ok(()),
         }
@@ -235,7 +241,7 @@ impl Recovery {
 }
 
 impl Proof {
-    /// The last record whose earlier presence a frame proves.
+    /// Returns the last record that a frame proves to have been on disk.
     fn number(self, frame: Frame<'_>) -> u64 {
         match self {
             Self::Durable => frame.durable,

@@ -1,16 +1,19 @@
-//! The directory of a journal: its lock, its segments, and the one that is written to.
+//! The directory of a journal: its lock, its segments, and the segment that is written to.
 //!
-//! 1. *Opening* takes the lock, reads all segments, cuts a torn tail off, and writes the unproven end of the last segment
-//!    once more. 2. *Appending* writes one group, syncs it, and writes the mark behind it. 3. A segment that is full is
-//!    followed by a new one. 4. Segments whose records are all released are removed, the oldest first.
+//! 1. Opening takes the lock, reads all segments, cuts off a torn tail, and writes the unproven end of the last segment
+//!    again.
+//! 2. Appending writes one group, syncs it, and writes the mark after it.
+//! 3. When a segment is full, a new one follows.
+//! 4. Segments whose records are all released are removed, the oldest first.
 //!
-//! Why the end is written again: when a sync fails, the system may keep the pages in memory and take them for written. A
-//! program that starts again then reads records that are not on disk and never will be by another sync (Rebello et al.,
-//! "Can Applications Recover from fsync Failures?", USENIX ATC 2020). Writing the same bytes makes the pages dirty again.
+//! Why the end is written again: after a failed sync, the system may keep the pages in memory and treat them as written.
+//! When the program starts again, it reads records that are not on disk, and another sync does not write them (Rebello et
+//! al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). Writing the same bytes makes the pages dirty
+//! again.
 //!
-//! Invariant: a segment has its whole header on disk before it has its name, and is begun when all before it is on disk.
-//! Invariant: the segments in the directory continue each other at every moment, also after a loss of power: each removal
-//! is on disk before the next one.
+//! Invariant: a segment gets its name when its header is on disk. It is begun when everything before it is on disk.
+//! Invariant: the segments in the directory always continue each other, also after a power failure: each removal is on disk
+//! before the next one.
 
 use std::{
     collections::VecDeque,
@@ -27,11 +30,11 @@ use super::{
 };
 use crate::protocol::token;
 
-/// The file whose lock the open journal holds.
+/// The file that an open journal has locked.
 const LOCK: &str = "lock";
-/// A segment that has no header yet.
+/// The name of a segment until its header is on disk.
 const UNFINISHED: &str = "unfinished";
-/// The end of the name of a segment, behind the number of its first record.
+/// The end of the name of a segment, after the number of its first record.
 const SUFFIX: &str = ".journal";
 const DIGITS: usize = 20;
 
@@ -41,7 +44,7 @@ pub(crate) struct Segments {
     identity: u64,
     segment_size: u64,
     files: Files,
-    /// The last record that is on disk, or the one before the first.
+    /// The last record that is on disk; before the first record, one less than its number.
     last: u64,
     /// The first records of all segments, in order; never empty.
     firsts: VecDeque<u64>,
@@ -49,14 +52,14 @@ pub(crate) struct Segments {
     file: File,
     path: PathBuf,
     length: u64,
-    /// Whether the file holds a mark that is not on disk.
+    /// Whether the last mark was written but not synced.
     has_loose_mark: bool,
-    /// Released when the journal is closed.
+    /// Holds the lock until the journal is closed.
     _lock: File,
 }
 
 impl Segments {
-    /// Opens a directory and reads what is in it.
+    /// Opens a directory and reads its records.
     pub(crate) fn open(
         directory: &Path,
         segment_size: u64,
@@ -121,23 +124,23 @@ impl Segments {
         Ok((segments, recovery.records))
     }
 
-    /// For the tape of a test: a record was announced.
+    /// For the tape of a test: notes that a record was announced.
     #[cfg(test)]
     pub(crate) fn announced(&self, sequence: u64) {
         self.files.tape.announce(sequence);
     }
 
-    /// What tells this journal from all others.
+    /// Returns the random number that identifies this journal.
     pub(crate) fn identity(&self) -> u64 {
         self.identity
     }
 
-    /// The last record that is on disk, or the one before the first.
+    /// Returns the last record that is on disk; before the first record, one less than its number.
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
 
-    /// Writes a group that ends with a record, and returns when it is on disk.
+    /// Writes a group that ends with this record, and returns when it is on disk.
     pub(crate) fn append(&mut self, last: u64, group: &mut [u8]) -> Result<(), JournalError> {
         if self.length >= self.segment_size && self.firsts.back() <= Some(&self.last) {
             self.rotate()?;
@@ -149,14 +152,14 @@ impl Segments {
         Ok(())
     }
 
-    /// Writes that everything appended so far is on disk. Not synced: see `recover`.
+    /// Writes a mark: everything appended so far is on disk. Does not sync it (see `recover`).
     pub(crate) fn mark(&mut self) -> Result<(), JournalError> {
         self.write(&format::mark(self.identity, self.last))?;
         self.has_loose_mark = true;
         Ok(())
     }
 
-    /// Removes the segments that hold no record behind this one, but never the last segment.
+    /// Removes the segments whose records are all released, except the last segment.
     pub(crate) fn release(&mut self, sequence: u64) -> Result<(), JournalError> {
         while self.firsts.get(1).is_some_and(|&next| next - 1 <= sequence) {
             self.files
@@ -167,7 +170,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Brings the last mark to the disk.
+    /// Syncs the last mark.
     pub(crate) fn finish(&mut self) -> Result<(), JournalError> {
         if self.has_loose_mark {
             self.sync()?;
@@ -177,7 +180,7 @@ impl Segments {
 
     fn rotate(&mut self) -> Result<(), JournalError> {
         let first = self.last + 1;
-        // A torn mark in a segment that is not the last one would be damage.
+        // A torn mark would look like damage in a segment that is not the last one.
         self.finish()?;
         (self.path, self.file, self.length) =
             begin(&self.directory, &self.files, self.identity, first)?;
@@ -199,7 +202,7 @@ impl Segments {
     }
 }
 
-/// Begins a segment: under another name until its header is on disk.
+/// Begins a segment, under another name until its header is on disk.
 fn begin(
     directory: &Path,
     files: &Files,
@@ -221,7 +224,7 @@ fn begin(
     Ok((path, file, len(HEADER_LENGTH)))
 }
 
-/// Creates a directory and those above it that are missing, each known to the one above it.
+/// Creates a directory and its missing parents. Syncs the parent of each.
 fn create_directory(directory: &Path, files: &Files) -> Result<(), JournalError> {
     let parent = match directory.parent() {
         Some(parent) if !directory.is_dir() => parent,
@@ -254,8 +257,8 @@ fn lock(directory: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// The first records of the segments in a directory, in order. Nothing else may be there: a segment under a wrong name
-/// would be a segment that is missing.
+/// Returns the first records of the segments in a directory, in order. Fails if the directory contains anything else: a
+/// segment under a wrong name would be a missing segment.
 fn list(directory: &Path, files: &Files) -> Result<VecDeque<u64>, JournalError> {
     let mut firsts = Vec::new();
     for entry in fs::read_dir(directory).map_err(|cause| failed("list", directory, cause))? {
@@ -263,14 +266,14 @@ fn list(directory: &Path, files: &Files) -> Result<VecDeque<u64>, JournalError> 
         let name = entry.file_name();
         match name.to_str() {
             Some(LOCK | BINDING) => {}
-            // It was not on disk yet, so nobody has been told.
+            // Its text was not on disk yet, so `bind` has not returned.
             Some(UNBOUND) => files.remove(&entry.path())?,
-            // Nothing was written to it yet but its header.
+            // It holds no record yet, at most a header.
             Some(UNFINISHED) => files.remove(&entry.path())?,
             name => match name.and_then(first_of) {
                 Some(first) => firsts.push(first),
                 None => {
-                    let what = "it does not belong into the directory of a journal";
+                    let what = "it is not a file of a journal, and does not belong in the directory of one";
                     return Err(JournalError::damaged(&entry.path(), 0, what));
                 }
             },
@@ -284,7 +287,7 @@ fn segment_path(directory: &Path, first: u64) -> PathBuf {
     directory.join(format!("{first:0DIGITS$}{SUFFIX}"))
 }
 
-/// The first record that the name of a segment promises.
+/// Returns the first record of a segment according to its name.
 fn first_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SUFFIX)?;
     let is_number = digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());

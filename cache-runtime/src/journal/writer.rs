@@ -2,10 +2,10 @@
 //!
 //! A thread and not a task, because a sync blocks for milliseconds and must go on while the runtime shuts down.
 //!
-//! Invariant: the order is write, sync, mark, announce. `recover` stands on it.
-//! Invariant: the first operation that fails is the last one. What the system keeps in memory after a failed write or sync
-//! is not what is on disk, and another sync that succeeds says nothing about it (Rebello et al., 2020). Only reading the
-//! files again, in `Segments::open`, tells what is there.
+//! Invariant: the order is write, sync, mark, announce. `recover` depends on it.
+//! Invariant: after the first operation that fails, there is no other. What the system keeps in memory after a failed write
+//! or sync is not what is on disk, and a later sync that succeeds does not prove otherwise (Rebello et al., 2020). Only
+//! reading the files again, in `Segments::open`, shows what is there.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ impl Writer {
                 #[cfg(test)]
                 self.segments.announced(last);
                 self.commit.announce(last);
-                // The group is on disk all the same.
+                // The group is on disk even if its mark could not be written.
                 marked?;
             }
             self.segments.release(task.released)?;
@@ -62,7 +62,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Without this, a panic would leave the callers waiting. After an orderly end nobody asks any more.
+        // After a panic, the waiting callers get this error. After an orderly end there are none.
         self.commit.fail(JournalError::io(
             "write the journal",
             io::Error::other("its thread has ended"),

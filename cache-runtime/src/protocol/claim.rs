@@ -1,38 +1,39 @@
-//! What a repository claims in a store before it uses it: its namespace for one database, its name for one table.
+//! What a repository claims in a store before it uses it: the namespace for its database, and the entity's name for its
+//! table.
 //!
-//! A store compares and sets in one atomic step. [`Claim::is_blocked_by`] is the rule; `bind.lua` says the same for Redis.
+//! A store compares and sets in one atomic step. [`Claim::is_blocked_by`] is the rule; `bind.lua` implements it for Redis.
 //! Not here: which databases are the same (`binding`).
 
-/// What a repository claims in the store, by compare-and-set.
+/// What a repository claims in the store, with a compare-and-set.
 #[derive(Clone, Debug)]
 pub struct Claim<'a> {
     /// The namespace.
     pub namespace: &'a str,
-    /// The database that must be bound; empty if none may be.
+    /// The database that the claim expects to be bound; empty if it expects none.
     pub seen: &'a str,
-    /// The database that is bound then.
+    /// The database that a successful claim binds.
     pub leave: &'a str,
     /// The name of the entity.
     pub entity: &'a str,
-    /// The table that it must stand for, or will.
+    /// The table that the claim binds the entity to. It fails if the entity is bound to another table.
     pub table: &'a str,
-    /// Whether it is bound whatever was.
+    /// Whether the claim succeeds whatever is bound.
     pub is_forced: bool,
 }
 
 impl Claim<'_> {
-    /// Whether what is bound stands in its way; the database and the table are empty where nothing is bound. `bind.lua` says
-    /// the same for Redis.
+    /// Returns whether what is bound keeps the claim from succeeding. `database` and `table` are empty where nothing is
+    /// bound. `bind.lua` implements the same rule for Redis.
     pub fn is_blocked_by(&self, database: &str, table: &str) -> bool {
         let is_other_table = !table.is_empty() && table != self.table;
         !self.is_forced && (database != self.seen || is_other_table)
     }
 }
 
-/// What is bound in the store after a claim: what was claimed, or what stands in its way.
+/// What the store has bound after a claim: the claim, or what kept it from succeeding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
-    /// The run of the store.
+    /// The number of the connection to the store.
     pub connection_number: u64,
     /// The database.
     pub database: String,

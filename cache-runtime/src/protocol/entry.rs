@@ -1,15 +1,15 @@
-//! The binary form of a state, as it lies in Redis: a header of fixed layout, then the payload, the waiters or the intents.
+//! The binary form of a state, as Redis stores it: a header of fixed layout, then the payload, the waiters or the intents.
 //!
-//! The layout is described in `docs/format.md`, byte by byte; the Lua scripts in `store/redis/scripts` read and write the same
-//! bytes. It never changes without a new format number, and bytes of released formats are kept as fixtures.
+//! `docs/format.md` describes the layout byte by byte. The Lua scripts in `store/redis/scripts` read and write the same
+//! bytes. The layout never changes without a new format number. Entries of released formats are kept as fixtures.
 //!
-//! 1. A reader looks at the state and the identity before it looks at the payload, so a foreign payload is never decoded.
-//! 2. A queued write becomes a value in its place, without its payload being sent or copied: its queue position stays, and a flag says
-//!    so. Nothing but the script that settles it writes such bytes.
-//! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]: a miss that the
-//!    next load repairs.
-//! 4. A later format is [`Unreadable::LaterFormat`]: readers go past it, so that a newer program's intents are respected.
-//!    The first three bytes keep their meaning in every format.
+//! 1. A reader checks the state and the identity before the payload, so it never decodes a payload of another layout.
+//! 2. The settle script turns a queued write into a value in place, without sending or copying the payload. The queue
+//!    position stays in the entry, and a flag says so. No other code writes such bytes.
+//! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]. They are a miss,
+//!    and the next load overwrites them.
+//! 4. A later format is [`Unreadable::LaterFormat`]. A reader uses the database and stores nothing, so that it respects the
+//!    intents of newer programs. The first three bytes keep their meaning in every format.
 
 use crate::protocol::{
     queue_position::{QUEUE_POSITION_LENGTH, QueuePosition},
@@ -28,7 +28,7 @@ pub const HEADER_LENGTH: usize = 44;
 pub mod kind {
     /// One reader is loading the row; waiters follow the header.
     pub const LOADING: u8 = 1;
-    /// The row; its payload follows the header, or the queue position after it.
+    /// The row. Its payload follows the header, or the queue position if `POSITIONED` is set.
     pub const VALUE: u8 = 2;
     /// The row does not exist.
     pub const NEGATIVE: u8 = 3;
@@ -46,13 +46,13 @@ pub mod flag {
     pub const SATURATED: u8 = 2;
     /// The queued write deletes its row.
     pub const DELETION: u8 = 4;
-    /// The row was a queued write: the queue position that it had is still there, between the header and the payload.
+    /// The row was a queued write. Its queue position is still between the header and the payload.
     pub const POSITIONED: u8 = 8;
 }
 
 const PROCESS_LENGTH: usize = 8;
 
-/// Writes a state; the payload is appended as it is.
+/// Encodes a state. The payload is appended unchanged.
 pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
     match state {
         State::Loading(lease, waiters) => {
@@ -98,7 +98,7 @@ pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
     }
 }
 
-/// Reads a state. Never fails: what cannot be read is a state of its own.
+/// Decodes a state. Never fails: bytes that cannot be decoded are [`State::Unreadable`].
 pub fn decode(bytes: &[u8]) -> State<&[u8]> {
     decode_checked(bytes).unwrap_or(State::Unreadable(Unreadable::Damaged))
 }
@@ -176,7 +176,7 @@ fn array<const N: usize>(bytes: &[u8], start: usize) -> Option<[u8; N]> {
     bytes.get(start..start + N)?.try_into().ok()
 }
 
-/// The body as a list of items of one length, or nothing if the last one is cut short.
+/// Returns the body as a list of items of one length, or `None` if the last item is cut short.
 fn list<const N: usize>(body: &[u8]) -> Option<impl Iterator<Item = [u8; N]> + '_> {
     let (items, rest) = body.as_chunks::<N>();
     rest.is_empty().then(|| items.iter().copied())

@@ -1,7 +1,7 @@
-//! The hash that tells one layout of an entity from another.
+//! The hash that distinguishes the layouts of an entity.
 //!
-//! FNV-1a (Fowler, Noll, Vo), because it has to be the same in every process and every release, and needs nothing else:
-//! layouts are not chosen by an adversary.
+//! FNV-1a (Fowler, Noll, Vo): it is the same in every process and release, and needs no dependency. It does not resist an
+//! adversary, but no adversary chooses layouts.
 
 /// A hash that is being computed.
 #[derive(Clone, Copy, Debug)]
@@ -14,14 +14,14 @@ impl Default for Fingerprint {
 }
 
 impl Fingerprint {
-    /// Adds one item. Items end, so that `ab`, `c` and `a`, `bc` differ.
+    /// Adds one item. Each item is terminated, so that `ab`, `c` and `a`, `bc` differ.
     pub(crate) fn write(&mut self, item: &[u8]) {
         for byte in item.iter().chain(&[0xFF]) {
             self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
         }
     }
 
-    /// The hash over all items.
+    /// Returns the hash over all items.
     pub(crate) fn finish(self) -> u32 {
         self.0
     }

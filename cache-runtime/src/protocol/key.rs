@@ -1,16 +1,15 @@
 //! Keys: `namespace:Entity:id`, written so that no two ids share one.
 //!
-//! An id is written through its `Serialize` implementation, so a newtype or an enum needs nothing beside the derive it
-//! has anyway. Separators, braces and control characters inside text are escaped; the empty text, an absent part and raw
-//! bytes have marks of their own.
+//! An id is written through its `Serialize` implementation, so a newtype or an enum only needs the derive that it has
+//! anyway. Separators, braces and control characters inside text are escaped. The empty text, an absent part and raw bytes
+//! have escape sequences of their own.
 //!
-//! 1. The prefix is computed once per repository; a key is that prefix and the id behind it, without an allocation as long
-//!    as it is short.
+//! 1. The prefix is computed once per repository. A key is the prefix followed by the id. Short keys need no allocation.
 //! 2. The parts of a composite id are joined with `:`.
-//! 3. An id longer than [`MAX_ID`] bytes is cut and ends in its SHA-256, so a key has a bounded length.
+//! 3. An id longer than [`MAX_ID`] bytes is cut and ends in its SHA-256, so the length of a key is bounded.
 //!
-//! Invariant: two ids of one entity have the same key only if they serialize alike. Braces never come from an id, so it
-//! cannot move its key to another Redis Cluster slot than the namespace says.
+//! Invariant: two ids of one entity have the same key only if they serialize alike.
+//! Invariant: an id adds no braces to its key, so it cannot change the Redis Cluster slot that the namespace selects.
 
 use std::{borrow::Borrow, borrow::Cow, fmt, hash::Hash, hash::Hasher};
 
@@ -25,13 +24,13 @@ use crate::{
 
 /// The longest id, in bytes of its written form, that is not hashed.
 pub const MAX_ID: usize = 160;
-/// How much of a hashed id is kept in front of the hash, for people who look into the store.
+/// How much of a hashed id precedes the hash, for people who look into the store.
 const KEPT_OF_HASHED: usize = 40;
 
-/// Where the two digits of the partition stand in the prefix of a write-behind entity, which ends in `0a}:`.
+/// The distance of the partition's two digits from the end of a write-behind entity's prefix, which ends in `0a}:`.
 const DIGITS_FROM_END: usize = 4;
 
-/// The name of the queue of a write-behind entity.
+/// Returns the name of the queue of a write-behind entity.
 pub(crate) fn queue_name(namespace: &str, entity: &str, policy: &Policy) -> String {
     let namespace = policy.namespace.unwrap_or(namespace);
     format!("{namespace}:{entity}/{}", policy.queue.partitions)
@@ -42,13 +41,13 @@ pub(crate) fn queue_name(namespace: &str, entity: &str, policy: &Policy) -> Stri
 pub struct Key(SmallVec<[u8; 64]>);
 
 impl Key {
-    /// The bytes of the key.
+    /// Returns the bytes of the key.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// A key of given bytes.
+    /// Makes a key of given bytes.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))
     }
@@ -90,14 +89,14 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug)]
 pub struct KeySpace {
     prefix: Vec<u8>,
-    /// How much of the prefix all keys share.
+    /// The length of the part of the prefix that all keys share.
     shared: usize,
-    /// Into how many partitions the keys are spread, if they are.
+    /// The number of partitions, for a write-behind entity.
     partitions: Option<u16>,
 }
 
 impl KeySpace {
-    /// The keys of an entity, under its own namespace or else the cache's.
+    /// Makes the key space of an entity, under its own namespace or else the cache's.
     #[must_use]
     pub fn new(namespace: &str, entity: &str, policy: &Policy) -> Self {
         let namespace = policy.namespace.unwrap_or(namespace);
@@ -122,12 +121,12 @@ impl KeySpace {
         }
     }
 
-    /// What all keys begin with.
+    /// Returns the bytes that all keys begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix[..self.shared]
     }
 
-    /// The number of the partition that a key is in.
+    /// Returns the number of the partition that a key is in.
     pub(crate) fn partition(&self, key: &Key) -> usize {
         let digits = &key.as_bytes()[self.shared..self.shared + 2];
         let digit = |byte: u8| {
@@ -140,7 +139,7 @@ impl KeySpace {
         digit(digits[0]) * 16 + digit(digits[1])
     }
 
-    /// The key of an id.
+    /// Returns the key of an id.
     ///
     /// # Errors
     ///
@@ -231,18 +230,18 @@ fn push_hex(out: &mut SmallVec<[u8; 64]>, byte: u8) {
     out.push(DIGITS[usize::from(byte & 15)]);
 }
 
-/// Whether a byte of text stands for itself. The others have a meaning in the key, or would be unreadable.
+/// Returns whether a byte of text is written as it is. The other bytes have a meaning in the key, or are unreadable.
 fn is_plain(byte: u8) -> bool {
     !byte.is_ascii_control() && !b"%:{}(),= ".contains(&byte)
 }
 
-/// Writes an id in its key form. Every mark starts with `%` and a character that is no upper-case hexadecimal digit, so
-/// no text can be mistaken for one.
+/// Writes an id in its key form. Every escape sequence starts with `%` and a character other than an upper-case hexadecimal
+/// digit, so escaped text cannot be mistaken for one.
 struct IdWriter<'a> {
     out: &'a mut SmallVec<[u8; 64]>,
-    /// How many sequences surround this part: the outermost joins its parts with `:`.
+    /// How many sequences contain this part. The outermost one joins its parts with `:`.
     depth: u32,
-    /// How many options surround this part directly.
+    /// How many options contain this part directly.
     options: u32,
 }
 
@@ -511,7 +510,7 @@ macro_rules! structs {
 
 structs!(SerializeStruct, SerializeStructVariant);
 
-/// The hash tag of a partition.
+/// Returns the hash tag of a partition.
 pub(crate) fn partition_tag(queue: &str, number: u16) -> String {
     format!("{{{queue}:p{number:02x}}}")
 }

@@ -1,10 +1,11 @@
 //! The bytes and rules of one key and of one queue: pure functions and plain data, without I/O and without `async`.
 //!
-//! `state` is the state machine of one key. It is the heart: every store executes it, the models check it, and nothing else
-//! decides. `entry` is the binary form of a state, `codec` the payload inside it, `key` the name of a key, `token` the names
-//! of loads and writes. `queue_position` is the place of a write in a queue, `partition_keys` the names of a queue's keys.
+//! `state` is the state machine of one key. Every store executes it, the models check it, and no other module decides what
+//! an operation does to a key. `entry` is the binary form of a state, `codec` encodes the payload in it, `key` names a key,
+//! and `token` names loads and writes. `queue_position` is the position of a write in a queue, and `partition_keys` names
+//! the keys of a queue.
 //!
-//! Not here: who executes the rules (`store`), and when (`read`, `write`, `behind`).
+//! Not here: the stores that execute the rules (`store`), and the operations that use them (`read`, `write`, `behind`).
 
 pub mod claim;
 pub mod codec;

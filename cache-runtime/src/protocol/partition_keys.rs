@@ -1,38 +1,39 @@
-//! The names of one queue: a partition of an entity's rows.
+//! The names of the keys of one partition of a queue.
 //!
-//! The rows of a write-behind entity are spread over partitions by their ids. All keys of a partition, the rows' and the
-//! queue's, carry one Redis Cluster hash tag, so one script can touch them together.
+//! The rows of a write-behind entity are spread over partitions by their ids. All keys of a partition, those of the rows and
+//! those of the queue, have one Redis Cluster hash tag, so that one script can use them together.
 //!
-//! Invariant: the number of partitions is part of every name, so that queues of another number are never taken for these.
+//! Invariant: every name contains the number of partitions, so a queue with another number of partitions has other keys.
 
 use crate::protocol::{
     key::{Key, partition_tag},
     queue_position::Incarnation,
 };
 
-/// What the names of all queues begin with.
+/// The prefix of all names of queues.
 const QUEUES: &str = "larder:q:";
 
-/// One queue in the store.
+/// The names of one partition's keys.
 #[derive(Debug)]
 pub struct PartitionKeys {
-    /// Its number, from zero.
+    /// The partition's number, from zero.
     pub number: u16,
-    /// What all of its names begin with.
+    /// The prefix of all names of the partition's queue.
     base: String,
-    /// The hash of what is known of the queue: `i` the incarnation, `s` the id of the store's history it was begun in,
-    /// `l` the name of its log, `n` the number of the last write, `t` up to which number the log was cut off.
+    /// The hash with the state of the queue: `i` the incarnation, `s` the history that the store had when the incarnation
+    /// began, `l` the name of the log, `n` the number of the last write, `t` the number up to which the log was trimmed, `r`
+    /// 1 when all earlier incarnations are closed and rows may be cached.
     pub state: Key,
-    /// The hash of pending rows: from a key to the queue position of its latest write.
+    /// The hash of pending rows. It maps a key to the queue position of its latest write.
     pub pending_index: Key,
-    /// The set of incarnations that have a log here.
+    /// The set of incarnations that have a log in the store.
     pub logs: Key,
-    /// The name of the process that flushes; for efficiency only.
+    /// The name of the process that has the claim. A claim saves work and decides nothing.
     pub flusher: Key,
 }
 
 impl PartitionKeys {
-    /// The partition with a number, of the queue with a name.
+    /// Makes the names of the partition with this number, of the queue with this name.
     #[must_use]
     pub fn new(queue: &str, number: u16) -> Self {
         let base = format!("{QUEUES}{}:", partition_tag(queue, number));
@@ -47,20 +48,20 @@ impl PartitionKeys {
         }
     }
 
-    /// Whether a key is one of this partition's rows.
+    /// Returns whether a key is the key of a row in this partition.
     #[must_use]
     pub fn holds(&self, key: &Key) -> bool {
         let tag = self.base.trim_start_matches(QUEUES).trim_end_matches(':');
         key.as_bytes().starts_with(tag.as_bytes())
     }
 
-    /// What the names of logs begin with.
+    /// Returns the prefix of the names of all logs.
     #[must_use]
     pub fn log_prefix(&self) -> String {
         format!("{}log:", self.base)
     }
 
-    /// The stream of one incarnation.
+    /// Returns the name of the log of one incarnation, a Redis stream.
     #[must_use]
     pub fn log(&self, incarnation: Incarnation) -> Key {
         let bytes = u128::from_be_bytes(incarnation.to_bytes());

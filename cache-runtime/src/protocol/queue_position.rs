@@ -1,11 +1,11 @@
-//! The place of a write in its queue: which incarnation of the queue, and the number in it.
+//! The position of a write in its queue: the incarnation of the queue, and the number of the write in it.
 //!
-//! A store can lose a queue, or come back with an older one. Numbers that were given again would then look as if they had
-//! been applied. So a queue that may have lost something is never written to again: a new incarnation is registered in the
-//! database, which gives it the next *epoch*, and writes go there. Flushes take the incarnations in the order of their
-//! epochs.
+//! A store can lose a queue, or come back with an older copy of it. If it assigned the same numbers again, new writes would
+//! look as if they had been applied. So larder never appends to a queue that may have lost writes. It registers a new
+//! incarnation in the database, which gives it the next *epoch*, and appends there. Flushes take the incarnations in the
+//! order of their epochs.
 //!
-//! Invariant: within one incarnation, numbers count from one without a gap, and no number is given twice.
+//! Invariant: within one incarnation, numbers count from one without a gap, and no number is assigned twice.
 
 use std::fmt;
 
@@ -14,26 +14,26 @@ pub const INCARNATION_LENGTH: usize = 16;
 /// The length of a queue position in an entry, in bytes.
 pub const QUEUE_POSITION_LENGTH: usize = INCARNATION_LENGTH + 8;
 
-/// One life of a queue.
+/// One life of a partition's log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Incarnation {
-    /// Its place among the incarnations of its queue, from one, given by the database.
+    /// The number of the incarnation in its queue, from one. The database assigns it.
     pub epoch: u64,
-    /// Drawn at random, so that two that claim one place can be told apart.
+    /// A random number. It distinguishes two incarnations that try to register the same epoch.
     pub nonce: u64,
 }
 
-/// The place of a write.
+/// The position of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QueuePosition {
-    /// The life of the queue.
+    /// The incarnation of the queue.
     pub incarnation: Incarnation,
-    /// The number of the write in it, from one.
+    /// The number of the write in the incarnation, from one.
     pub number: u64,
 }
 
 impl Incarnation {
-    /// The incarnation as it lies in an entry: two numbers, the larger digits first.
+    /// Returns the incarnation as it is stored in an entry: two big-endian numbers.
     #[must_use]
     pub fn to_bytes(self) -> [u8; INCARNATION_LENGTH] {
         let mut bytes = [0; INCARNATION_LENGTH];
@@ -42,7 +42,7 @@ impl Incarnation {
         bytes
     }
 
-    /// Reads what [`Incarnation::to_bytes`] has written.
+    /// Reads the bytes that [`Incarnation::to_bytes`] has written.
     #[must_use]
     pub fn from_bytes(bytes: [u8; INCARNATION_LENGTH]) -> Self {
         let whole = u128::from_be_bytes(bytes);
@@ -55,7 +55,7 @@ impl Incarnation {
 }
 
 impl QueuePosition {
-    /// The queue position as it is stored in an entry: the incarnation, then the number.
+    /// Returns the position as it is stored in an entry: the incarnation, then the number.
     #[must_use]
     pub fn to_bytes(self) -> [u8; QUEUE_POSITION_LENGTH] {
         let mut bytes = [0; QUEUE_POSITION_LENGTH];
@@ -64,7 +64,7 @@ impl QueuePosition {
         bytes
     }
 
-    /// Reads what [`QueuePosition::to_bytes`] has written.
+    /// Reads the bytes that [`QueuePosition::to_bytes`] has written.
     #[must_use]
     pub fn from_bytes(bytes: [u8; QUEUE_POSITION_LENGTH]) -> Self {
         let mut incarnation = [0; INCARNATION_LENGTH];

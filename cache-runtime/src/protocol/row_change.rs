@@ -1,10 +1,10 @@
-//! What a write makes of its row, in whatever form the row and its id are.
+//! What a write does to its row: it stores the row, or deletes it. Generic over the form of the row and of the id.
 
-/// The whole row, or none. `R` is the row, `I` its id.
+/// The row after the write, or the id of a deleted row. `R` is the row, `I` its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowChange<R, I> {
-    /// The whole row.
+    /// The write stores this row.
     Row(R),
-    /// No row: the id of the one that is deleted.
+    /// The write deletes the row with this id.
     Deletion(I),
 }

@@ -1,32 +1,32 @@
-//! How large an encoded row may be, and how that is said.
+//! The limit for the size of an encoded row, and the message about a row that exceeds it.
 //!
-//! Not here: where rows are judged by their size (`context/payload.rs`).
+//! Not here: the check of a row's size (`context/payload.rs`).
 
 use std::fmt;
 
 #[cfg(feature = "redis")]
 use crate::protocol::{entry::HEADER_LENGTH, queue_position::QUEUE_POSITION_LENGTH};
 
-/// How many bytes an encoded row may have, where nobody says otherwise.
+/// The largest encoded row, in bytes, if no setting changes it.
 pub(crate) const DEFAULT: u64 = 4 << 20;
-/// What an entry has beside the row: its header, and its queue position.
+/// The bytes of an entry besides the row: the header and the queue position.
 #[cfg(feature = "redis")]
 pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + QUEUE_POSITION_LENGTH) as u64;
 
-/// A row that is larger than it may be.
+/// A row that exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLarge {
-    /// Its bytes, as the codec writes it.
+    /// Its size as the codec encodes it, in bytes.
     pub(crate) bytes: u64,
     pub(crate) bound: Bound,
 }
 
-/// Whose bound it is.
+/// The limit that the row exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
-    /// The entity's, or the cache's.
+    /// `max_row` of the entity or the cache.
     MaxRow(u64),
-    /// The server's.
+    /// The limit of the Redis server.
     Store(u64),
 }
 
@@ -53,6 +53,6 @@ impl fmt::Display for TooLarge {
                 "Redis takes {most} at once; raise its settings `proto-max-bulk-len` and `client-query-buffer-limit`"
             )?,
         }
-        f.write_str(", or keep what is large in a table of its own")
+        f.write_str(", or store the large part in another table")
     }
 }

@@ -1,34 +1,33 @@
-//! The state machine of one key: what is stored there, and what each operation makes of it. Pure functions, no I/O.
+//! The state machine of one key: what a store holds there, and what each operation does to it. Pure functions, no I/O.
 //!
-//! The in-process store runs this very code, the model checker checks it, and the Lua scripts that Redis runs are
-//! property-tested against it. So the rules exist once, and everything that executes them is compared with them.
+//! The in-process store executes this code, and the model checker checks it. Property tests compare the Lua scripts with it.
+//! So the rules exist once, and everything that executes them is compared with them.
 //!
 //! 1. A reader that finds nothing takes the fill lease ([`acquire`]) and loads the row from the database.
-//! 2. It stores the row only if the key still holds that very lease ([`fill`]).
-//! 3. A writer announces its intent before its commit ([`begin`]), which replaces whatever was there, a lease included,
-//!    and takes the intent back after the commit ([`end`]).
+//! 2. It stores the row only if the key still holds that lease ([`fill`]).
+//! 3. A writer announces its intent before its commit ([`begin`]), which replaces the entry or the lease at the key. It
+//!    takes the intent back after the commit ([`end`]).
+//! 4. A write-behind write is stored as pending ([`put`]), together with its queue position. It stays until it is known to
+//!    be in the database ([`settle`]).
 //!
-//! 4. A write-behind write is stored as pending ([`put`]), together with its place in the queue, and stays until it is
-//!    known to be in the database ([`settle`]).
+//! Invariant: an accepted fill proves that no intent was open or placed between the lease and the fill. Every commit lies
+//! between its `begin` and its `end`. So a served value contains every commit that finished before the read.
+//! Invariant: losing a key at any time is safe. The only conclusion from an absent key is that the row must be loaded under
+//! a new lease.
 //!
-//! Invariant: an accepted fill proves that no intent was open or placed between the lease and the fill, and every commit
-//! lies between its `begin` and its `end`; so a served value contains every commit that finished before the read.
-//! Invariant: losing a key at any time is safe, because nothing is ever concluded from an absent key except that the row
-//! must be loaded under a new lease.
-//!
-//! The idea of a lease that an invalidation kills is Facebook's memcache lease (Nishtala et al., NSDI 2013); intents that
-//! are placed before the commit, and the set of them, are what makes a reader safe before the writer returns as well.
+//! A lease that an invalidation revokes is Facebook's memcache lease (Nishtala et al., NSDI 2013). Such a lease protects
+//! readers after the writer has returned. Intents are placed before the commit, so they protect readers before that as well.
 
 use crate::protocol::{
     queue_position::QueuePosition,
     token::{ProcessId, Token},
 };
 
-/// The remaining time of what has no end: a pending row stays until it is flushed.
+/// The remaining time of an entry without a time to live: a pending row stays until it is flushed.
 pub const FOREVER: u64 = u64::MAX;
 
-/// More writers of one key at once than this cannot be told apart any longer; the key stays off limits until the last
-/// intent has expired.
+/// The largest number of intents that one key lists. With more, nothing is served or filled until the last intent has
+/// expired.
 pub const MAX_INTENTS: usize = 64;
 
 /// What one key of the store holds. An absent key is `None` wherever a state is optional.
@@ -40,28 +39,27 @@ pub enum State<P> {
     Value(Meta, P),
     /// The row does not exist.
     Negative(Meta),
-    /// Writers are between "about to commit" and "done".
+    /// Writers are between their announcement and the end of their write.
     Writing(Writers),
-    /// A row, or its deletion, that stands in a queue and is not in the database yet. With it the row, or the id of a row
-    /// that is to be deleted.
+    /// A queued row or deletion that is not in the database yet. The payload is the row, or the id of the row to delete.
     Pending(Pending, P),
-    /// Something that this version cannot judge: another version's business, or damage.
+    /// An entry that this version cannot decode: of a later format, or damaged.
     Unreadable(Unreadable),
 }
 
-/// The right to fill a key.
+/// The permission to fill a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// The name of the fill, drawn for it alone.
+    /// The token of the fill.
     pub token: Token,
-    /// Which history of the store, and which layout of the entity, the fill belongs to.
+    /// The history of the store and the layout of the entity that the fill belongs to.
     pub identity: Identity,
 }
 
-/// Which entries a reader can use: those of its own layout, written in the store's present history.
+/// What an entry must have in common with a reader that uses it: the history of the store, the layout and the codec.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// A hash of the store's own identity, learned at connect. Entries of another history may be resurrected ones.
+    /// A hash of the store's identity, read at connect. Entries of another history may be restored old ones.
     pub history: u64,
     /// A hash of the entity's fields and their types.
     pub fingerprint: u32,
@@ -69,47 +67,47 @@ pub struct Identity {
     pub codec: u8,
 }
 
-/// What is known of a row beside its payload.
+/// What an entry says about its row, besides the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Meta {
     /// The fill that stored it.
     pub lease: Lease,
-    /// When it was loaded, in milliseconds since 1970 by the loader's clock; for people, never for decisions.
+    /// When it was loaded, in milliseconds since 1970 by the loader's clock. For people only: no decision uses it.
     pub loaded_at_ms: u64,
 }
 
-/// What is known of a queued write beside its payload.
+/// What an entry says about a queued write, besides the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pending {
-    /// The place of the write in the queue.
+    /// The queue position of the write.
     pub position: QueuePosition,
     /// Whether it deletes the row.
     pub is_deletion: bool,
-    /// As for a row; the lease is the write itself, with a token of its own.
+    /// As for a row. The lease contains the token of the write.
     pub meta: Meta,
 }
 
-/// What a queued write demands of what is at its key.
+/// What a queued write requires of its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// Nothing.
     Any,
-    /// That the row exists.
+    /// The row exists.
     Present,
-    /// That it does not exist.
+    /// The row does not exist.
     Absent,
-    /// That it is what a fill or a write with this token has left there.
+    /// The key holds the entry that the fill or the write with this token has left.
     Unchanged(Token),
 }
 
-/// Whether a demand is met.
+/// Whether a key meets a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Judgement {
-    /// It is.
+    /// The condition is met.
     Met,
-    /// It is not.
+    /// The condition is not met.
     ConditionFailed,
-    /// What is at the key does not tell: the row must be loaded first.
+    /// The key does not say: the row must be loaded first.
     RowUnknown,
 }
 
@@ -118,31 +116,31 @@ pub enum Judgement {
 pub struct Writers {
     /// One token per writer that has begun and not ended.
     pub intents: Vec<Token>,
-    /// Whether two of them overlapped at any time: then none may publish what it wrote.
+    /// Whether two of them have overlapped. If so, no writer leaves a cache update.
     pub contended: bool,
-    /// Whether there were too many to list: then none can be the last.
+    /// Whether there were too many to list. If so, no writer knows that it is the last one.
     pub saturated: bool,
 }
 
-/// Why a state cannot be read.
+/// Why a state cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unreadable {
-    /// Not an entry of larder, or a damaged one: worth nothing, overwritten by the next lease.
+    /// Not an entry of larder, or a damaged one. It is ignored, and the next lease overwrites it.
     Damaged,
-    /// An entry in a later format: left alone by readers, as if a write were going on. If a write is going on indeed, by
-    /// writers of a newer version, it is left alone by writers as well.
+    /// An entry of a later format. Readers treat it as a write in progress. If it is one, writers leave the entry alone too:
+    /// these intents belong to writers of a newer version.
     LaterFormat {
-        /// Whether it is a write.
+        /// Whether it is a write in progress.
         writing: bool,
     },
 }
 
-/// What is at a key, and for how long.
+/// The state of a key, and its remaining time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Slot<P> {
     /// The state.
     pub state: State<P>,
-    /// Milliseconds until the store drops it.
+    /// The milliseconds until the store drops it.
     pub remaining_ms: u64,
 }
 
@@ -151,25 +149,25 @@ pub struct Slot<P> {
 pub enum Change<P> {
     /// Nothing.
     Keep,
-    /// Store a state for so many milliseconds.
+    /// Store a state for this many milliseconds.
     Put(State<P>, u64),
     /// Remove the key.
     Delete,
 }
 
-/// What an operation does to a key, what it answers, and which processes it wakes.
+/// What an operation does to a key, what it returns, and which processes it wakes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Step<P, R> {
     /// What happens to the key.
     pub change: Change<P>,
-    /// What the caller learns.
+    /// What the caller gets.
     pub reply: R,
     /// The processes that were waiting for the lease that just ended.
     pub wake: Vec<ProcessId>,
 }
 
 impl<P> State<P> {
-    /// The row, if there is one.
+    /// Returns the row, if there is one.
     pub(crate) fn into_row(self) -> Option<P> {
         match self {
             Self::Value(_, row) | Self::Pending(_, row) => Some(row),
@@ -178,7 +176,7 @@ impl<P> State<P> {
     }
 }
 
-/// What a reader may conclude from what is at a key. `P` is the row as the store keeps it.
+/// What a reader may conclude from the state of a key. `P` is the row as the store keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup<P> {
     /// The row is here: serve it.
@@ -187,9 +185,9 @@ pub enum Lookup<P> {
     Negative(Meta),
     /// Nothing is known: take the lease.
     Absent,
-    /// What is here belongs to another history or layout, or is damaged: take the lease over it.
+    /// The entry belongs to another history or layout, or is damaged: take the lease, which overwrites it.
     Foreign {
-        /// Whether the bytes made no sense.
+        /// Whether the bytes could not be decoded.
         damaged: bool,
     },
     /// Another process is loading: wait.
@@ -201,7 +199,7 @@ pub enum Lookup<P> {
 }
 
 impl<P> Lookup<P> {
-    /// The same, with the row in another form.
+    /// Returns the same result with the row in another form.
     pub fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Lookup<Q> {
         match self {
             Self::Value(meta, row) => Lookup::Value(meta, change(row)),
@@ -214,7 +212,7 @@ impl<P> Lookup<P> {
         }
     }
 
-    /// The token of the fill or the write that has left a row, or an absence, here.
+    /// Returns the token of the fill or the write that has left a row or an absence here.
     pub(crate) fn token(&self) -> Option<Token> {
         match self {
             Self::Value(meta, _) | Self::Negative(meta) => Some(meta.lease.token),
@@ -222,14 +220,14 @@ impl<P> Lookup<P> {
         }
     }
 
-    /// Whether the fill lease may be taken: nobody is at work, and nothing is known.
+    /// Returns whether the fill lease may be taken: nothing is known of the row, and no load or write is in progress.
     #[must_use]
     pub fn is_free(&self) -> bool {
         matches!(self, Self::Absent | Self::Foreign { .. })
     }
 }
 
-/// What a reader of the given identity may conclude from a state.
+/// Returns what a reader with this identity may conclude from a state.
 pub fn lookup<P>(state: Option<&State<P>>, identity: Identity) -> Lookup<&P> {
     match state {
         None => Lookup::Absent,
@@ -258,7 +256,7 @@ pub fn lookup<P>(state: Option<&State<P>>, identity: Identity) -> Lookup<&P> {
     }
 }
 
-/// A reader asks for the fill lease. It is granted unless somebody else is at work or the row is already known.
+/// A reader asks for the fill lease. Grants it unless the row is known, or a load or a write is in progress.
 pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> Step<P, bool> {
     if lookup(slot.map(|slot| &slot.state), lease.identity).is_free() {
         Step {
@@ -271,7 +269,7 @@ pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> St
     }
 }
 
-/// A process asks to be woken when the present load ends. Answers whether there is one to wait for.
+/// A process asks to be woken when the present load ends. Returns whether there is a load to wait for.
 pub fn wait<P: Clone>(
     slot: Option<&Slot<P>>,
     identity: Identity,
@@ -297,8 +295,8 @@ pub fn wait<P: Clone>(
     }
 }
 
-/// The holder of a lease stores what it loaded, for `ttl_ms` counted from the moment the lease was granted. Answers
-/// whether the lease was still the current one; if not, nothing is stored.
+/// The holder of a lease stores what it loaded. `ttl_ms` counts from the grant of the lease. Returns whether the lease was
+/// still the current one. If not, nothing is stored.
 pub fn fill<P>(
     slot: Option<&Slot<P>>,
     token: Token,
@@ -322,7 +320,7 @@ pub fn fill<P>(
     }
 }
 
-/// The holder of a lease gives it back without storing anything. Answers whether it was still the current one.
+/// The holder of a lease gives it back without storing anything. Returns whether it was still the current one.
 pub fn release<P>(slot: Option<&Slot<P>>, token: Token) -> Step<P, bool> {
     if held(slot, token).is_none() {
         return Step::unchanged(false);
@@ -334,8 +332,8 @@ pub fn release<P>(slot: Option<&Slot<P>>, token: Token) -> Step<P, bool> {
     }
 }
 
-/// A writer announces that it is about to commit. Whatever was there is gone, a lease in flight included. Announcing an
-/// intent again only prolongs it.
+/// A writer announces that it is about to commit. The intent replaces the entry, or revokes the lease. Announcing an intent
+/// again only prolongs it.
 pub fn begin<P>(slot: Option<&Slot<P>>, intent: Token, intent_ttl_ms: u64) -> Step<P, ()> {
     if is_off_limits(slot) {
         return Step::unchanged(());
@@ -362,12 +360,12 @@ pub fn begin<P>(slot: Option<&Slot<P>>, intent: Token, intent_ttl_ms: u64) -> St
     }
 }
 
-/// A writer takes its intent back. With something to publish it is stored, for `ttl_ms`, if this writer was alone from
-/// begin to end; otherwise the last writer leaves the key empty. Answers whether something was published.
+/// A writer takes its intent back. Stores its cache update for `ttl_ms`, if there is one and this writer was alone from
+/// begin to end. Otherwise the last writer leaves the key empty. Returns whether the cache update was stored.
 pub fn end<P>(
     slot: Option<&Slot<P>>,
     intent: Token,
-    publish: Option<State<P>>,
+    update: Option<State<P>>,
     ttl_ms: u64,
 ) -> Step<P, bool> {
     if is_off_limits(slot) {
@@ -378,7 +376,7 @@ pub fn end<P>(
         remaining_ms,
     }) = slot
     else {
-        // The intent was lost, so somebody may have filled the key with the row from before the commit.
+        // The intent was lost, so another process may have filled the key with the row from before the commit.
         return erase(slot, false);
     };
     let mut writers = writers.clone();
@@ -387,7 +385,7 @@ pub fn end<P>(
         Some(position) => {
             writers.intents.remove(position);
         }
-        // Lost and others since: what they publish may be older than this commit.
+        // The intent was lost, and others began since. Their cache updates may be older than this commit.
         None => writers.contended = true,
     }
     if writers.saturated || !writers.intents.is_empty() {
@@ -397,7 +395,7 @@ pub fn end<P>(
             wake: Vec::new(),
         };
     }
-    match publish {
+    match update {
         Some(entry) if !writers.contended => Step {
             change: Change::Put(entry, ttl_ms),
             reply: true,
@@ -411,7 +409,7 @@ pub fn end<P>(
     }
 }
 
-/// Drops what is known of a key. Writers at work are only marked, so that none of them publishes.
+/// Drops the entry of a key. If writers are at work, marks them as contended, so that none leaves a cache update.
 pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
     if is_off_limits(slot) {
         return Step::unchanged(());
@@ -435,7 +433,7 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
     }
 }
 
-/// Whether what is at a key meets a demand. A row of another history proves nothing.
+/// Evaluates a condition on the row of a key. An entry of another history proves nothing.
 pub fn evaluate<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condition) -> Judgement {
     let known = match slot.map(|slot| &slot.state) {
         Some(State::Value(meta, _)) if meta.lease.identity == identity => {
@@ -444,7 +442,7 @@ pub fn evaluate<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condit
         Some(State::Negative(meta)) if meta.lease.identity == identity => {
             Some((false, meta.lease.token))
         }
-        // What layout it has does not matter here.
+        // The layout does not matter here.
         Some(State::Pending(pending, _))
             if pending.meta.lease.identity.history == identity.history =>
         {
@@ -466,8 +464,8 @@ pub fn evaluate<P>(slot: Option<&Slot<P>>, identity: Identity, condition: Condit
     }
 }
 
-/// A queued write is stored until it is flushed, if its demand is met. Whatever was there is gone, a lease in flight
-/// included. The caller appends it to the queue in the same atomic step.
+/// Stores a queued write until it is flushed, if its condition is met. It replaces the entry, or revokes the lease. The
+/// caller appends the write to the queue in the same atomic step.
 pub fn put<P>(
     slot: Option<&Slot<P>>,
     pending: Pending,
@@ -487,8 +485,8 @@ pub fn put<P>(
     }
 }
 
-/// A queued write has arrived in the database, or will never: what it left becomes an ordinary entry for `keep_ms`, or
-/// nothing with zero. A later write of the same key is left alone. Answers whether the write was the latest.
+/// Ends a queued write that is in the database, or will never be. Its entry becomes an ordinary one for `keep_ms`, or is
+/// dropped if that is zero. A later write of the same key is left alone. Returns whether the write was the latest.
 pub fn settle<P: Clone>(
     slot: Option<&Slot<P>>,
     position: QueuePosition,
@@ -544,12 +542,12 @@ fn erase<P, R>(slot: Option<&Slot<P>>, reply: R) -> Step<P, R> {
     }
 }
 
-/// Whether a key is not to be touched by intents: queued writes are newer than anything the database has.
+/// Returns whether intents must leave a key alone: a queued write is newer than the database.
 fn is_off_limits<P>(slot: Option<&Slot<P>>) -> bool {
     newer_writers(slot) || matches!(slot.map(|slot| &slot.state), Some(State::Pending(..)))
 }
 
-/// Whether writers of a newer version are at work, whose intents this version cannot read.
+/// Returns whether writers of a newer version are at work. This version cannot read their intents.
 fn newer_writers<P>(slot: Option<&Slot<P>>) -> bool {
     matches!(
         slot,
@@ -560,7 +558,7 @@ fn newer_writers<P>(slot: Option<&Slot<P>>) -> bool {
     )
 }
 
-/// The milliseconds left of the lease with this token, if it is the current one.
+/// Returns the milliseconds left of the lease with this token, if it is the current one.
 fn held<P>(slot: Option<&Slot<P>>, token: Token) -> Option<u64> {
     match slot {
         Some(Slot {

@@ -1,9 +1,9 @@
 //! Tokens: the names of one fill or one write, never used twice.
 //!
-//! A lease that was named after its process would let a process confuse its own earlier fill with its current one
-//! (a slow fill would be accepted after a later one of the same process). So every fill and every write draws a new token.
-//! The first half names the process, the second half counts, so drawing one is an addition, and a person who finds a
-//! token in an entry can tell whose it is.
+//! If a lease were named after its process, a process could confuse an earlier fill of its own with the current one: a slow
+//! fill would be accepted after a later one. So every fill and every write draws a new token. The first half names the
+//! process, and the second half counts. So drawing a token is one addition, and a person who finds one in an entry can find
+//! its process.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use std::{
 /// The length of a token in an entry, in bytes.
 pub const TOKEN_LENGTH: usize = 16;
 
-/// The name of one process, drawn at random when it is first asked for.
+/// The random name of one process, drawn when it is first used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub [u8; 8]);
 
@@ -21,31 +21,31 @@ pub struct ProcessId(pub [u8; 8]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub [u8; TOKEN_LENGTH]);
 
-/// The name that was drawn, and the number of the process that has drawn it.
+/// The name that was drawn, and the id of the process that drew it.
 ///
-/// A process that forks copies both. The number is then another one, and the name is drawn anew.
+/// A fork copies both. The child then finds another process id, and draws a name of its own.
 struct Drawn {
-    /// The number, and [`STORING`] while its name is about to be stored.
+    /// The process id. [`STORING`] is set in it while its name is being stored.
     process: AtomicU64,
     name: AtomicU64,
 }
 
-/// Set beside the number of a process.
+/// A bit above the process id.
 const STORING: u64 = 1 << 32;
 
 impl Drawn {
     const fn nothing() -> Self {
         Self {
-            // No process has this number.
+            // No process has this id.
             process: AtomicU64::new(0),
             name: AtomicU64::new(0),
         }
     }
 
-    /// The name of the process with this number, which is the one that asks.
+    /// Returns the name of the calling process, which has this id.
     ///
-    /// Without a lock: a fork would copy one that another thread holds, and nobody would ever open it. Whoever waits here
-    /// waits for a thread of its own process.
+    /// Uses no lock: a fork would copy a lock that another thread holds, and nothing would release the copy. A thread that
+    /// waits here waits for a thread of its own process.
     fn name_of(&self, process: u32, draw: impl Fn() -> u64) -> u64 {
         let process = u64::from(process);
         loop {
@@ -71,17 +71,17 @@ impl Drawn {
     }
 }
 
-/// A number that nobody else draws, from the operating system: what a process keeps to draw from, a fork copies.
+/// Returns a random number from the operating system. A generator in the process would not do: a fork copies its state.
 ///
 /// # Panics
 ///
-/// When the operating system gives none; nothing could be told apart then.
+/// If the operating system gives no random number. Without one, tokens would not be unique.
 pub(crate) fn random() -> u64 {
     getrandom::u64().expect("the operating system gives random numbers")
 }
 
 impl ProcessId {
-    /// The name of this process. A child that was forked has another one than its parent and its siblings.
+    /// Returns the name of this process. A forked child has another name than its parent and its siblings.
     pub fn current() -> Self {
         static CURRENT: Drawn = Drawn::nothing();
         Self(CURRENT.name_of(std::process::id(), random).to_be_bytes())
@@ -89,7 +89,7 @@ impl ProcessId {
 }
 
 impl Token {
-    /// A token nobody has drawn before.
+    /// Returns a token that was never drawn before.
     pub fn draw() -> Self {
         static DRAWN: AtomicU64 = AtomicU64::new(1);
         let mut bytes = [0; TOKEN_LENGTH];
@@ -98,7 +98,7 @@ impl Token {
         Self(bytes)
     }
 
-    /// A token with a given number, for models and property tests.
+    /// Returns a token with a given number, for models and property tests.
     pub fn numbered(number: u64) -> Self {
         let mut bytes = [0; TOKEN_LENGTH];
         bytes[8..].copy_from_slice(&number.to_be_bytes());
@@ -118,7 +118,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A number in 0..1 that is spread evenly over successive seeds.
+/// Returns a number in 0..1 that is spread evenly over successive seeds.
 pub(crate) fn random_fraction_of(seed: u64) -> f64 {
     // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     let mut bits = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -140,7 +140,7 @@ mod tests {
         let name_of = |drawn: &Drawn, process| drawn.name_of(process, random);
         let parent = name_of(&drawn, 100);
         assert_eq!(name_of(&drawn, 100), parent);
-        // A fork copies what is in memory, also while a thread is about to store a name.
+        // A fork copies the memory, also while a thread is storing a name.
         let fork = |drawn: &Drawn, storing: u64| Drawn {
             process: AtomicU64::new(drawn.process.load(Ordering::SeqCst) | storing),
             name: AtomicU64::new(drawn.name.load(Ordering::SeqCst)),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_meet_agree_on_one_name() {
+    fn concurrent_threads_agree_on_one_name() {
         for _ in 0..200 {
             let drawn = Drawn::nothing();
             let barrier = std::sync::Barrier::new(4);

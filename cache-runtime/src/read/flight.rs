@@ -17,7 +17,7 @@
 //! 5. A caller that may not share the result joins or leads another flight.
 //!
 //! Invariant: a shared result was read after all callers that get it had asked.
-//! Not here: other processes (`lease` in `read`), and how a row is loaded.
+//! Not here: the loads of other processes (the lease, in `load`), and how a row is loaded (`load`).
 
 use std::{
     collections::HashMap,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn caller_joins_in_the_generation_that_is_under_way() {
+    async fn caller_joins_in_the_current_generation() {
         let flights = Flights::default();
         let (flight, _) = lead(&flights, &key(1));
         let early = follow(&flights, &key(1));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn current_flight_of_a_key_can_be_closed_by_anybody() {
+    async fn current_flight_of_a_key_can_be_closed_by_key() {
         let flights = Flights::default();
         let (_flight, _) = lead(&flights, &key(1));
         let (_other, _) = lead(&flights, &key(2));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lost_flight_and_failed_load_are_told_apart() {
+    async fn lost_flight_differs_from_failed_load() {
         let flights = Flights::default();
         let (flight, _) = lead(&flights, &key(1));
         let (lost, failed) = (follow(&flights, &key(1)), follow(&flights, &key(1)));

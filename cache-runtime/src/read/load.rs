@@ -92,7 +92,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                     self.repository.interpret_bound(&self.key, answer).await
                 }
                 Next::Wait => self.wait().await,
-                Next::Settle => self.repository.judge_unsettled(&self.key).await,
+                Next::Settle => self.repository.resolve_stale_pending(&self.key).await,
                 Next::Bypass => break,
             };
             match judged {

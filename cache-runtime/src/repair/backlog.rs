@@ -49,7 +49,7 @@ pub(crate) struct Repairs {
 struct State {
     keys: HashMap<Key, Remembered>,
     everything: Option<Everything>,
-    /// Counts the recorded repairs, to detect that a key was recorded again while its repair was under way.
+    /// Counts the recorded repairs, to detect that a key was recorded again while its repair was being delivered.
     generation: u64,
     /// The key prefix of each entity.
     prefixes: Vec<Vec<u8>>,
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_announcement_serves_for_a_drop_but_not_the_other_way_round() {
+    async fn announcement_repair_replaces_a_drop_but_not_vice_versa() {
         for order in [[ANNOUNCE, Repair::Drop], [Repair::Drop, ANNOUNCE]] {
             let repairs = Repairs::new(10);
             for how in order {
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_counts_only_for_what_was_remembered_before_it() {
+    async fn sweep_counts_only_for_keys_recorded_before_it() {
         let repairs = Repairs::new(1);
         repairs.remember(&key(1), Repair::Drop);
         repairs.remember(&key(2), Repair::Drop);
@@ -414,7 +414,7 @@ mod tests {
         repairs.swept(first);
         assert!(
             repairs.blocks(&key(1)),
-            "there was too much again meanwhile"
+            "more keys than the limit were recorded again"
         );
         let second = generation(&repairs);
         repairs.remember(&key(5), Repair::Drop);
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_was_remembered_again_is_kept() {
+    async fn key_recorded_again_stays_blocked() {
         let repairs = Repairs::new(10);
         repairs.remember(&key(1), Repair::Drop);
         let first = generation(&repairs);

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_many_namespaces_are_named_by_one_scan() {
+    fn one_scan_finds_the_keys_of_many_namespaces() {
         let prefixes = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
         let tenants: Vec<_> = prefixes(&["shop-eu:Item:", "shop-us:Cart:", "shop-us:Item:"]);
         assert_eq!(

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_kept_until_the_server_was_trusted_a_window_later() {
+    fn key_is_kept_until_a_write_is_accepted_one_window_later() {
         let mut recent = recent();
         recent.note(&key(1));
         recent.accepted(WINDOW_US - 1);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_keys_are_every_key_until_they_are_old() {
+    fn too_many_recent_keys_stand_for_all_keys_until_they_are_old() {
         let mut recent = recent();
         (0..10).for_each(|number| recent.note(&key(number)));
         recent.note(&key(3));

@@ -1,97 +1,98 @@
-//! What a test may do to a store and to a write from outside: stop at a point, or disable a mechanism.
+//! How a test interferes with a store and with writes: it stops a write at a point, or disables a mechanism.
 //!
-//! Without a way to break a mechanism, a test that passes does not show that it would notice its absence.
+//! A test that passes does not show that it would fail without a mechanism. Disabling the mechanism shows it.
 //!
-//! Both are methods of [`Store`](super::Store), which do nothing and are constant without the feature `internal-faults`. With
-//! it, the store is a `faulty` one, and a test decides.
+//! Both are methods of [`Store`](super::Store). They do nothing, and are constant, without the feature `internal-faults`.
+//! With it, the store is a `faulty` one, which a test controls.
 
-/// A moment of a write, at which a test may let its process die or stop.
+/// A point of a write at which a test may pause or end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
-    /// Its intent is about to be placed.
+    /// Before the intent is placed.
     BeforeBegin,
-    /// Its intent was placed, or could not be.
+    /// After the attempt to place the intent.
     AfterBegin,
-    /// What commits it is about to be sent.
+    /// Before the commit is sent.
     BeforeCommit,
-    /// It is known to be committed.
+    /// After the commit succeeded.
     AfterCommit,
-    /// Its intent is about to be taken back.
+    /// Before the intent is taken back.
     BeforeEnd,
-    /// Its intent was taken back; its caller has no answer yet.
+    /// After the intent was taken back, and before the caller has its answer.
     AfterEnd,
-    /// It was queued; its caller has no answer yet.
+    /// After the write was queued, and before the caller has its answer.
     AfterPut,
-    /// Queued writes were read; nothing of them is in the database yet.
+    /// After queued writes were read, and before they are in the database.
     BeforeFlush,
-    /// Queued writes are in the database, which is about to commit them.
+    /// After the statements of a flush, and before its commit.
     InFlushTransaction,
-    /// Queued writes are committed; the queue still holds them.
+    /// After the commit of a flush, and before the writes are settled.
     AfterFlushCommit,
-    /// The queue is about to be cut off.
+    /// Before the log is trimmed.
     BeforeTrim,
-    /// The queue was cut off.
+    /// After the log was trimmed.
     AfterTrim,
 }
 
-/// A mechanism that a negative control leaves out.
+/// A mechanism that a negative control disables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mechanism {
-    /// The comparison of the lease when a row is stored: without it, any late fill is stored.
+    /// The comparison of the lease when a row is filled. Without it, any late fill is stored.
     FillCompare,
-    /// The announcement of a write before its commit: without it, keys are dropped only after the commit.
+    /// The announcement of a write before its commit. Without it, keys are dropped only after the commit.
     Intent,
-    /// The rule that a writer publishes only if it was alone: without it, the last one to end wins.
+    /// The rule that a writer stores its cache update only if it was alone. Without it, the last writer to end stores its
+    /// own.
     Contended,
-    /// The end of a write: without it, an intent that was lost leaves whatever was stored meanwhile.
+    /// The end of a write. Without it, a row that was filled after a lost intent stays.
     End,
-    /// The rule that a caller shares a load only if it began after the call or its fill was accepted.
+    /// The rule that a caller shares a load only if the load began after the call, or its fill was accepted.
     AcceptedFill,
-    /// The memory of writes that the store could not be told about: without it, they are forgotten.
+    /// The tracking of undelivered invalidations. Without it, they are forgotten.
     Repair,
-    /// The history id in an entry: without it, what a store has resurrected is believed. To be left out before the
-    /// cache is built.
+    /// The history id in an entry. Without it, entries that a store has restored are served. Disable it before the cache is
+    /// built.
     History,
-    /// The trust in a primary that ends when it takes no writes any more: without it, one that was cut off is believed. To
-    /// be left out before the cache is built.
+    /// The primary lease, which ends when the primary accepts no writes. Without it, a primary that was cut off is used.
+    /// Disable it before the cache is built.
     TrustLease,
-    /// The index of pending rows: without it, a queued row that the store has dropped is read from the database.
+    /// The index of pending rows. Without it, a queued row that the store has evicted is read from the database.
     PendingIndex,
-    /// The circuit breaker: without it, every command waits for a server that is silent. To be left out before the cache is
+    /// The circuit breaker. Without it, every command waits for a server that does not reply. Disable it before the cache is
     /// built.
     Breaker,
-    /// The comparison of the position when a flush moves it: without it, every flusher that has a batch applies it.
+    /// The comparison of the position when a flush advances it. Without it, every flusher that has a batch applies it.
     OffsetCompare,
-    /// The order of the queue when a flush takes one image of each row: without it, the first one wins.
+    /// The order of the queue when a flush takes one write of each row. Without it, the first write wins.
     QueueOrder,
-    /// The count of the numbers that a log lacks: without it, a loss is not told.
+    /// The count of the numbers that are missing in a log. Without it, lost writes are not reported.
     GapCount,
-    /// The question to the database whether a queued write of an earlier history of the store was flushed: without it, it is
-    /// served.
+    /// The check whether a queued write of an earlier history was flushed. Without it, the write is served.
     StalePending,
-    /// The binding of a namespace to a database and of a name to a table: without it, whoever comes is served, and queues,
-    /// what is there.
+    /// The binding of a namespace to a database and of an entity to a table. Without it, programs with different databases
+    /// share rows and queues.
     Binding,
-    /// The comparison of a flushed row with what the database has made of it: without it, the row that was written is served.
+    /// The comparison of a flushed row with what the database stored. Without it, the row as it was written is served.
     FlushedRow,
-    /// The comparison of the row when a dead letter is replayed: without it, a letter goes over whatever was written since.
+    /// The comparison of the row when a dead letter is replayed. Without it, a replay overwrites later writes.
     LetterFound,
-    /// The name of its own that the queue of an in-process store has: without it, two stores take each other's for theirs. To
-    /// be left out before the repository is made.
+    /// The distinct names of in-process queues. Without it, two stores use one name in the database. Disable it before the
+    /// repository is made.
     OwnQueue,
-    /// The comparison of a row with what the codec gives back: without it, rows that the codec changes are cached and queued,
-    /// and the in-process store keeps them as they are.
+    /// The check that the codec reproduces a row. Without it, rows that the codec changes are cached and queued, and the
+    /// in-process store keeps them unchanged.
     RoundTrip,
-    /// The connection of their own that messages of Redis have: without it, they come on the one of the data. To be left out
-    /// before the cache is built.
+    /// The separate connection for messages of Redis. Without it, they arrive on the data connection. Disable it before the
+    /// cache is built.
     OwnMessages,
-    /// The bound on the bytes of a batch of queued writes: without it, as many are read as are asked for.
+    /// The limit on the bytes of a batch of queued writes. Without it, only the count limits a read.
     ReadBound,
-    /// The bound that the store itself has for one row: without it, what is larger is sent.
+    /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }
 
-/// The mechanisms that are disabled in one cache. Without the feature `internal-faults` there are none, and this is nothing.
+/// The mechanisms that are disabled in one cache. Without the feature `internal-faults` there are none, and the type is
+/// empty.
 #[derive(Clone, Debug, Default)]
 pub struct Disabled {
     #[cfg(feature = "internal-faults")]
@@ -99,13 +100,13 @@ pub struct Disabled {
 }
 
 impl Disabled {
-    /// Those that a test has named, or will.
+    /// Returns the mechanisms that a test has disabled, or will disable.
     #[cfg(feature = "internal-faults")]
     pub(crate) fn by(faults: Option<super::faulty::Faults>) -> Self {
         Self { faults }
     }
 
-    /// Whether a mechanism is one of them.
+    /// Returns whether a mechanism is disabled.
     #[cfg_attr(
         not(feature = "internal-faults"),
         expect(clippy::unused_self, reason = "there is nothing to ask")

@@ -1,8 +1,7 @@
-//! A store that fails, stops or misbehaves on request, in front of a real one (feature `internal-faults`).
+//! A store with faults that a test controls, in front of a real one (feature `internal-faults`).
 //!
-//! Tests need three things that a real store does not do by itself: fail at a given operation, stop just before one so that
-//! something else can happen first, and leave out one mechanism, to show that a test would notice its absence. Every
-//! operation still goes to the real store behind.
+//! A test can let an operation fail, pause before an operation so that something else happens first, and disable a mechanism
+//! to show that another test would fail without it. Every other operation goes to the real store.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -53,7 +52,7 @@ pub enum Operation {
     Settle,
 }
 
-/// The faults of one store, shared with the test that commands them.
+/// The faults of one store, shared with the test that controls them.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Mutex<Plan>>);
 
@@ -67,7 +66,7 @@ struct Plan {
     points: HashMap<Point, Action>,
 }
 
-/// What happens at a point.
+/// What a test does at a point.
 #[derive(Clone)]
 struct Action(Arc<dyn Fn() + Send + Sync>);
 
@@ -77,7 +76,7 @@ impl fmt::Debug for Action {
     }
 }
 
-/// A stop before one operation.
+/// A pause before one operation.
 #[derive(Clone, Debug)]
 pub struct Pause {
     reached: Arc<Semaphore>,
@@ -90,7 +89,7 @@ impl Pause {
         take(&self.reached).await;
     }
 
-    /// Lets the caller go on.
+    /// Lets the caller continue.
     pub fn resume(&self) {
         self.resumed.add_permits(1);
     }
@@ -105,18 +104,18 @@ async fn take(semaphore: &Semaphore) {
 }
 
 impl Faults {
-    /// No faults yet.
+    /// Returns a plan without faults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes the next so many calls of an operation fail.
+    /// Lets the next `times` calls of an operation fail.
     pub fn fail(&self, operation: Operation, times: u64) {
         self.plan().failing.insert(operation, times);
     }
 
-    /// Makes the next so many calls of an operation look as if they had not been answered. None of them is done.
+    /// Lets the next `times` calls of an operation fail as if Redis had not replied. None of them is executed.
     pub fn leave_unanswered(&self, operation: Operation, times: u64) {
         self.plan().unanswered.insert(operation, times);
     }
@@ -148,18 +147,18 @@ impl Faults {
         }
     }
 
-    /// Leaves a mechanism out from now on.
+    /// Disables a mechanism from now on.
     pub fn leave_out(&self, mechanism: Mechanism) {
         self.plan().off.push(mechanism);
     }
 
-    /// Whether a mechanism is left out.
+    /// Returns whether a mechanism is disabled.
     #[must_use]
     pub fn disables(&self, mechanism: Mechanism) -> bool {
         self.plan().off.contains(&mechanism)
     }
 
-    /// How often an operation was called.
+    /// Returns how often an operation was called.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {
         self.plan().calls.get(&operation).copied().unwrap_or(0)
@@ -183,16 +182,18 @@ impl Faults {
         }
         let mut plan = self.plan();
         if take_one(&mut plan.failing, operation) {
-            return Err(StoreError::new("a fault was asked for"));
+            return Err(StoreError::new("a test lets this operation fail"));
         }
         if take_one(&mut plan.unanswered, operation) {
-            return Err(StoreError::unanswered("no answer was asked for"));
+            return Err(StoreError::unanswered(
+                "a test leaves this operation unanswered",
+            ));
         }
         Ok(())
     }
 }
 
-/// Whether an operation has a fault left, which is taken.
+/// Takes one fault of an operation. Returns whether there was one.
 fn take_one(faults: &mut HashMap<Operation, u64>, operation: Operation) -> bool {
     match faults.get_mut(&operation) {
         Some(left) if *left > 0 => {
@@ -203,7 +204,7 @@ fn take_one(faults: &mut HashMap<Operation, u64>, operation: Operation) -> bool 
     }
 }
 
-/// A real store behind faults.
+/// A real store with faults in front of it.
 #[derive(Debug)]
 pub struct FaultyStore {
     store: RealStore,
@@ -215,7 +216,7 @@ impl FaultyStore {
         Self { store, faults }
     }
 
-    /// Awaits one attempt to connect, where there is something to connect to.
+    /// Awaits one attempt to connect, if the store has a connection.
     #[cfg(feature = "redis")]
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         self.store.connect().await
@@ -230,11 +231,11 @@ impl FaultyStore {
         self.store.open_queue(partitions, policy)
     }
 
-    /// Stores a state past all rules for so many milliseconds, or removes the key.
+    /// Stores a state for this many milliseconds, or removes the key. Ignores the rules of `state`.
     ///
     /// # Errors
     ///
-    /// Fails when the store does.
+    /// If the store fails.
     pub async fn force(
         &self,
         key: &Key,
@@ -265,11 +266,11 @@ impl FaultyStore {
         }
     }
 
-    /// Stores raw bytes at a key of Redis for so many milliseconds.
+    /// Stores raw bytes at a key of Redis for this many milliseconds.
     ///
     /// # Errors
     ///
-    /// Fails when the store does, or has no bytes.
+    /// If the store fails, or is in-process.
     #[cfg(feature = "redis")]
     pub async fn force_bytes(
         &self,
@@ -278,29 +279,33 @@ impl FaultyStore {
         ttl_ms: u64,
     ) -> Result<(), StoreError> {
         match &self.store {
-            RealStore::Memory(_) => Err(StoreError::new("the in-process store keeps no bytes")),
+            RealStore::Memory(_) => Err(StoreError::new(
+                "the in-process store keeps rows, not bytes",
+            )),
             RealStore::Redis(store) => store.force(key, Some((bytes, ttl_ms))).await,
         }
     }
 
-    /// The bytes at a key of Redis and the milliseconds left to them.
+    /// Returns the bytes at a key of Redis, and the milliseconds until it expires.
     ///
     /// # Errors
     ///
-    /// Fails when the store does, or has no bytes.
+    /// If the store fails, or is in-process.
     #[cfg(feature = "redis")]
     pub async fn peek_bytes(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
         match &self.store {
-            RealStore::Memory(_) => Err(StoreError::new("the in-process store keeps no bytes")),
+            RealStore::Memory(_) => Err(StoreError::new(
+                "the in-process store keeps rows, not bytes",
+            )),
             RealStore::Redis(store) => store.peek(key).await,
         }
     }
 
-    /// The milliseconds left to what is at a key.
+    /// Returns the milliseconds until the entry at a key expires.
     ///
     /// # Errors
     ///
-    /// Fails when the store does.
+    /// If the store fails.
     pub async fn remaining_ms(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         match &self.store {
             RealStore::Memory(store) => Ok(store.peek(key).map(|slot| slot.remaining_ms)),

@@ -1,12 +1,12 @@
-//! The store: the cache side of the contract. Two of them implement it, Redis and the in-process one.
+//! The store: where entries live. There are two implementations, Redis and the in-process store.
 //!
 //! Each method is one operation of the state machine in `state` on one key, and MUST be atomic. A store MUST NOT keep an
-//! entry beyond its time to live, MAY drop an entry at any time, and MUST NOT answer from anything but the one place where
-//! all operations on a key are ordered (no replica, no local copy).
+//! entry beyond its time to live, and MAY drop an entry at any time. All operations on a key have one order, and a store
+//! MUST answer from the place that orders them: not from a replica, and not from a local copy.
 //!
-//! Not here: what to do with an answer (`read`, `write`), and what a failing store means for the caller (nothing).
+//! Not here: what follows from an answer (`read`, `write`). A store that fails never fails a read.
 
-/// Calls the store that there is.
+/// Calls the actual store.
 macro_rules! dispatch {
     ($self:ident, $store:ident => $call:expr) => {
         match $self {
@@ -45,7 +45,7 @@ use crate::{
 /// A row as a store keeps it.
 #[derive(Clone)]
 pub enum Payload {
-    /// The bytes that a codec wrote, starting behind so many bytes of header.
+    /// Encoded bytes, after a header of this length.
     Bytes(Vec<u8>, usize),
     /// The row itself, for a store in this process.
     Shared(Arc<dyn Any + Send + Sync>),
@@ -60,7 +60,7 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// What a reader finds at a key.
+/// The result of looking at a key.
 pub type Found = Lookup<Payload>;
 
 /// What a fill stores.
@@ -68,12 +68,12 @@ pub type Found = Lookup<Payload>;
 pub enum Fill {
     /// The row.
     Value(Meta, Payload),
-    /// That there is none.
+    /// The absence of the row.
     Negative(Meta),
 }
 
 impl Fill {
-    /// What this is at a key.
+    /// Returns the state that this is stored as.
     pub(crate) fn into_state(self) -> State<Payload> {
         match self {
             Self::Value(meta, payload) => State::Value(meta, payload),
@@ -81,7 +81,7 @@ impl Fill {
         }
     }
 
-    /// What is known beside the payload.
+    /// Returns everything but the payload.
     pub(crate) fn meta(&self) -> &Meta {
         match self {
             Self::Value(meta, _) | Self::Negative(meta) => meta,
@@ -89,26 +89,26 @@ impl Fill {
     }
 }
 
-/// A key that a write touches, and what the write leaves there.
+/// A key of a write, and the cache update for it.
 #[derive(Clone, Debug)]
 pub struct AnnouncedKey {
     /// The key.
     pub key: Key,
-    /// What is stored when the write ends and nobody has disturbed it; nothing leaves the key empty.
+    /// What is stored when the write ends and no other writer has interfered. With `None` the key is left empty.
     pub update: Option<CacheUpdate>,
 }
 
-/// What a write leaves at its key when it ends.
+/// The new row, or its absence, that a write leaves at its key.
 #[derive(Clone, Debug)]
 pub struct CacheUpdate {
     /// The row, or its absence.
     pub fill: Fill,
-    /// For how many milliseconds.
+    /// Its time to live, in milliseconds.
     pub ttl_ms: u64,
 }
 
 impl CacheUpdate {
-    /// The same after some milliseconds; `None` if its time is over.
+    /// Returns the update with the time to live that is left after `age_ms`, or `None` if none is left.
     pub(crate) fn aged(self, age_ms: u64) -> Option<Self> {
         let ttl_ms = self.ttl_ms.saturating_sub(age_ms);
         (ttl_ms > 0).then_some(Self { ttl_ms, ..self })
@@ -118,44 +118,44 @@ impl CacheUpdate {
 /// How a store keeps rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Representation {
-    /// As bytes, which a codec writes.
+    /// As bytes, encoded by a codec.
     Bytes,
-    /// As they are.
+    /// As values of their type.
     Rows,
 }
 
-/// A place where entries live.
+/// Where entries live.
 pub trait Store: Send + Sync + 'static {
-    /// How the store keeps rows.
+    /// Returns how the store keeps rows.
     fn keeps(&self) -> Representation;
 
-    /// How many bytes an encoded row may have to be kept.
+    /// Returns the largest encoded row that the store can keep, in bytes.
     fn most_bytes(&self) -> u64;
 
-    /// The hash of the store's identity at this moment, for leases taken now.
+    /// Returns the hash of the store's identity now, for leases that are taken now.
     fn history(&self) -> u64;
 
-    /// The number of the connection that operations go through now; what was announced through another may be lost.
+    /// Returns the number of the current connection. An intent that was placed through another one may be lost.
     fn connection_number(&self) -> u64;
 
-    /// Whether the store answers and may be believed at this moment; if not, every operation fails at once.
+    /// Returns whether the store can be used now. If not, every operation fails at once.
     fn is_available(&self) -> bool;
 
-    /// The registry that the store wakes.
+    /// Returns the registry of callers that the store wakes.
     fn wakeups(&self) -> &Wakeups;
 
-    /// A write has come to this point. A test may stop it here, or end the process; otherwise nothing happens.
+    /// A write has reached this point. A test may pause the write here, or end the process. Otherwise nothing happens.
     #[inline]
     fn reach(&self, _point: Point) {}
 
-    /// Whether a test has disabled a mechanism, to show that it is needed. Otherwise this is constant, and the compiler
-    /// removes what follows from it.
+    /// Returns whether a test has disabled a mechanism, to show that it is needed. Without the feature `internal-faults` it
+    /// is constant, and the compiler removes the branch.
     #[inline]
     fn disables(&self, _mechanism: Mechanism) -> bool {
         false
     }
 
-    /// Looks at a key.
+    /// Reads a key.
     fn get(
         &self,
         key: &Key,
@@ -163,8 +163,8 @@ pub trait Store: Send + Sync + 'static {
         codec: u8,
     ) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// Takes the fill lease, or tells what is there. `over` says that something foreign was seen and may be overwritten.
-    /// With a partition, a queued write that is missing at the key is put back there first.
+    /// Takes the fill lease, or returns the entry at the key. `over` means that an unusable entry was seen, which may be
+    /// overwritten. With a partition, a queued write that is missing at the key is restored first.
     fn acquire(
         &self,
         key: &Key,
@@ -174,14 +174,14 @@ pub trait Store: Send + Sync + 'static {
         partition: Option<&PartitionKeys>,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
 
-    /// Asks to be woken when the present load ends; `None` if so, or what is there instead of a load.
+    /// Asks to be woken when the present load ends. Returns `None` then, or the entry if there is no load.
     fn wait(
         &self,
         key: &Key,
         identity: Identity,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
 
-    /// Stores what was loaded under a lease, if the lease is still the current one.
+    /// Stores a row that was loaded under a lease. Returns whether the lease was still the current one.
     fn fill(
         &self,
         key: &Key,
@@ -190,14 +190,14 @@ pub trait Store: Send + Sync + 'static {
         lease_ttl_ms: u64,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Gives a lease back.
+    /// Gives a lease back. Returns whether it was still the current one.
     fn release(
         &self,
         key: &Key,
         lease: Lease,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Announces a write at each key it touches, in one round trip. If that fails, it may be announced at some of them.
+    /// Announces a write at all of its keys, in one round trip. If that fails, some keys may have the intent.
     fn begin(
         &self,
         touched: &[AnnouncedKey],
@@ -205,27 +205,27 @@ pub trait Store: Send + Sync + 'static {
         intent_ttl_ms: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Takes the announcement of a write back at each key. Unless other writers are at work, what is published is left
-    /// there, or nothing. A publication of another history of the store is none.
+    /// Takes the intent of a write back at all of its keys. If no other writer is at work, stores the cache update, or drops
+    /// the key. Ignores a cache update of another history of the store.
     fn end(
         &self,
         touched: &[AnnouncedKey],
         intent: Token,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Drops what is known of a key.
+    /// Drops the entry of a key.
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Binds a namespace to a database and a name to a table, or tells what they are bound to. With a partition whose queue has
-    /// a journal, it is that which is bound; a store in this process has nothing else that outlives it.
+    /// Binds a namespace to a database and an entity to a table, or returns their binding. With a partition whose queue has
+    /// a journal, it binds that journal: nothing else of an in-process store survives the process.
     fn bind(
         &self,
         claim: &Claim<'_>,
         journal: Option<&PartitionKeys>,
     ) -> impl Future<Output = Result<InForce, StoreError>> + Send;
 
-    /// Names some of the keys that begin so, and the cursor to go on from; zero is both the first and the end. A key that
-    /// is there from the first call to the last is named at least once.
+    /// Returns some of the keys with this prefix, and the next cursor. Zero is both the first cursor and the last one. A key
+    /// that exists from the first call to the last is returned at least once.
     fn scan(
         &self,
         prefix: &[u8],
@@ -233,14 +233,14 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(u64, Vec<Key>), StoreError>> + Send;
 }
 
-/// The store of a cache: the real one, or in tests the real one behind faults.
+/// The store of a cache: the real one, or in tests the real one with faults.
 #[cfg(not(feature = "internal-faults"))]
 pub type AnyStore = RealStore;
-/// The store of a cache: the real one, or in tests the real one behind faults.
+/// The store of a cache: the real one, or in tests the real one with faults.
 #[cfg(feature = "internal-faults")]
 pub type AnyStore = faulty::FaultyStore;
 
-/// The stores there are, behind one type, so that a hit in this process costs no allocation and no virtual call.
+/// The implementations as one type, so that a hit in this process needs no allocation and no virtual call.
 #[derive(Debug)]
 pub enum RealStore {
     /// The in-process store.
@@ -339,8 +339,8 @@ impl Store for RealStore {
 }
 
 impl RealStore {
-    /// Opens the queue of an entity. Answers what tells it from those of the same entity in other processes, where the store
-    /// is not shared with them. Blocks.
+    /// Opens the queue of an entity. If the store is not shared with other processes, returns a text that distinguishes this
+    /// queue from the same entity's queue in them. Blocks.
     pub(crate) fn open_queue(
         &self,
         partitions: &[&PartitionKeys],
@@ -353,7 +353,7 @@ impl RealStore {
         }
     }
 
-    /// Awaits one attempt to connect, where there is something to connect to.
+    /// Awaits one attempt to connect, if the store has a connection.
     #[cfg(feature = "redis")]
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         match self {

@@ -1,4 +1,4 @@
-//! What a store and the write-behind engine say to each other.
+//! The queue operations of a store, which write-behind uses.
 
 use std::sync::Arc;
 
@@ -18,65 +18,66 @@ use crate::{
 /// A write that is to be queued.
 #[derive(Clone, Debug)]
 pub struct Put {
-    /// What is known of it; the lease is the write itself.
+    /// Everything but the body. Its lease contains the token of the write.
     pub meta: Meta,
-    /// What it makes of the row.
+    /// What it does to the row.
     pub body: Body,
-    /// The body as bytes, for a journal.
+    /// The encoded body, for a journal.
     pub journaled: Option<Vec<u8>>,
-    /// What it demands of what is at the key.
+    /// Its condition on the present row.
     pub condition: Condition,
     /// How many writes the queue may hold.
     pub most: u64,
-    /// When its answer may come.
+    /// When the answer may be given.
     pub acknowledged: Acknowledged,
 }
 
-/// When the answer to a put is an acknowledgement.
+/// When the answer to a put acknowledges it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acknowledged {
-    /// At once: when the store answers, the write is as safe as it is to be.
+    /// Immediately: the write is as safe as its `durability` asks when the store answers.
     #[default]
     AtOnce,
-    /// When the store has written it to its disk, for which it has to be asked.
+    /// After the store has synced it to its disk, which has to be requested.
     AfterSync,
 }
 
-/// What a queued write makes of its row: the payload, or the id as the codec writes it.
+/// What a queued write does to its row: stores this payload, or deletes the row with this encoded id.
 pub type Body = RowChange<Payload, Vec<u8>>;
 
-/// What became of a put.
+/// The result of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutAnswer {
     /// It is queued.
     Queued(QueuePosition),
-    /// The queue is of another history of the store, or there is none: a new incarnation has to be begun.
+    /// The queue is of another history of the store, or does not exist. A new incarnation must be begun.
     NeedsIncarnation(Option<Incarnation>),
-    /// The queue holds as many writes as it may.
+    /// The queue is full.
     Full,
-    /// What is at the key does not tell whether the condition is met.
+    /// The key does not say whether the condition is met. The row must be loaded first.
     RowUnknown,
     /// The condition is not met.
     ConditionFailed,
 }
 
-/// What a flusher asks of a queue.
+/// What to read of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetch {
-    /// Whose log is read.
+    /// The incarnation whose log is read.
     pub incarnation: Incarnation,
-    /// Behind which number.
+    /// The number after which writes are read.
     pub after: u64,
-    /// How many writes at most. A store that carries them over a network returns fewer where they are large.
+    /// How many writes at most. A store that is reached over a network returns fewer if they are large.
     pub count: u32,
-    /// For how many milliseconds this process claims the partition; zero to read without a claim.
+    /// The duration of a claim on the partition, in milliseconds. Zero reads without a claim.
     pub claim_ms: u64,
-    /// Whether all incarnations before this one are closed. Once that is known of the current one, rows may be cached.
+    /// Whether all incarnations before this one are closed. Once the store has noted that for the current one, rows may be
+    /// cached.
     pub is_first: bool,
 }
 
 impl Fetch {
-    /// Looks at a queue and reads no log.
+    /// Reads the state of a queue, and no log.
     pub const PEEK: Self = Self {
         incarnation: Incarnation { epoch: 0, nonce: 0 },
         after: 0,
@@ -85,13 +86,13 @@ impl Fetch {
         is_first: false,
     };
 
-    /// Claims a partition for some milliseconds and reads no log.
+    /// Claims a partition for this many milliseconds, and reads no log.
     #[must_use]
     pub const fn claim(claim_ms: u64) -> Self {
         Self::PEEK.claiming(claim_ms)
     }
 
-    /// Reads writes of an incarnation, from the one after a number on, without a claim.
+    /// Reads writes of an incarnation after this number, without a claim.
     #[must_use]
     pub const fn read(incarnation: Incarnation, after: u64, count: u32) -> Self {
         Self {
@@ -102,13 +103,13 @@ impl Fetch {
         }
     }
 
-    /// The same with a claim; zero milliseconds are none.
+    /// Returns the same fetch with a claim; with none for zero milliseconds.
     #[must_use]
     pub const fn claiming(self, claim_ms: u64) -> Self {
         Self { claim_ms, ..self }
     }
 
-    /// The same for an incarnation of which is known that all before it are closed.
+    /// Returns the same fetch for an incarnation whose earlier ones are all closed.
     #[must_use]
     pub const fn of_first_open(self) -> Self {
         Self {
@@ -118,26 +119,26 @@ impl Fetch {
     }
 }
 
-/// What is in a queue.
+/// What was read of a queue.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Whether the partition is this process's, or no claim was made. If not, nothing else was answered.
+    /// Whether this process has the claim, or asked for none. If not, the other fields are empty.
     pub is_claimed: bool,
     /// The id of the store's history.
     pub history: u64,
-    /// Whether the current incarnation was begun in it.
+    /// Whether the current incarnation was begun in this history.
     pub is_present: bool,
-    /// The incarnation that writes go to.
+    /// The incarnation that puts go to.
     pub current: Option<Incarnation>,
-    /// The number of the last write to that.
+    /// The number of its last write.
     pub current_last: u64,
-    /// The number of the last write in the log that was read, zero if it is empty.
+    /// The number of the last write in the log that was read; zero if the log is empty.
     pub log_last: u64,
     /// The time, in milliseconds since 1970 by the store's clock.
     pub now_ms: u64,
     /// The writes in the order of their numbers.
     pub writes: Vec<Logged>,
-    /// Whether there would be more of them if they were smaller.
+    /// Whether there were more writes, for which the batch had no room.
     pub is_cut: bool,
 }
 
@@ -146,7 +147,7 @@ pub struct Fetched {
 pub struct Logged {
     /// The key of its row.
     pub key: Key,
-    /// What is known of it.
+    /// The position of the write, and what else is known of it.
     pub pending: Pending,
     /// The row, or the id of a row to delete.
     pub payload: Payload,
@@ -154,20 +155,21 @@ pub struct Logged {
     pub at_ms: u64,
 }
 
-/// A write that has left its queue.
+/// A write that was flushed, or will never be.
 #[derive(Clone, Debug)]
 pub struct Settled {
     /// The key of its row.
     pub key: Key,
     /// Its number.
     pub number: u64,
-    /// For how many milliseconds the row stays; zero drops it.
+    /// The time that the row stays cached, in milliseconds. Zero drops it.
     pub keep_ms: u64,
 }
 
 /// A store that keeps queues.
 pub trait QueueStore: Send + Sync + 'static {
-    /// When the store may acknowledge writes to a queue, as the policy demands; if never, why, and what to change.
+    /// Checks whether the store keeps writes as safely as the policy asks. Returns when it acknowledges them, or else why it
+    /// cannot and which setting to change.
     fn check_queue(
         &self,
         policy: &QueuePolicy,
@@ -181,8 +183,8 @@ pub trait QueueStore: Send + Sync + 'static {
         put: Put,
     ) -> impl Future<Output = Result<PutAnswer, StoreError>> + Send;
 
-    /// Begins an incarnation of a queue in the history of the store with this id, if the current one is still `from`.
-    /// Answers whether it was.
+    /// Begins an incarnation of a queue in this history of the store, if `from` is still the current one. Returns whether it
+    /// began.
     fn start_incarnation(
         &self,
         partition: &PartitionKeys,
@@ -198,8 +200,7 @@ pub trait QueueStore: Send + Sync + 'static {
         fetch: Fetch,
     ) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
 
-    /// Takes note that writes of an incarnation have left the queue, and cuts its log off behind a number, unless that is
-    /// zero.
+    /// Settles writes of an incarnation, and trims its log up to a number, unless that is zero.
     fn settle(
         &self,
         partition: &PartitionKeys,
@@ -208,33 +209,34 @@ pub trait QueueStore: Send + Sync + 'static {
         up_to: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The queued write that stands at a key, whatever its history.
+    /// Returns the queued write at a key, whatever its history.
     fn queued(
         &self,
         key: &Key,
     ) -> impl Future<Output = Result<Option<(Pending, Payload)>, StoreError>> + Send;
 
-    /// The incarnations whose logs are here.
+    /// Returns the incarnations that have a log in the store.
     fn logs(
         &self,
         partition: &PartitionKeys,
     ) -> impl Future<Output = Result<Vec<Incarnation>, StoreError>> + Send;
 
-    /// Removes the log of an incarnation that nothing is written to any more.
+    /// Removes the log of an incarnation that gets no more writes.
     fn drop_log(
         &self,
         partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Some of the pending rows of a partition with their queue positions, and the cursor to go on from; zero is both the first and the end.
+    /// Returns some pending rows of a partition with their queue positions, and the next cursor. Zero is both the first
+    /// cursor and the last one.
     fn pending_index(
         &self,
         partition: &PartitionKeys,
         cursor: u64,
     ) -> impl Future<Output = Result<(u64, Vec<(Key, QueuePosition)>), StoreError>> + Send;
 
-    /// Gives up the claim of this process on a partition.
+    /// Releases this process's claim on a partition.
     fn disclaim(
         &self,
         partition: &PartitionKeys,

@@ -1,11 +1,11 @@
-//! Waiting for the load of another process: a registry of keys whose news somebody in this process waits for.
+//! Waiting for the load of another process: a registry of the keys that callers of this process wait for.
 //!
 //! Without it, waiters would poll: too often for the store, or too seldom for their callers.
-//! 1. A waiter registers with [`Wakeups::listen`], and only then asks the store to be told (`Store::wait`), so news that
-//!    arrives in between is kept for it.
-//! 2. The store's news, however it travels, ends in [`Wakeups::wake`].
 //!
-//! Invariant: a wake-up is a hint. The waiter looks at the key again, and a bounded time-out covers a hint that was lost.
+//! 1. A waiter registers with [`Wakeups::listen`], and then calls `Store::wait`. So it misses no wake-up in between.
+//! 2. The store calls [`Wakeups::wake`] when a load has ended.
+//!
+//! Invariant: a wake-up is a hint. The waiter reads the key again, and a time-out covers a wake-up that was lost.
 
 use std::{
     collections::HashMap,
@@ -16,26 +16,26 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::protocol::key::Key;
 
-/// The keys that somebody waits for.
+/// The keys that callers wait for.
 #[derive(Debug, Default)]
 pub struct Wakeups(Mutex<HashMap<Key, Weak<Notify>>>);
 
-/// A place in the queue for news of one key.
+/// One caller that waits for a key.
 #[derive(Debug)]
 pub struct Listener {
     notified: std::pin::Pin<Box<OwnedNotified>>,
-    // Kept alive so that other waiters of the key find it.
+    // Keeps the key in the registry for other waiters.
     _notify: Arc<Notify>,
 }
 
 impl Wakeups {
-    /// Registers for news of a key; from here on none is missed.
+    /// Registers for wake-ups of a key. None is missed from here on.
     pub fn listen(&self, key: &Key) -> Listener {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let notify = match keys.get(key).and_then(Weak::upgrade) {
             Some(notify) => notify,
             None => {
-                // Waiters that gave up leave their key behind; it is swept when the map would grow.
+                // Waiters that gave up leave their key in the map. Remove such keys before the map grows.
                 if keys.len() == keys.capacity() {
                     keys.retain(|_, waiters| waiters.strong_count() > 0);
                 }
@@ -52,7 +52,7 @@ impl Wakeups {
         }
     }
 
-    /// Wakes everybody who waits for a key.
+    /// Wakes all waiters of a key.
     pub fn wake(&self, key: &[u8]) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(notify) = keys.remove(key).and_then(|waiters| waiters.upgrade()) {
@@ -60,7 +60,7 @@ impl Wakeups {
         }
     }
 
-    /// Wakes everybody: news may have been lost.
+    /// Wakes all waiters of all keys, because wake-ups may have been lost.
     pub fn wake_all(&self) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, waiters) in keys.drain() {
@@ -72,7 +72,7 @@ impl Wakeups {
 }
 
 impl Listener {
-    /// Waits for news.
+    /// Returns when the key is woken.
     pub async fn woken(self) {
         self.notified.await;
     }

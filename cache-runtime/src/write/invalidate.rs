@@ -22,8 +22,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Error::with_source(
                 ErrorKind::CacheUnavailable,
                 format!(
-                    "failed to invalidate key {key}: the store cannot be reached or refused; this process reads the key from the \
-                     database until it can be dropped"
+                    "failed to invalidate key {key}: the store cannot be reached or rejected the command; this process \
+                     reads the key from the database until it can be dropped"
                 ),
                 error,
             )
@@ -39,8 +39,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.counters.store_errors.add_one();
             self.cache.repairs.remember_all(None);
             let message = format!(
-                "failed to invalidate all rows of {}: the store cannot be reached or refused; this process bypasses the cache \
-                 until they are dropped",
+                "failed to invalidate all rows of {}: the store cannot be reached or rejected the command; this process \
+                 bypasses the cache until they are dropped",
                 E::SPEC.name
             );
             Error::with_source(ErrorKind::CacheUnavailable, message, error)

@@ -122,7 +122,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.cache.repairs.remember(&other, Repair::Drop);
             }
         }
-        announcement.publish(self.update(write, &key, row.as_ref()));
+        announcement.set_update(self.update(write, &key, row.as_ref()));
         announcement.end(WriteEnd::Committed).await;
         Ok(row)
     }
@@ -211,7 +211,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Returns the cache update of a write, to be stored if no other writer interferes.
     fn update(&self, write: &Write<E>, key: &Key, row: Option<&Arc<E>>) -> Option<CacheUpdate> {
-        if !self.policy.publishes() {
+        if !self.policy.caches_writes() {
             return None;
         }
         let row = match write {
@@ -318,7 +318,7 @@ impl From<WriteOutcome> for WriteEnd {
 
 impl crate::policy::Policy {
     /// Returns whether a write caches the row it wrote. That is correct only for a write that was announced.
-    pub(crate) fn publishes(&self) -> bool {
+    pub(crate) fn caches_writes(&self) -> bool {
         self.strategy == Strategy::WriteThrough
             && self.coherence == Coherence::Intent
             && !self.after_triggers

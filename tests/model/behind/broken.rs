@@ -1,23 +1,23 @@
-//! What is left out or done otherwise, one thing at a time.
+//! The mutants: what each leaves out or does differently.
 
-/// A mechanism that is left out.
+/// The mechanism that a mutant leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// A flush moves the position wherever it stands.
+    /// A flush advances the position whatever its value is.
     Compare,
-    /// Nobody looks at the marks when a row is missing.
+    /// No reader checks the index of pending rows when a row is missing.
     Marks,
-    /// Flushers share the queue among them, as a consumer group does, and each commits what it got.
+    /// Flushers share the queue, as a consumer group does, and each commits its own part.
     Group,
-    /// The log is cut off when it is read.
+    /// The log is trimmed when it is read.
     TrimFirst,
     /// A settled row is not compared with the write that was flushed.
     SettleCompare,
-    /// What was committed by a flusher that died is not settled by the next one.
+    /// A batch that was committed by a dead flusher is not settled by the next one.
     Leftovers,
-    /// A put does not look in which history its queue was begun.
+    /// A put does not check in which history its queue was begun.
     Stamp,
-    /// A new incarnation takes the position of the one before it.
+    /// A new incarnation starts with the position of the one before it.
     Positions,
     /// Later incarnations are flushed before earlier ones are closed.
     Epochs,
@@ -27,22 +27,22 @@ pub(crate) enum Broken {
     CloseLater,
     /// An incarnation is closed although the server writes to none.
     CloseUnused,
-    /// A flusher that finds its server writing to a closed incarnation begins another one there.
+    /// A flusher begins another incarnation on a server that writes to a closed one.
     Reopen,
-    /// An incarnation is begun in a later history than that in which it was asked for.
+    /// An incarnation is begun in a later history than the one it was requested in.
     LateSwitch,
-    /// A queued write of another history is believed without asking.
+    /// A queued write of another history is served without asking the database.
     Believe,
-    /// A queued write of another history is dropped without asking.
+    /// A queued write of another history is dropped without asking the database.
     Dismiss,
-    /// Rows are stored although an earlier incarnation may still be flushed.
+    /// Rows are cached although an earlier incarnation may still be flushed.
     EarlyFill,
-    /// The same, and a flush drops what it finds at its keys.
+    /// The same, and a flush drops the entries at its keys.
     DropInstead,
-    /// What a refused part of a batch does to a row is decided before it is split.
+    /// A batch with a rejected write takes the last write of each row before it is split.
     Coalesce,
-    /// What was acknowledged is forgotten as soon as the store was seen to have it.
+    /// An acknowledgement is forgotten as soon as the store was seen to have the write.
     Forget,
-    /// A modification does not look whether the row is still what it read.
+    /// A modification does not check whether the row is still the one it read.
     Unchanged,
 }

@@ -1,4 +1,4 @@
-//! What is claimed of write-behind, and the situations that a search must have met to be worth anything.
+//! The claims about write-behind, and the situations that a search must meet.
 
 use larder::state::{Lookup, State, lookup};
 use stateright::Property;
@@ -16,9 +16,8 @@ use crate::{
 /// Each write is applied once, or is a dead letter.
 pub(crate) const ONCE: Claim = "no write is applied twice";
 /// A position never passes a write that was not applied.
-pub(crate) const KEPT: Claim =
-    "a write that was not applied stands in the queue, behind the position";
-/// What the database holds is what the queues say, up to their positions.
+pub(crate) const KEPT: Claim = "a write that was not applied is in the queue, after the position";
+/// The database has what the queues contain up to their positions.
 pub(crate) const FOLD: Claim = "the database holds the writes up to the position";
 /// Writes of one row are applied in their order.
 pub(crate) const ORDER: Claim = "writes of a row are applied in their order";
@@ -26,17 +25,17 @@ pub(crate) const ORDER: Claim = "writes of a row are applied in their order";
 pub(crate) const SEEN: Claim = "a read sees every write that was acknowledged before it";
 /// A row that is cached and not queued is the one in the database.
 pub(crate) const CURRENT: Claim = "a cached row that is not queued is the one in the database";
-/// The same, but for the moment between a commit and its settling.
+/// The same, except between a commit and its settling.
 pub(crate) const DUE: Claim =
     "a cached row that is not the one in the database is about to be settled";
-/// Whatever was lost is counted, or will be.
-pub(crate) const TOLD: Claim = "a lost write is counted, or remembered by whoever wrote it";
+/// Every lost write is counted, or will be.
+pub(crate) const TOLD: Claim = "a lost write is counted, or recorded by its writer";
 /// A modification is made to the latest row.
 pub(crate) const UPDATES: Claim = "a modification builds on the latest write of its row";
-/// Only what the database refuses is put aside.
-pub(crate) const FAIR: Claim = "a good write that the server has kept is not put aside";
-/// In the end everything is in the database, and nothing is left over.
-pub(crate) const END: Claim = "in the end nothing is queued, pending or marked";
+/// Only writes that the database rejects become dead letters.
+pub(crate) const FAIR: Claim = "a good write that the server has kept is not a dead letter";
+/// In the end everything is in the database, and the store has nothing left to settle.
+pub(crate) const END: Claim = "in the end nothing is queued, pending or indexed";
 
 /// All of them.
 pub(crate) const ALL: &[Claim] = &[
@@ -44,27 +43,27 @@ pub(crate) const ALL: &[Claim] = &[
 ];
 
 // Situations.
-pub(crate) const RESTORED: Claim = "a queued row is dropped from the store";
+pub(crate) const RESTORED: Claim = "a queued row is evicted";
 pub(crate) const OVERTAKEN: Claim = "a flusher holds writes that another one has committed";
 pub(crate) const LATE: Claim = "a flusher dies between its commit and its settling";
 pub(crate) const HIT: Claim = "a row that was flushed is hit";
 pub(crate) const LEASED: Claim = "a row is loaded while it is written";
 pub(crate) const DEAD: Claim = "a write is a dead letter";
-pub(crate) const UNSETTLED: Claim = "a queued write of another history is met";
+pub(crate) const STALE_PENDING: Claim = "a queued write of another history is found";
 pub(crate) const CLOSED: Claim = "an incarnation is closed and the next one is flushed";
 pub(crate) const RIVALS: Claim = "an incarnation is registered and never begun";
 pub(crate) const LOST: Claim = "a lost write is counted";
-pub(crate) const REVIVED: Claim = "a write that the server has lost is applied all the same";
-pub(crate) const BURIED: Claim = "a write of a closed incarnation is put aside";
+pub(crate) const REVIVED: Claim = "a write that the server has lost is applied";
+pub(crate) const LATE_DEAD: Claim = "a write of a closed incarnation is a dead letter";
 pub(crate) const BUILT: Claim = "two modifications of a row are applied";
 
-/// The property behind a claim.
+/// Returns the property of a claim.
 pub(crate) fn always(claim: Claim) -> Property<Behind> {
     let condition: fn(&Behind, &World) -> bool = match claim {
         ONCE => |_, world| !world.wrong.repeated,
         ORDER => |_, world| !world.wrong.reordered,
         UPDATES => |_, world| !world.wrong.overwritten,
-        FAIR => |_, world| !world.wrong.buried,
+        FAIR => |_, world| !world.wrong.wrongly_dead,
         KEPT => |_, world| is_kept(world),
         FOLD => |_, world| (0..KEYS).all(|key| world.database.rows[key] == fold(world, key)),
         SEEN => |_, world| {
@@ -77,14 +76,14 @@ pub(crate) fn always(claim: Claim) -> Property<Behind> {
         },
         CURRENT => |_, world| is_current(world),
         DUE => |_, world| is_settling(world) || is_current(world),
-        TOLD => |_, world| is_told(world),
+        TOLD => |_, world| is_counted_or_recorded(world),
         END => |model, world| is_settled(world) || !may_be_over(world) || !model.is_over(world),
         unknown => panic!("no such claim: {unknown}"),
     };
     Property::always(claim, condition)
 }
 
-/// The property behind a situation.
+/// Returns the property of a situation.
 pub(crate) fn sometimes(scene: Claim) -> Property<Behind> {
     let condition: fn(&Behind, &World) -> bool = match scene {
         RESTORED => |_, world| {
@@ -123,7 +122,7 @@ pub(crate) fn sometimes(scene: Claim) -> Property<Behind> {
                 .iter()
                 .any(|written| written.fate == Fate::Dead)
         },
-        UNSETTLED => |_, world| {
+        STALE_PENDING => |_, world| {
             world
                 .readers
                 .iter()
@@ -155,7 +154,7 @@ pub(crate) fn sometimes(scene: Claim) -> Property<Behind> {
                     })
             })
         },
-        BURIED => |_, world| {
+        LATE_DEAD => |_, world| {
             world
                 .written
                 .iter()
@@ -171,7 +170,7 @@ fn is_applied(written: &Written) -> bool {
     written.fate == Fate::Applied
 }
 
-/// What the primary would serve, and whether that is queued.
+/// Returns what the primary would serve, and whether that is queued.
 fn served(world: &World, key: usize) -> Option<(Image, bool)> {
     let server = &world.servers[world.primary()];
     let state = server.keys[key].as_ref().map(|slot| &slot.state);
@@ -184,14 +183,14 @@ fn served(world: &World, key: usize) -> Option<(Image, bool)> {
     }
 }
 
-/// Whether all that is cached and not queued is what the database holds.
+/// Returns whether every cached row that is not queued is the one in the database.
 fn is_current(world: &World) -> bool {
     (0..KEYS).all(|key| {
         served(world, key).is_none_or(|(image, queued)| queued || image == world.database.rows[key])
     })
 }
 
-/// Whether somebody is about to settle on the primary what it has committed.
+/// Returns whether a flusher is about to settle on the primary what it has committed.
 fn is_settling(world: &World) -> bool {
     world.flushers.iter().any(|flusher| {
         flusher.server == world.primary() && matches!(flusher.step, FlusherStep::Committed { .. })
@@ -210,7 +209,7 @@ fn is_kept(world: &World) -> bool {
     })
 }
 
-/// What the applied writes make of a row, one after the other.
+/// Returns the row that the applied writes lead to, in their order.
 fn fold(world: &World, key: usize) -> Image {
     let applied = world.written.iter().enumerate();
     let applied = applied.filter(|(_, written)| written.key == key && is_applied(written));
@@ -227,7 +226,7 @@ fn fold(world: &World, key: usize) -> Image {
     )
 }
 
-fn is_told(world: &World) -> bool {
+fn is_counted_or_recorded(world: &World) -> bool {
     let lost = || world.written.iter().filter(|one| one.fate == Fate::Lost);
     lost().all(|one| {
         let before = lost().filter(|other| other.epoch == one.epoch && other.number <= one.number);
@@ -239,14 +238,14 @@ fn is_told(world: &World) -> bool {
     })
 }
 
-/// Whether nothing is left to do for anybody who is not at an end.
+/// Returns whether no reader has reads left, and a flusher is idle.
 fn may_be_over(world: &World) -> bool {
     let mut flushers = world.flushers.iter();
     flushers.any(|flusher| flusher.step == FlusherStep::Idle)
         && world.readers.iter().all(|reader| reader.left == 0)
 }
 
-/// Whether nothing is queued, pending or marked.
+/// Returns whether nothing is queued, pending, or in the index of pending rows.
 fn is_settled(world: &World) -> bool {
     let server = &world.servers[world.primary()];
     let is_pending =

@@ -1,4 +1,4 @@
-//! What the database does in one transaction, as everybody else sees it.
+//! What the database does in one transaction.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Database {
         &mut self.offsets[usize::from(epoch) - 1]
     }
 
-    /// Gives the queue its next incarnation.
+    /// Registers the next incarnation of the queue.
     pub(crate) fn register(&mut self, broken: Option<Broken>) -> u8 {
         let before = self.offsets.last().copied().unwrap_or_default();
         let position = match broken {
@@ -40,17 +40,17 @@ impl Database {
         self.latest()
     }
 
-    /// The epoch that was registered last.
+    /// Returns the epoch that was registered last.
     pub(crate) fn latest(&self) -> u8 {
         u8::try_from(self.offsets.len()).expect("a model has few incarnations")
     }
 
-    /// The first open incarnation.
+    /// Returns the first open incarnation.
     pub(crate) fn first_open(&self) -> Option<u8> {
         (1..=self.latest()).find(|epoch| !self.offset(*epoch).closed)
     }
 
-    /// Closes an incarnation that stands at a position, if a later one is registered.
+    /// Closes an incarnation that has this position, if a later one is registered.
     pub(crate) fn close(&mut self, epoch: u8, position: u8) {
         let has_successor = epoch < self.latest();
         let offset = self.offset_mut(epoch);
@@ -58,8 +58,8 @@ impl Database {
     }
 }
 
-/// Applies a batch and moves the position, or puts it aside if its incarnation is closed. Whether the position was the
-/// expected one; if not, nothing happens.
+/// Applies a batch and advances the position, or makes dead letters of the batch if its incarnation is closed. Returns
+/// whether the position was the expected one. If not, nothing happens.
 pub(crate) fn flush(
     world: &mut World,
     epoch: u8,
@@ -88,9 +88,9 @@ pub(crate) fn flush(
     true
 }
 
-/// Applies the last write of each row; if one is refused, each half of them after the other.
+/// Applies the last write of each row. If one is rejected, applies the two halves of the batch one after the other.
 fn apply(world: &mut World, entries: &[Entry], broken: Option<Broken>) {
-    // Which writes are refused does not change while they are applied.
+    // Which writes are rejected does not change during the flush.
     let poison: Vec<bool> = world.written.iter().map(|one| one.poison).collect();
     let latest: BTreeMap<usize, Entry> = entries.iter().map(|entry| (entry.key, *entry)).collect();
     let is_poison = |entry: &Entry| poison[usize::from(entry.image.write) - 1];
@@ -118,7 +118,7 @@ fn apply(world: &mut World, entries: &[Entry], broken: Option<Broken>) {
     }
 }
 
-/// Notices what has become of a write.
+/// Records the fate of a write.
 fn end(world: &mut World, entry: &Entry, fate: Fate) {
     let index = usize::from(entry.image.write) - 1;
     let place = world.rank(entry.image.write);
@@ -133,7 +133,7 @@ fn end(world: &mut World, entry: &Entry, fate: Fate) {
                     && (other.epoch, other.number) > place
             });
         }
-        Fate::Dead => world.wrong.buried |= written.fate == Fate::Queued && !written.poison,
+        Fate::Dead => world.wrong.wrongly_dead |= written.fate == Fate::Queued && !written.poison,
         Fate::Queued | Fate::Lost => {}
     }
     world.written[index].fate = fate;

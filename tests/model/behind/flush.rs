@@ -1,4 +1,5 @@
-//! How a queue is flushed: believe, fetch, commit, settle; close what has ended; put aside what comes too late.
+//! How a queue is flushed: read the position, fetch, commit, settle; close an ended incarnation; late writes are dead
+//! letters.
 
 use crate::behind::{
     broken::Broken,
@@ -7,13 +8,13 @@ use crate::behind::{
     write,
 };
 
-/// What a flusher would do next if it looked.
+/// What an idle flusher would do next.
 enum Work {
     NeedsIncarnation(Option<u8>),
     Flush(u8, bool),
 }
 
-/// What the next step of a flusher is, if it has one.
+/// Returns the name of the next step of a flusher, if it has one.
 pub(crate) fn next(world: &World, number: usize, broken: Option<Broken>) -> Option<&'static str> {
     Some(match &world.flushers[number].step {
         FlusherStep::Idle => match work(world, number, broken)? {
@@ -95,7 +96,7 @@ pub(crate) fn step(world: &mut World, number: usize, broken: Option<Broken>) {
     world.flushers[number].step = next;
 }
 
-/// What a flusher that looks finds to do.
+/// Returns what a flusher has to do.
 fn work(world: &World, number: usize, broken: Option<Broken>) -> Option<Work> {
     let server = &world.servers[world.flushers[number].server];
     let database = &world.database;
@@ -168,7 +169,7 @@ fn fetch(
     let log = server.log(epoch).iter().copied();
     let (committed, entries): (Vec<_>, Vec<_>) = log.partition(|entry| entry.number <= position);
     if !committed.is_empty() && broken != Some(Broken::Leftovers) {
-        // Which of them were refused is not known here, so none is kept.
+        // The flusher does not know which of them were rejected, so it keeps none in the cache.
         return FlusherStep::Committed {
             epoch,
             entries: committed.into_iter().map(|entry| (entry, false)).collect(),
@@ -191,7 +192,7 @@ fn fetch(
     }
     let may_close = match &mut server.state {
         Some(queue) => {
-            // If this is the current one: all incarnations before it are closed.
+            // If this is the current one, all incarnations before it are closed.
             queue.alone |= queue.epoch == epoch;
             may_close(queue.epoch, epoch, broken)
         }
@@ -204,7 +205,7 @@ fn fetch(
     }
 }
 
-/// Whether an incarnation that has ended may be closed, where the server writes to this one.
+/// Returns whether an ended incarnation may be closed while the server writes to `current`.
 fn may_close(current: u8, epoch: u8, broken: Option<Broken>) -> bool {
     match broken {
         Some(Broken::CloseCurrent) => true,
@@ -213,7 +214,7 @@ fn may_close(current: u8, epoch: u8, broken: Option<Broken>) -> bool {
     }
 }
 
-/// The first write that no flusher has taken.
+/// Returns the first write that no flusher has taken.
 fn untaken(world: &World, epoch: u8) -> Option<Entry> {
     let server = &world.servers[world.primary()];
     let is_taken = |entry: &Entry| {

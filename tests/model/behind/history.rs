@@ -1,15 +1,15 @@
 //! A server that restarts, is rolled back or emptied: a queue has several incarnations.
 //!
-//! Numbers are never given twice, because a queue that may have lost some of them is not written to again. What is found of
-//! the earlier ones is judged by the database, and rows are kept in the store again only when none of them can be flushed
-//! any more: a flusher may hold writes that the server has forgotten, and commit them long after.
+//! Numbers are never assigned twice, because a queue that may have lost some is not written to again. The database decides
+//! about the writes of earlier incarnations. Rows are cached again only when none of them can be flushed any more: a flusher
+//! may hold writes that the server has lost, and commit them much later.
 
 use crate::{
     behind::{
         broken::Broken,
         claims::{
             ALL, BUILT, CLOSED, CURRENT, DUE, FAIR, HIT, KEPT, LOST, ORDER, REVIVED, RIVALS, SEEN,
-            TOLD, UNSETTLED,
+            STALE_PENDING, TOLD,
         },
         protocol::Behind,
         queue::only,
@@ -35,7 +35,7 @@ const ONE_FAULT: Behind = Behind {
     scenes: &[],
 };
 
-/// Two that write to a queue that was never begun.
+/// Two writers use a queue that was never begun.
 const FIRST_USE: Behind = Behind {
     writers: &[&[Write::Save(0)], &[Write::Save(0)]],
     readers: 0,
@@ -50,7 +50,7 @@ fn rollbacks_neither_skip_nor_repeat_writes() {
     let model = Behind {
         flushers: if wide() { 2 } else { 1 },
         crashes: true,
-        scenes: &[UNSETTLED, CLOSED, LOST, REVIVED, HIT],
+        scenes: &[STALE_PENDING, CLOSED, LOST, REVIVED, HIT],
         ..ONE_FAULT
     };
     holds("write-behind, rollback", model, 10_000);
@@ -63,7 +63,7 @@ fn restarts_that_lose_nothing_are_not_noticed() {
         crashes: true,
         drops: true,
         faults: &[Fault::Restart],
-        scenes: &[UNSETTLED, CLOSED, HIT],
+        scenes: &[STALE_PENDING, CLOSED, HIT],
         ..ONE_FAULT
     };
     holds("write-behind, restart", model, 10_000);
@@ -82,7 +82,7 @@ fn emptied_servers_neither_skip_nor_repeat_writes() {
 }
 
 #[test]
-fn faults_that_follow_each_other_lose_nothing_untold() {
+fn consecutive_faults_lose_no_write_uncounted() {
     let model = Behind {
         readers: usize::from(wide()),
         faults: &[Fault::Restart, Fault::Rollback, Fault::Empty],
@@ -127,7 +127,7 @@ fn put_that_ignores_a_rollback_gives_a_number_twice() {
         broken: Some(Broken::Stamp),
         ..ONE_FAULT
     };
-    breaks("put without the stamp", &only(&model, KEPT), KEPT);
+    breaks("put without the history", &only(&model, KEPT), KEPT);
 }
 
 #[test]
@@ -150,12 +150,12 @@ fn incarnations_flushed_out_of_turn_reorder_writes() {
 }
 
 #[test]
-fn queued_row_believed_after_a_rollback_is_stale() {
+fn queued_row_served_after_a_rollback_is_stale() {
     let model = Behind {
         broken: Some(Broken::Believe),
         ..ONE_FAULT
     };
-    breaks("unsettled row believed", &only(&model, SEEN), SEEN);
+    breaks("stale pending row served", &only(&model, SEEN), SEEN);
 }
 
 #[test]
@@ -165,11 +165,11 @@ fn queued_row_dropped_after_a_restart_is_invisible() {
         faults: &[Fault::Restart],
         ..ONE_FAULT
     };
-    breaks("unsettled row dropped", &only(&model, SEEN), SEEN);
+    breaks("stale pending row dropped", &only(&model, SEEN), SEEN);
 }
 
 #[test]
-fn current_incarnation_that_is_closed_buries_good_writes() {
+fn closing_the_current_incarnation_makes_dead_letters_of_good_writes() {
     let model = Behind {
         broken: Some(Broken::CloseCurrent),
         ..FIRST_USE
@@ -178,7 +178,7 @@ fn current_incarnation_that_is_closed_buries_good_writes() {
 }
 
 #[test]
-fn incarnation_that_is_closed_before_any_is_begun_buries_good_writes() {
+fn closing_before_any_is_begun_makes_dead_letters_of_good_writes() {
     let model = Behind {
         broken: Some(Broken::CloseUnused),
         ..FIRST_USE
@@ -199,7 +199,7 @@ fn incarnation_that_is_begun_in_a_later_history_may_be_closed() {
 }
 
 #[test]
-fn acknowledgement_that_is_forgotten_early_is_lost_in_silence() {
+fn acknowledgement_that_is_forgotten_early_is_not_counted() {
     let model = Behind {
         broken: Some(Broken::Forget),
         faults: &[Fault::Restart, Fault::Rollback],
@@ -210,7 +210,7 @@ fn acknowledgement_that_is_forgotten_early_is_lost_in_silence() {
 }
 
 #[test]
-fn row_kept_while_an_earlier_incarnation_is_open_goes_stale_for_good() {
+fn row_kept_while_an_earlier_incarnation_is_open_stays_stale() {
     let model = Behind {
         broken: Some(Broken::EarlyFill),
         ..ONE_FAULT

@@ -1,25 +1,26 @@
-//! Write-behind: acknowledged in the store, applied to the database later, whoever stops when and whatever the server
-//! forgets.
+//! Write-behind: writes are acknowledged by the store and applied to the database later, whatever stops or is lost.
 //!
-//! 1. `world` is one moment, `database` and `server` are what the two do in one step, `read`, `write` and `flush` who asks
-//!    them for it when. The transitions of a key are the real ones.
-//! 2. `protocol` puts them together with the faults, `claims` says what holds, `broken` what can be left out.
-//! 3. Whatever can go wrong without anybody noticing is noticed beside the world: `world::Written` says what has become of
-//!    each write, `world::Wrong` what should not have happened.
-//! 4. The tests: `queue` with one server that forgets rows but not its queue, `history` with one that restarts, is rolled
-//!    back or emptied, `promotion` with a second one.
+//! 1. `world` is one state. `database` and `server` have what the two do in one step, `read`, `write` and `flush` when they
+//!    are called. The transitions of a key are the real ones.
+//! 2. `protocol` combines them with the faults. `claims` has the claims, and `broken` the mutants.
+//! 3. Silent failures are recorded in the state: `world::Written` has the fate of each write, and `world::Wrong` what must
+//!    not happen.
+//! 4. The tests: `queue` with one server that loses rows but not its queue, `history` with one that restarts, is rolled back
+//!    or emptied, `promotion` with a second server.
 //!
-//! What the searches have decided, beyond what any of the steps says of itself:
-//! - A row is kept in the store only while no earlier incarnation can be flushed any more. A flusher may hold writes that
-//!   its server has forgotten since, and its commit would make the row stale for good.
+//! The searches have shown these rules, which are not obvious from any single step:
+//!
+//! - A row is cached only when no earlier incarnation can be flushed any more. A flusher may hold writes that its server has
+//!   lost since, and its commit would make the row stale forever.
 //! - An incarnation is closed only by a flusher whose server writes to a *later* one. A cut-off server writes to an earlier
-//!   one, and an emptied one to none, while others may be about to write to this very incarnation.
-//! - An incarnation is begun only in the history in which it was asked for; later it may be closed already.
-//! - A cut-off server does not begin anew because its incarnation was closed elsewhere: it would overtake the new one.
-//! - What was acknowledged is remembered until its incarnation is closed: that a server has it now does not mean that it
-//!   will have it when it is flushed.
+//!   one, and an emptied server to none, while other writers may be about to write to this incarnation.
+//! - An incarnation is begun only in the history in which it was requested. In a later one it may be closed already.
+//! - A cut-off server does not begin another incarnation because its own was closed elsewhere. It would have a later epoch
+//!   than the new server's.
+//! - An acknowledgement is recorded until its incarnation is closed. That a server has the write now does not mean that it
+//!   still has it at the flush.
 //!
-//! Not here: a full queue, which waits; a link that does not notice that its server has changed; how a batch is bounded.
+//! Not here: a full queue, which waits; a link that does not notice that its server has changed; the limits of a batch.
 
 mod broken;
 mod claims;

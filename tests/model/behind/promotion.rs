@@ -1,12 +1,12 @@
-//! A replica that is promoted while some are still linked to the old server, and write, flush and settle there.
+//! A replica is promoted while some processes are still connected to the old server, and write, flush and settle there.
 //!
-//! Nothing is claimed of what is read on the old server, nor that what is written there survives: it is applied as long as
-//! its incarnation is open, put aside when it is closed, and otherwise counted as lost.
+//! There is no claim about reads from the old server, or that writes there survive. Such a write is applied while its
+//! incarnation is open, is a dead letter when it is closed, and is otherwise counted as lost.
 
 use crate::{
     behind::{
         broken::Broken,
-        claims::{ALL, BURIED, CLOSED, DUE, FAIR, LOST, REVIVED},
+        claims::{ALL, CLOSED, DUE, FAIR, LATE_DEAD, LOST, REVIVED},
         protocol::Behind,
         queue::only,
         world::Fault,
@@ -32,17 +32,17 @@ const PROMOTED: Behind = Behind {
 };
 
 #[test]
-fn cut_off_server_harms_nothing_on_the_new_one() {
+fn cut_off_server_changes_nothing_on_the_new_one() {
     let model = Behind {
         readers: usize::from(wide()),
-        scenes: &[CLOSED, LOST, REVIVED, BURIED],
+        scenes: &[CLOSED, LOST, REVIVED, LATE_DEAD],
         ..PROMOTED
     };
     holds("write-behind, promotion", model, 10_000);
 }
 
 #[test]
-fn writers_on_two_servers_lose_nothing_untold() {
+fn writers_on_two_servers_lose_no_write_uncounted() {
     let model = Behind {
         writers: &[&[Write::Save(0)], &[Write::Save(0)]],
         flushers: if wide() { 2 } else { 1 },
@@ -63,13 +63,13 @@ fn incarnation_that_a_cut_off_flusher_closes_is_in_use() {
 }
 
 #[test]
-fn cut_off_queue_that_begins_anew_takes_over() {
+fn cut_off_queue_that_begins_again_overtakes_the_new_one() {
     let model = Behind {
         writers: &[&[Write::Save(0)]],
         broken: Some(Broken::Reopen),
         ..PROMOTED
     };
-    breaks("begun anew on a cut-off server", &only(&model, FAIR), FAIR);
+    breaks("begun on a cut-off server", &only(&model, FAIR), FAIR);
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Who may take which step when, and which faults may come between.
+//! Which process may take which step when, and which faults may come between.
 //!
-//! Any process may stop at any step: a search visits all states in which it takes no further one. Where it matters that it
-//! never will, it dies. A commit whose outcome its flusher never learns is a commit followed by the flusher's death.
+//! Any process may stop at any step: the search visits all states in which it takes no further step. Where it matters that
+//! it never will, it dies. A commit with an unknown outcome is a commit followed by the flusher's death.
 
 use std::collections::BTreeMap;
 
@@ -23,24 +23,24 @@ use crate::{
     check::Claim,
 };
 
-/// A model: its bounds, its faults, what is left out, what is claimed.
+/// A model: its bounds, its faults, its mutant, and its claims.
 #[derive(Clone, Debug)]
 pub(crate) struct Behind {
-    /// What each writer does, one after the other.
+    /// The writes of each writer, in their order.
     pub(crate) writers: &'static [&'static [Write]],
     pub(crate) readers: usize,
     /// Reads per reader.
     pub(crate) rounds: u8,
     pub(crate) flushers: usize,
-    /// Whether the queue was begun already.
+    /// Whether the queue was begun before.
     pub(crate) begun: bool,
     /// Whether writers and flushers die.
     pub(crate) crashes: bool,
     /// Whether rows are evicted.
     pub(crate) drops: bool,
-    /// What may happen to the server.
+    /// The faults of the server.
     pub(crate) faults: &'static [Fault],
-    /// How often.
+    /// The maximum number of these faults.
     pub(crate) most_faults: u8,
     pub(crate) broken: Option<Broken>,
     pub(crate) claims: &'static [Claim],
@@ -48,7 +48,7 @@ pub(crate) struct Behind {
 }
 
 impl Behind {
-    /// Whether nothing but faults can change anything any more.
+    /// Returns whether only a fault can still change the state.
     pub(crate) fn is_over(&self, world: &World) -> bool {
         let mut actions = Vec::new();
         self.steps(world, &mut actions);
@@ -58,7 +58,7 @@ impl Behind {
         })
     }
 
-    /// The steps that are no faults.
+    /// Adds the steps that are not faults.
     fn steps(&self, world: &World, actions: &mut Vec<Action>) {
         let primary = world.primary();
         for (number, reader) in world.readers.iter().enumerate() {
@@ -94,7 +94,7 @@ impl Behind {
         }
     }
 
-    /// An epoch of which a writer can say how many of its writes are missing, and the number of those.
+    /// Returns an epoch for which a writer can count its missing writes, and their number.
     fn tells(&self, world: &World, writer: &Writer) -> Option<(u8, u8)> {
         let server = &world.servers[writer.server];
         writer.memory.iter().find_map(|(epoch, number)| {
@@ -217,7 +217,7 @@ impl Model for Behind {
                 }
             }
             for (number, flusher) in world.flushers.iter().enumerate() {
-                // An idle one that dies is one that takes no further step.
+                // An idle flusher that dies is one that takes no further step.
                 if !matches!(flusher.step, FlusherStep::Dead | FlusherStep::Idle) {
                     actions.push(Action::CrashFlusher(number));
                 }
@@ -261,7 +261,7 @@ impl Model for Behind {
             }
             Action::MoveReader(number) => {
                 let reader = &mut world.readers[number];
-                // What was begun on the old server is of no value here.
+                // What it has begun on the old server does not help here.
                 (reader.server, reader.read) = (primary, Read::Idle);
             }
             Action::MoveWriter(number) => {

@@ -1,4 +1,4 @@
-//! One server that forgets rows but not its queue: evictions, crashes, several flushers, rows that the database refuses.
+//! One server that loses rows but not its queue: evictions, crashes, several flushers, rows that the database rejects.
 
 use crate::{
     behind::{
@@ -36,7 +36,7 @@ const MODIFIED: Behind = Behind {
     ..ONE_ROW
 };
 
-/// Of two rows, one is refused once between two writes that are not.
+/// Two rows. One write between two good ones is rejected.
 const REFUSED: Behind = Behind {
     writers: &[
         &[Write::Save(0), Write::Poison(0), Write::Save(0)],
@@ -89,7 +89,7 @@ fn modifications_build_on_each_other() {
 }
 
 #[test]
-fn refused_writes_are_put_aside_alone() {
+fn only_refused_writes_are_dead_letters() {
     let model = Behind {
         flushers: if wide() { 2 } else { 1 },
         crashes: true,
@@ -111,13 +111,13 @@ fn position_that_is_not_compared_applies_writes_twice() {
 }
 
 #[test]
-fn evicted_row_without_a_mark_is_read_from_the_database() {
+fn evicted_row_without_an_index_is_read_from_the_database() {
     let model = Behind {
         broken: Some(Broken::Marks),
         ..ONE_ROW
     };
     for claim in [SEEN, CURRENT] {
-        breaks("no marks", &only(&model, claim), claim);
+        breaks("no index of pending rows", &only(&model, claim), claim);
     }
 }
 
@@ -133,12 +133,12 @@ fn consumer_group_applies_writes_out_of_order() {
 }
 
 #[test]
-fn log_that_is_cut_off_before_the_commit_loses_writes() {
+fn log_that_is_trimmed_before_the_commit_loses_writes() {
     let model = Behind {
         broken: Some(Broken::TrimFirst),
         ..ONE_ROW
     };
-    breaks("log cut off before the commit", &only(&model, KEPT), KEPT);
+    breaks("log trimmed before the commit", &only(&model, KEPT), KEPT);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn row_that_is_settled_without_comparing_is_taken_for_flushed() {
 }
 
 #[test]
-fn committed_writes_that_nobody_settles_stay_for_good() {
+fn committed_writes_that_are_not_settled_stay_forever() {
     let model = Behind {
         broken: Some(Broken::Leftovers),
         crashes: true,
@@ -163,7 +163,7 @@ fn committed_writes_that_nobody_settles_stay_for_good() {
 }
 
 #[test]
-fn batch_that_is_coalesced_before_it_is_split_buries_good_writes() {
+fn batch_coalesced_before_it_is_split_makes_dead_letters_of_good_writes() {
     let model = Behind {
         broken: Some(Broken::Coalesce),
         ..REFUSED
@@ -180,7 +180,7 @@ fn modification_that_compares_nothing_loses_an_update() {
     breaks("modification not compared", &only(&model, UPDATES), UPDATES);
 }
 
-/// The same model with one claim.
+/// Returns the same model with one claim.
 pub(crate) fn only(model: &Behind, claim: &'static str) -> Behind {
     Behind {
         claims: ALL

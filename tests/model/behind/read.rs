@@ -1,4 +1,4 @@
-//! How a row is read: from the store, or from the database under a lease, or past the store.
+//! How a row is read: from the store, from the database under a lease, or from the database alone.
 
 use larder::token::Token;
 
@@ -11,14 +11,14 @@ use crate::{
     store::lease,
 };
 
-/// What a step of a read comes to.
+/// The result of a step of a read.
 pub(crate) enum Step {
     Next(Read),
-    /// The row, and if the store has it, the token it has there.
+    /// The row, and the token that it has in the store, if it is there.
     Done(Image, Option<Token>),
 }
 
-/// What the next step of a read is.
+/// Returns the name of the next step of a read.
 pub(crate) fn next(read: Read) -> &'static str {
     match read {
         Read::Idle => "asks the store",
@@ -29,7 +29,7 @@ pub(crate) fn next(read: Read) -> &'static str {
     }
 }
 
-/// Takes the next step of a read, whose lease has this name.
+/// Takes the next step of a read. `name` is the token of its lease.
 pub(crate) fn step(
     world: &mut World,
     server: usize,

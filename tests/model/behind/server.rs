@@ -1,4 +1,4 @@
-//! What a server does in one script: the transitions of the real state machine at the key, and what goes with them.
+//! What a server does in one script: the transitions of the real state machine at the key, and the changes of the queue.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use crate::{
     store::{LONG_MS, SHORT_MS, apply, identity, lease},
 };
 
-/// What a put answers.
+/// The reply to a put.
 pub(crate) enum Answer {
     Done(u8, u8),
-    /// Another incarnation has to be begun after this one.
+    /// Another incarnation must be begun after this one.
     NeedsIncarnation(Option<u8>),
     Judged(Judgement),
 }
 
-/// What a reader finds.
+/// The result of a read.
 pub(crate) enum Found {
     Row(Image, Token),
     Leased,
@@ -33,7 +33,7 @@ pub(crate) enum Found {
 }
 
 impl Server {
-    /// A server that knows nothing.
+    /// Returns an empty server.
     pub(crate) fn empty(stamp: u8) -> Self {
         Self {
             stamp,
@@ -81,7 +81,7 @@ impl Server {
         Answer::Done(queue.epoch, number)
     }
 
-    /// What is at a key; takes the lease if nothing is known of it. A queued write that was dropped is restored.
+    /// Reads a key. Takes the lease if nothing is known of the row. Restores a queued write that was evicted.
     pub(crate) fn acquire(&mut self, key: usize, name: Token, broken: Option<Broken>) -> Found {
         let identity = identity(self.stamp);
         let nothing = matches!(
@@ -98,7 +98,7 @@ impl Server {
                         remaining_ms: state::FOREVER,
                     });
                 }
-                // It was cut off, so it was flushed.
+                // The log was trimmed, so the write was flushed.
                 None => self.pending_index[key] = None,
             }
         }
@@ -127,7 +127,7 @@ impl Server {
         }
     }
 
-    /// Whether no flush of an earlier incarnation can change a row any more.
+    /// Returns whether no flush of an earlier incarnation can change a row any more.
     fn may_fill(&self, broken: Option<Broken>) -> bool {
         matches!(broken, Some(Broken::EarlyFill | Broken::DropInstead))
             || self
@@ -135,7 +135,7 @@ impl Server {
                 .is_some_and(|queue| queue.alone && queue.stamp == self.stamp)
     }
 
-    /// Stores a row under a lease. Whether it was the current one.
+    /// Stores a row under a lease. Returns whether the lease was the current one.
     pub(crate) fn fill(&mut self, key: usize, lease: Lease, image: Image) -> bool {
         let meta = meta(lease, image);
         let entry = if image.exists {
@@ -153,7 +153,7 @@ impl Server {
         self.settle_one(key, position, 0, None);
     }
 
-    /// What was flushed becomes an ordinary entry, and the log is cut off.
+    /// Turns the flushed writes into ordinary entries, and trims the log.
     pub(crate) fn settle(&mut self, epoch: u8, entries: &[(Entry, bool)], broken: Option<Broken>) {
         let latest: BTreeMap<usize, (u8, bool)> = entries
             .iter()
@@ -207,7 +207,7 @@ impl Server {
         }
     }
 
-    /// Removes what the log of a closed incarnation was the last to write.
+    /// Removes the rows that a closed incarnation was the last to write.
     pub(crate) fn clear(&mut self, epoch: u8) {
         for key in 0..KEYS {
             if let Some(position) =
@@ -218,7 +218,7 @@ impl Server {
         }
     }
 
-    /// Begins an incarnation after the one that was seen.
+    /// Begins an incarnation, if `seen` is still the current one.
     pub(crate) fn switch(&mut self, seen: Option<u8>, epoch: u8) {
         if self.state.map(|queue| queue.epoch) == seen {
             self.state = Some(Queue {
@@ -230,7 +230,7 @@ impl Server {
         }
     }
 
-    /// The log of an epoch.
+    /// Returns the log of an epoch.
     pub(crate) fn log(&self, epoch: u8) -> &[Entry] {
         self.logs.get(&epoch).map_or(&[], Vec::as_slice)
     }
@@ -242,7 +242,7 @@ impl Server {
     }
 }
 
-/// Which write made what a reader would be served.
+/// Returns which write made the row that a reader would be served.
 pub(crate) fn content(state: &State<u8>) -> Option<(Image, Token)> {
     let (meta, exists) = match state {
         State::Value(meta, _) => (meta, true),
@@ -263,7 +263,7 @@ fn pending(position: QueuePosition, image: Image, stamp: u8) -> Pending {
     }
 }
 
-/// The load time of an entry, which decides nothing, says here which write made it.
+/// The load time of an entry, which no step uses, contains the number of its write.
 fn meta(lease: Lease, image: Image) -> Meta {
     Meta {
         lease,

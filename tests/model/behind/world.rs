@@ -1,8 +1,7 @@
-//! One moment of write-behind: what the database holds, what each server holds, how far everybody is, and what is true of
-//! each write.
+//! One state of write-behind: the database, each server, each process, and what is true of each write.
 //!
-//! A row is told by the write that made it: its payload is the number of that write, in the order in which they were put.
-//! What happened to each write is kept beside the world, so that claims can be checked that nobody inside it could check.
+//! A row is identified by the write that made it. Its payload is the number of that write, in the order of the puts. The
+//! fate of each write is recorded outside the processes, so that claims can use what no process knows.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,16 +12,16 @@ use larder::{
 
 use crate::store::Key;
 
-/// How many rows there are at most.
+/// The number of rows.
 pub(crate) const KEYS: usize = 2;
 
-/// One moment.
+/// One state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) database: Database,
-    /// The servers in the order in which they became the primary. The last one is it; those before are cut off.
+    /// The servers, in the order in which they became the primary. The last one is the primary. The others are cut off.
     pub(crate) servers: Vec<Server>,
-    /// What the server may come back with, or a replica holds: a copy of some earlier moment.
+    /// A copy of an earlier state, which a restart may restore or a replica may have.
     pub(crate) copy: Option<Server>,
     pub(crate) readers: Vec<Reader>,
     pub(crate) writers: Vec<Writer>,
@@ -31,7 +30,7 @@ pub(crate) struct World {
     pub(crate) faults_left: u8,
     /// How many histories the servers have had.
     pub(crate) histories: u8,
-    /// All writes that were put, the first one numbered one.
+    /// All writes that were put. The first one has the number one.
     pub(crate) written: Vec<Written>,
     pub(crate) wrong: Wrong,
 }
@@ -43,15 +42,15 @@ pub(crate) struct Written {
     pub(crate) epoch: u8,
     pub(crate) number: u8,
     pub(crate) exists: bool,
-    /// Whether the database refuses it.
+    /// Whether the database rejects it.
     pub(crate) poison: bool,
     pub(crate) fate: Fate,
 }
 
-/// What has become of a write.
+/// The fate of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fate {
-    /// It waits in the queue of the primary.
+    /// It is in the queue of the primary.
     Queued,
     /// It is in the database, or was overwritten there.
     Applied,
@@ -61,37 +60,37 @@ pub(crate) enum Fate {
     Lost,
 }
 
-/// What must never happen, and is noticed when it does.
+/// What must never happen, recorded when it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Wrong {
-    /// A write was applied or put aside that had been applied or put aside.
+    /// A write was applied or became a dead letter twice.
     pub(crate) repeated: bool,
     /// A write was applied after a later one of the same row.
     pub(crate) reordered: bool,
     /// A read returned something older than what had been acknowledged when it began.
     pub(crate) stale: bool,
-    /// A row was changed that was not the latest one.
+    /// A modification was made to a row that was not the latest one.
     pub(crate) overwritten: bool,
-    /// A good write of a server that has lost nothing was put aside.
-    pub(crate) buried: bool,
+    /// A good write of a server that has lost nothing became a dead letter.
+    pub(crate) wrongly_dead: bool,
 }
 
-/// What the database holds.
+/// The content of the database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Database {
     pub(crate) rows: [Image; KEYS],
-    /// The incarnations, the first one of epoch one.
+    /// The incarnations, in the order of their epochs from one.
     pub(crate) offsets: Vec<Offset>,
 }
 
-/// What a row is: which write made it, and whether it is there.
+/// A version of a row: the write that made it, and whether the row exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Image {
     pub(crate) write: u8,
     pub(crate) exists: bool,
 }
 
-/// One incarnation as the database knows it.
+/// An incarnation in the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Offset {
     pub(crate) position: u8,
@@ -99,19 +98,19 @@ pub(crate) struct Offset {
     pub(crate) lost: u8,
 }
 
-/// What a server holds.
+/// The content of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Server {
-    /// Which history it is in.
+    /// Its history.
     pub(crate) stamp: u8,
     pub(crate) state: Option<Queue>,
     pub(crate) keys: [Key; KEYS],
     pub(crate) pending_index: [Option<QueuePosition>; KEYS],
-    /// The log of each epoch; an empty one is none.
+    /// The logs by epoch. An empty log is not listed.
     pub(crate) logs: BTreeMap<u8, Vec<Entry>>,
 }
 
-/// What a server knows of its queue.
+/// The state of a server's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Queue {
     pub(crate) epoch: u8,
@@ -140,11 +139,11 @@ pub(crate) struct Reader {
     pub(crate) read: Read,
 }
 
-/// How far a read is.
+/// The state of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Read {
     Idle,
-    /// Has the lease of this history, and began when there were so many writes.
+    /// Has the lease of this history. It began when `since` writes had been put.
     Leased {
         stamp: u8,
         since: u8,
@@ -154,7 +153,7 @@ pub(crate) enum Read {
         stamp: u8,
         image: Image,
     },
-    /// Is to read the database and to store nothing.
+    /// Will read the database and cache nothing.
     Bypassing {
         since: u8,
     },
@@ -164,34 +163,34 @@ pub(crate) enum Read {
         image: Image,
         since: u8,
     },
-    /// Has learnt that this queued write is in the database.
+    /// Knows that this queued write is in the database.
     Settled {
         position: QueuePosition,
     },
 }
 
-/// A process that writes, with what it remembers.
+/// A process that writes, and what it remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Writer {
     pub(crate) server: usize,
-    /// How many of its operations are done.
+    /// The number of its operations that are done.
     pub(crate) done: usize,
-    /// Tries left of a modification.
+    /// The tries that are left for a modification.
     pub(crate) left: u8,
     pub(crate) step: WriterStep,
-    /// The latest number of each epoch that was acknowledged, until it is known what became of it.
+    /// The latest acknowledged number of each epoch, until its fate is known.
     pub(crate) memory: BTreeMap<u8, u8>,
 }
 
-/// How far a writer is.
+/// The state of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum WriterStep {
     /// About to put, or to read what it modifies.
     Ready,
     Reading(Read),
-    /// Has read a row with this token, and is about to put what it makes of it.
+    /// Has read a row with this token, and is about to put the changed row.
     Changed(Image, Token),
-    /// Was told to begin another incarnation, by a server in this history that had this one.
+    /// Must begin another incarnation: a server in this history had this one.
     Rotating {
         seen: Option<u8>,
         stamp: u8,
@@ -212,17 +211,17 @@ pub(crate) struct Flusher {
     pub(crate) step: FlusherStep,
 }
 
-/// How far a flusher is.
+/// The state of a flusher.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FlusherStep {
     Idle,
-    /// Believes that this incarnation stands here, and is closed or the first open one.
+    /// Has read that this incarnation has this position, and is closed or the first open one.
     Believing {
         epoch: u8,
         position: u8,
         closed: bool,
     },
-    /// Has read these writes behind the position.
+    /// Has read these writes after the position.
     Fetched {
         epoch: u8,
         position: u8,
@@ -234,12 +233,12 @@ pub(crate) enum FlusherStep {
         epoch: u8,
         position: u8,
     },
-    /// These writes were committed, by it or another one, each with whether its row may be kept.
+    /// These writes were committed, by it or another flusher. For each, whether its row may stay cached.
     Committed {
         epoch: u8,
         entries: Vec<(Entry, bool)>,
     },
-    /// Is to begin another incarnation, as the server is in another history than the one it has.
+    /// Will begin another incarnation, because the server is in another history than the current one.
     Rotating {
         seen: Option<u8>,
         stamp: u8,
@@ -253,14 +252,14 @@ pub(crate) enum FlusherStep {
     Dead,
 }
 
-/// One step of somebody, or a fault.
+/// A step of a process, or a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// The next step of a reader, a writer or a flusher, and what it is, for people.
+    /// The next step of a reader, a writer or a flusher, and its name for the output.
     Reader(usize, &'static str),
     Writer(usize, &'static str),
     Flusher(usize, &'static str),
-    /// A process tells the database how many of its acknowledged writes are missing.
+    /// A process counts its missing acknowledged writes in the database.
     Tell(usize),
     /// A process finds the new server.
     MoveReader(usize),
@@ -275,28 +274,28 @@ pub(crate) enum Action {
     Fault(Fault),
 }
 
-/// What may happen to the primary.
+/// A fault of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It restarts and has lost nothing.
+    /// It restarts without a loss.
     Restart,
     /// It restarts with the copy.
     Rollback,
     /// It restarts empty.
     Empty,
-    /// It is emptied and goes on.
+    /// It is emptied and continues.
     Flushall,
-    /// A replica that holds the copy becomes the primary; whoever is linked to the old one may go on there.
+    /// A replica with the copy becomes the primary. Processes that are connected to the old server may continue there.
     Promote,
 }
 
 impl World {
-    /// The primary.
+    /// Returns the index of the primary.
     pub(crate) fn primary(&self) -> usize {
         self.servers.len() - 1
     }
 
-    /// The place of a write in the order of all queues; zero is what the rows are at the beginning.
+    /// Returns the place of a write in the order of all queues. Zero is the row at the beginning.
     pub(crate) fn rank(&self, write: u8) -> (u8, u8) {
         match write.checked_sub(1) {
             None => (0, 0),
@@ -307,7 +306,7 @@ impl World {
         }
     }
 
-    /// The latest of the first so many writes of a row that have not died and were not lost.
+    /// Returns the latest of the first `since` writes of a row that are neither dead letters nor lost.
     pub(crate) fn latest(&self, key: usize, since: u8) -> (u8, u8) {
         let first = self.written.iter().take(since.into());
         let alive = first.filter(|written| {
@@ -319,12 +318,12 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// How many writes have been put.
+    /// Returns how many writes were put.
     pub(crate) fn now(&self) -> u8 {
         u8::try_from(self.written.len()).expect("a model has few writes")
     }
 
-    /// Notices that a read of the primary has returned this.
+    /// Records that a read from the primary has returned this version.
     pub(crate) fn serve(&mut self, server: usize, key: usize, image: Image, since: u8) {
         if server == self.primary() {
             self.wrong.stale |= self.rank(image.write) < self.latest(key, since);
@@ -332,7 +331,7 @@ impl World {
     }
 }
 
-/// The place of a write as the state machine knows it.
+/// Returns the queue position of a write.
 pub(crate) fn position(epoch: u8, number: u8) -> QueuePosition {
     QueuePosition {
         incarnation: Incarnation {
@@ -343,7 +342,7 @@ pub(crate) fn position(epoch: u8, number: u8) -> QueuePosition {
     }
 }
 
-/// The epoch and the number of a mark.
+/// Returns the epoch and the number of a queue position.
 pub(crate) fn place(position: QueuePosition) -> (u8, u8) {
     let small = |number: u64| u8::try_from(number).expect("a model counts few things");
     (small(position.incarnation.epoch), small(position.number))
@@ -355,15 +354,15 @@ impl fmt::Display for Action {
             Self::Reader(number, step) => write!(f, "R{number} {step}"),
             Self::Writer(number, step) => write!(f, "W{number} {step}"),
             Self::Flusher(number, step) => write!(f, "F{number} {step}"),
-            Self::Tell(number) => write!(f, "W{number} tells what it misses"),
+            Self::Tell(number) => write!(f, "W{number} counts its missing writes"),
             Self::MoveReader(number) => write!(f, "R{number} finds the new server"),
             Self::MoveWriter(number) => write!(f, "W{number} finds the new server"),
             Self::MoveFlusher(number) => write!(f, "F{number} finds the new server"),
             Self::CrashWriter(number) => write!(f, "W{number} dies"),
             Self::CrashFlusher(number) => write!(f, "F{number} dies"),
-            Self::Drop(key) => write!(f, "row {key} is dropped from the store"),
+            Self::Drop(key) => write!(f, "row {key} is evicted"),
             Self::Copy => f.write_str("the server is copied"),
-            Self::Fault(Fault::Restart) => f.write_str("the server restarts and has lost nothing"),
+            Self::Fault(Fault::Restart) => f.write_str("the server restarts without a loss"),
             Self::Fault(Fault::Rollback) => f.write_str("the server restarts with the copy"),
             Self::Fault(Fault::Empty) => f.write_str("the server restarts empty"),
             Self::Fault(Fault::Flushall) => f.write_str("the server is emptied"),

@@ -1,4 +1,5 @@
-//! How a row is written: one put, or a read and a put that demands that nothing has changed; and how a queue begins anew.
+//! How a row is written: with one put, or with a read and a put whose condition is an unchanged row. How an incarnation
+//! begins.
 
 use larder::{
     state::{Condition, Judgement},
@@ -12,7 +13,7 @@ use crate::behind::{
     world::{Fate, Image, Read, World, WriterStep, Written},
 };
 
-/// How often a modification takes the lease.
+/// The maximum number of leases that a modification takes.
 pub(crate) const TRIES: u8 = 2;
 
 /// What a writer does to a row.
@@ -20,17 +21,17 @@ pub(crate) const TRIES: u8 = 2;
 pub(crate) enum Write {
     Save(usize),
     Delete(usize),
-    /// Reads the row and puts what it makes of it.
+    /// Reads the row and puts a changed one.
     Modify(usize),
-    /// Saves a row that the database refuses.
+    /// Saves a row that the database rejects.
     Poison(usize),
 }
 
-/// What a put is about.
+/// The content of a put.
 #[derive(Clone, Copy)]
 struct Put {
     key: usize,
-    /// What it was made of.
+    /// The version that it was made from.
     base: Option<Image>,
     exists: bool,
     poison: bool,
@@ -49,7 +50,7 @@ impl Put {
     }
 }
 
-/// What the next step of a writer is, if it has one.
+/// Returns the name of the next step of a writer, if it has one.
 pub(crate) fn next(write: Option<&Write>, step: WriterStep) -> Option<&'static str> {
     match (step, write) {
         (WriterStep::Dead, _) => None,
@@ -115,7 +116,7 @@ pub(crate) fn step(
     world.writers[number].step = step;
 }
 
-/// Begins an incarnation in the store, if this is still the history in which it was asked for.
+/// Begins an incarnation in the store, if the store is still in the history in which it was requested.
 pub(crate) fn switch(
     world: &mut World,
     server: usize,

@@ -1,4 +1,4 @@
-//! Replays of dead letters: each letter once, and over nothing that was written since, unless that is what is asked for.
+//! Replays of dead letters: each letter is replayed once, and overwrites later writes only with `replay_over`.
 
 use larder::{
     Cached, DeadLetter, ErrorKind,
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{Tested, World, at_once, everywhere};
 
-/// The row of the items in one queue, of which a flush takes four writes at a time.
+/// A row of the items. All rows are in one partition, and a flush takes four writes at a time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "items", strategy = "write_behind", durability = "memory")]
 #[cached(partitions = 1, batch = 4, ttl = "10m")]
@@ -29,7 +29,7 @@ fn noted(id: i64, name: &str, note: &str) -> Noted {
     }
 }
 
-/// Items of which no two have the same note, and row 1 has the note `taken`.
+/// Makes the notes of items unique. Row 1 has the note `taken`.
 async fn scene<DB: Tested>(world: &World<DB>) -> NotedRepository<DB> {
     world
         .sql("CREATE UNIQUE INDEX one_note ON items (note)")
@@ -41,7 +41,7 @@ async fn scene<DB: Tested>(world: &World<DB>) -> NotedRepository<DB> {
     rows
 }
 
-/// Row 2 is there, a save of it has died because its note was taken, and the note is free now.
+/// Row 2 exists. A save of it is a dead letter, because its note was taken. The note is free now.
 async fn died<DB: Tested>(world: &World<DB>) -> (NotedRepository<DB>, DeadLetter<Noted>) {
     let rows = scene(world).await;
     rows.save(&noted(2, "before", "free")).await.unwrap();
@@ -64,7 +64,7 @@ async fn count<DB: Tested>(rows: &NotedRepository<DB>) -> usize {
     rows.dead_letters().list(10).await.unwrap().len()
 }
 
-/// What readers see of a row, and what the database holds when everything was flushed.
+/// Returns the name of a row as readers see it. Checks that the database has the same after a flush.
 async fn name<DB: Tested>(rows: &NotedRepository<DB>, id: i64) -> Option<String> {
     let seen = rows.find(id).await.unwrap();
     rows.flush().await.unwrap();
@@ -102,11 +102,11 @@ async fn a_letter_that_was_discarded_is_not_replayed<DB: Tested>(world: &World<D
     let gone = dead.replay(&letter).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     assert_eq!(name(&rows, 2).await, named("before"));
-    // Discarding it again is no error.
+    // Discarding a letter twice is not an error.
     dead.discard(&letter).await.unwrap();
 }
 
-/// Refused over the row as it is now, which is left alone, as is the letter; then replayed over it on demand.
+/// Checks that `replay` refuses the letter and changes neither it nor the row, and that `replay_over` overwrites the row.
 async fn is_refused_over<DB: Tested>(
     rows: &NotedRepository<DB>,
     letter: &DeadLetter<Noted>,
@@ -168,12 +168,12 @@ async fn a_row_that_was_inserted_since_is_not_written_over<DB: Tested>(world: &W
     is_refused_over(&rows, &letter, Some("newer")).await;
 }
 
-/// The later write was applied together with what killed the earlier one.
+/// The later write was applied in the batch in which the database rejected the earlier one.
 async fn a_later_write_of_the_same_batch_is_not_written_over<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     rows.save(&noted(2, "letter", "taken")).await.unwrap();
     rows.save(&noted(2, "newer", "free")).await.unwrap();
-    // Without it the two would be one, and nothing would die.
+    // Without this write, only the last write of row 2 would be sent, and none would be rejected.
     rows.save(&noted(3, "dead as well", "taken")).await.unwrap();
     rows.flush().await.unwrap();
     let letters = rows.dead_letters().list(10).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_later_write_of_the_same_batch_is_not_written_over<DB: Tested>(world: 
     is_refused_over(&rows, &letters[0], Some("newer")).await;
 }
 
-/// An earlier write of the same batch is what the row was when the later one died.
+/// When the later write was rejected, the row was the result of the earlier one of the same batch.
 async fn an_earlier_write_of_the_same_batch_is_written_over<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     rows.save(&noted(2, "earlier", "free")).await.unwrap();
@@ -198,15 +198,15 @@ async fn an_earlier_write_of_the_same_batch_is_written_over<DB: Tested>(world: &
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
 
-/// As of letters of a version that did not note it, and of writes that came too late.
-async fn a_letter_that_does_not_tell_what_the_row_was_is_refused<DB: Tested>(world: &World<DB>) {
+/// Like letters of a version that did not record it, and like writes that came too late.
+async fn a_letter_that_does_not_record_the_row_is_refused<DB: Tested>(world: &World<DB>) {
     let (rows, letter) = died(world).await;
     world.sql("UPDATE larder_dead_letters SET found = ''").await;
     is_refused_over(&rows, &letter, Some("before")).await;
 }
 
 /// The negative control.
-async fn without_the_comparison_a_letter_goes_over_a_newer_row<DB: Tested>(world: &World<DB>) {
+async fn without_the_comparison_a_letter_overwrites_a_newer_row<DB: Tested>(world: &World<DB>) {
     let (rows, letter) = died(world).await;
     rows.save(&noted(2, "newer", "other")).await.unwrap();
     world.faults.leave_out(Mechanism::LetterFound);
@@ -236,7 +236,7 @@ async fn of_replays_at_once_one_queues_the_write<DB: Tested>(world: &World<DB>) 
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
 
-/// A replay whose answer was lost has queued its write; that write was undone; and the letter is still there.
+/// The replay has queued its write, but its answer was lost. Then that write was undone, and the letter still exists.
 async fn a_replay_of_unknown_outcome_is_not_repeated<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     rows.save(&noted(2, "letter", "taken")).await.unwrap();
@@ -247,7 +247,7 @@ async fn a_replay_of_unknown_outcome_is_not_repeated<DB: Tested>(world: &World<D
     world.faults.leave_unanswered(Operation::Put, 1);
     let unknown = rows.dead_letters().replay(&letter).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::OutcomeUnknown, "{unknown}");
-    // What it may have queued.
+    // The write that the replay may have queued.
     rows.save(&noted(2, "letter", "taken")).await.unwrap();
     assert_eq!(name(&rows, 2).await, named("letter"));
     rows.delete(2).await.unwrap();
@@ -260,7 +260,7 @@ async fn a_replay_of_unknown_outcome_is_not_repeated<DB: Tested>(world: &World<D
     assert_eq!(count(&rows).await, 0);
 }
 
-/// A replay that is refused can be repeated when what was in its way has gone.
+/// A replay that was refused can be repeated when the row is as it was.
 async fn a_replay_that_was_refused_can_be_repeated<DB: Tested>(world: &World<DB>) {
     let (rows, letter) = died(world).await;
     let before = rows.find(2).await.unwrap().unwrap();
@@ -272,7 +272,7 @@ async fn a_replay_that_was_refused_can_be_repeated<DB: Tested>(world: &World<DB>
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
 
-/// A row whose id Postgres cannot hold, nor look for.
+/// A row whose id Postgres can neither store nor search for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
     table = "texts",
@@ -313,7 +313,7 @@ async fn an_id_that_the_database_cannot_look_for_holds_up_no_other<DB: Tested>(w
     }
     let letters = rows.dead_letters().list(10).await.unwrap();
     assert_eq!(letters.len(), 2);
-    // What the table holds of the other one is known all the same.
+    // The other letter still records what the table contained of its row.
     rows.dead_letters().replay(&letters[1]).await.unwrap();
     assert_eq!(
         rows.find("there".to_owned()).await.unwrap().unwrap().name,
@@ -321,7 +321,7 @@ async fn an_id_that_the_database_cannot_look_for_holds_up_no_other<DB: Tested>(w
     );
 }
 
-/// A deletion that a foreign key has refused.
+/// A foreign key has rejected the deletion.
 async fn a_deletion_is_replayed_unless_its_row_was_written_since<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     world
@@ -353,8 +353,8 @@ async fn a_deletion_is_replayed_unless_its_row_was_written_since<DB: Tested>(wor
     }
 }
 
-/// The table was made before it told what a row was. Flushing waits, and says what to do.
-async fn a_table_of_an_earlier_version_is_told_with_the_way_out<DB: Tested>(world: &World<DB>) {
+/// The table was created before it had the column `found`. Flushing waits, and the error says what to do.
+async fn a_table_of_an_earlier_version_is_an_error_with_the_way_out<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     world
         .sql("ALTER TABLE larder_dead_letters DROP COLUMN found")
@@ -375,7 +375,7 @@ async fn a_table_of_an_earlier_version_is_told_with_the_way_out<DB: Tested>(worl
     assert_eq!(name(&rows, 2).await, named("letter"));
 }
 
-/// Whoever does not use the queue sees the row, and it is not there.
+/// A reader without the queue sees that the row does not exist.
 async fn a_letter_of_a_row_that_is_not_there_is_replayed<DB: Tested>(world: &World<DB>) {
     let rows = scene(world).await;
     rows.save(&noted(2, "letter", "taken")).await.unwrap();
@@ -398,11 +398,11 @@ everywhere! {
     a_row_that_was_inserted_since_is_not_written_over,
     a_later_write_of_the_same_batch_is_not_written_over,
     an_earlier_write_of_the_same_batch_is_written_over,
-    a_letter_that_does_not_tell_what_the_row_was_is_refused,
-    without_the_comparison_a_letter_goes_over_a_newer_row,
+    a_letter_that_does_not_record_the_row_is_refused,
+    without_the_comparison_a_letter_overwrites_a_newer_row,
     of_replays_at_once_one_queues_the_write,
     a_deletion_is_replayed_unless_its_row_was_written_since,
-    a_table_of_an_earlier_version_is_told_with_the_way_out,
+    a_table_of_an_earlier_version_is_an_error_with_the_way_out,
     a_letter_of_a_row_that_is_not_there_is_replayed,
     a_replay_of_unknown_outcome_is_not_repeated,
     a_replay_that_was_refused_can_be_repeated,

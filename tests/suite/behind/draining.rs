@@ -1,5 +1,5 @@
-//! A long queue on its way to the database: what one batch leaves to do is done beside the next one, and nothing of it is
-//! left out, lost or done twice, whoever stops when.
+//! Flushing a long queue: each batch is settled while the next one is applied. No write is skipped, lost or applied twice,
+//! whatever is stopped when.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,9 +16,9 @@ use larder::{
     store::{Mechanism, Point, faulty::Operation, queue::QueueStore},
 };
 
-/// How many writes a batch of the short queues has.
+/// The number of writes in a batch of the short queues.
 const BATCH: i64 = 3;
-/// How many writes they hold: three batches and a rest.
+/// The number of writes in a short queue: three batches and one more.
 const MAX: i64 = 10;
 
 async fn refusing<DB: Tested>(world: &World<DB>) -> RefusingRepository<DB> {
@@ -38,7 +38,7 @@ async fn in_database<DB: Tested>(rows: &RefusingRepository<DB>, id: i64) -> Opti
     row.map(|row| row.name.clone())
 }
 
-/// Fails if a row stands in the store as if it were not in the database.
+/// Fails if the store still has a row as pending.
 async fn assert_settled<DB: Tested>(world: &World<DB>, rows: &RefusingRepository<DB>) {
     for id in 1..=MAX {
         let key = rows.inner().key(id).unwrap();
@@ -47,27 +47,25 @@ async fn assert_settled<DB: Tested>(world: &World<DB>, rows: &RefusingRepository
     }
 }
 
-/// Changes a row past larder, so that a write that is applied again is seen.
+/// Changes a row without larder, so that a write that is applied again becomes visible.
 async fn change_by_hand<DB: Tested>(world: &World<DB>, id: i64) {
     let change = format!("UPDATE items SET name = 'by hand' WHERE id = {id}");
     world.sql(change).await;
 }
 
-async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next<
-    DB: Tested,
->(
+async fn a_flush_that_is_stopped_before_it_settles_leaves_that_to_the_next<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = refusing(world).await;
     fill(&rows, 1..=MAX).await;
-    // The first batch is settled beside the second one, or would be.
+    // The first batch would be settled while the second one is applied.
     let settling = world.faults.pause(Operation::Settle);
     let flush = tokio::spawn({
         let rows = rows.clone();
         async move { rows.flush().await }
     });
     settling.reached().await;
-    // Known to be so, too: a commit whose answer did not arrive would be asked for.
+    // The flusher must also know of the commit. After a commit whose reply was lost, it would ask the database.
     eventually("the second batch is committed", async || {
         rows.stats().flushed_writes == u64::try_from(2 * BATCH).unwrap()
     })
@@ -82,14 +80,14 @@ async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_t
     assert_eq!(in_database(&rows, 2 * BATCH).await, by_hand);
     assert_settled(world, &rows).await;
     for id in 1..=MAX {
-        // What becomes of it was known all the time: it is served on.
+        // The row was pending all the time, so it is still served.
         let outcome = rows.find_outcome(id).await.unwrap();
         assert_eq!(outcome.origin, Origin::Cache, "row {id}");
     }
     let stats = rows.stats();
     let most = u64::try_from(MAX).unwrap();
     assert_eq!((stats.flushed_writes, stats.flush_conflicts), (most, 0));
-    // The queue is empty: it takes as many writes as it may hold, and not one more.
+    // The queue is empty, so it accepts exactly as many writes as `max_pending` allows.
     fill(&rows, 1..=MAX).await;
     let full = rows.save(&Refusing::new(1)).await.unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Backpressure);
@@ -97,7 +95,7 @@ async fn a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_t
 
 async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &World<DB>) {
     let rows = refusing(world).await;
-    // The last batch is as large as it may be, so that there may be more.
+    // The last batch is full, so the flusher must look for more.
     fill(&rows, 1..=BATCH).await;
     let settling = world.faults.pause(Operation::Settle);
     let mut flush = tokio::spawn({
@@ -112,13 +110,13 @@ async fn a_flush_returns_when_the_last_batch_is_settled_too<DB: Tested>(world: &
     assert!(!flush.is_finished());
     settling.resume();
     flush.await.unwrap().unwrap();
-    // The store has nothing left of it.
+    // The store has nothing left to settle.
     fill(&rows, 1..=MAX).await;
     rows.flush().await.unwrap();
     assert_settled(world, &rows).await;
 }
 
-async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(world: &World<DB>) {
+async fn a_failed_settle_is_repeated<DB: Tested>(world: &World<DB>) {
     let rows = refusing(world).await;
     fill(&rows, 1..=MAX).await;
     world.faults.fail(Operation::Settle, 1);
@@ -128,7 +126,7 @@ async fn a_store_that_fails_while_a_batch_is_settled_is_asked_again<DB: Tested>(
         "the failure is told"
     );
     rows.flush().await.unwrap();
-    // What was to become of the batch was not forgotten.
+    // The rows of the batch were settled with the right results.
     assert_settled(world, &rows).await;
     assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Cache);
     fill(&rows, 1..=MAX).await;
@@ -151,14 +149,14 @@ async fn a_write_that_makes_room_finds_it_at_once<DB: Tested>(world: &World<DB>)
 }
 
 everywhere! {
-    a_flush_that_is_broken_off_before_its_batches_are_settled_leaves_that_to_the_next,
+    a_flush_that_is_stopped_before_it_settles_leaves_that_to_the_next,
     a_flush_returns_when_the_last_batch_is_settled_too,
-    a_store_that_fails_while_a_batch_is_settled_is_asked_again,
+    a_failed_settle_is_repeated,
     a_write_that_makes_room_finds_it_at_once,
 }
 
-/// Stops a flusher that has read its second batch ahead, lets another one flush everything, changes a row of that batch, and
-/// lets the first one go on. What the row is then.
+/// Stops a flusher that has prefetched its second batch. Lets another one flush everything, changes a row of that batch, and
+/// lets the first one continue. Returns the row after that.
 async fn overtaken<DB: Tested>(world: &World<DB>) -> (RefusingRepository<DB>, Option<String>) {
     let rows = refusing(world).await;
     let elsewhere = Refusing::repository(&world.cache_elsewhere().await, world.pool.clone());
@@ -183,7 +181,7 @@ async fn overtaken<DB: Tested>(world: &World<DB>) -> (RefusingRepository<DB>, Op
     elsewhere.flush().await.unwrap();
     change_by_hand(world, BATCH + 1).await;
     resume.send(()).unwrap();
-    // Without the comparison of positions what follows may fail, or not.
+    // Without the comparison of positions, the rest of the flush may fail or succeed.
     let flushed = flush.await.unwrap();
     let left = in_database(&rows, BATCH + 1).await;
     if left.as_deref() == Some("by hand") {
@@ -196,15 +194,13 @@ async fn overtaken<DB: Tested>(world: &World<DB>) -> (RefusingRepository<DB>, Op
     (rows, left)
 }
 
-async fn what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_prefetched_batch_is_not_applied_after_another_flusher<DB: Tested>(world: &World<DB>) {
     let (rows, left) = overtaken(world).await;
     assert_eq!(left.as_deref(), Some("by hand"));
     assert_eq!(rows.stats().flush_conflicts, 1);
 }
 
-/// The negative control: it was read ahead, and would be applied.
+/// The negative control: the prefetched batch is applied again.
 async fn without_the_comparison_of_positions_it_is_applied_again<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::OffsetCompare);
     let (_, left) = overtaken(world).await;
@@ -212,6 +208,6 @@ async fn without_the_comparison_of_positions_it_is_applied_again<DB: Tested>(wor
 }
 
 on_redis! {
-    what_was_read_ahead_is_not_applied_after_another_flusher_has_moved_on,
+    a_prefetched_batch_is_not_applied_after_another_flusher,
     without_the_comparison_of_positions_it_is_applied_again,
 }

@@ -1,5 +1,5 @@
-//! Queues that promise to survive a loss of power: acknowledged when Redis has written to its disk, refused where it cannot
-//! be known.
+//! Queues that must survive a power failure. Writes are acknowledged when Redis has them on disk. A server that cannot
+//! ensure it is refused.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn cache_with(url: String, faults: &Faults) -> Cache {
     builder.redis(url).connect().await.unwrap()
 }
 
-/// A database, a Redis that flushes its file once a second, and what stands for its disk.
+/// A database, a Redis that syncs its file once a second, and a stand-in for its disk.
 struct Scene {
     world: World<Sqlite>,
     cache: Cache,
@@ -92,7 +92,7 @@ async fn a_write_is_acknowledged_when_it_is_on_disk_and_not_before() {
     let waits = scene.disk.waits();
     let saving = scene.start_to_save(1);
     scene.disk.waited_for(waits + 1).await;
-    // Everybody sees it, and nobody has been told that it is safe.
+    // All readers see the write, but it is not acknowledged yet.
     let found = scene.rows.find_outcome(1).await.unwrap();
     assert_eq!(
         (found.origin, found.row.unwrap().name.as_str()),
@@ -107,7 +107,7 @@ async fn a_write_is_acknowledged_when_it_is_on_disk_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_meet_wait_for_the_disk_together() {
+async fn concurrent_writes_wait_for_the_disk_together() {
     let scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -123,13 +123,13 @@ async fn writes_that_meet_wait_for_the_disk_together() {
     for saving in others.into_iter().chain([first]) {
         saving.await.unwrap().unwrap();
     }
-    // One for the first, one for those that met, and one if a thread was slow to join them.
+    // One wait for the first write, one for the group, and one if a thread was too slow to join the group.
     let waited = scene.disk.waits() - waits;
     assert!((2..=3).contains(&waited), "{waited} waits");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_redis_refuses_fails_alone_among_those_it_meets() {
+async fn a_write_that_redis_rejects_fails_alone_in_its_group() {
     let scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -155,7 +155,7 @@ async fn a_write_that_redis_refuses_fails_alone_among_those_it_meets() {
     assert_eq!(told, [Ok(()), Err(ErrorKind::CacheUnavailable), Ok(())]);
 }
 
-/// The disk that does not write is the control of the one that does: what is acknowledged was waited for.
+/// The disk that does not write is the control of the one that does: acknowledged writes have waited for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_does_not_reach_the_disk_is_queued_and_not_acknowledged() {
     let scene = Scene::open().await;
@@ -201,7 +201,7 @@ async fn dropped_caller_keeps_its_place_in_the_disk_wait() {
         scene.faults.calls(Operation::Put) == before + 3
     })
     .await;
-    // On their connection nothing is sent behind a wait that is not over.
+    // While a wait is not over, nothing else is sent on its connection.
     assert_eq!(scene.disk.waits(), waits + 1);
     scene.disk.set(Writes::AtOnce);
     for saving in others {
@@ -210,7 +210,7 @@ async fn dropped_caller_keeps_its_place_in_the_disk_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_killed_while_its_disk_is_waited_for_leaves_the_outcome_open() {
+async fn a_write_has_an_unknown_outcome_if_redis_is_killed_during_waitaof() {
     let mut scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
@@ -227,7 +227,7 @@ async fn a_redis_that_is_killed_while_its_disk_is_waited_for_leaves_the_outcome_
     .await;
 }
 
-/// How often a server was asked for its disk.
+/// Returns how often a server has executed `WAITAOF`.
 async fn waits(server: &RedisServer) -> u64 {
     let told = server.command(&["INFO", "commandstats"]).await.unwrap();
     let told: String = redis::from_redis_value(told).unwrap();
@@ -235,7 +235,7 @@ async fn waits(server: &RedisServer) -> u64 {
     calls.split(',').next().unwrap().parse().unwrap()
 }
 
-/// Where there is a server that knows `WAITAOF` itself, it is asked; where there is none, the one there is is refused.
+/// A server that supports `WAITAOF` is asked. A server that does not support it is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_flushes_once_a_second_is_asked_for_its_disk_or_refused() {
     for program in RedisServer::programs() {
@@ -292,9 +292,9 @@ async fn a_redis_that_could_lose_acknowledged_writes_is_refused_with_what_to_cha
     drop(rows.start_flushing().await.unwrap());
 }
 
-/// A restart that is not noticed would give numbers out again that the database takes for done.
+/// After an unnoticed restart, the server would assign numbers again that the database takes for applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_does_not_tell_its_run_keeps_no_queue() {
+async fn a_redis_that_hides_its_run_id_keeps_no_queue() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let server = RedisServer::start_with(&ALWAYS).await;
     let user = [

@@ -1,7 +1,7 @@
-//! Rows that the database makes another one of when they are flushed: readers see what it holds, never what was written.
+//! Rows that the database changes when they are flushed: readers see what the database has, never what was written.
 //!
-//! Each case has a table that changes a value in its own way. It is run twice: as it is, and without the comparison, to show
-//! that the table changes the value and that the cache would have served the other one.
+//! Each case has a table that changes a value in its own way. It runs twice: with the comparison, and without it, to show
+//! that the table changes the value and that the cache would have served the written one.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     world::{Item, Tested, World, everywhere, on_both_stores, on_mysql, on_postgres},
 };
 
-/// An entity over the table `things`, written behind.
+/// Defines a write-behind entity over the table `things`.
 macro_rules! thing {
     ($name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* $(,)? }) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -85,7 +85,7 @@ where
     }
 }
 
-/// What a read brings: a row, or none, or an error.
+/// The result of a read.
 type Brought<E> = Result<Option<E>, ErrorKind>;
 
 fn brought<E: Clone>(read: Result<Option<Arc<E>>, larder::Error>) -> Brought<E> {
@@ -93,7 +93,7 @@ fn brought<E: Clone>(read: Result<Option<Arc<E>>, larder::Error>) -> Brought<E> 
         .map_err(|error| error.kind())
 }
 
-/// Writes a row, flushes it, and reads it. What readers see, and what the database holds.
+/// Writes a row, flushes it, and reads it. Returns what readers see, and what the database has.
 async fn flushed<E, DB>(world: &World<DB>, row: &E) -> (Brought<E>, Brought<E>)
 where
     E: Entity<Id = i64>,
@@ -108,7 +108,7 @@ where
     (seen, held)
 }
 
-/// Makes a table, and shows that readers see what it makes of a row, and that without the comparison they would not.
+/// Creates a table, and checks that readers see what it stores. Checks that without the comparison they would not.
 async fn changes<E, DB>(world: &World<DB>, table: &[&str], mut rows: impl FnMut(i64) -> E)
 where
     E: Entity<Id = i64> + PartialEq + Debug,
@@ -143,7 +143,7 @@ fn moment(value: &str) -> impl FnMut(i64) -> Moment {
     move |id| Moment { id, value }
 }
 
-/// A test for each of these, on both stores.
+/// Makes a test for each of these, with both stores.
 macro_rules! changed {
     ($on:ident, $database:ident: $($case:ident($($statement:literal),+; $rows:expr);)*) => {
         $(async fn $case(world: &World<$database>) {
@@ -257,7 +257,7 @@ changed! { on_both_stores, Sqlite:
     );
 }
 
-/// What the database keeps as it was written stays in the cache, also if a map has another order when it comes back.
+/// A row that the database stores unchanged stays in the cache, also if a map comes back in another order.
 async fn a_row_that_the_database_keeps_is_served_on<DB: Tested>(world: &World<DB>) {
     let json = if DB::NAME == <Postgres as sqlx::Database>::NAME {
         "JSONB"
@@ -285,7 +285,7 @@ async fn a_row_that_the_database_keeps_is_served_on<DB: Tested>(world: &World<DB
     assert_eq!(rows.stats().loads, 0);
 }
 
-/// One row of a batch that is changed is not served, and the others are.
+/// Only the changed row of a batch is dropped.
 async fn of_a_batch_only_what_was_changed_is_dropped<DB: Tested>(world: &World<DB>) {
     let trigger = match DB::NAME {
         name if name == Postgres::NAME => {
@@ -318,7 +318,7 @@ async fn of_a_batch_only_what_was_changed_is_dropped<DB: Tested>(world: &World<D
     }
 }
 
-/// Items that are flushed with one transaction.
+/// Items that are flushed in one transaction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "items", strategy = "write_behind", durability = "memory")]
 #[cached(partitions = 1, batch = 2000, ttl = "10m")]
@@ -329,7 +329,7 @@ struct Whole {
     quantity: i64,
 }
 
-/// A trigger of one row changes another one that the same flush has written, with the same statement or with an earlier one.
+/// A row's trigger changes another row that the same flush has written, with the same statement or an earlier one.
 async fn a_row_that_the_trigger_of_another_row_changes_is_not_served<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -339,7 +339,7 @@ async fn a_row_that_the_trigger_of_another_row_changes_is_not_served<DB: Tested>
              IF NEW.id = 1100 THEN UPDATE items SET quantity = 2 WHERE id = 7; END IF; RETURN NEW; END $$; \
              CREATE TRIGGER other BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION other()"
         }
-        // It allows no trigger to change the table it belongs to.
+        // MySQL allows no trigger to change the table that it belongs to.
         name if name == MySql::NAME => return,
         _ => {
             "CREATE TRIGGER other AFTER INSERT ON items WHEN NEW.id = 1100 BEGIN UPDATE items SET quantity = 2 WHERE id = 7; END"
@@ -364,7 +364,7 @@ async fn a_row_that_the_trigger_of_another_row_changes_is_not_served<DB: Tested>
     assert_eq!((&row, row.quantity), (&held, 2));
 }
 
-/// The database has accepted the deletion and not made it; or there was nothing to delete, which looks the same.
+/// The database has accepted the deletion and not executed it, or there was no row to delete. Both look the same.
 async fn a_row_whose_deletion_a_trigger_suppresses_is_seen<DB: Tested>(world: &World<DB>) {
     let trigger = match DB::NAME {
         name if name == Postgres::NAME => {
@@ -372,7 +372,7 @@ async fn a_row_whose_deletion_a_trigger_suppresses_is_seen<DB: Tested>(world: &W
              IF OLD.id = 1 THEN RETURN NULL; END IF; RETURN OLD; END $$; \
              CREATE TRIGGER keep BEFORE DELETE ON items FOR EACH ROW EXECUTE FUNCTION keep()"
         }
-        // It has no such triggers.
+        // MySQL has no such triggers.
         name if name == MySql::NAME => return,
         _ => {
             "CREATE TRIGGER keep BEFORE DELETE ON items WHEN OLD.id = 1 BEGIN SELECT RAISE(IGNORE); END"
@@ -405,8 +405,8 @@ everywhere! {
     a_row_whose_deletion_a_trigger_suppresses_is_seen,
 }
 
-/// A program that knows one column less flushes what one that knows all has queued: it does not write that column, and so what
-/// the other one has put into the cache is not what the database holds.
+/// A program whose struct lacks a column flushes a row that another program has queued. It does not write that column, so
+/// the row in the cache differs from the one in the database.
 async fn a_row_that_another_version_has_flushed_is_read_from_the_database<DB: Tested>(
     world: &World<DB>,
 ) {

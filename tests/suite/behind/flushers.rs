@@ -1,4 +1,4 @@
-//! Flushers that begin, end or are asked while a server is away.
+//! Flushers that start, stop or are called while a server is unreachable.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
 };
 
-/// How many writes a queue has in these tests.
+/// The number of writes in a queue.
 const WRITES: i64 = 39;
 
 async fn fill<DB: Tested>(rows: &BehindRepository<DB>) {
@@ -30,9 +30,7 @@ async fn in_database<DB: Tested>(rows: &BehindRepository<DB>) -> i64 {
     count
 }
 
-async fn a_shutdown_goes_on_after_failures_until_everything_is_flushed<DB: Tested>(
-    world: &World<DB>,
-) {
+async fn a_shutdown_retries_until_everything_is_flushed<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
     let flusher = rows.start_flushing().await.unwrap();
@@ -43,7 +41,7 @@ async fn a_shutdown_goes_on_after_failures_until_everything_is_flushed<DB: Teste
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB: Tested>(
+async fn a_shutdown_returns_the_last_error_at_its_deadline_and_not_before<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
@@ -60,8 +58,8 @@ async fn a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before<DB
     assert_eq!(in_database(&rows).await, WRITES);
 }
 
-/// No pause makes it right.
-async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
+/// A retry would not help.
+async fn a_shutdown_returns_a_mistake_in_the_configuration_at_once<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     let flusher = rows.start_flushing().await.unwrap();
     world.sql("DROP TABLE larder_offsets").await;
@@ -72,14 +70,14 @@ async fn a_shutdown_tells_a_mistake_in_the_configuration_at_once<DB: Tested>(wor
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
-/// Writes that nobody can flush, of which some may have been before.
+/// Queues writes that no flusher can flush.
 async fn fill_unflushed<DB: Tested>(rows: &BehindRepository<DB>) {
     for id in 0..WRITES {
         rows.save(&Behind::new(id, "kept")).await.unwrap();
     }
 }
 
-/// Tables that are missing are one thing, a table of the user's that is away for a moment is another.
+/// Missing tables of larder are a mistake in the configuration. A missing table of the user may come back.
 async fn a_shutdown_waits_for_a_table_that_comes_back<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
@@ -94,13 +92,13 @@ async fn a_shutdown_waits_for_a_table_that_comes_back<DB: Tested>(world: &World<
 }
 
 everywhere! {
-    a_shutdown_goes_on_after_failures_until_everything_is_flushed,
-    a_shutdown_tells_the_last_error_when_its_time_is_over_and_not_before,
-    a_shutdown_tells_a_mistake_in_the_configuration_at_once,
+    a_shutdown_retries_until_everything_is_flushed,
+    a_shutdown_returns_the_last_error_at_its_deadline_and_not_before,
+    a_shutdown_returns_a_mistake_in_the_configuration_at_once,
     a_shutdown_waits_for_a_table_that_comes_back,
 }
 
-/// A Redis that can be killed, and a queue in it.
+/// A Redis that can be killed, with a queue in it.
 struct Scene {
     world: World<Sqlite>,
     server: RedisServer,
@@ -131,7 +129,7 @@ impl Scene {
     }
 }
 
-/// What was logged about the flushing of a queue.
+/// Returns what was logged about flushing a queue.
 fn logged_of(queue: &str) -> Vec<String> {
     let lines = log::texts_with("queue", queue).into_iter();
     lines
@@ -140,14 +138,14 @@ fn logged_of(queue: &str) -> Vec<String> {
         .collect()
 }
 
-/// The given case: the link is lost, and nobody knows it yet.
+/// The link is lost, and the flusher has not noticed it yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_waits_for_a_redis_that_comes_back() {
     let mut scene = Scene::open().await;
     scene.rows.install().await.unwrap();
     fill(&scene.rows).await;
     let flusher = scene.rows.start_flushing().await.unwrap();
-    // None of the tasks is further than its first step.
+    // No task is past its first step.
     scene.server.kill().await;
     let left = WRITES - in_database(&scene.rows).await;
     let shutdown = tokio::spawn(flusher.shutdown(Duration::from_secs(60)));
@@ -161,7 +159,7 @@ const FAILS: &str = "flushing fails and is tried again; the writes wait in their
 const CANNOT: &str = "flushing cannot continue until the cause of this error is corrected; the writes wait in their order";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
+async fn flushing_starts_while_redis_is_unreachable_and_continues_by_itself() {
     let mut scene = Scene::open().await;
     scene.rows.install().await.unwrap();
     scene.server.kill().await;
@@ -190,9 +188,9 @@ async fn flushing_starts_while_redis_is_away_and_goes_on_by_itself() {
     scene.world.database.close().await;
 }
 
-/// The database can be asked all the same.
+/// The database can be checked without Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_away() {
+async fn missing_tables_are_an_error_of_the_start_also_while_redis_is_unreachable() {
     let mut scene = Scene::open().await;
     scene.server.kill().await;
     let error = scene.rows.start_flushing().await.unwrap_err();
@@ -201,7 +199,7 @@ async fn tables_that_are_missing_are_an_error_of_the_start_also_while_redis_is_a
     scene.world.database.close().await;
 }
 
-/// It cannot be asked when flushing starts; the tasks find out.
+/// Redis cannot be checked when flushing starts. The tasks check it later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flusher_that_began_without_a_server_drains_the_queue_when_it_is_shut_down() {
     let mut scene = Scene::open().await;
@@ -215,7 +213,7 @@ async fn a_flusher_that_began_without_a_server_drains_the_queue_when_it_is_shut_
     scene.world.database.close().await;
 }
 
-async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Tested>(
+async fn flushing_starts_while_the_database_is_unreachable_and_continues_by_itself<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
@@ -238,7 +236,7 @@ async fn flushing_starts_while_the_database_is_away_and_goes_on_by_itself<DB: Te
     drop(flusher);
 }
 
-/// Its tables are missing, and nobody can know while it is away.
+/// Its tables are missing, which cannot be detected while the database is unreachable.
 async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>) {
     log::listen();
     let rows = Behind::repository(&world.cache, world.pool.clone());
@@ -256,7 +254,7 @@ async fn a_mistake_that_turns_out_later_is_logged<DB: Tested>(world: &World<DB>)
     drop(flusher);
 }
 
-async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &World<DB>) {
+async fn pending_is_answered_while_the_database_is_unreachable<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     rows.save(&Behind::new(100, "flushed")).await.unwrap();
     rows.flush().await.unwrap();
@@ -268,7 +266,7 @@ async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &
     let told = rows.pending().await.unwrap();
     assert_eq!((told.count, known.count), (39, 39));
     assert!(told.oldest >= known.oldest && known.oldest.is_some());
-    // One that does not answer at all.
+    // A database that does not answer at all.
     proxy.heal();
     proxy.blackhole();
     proxy.reset();
@@ -282,18 +280,18 @@ async fn what_is_pending_is_told_while_the_database_is_away<DB: Tested>(world: &
 }
 
 on_servers! {
-    flushing_starts_while_the_database_is_away_and_goes_on_by_itself,
+    flushing_starts_while_the_database_is_unreachable_and_continues_by_itself,
     a_mistake_that_turns_out_later_is_logged,
-    what_is_pending_is_told_while_the_database_is_away,
+    pending_is_answered_while_the_database_is_unreachable,
 }
 
-/// All connections are in use by others.
-async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
+/// All connections are in use.
+async fn pending_is_answered_while_the_pool_has_no_connection<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     fill(&rows).await;
     let gate = world.close_gate().await;
     assert_eq!(rows.pending().await.unwrap().count, 39);
-    // One that does not wait for long says so itself.
+    // With a short timeout, the pool reports that it has no connection.
     let options = world.pool.options().clone();
     let options = options
         .max_connections(1)
@@ -307,7 +305,7 @@ async fn what_is_pending_is_told_while_the_pool_has_no_connection<DB: Tested>(wo
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-/// Dropped anywhere, it leaves no task behind.
+/// Whenever the call is dropped, it leaves no task.
 async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     let mut waits = 0;
@@ -322,10 +320,10 @@ async fn a_start_that_is_dropped_starts_nothing<DB: Tested>(world: &World<DB>) {
     assert!(waits > 0);
     fill(&rows).await;
     let told = rows.pending().await.unwrap();
-    assert_eq!(told.count, 39, "somebody flushes");
+    assert_eq!(told.count, 39, "a task flushes");
 }
 
 everywhere! {
-    what_is_pending_is_told_while_the_pool_has_no_connection,
+    pending_is_answered_while_the_pool_has_no_connection,
     a_start_that_is_dropped_starts_nothing,
 }

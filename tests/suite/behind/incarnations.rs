@@ -1,5 +1,5 @@
-//! Queues whose store was restarted, emptied, set back or lost a row: nothing is skipped, nothing applied twice, and what is
-//! lost is told.
+//! Queues whose store was restarted, emptied, restored from older data, or has lost a row. No write is skipped or applied
+//! twice, and lost writes are counted.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Scene {
         }
     }
 
-    /// The rows as another process has them that starts now.
+    /// Returns the rows as a process sees them that starts now.
     async fn elsewhere(&self) -> BehindRepository<Sqlite> {
         let cache = cache(&self.server, &Faults::new()).await;
         Behind::repository(&cache, self.world.pool.clone())
@@ -63,7 +63,7 @@ impl Scene {
         self.rows.save(&Behind::new(id, name)).await.unwrap();
     }
 
-    /// Saves as soon as Redis is back.
+    /// Saves a row as soon as Redis is reachable again.
     async fn save_when_back(&self, id: i64, name: &str) {
         eventually("Redis takes a write", async || {
             self.rows.save(&Behind::new(id, name)).await.is_ok()
@@ -76,7 +76,7 @@ impl Scene {
         row.map(|row| row.name.clone())
     }
 
-    /// The keys of Redis that match.
+    /// Returns the keys of Redis that match a pattern.
     async fn keys(&self, pattern: &str) -> Vec<String> {
         let found = self.server.command(&["KEYS", pattern]).await.unwrap();
         redis::from_redis_value(found).unwrap()
@@ -107,7 +107,7 @@ async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
         (outcome.origin, outcome.row.unwrap().name.as_str()),
         (Origin::Cache, "new")
     );
-    // It is there again for those that follow, and for a change.
+    // The row is at its key again for later reads, and for a change.
     scene.drop_row(1).await;
     scene.rows.modify(1, |row| row.name += "er").await.unwrap();
     scene.rows.delete(1).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_marks_a_dropped_row_is_read_from_the_database() {
+async fn without_the_pending_index_an_evicted_row_is_read_from_the_database() {
     let scene = Scene::open_without(&[], &[Mechanism::PendingIndex]).await;
     scene.world.put(&crate::world::Item::new(1, "old")).await;
     scene.save(1, "new").await;
@@ -161,7 +161,7 @@ async fn a_redis_that_was_killed_and_has_lost_nothing_keeps_every_write_visible_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_came_back_empty_loses_what_was_queued_and_says_how_much() {
+async fn the_lost_writes_of_a_redis_that_came_back_empty_are_counted() {
     let mut scene = Scene::open(&[]).await;
     scene.save(1, "flushed").await;
     scene.rows.flush().await.unwrap();
@@ -194,7 +194,7 @@ async fn a_redis_that_came_back_older_applies_nothing_twice_and_skips_nothing() 
     scene.server.kill().await;
     scene.server.put_back(&copy);
     scene.server.restart().await;
-    // What stands at the keys is older than the database, and no longer believed.
+    // The entries at the keys are older than the database, and are not served.
     eventually("Redis is used again", async || {
         let name = scene.rows.find(1).await.unwrap().unwrap().name.clone();
         assert_eq!(name, "uno");
@@ -203,7 +203,7 @@ async fn a_redis_that_came_back_older_applies_nothing_twice_and_skips_nothing() 
     .await;
     assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "uno");
     assert_eq!(scene.rows.find(2).await.unwrap(), None);
-    // Numbers that were given before are given again, and their writes are applied.
+    // The store assigns numbers that were assigned before, and their writes are applied.
     for name in ["a", "b", "c", "d"] {
         scene.save_when_back(3, name).await;
     }
@@ -219,7 +219,7 @@ async fn a_redis_that_came_back_older_applies_nothing_twice_and_skips_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_was_flushed_away_by_hand_is_begun_anew_and_its_loss_is_told() {
+async fn after_flushall_a_queue_begins_again_and_its_loss_is_counted() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "lost").await;
     scene.save(1, "lost too").await;
@@ -232,7 +232,7 @@ async fn a_queue_that_was_flushed_away_by_hand_is_begun_anew_and_its_loss_is_tol
     assert_eq!(scene.rows.stats().lost_writes, 2);
 }
 
-/// What is in the database after a log was removed, and how many writes are said to be lost.
+/// Removes a log. Returns the row in the database after that, and the number of writes that are counted as lost.
 async fn a_log_is_removed(left_out: &[Mechanism]) -> (Option<String>, u64) {
     let scene = Scene::open_without(&[], left_out).await;
     for name in ["one", "two", "three"] {
@@ -247,17 +247,17 @@ async fn a_log_is_removed(left_out: &[Mechanism]) -> (Option<String>, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_removed_by_hand_is_a_loss_that_is_told() {
+async fn the_writes_of_a_removed_log_are_counted_as_lost() {
     assert_eq!(a_log_is_removed(&[]).await, (Some("four".to_owned()), 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_count_of_gaps_the_loss_of_a_log_is_not_told() {
+async fn without_the_gap_count_the_writes_of_a_removed_log_are_not_counted() {
     let told = a_log_is_removed(&[Mechanism::GapCount]).await;
     assert_eq!(told, (Some("four".to_owned()), 0));
 }
 
-/// What is read of a row whose queued write a Redis has brought back, after it was flushed and the row written again.
+/// Redis comes back with a queued write that was flushed and overwritten since. Returns what is read.
 async fn a_flushed_write_comes_back(left_out: &[Mechanism]) -> String {
     let mut scene = Scene::open_without(&AOF, left_out).await;
     scene.save(1, "old").await;
@@ -301,9 +301,9 @@ struct Single {
     quantity: i64,
 }
 
-/// Another process has committed a batch and is about to settle it, with what the rows are kept for.
+/// Another process has committed a batch, has not settled it yet, and knows which rows may stay cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_process_is_about_to_settle_is_left_to_it() {
+async fn another_process_settles_its_own_batch() {
     let scene = Scene::open(&[]).await;
     let rows = Single::repository(&scene.cache, scene.world.pool.clone());
     let row = Single {
@@ -324,7 +324,7 @@ async fn what_another_process_is_about_to_settle_is_left_to_it() {
     let elsewhere = cache(&scene.server, &faults).await;
     let elsewhere = Single::repository(&elsewhere, scene.world.pool.clone());
     let flusher = elsewhere.start_flushing().await.unwrap();
-    // When it starts, when it finds the claim, and when it finds it again.
+    // The flusher fetches when it starts, when it finds the claim, and when it finds it again.
     eventually("the flusher has looked twice", async || {
         faults.calls(Operation::Fetch) > 2
     })
@@ -332,7 +332,7 @@ async fn what_another_process_is_about_to_settle_is_left_to_it() {
     assert_eq!(faults.calls(Operation::Settle), 0);
     let outcome = elsewhere.find_outcome(1).await.unwrap();
     assert_eq!(outcome.origin, Origin::Cache);
-    // The process has died instead.
+    // Now the claim expires, as if the process had died.
     scene.server.command(&["DEL", &claim]).await.unwrap();
     eventually("the batch is settled", async || {
         faults.calls(Operation::Settle) > 0
@@ -341,7 +341,8 @@ async fn what_another_process_is_about_to_settle_is_left_to_it() {
     drop(flusher);
 }
 
-/// Of the seven writes after the flush the third, the fourth and the last two are gone. Two processes know of the last ones.
+/// Of the seven writes after the flush, the third, the fourth and the last two are gone. Two processes know of the last
+/// ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_and_a_lost_end_of_one_log_are_counted_together_and_once() {
     let scene = Scene::open(&[]).await;
@@ -358,7 +359,7 @@ async fn a_gap_and_a_lost_end_of_one_log_are_counted_together_and_once() {
             scene.server.command(&["XDEL", &log, number]).await.unwrap();
         }
     }
-    // The store begins another history and knows no last number of this one.
+    // The store begins another history, and does not know the last number of this one.
     for state in scene.keys("*:state").await {
         scene.server.command(&["DEL", &state]).await.unwrap();
     }
@@ -410,15 +411,15 @@ async fn writes_that_were_counted_as_lost_and_come_back_late_are_dead_letters_an
     assert_eq!(scene.rows.stats().lost_writes, 3);
 }
 
-/// The statement that an error names.
+/// Returns the statement in an error message.
 fn statement(error: &larder::Error) -> String {
     let text = error.to_string();
     text.split('`').nth(1).unwrap().to_owned()
 }
 
-/// Until it is there again, writes are acknowledged and wait, and whoever asks about the queue is told.
+/// Until the row exists again, writes are acknowledged and wait, and every operation on the queue returns the error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_whose_position_was_deleted_says_so_and_goes_on_when_it_is_put_back() {
+async fn a_queue_whose_position_was_deleted_reports_it_and_continues_when_the_row_is_inserted() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "flushed").await;
     scene.rows.flush().await.unwrap();
@@ -442,7 +443,7 @@ async fn a_queue_whose_position_was_deleted_says_so_and_goes_on_when_it_is_put_b
     .await;
     assert_eq!(scene.in_database(1).await.unwrap(), "flushed");
     assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "waits too");
-    // One statement for each partition.
+    // The error has one statement for each partition.
     while let Err(error) = elsewhere.pending().await {
         scene.world.sql(statement(&error)).await;
     }
@@ -451,7 +452,7 @@ async fn a_queue_whose_position_was_deleted_says_so_and_goes_on_when_it_is_put_b
     assert_eq!(scene.rows.stats().lost_writes, 0);
 }
 
-/// The store has begun the queue anew, so the writes before are of an incarnation that gets no more of them.
+/// A new incarnation has begun, so the one with the deleted row gets no more writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_come_first() {
     let mut scene = Scene::open(&AOF).await;
@@ -476,7 +477,7 @@ async fn writes_of_an_earlier_incarnation_whose_position_was_deleted_wait_and_co
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {
+async fn a_queue_is_read_after_redis_has_lost_its_scripts() {
     let scene = Scene::open(&[]).await;
     scene.save(1, "one").await;
     scene.save(1, "two").await;
@@ -488,7 +489,7 @@ async fn a_queue_is_read_in_a_redis_that_has_forgotten_the_scripts() {
     assert_eq!(scene.rows.pending().await.unwrap().count, 0);
 }
 
-/// What takes writes away makes room, and must not need any.
+/// A flush frees memory, and must not need any.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_flushed_from_a_redis_that_has_no_memory_left() {
     let scene = Scene::open(&[]).await;
@@ -517,6 +518,6 @@ async fn wrong_redis_type_at_a_key_does_not_block_a_flush() {
     scene.rows.flush().await.unwrap();
     assert_eq!(scene.in_database(1).await.unwrap(), "one");
     assert_eq!(scene.rows.pending().await.unwrap().count, 0);
-    // And reads go past it.
+    // A read finds the list at the key, and uses the database.
     assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "one");
 }

@@ -1,4 +1,4 @@
-//! The in-process queue with a journal: what was acknowledged outlives the process.
+//! The in-process queue with a journal: acknowledged writes survive the process.
 
 use larder::{Cache, Cached, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ impl Kept {
     }
 }
 
-/// The rows as a process has them that opens the journal now.
+/// Returns the rows as a process sees them that opens the journal now.
 fn open(world: &World<Sqlite>, directory: &TempDir) -> KeptRepository<Sqlite> {
     let cache = Cache::builder()
         .journal_dir(directory.path())
@@ -43,7 +43,7 @@ async fn in_database(rows: &KeptRepository<Sqlite>, id: i64) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_is_served_and_flushed_by_the_next_process() {
+async fn acknowledged_writes_are_served_and_flushed_by_the_next_process() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let directory = tempfile::tempdir().unwrap();
     world.put(&Item::new(3, "deleted later")).await;
@@ -67,7 +67,7 @@ async fn what_was_acknowledged_is_served_and_flushed_by_the_next_process() {
     assert_eq!(in_database(&rows, 2).await.unwrap(), "three and more");
     assert_eq!(in_database(&rows, 3).await, None);
     assert_eq!(rows.stats().lost_writes, 0);
-    // What is still in the journal was flushed, and is not flushed again.
+    // The writes that are still in the journal were flushed, and are not flushed again.
     world
         .sql("UPDATE items SET name = 'changed past the queue'")
         .await;
@@ -125,9 +125,9 @@ async fn a_journal_is_one_entitys() {
     assert!(error.to_string().contains("another entity"), "{error}");
 }
 
-/// As above, but it is the entity's own: all repositories of one cache share it.
+/// As above, but the journal belongs to the entity: all repositories of one cache share it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_is_opened_again_by_its_entity_and_beside_those_of_others() {
+async fn a_journal_is_shared_by_the_repositories_of_its_entity() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::builder()

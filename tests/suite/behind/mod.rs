@@ -1,4 +1,4 @@
-//! Queued writes: putting, flushing, dead letters, loss, and who may flush when.
+//! Queued writes: puts, flushes, dead letters, lost writes, and claims.
 
 pub(crate) mod apply;
 pub(crate) mod dead_letters;

@@ -1,7 +1,7 @@
-//! The bookkeeping of write-behind in the database: incarnations in the order of their epochs, positions that move from where
-//! they were seen, and counts that only grow.
+//! The table of positions: incarnations are ordered by their epochs, positions advance with compare-and-set, and counts only
+//! grow.
 //!
-//! Not here: positions that move together with rows (`flush_apply`).
+//! Not here: positions that advance together with rows (`apply`).
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use crate::world::{Tested, World, at_once, on_all_databases};
 
 on_all_databases!(
     tables_are_installed_by_many_at_once,
-    missing_tables_are_said_to_be_missing,
+    missing_tables_are_reported,
     registrations_at_once_get_epochs_of_their_own,
     incarnations_stand_open_in_the_order_of_their_epochs,
-    an_incarnation_is_closed_only_where_it_stands,
-    an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again,
-    what_is_lost_is_counted_once,
+    an_incarnation_is_closed_only_at_its_position,
+    an_epoch_of_a_dead_letter_or_of_the_store_is_not_assigned_again,
+    lost_writes_are_counted_once,
     queues_whose_names_differ_in_case_are_two,
 );
 
@@ -52,7 +52,7 @@ async fn tables_are_installed_by_many_at_once<DB: Tested>(world: &World<DB>) {
     }
 }
 
-async fn missing_tables_are_said_to_be_missing<DB: Tested>(world: &World<DB>) {
+async fn missing_tables_are_reported<DB: Tested>(world: &World<DB>) {
     let error = register(&world.pool, "q", 0, 0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     assert!(error.to_string().contains("install()"), "{error}");
@@ -113,7 +113,7 @@ async fn incarnations_stand_open_in_the_order_of_their_epochs<DB: Tested>(world:
     assert_eq!(unknown, None, "the nonce is another one");
 }
 
-async fn an_incarnation_is_closed_only_where_it_stands<DB: Tested>(world: &World<DB>) {
+async fn an_incarnation_is_closed_only_at_its_position<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let pool = &world.pool;
     let place = place("q", register(pool, "q", 3, 0).await.unwrap());
@@ -126,7 +126,7 @@ async fn an_incarnation_is_closed_only_where_it_stands<DB: Tested>(world: &World
     assert_eq!(next.epoch, 2, "an epoch is not given again");
 }
 
-async fn an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again<DB: Tested>(
+async fn an_epoch_of_a_dead_letter_or_of_the_store_is_not_assigned_again<DB: Tested>(
     world: &World<DB>,
 ) {
     install(&world.pool).await.unwrap();
@@ -144,11 +144,11 @@ async fn an_epoch_of_a_dead_letter_or_of_the_store_is_not_given_again<DB: Tested
     assert_eq!(register(pool, "q", 1, 0).await.unwrap().epoch, 1);
 }
 
-async fn what_is_lost_is_counted_once<DB: Tested>(world: &World<DB>) {
+async fn lost_writes_are_counted_once<DB: Tested>(world: &World<DB>) {
     install(&world.pool).await.unwrap();
     let incarnation = register(&world.pool, "q", 3, 0).await.unwrap();
     let lost = "SELECT CONCAT(lost, '') FROM larder_offsets";
-    // A flush has found four writes missing before the fifth, which is the last one.
+    // A flush has found that four writes are missing before the fifth, which is the last one.
     world
         .sql("UPDATE larder_offsets SET position = 5, lost = 4, closed = 1")
         .await;

@@ -1,4 +1,4 @@
-//! Queued writes: acknowledged by the store, visible at once, in the database after a flush.
+//! Queued writes: acknowledged by the store, visible at once, and in the database after a flush.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Behind {
     }
 }
 
-/// The rows of a world, behind a queue with its tables.
+/// Returns the rows of a world, with a queue and its tables.
 pub(crate) async fn behind<DB: Tested>(world: &World<DB>) -> BehindRepository<DB> {
     let rows = Behind::repository(&world.cache, world.pool.clone());
     rows.install().await.unwrap();
@@ -92,7 +92,7 @@ async fn an_acknowledged_write_is_read_at_once_and_in_the_database_after_a_flush
     );
 }
 
-async fn a_write_demands_what_its_name_says<DB: Tested>(world: &World<DB>) {
+async fn a_write_has_the_condition_that_its_name_says<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     world.put(&crate::world::Item::new(1, "there")).await;
     let kind = |error: larder::Error| error.kind();
@@ -135,7 +135,7 @@ async fn no_modification_is_lost<DB: Tested>(world: &World<DB>) {
 
 everywhere! {
     an_acknowledged_write_is_read_at_once_and_in_the_database_after_a_flush,
-    a_write_demands_what_its_name_says,
+    a_write_has_the_condition_that_its_name_says,
     no_modification_is_lost,
 }
 
@@ -162,13 +162,13 @@ async fn a_poison_row_holds_up_no_other_and_becomes_a_dead_letter<DB: Tested>(wo
         assert_eq!(names(&rows, &[id]).await, [Some("good".to_owned())]);
     }
     assert_eq!(names(&rows, &[2]).await, [Some("better".to_owned())]);
-    // The key of the poison row is dropped from the cache.
+    // The key of the rejected row is dropped from the cache.
     assert_eq!(rows.find(20).await.unwrap(), None);
     let letters = rows.dead_letters().list(10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].row().unwrap().name, "poison");
     assert_eq!(rows.stats().dead_letters, 1);
-    // Replayed while the note is taken it dies again, and arrives when it is free.
+    // A replay is rejected again while the note is taken, and applied when it is free.
     rows.dead_letters().replay(&letters[0]).await.unwrap();
     rows.flush().await.unwrap();
     let letters = rows.dead_letters().list(10).await.unwrap();
@@ -226,11 +226,13 @@ async fn dropping_the_flusher_loses_nothing<DB: Tested>(world: &World<DB>) {
     assert_eq!(rows.pending().await.unwrap().count, 0);
 }
 
-async fn a_shutdown_that_is_out_of_time_says_so_and_loses_nothing<DB: Tested>(world: &World<DB>) {
+async fn a_shutdown_past_its_deadline_returns_an_error_and_loses_no_write<DB: Tested>(
+    world: &World<DB>,
+) {
     let rows = behind(world).await;
     let flusher = rows.start_flushing().await.unwrap();
     let gate = world.close_gate().await;
-    // Acknowledged without the database.
+    // Acknowledged while the database is unreachable.
     rows.save(&Behind::new(2, "kept")).await.unwrap();
     let shutdown = flusher.shutdown(Duration::from_millis(50)).await;
     assert_eq!(shutdown.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
@@ -252,7 +254,9 @@ async fn an_invalidation_drops_no_pending_row<DB: Tested>(world: &World<DB>) {
     assert_eq!(rows.find_outcome(1).await.unwrap().origin, Origin::Database);
 }
 
-async fn without_its_tables_a_write_is_refused_with_the_way_out<DB: Tested>(world: &World<DB>) {
+async fn without_its_tables_a_write_is_refused_and_the_error_says_what_to_do<DB: Tested>(
+    world: &World<DB>,
+) {
     let rows = Behind::repository(&world.cache, world.pool.clone());
     for error in [
         rows.save(&Behind::new(1, "x")).await.unwrap_err(),
@@ -263,7 +267,7 @@ async fn without_its_tables_a_write_is_refused_with_the_way_out<DB: Tested>(worl
     }
 }
 
-/// As [`Behind`], but its queue is short.
+/// As [`Behind`], but with a short queue.
 macro_rules! short {
     ($name:ident, $on_full:literal) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -328,7 +332,7 @@ async fn a_full_queue_makes_a_write_go_through_to_the_database<DB: Tested>(world
         }
     });
     written.await;
-    // Nobody flushes but the writes themselves.
+    // Only the writes themselves flush.
     assert!(rows.stats().flushes > 0);
     assert!(rows.stats().backpressure > 0);
     assert!(rows.pending().await.unwrap().count <= 10);
@@ -343,9 +347,9 @@ everywhere! {
     a_poison_row_holds_up_no_other_and_becomes_a_dead_letter,
     a_database_that_fails_for_a_while_loses_no_write_and_no_order,
     dropping_the_flusher_loses_nothing,
-    a_shutdown_that_is_out_of_time_says_so_and_loses_nothing,
+    a_shutdown_past_its_deadline_returns_an_error_and_loses_no_write,
     an_invalidation_drops_no_pending_row,
-    without_its_tables_a_write_is_refused_with_the_way_out,
+    without_its_tables_a_write_is_refused_and_the_error_says_what_to_do,
     a_full_queue_refuses_a_write_and_takes_it_when_there_is_room,
     a_full_queue_makes_a_write_go_through_to_the_database,
 }
@@ -368,13 +372,13 @@ async fn only_one_of_two_flushers_applies_a_batch<DB: Tested>(world: &World<DB>)
 
 everywhere!(only_one_of_two_flushers_applies_a_batch);
 
-async fn a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first<DB: Tested>(
+async fn a_queued_row_is_found_by_a_write_after_the_store_has_failed_once<DB: Tested>(
     world: &World<DB>,
 ) {
     let rows = behind(world).await;
     let key = rows.inner().key(1).unwrap();
     rows.insert(&Behind::new(1, "queued")).await.unwrap();
-    // The store has dropped the row, and fails when it is asked whether one is queued; the database has none.
+    // The store has lost the row and fails when it is asked for a queued write. The database has no row.
     world.cache.store().force(&key, None).await.unwrap();
     world.faults.fail(Operation::Acquire, 1);
     rows.modify(1, |row| row.quantity += 1).await.unwrap();
@@ -387,9 +391,9 @@ async fn a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_fir
     assert_eq!(rows.find(1).await.unwrap(), None);
 }
 
-on_redis!(a_queued_row_is_there_for_a_write_though_the_store_does_not_tell_at_first);
+on_redis!(a_queued_row_is_found_by_a_write_after_the_store_has_failed_once);
 
-/// A store that was restarted with all it had does not know whether its queued writes are long in the database.
+/// After a restart without a loss, the store does not know whether its queued writes are in the database.
 async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: Tested>(
     world: &World<DB>,
 ) {
@@ -418,8 +422,8 @@ async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: T
 
 on_redis!(a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once);
 
-/// Nobody has written to the queue and nobody flushes it, so nothing is cached yet.
-async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
+/// No write was queued and no flusher runs, so no row is cached yet.
+async fn a_write_finds_the_row_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
     world.put(&crate::world::Item::new(1, "there")).await;
     let missing = rows.modify(2, |row| row.quantity += 1).await;
@@ -428,9 +432,9 @@ async fn a_write_is_told_what_there_is_before_a_queue_was_begun<DB: Tested>(worl
     assert_eq!(rows.find(1).await.unwrap().unwrap().name, "there!");
 }
 
-everywhere!(a_write_is_told_what_there_is_before_a_queue_was_begun);
+everywhere!(a_write_finds_the_row_before_a_queue_was_begun);
 
-/// The longest name fits, whatever its characters are.
+/// The longest name fits, whatever characters it has.
 async fn a_queue_whose_name_its_tables_cannot_hold_is_refused<DB: Tested>(world: &World<DB>) {
     let own = crate::world::unique("long");
     let open = async |length: usize| {
@@ -471,7 +475,7 @@ async fn only_a_put_without_an_answer_may_or_may_not_be_queued<DB: Tested>(world
     for id in 0..10 {
         rows.save(&Waiting::new(id)).await.unwrap();
     }
-    // The queue is full, so the write is to make room.
+    // The queue is full, so the write has to make room.
     assert_eq!(
         unanswered(Operation::Fetch).await,
         ErrorKind::CacheUnavailable
@@ -522,8 +526,8 @@ async fn a_row_is_inserted_where_absences_are_not_cached<DB: Tested>(world: &Wor
     assert!(rows.find_uncached(1).await.unwrap().is_some());
 }
 
-/// Two programs in one: each has an in-process store of its own, and so a queue of its own. The names they leave in the
-/// database, and how many dead letters.
+/// Two programs in one process: each has an in-process store, and so its own queue. Returns the names of the queues in the
+/// database, and the number of dead letters.
 async fn two_stores_take_turns<DB: Tested>(
     world: &World<DB>,
     faults: &Faults,

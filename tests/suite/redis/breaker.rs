@@ -1,4 +1,4 @@
-//! A Redis that does not answer: it is waited for once, then left alone until it answers a probe.
+//! A Redis that does not answer: larder waits for it once, and then not until it answers a probe.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     world::{Item, Kind, World, at_once, eventually, unique, until},
 };
 
-/// How long an answer is waited for here.
+/// The response time-out in these tests.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Long enough for one time-out on a slow machine, and too short for two.
@@ -48,7 +48,7 @@ async fn cache(url: String, faults: &Faults) -> Cache {
         .unwrap()
 }
 
-/// Some of the rows are cached and some are not, so reads are caught at all their steps.
+/// Some rows are cached and some are not, so the reads are at all steps when the server freezes.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_reads_none_waits_for_a_frozen_server_twice() {
     const ROWS: usize = 40;
@@ -103,7 +103,7 @@ async fn without_the_breaker_every_read_waits() {
     world.database.close().await;
 }
 
-/// One caller has waited for its own command, and would then wait for that of the load it joins.
+/// A caller that has waited for its own command does not also wait for the command of the load that it joins.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_has_waited_does_not_wait_for_the_load_of_another() {
     let world = world(1).await;
@@ -121,7 +121,7 @@ async fn a_caller_that_has_waited_does_not_wait_for_the_load_of_another() {
     acquire.reached().await;
     server.freeze().await;
     let second = tokio::spawn(find(items.inner().clone()));
-    // The later the lease is asked for, the longer its answer would be waited for.
+    // The later the load asks for the lease, the longer its caller would wait.
     tokio::time::sleep(TIMEOUT * 9 / 10).await;
     acquire.resume();
     let waited = second.await.unwrap();
@@ -130,7 +130,7 @@ async fn a_caller_that_has_waited_does_not_wait_for_the_load_of_another() {
     world.database.close().await;
 }
 
-/// Counts the requests of one kind that cross the wire.
+/// Counts the requests of one kind on the connection.
 struct Requests(Arc<AtomicUsize>);
 
 impl Observer for Requests {
@@ -142,9 +142,8 @@ impl Observer for Requests {
     fn reply(&mut self, _bytes: &[u8]) {}
 }
 
-/// F4.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_breaker_sends_nothing_closes_by_itself_and_forgets_no_update() {
+async fn an_open_breaker_sends_nothing_closes_by_itself_and_loses_no_update() {
     log::listen();
     let world = world(1).await;
     let mut server = RedisServer::start().await;
@@ -201,9 +200,9 @@ async fn a_server_that_was_only_slow_keeps_its_connection() {
     world.database.close().await;
 }
 
-/// A server that is silent for longer is given up, and found again.
+/// A connection to a server that does not answer for longer is dropped, and made again later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_dead_is_made_again() {
+async fn a_dead_connection_is_replaced() {
     let world = world(1).await;
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());

@@ -1,4 +1,4 @@
-//! Primaries that are lost, come back with old data, or are left behind: nobody goes on serving what they held.
+//! Primaries that are lost, come back with old data, or are cut off: their old rows are not served.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ async fn world() -> World<Sqlite> {
     world
 }
 
-/// One process, behind a wire of its own that can be led elsewhere.
+/// One process, whose connection can be redirected to another server.
 struct Process {
     proxy: Proxy,
     cache: Cache,
@@ -54,7 +54,7 @@ impl Process {
         }
     }
 
-    /// Leads the process to another server, and returns when it is connected there.
+    /// Redirects the process to another server, and returns when it is connected.
     async fn moves_to(&self, server: SocketAddr) {
         let run = self.cache.store().connection_number();
         self.proxy.redirect(server);
@@ -65,7 +65,7 @@ impl Process {
         .await;
     }
 
-    /// Where the row came from, and its name.
+    /// Returns the origin of the row, and its name.
     async fn served(&self) -> (Origin, String) {
         let outcome = self.items.find_outcome(1).await.unwrap();
         (outcome.origin, outcome.row.unwrap().name.clone())
@@ -79,7 +79,7 @@ impl Process {
     }
 }
 
-/// A server that comes back with the data of an earlier moment: with the row from before the update. What is served.
+/// A server comes back with older data, from before the update. Returns what is served.
 async fn served_after_a_restart_with_old_data(left_out: &[Mechanism]) -> (Origin, String) {
     let world = world().await;
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -106,7 +106,7 @@ async fn served_after_a_restart_with_old_data(left_out: &[Mechanism]) -> (Origin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_restart_with_old_data_brings_back_is_not_served() {
+async fn after_a_restart_with_old_data_old_rows_are_not_served() {
     let served = served_after_a_restart_with_old_data(&[]).await;
     assert_eq!(served, (Origin::Database, "new".to_owned()));
 }
@@ -121,7 +121,7 @@ async fn without_histories_a_restart_with_old_data_brings_the_old_row_back() {
     );
 }
 
-/// A primary and its replica, and the wire between them.
+/// A primary, its replica, and the connection between them.
 struct Pair {
     primary: RedisServer,
     replica: RedisServer,
@@ -131,7 +131,7 @@ struct Pair {
 impl Pair {
     /// Returns when the replica follows the primary.
     async fn start(options: &[&str]) -> Self {
-        // Nobody waits for further replicas before the first one is served.
+        // The primary does not wait for further replicas before it serves the first one.
         let at_once = ["--repl-diskless-sync-delay", "0"];
         let primary = RedisServer::start_with(&[options, &at_once].concat()).await;
         let between = Proxy::start(primary.address());
@@ -146,7 +146,7 @@ impl Pair {
         pair
     }
 
-    /// Waits until the replica is in step with the primary, and holds this many keys.
+    /// Waits until the replica follows the primary, and the number of its keys is as wanted.
     async fn replica_holds(&self, wanted: impl Fn(i64) -> bool, what: &str) {
         eventually(what, async || {
             let role = self.replica.command(&["ROLE"]).await.unwrap();
@@ -157,7 +157,7 @@ impl Pair {
         .await;
     }
 
-    /// Cuts the wire between them, and makes the replica a primary.
+    /// Cuts the connection between them, and promotes the replica.
     async fn part(&self) {
         self.between.blackhole();
         self.promote().await;
@@ -169,7 +169,7 @@ impl Pair {
     }
 }
 
-/// The update reached the primary but not the replica, which then takes its place. What is served.
+/// The update has reached the primary and not the replica, which is then promoted. Returns what is served.
 async fn served_after_a_failover_that_lost_the_tail(left_out: &[Mechanism]) -> (Origin, String) {
     let world = world().await;
     let mut pair = Pair::start(&[]).await;
@@ -195,7 +195,7 @@ async fn served_after_a_failover_that_lost_the_tail(left_out: &[Mechanism]) -> (
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_promoted_replica_missed_is_not_served() {
+async fn writes_that_a_promoted_replica_missed_are_not_undone() {
     let (_, name) = served_after_a_failover_that_lost_the_tail(&[]).await;
     assert_eq!(name, "new");
 }
@@ -223,8 +223,8 @@ const MINDFUL: [&str; 4] = [
     "2",
 ];
 
-/// One process is left behind at a primary that was cut off, while another already writes to its successor. Whether the
-/// one that is left behind still serves the old row once the primary has missed its replica.
+/// One process still uses a primary that was cut off, while another writes to its successor. Returns whether the first one
+/// still serves the old row after the primary has noticed that its replica is missing.
 async fn serves_the_old_row_when_left_behind(left_out: &[Mechanism]) -> bool {
     let world = world().await;
     let pair = Pair::start(&MINDFUL).await;
@@ -252,20 +252,20 @@ async fn serves_the_old_row_when_left_behind(left_out: &[Mechanism]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_was_cut_off_is_not_trusted_for_long() {
+async fn a_cut_off_primary_is_not_used_for_long() {
     assert!(!serves_the_old_row_when_left_behind(&[]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_trust_lease_a_primary_that_was_cut_off_is_believed() {
+async fn without_the_trust_lease_a_cut_off_primary_serves_old_rows() {
     assert!(
         serves_the_old_row_when_left_behind(&[Mechanism::TrustLease]).await,
         "the scene must show what the trust lease prevents"
     );
 }
 
-/// One process still writes to the primary that was cut off, which takes it, since it does not miss its replica; another has cached the row at its successor
-/// before. What the other serves when the first has found the successor.
+/// One process still writes to the primary that was cut off, which accepts the write. Another has cached the row from its
+/// successor before. Returns what the other serves after the first has connected to the successor.
 async fn served_at_the_successor(left_out: &[Mechanism]) -> (Origin, String) {
     let world = world().await;
     let pair = Pair::start(&[]).await;
@@ -289,13 +289,13 @@ async fn served_at_the_successor(left_out: &[Mechanism]) -> (Origin, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_to_a_primary_that_was_cut_off_is_told_to_its_successor() {
+async fn keys_written_on_a_cut_off_primary_are_dropped_on_its_successor() {
     let (_, name) = served_at_the_successor(&[]).await;
     assert_eq!(name, "new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_repairs_the_successor_is_never_told() {
+async fn without_repairs_the_successor_keeps_the_old_row() {
     let served = served_at_the_successor(&[Mechanism::Repair]).await;
     assert_eq!(
         served,

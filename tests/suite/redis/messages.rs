@@ -1,4 +1,4 @@
-//! Wake-ups travel on a connection of their own: what happens to that costs no operation, and it comes back by itself.
+//! Wake-ups have a connection of their own: a fault of that connection fails no operation, and it is made again.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use crate::{
     world::{Item, ItemRepository, Kind, World, eventually, unique, until},
 };
 
-/// A caller that waits for another process's load does so for 10 s: whoever is served much earlier was woken.
+/// A caller waits up to 10 s for another process's load. One that is served much earlier was woken.
 const WELL_BEFORE: Duration = Duration::from_secs(7);
-/// How long an answer of a server may take that is kept busy.
+/// The response time-out for a server that is kept busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Two caches in one Redis, as two processes would have them, over one database.
+/// Two caches in one Redis, as two processes have them, over one database.
 struct Scene {
     world: World<Sqlite>,
     server: RedisServer,
@@ -35,7 +35,7 @@ struct Scene {
     faults: Faults,
     items: ItemRepository<Sqlite>,
     waiting: ItemRepository<Sqlite>,
-    /// How many lines were logged before about a server that had this address.
+    /// How many lines were logged before about a server with this address.
     lines: usize,
 }
 
@@ -82,7 +82,7 @@ impl Scene {
         }
     }
 
-    /// Begins a load of a row, whose fill is held, and lets the other cache wait for it.
+    /// Begins a load of a row whose fill is paused, and lets the other cache wait for it.
     async fn wait(&self, id: i64) -> (Pause, tokio::task::JoinHandle<Origin>) {
         let fill = self.faults.pause(Operation::Fill);
         self.items.find(id).await.unwrap();
@@ -96,7 +96,7 @@ impl Scene {
         (fill, waiter)
     }
 
-    /// Waits until the server knows that somebody waits: a process is in the list behind the header.
+    /// Waits until the entry lists a waiter: then it is longer than its header.
     async fn has_waiter(&self, id: i64) {
         let rows: Repository<Item, _> = Repository::new(&self.cache, self.world.pool.clone());
         let key = rows.key(id).unwrap();
@@ -107,7 +107,7 @@ impl Scene {
         .await;
     }
 
-    /// Whether a caller that waits for a load is woken by its end.
+    /// Returns whether the end of a load wakes a caller that waits for it.
     async fn wakes(&self, id: i64) -> bool {
         let (fill, waiter) = self.wait(id).await;
         fill.resume();
@@ -119,7 +119,7 @@ impl Scene {
         self.server.command(words).await.unwrap()
     }
 
-    /// How many connections have subscribed.
+    /// Returns how many connections have subscribed.
     async fn subscribed(&self) -> usize {
         let list = self.admin(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
         let list: String = redis::from_redis_value(list).unwrap();
@@ -134,12 +134,12 @@ impl Scene {
         self.cache.store().connection_number()
     }
 
-    /// Does what may harm the connection of the messages, and fails if an operation notices.
+    /// Calls `harm`, which interferes with the message connection. Fails if an operation fails, or the link is replaced.
     async fn costs_nothing(&self, harm: impl AsyncFnOnce()) {
         self.world.warm(&self.items, 1).await;
         let (run, errors) = (self.run(), self.items.stats().store_errors);
         harm().await;
-        // Longer than what was sent takes to arrive, were it on the same connection.
+        // Takes longer than the messages would need to arrive on the same connection.
         for _ in 0..200 {
             let outcome = self.items.find_outcome(1).await.unwrap();
             assert_eq!(outcome.origin, Origin::Cache);
@@ -150,12 +150,12 @@ impl Scene {
     }
 }
 
-/// The channel of this process, as Lua and the command line write it.
+/// Returns the name of the channel of this process, as Redis has it.
 fn channel() -> Vec<u8> {
     [b"larder:wake:".as_slice(), &ProcessId::current().0].concat()
 }
 
-/// Publishes to this process, from within the server, so often and so much that nobody can read it in time.
+/// Publishes messages to this process from a script, more than any client could read in time.
 async fn flood(server: &RedisServer, messages: u32, bytes: usize) {
     let client = redis::Client::open(server.url()).unwrap();
     let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
@@ -178,14 +178,14 @@ async fn flood(server: &RedisServer, messages: u32, bytes: usize) {
 async fn a_waiter_is_woken_from_the_first_operation_on() {
     let scene = Scene::open(&[], None).await;
     assert!(scene.wakes(3).await);
-    // The subscribers are beside the links.
+    // The subscribers have connections of their own.
     assert_eq!(scene.subscribed().await, 2);
     scene.world.database.close().await;
 }
 
-/// The same where there is nothing to wake by: it is served when its time is up.
+/// The same without wake-ups: the caller is served when its wait ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_right_to_subscribe_everything_else_goes_on_and_one_line_says_so() {
+async fn without_permission_to_subscribe_operations_continue_and_one_line_is_logged() {
     let server = RedisServer::start().await;
     let deny = ["ACL", "SETUSER", "default", "-subscribe"];
     server.command(&deny).await.unwrap();
@@ -195,7 +195,7 @@ async fn without_the_right_to_subscribe_everything_else_goes_on_and_one_line_say
     scene.costs_nothing(async || ()).await;
     assert_eq!(scene.subscribed().await, 0);
     assert!(!scene.wakes(3).await, "who waits does so to its end");
-    // One for each of the two caches.
+    // One line for each of the two caches.
     let denied = (true, "NOPERM".to_owned());
     assert_eq!(log::lines(address), [denied.clone(), denied.clone()]);
     let allow = ["ACL", "SETUSER", "default", "+subscribe"];
@@ -218,7 +218,7 @@ async fn a_flood_of_messages_costs_no_operation() {
         scene
             .costs_nothing(async || flood(&scene.server, messages, bytes).await)
             .await;
-        // Said for each cache, with the setting, and that it is over.
+        // For each cache, one line with the setting, and one line when the problem has ended.
         until("it was said", || scene.lines().len() == 4).await;
         let troubles = scene.lines().iter().filter(|line| line.0).count();
         assert_eq!(troubles, 2);
@@ -231,9 +231,9 @@ async fn a_flood_of_messages_costs_no_operation() {
     }
 }
 
-/// The negative control: on the connection of the data, the same flood costs the link.
+/// The negative control: on the data connection, the same messages cost the link.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_connection_of_the_data_a_giant_message_costs_the_link() {
+async fn on_the_data_connection_a_giant_message_costs_the_link() {
     let scene = Scene::open(&[], Some(Mechanism::OwnMessages)).await;
     assert!(scene.wakes(3).await, "messages arrive there as well");
     let run = scene.run();
@@ -242,9 +242,9 @@ async fn on_the_connection_of_the_data_a_giant_message_costs_the_link() {
     scene.world.database.close().await;
 }
 
-/// Messages that fit are read, and those that no key is as long as are ignored.
+/// Short messages are read. Messages that are longer than any key are ignored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_nobody_waits_for_are_ignored() {
+async fn messages_without_a_waiter_are_ignored() {
     let scene = Scene::open(&[], None).await;
     scene
         .costs_nothing(async || {
@@ -259,7 +259,7 @@ async fn messages_that_nobody_waits_for_are_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_connection_of_messages_costs_nothing_and_comes_back() {
+async fn a_killed_message_connection_fails_no_operation_and_is_replaced() {
     let scene = Scene::open(&[], None).await;
     let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
     for id in 3..6 {
@@ -274,7 +274,7 @@ async fn a_killed_connection_of_messages_costs_nothing_and_comes_back() {
         .await;
         assert!(scene.wakes(id).await);
     }
-    // Nobody waits for a message that was lost with it: who waits is woken, and looks again.
+    // The wake-up was lost with the connection. The waiter is woken when the connection is made again.
     let (fill, waiter) = scene.wait(6).await;
     let waits = scene.waiting.stats().lease_waits;
     scene.admin(&kill).await;
@@ -287,9 +287,9 @@ async fn a_killed_connection_of_messages_costs_nothing_and_comes_back() {
     scene.world.database.close().await;
 }
 
-/// The negative control: the same where messages arrive on the connection of the data.
+/// The negative control: the same with messages on the data connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_connection_of_the_data_a_kill_costs_the_link() {
+async fn on_the_data_connection_a_kill_costs_the_link() {
     let scene = Scene::open(&[], Some(Mechanism::OwnMessages)).await;
     let run = scene.run();
     scene.admin(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
@@ -297,14 +297,14 @@ async fn on_the_connection_of_the_data_a_kill_costs_the_link() {
     scene.world.database.close().await;
 }
 
-/// One that was forgotten on the way is found by asking it.
+/// A PING detects a connection that the network has dropped without notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_of_messages_that_is_silent_is_made_again() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());
     let url = format!("redis://{}", proxy.address());
     let scene = Scene::at(server, url, None, Duration::from_secs(1)).await;
-    // Links ask for INFO; only these ask for nothing but a sign of life.
+    // Links send INFO. Only message connections send PING.
     let held = [(); 2].map(|()| proxy.hold(Point::BeforeReply, "PING"));
     for held in &held {
         held.sprung().await;
@@ -321,14 +321,14 @@ async fn a_connection_of_messages_that_is_silent_is_made_again() {
     scene.world.database.close().await;
 }
 
-/// A link whose messages cannot have a connection works, from the start.
+/// A link works from the start, even if its message connection cannot be made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_second_connection_everything_else_goes_on() {
+async fn without_a_second_connection_operations_continue() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address());
     let world = World::<Sqlite>::open(Kind::Memory).await;
     world.put(&Item::new(1, "one")).await;
-    // The connection of the messages is the first that subscribes, and does not come to it.
+    // The message connection is the first one that subscribes, and it is cut there.
     let cut = proxy.cut(Point::BeforeRequest, "SUBSCRIBE");
     let url = format!("redis://{}", proxy.address());
     let cache = Cache::builder().redis(url).connect().await.unwrap();

@@ -1,4 +1,4 @@
-//! The Redis server: its scripts, its connections, and what it may refuse or become.
+//! The Redis server: its scripts, its connections, its errors, and failovers.
 
 pub(crate) mod breaker;
 pub(crate) mod failover;

@@ -1,8 +1,8 @@
-//! The Lua scripts say what `state.rs` says: random sequences of operations run against both, and after every step the
-//! bytes, the time to live, the answer and the wake-ups are compared.
+//! The Lua scripts implement the rules of `state.rs`: random sequences of operations run with both. After every step, the
+//! test compares the bytes, the time to live, the reply and the wake-ups.
 //!
-//! Time is moved by shortening the key's time to live on both sides; what really passes in between is measured and bounds
-//! the comparison, so a slow machine cannot fail it.
+//! To let time pass, the test shortens the key's time to live on both sides. The real time that passes is measured and
+//! bounds the comparison, so the test does not fail on a slow machine.
 
 use std::time::{Duration, Instant};
 
@@ -53,10 +53,10 @@ enum Operation {
     },
     End {
         intent: u64,
-        publish: bool,
+        update: bool,
     },
     Invalidate,
-    /// Writes that meet in one call, all of one key.
+    /// Writes of one key in one script call.
     Put {
         writes: Vec<Write>,
         identity: u8,
@@ -76,8 +76,8 @@ enum Operation {
     Damage {
         unreadable: Unreadable,
     },
-    /// A value that says it has a mark and is too short for one.
-    CutMark,
+    /// A value whose flag says that it has a queue position, and which is too short for one.
+    ShortPositioned,
     Crowd,
 }
 
@@ -92,7 +92,7 @@ const LEASE_TTL_MS: u64 = 60_000;
 const VALUE_TTL_MS: u64 = 300_000;
 
 fn operation() -> impl Strategy<Value = Operation> {
-    // Few tokens and identities, so that operations meet each other.
+    // Few tokens and identities, so that operations use the same ones.
     let token = 0..4_u64;
     let identity = 0..2_u8;
     let write = (0..4_u64, any::<bool>(), 0..7_u8).prop_map(|(token, deletion, demand)| Write {
@@ -108,7 +108,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(lease, identity, negative, ttl_ms)| Operation::Fill { lease, identity, negative, ttl_ms }),
         1 => token.clone().prop_map(|lease| Operation::Release { lease }),
         4 => (token.clone(), prop_oneof![Just(40_000), Just(80_000)]).prop_map(|(intent, ttl_ms)| Operation::Begin { intent, ttl_ms }),
-        4 => (token, any::<bool>()).prop_map(|(intent, publish)| Operation::End { intent, publish }),
+        4 => (token, any::<bool>()).prop_map(|(intent, update)| Operation::End { intent, update }),
         1 => Just(Operation::Invalidate),
         4 => (prop::collection::vec(write, 1..4), 0..2_u8)
             .prop_map(|(writes, identity)| Operation::Put { writes, identity }),
@@ -122,7 +122,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             Just(Unreadable::LaterFormat { writing: true }),
         ]
         .prop_map(|unreadable| Operation::Damage { unreadable }),
-        1 => Just(Operation::CutMark),
+        1 => Just(Operation::ShortPositioned),
         1 => Just(Operation::Crowd),
     ]
 }
@@ -184,8 +184,8 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
     }
 }
 
-/// A value as it lies in Redis after it was settled: its mark is in front of the payload, and a flag says so.
-fn marked(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
+/// Returns a settled value as Redis stores it: the queue position precedes the payload, and a flag says so.
+fn positioned(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
     let body = [&position.to_bytes(), payload].concat();
     let mut bytes = entry::encode(&State::Value(meta, &body));
     bytes[3] = entry::flag::POSITIONED;
@@ -198,12 +198,12 @@ struct Bench {
     news: Connection,
     key: String,
     model: Model,
-    /// The latest queued write that has not left the queue, and how many there were.
-    marked: Option<(Pending, Vec<u8>)>,
+    /// The latest queued write that is not settled.
+    queued: Option<(Pending, Vec<u8>)>,
     puts: u64,
-    /// The mark that the value at the key had when it was settled.
+    /// The queue position of the value at the key, if it was settled.
     kept: Option<QueuePosition>,
-    /// The damage that was done last.
+    /// The bytes of the last damaged entry.
     damaged: Vec<u8>,
     /// When the model's time to live was last read from Redis.
     read_at: Instant,
@@ -224,7 +224,7 @@ impl Bench {
             news,
             key: unique("scripts"),
             model: None,
-            marked: None,
+            queued: None,
             puts: 0,
             kept: None,
             damaged: Vec::new(),
@@ -232,12 +232,12 @@ impl Bench {
         }
     }
 
-    /// The names of the queue's keys, behind the row's.
+    /// Returns the name of a key of the queue. It begins with the row's key.
     fn queue(&self, part: &str) -> String {
         format!("{}:{part}", self.key)
     }
 
-    /// Makes the queue one of the history that an identity is of.
+    /// Sets the history of the queue to that of an identity.
     fn set_history(&mut self, number: u8) {
         redis::cmd("HSET")
             .arg(self.queue("state"))
@@ -314,7 +314,7 @@ impl Bench {
             expected.push(match judgement {
                 Judgement::Met => {
                     self.puts += 1;
-                    self.marked = Some((pending, payload));
+                    self.queued = Some((pending, payload));
                     Value::BulkString(pending.position.to_bytes().to_vec())
                 }
                 Judgement::RowUnknown => Value::Int(3),
@@ -354,10 +354,10 @@ impl Bench {
         if settled {
             self.kept = Some(position);
         }
-        let marked = self
-            .marked
+        let latest = self
+            .queued
             .take_if(|(pending, _)| pending.position == position);
-        let cleared = i64::from(settled || marked.is_some());
+        let cleared = i64::from(settled || latest.is_some());
         assert_eq!(reply, Value::Int(cleared), "the answer to a settlement");
     }
 
@@ -381,8 +381,8 @@ impl Bench {
             state::lookup(state, identity(number)),
             Lookup::Absent | Lookup::Foreign { .. }
         );
-        if let (true, Some((pending, payload))) = (is_free, self.marked.clone()) {
-            // Put back from the log.
+        if let (true, Some((pending, payload))) = (is_free, self.queued.clone()) {
+            // Restored from the log.
             let restored = State::Pending(pending, payload);
             assert_eq!(reply, Value::BulkString(bytes_of(&restored)));
             self.model = Some(Slot {
@@ -410,7 +410,7 @@ impl Bench {
         invocation.invoke(&mut self.redis).expect("the script runs")
     }
 
-    /// Applies a step of the model, and tells which processes it wakes.
+    /// Applies a step to the model. Returns its reply, and the processes that it wakes.
     fn model_step<R>(&mut self, step: Step<Vec<u8>, R>) -> (R, Vec<ProcessId>) {
         match step.change {
             Change::Keep => {}
@@ -426,17 +426,17 @@ impl Bench {
         (step.reply, step.wake)
     }
 
-    /// The bytes that the model says are at the key.
+    /// Returns the bytes that should be at the key according to the model.
     fn bytes(&self) -> Option<Vec<u8>> {
         let slot = self.model.as_ref()?;
         Some(match (&slot.state, self.kept) {
-            (State::Value(meta, payload), Some(position)) => marked(*meta, position, payload),
+            (State::Value(meta, payload), Some(position)) => positioned(*meta, position, payload),
             (State::Unreadable(Unreadable::Damaged), _) => self.damaged.clone(),
             (state, _) => bytes_of(state),
         })
     }
 
-    /// What a script answers when it says what is there instead.
+    /// Returns the reply of a script that returns the entry at the key.
     fn there(&self, absent: &[u8]) -> Value {
         Value::BulkString(self.bytes().unwrap_or_else(|| absent.to_vec()))
     }
@@ -529,8 +529,8 @@ impl Bench {
                 wake
             }
             Operation::Begin { intent, ttl_ms } => self.begin(*intent, *ttl_ms),
-            Operation::End { intent, publish } => {
-                let entry = publish.then(|| entry_of(lease(50, 0), false));
+            Operation::End { intent, update } => {
+                let entry = update.then(|| entry_of(lease(50, 0), false));
                 let bytes = entry.as_ref().map(bytes_of).unwrap_or_default();
                 let reply = self.script(
                     "end",
@@ -540,13 +540,13 @@ impl Bench {
                         VALUE_TTL_MS.to_string().as_bytes(),
                     ],
                 );
-                let (published, wake) = self.model_step(state::end(
+                let (stored, wake) = self.model_step(state::end(
                     slot,
                     Token::numbered(*intent),
                     entry,
                     VALUE_TTL_MS,
                 ));
-                assert_eq!(reply, Value::Int(i64::from(published)));
+                assert_eq!(reply, Value::Int(i64::from(stored)));
                 wake
             }
             Operation::Invalidate => {
@@ -585,9 +585,9 @@ impl Bench {
                 self.damage(*unreadable, bytes);
                 Vec::new()
             }
-            Operation::CutMark => {
+            Operation::ShortPositioned => {
                 let position = QueuePosition::from_bytes([7; QUEUE_POSITION_LENGTH]);
-                let mut bytes = marked(meta_of(lease(0, 0)), position, b"");
+                let mut bytes = positioned(meta_of(lease(0, 0)), position, b"");
                 bytes.pop();
                 self.damage(Unreadable::Damaged, bytes);
                 Vec::new()
@@ -653,7 +653,7 @@ impl Bench {
             self.read_at = asked_at;
         } else if let Some(slot) = &mut self.model {
             let left = u64::try_from(left).expect("every entry has a time to live");
-            // From before the previous look was sent until after this one came back.
+            // The longest time between the two readings.
             let passed =
                 u64::try_from(self.read_at.elapsed().as_millis()).expect("it is small") + 3;
             let least = slot.remaining_ms.saturating_sub(passed);
@@ -671,7 +671,7 @@ impl Bench {
         }
     }
 
-    /// The channel of the next message about this bench's key.
+    /// Returns the channel of the next message about this key.
     fn next_news(&mut self) -> Vec<u8> {
         loop {
             let message = self.news.recv_response().expect("a message arrives");
@@ -686,7 +686,7 @@ impl Bench {
         }
     }
 
-    /// Checks that no wake-up came that the model does not know of.
+    /// Checks that there was no wake-up besides those of the model.
     fn finish(mut self) {
         let sentinel = "larder:wake:sentinel";
         let _: () = self
@@ -709,7 +709,7 @@ impl Bench {
     }
 }
 
-/// The life of the queue that puts go to.
+/// The incarnation that puts go to.
 const INCARNATION: Incarnation = Incarnation {
     epoch: 3,
     nonce: 0x00FF_8000_1234_5678,
@@ -743,7 +743,7 @@ fn scripts_do_what_the_state_machine_does() {
     });
 }
 
-/// The negative control of the comparison: a script that forgets one rule is found.
+/// The negative control: a script without one rule is detected.
 #[test]
 fn a_script_without_the_lease_comparison_is_found() {
     let mut bench = Bench::new();
@@ -778,7 +778,7 @@ fn a_script_without_the_lease_comparison_is_found() {
     );
 }
 
-/// The same for queued writes: without the comparison of marks, an earlier write settles a later one.
+/// The same for queued writes: without the comparison of positions, an earlier write settles a later one.
 #[test]
 fn without_the_comparison_of_positions_a_script_is_found() {
     let mut bench = Bench::new();
@@ -827,7 +827,7 @@ fn without_the_comparison_of_positions_a_script_is_found() {
     bench.finish();
 }
 
-/// Writes that meet in one call are told apart also where the server refuses one of them.
+/// If Redis rejects one write of a script call, the others succeed.
 #[test]
 fn a_put_whose_key_holds_something_else_fails_alone() {
     let mut bench = Bench::new();
@@ -855,7 +855,7 @@ fn a_put_whose_key_holds_something_else_fails_alone() {
     let mut call = redis::cmd("EVAL");
     call.arg(script_text("put").expect("the script exists"));
     call.arg(keys.len()).arg(&keys).arg(&arguments);
-    // As it is: the client's own reading makes one error of all.
+    // Read as raw values: the client would return one error for the whole array.
     let reply = bench.redis.req_command(&call).expect("the script runs");
     let Value::Array(answers) = reply else {
         panic!("an unexpected answer: {reply:?}")
@@ -884,7 +884,7 @@ fn a_put_whose_key_holds_something_else_fails_alone() {
     bench.finish();
 }
 
-/// Whether a script binds what `Claim::is_blocked_by` allows, and answers what is bound then.
+/// Returns whether a script binds what `Claim::is_blocked_by` allows, and returns the binding.
 fn binds_alike(script: &str) -> bool {
     let client = redis::Client::open(redis_url()).expect("the address is one of Redis");
     let mut redis = client.get_connection().expect("the test server answers");
@@ -927,7 +927,7 @@ fn binds_alike(script: &str) -> bool {
                 let expected = match (claim.is_blocked_by(database, table), claim.is_forced) {
                     (true, _) => before,
                     (false, false) => own(claim.table),
-                    // Every entity of the namespace is bound anew.
+                    // After a forced bind, no entity of the namespace is bound.
                     (false, true) => own(""),
                 };
                 is_alike &= answer == expected && held(&mut redis) == expected;

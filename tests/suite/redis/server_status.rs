@@ -1,5 +1,5 @@
-//! Servers that refuse: no request fails, what still works goes on, and each trouble is logged when it begins and when it
-//! ends, however many requests meet it.
+//! Servers that reject commands: no request fails, other commands continue, and each problem is logged once when it begins
+//! and once when it ends.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn cache_at(url: String) -> Cache {
         .unwrap()
 }
 
-/// A server that holds row 1, of two.
+/// A server, and a table with two rows of which row 1 is cached.
 async fn scene(options: &[&str]) -> Scene {
     log::listen();
     let world = World::<Sqlite>::open(Kind::Memory).await;
@@ -51,7 +51,7 @@ impl Scene {
         self.server.command(&words).await.unwrap();
     }
 
-    /// Many reads and writes of a row that is not cached: none fails.
+    /// Checks that many reads and writes of a row that is not cached succeed.
     async fn works(&self) {
         for round in 0..20 {
             let name = format!("round {round}");
@@ -69,7 +69,7 @@ impl Scene {
         .await;
     }
 
-    /// Waits, reading on, until so many lines are there, and compares them: codes, with an exclamation mark when trouble
+    /// Reads until this many lines are logged, and compares them. A line is a code, with an exclamation mark if a problem
     /// begins.
     async fn logged(&self, lines: &[&str]) {
         let now = || -> Vec<String> {
@@ -93,7 +93,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_memory_full_hits_go_on_and_one_line_says_so() {
+async fn with_memory_full_hits_continue_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET maxmemory 1").await;
     scene.works().await;
@@ -105,9 +105,9 @@ async fn with_memory_full_hits_go_on_and_one_line_says_so() {
     scene.world.database.close().await;
 }
 
-/// A primary that misses its replicas may have a successor by now, so nothing is served from it.
+/// A primary whose replicas are missing may have a successor, so nothing is served from it.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_replicas_missing_nothing_is_served_and_one_line_says_so() {
+async fn with_replicas_missing_nothing_is_served_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET min-replicas-to-write 1").await;
     eventually("row 1 is not served any more", async || {
@@ -124,7 +124,7 @@ async fn with_replicas_missing_nothing_is_served_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_permission_hits_go_on_and_one_line_says_so() {
+async fn without_a_permission_hits_continue_and_one_line_is_logged() {
     let scene = scene(&[]).await;
     scene.admin("ACL SETUSER default -evalsha").await;
     scene.works().await;
@@ -137,7 +137,7 @@ async fn without_a_permission_hits_go_on_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_once() {
+async fn a_wrong_password_is_logged_once() {
     let scene = scene(&[]).await;
     scene.admin("CONFIG SET requirepass secret").await;
     let address = scene.server.address();
@@ -150,7 +150,7 @@ async fn a_wrong_password_is_told_once() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(log::lines(address), [(true, "WRONGPASS".to_owned())]);
-    // The first client was let in before there was a password.
+    // The first client has connected before there was a password.
     let client = redis::Client::open(format!("redis://:secret@{address}/")).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
     let change = redis::cmd("CONFIG")
@@ -171,9 +171,9 @@ async fn a_wrong_password_is_told_once() {
     scene.world.database.close().await;
 }
 
-/// A server that is reading its data back answers some questions already, but not those that count.
+/// A server that loads its data answers some commands, but not those that larder needs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_loading_is_not_used_and_one_line_says_so() {
+async fn a_server_that_is_loading_is_not_used_and_one_line_is_logged() {
     let mut scene = scene(&[
         "--key-load-delay",
         "10000",
@@ -207,7 +207,7 @@ async fn a_server_that_is_loading_is_not_used_and_one_line_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_becomes_a_replica_is_told_once() {
+async fn a_server_that_becomes_a_replica_is_logged_once() {
     let scene = scene(&[]).await;
     let primary = RedisServer::start().await;
     let port = primary.address().port();
@@ -223,7 +223,7 @@ async fn a_server_that_becomes_a_replica_is_told_once() {
     let lines = log::lines(scene.server.address());
     let (troubles, ends): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.0);
     let codes: Vec<&str> = troubles.iter().map(|line| &*line.1).collect();
-    // A write met it first, or the watch over the connection.
+    // Either a write has detected it first, or the heartbeat.
     assert!(
         codes == ["READONLY", "REPLICA"] || codes == ["REPLICA"],
         "{codes:?}"

@@ -133,7 +133,7 @@ impl<DB: Backend> Text<'_, DB> {
         sql(format!(
             "DELETE FROM {} AS {TARGET} USING {} WHERE {}",
             self.table,
-            self.given(Self::told_by(compares_version), "", ""),
+            self.given(Self::identified_by(compares_version), "", ""),
             self.is_given(compares_version)
         ))
     }
@@ -158,7 +158,7 @@ impl<DB: Backend> Text<'_, DB> {
             "SELECT {} FROM {} AS {TARGET}, {} WHERE {}",
             names.join(", "),
             self.table,
-            self.given(Self::told_by(false), "", ""),
+            self.given(Self::identified_by(false), "", ""),
             self.is_given(false)
         ))
     }
@@ -178,7 +178,7 @@ impl<DB: Backend> Text<'_, DB> {
     }
 
     /// Returns the columns that identify a row, including its version if that is compared.
-    pub(crate) fn told_by(compares_version: bool) -> fn(Role) -> bool {
+    pub(crate) fn identified_by(compares_version: bool) -> fn(Role) -> bool {
         if compares_version {
             |role| role.is_id() || role == Role::Version
         } else {
@@ -188,12 +188,12 @@ impl<DB: Backend> Text<'_, DB> {
 
     /// Returns the number of parameters that identify a row.
     pub(crate) fn parameters_per_row(&self, compares_version: bool) -> usize {
-        let told = self.names(Self::told_by(compares_version)).len();
+        let identifying = self.names(Self::identified_by(compares_version)).len();
         let repeated = self.columns.iter().filter(|column| self.is_text_id(column));
         if self.dialect.numbers_parameters() {
-            told
+            identifying
         } else {
-            told + repeated.count()
+            identifying + repeated.count()
         }
     }
 

@@ -1,11 +1,11 @@
-//! Every crash of a recorded run, on a disk that forgets whatever was not synced, in any order.
+//! Every crash of a recorded run, on a model of a disk that loses what was not synced, in any order.
 //!
-//! 1. A journal runs on real files while a tape records its operations. 2. After each operation, power is lost on a model of
-//!    a disk: of what was not synced, some sectors are there and others are not, and some names. 3. What is left is
-//!    recovered, and compared with what was announced by then.
+//! 1. A journal runs on real files, and a tape records its operations.
+//! 2. After each operation, the model of the disk loses power. Of what was not synced, it keeps some sectors and some names.
+//! 3. The rest is recovered, and compared with what was announced by then.
 //!
-//! A sync that fails leaves some sectors on the disk and forgets the others for good, although programs still read them.
-//! The controls take operations out of the tape, or a rule out of the recovery, and demand that a crash finds out.
+//! A sync that fails leaves some sectors on the disk and loses the others for good, although programs still read them. The
+//! controls take operations out of the tape, or a rule out of the recovery. Each demands that a crash shows the difference.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,9 +16,9 @@ use crate::journal::{
     recover::{Proof, Recovery, Rules},
 };
 
-/// Small, so that a record is many of them.
+/// Small, so that a record has many sectors.
 const SECTOR: usize = 16;
-/// How many different outcomes of a crash are tried after each operation.
+/// How many outcomes of a crash are tried after each operation.
 const OUTCOMES: u64 = 40;
 
 /// A change of a file that is not on the disk yet.
@@ -44,10 +44,10 @@ enum Naming {
 #[derive(Clone, Default)]
 struct Disk {
     nodes: Vec<Node>,
-    /// As on the disk.
+    /// The names on the disk.
     names: BTreeMap<String, usize>,
     namings: Vec<Naming>,
-    /// As programs see it.
+    /// The names as programs see them.
     seen: BTreeMap<String, usize>,
 }
 
@@ -153,7 +153,7 @@ impl Disk {
         };
     }
 
-    /// Loses power, and recovers what is left: the records, or why they are refused.
+    /// Loses power, and recovers the rest. Returns the records, or the reason why opening fails.
     fn crash(mut self, chance: &mut Chance, rules: Rules) -> Result<Vec<(u64, Vec<u8>)>, String> {
         for naming in std::mem::take(&mut self.namings) {
             if chance.toss() {
@@ -183,8 +183,8 @@ impl Disk {
     }
 }
 
-/// Tries all crashes of a run in which records up to one were released. Returns the first thing that went wrong.
-fn judge(events: &[Event], released: u64, rules: Rules) -> Result<(), String> {
+/// Tries all crashes of a run that has released the records up to `released`. Returns the first failure.
+fn check_crashes(events: &[Event], released: u64, rules: Rules) -> Result<(), String> {
     for outcome in 0..OUTCOMES {
         let mut disk = Disk::default();
         let mut chance = Chance(outcome);
@@ -251,29 +251,29 @@ async fn run() -> Vec<Event> {
     files.tape.events()
 }
 
-/// Whether an event is the sync of a segment, and not of one that has no name yet.
+/// Returns whether an event is the sync of a segment that has its name.
 fn is_segment_sync(event: &Event) -> bool {
     matches!(event, Event::Sync(name) if name.ends_with(".journal"))
 }
 
 #[tokio::test]
-async fn no_crash_takes_an_announced_record_or_is_taken_for_damage() {
+async fn no_crash_loses_an_announced_record_or_looks_like_damage() {
     let events = run().await;
     let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
     assert!(count(|event| matches!(event, Event::Rename(..))) > 3);
     assert!(count(|event| matches!(event, Event::Remove(_))) > 2);
-    judge(&events, RELEASED, Rules::ALL).unwrap();
+    check_crashes(&events, RELEASED, Rules::ALL).unwrap();
 }
 
 #[tokio::test]
-async fn without_syncs_a_crash_takes_an_announced_record() {
+async fn without_syncs_a_crash_loses_an_announced_record() {
     let mut events = run().await;
     events.retain(|event| !is_segment_sync(event));
-    judge(&events, RELEASED, Rules::ALL).unwrap_err();
+    check_crashes(&events, RELEASED, Rules::ALL).unwrap_err();
 }
 
 #[tokio::test]
-async fn announcement_before_the_sync_is_a_lie_after_a_crash() {
+async fn announcement_before_the_sync_is_wrong_after_a_crash() {
     let mut events = run().await;
     let announced = events
         .iter()
@@ -285,15 +285,15 @@ async fn announcement_before_the_sync_is_a_lie_after_a_crash() {
         .unwrap();
     let event = events.remove(announced);
     events.insert(synced, event);
-    let error = judge(&events, RELEASED, Rules::ALL).unwrap_err();
+    let error = check_crashes(&events, RELEASED, Rules::ALL).unwrap_err();
     assert!(error.contains("was announced"), "{error}");
 }
 
 #[tokio::test]
-async fn without_syncs_of_the_directory_a_crash_takes_a_segment() {
+async fn without_syncs_of_the_directory_a_crash_loses_a_segment() {
     let mut events = run().await;
     events.retain(|event| *event != Event::SyncDirectory);
-    judge(&events, RELEASED, Rules::ALL).unwrap_err();
+    check_crashes(&events, RELEASED, Rules::ALL).unwrap_err();
 }
 
 #[tokio::test]
@@ -305,17 +305,17 @@ async fn without_a_sync_of_the_last_mark_a_full_segment_looks_damaged() {
         .collect();
     let mut loose = loose.into_iter();
     events.retain(|_| !loose.next().unwrap_or(false));
-    let error = judge(&events, RELEASED, Rules::ALL).unwrap_err();
+    let error = check_crashes(&events, RELEASED, Rules::ALL).unwrap_err();
     assert!(error.contains("a later segment was begun"), "{error}");
 }
 
 #[tokio::test]
-async fn any_frame_as_a_proof_refuses_what_a_crash_has_left() {
+async fn any_frame_as_proof_mistakes_a_torn_tail_for_damage() {
     let any = Rules {
         checksums: true,
         proof: Proof::AnyFrame,
     };
-    let error = judge(&run().await, RELEASED, any).unwrap_err();
+    let error = check_crashes(&run().await, RELEASED, any).unwrap_err();
     assert!(error.contains("refused"), "{error}");
 }
 
@@ -325,11 +325,12 @@ async fn without_checksums_a_torn_tail_is_not_found() {
         checksums: false,
         proof: Proof::Durable,
     };
-    // Which crash is found first decides how it shows.
-    judge(&run().await, RELEASED, without).unwrap_err();
+    // Which failure is reported depends on the crash that is found first.
+    check_crashes(&run().await, RELEASED, without).unwrap_err();
 }
 
-/// A run whose sync fails, and whose records are read again from the memory of the system. Returns where it is opened again.
+/// Runs a journal whose sync fails, and which reads the lost records from the memory of the system when it is opened again.
+/// Returns the events, and the index at which it is opened again.
 async fn failed_run() -> (Vec<Event>, usize) {
     let directory = tempfile::tempdir().unwrap();
     let files = Files::default();
@@ -352,18 +353,18 @@ async fn failed_run() -> (Vec<Event>, usize) {
 }
 
 #[tokio::test]
-async fn records_that_a_failed_sync_has_forgotten_are_written_again() {
+async fn records_lost_by_a_failed_sync_are_written_again() {
     let (events, _) = failed_run().await;
-    judge(&events, 0, Rules::ALL).unwrap();
+    check_crashes(&events, 0, Rules::ALL).unwrap();
 }
 
 #[tokio::test]
-async fn without_writing_again_a_restart_believes_what_is_not_on_disk() {
+async fn without_writing_again_a_restart_trusts_records_that_are_not_on_disk() {
     let (mut events, opened) = failed_run().await;
     let written = events[opened..]
         .iter()
         .position(|event| matches!(event, Event::Write { .. }))
         .unwrap();
     events.remove(opened + written);
-    judge(&events, 0, Rules::ALL).unwrap_err();
+    check_crashes(&events, 0, Rules::ALL).unwrap_err();
 }

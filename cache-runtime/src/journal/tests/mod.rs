@@ -6,7 +6,7 @@ mod open;
 pub(crate) mod tape;
 mod verdicts;
 
-/// The contents of a record, different in length and bytes from those of its neighbours.
+/// Returns the contents of a record. Neighbouring records differ in length and bytes.
 fn content(sequence: u64) -> Vec<u8> {
     let length = usize::try_from(sequence * 37 % 91).unwrap();
     let mut bytes = format!("record {sequence} ").into_bytes();

@@ -28,7 +28,7 @@ fn small(directory: &TempDir) -> (Journal, Vec<Record>) {
 async fn append(journal: &Journal, count: u64) -> u64 {
     let mut last = 0;
     for _ in 0..count {
-        // The contents follow from the number, which is one more than the last.
+        // The contents depend on the number, which is one more than the last.
         last = journal.append(&[]).unwrap();
         journal.durable(last).await.unwrap();
     }
@@ -51,7 +51,7 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
     segments
 }
 
-/// The number of the first record in a segment.
+/// Returns the number of the first record in a segment.
 fn first(path: &Path) -> u64 {
     path.file_stem().unwrap().to_str().unwrap().parse().unwrap()
 }
@@ -132,7 +132,7 @@ async fn release_removes_exactly_the_segments_that_hold_nothing_else() {
     assert!(before.len() > 4, "{before:?}");
     for released in 1..=40 {
         journal.release(released);
-        // The writer releases after it has written, so the next record but one follows the removal.
+        // The writer removes segments after it has announced a group, and before it writes the next one.
         append(&journal, 2).await;
         let left = segments(directory.path());
         let needed = |path: &&PathBuf| {
@@ -210,7 +210,7 @@ async fn shortened_earlier_segment_is_refused() {
     for end in 0..bytes.len() {
         fs::write(&segments[1], &bytes[..end]).unwrap();
         let opened = Journal::open(directory.path());
-        // Without its last mark, it still has all its records.
+        // A file that lacks only its last mark has all its records.
         if end != bytes.len() - 24 {
             assert!(opened.is_err(), "cut to {end} of {}", bytes.len());
         }
@@ -234,7 +234,7 @@ async fn renamed_segment_is_refused() {
     let other = directory.path().join("00000000000000000099.journal");
     fs::rename(&last, &other).unwrap();
     let error = refusal(directory.path());
-    assert!(error.contains("its name promises record 99"), "{error}");
+    assert!(error.contains("record 99 according to its name"), "{error}");
     fs::rename(&other, last.with_extension("backup")).unwrap();
     let error = refusal(directory.path());
     assert!(error.contains("does not belong"), "{error}");
@@ -255,7 +255,7 @@ async fn file_that_is_no_segment_is_refused() {
     let last = segments(directory.path()).pop().unwrap();
     fs::write(last, "no segment at all, but a text that is long enough").unwrap();
     let error = refusal(directory.path());
-    assert!(error.contains("no segment of a journal"), "{error}");
+    assert!(error.contains("not a segment of a journal"), "{error}");
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn failed_sync_fails_the_journal_for_good() {
     files.tape.heal();
     assert_eq!(journal.append(b"more").unwrap_err().to_string(), error);
     assert_eq!(journal.durable(lost).await.unwrap_err().to_string(), error);
-    // What was true stays true.
+    // Records that were on disk stay acknowledged.
     journal.durable(3).await.unwrap();
     drop(journal);
     let (journal, _) = small(&directory);
@@ -298,12 +298,12 @@ async fn failed_sync_fails_the_journal_for_good() {
 }
 
 #[tokio::test]
-async fn failed_write_fails_everybody_who_waits() {
+async fn failed_write_fails_all_waiting_callers() {
     let directory = directory();
     let files = Files::default();
     let (journal, _) = Journal::open_on(directory.path(), SEGMENT_SIZE, files.clone()).unwrap();
     files.tape.fail(|step| matches!(step, Step::Write { .. }));
-    // The first may be a group of its own, which has failed before the others come.
+    // The first record may be in a group of its own, which has failed before the others come.
     let waits = (0..8).filter_map(|_| journal.append(b"lost").ok());
     let waits: Vec<_> = waits.collect();
     assert!(!waits.is_empty());
@@ -328,7 +328,7 @@ async fn failed_mark_fails_the_journal_but_not_its_group() {
 }
 
 #[tokio::test]
-async fn directory_that_is_gone_fails_the_next_segment() {
+async fn removed_directory_fails_the_next_segment() {
     let directory = directory();
     let path = directory.path().join("journal");
     let (journal, _) = Journal::open_with(&path, 300).unwrap();
@@ -351,7 +351,7 @@ async fn directory_that_is_gone_fails_the_next_segment() {
 }
 
 #[tokio::test]
-async fn record_that_is_too_long_harms_nobody() {
+async fn too_long_record_does_not_fail_the_journal() {
     let directory = directory();
     let (journal, _) = small(&directory);
     let error = journal.append(&vec![0; MAX_RECORD + 1]).unwrap_err();
@@ -406,12 +406,12 @@ async fn one_after_the_other_costs_one_sync_each() {
 }
 
 #[tokio::test]
-async fn what_is_on_disk_is_not_waited_for() {
+async fn wait_for_a_record_on_disk_returns_at_once() {
     let directory = directory();
     let (journal, _) = small(&directory);
     fill(&journal, 1, 2).await;
     let wait = journal.durable(2);
-    // A timeout of nothing polls once.
+    // A timeout of zero polls once.
     tokio::time::timeout(Duration::ZERO, wait)
         .await
         .unwrap()
@@ -419,7 +419,7 @@ async fn what_is_on_disk_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn dropped_wait_takes_nothing_back() {
+async fn dropped_wait_does_not_drop_the_record() {
     let directory = directory();
     let (journal, _) = small(&directory);
     let sequence = journal.append(b"record").unwrap();

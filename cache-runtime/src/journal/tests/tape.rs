@@ -1,4 +1,4 @@
-//! What a journal did to its files, in order, and the operations that are to fail.
+//! Records the operations of a journal on its files, in order, and lets chosen operations fail.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::journal::files::Step;
 
-/// Something that happened. Files are known by their names alone.
+/// An event. The tape identifies files by their names, without directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Create(String),
@@ -23,7 +23,7 @@ pub(crate) enum Event {
     Rename(String, String),
     Remove(String),
     SyncDirectory,
-    /// Somebody was told that everything up to a record is on disk.
+    /// The journal has announced that everything up to this record is on disk.
     Announce(u64),
 }
 
@@ -41,12 +41,12 @@ struct Inner {
 }
 
 impl Tape {
-    /// Lets operations fail from now on, without touching the file.
+    /// Lets operations fail from now on, without changing the file.
     pub(crate) fn fail(&self, fault: impl FnMut(&Step<'_>) -> bool + Send + 'static) {
         self.lock().fault = Some(Box::new(fault));
     }
 
-    /// Lets nothing fail any more.
+    /// Lets no further operation fail.
     pub(crate) fn heal(&self) {
         self.lock().fault = None;
     }

@@ -1,4 +1,4 @@
-//! What is read from the bytes of a segment that was cut, scattered or damaged, and what is refused.
+//! What is read from a segment that was cut, partly written or damaged, and what is refused.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use crate::journal::{
 
 const IDENTITY: u64 = 0x1234_5678_9ABC_DEF0;
 
-/// A segment: the groups that were acknowledged, each with its mark, and then one that was not.
+/// A segment: the acknowledged groups, each with its mark, then a group that was not acknowledged.
 struct Segment {
     bytes: Vec<u8>,
     acknowledged: u64,
-    /// Behind the last acknowledged record, without its mark.
+    /// The end of the last acknowledged record, before its mark.
     records_end: usize,
-    /// Behind the last mark.
+    /// The end of the last mark.
     marked_end: usize,
     last: u64,
 }
@@ -65,7 +65,7 @@ fn read(bytes: &[u8], rules: Rules) -> Result<(Vec<Record>, Scan), JournalError>
     Ok((recovery.records, scan))
 }
 
-/// The records up to one.
+/// Returns the records up to this one.
 fn records(last: u64) -> Vec<Record> {
     let record = |sequence| Record {
         sequence,
@@ -74,7 +74,7 @@ fn records(last: u64) -> Vec<Record> {
     (1..=last).map(record).collect()
 }
 
-/// How many records were read, if they are the first ones that were appended and all acknowledged ones are among them.
+/// Returns how many records were read. Fails unless they are a prefix of those appended, with all acknowledged ones.
 fn prefix(segment: &Segment, bytes: &[u8], rules: Rules) -> Result<u64, String> {
     let (read, _) = read(bytes, rules).map_err(|error| format!("refused: {error}"))?;
     let count = u64::try_from(read.len()).unwrap();
@@ -88,7 +88,7 @@ fn prefix(segment: &Segment, bytes: &[u8], rules: Rules) -> Result<u64, String> 
     Ok(count)
 }
 
-/// Shapes of segments: acknowledged groups, and one that was not.
+/// Shapes of segments: the acknowledged groups, and the group that was not acknowledged.
 const SHAPES: [(&[u64], u64); 6] = [
     (&[], 3),
     (&[1], 1),
@@ -117,7 +117,7 @@ fn every_truncation_of_the_unacknowledged_tail_leaves_a_prefix() {
             let bytes = &segment.bytes[..end];
             let count = prefix(&segment, bytes, Rules::ALL).unwrap();
             let (_, scan) = read(bytes, Rules::ALL).unwrap();
-            // What is kept ends with a whole frame, and is all that could be kept.
+            // The rest ends with a whole frame, and is as long as possible.
             assert_eq!(
                 prefix(&segment, &bytes[..scan.end], Rules::ALL),
                 Ok(count),
@@ -129,7 +129,7 @@ fn every_truncation_of_the_unacknowledged_tail_leaves_a_prefix() {
     }
 }
 
-/// Every way in which some blocks of the unacknowledged tail were written and others were not.
+/// Returns every way in which some blocks of the unacknowledged tail were written and others were not.
 fn scattered(segment: &Segment) -> impl Iterator<Item = Vec<u8>> {
     let from = segment.records_end;
     let block = ((segment.bytes.len() - from) / 10).max(1);
@@ -155,7 +155,7 @@ fn every_scattering_of_the_unacknowledged_tail_leaves_a_prefix() {
 }
 
 #[test]
-fn any_frame_behind_a_bad_one_is_no_proof_of_damage() {
+fn frame_after_a_bad_one_does_not_prove_damage() {
     let segment = segment(&[3, 5], 7);
     let any = Rules {
         checksums: true,
@@ -165,7 +165,7 @@ fn any_frame_behind_a_bad_one_is_no_proof_of_damage() {
     assert!(refused.count() > 0);
 }
 
-/// Every flip of one bit in the acknowledged part that is not refused, with what came of it.
+/// Returns every flip of one bit in the acknowledged part that is not refused, with its result.
 fn unnoticed_flips(segment: &Segment, rules: Rules) -> Vec<(usize, Result<u64, String>)> {
     let mut unnoticed = Vec::new();
     for bit in 0..segment.records_end * 8 {
@@ -198,7 +198,7 @@ fn without_checksums_a_flipped_bit_changes_a_record() {
 }
 
 #[test]
-fn without_a_look_behind_a_flipped_bit_takes_acknowledged_records() {
+fn without_a_look_at_later_frames_a_flipped_bit_loses_acknowledged_records() {
     let without = Rules {
         checksums: true,
         proof: Proof::Nothing,
@@ -209,7 +209,7 @@ fn without_a_look_behind_a_flipped_bit_takes_acknowledged_records() {
 }
 
 #[test]
-fn flipped_bit_in_the_last_mark_takes_no_record() {
+fn flipped_bit_in_the_last_mark_loses_no_record() {
     let segment = segment(&[3, 5], 0);
     for bit in segment.records_end * 8..segment.marked_end * 8 {
         let mut bytes = segment.bytes.clone();
@@ -219,13 +219,16 @@ fn flipped_bit_in_the_last_mark_takes_no_record() {
 }
 
 #[test]
-fn records_cut_out_of_the_middle_are_missed() {
+fn records_missing_in_the_middle_are_detected() {
     let segment = segment(&[1, 1, 1], 0);
     let second = HEADER_LENGTH + 2 * FRAME_LENGTH + content(1).len();
     let third = second + 2 * FRAME_LENGTH + content(2).len();
     let bytes = [&segment.bytes[..second], &segment.bytes[third..]].concat();
     let error = read(&bytes, Rules::ALL).unwrap_err().to_string();
-    assert!(error.contains("record 3 stands where 2 belongs"), "{error}");
+    assert!(
+        error.contains("record 3 is where record 2 should be"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn bytes_of_a_journal_inside_a_record_of_another_one_prove_nothing() {
     let mut group = Vec::new();
     format::push(&mut group, 3, &foreign);
     format::seal(&mut group, IDENTITY, 2);
-    // The head of the record is torn, its bytes are there.
+    // The head of the record is torn, but its bytes are there.
     group[..FRAME_LENGTH].fill(0);
     bytes.extend(group);
     assert_eq!(read(&bytes, Rules::ALL).unwrap().0, records(2));

@@ -1,12 +1,12 @@
 //! Payload codecs: a row to bytes and back, for stores outside this process.
 //!
-//! MessagePack with field names is the default: it carries everything serde can describe, and a field that was added,
-//! removed or moved cannot be read as another one. postcard is smaller and faster but positional, and it carries nothing
-//! that describes itself (`serde_json::Value`, `#[serde(flatten)]`, untagged enums); `probe` finds such types when the
-//! repository is made, not when the first row fails. JSON is for entries that people or other programs read.
+//! The default is MessagePack with field names. It can carry everything that serde can describe, and a field that was added,
+//! removed or moved cannot be read as another one. postcard is smaller and faster, but positional. It cannot carry
+//! self-describing types (`serde_json::Value`, `#[serde(flatten)]`, untagged enums). `probe` finds such types when a
+//! repository is made, before the first row fails. JSON is for entries that people or other programs read.
 //!
-//! The header in front of a payload is not the codec's business; it names the codec and the layout the payload was
-//! written with, and a reader never decodes a payload of another codec or layout.
+//! Not here: the header before a payload. It names the codec and the layout of the payload, and a reader never decodes a
+//! payload of another codec or layout.
 
 mod probe;
 mod stopped_at;
@@ -18,10 +18,10 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use crate::policy::Codec;
 pub(crate) use probe::{requires_self_describing, shape};
 
-/// The highest number of a codec.
+/// The highest codec number.
 const LAST: u8 = 3;
 
-/// Why a payload could not be written or read.
+/// Why a payload could not be encoded or decoded.
 #[derive(Debug)]
 pub struct CodecError(String);
 
@@ -40,7 +40,7 @@ impl CodecError {
 }
 
 impl Codec {
-    /// The number of the codec in an entry's header.
+    /// Returns the number of the codec in an entry's header.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -53,7 +53,7 @@ impl Codec {
         }
     }
 
-    /// The codec of a number, if this program was built with it.
+    /// Returns the codec with this number, if this program was built with it.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -67,12 +67,12 @@ impl Codec {
         }
     }
 
-    /// All codecs that this program was built with.
+    /// Returns all codecs that this program was built with.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (1..=LAST).filter_map(Self::from_number)
     }
 
-    /// Whether the codec finds fields by their position, and so cannot carry a type that describes itself.
+    /// Returns whether the codec finds fields by their position, and so cannot carry a self-describing type.
     #[must_use]
     pub const fn is_positional(self) -> bool {
         match self {
@@ -85,11 +85,11 @@ impl Codec {
         }
     }
 
-    /// Writes a row.
+    /// Encodes a row.
     ///
     /// # Errors
     ///
-    /// Fails when the codec cannot carry a value of the row.
+    /// Fails if the codec cannot carry a value of the row.
     pub fn encode<E: Serialize>(self, row: &E) -> Result<Vec<u8>, CodecError> {
         match self {
             #[cfg(feature = "msgpack")]
@@ -101,11 +101,11 @@ impl Codec {
         }
     }
 
-    /// Reads a row. Bytes behind its end are an error, not silence.
+    /// Decodes a row. Bytes after its end are an error.
     ///
     /// # Errors
     ///
-    /// Fails when the bytes are not a row of this type in this codec.
+    /// Fails if the bytes are not a row of this type in this codec.
     pub fn decode<E: DeserializeOwned>(self, bytes: &[u8]) -> Result<E, CodecError> {
         match self {
             #[cfg(feature = "msgpack")]
@@ -128,7 +128,7 @@ impl Codec {
 }
 
 impl Codec {
-    /// The field of a row at which [`Codec::encode`] failed, if that can be told.
+    /// Returns the field of a row at which [`Codec::encode`] failed, if it can be found.
     pub(crate) fn field_not_written<E: Serialize + DeserializeOwned>(
         self,
         row: &E,
@@ -145,7 +145,7 @@ impl Codec {
         self.field_not_read::<E>(&written)
     }
 
-    /// The field of a row at which [`Codec::decode`] fails, if that can be told.
+    /// Returns the field of a row at which [`Codec::decode`] fails, if it can be found.
     pub(crate) fn field_not_read<E: DeserializeOwned>(self, bytes: &[u8]) -> Option<String> {
         match self {
             #[cfg(feature = "msgpack")]
@@ -165,6 +165,8 @@ fn ended(rest: &[u8]) -> Result<(), CodecError> {
     if rest.is_empty() {
         Ok(())
     } else {
-        Err(CodecError::new("the payload goes on behind the row"))
+        Err(CodecError::new(
+            "there are bytes after the row in the payload",
+        ))
     }
 }

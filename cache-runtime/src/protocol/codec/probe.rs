@@ -1,16 +1,20 @@
-//! Learns how a type is read, before the first row is: by deserializing it from invented data and listening.
+//! Finds out how a type is deserialized, before there is a row: it deserializes the type from made-up data and records each
+//! call.
 //!
-//! Two things are learnt. *Whether it can be read only from a format that describes itself*: `serde_json::Value`,
-//! `#[serde(flatten)]` and untagged enums ask what comes next (`deserialize_any`); a positional codec has no answer, and says
-//! so only when a row is read back. And *its shape*: the names and kinds of all fields and variants, nested ones included,
-//! which the derive cannot see behind the name of a type.
+//! It finds two things.
 //!
-//! 1. Every struct is offered its own fields, every sequence one element, every enum one of its variants.
-//! 2. Invented data may be refused (no date is called "1"), which ends a run early; so the type is visited many times, each
-//!    time beginning with another field and another variant.
+//! - Whether the type needs a self-describing format. `serde_json::Value`, `#[serde(flatten)]` and untagged enums ask the
+//!   format for the next type (`deserialize_any`). A positional codec cannot answer, and fails only when it reads a row
+//!   back.
+//! - The shape of the type: the names and kinds of all fields and variants, nested ones included. The derive sees only the
+//!   name of a nested type.
 //!
-//! Not here: proof of absence. A type that refuses early in every run is passed over; the codec still reports it when a row
-//! is written or read, and such a payload is a miss.
+//! 1. Every struct gets its own fields, every sequence one element, every enum one of its variants.
+//! 2. A type may reject made-up data (`"1"` is not a date), which ends a run early. So there are many runs, and each begins
+//!    with another field and another variant.
+//!
+//! Not here: a proof that a type is not self-describing. A type that rejects the data early in every run is not found. The
+//! codec then fails when a row is written or read, and a payload that cannot be read is a miss.
 
 use std::{cell::Cell, fmt};
 
@@ -24,17 +28,17 @@ use crate::protocol::fingerprint::Fingerprint;
 const RUNS: usize = 64;
 const DEEPEST: usize = 24;
 
-/// Whether reading a `T` asks the format what comes next.
+/// Returns whether deserializing a `T` asks the format for the next type.
 pub(crate) fn requires_self_describing<T: for<'de> Deserialize<'de>>() -> bool {
     listen::<T>().asked.get()
 }
 
-/// A hash over the names and kinds of the fields and variants that reading a `T` meets.
+/// Returns a hash over the names and kinds of the fields and variants that deserializing a `T` visits.
 pub(crate) fn shape<T: for<'de> Deserialize<'de>>() -> u32 {
     listen::<T>().shape.get().finish()
 }
 
-/// What was overheard.
+/// What the runs have recorded.
 #[derive(Default)]
 struct Notes {
     asked: Cell<bool>,
@@ -209,7 +213,7 @@ impl<'de> de::Deserializer<'de> for Inventor<'_> {
         visitor: V,
     ) -> Result<V::Value, Refused> {
         variants.iter().for_each(|variant| self.notes.note(variant));
-        // Another variant each time the runs have gone round the fields of a middling struct.
+        // Without `run / 8`, a struct of 8 fields would begin each field with the same one of 2, 4 or 8 variants.
         let at = (self.run / 8 + self.run) % variants.len().max(1);
         visitor.visit_enum(Variant {
             inventor: self.deeper()?,
@@ -244,7 +248,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_> {
 
 struct Fields<'a> {
     inventor: Inventor<'a>,
-    /// The names of a struct's fields; a map has none, and is offered one invented key.
+    /// The names of a struct's fields. A map has none, and gets one made-up key.
     fields: &'static [&'static str],
     at: usize,
     left: usize,

@@ -1,9 +1,9 @@
-//! At which field of a row a codec stopped, for the message about it. Errors of codecs mostly do not say.
+//! Finds the field of a row at which a codec failed, for the message about it. Most errors of codecs do not name it.
 //!
-//! The row is read once more, by a deserializer that passes everything on and remembers the field it is at. A row that could
-//! not be written is read as far as it was written: that ends in the field that could not be.
+//! It reads the row once more, with a deserializer that passes everything on and records the current field. A row that could
+//! not be encoded is read from the bytes written so far, so the reading ends in the field that failed.
 //!
-//! Not here: anything that a row that can be carried pays for.
+//! Not here: any cost for a row that the codec can carry.
 
 use std::{cell::RefCell, fmt};
 
@@ -12,14 +12,14 @@ use serde::{
     de::{DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor},
 };
 
-/// The field inside which reading a `T` ends with an error, if it is inside one.
+/// Returns the field in which reading a `T` fails, if it fails inside one.
 pub(super) fn field<'de, T: Deserialize<'de>>(from: impl Deserializer<'de>) -> Option<String> {
     let at = RefCell::new(None);
     let read = T::deserialize(Watched { from, at: &at });
     read.is_err().then(|| at.into_inner()).flatten()
 }
 
-/// Where reading is.
+/// The field that is being read.
 type At = RefCell<Option<String>>;
 
 struct Watched<'a, D> {
@@ -82,7 +82,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Watched<'_, D> {
     }
 }
 
-/// Reads a row, by names or by positions.
+/// Reads a row, by field names or by positions.
 struct Row<'a, V> {
     visitor: V,
     fields: &'static [&'static str],

@@ -208,7 +208,7 @@ impl MemoryStore {
     }
 
     /// Returns what a caller may see of a key. If it is a queued write, waits until it is on disk.
-    async fn told(&self, key: &Key, found: Found) -> Result<Found, StoreError> {
+    async fn visible(&self, key: &Key, found: Found) -> Result<Found, StoreError> {
         if matches!(found, Found::Value(..) | Found::Negative(_)) {
             self.on_disk(key).await?;
         }
@@ -320,7 +320,7 @@ impl MemoryStore {
     }
 }
 
-/// What a reader finds in a slot.
+/// Returns what a reader may conclude from a slot.
 fn found(slot: Option<Slot<Payload>>, identity: Identity) -> Found {
     let state = slot.map(|slot| slot.state);
     let found = state::lookup(state.as_ref(), identity).map(|_| ());
@@ -377,7 +377,7 @@ impl Store for MemoryStore {
             };
             return Ok(found(Some(slot), identity));
         }
-        self.told(key, found(self.peek(key), identity)).await
+        self.visible(key, found(self.peek(key), identity)).await
     }
 
     async fn acquire(
@@ -400,7 +400,7 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         let found = found(seen, lease.identity);
-        self.told(key, found).await.map(Some)
+        self.visible(key, found).await.map(Some)
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -416,7 +416,7 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         let found = found(seen, identity);
-        self.told(key, found).await.map(Some)
+        self.visible(key, found).await.map(Some)
     }
 
     async fn fill(
@@ -471,7 +471,7 @@ impl Store for MemoryStore {
     ) -> Result<InForce, StoreError> {
         let queue = journal.map(|partition| self.queue(partition));
         let Some((journaled, _)) = queue.and_then(|queue| queue.journal.clone()) else {
-            // The ledger of this process has compared it already.
+            // The ledger of this process has compared the claim already.
             return Ok(InForce {
                 connection_number: self.connection_number(),
                 database: claim.leave.to_owned(),
@@ -482,7 +482,7 @@ impl Store for MemoryStore {
     }
 
     async fn scan(&self, prefix: &[u8], _cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
-        // Leases first: one that is filled in the meantime is then among the rows.
+        // Leases first: a lease that is filled in between is then found among the rows.
         let mut keys = HashSet::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -69,7 +69,7 @@ struct QueuedWrite {
 
 impl std::fmt::Debug for JournalHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Journaled").finish_non_exhaustive()
+        f.debug_struct("JournalHandle").finish_non_exhaustive()
     }
 }
 
@@ -485,7 +485,7 @@ impl QueueStore for MemoryStore {
         _partition: &PartitionKeys,
         _cursor: u64,
     ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
-        // Nothing is dropped here, so nothing is indexed.
+        // The in-process store evicts no queued row, so it needs no index.
         Ok((0, Vec::new()))
     }
 

@@ -17,7 +17,7 @@ use crate::{
     store::redis::{condition::Unavailable, connection::field},
 };
 
-/// The counts of `INFO stats`, the settings behind them, and what happens at their limits.
+/// The counts of `INFO stats`, the setting of each limit, and what Redis does at the limit.
 const LIMITS: [(&str, &str, &str); 3] = [
     (
         "client_output_buffer_limit_disconnections",
@@ -43,10 +43,10 @@ type Counts = [Option<u64>; LIMITS.len()];
 
 /// What a server has reported about the connections that it has closed.
 #[derive(Debug, Default)]
-pub(super) struct Closings(Mutex<Told>);
+pub(super) struct Closings(Mutex<Reported>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     /// The latest counts, and the history they belong to.
     counts: Option<(u64, Counts)>,
     /// The latest closing, and until when it explains a loss.
@@ -92,7 +92,7 @@ impl Closings {
             .counts
             .is_some_and(|(_, [output, ..])| output.is_some());
         let words: Vec<&str> = info.output_limits.split_whitespace().collect();
-        // A kind, a limit, and another one that holds for so many seconds.
+        // The kind of client, the hard limit, the soft limit, and the seconds that the soft limit may be exceeded.
         let mut limits = words.chunks_exact(4);
         let limit = limits.find(|limit| limit[0] == kind && limit[1..3] != ["0", "0"]);
         match limit {
@@ -105,7 +105,7 @@ impl Closings {
         }
     }
 
-    fn info(&self) -> MutexGuard<'_, Told> {
+    fn info(&self) -> MutexGuard<'_, Reported> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_count_that_has_grown_names_its_setting_once_and_lately() {
+    async fn increased_count_names_its_setting_once_and_only_for_a_while() {
         let closings = Closings::default();
         let code = |info: &str| code(&closings, 1, info);
         assert_eq!(code(&info(3, 5)), None);
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(code(&(evicted.clone() + "0\r\n")), None);
         let memory = code(&(evicted.clone() + "2\r\n"));
         assert_eq!(memory.as_deref(), Some("maxmemory-clients"));
-        // Heard of with a beat, before the loss was noticed; or too long before.
+        // The heartbeat reports the closing before the loss is noticed. Then it reports one that is too old.
         closings.note(1, &(evicted.clone() + "3\r\n"));
         assert!(code(&(evicted.clone() + "3\r\n")).is_some());
         closings.note(1, &(evicted.clone() + "4\r\n"));
@@ -152,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_count_is_suspected_of_the_limits_it_has() {
+    fn server_without_counts_is_suspected_of_its_limits() {
         let closings = Closings::default();
         closings.note(1, "# Stats\r\nevicted_clients:0\r\n");
-        assert_eq!(closings.suspicion("pubsub"), "", "it does not tell");
+        assert_eq!(closings.suspicion("pubsub"), "", "it does not report them");
         let limits = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60";
         closings.note_output_limits(Some(limits.to_owned()));
         assert_eq!(closings.suspicion("normal"), "", "there is none");
@@ -168,11 +168,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn counts_of_another_run_or_of_a_server_that_does_not_count_tell_nothing() {
+    async fn counts_of_another_run_and_missing_counts_prove_nothing() {
         let closings = Closings::default();
         assert_eq!(code(&closings, 1, &info(3, 5)), None);
         assert_eq!(code(&closings, 2, &info(9, 9)), None, "another run");
-        assert_eq!(code(&closings, 2, "# Stats\r\n"), None, "none any more");
-        assert_eq!(code(&closings, 2, &info(10, 10)), None, "new to us");
+        assert_eq!(code(&closings, 2, "# Stats\r\n"), None, "no counts");
+        assert_eq!(
+            code(&closings, 2, &info(10, 10)),
+            None,
+            "first counts again"
+        );
     }
 }

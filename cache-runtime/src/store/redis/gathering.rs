@@ -1,20 +1,18 @@
-//! Calls to a server that meet on their way, and go together.
+//! Sends concurrent calls to a server in groups.
 //!
-//! Taking up a command costs a server as much as doing a small one, and waiting for a disk costs as much for one write as for
-//! a hundred. So calls that come while others are under way wait for one of those to return, and then go as one group (group
-//! commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984).
+//! A server needs as much time to receive a command as to execute a small one, and a disk needs as much for one write as for
+//! a hundred. So calls that arrive while others are in flight wait until one of those returns, and are then sent as one
+//! group (group commit: `DeWitt` et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984).
 //!
-//! 1. A call that meets nobody, or hardly anybody, goes at once and alone, in the task of its caller: nothing is waited for,
-//!    and nothing is spawned.
-//! 2. Another goes at once in a task of its own, as a group that has not grown, if there is room.
-//! 3. All others wait until a group is answered; those that have come by then are the next one.
+//! 1. If few calls are in flight, a call is sent at once and alone, in the task of its caller. Nothing is spawned.
+//! 2. Otherwise, if fewer groups are in flight than allowed, it is sent at once as a group of one, in a task of its own.
+//! 3. Otherwise it waits until a group is answered. The calls that have arrived by then are the next group.
 //!
-//! Invariant: what is waited for is only ever a group, and its task holds its room until it is answered. So a caller who is
-//! dropped, or who is not polled, takes no other call with it and holds up nobody. A call whose caller was dropped before it
-//! left does not leave.
-//! Invariant: calls that wait leave in the order in which they came.
-//! Invariant: nobody waits longer than the patience of the place, whatever becomes of the tasks.
-//! Not here: what a group is made into (`put`).
+//! Invariant: a call waits only for groups, and the task of a group holds its permit until Redis replies. So a caller that
+//! is dropped, or not polled, neither drops nor delays other calls. A call that was dropped before it was sent is not sent.
+//! Invariant: calls that wait are sent in the order in which they arrived.
+//! Invariant: no caller waits longer than the timeout, whatever happens to the tasks.
+//! Not here: what a group is sent as (`put`).
 
 use std::{
     collections::VecDeque,
@@ -26,39 +24,39 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{clock::Deadline, error::StoreError};
 
-/// Who takes calls to the server.
+/// Sends calls to the server.
 pub(super) trait Transport: Send + Sync + 'static {
-    /// What is asked.
+    /// A call.
     type Call: Send + 'static;
-    /// What is answered.
+    /// The answer to a call.
     type Answer: Send + 'static;
 
-    /// About how many bytes a call sends.
+    /// Returns the approximate size of a call, in bytes.
     fn size(call: &Self::Call) -> usize;
 
-    /// Takes calls there in one round trip, and brings one answer for each, in their order.
+    /// Sends calls in one round trip. Returns one answer for each, in their order.
     fn carry(
         &self,
         calls: Vec<Self::Call>,
     ) -> impl Future<Output = Vec<Result<Self::Answer, StoreError>>> + Send;
 }
 
-/// How much goes at the same time.
+/// How many calls are sent at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// How many calls may be under way alone, while there is no group.
+    /// The maximum number of single calls in flight, while no group is in flight.
     pub(super) alone: usize,
-    /// How many groups may be under way at once.
+    /// The maximum number of groups in flight.
     pub(super) at_once: usize,
-    /// How many calls a group may have.
+    /// The maximum number of calls in a group.
     pub(super) together: usize,
-    /// After how many bytes a group takes no more calls.
+    /// The size in bytes at which a group takes no more calls.
     pub(super) bytes: usize,
     /// How long a caller waits.
     pub(super) timeout: Duration,
 }
 
-/// The place where calls meet.
+/// Groups the calls to one server.
 pub(super) struct Gathering<C: Transport> {
     carrier: C,
     bounds: Bounds,
@@ -68,29 +66,29 @@ pub(super) struct Gathering<C: Transport> {
 struct Calls<C: Transport> {
     alone: usize,
     in_flight: usize,
-    /// Empty unless as many groups are under way as may be.
+    /// Empty unless the maximum number of groups is in flight.
     waiting: VecDeque<Waiting<C>>,
 }
 
 struct Waiting<C: Transport> {
     call: C::Call,
-    /// The runtime that its answer will come through.
+    /// The runtime that drives the connection.
     runtime: Handle,
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
-/// A call under way alone.
+/// The permit of a single call in flight.
 struct SinglePermit<C: Transport>(Arc<Gathering<C>>);
 
-/// What has become of a call.
+/// How a call is sent.
 enum Entered<C: Transport> {
-    /// It may leave.
+    /// Alone, now.
     SinglePermit(C::Call, SinglePermit<C>),
-    /// It goes with a group, whose answer will be told here.
+    /// With a group. Its answer arrives here.
     Waits(oneshot::Receiver<Result<C::Answer, StoreError>>),
 }
 
-/// The room of a group under way. When it is free, the next one leaves.
+/// The permit of a group in flight. When it is dropped, the next group is sent.
 struct BatchPermit<C: Transport>(Arc<Gathering<C>>);
 
 impl<C: Transport> Gathering<C> {
@@ -106,11 +104,11 @@ impl<C: Transport> Gathering<C> {
         })
     }
 
-    /// Makes a call, alone or with others, in the runtime that drives the connection.
+    /// Makes a call, alone or in a group. A group runs in the runtime that drives the connection.
     ///
     /// # Cancel safety
     ///
-    /// Whether a call was made whose future is dropped is not known.
+    /// If the future is dropped, the call may or may not be made.
     pub(super) async fn call(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -118,7 +116,7 @@ impl<C: Transport> Gathering<C> {
     ) -> Result<C::Answer, StoreError> {
         let answered = match self.enter(call, runtime) {
             Entered::SinglePermit(call, _alone) => {
-                // Out of the futures of the caller, which are deep enough.
+                // Boxed to keep the callers' futures small.
                 let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
                 return answers.pop().unwrap_or_else(no_answer);
             }
@@ -128,13 +126,13 @@ impl<C: Transport> Gathering<C> {
         match answered {
             Some(answer) => answer.unwrap_or_else(|_| no_answer()),
             None => Err(StoreError::unanswered(format!(
-                "Redis has not answered for {:?}",
+                "Redis has not replied within {:?}",
                 self.bounds.timeout
             ))),
         }
     }
 
-    /// Lets a call leave if there is room for it, or queues it.
+    /// Sends a call if a permit is free, or queues it.
     fn enter(self: &Arc<Self>, call: C::Call, runtime: &Handle) -> Entered<C> {
         let mut calls = self.lock();
         if calls.alone < self.bounds.alone && calls.in_flight == 0 {
@@ -157,7 +155,7 @@ impl<C: Transport> Gathering<C> {
         Entered::Waits(answered)
     }
 
-    /// The next group, for a room that the last one has left; without any, the room is given up.
+    /// Returns the next group for a permit that was released. Without one, gives the permit up.
     fn next_group(&self) -> Vec<Waiting<C>> {
         let mut calls = self.lock();
         let mut group = Vec::new();
@@ -184,7 +182,7 @@ impl<C: Transport> Gathering<C> {
 }
 
 impl<C: Transport> BatchPermit<C> {
-    /// Lets a group leave. If its runtime has ended, its calls are dropped, and then those behind them.
+    /// Sends a group. If its runtime has ended, its calls are dropped, and then those after them.
     fn take(self, group: Vec<Waiting<C>>) {
         let Some(runtime) = group.first().map(|first| first.runtime.clone()) else {
             return;
@@ -195,11 +193,11 @@ impl<C: Transport> BatchPermit<C> {
                 .map(|waiting| (waiting.call, waiting.answer))
                 .unzip();
             let carried = self.0.carrier.carry(calls).await;
-            // The next group leaves before the callers of this one wake.
+            // The next group is sent before the callers of this one are woken.
             drop(self);
             for (answer, carried) in answers.into_iter().zip(carried) {
                 // A caller may have been dropped.
-                let _told = answer.send(carried);
+                let _answered = answer.send(carried);
             }
         });
     }
@@ -222,7 +220,7 @@ impl<C: Transport> Drop for BatchPermit<C> {
 
 fn no_answer<A>() -> Result<A, StoreError> {
     Err(StoreError::unanswered(
-        "the program stopped while it was waiting for Redis",
+        "the runtime stopped while the call was waiting for Redis",
     ))
 }
 
@@ -233,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with the call, when it is let.
+    /// Answers with a multiple of the call, when a permit is added.
     struct Slow {
         lets: Semaphore,
         groups: Mutex<Vec<Vec<u32>>>,
@@ -277,7 +275,7 @@ mod tests {
         gathering.carrier.groups.lock().expect("no panic").clone()
     }
 
-    /// Starts a call, and returns when it has left or waits.
+    /// Starts a call, and returns when it was sent or waits.
     async fn start(
         gathering: &Arc<Gathering<Slow>>,
         call: u32,
@@ -296,7 +294,7 @@ mod tests {
         task
     }
 
-    /// Lets every task go on that can: there is one thread.
+    /// Lets all tasks run until they wait. There is one thread.
     async fn settle() {
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -304,8 +302,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_that_wait_go_together_in_their_order_and_get_their_own_answers() {
-        // One goes alone, and one as a group that has not grown.
+    async fn waiting_calls_are_sent_as_one_group_in_order() {
+        // The first call is sent alone, and the second as a group of one.
         let gathering = gathering(1, 3);
         let mut tasks = Vec::new();
         for call in 1..=7 {
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_has_no_more_bytes_than_it_may() {
+    async fn group_size_in_bytes_is_limited() {
         let gathering = gathering(1, 8);
         for call in [1, 2, 100, 101, 102, 3] {
             start(&gathering, call).await;
@@ -336,13 +334,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_is_dropped_takes_no_other_call_with_it() {
+    async fn dropped_caller_does_not_drop_other_calls() {
         let gathering = gathering(1, 8);
         let mut tasks = Vec::new();
         for call in 1..=5 {
             tasks.push(start(&gathering, call).await);
         }
-        // The one that is alone, the one of a group, which keeps its room until it is answered, and one that waits.
+        // Call 1 is alone. Call 2 is in a group, which keeps its permit until it is answered. Call 4 waits.
         for dropped in [0, 1, 3] {
             tasks[dropped].abort();
         }
@@ -351,7 +349,7 @@ mod tests {
         gathering.carrier.lets.add_permits(1);
         settle().await;
         assert_eq!(groups(&gathering)[2..], [vec![3, 5]]);
-        // One of a group that is under way.
+        // Call 3 is in a group in flight.
         tasks[2].abort();
         settle().await;
         gathering.carrier.lets.add_permits(1);
@@ -362,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_is_not_polled_holds_up_nobody() {
+    async fn caller_that_is_not_polled_delays_no_other_call() {
         let gathering = gathering(1, 8);
         let runtime = Handle::current();
         let mut alone = std::pin::pin!(gathering.call(&runtime, 1));
@@ -376,22 +374,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_waits_for_no_longer_than_the_patience() {
+    async fn caller_waits_no_longer_than_the_timeout() {
         let gathering = patient(1, 8, Duration::from_millis(20));
         let runtime = Handle::current();
         let _alone = start(&gathering, 1).await;
         let calls = [2, 3].map(|call| gathering.call(&runtime, call));
         for answer in futures_util::future::join_all(calls).await {
-            assert!(answer.expect_err("nobody answers").may_be_done);
+            assert!(answer.expect_err("no answer comes").may_be_done);
         }
-        // Whoever has given up does not leave any more.
+        // A caller that has given up is not sent later.
         gathering.carrier.lets.add_permits(3);
         settle().await;
         assert_eq!(groups(&gathering), [vec![1], vec![2]]);
     }
 
     #[test]
-    fn a_runtime_that_ends_leaves_nobody_waiting_and_the_room_free() {
+    fn runtime_that_ends_releases_its_permits() {
         let gathering = gathering(1, 1);
         let runtime = || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -405,7 +403,7 @@ mod tests {
         let foreign = second.block_on(start_on(ending, &gathering, 4));
         drop(first);
         let answer = second.block_on(foreign);
-        let error = answer.expect("no panic").expect_err("nobody carried it");
+        let error = answer.expect("no panic").expect_err("no runtime sent it");
         assert!(error.may_be_done);
         {
             let calls = gathering.lock();

@@ -1,21 +1,21 @@
-//! One read of a log in Redis: at most so many writes, and at most so many bytes, whatever is put meanwhile.
+//! Reads a log in Redis in batches with a limited number of writes and bytes, even if writes are queued meanwhile.
 //!
-//! `XRANGE` bounds what it returns by a count only. A thousand rows of a few hundred bytes are little, a thousand of 1 MiB are
-//! more than a connection, or this process, should carry at once.
+//! `XRANGE` limits its reply by a count only. A thousand rows of a few hundred bytes are little, but a thousand rows of 1
+//! MiB are too much for one reply, and for the memory of this process.
 //!
-//! 1. `put.lua` lists each write that is larger than [`LARGE`] beside its log, with its size. Writes of an ordinary size are
-//!    not listed, and cost nothing.
-//! 2. A look at the queue tells the sizes of what the next reads may meet, and up to which number it knows them ([`Sizes`]).
-//! 3. A read ends with a number that is known ([`Sizes::reach`]): what is put later is behind it. So it can go out together
-//!    with the next look, and a long queue of small rows costs one round trip for each batch.
-//! 4. What was smaller than it could have been leaves room, which further reads fill ([`Batch`]).
+//! 1. `put.lua` lists each write that is larger than [`LARGE`], with its size, in a set next to the log. Writes of ordinary
+//!    size are not listed, and cost nothing.
+//! 2. The fetch script returns the sizes of the next writes, and the number up to which it knows them ([`Sizes`]).
+//! 3. A read ends at a number whose sizes are known ([`Sizes::reach`]). Later puts have larger numbers. So the read can be
+//!    sent together with the next fetch script, and a long queue of small rows costs one round trip per batch.
+//! 4. Writes may be smaller than the limit for unlisted ones. Then the batch has room left, which further reads fill
+//!    ([`Batch`]).
+//! 5. If a link cannot transfer a batch within the response time-out, the next batch is smaller ([`BatchBytes`]). Otherwise
+//!    the same read would fail forever.
 //!
-//! 5. A link that does not carry a batch within the time that an answer may take is given a smaller one ([`BatchBytes`]), or the
-//!    same read would fail for ever.
-//!
-//! Invariant: the writes of one batch have [`MAX_BYTES`] together, or there is one of them.
-//! Invariant: a batch is empty only if the log had nothing behind its place.
-//! Not here: how Redis is asked (`queue`).
+//! Invariant: the writes of one batch have at most [`MAX_BYTES`] in total, or there is only one of them.
+//! Invariant: a batch is empty only if the log has no write after the position.
+//! Not here: the commands (`queue`).
 
 use std::{
     collections::HashMap,
@@ -30,20 +30,20 @@ use crate::{
     store::{Payload, queue::Logged},
 };
 
-/// From how many bytes on, key and entry together, a write is listed with its size.
+/// The size above which a write is listed, in bytes of key and entry together.
 pub(super) const LARGE: u64 = 4 << 10;
-/// How many bytes one batch may have.
+/// The maximum size of a batch, in bytes.
 const MAX_BYTES: u64 = 8 << 20;
-/// How many it may have over the slowest link.
+/// The maximum size of a batch over the slowest link, in bytes.
 const LEAST_BYTES: u64 = 64 << 10;
 
-/// What a look has told of the sizes of writes in a log.
+/// What the fetch script has returned about the sizes of writes in a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) incarnation: Incarnation,
-    /// Behind which number they are known.
+    /// The number after which they are known.
     pub(super) from: u64,
-    /// Up to which number they are known.
+    /// The number up to which they are known.
     pub(super) to: u64,
     /// The last number in the log.
     pub(super) last: u64,
@@ -52,7 +52,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Up to which number writes can be read behind another one, if any can: at most so many, with at most so many bytes.
+    /// Returns the number up to which writes after `after` can be read, with at most `count` writes and `bytes` bytes.
+    /// `None` if not even one is known to fit.
     fn reach(&self, after: u64, count: u64, bytes: u64) -> Option<u64> {
         if after < self.from {
             return None;
@@ -79,19 +80,19 @@ impl Sizes {
     }
 }
 
-/// What was told last of each queue. It stays true of its incarnation: a number is given to one write only.
+/// The latest sizes of each queue. They stay true for their incarnation: a number is assigned to one write only.
 #[derive(Debug, Default)]
 pub(super) struct KnownSizes(Mutex<HashMap<Key, Sizes>>);
 
 impl KnownSizes {
-    /// What is known of a log.
+    /// Returns the known sizes of a log.
     pub(super) fn of(&self, queue: &Key, incarnation: Incarnation) -> Option<Sizes> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sizes = known.get(queue)?;
         (sizes.incarnation == incarnation).then(|| sizes.clone())
     }
 
-    /// Remembers what a look has told.
+    /// Records the sizes that the fetch script has returned.
     pub(super) fn note(&self, queue: &Key, sizes: Sizes) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get_mut(queue) {
@@ -103,15 +104,15 @@ impl KnownSizes {
     }
 }
 
-/// How many bytes the next batch may have: half as many after a read that failed, and twice as many after a long time without.
+/// The maximum size of the next batch. It is halved after a failed read, and doubled after a long time without failures.
 #[derive(Debug)]
 pub(super) struct BatchBytes {
     most: AtomicU64,
-    /// How many were as large as they might be since the last failure.
+    /// How many batches of more than half the maximum size were read since the last failure.
     taken: AtomicU32,
 }
 
-/// How many large batches have to go well before larger ones are tried: each that fails costs the connection.
+/// How many large batches must succeed before larger ones are tried. Each failure costs the connection.
 const TRUSTED: u32 = 256;
 
 impl Default for BatchBytes {
@@ -128,7 +129,7 @@ impl BatchBytes {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Notes what was read of a batch that might have so many bytes; nothing, if that failed.
+    /// Records the result of a read of at most `most` bytes; `None` if it failed.
     pub(super) fn note(&self, most: u64, writes: Option<&[Logged]>) {
         let Some(writes) = writes else {
             let fewer = (most / 2).max(LEAST_BYTES);
@@ -148,11 +149,11 @@ impl BatchBytes {
 /// One command that reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Read {
-    /// Behind which number.
+    /// The number after which it reads.
     pub(super) after: u64,
-    /// Up to which number.
+    /// The number up to which it reads.
     pub(super) to: u64,
-    /// How many writes at most.
+    /// The maximum number of writes.
     pub(super) count: u64,
 }
 
@@ -160,13 +161,13 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) writes: Vec<Logged>,
-    /// How many more it may have.
+    /// How many more writes fit.
     count: u64,
-    /// How many more bytes.
+    /// How many more bytes fit.
     bytes: u64,
-    /// Up to which number the log was read.
+    /// The number up to which the log was read.
     read_to: u64,
-    /// Whether a read has found nothing, so that numbers are missing.
+    /// Whether the last read found no write, because numbers are missing.
     has_gap: bool,
 }
 
@@ -181,7 +182,8 @@ impl Batch {
         }
     }
 
-    /// What to read next, if anything: what is known to fit, or else the first write by itself.
+    /// Returns the next read: of the writes that are known to fit, or else of the first write alone. `None` if the batch is
+    /// done.
     pub(super) fn next(&self, sizes: &Sizes) -> Option<Read> {
         if self.count == 0 || self.read_to >= sizes.last {
             return None;
@@ -194,7 +196,8 @@ impl Batch {
                 to,
                 count: self.count,
             }),
-            // A gap may have any length, so the next write is looked for instead of numbers, by the batch that begins there.
+            // A gap may have any length. So the first read of the next batch looks for the next write, whatever its number
+            // is.
             _ if is_empty => Some(Read {
                 after: self.read_to,
                 to: u64::MAX,
@@ -204,7 +207,7 @@ impl Batch {
         }
     }
 
-    /// Takes what was read.
+    /// Adds the writes of a read.
     pub(super) fn take(&mut self, read: Read, writes: Vec<Logged>) {
         self.has_gap = writes.is_empty();
         self.read_to = if read.to == u64::MAX {
@@ -219,13 +222,13 @@ impl Batch {
         self.writes.extend(writes);
     }
 
-    /// Whether it has all that it may have of a log that ends with a number, though it could have more by their count.
+    /// Returns whether bytes ended the batch, and not the count or the end of the log. The log ends with `log_last`.
     pub(super) fn is_cut(&self, log_last: u64) -> bool {
         self.count > 0 && !self.writes.is_empty() && self.read_to < log_last
     }
 }
 
-/// The bytes of a write, as `put.lua` counts them.
+/// Returns the size of a write in bytes, as `put.lua` counts it.
 fn size(write: &Logged) -> u64 {
     let entry = match &write.payload {
         Payload::Bytes(entry, _) => entry.len(),
@@ -246,7 +249,7 @@ mod tests {
     const INCARNATION: Incarnation = Incarnation { epoch: 1, nonce: 2 };
     const MIB: u64 = 1 << 20;
 
-    /// A log as Redis keeps it: numbers and bytes.
+    /// The numbers and sizes of the writes in a log.
     #[derive(Default)]
     struct Log(Vec<(u64, u64)>);
 
@@ -312,8 +315,8 @@ mod tests {
         }
     }
 
-    /// Reads a log to its end, as `fetch` does, while `put` adds to it between the commands. The batches, and how many commands
-    /// each has taken.
+    /// Reads a log to its end as `fetch` does, while `put` adds writes between the commands. Returns the batches, and how
+    /// many commands each has taken.
     fn drain(log: &mut Log, count: u32, mut put: impl FnMut(&mut Log)) -> Vec<(Vec<Logged>, u32)> {
         let (mut batches, mut after, mut known) = (Vec::new(), 0, None::<Sizes>);
         loop {
@@ -390,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_larger_than_a_batch_goes_alone_and_those_beside_it_do_not() {
+    fn row_larger_than_a_batch_is_read_alone_and_its_neighbours_are_not() {
         let mut log = log_of([100, 33 * MIB, 100, 200, 33 * MIB]);
         let batches = drain(&mut log, 1_000, |_| {});
         check(&batches, &log, 1_000);
@@ -412,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_put_meanwhile_no_batch_is_larger_than_it_may_be() {
+    fn concurrent_puts_do_not_make_a_batch_too_large() {
         let sizes = [
             100,
             6 * MIB,
@@ -445,7 +448,7 @@ mod tests {
             }
             let count = [1, 2, 7, 1_000][usize::try_from(seed % 4).expect("small")];
             let batches = drain(&mut log, count, put);
-            // What was put at the very end may not have been seen.
+            // The last reads may not have seen the writes that were put last.
             let seen = batches.iter().map(|(writes, _)| writes.len()).sum();
             log.0.truncate(seen);
             check(&batches, &log, count as usize);
@@ -453,11 +456,11 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_smaller_after_a_failure_and_larger_only_after_many_that_went_well() {
+    fn batch_shrinks_after_a_failure_and_grows_after_many_successes() {
         let bytes = BatchBytes::default();
         let read = |size: u64| vec![write(1, size)];
         for fewer in [4 * MIB, 2 * MIB, MIB] {
-            // Those that go at the same time count once.
+            // Reads that fail at the same time count once.
             let most = bytes.most();
             bytes.note(most, None);
             bytes.note(most, None);

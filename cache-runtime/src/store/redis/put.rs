@@ -1,13 +1,14 @@
-//! Puts on their way to Redis: a group is one pipeline, with one call of the script for each queue.
+//! Sends puts to Redis: a group is one pipeline, with one call of the script for each queue.
 //!
-//! 1. Writes that meet (`gathering`) are sorted by their queues. The script judges each by itself, in their order.
-//! 2. Where Redis flushes its file once a second only, a `WAITAOF` behind the scripts, in the same round trip, is answered
-//!    when what they wrote is on disk. It holds up its connection, so such groups have one of their own, and go one at a time.
-//! 3. A server that does not know the script gets it, and then those calls again that it has refused for that; no other.
+//! 1. The writes of a group (`gathering`) are sorted by their queues. The script evaluates each separately, in their order.
+//! 2. If Redis syncs its file only once a second, a `WAITAOF` follows the scripts in the same pipeline. Redis answers it
+//!    when the writes are on disk. It blocks its connection, so such groups have a connection of their own, and are sent one
+//!    at a time.
+//! 3. If the server does not know the script, the calls that it rejected for that are sent again with the script.
 //!
 //! Invariant: a put is sent only to the history of the store that it was prepared for.
-//! Invariant: an acknowledgement is given only for what the server is known to have done, and to have on disk where that is
-//! waited for. Of everything else it is said whether it may have been done.
+//! Invariant: a put is acknowledged only if the server has executed it, and has it on disk where `durability` asks for that.
+//! The error of any other put says whether the server may have executed it.
 //! Not here: the rules (`state`, and `put.lua`).
 
 use std::{sync::Arc, time::Duration};
@@ -39,22 +40,22 @@ use crate::{
     },
 };
 
-/// How many puts may be under way alone.
+/// The maximum number of single puts in flight.
 const MAX_SINGLE: usize = 2;
-/// How many groups are under way at once: while the server does one, the next is made ready.
+/// The maximum number of groups in flight: the second is sent while the server executes the first.
 const MAX_GROUPS: usize = 2;
-/// How many puts a group may have.
+/// The maximum number of puts in a group.
 const MAX_GROUP: usize = 256;
-/// After how many bytes a group takes no more of them: it is to be answered as fast as a single one.
+/// The size in bytes at which a group takes no more puts. A group should not take longer than a single put.
 const MAX_BYTES: usize = 1 << 20;
-/// How many puts one call of the script may have, which nothing else of Redis runs beside.
+/// The maximum number of puts in one call of the script. Redis executes nothing else during the call.
 const MAX_CALL: usize = 64;
 
-/// One put on its way.
+/// One put.
 pub(super) struct Call {
     partition: Arc<PartitionKeys>,
     key: Key,
-    /// The history it was prepared for.
+    /// The history that it was prepared for.
     history: u64,
     /// The header of its entry.
     header: Vec<u8>,
@@ -64,45 +65,45 @@ pub(super) struct Call {
     most: u64,
 }
 
-/// Takes puts to the server.
+/// Sends puts to the server.
 pub(super) struct Puts {
     connector: Arc<Connector>,
-    /// Whether the answers wait for the server's disk.
+    /// Whether the answers wait until the writes are on the server's disk.
     synced: bool,
 }
 
-/// The puts of one group that go to one queue, by their places in the group.
+/// The puts of one group for one queue, as indices into the group.
 type Batch = Vec<usize>;
 
-/// What became of one put of a group, when that is known.
+/// The answer to one put of a group, once it is known.
 type Answer = Option<Result<PutAnswer, StoreError>>;
 
-/// What a pipeline asks for, in this order.
+/// The commands of a pipeline, in this order.
 #[derive(Clone, Copy)]
 struct Plan {
     /// Whether the script is loaded first.
     loads_script: bool,
-    /// How many calls of the script follow.
+    /// The number of script calls that follow.
     batches: usize,
-    /// Whether a `WAITAOF` ends it.
+    /// Whether a `WAITAOF` follows.
     waits_for_disk: bool,
 }
 
-/// The replies to a pipeline, sorted by what they answer.
+/// The replies to a pipeline.
 #[derive(Debug, PartialEq)]
 struct PipelineReply {
     /// One for each batch.
     batches: Vec<Value>,
-    /// That of the `WAITAOF`, if there was one.
+    /// The reply to `WAITAOF`, if it was sent.
     disk: Option<Value>,
 }
 
-/// Why a batch, or one put of it, has no answer.
+/// Why a batch, or one put of it, failed.
 #[derive(Debug)]
 enum Failure {
-    /// Redis has refused it.
+    /// Redis has rejected it.
     Refused(RedisError),
-    /// The reply is none that the script gives.
+    /// The script never gives this reply.
     Unexpected(StoreError),
 }
 
@@ -148,24 +149,24 @@ impl Call {
         }
     }
 
-    /// Whether one call of the script can do both.
+    /// Returns whether one call of the script can execute both.
     fn goes_with(&self, other: &Self) -> bool {
         self.most == other.most && self.partition.state == other.partition.state
     }
 }
 
 impl Puts {
-    /// Where puts meet whose answer is the acknowledgement.
+    /// Groups the puts that the reply acknowledges.
     pub(super) fn at_once(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let response = connector.timeouts().response;
         Self::gathering(connector, false, (MAX_SINGLE, MAX_GROUPS), response)
     }
 
-    /// Where puts meet that are acknowledged when they are on disk.
+    /// Groups the puts that are acknowledged when they are on disk.
     pub(super) fn after_sync(connector: Arc<Connector>) -> Arc<Gathering<Self>> {
         let longest = MAX_SYNC + connector.timeouts().response;
-        // What goes alone gives its place up when its caller is dropped, though the server still waits for its disk: callers
-        // who give up and try again would have any number of waits going on. In a group it keeps its room.
+        // No single puts here. A single put whose caller is dropped releases its permit, although the server still waits for
+        // its disk. Callers that give up and try again could then cause any number of waits. A group keeps its permit.
         Self::gathering(connector, true, (0, 1), longest)
     }
 
@@ -180,7 +181,7 @@ impl Puts {
             at_once,
             together: MAX_GROUP,
             bytes: MAX_BYTES,
-            // For the group before, for its own, and for a server that has to be given the script first.
+            // For the group before, for its own group, and for a server that needs the script first.
             timeout: longest * 3,
         };
         Gathering::new(Self { connector, synced }, bounds)
@@ -242,7 +243,7 @@ impl Puts {
         Ok(())
     }
 
-    /// Sends one pipeline, and returns its replies, if there are any.
+    /// Sends one pipeline, and returns its replies.
     async fn round_trip(
         &self,
         link: &Link,
@@ -277,21 +278,21 @@ impl Puts {
         Ok(parse_pipeline(replies, plan))
     }
 
-    /// Returns why what was written is not known to be on disk, by the reply to `WAITAOF`; `None` if it is.
+    /// Returns why the writes are not known to be on disk, by the reply to `WAITAOF`; `None` if they are.
     fn unsynced(&self, link: &Link, reply: Value) -> Option<StoreError> {
         let reply = reply.extract_error();
         let message = match self.connector.check_blocking_reply(link, "waitaof", reply) {
             Ok(Value::Array(disks)) if matches!(disks.first(), Some(Value::Int(1..))) => {
                 return None;
             }
-            Ok(_) => format!("Redis has not written to its disk for {MAX_SYNC:?}"),
+            Ok(_) => format!("Redis has not synced to its disk within {MAX_SYNC:?}"),
             Err(error) => error.to_string(),
         };
         Some(StoreError::unanswered(message))
     }
 
-    /// Returns the error of a put that has no answer, and tells the connection of a refusal. A script that has failed half-way
-    /// may have done something; a server that does not begin it has done nothing.
+    /// Returns the error of a put that failed, and reports a rejection to the connection. A script that failed half-way may
+    /// have queued the write. A server that rejects the script has queued nothing.
     fn failed(&self, link: &Link, failure: Failure) -> StoreError {
         let error = match failure {
             Failure::Unexpected(error) => return error,
@@ -329,7 +330,9 @@ impl Transport for Puts {
         };
         let unsent = sent.err();
         let unsent = || {
-            let replaced = || StoreError::new("Redis was replaced since the write began");
+            let replaced = || {
+                StoreError::new("Redis was restarted or replaced after the write began; try again")
+            };
             Err(unsent.clone().unwrap_or_else(replaced))
         };
         let answers = answers.into_iter();
@@ -339,7 +342,7 @@ impl Transport for Puts {
     }
 }
 
-/// Sorts the puts of one history by their queues; each queue's stay in their order.
+/// Sorts the puts of one history by their queues. Puts of one queue keep their order.
 fn batches(calls: &[Call], history: u64) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     for (at, call) in calls.iter().enumerate() {
@@ -358,7 +361,7 @@ fn batches(calls: &[Call], history: u64) -> Vec<Batch> {
     batches
 }
 
-/// The call of the script for puts to one queue.
+/// Returns the call of the script for puts to one queue.
 fn command(link: &Link, calls: &[Call], batch: &Batch) -> redis::Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(SCRIPTS.put.get_hash()).arg(3 + batch.len());
@@ -388,18 +391,19 @@ fn command(link: &Link, calls: &[Call], batch: &Batch) -> redis::Cmd {
     command
 }
 
-/// The question whether what was written before is on the server's own disk, to be answered within so many milliseconds.
+/// Returns the command that waits until earlier writes are on the server's disk, for at most `ms` milliseconds.
 pub(super) fn wait_for_sync(disks: u8, ms: u64) -> redis::Cmd {
     let mut command = redis::cmd("WAITAOF");
     command.arg(disks).arg(0).arg(ms);
     command
 }
 
-/// Sorts the replies to a pipeline. What is missing at the end reads as nil.
+/// Splits the replies to a pipeline by command. Missing replies count as nil.
 fn parse_pipeline(replies: Vec<Value>, plan: Plan) -> PipelineReply {
     let mut replies = replies.into_iter();
     if plan.loads_script {
-        // If it is refused, each batch says so; and another process may have loaded it meanwhile.
+        // If the server rejects it, the replies to the batches show that. And another process may have loaded the script
+        // meanwhile.
         replies.next();
     }
     let batches = (0..plan.batches).map(|_| replies.next().unwrap_or(Value::Nil));
@@ -414,9 +418,9 @@ fn parse_pipeline(replies: Vec<Value>, plan: Plan) -> PipelineReply {
 /// The reply of the script to a batch.
 #[derive(Debug)]
 enum BatchReply {
-    /// The queue is of another history of the store, or there is none. Nothing was queued.
+    /// The queue is of another history of the store, or does not exist. Nothing was queued.
     NeedsIncarnation(Option<Incarnation>),
-    /// One answer for each put, in their order. An error in it is that of one put, and no other's.
+    /// One answer for each put, in their order. An error concerns only its own put.
     Each(Vec<Result<PutAnswer, Failure>>),
 }
 
@@ -446,7 +450,7 @@ fn parse_put(reply: Value) -> Result<PutAnswer, Failure> {
     }
 }
 
-/// A queued put that is not known to be on disk is not acknowledged.
+/// Returns the answer to a put: an error for a queued write that is not known to be on disk.
 fn on_disk(
     answer: Result<PutAnswer, StoreError>,
     unsynced: Option<&StoreError>,
@@ -457,7 +461,7 @@ fn on_disk(
     }
 }
 
-/// Gives some puts of a group the same answer.
+/// Gives several puts of a group the same answer.
 fn record<'b>(
     answers: &mut [Answer],
     puts: impl IntoIterator<Item = &'b usize>,
@@ -516,7 +520,7 @@ mod tests {
                 vec![one.clone()],
                 Some(disk),
             ),
-            // A reply that is cut short acknowledges nothing.
+            // A pipeline without all of its replies acknowledges nothing.
             (
                 vec![loaded],
                 plan(true, 1, true),

@@ -1,10 +1,11 @@
-//! The queues of write-behind entities in Redis: one script per operation. Only the log is read by a command, in one round
-//! trip with the script that looks at the queue, and behind it: what comes in between can add writes, or cut off what is
-//! committed, which the comparison of the position finds. Read before it, the log could lack writes that the script counts.
-//! How much is read at once is known before (`log_reader`).
+//! The queues of write-behind entities in Redis.
 //!
-//! Invariant: a put is sent only on a connection to the history it was prepared for.
-//! Not here: the rules. Those are in `state.rs`; the scripts in `scripts` say the same in Lua and are compared with it.
+//! Each operation is one script. But a fetch reads the log with an `XRANGE` that is sent after its script, in the same round
+//! trip. Between the two, writes can be added, or flushed writes trimmed. The comparison of the position detects that. With
+//! the `XRANGE` first, the log could lack writes that the script counts. `log_reader` decides how much is read.
+//!
+//! Invariant: a put is sent only on a connection to the history that it was prepared for.
+//! Not here: the rules (`state`). The scripts in `scripts` implement the same rules in Lua, and are compared with it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,7 +34,7 @@ use crate::{
     },
 };
 
-/// How many rows are settled in one call of the script, which nothing else of Redis runs beside.
+/// The maximum number of rows in one call of the settle script. Redis executes nothing else during the call.
 const SETTLED_AT_ONCE: usize = 250;
 
 impl QueueStore for RedisStore {
@@ -66,7 +67,7 @@ impl QueueStore for RedisStore {
         if judged != Ok(Acknowledged::AfterSync) {
             return Ok(judged);
         }
-        // A wait for nothing tells whether the server knows how to.
+        // A `WAITAOF` that waits for nothing shows whether the server supports it.
         let info = wait_for_sync(0, 0).exec_async(&mut connection).await;
         match info {
             Ok(()) => {
@@ -90,7 +91,7 @@ impl QueueStore for RedisStore {
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
-        // Before it waits: what was learnt of another history is no reason to.
+        // Checked before the put waits in a group: a put of another history is not sent at all.
         let link = self.link_of(&put.meta.lease)?;
         let puts = match put.acknowledged {
             Acknowledged::AtOnce => &self.puts,
@@ -109,7 +110,7 @@ impl QueueStore for RedisStore {
     ) -> Result<bool, StoreError> {
         let link = self.connector.link()?;
         if link.history != history {
-            // What was learnt of the queue was learnt of another history.
+            // What the caller knows of the queue is of another history.
             return Ok(false);
         }
         let from = from.map(|from| from.to_bytes().to_vec());
@@ -156,7 +157,8 @@ impl QueueStore for RedisStore {
                 .key(partition.pending_index.as_bytes())
                 .key(log.as_bytes())
                 .arg(&incarnation.to_bytes())
-                // The log is cut off last: what has not been settled is found there again.
+                // The last call trims the log. If an earlier one fails, the writes are still in the log, and are settled
+                // again.
                 .arg(if is_last { up_to } else { 0 });
             for Settled {
                 key,
@@ -194,7 +196,7 @@ impl QueueStore for RedisStore {
     }
 
     async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
-        // As many as there were histories of the store since the queue was last flushed to its end, of 16 bytes each.
+        // The set has 16 bytes for each history of the store since the queue was last flushed to its end.
         let mut command = redis::cmd("SMEMBERS");
         command.arg(partition.logs.as_bytes());
         let reply = self
@@ -228,7 +230,7 @@ impl QueueStore for RedisStore {
         partition: &PartitionKeys,
         cursor: u64,
     ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
-        // About as many as are asked for, or where the hash is small and packed, all of it.
+        // Redis returns about `COUNT` fields, or all fields of a small hash.
         let mut command = redis::cmd("HSCAN");
         command
             .arg(partition.pending_index.as_bytes())
@@ -236,7 +238,7 @@ impl QueueStore for RedisStore {
             .arg("COUNT")
             .arg(SCANNED_AT_ONCE);
         let reply = self
-            .command("marks", self.connector.link()?, &command)
+            .command("pending_index", self.connector.link()?, &command)
             .await?;
         type Fields = Vec<(Vec<u8>, Vec<u8>)>;
         let (cursor, fields): (u64, Fields) = value(reply)?;
@@ -248,8 +250,8 @@ impl QueueStore for RedisStore {
     }
 
     async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
-        // A claim that another process has taken since is left alone: it is compared, and what is left of the race only
-        // costs that process a moment.
+        // Compares the claim first, to leave another process's alone. If that process takes it between the two commands, it
+        // loses only a little time.
         let link = self.connector.link()?;
         let get = redis::Cmd::get(partition.flusher.as_bytes());
         let holder = self.command("disclaim", link.clone(), &get).await?;
@@ -262,7 +264,7 @@ impl QueueStore for RedisStore {
 }
 
 impl RedisStore {
-    /// How many bytes a batch may have.
+    /// Returns the maximum size of a batch, in bytes.
     fn most_bytes(&self) -> u64 {
         if self.connector.disables(Mechanism::ReadBound) {
             return u64::MAX;
@@ -270,7 +272,7 @@ impl RedisStore {
         self.batch_bytes.most()
     }
 
-    /// Reads a batch of so many bytes, or one write.
+    /// Reads a batch of at most this many bytes, or one write.
     async fn fetch_at_most(
         &self,
         partition: &PartitionKeys,
@@ -292,12 +294,12 @@ impl RedisStore {
         } else {
             look.arg("");
         }
-        // For this batch, and to know the next one when it is asked for.
+        // Twice the count: the sizes of this batch, and of the next one.
         let named = fetch.count.saturating_mul(2);
         look.arg(fetch.after).arg(named);
         let mut batch = Batch::new(fetch.after, fetch.count, most_bytes);
         let known = self.sizes.of(&partition.state, fetch.incarnation);
-        // Not by the script: what Lua has in its hands is converted twice.
+        // The script does not read the log: Redis would convert each write to a Lua value and back.
         let seen = match known.and_then(|known| batch.next(&known)) {
             Some(read) => {
                 let command = xrange(&log, read);
@@ -335,7 +337,7 @@ impl RedisStore {
     }
 }
 
-/// The command that reads writes of a log.
+/// Returns the command that reads writes of a log.
 fn xrange(log: &Key, read: Read) -> redis::Cmd {
     let mut command = redis::cmd("XRANGE");
     command
@@ -347,10 +349,10 @@ fn xrange(log: &Key, read: Read) -> redis::Cmd {
     command
 }
 
-/// The large writes that a look has named, each by its number and its bytes.
+/// The large writes that the fetch script has listed, with number and size.
 type Large = Vec<(u64, u64)>;
 
-/// What a look at a queue has shown, and the large writes it has named; nothing if the partition is another process's.
+/// Reads the reply of the fetch script. Returns `None` if another process has the claim.
 fn looked(seen: Value, history: u64) -> Result<Option<(Fetched, Large)>, StoreError> {
     let Value::Array(parts) = seen else {
         return Err(unexpected(&seen));
@@ -373,13 +375,17 @@ fn looked(seen: Value, history: u64) -> Result<Option<(Fetched, Large)>, StoreEr
         let parts = named.split_once(':');
         let parsed =
             parts.and_then(|(number, size)| Some((number.parse().ok()?, size.parse().ok()?)));
-        parsed.ok_or_else(|| StoreError::new(format!("{named:?} is no size of a queued write")))
+        parsed.ok_or_else(|| {
+            StoreError::new(format!(
+                "the queue's set of large writes has the member {named:?}, which is not `number:bytes`; remove it"
+            ))
+        })
     });
     let large = large.collect::<Result<_, _>>()?;
     Ok(Some((found, large)))
 }
 
-/// What is known of a queue that another process flushes.
+/// Returns what is known of a queue whose claim another process has.
 fn unclaimed(history: u64) -> Fetched {
     Fetched {
         is_claimed: false,
@@ -394,7 +400,7 @@ fn unclaimed(history: u64) -> Fetched {
     }
 }
 
-/// The writes that were read.
+/// Reads the reply of `XRANGE`.
 fn writes(read: Value) -> Result<Vec<Logged>, StoreError> {
     match read {
         Value::Array(writes) => writes.into_iter().map(logged).collect(),
@@ -402,17 +408,20 @@ fn writes(read: Value) -> Result<Vec<Logged>, StoreError> {
     }
 }
 
-/// Reads an entry of a stream: its id, and the names and values of its fields in turn.
+/// Reads an entry of a stream: its id, then the names and values of its fields alternately.
 fn logged(written: Value) -> Result<Logged, StoreError> {
-    let no_write =
-        |id: &Value| StoreError::new(format!("what is in the queue at {id:?} is no write"));
+    let not_a_write = |id: &Value| {
+        StoreError::new(format!(
+            "entry {id:?} of the queue's log is not a write of larder; the queue waits until it is removed"
+        ))
+    };
     let parts = match written {
         Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(Value::Array),
         other => Err(other),
     };
     let [id, fields] = parts.map_err(|other| unexpected(&other))?;
     let Value::Array(fields) = fields else {
-        return Err(no_write(&id));
+        return Err(not_a_write(&id));
     };
     let (mut key, mut entry, mut at_ms) = (None, None, 0);
     let mut fields = fields.into_iter();
@@ -427,10 +436,10 @@ fn logged(written: Value) -> Result<Logged, StoreError> {
         }
     }
     let (Some(key), Some(bytes)) = (key, entry) else {
-        return Err(no_write(&id));
+        return Err(not_a_write(&id));
     };
     let State::Pending(pending, payload) = entry::decode(&bytes) else {
-        return Err(no_write(&id));
+        return Err(not_a_write(&id));
     };
     let start = bytes.len() - payload.len();
     Ok(Logged {
@@ -441,7 +450,7 @@ fn logged(written: Value) -> Result<Logged, StoreError> {
     })
 }
 
-/// The two numbers of a stream's id.
+/// Reads the two numbers of a stream id.
 fn id(reply: &Value) -> Result<(u64, u64), StoreError> {
     let text: String = value(reply.clone())?;
     let parts = text.split_once('-');
@@ -463,5 +472,5 @@ fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
 }
 
 pub(super) fn unexpected(reply: &Value) -> StoreError {
-    StoreError::new(format!("an unexpected answer of Redis: {reply:?}"))
+    StoreError::new(format!("Redis sent an unexpected reply: {reply:?}"))
 }

@@ -1,22 +1,22 @@
-//! Where the intent of one write is: transitions without I/O.
+//! The state of one write's intent: transitions without I/O.
 
-/// Where the intent of a write is, as far as this process knows. `connection` is the number of the connection to the store
-/// that has acknowledged it, `history` the store's history at the first attempt.
+/// The state of an intent, as far as this process knows. `connection` is the number of the connection on which the store has
+/// acknowledged it. `history` is the store's history at the first attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Intent {
     /// Nothing was sent.
     NotPlaced,
-    /// It was sent, and the store has not acknowledged it: it may be there or not.
+    /// It was sent, and the store has not acknowledged it. It may be in place or not.
     Unconfirmed { history: u64 },
     /// It was acknowledged at the first attempt, and never sent again.
     Placed { connection: u64, history: u64 },
-    /// It was acknowledged after more than one attempt. It may have been lost in between, and another writer may have come and
-    /// gone.
+    /// It was acknowledged after more than one attempt. It may have been lost in between, so another writer may have
+    /// written.
     Replaced { connection: u64, history: u64 },
 }
 
 impl Intent {
-    /// Before it is sent.
+    /// Returns the state before the intent is sent.
     pub(super) fn sending(self, history: u64) -> Self {
         match self {
             Self::NotPlaced => Self::Unconfirmed { history },
@@ -31,7 +31,7 @@ impl Intent {
         }
     }
 
-    /// After it was sent for the first time, or again, and acknowledged.
+    /// Returns the state after the intent was sent, for the first time or again, and acknowledged.
     pub(super) fn acknowledged(self, connection: u64, is_first: bool) -> Self {
         match self {
             Self::NotPlaced => self,
@@ -53,7 +53,7 @@ impl Intent {
         }
     }
 
-    /// After it was sent and not acknowledged.
+    /// Returns the state after the intent was sent and not acknowledged.
     pub(super) fn failed(self) -> Self {
         match self {
             Self::NotPlaced => self,
@@ -63,7 +63,7 @@ impl Intent {
         }
     }
 
-    /// The connection that has acknowledged it.
+    /// Returns the number of the connection that has acknowledged it.
     pub(super) fn acknowledged_by(self) -> Option<u64> {
         match self {
             Self::NotPlaced | Self::Unconfirmed { .. } => None,
@@ -71,17 +71,17 @@ impl Intent {
         }
     }
 
-    /// Whether it was acknowledged through another connection than the one that is used now: the store may have lost it.
+    /// Returns whether it was acknowledged on another connection than the present one. Then the store may have lost it.
     pub(super) fn is_lost(self, now: u64) -> bool {
         self.acknowledged_by().is_some_and(|by| by != now)
     }
 
-    /// Whether it is known to be at its keys, by a store that answers through this connection.
+    /// Returns whether it is known to be at its keys, for this connection to a store that can be used or not.
     pub(super) fn is_in_place(self, now: u64, is_available: bool) -> bool {
         self.acknowledged_by() == Some(now) && is_available
     }
 
-    /// Whether it has been at its keys all the while, in this history.
+    /// Returns whether it has been at its keys without interruption, in this history.
     pub(super) fn covers(self, in_history: u64) -> bool {
         matches!(self, Self::Placed { history, .. } if history == in_history)
     }
@@ -106,7 +106,7 @@ mod tests {
             connection,
             history: HISTORY,
         };
-        // The history of a later attempt is not the one that the intent began in.
+        // A later attempt may be in another history than the one in which the intent began.
         for (before, sending, acknowledged, failed) in [
             (NotPlaced, unconfirmed, placed, unconfirmed),
             (unconfirmed, unconfirmed, replaced(NEW), unconfirmed),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn update_is_left_by_an_intent_that_was_there_all_the_while() {
+    fn update_needs_an_intent_without_interruption() {
         let covers = |intent: Intent| intent.covers(HISTORY);
         assert!(covers(Placed {
             connection: OLD,

@@ -1,19 +1,20 @@
-//! The announcement of a write: its intent on every key it touches, from before its commit until after it.
+//! The announcement of a write: its intent at every key it changes, from before its commit until after it.
 //!
-//! Every write is announced here, whether it is one statement, a batch or a transaction over several entities. Without it
-//! a reader could store a row it read before the commit, and serve it for as long as a row lives.
+//! Every write is announced here: one statement, a batch, or a transaction over several entities. Without the announcement,
+//! a reader could store a row that it read before the commit, and the cache would serve it until its time to live ends.
 //!
-//! 1. [`Announcement::begin`] puts the intent on all keys, in one round trip per store.
-//! 2. [`Announcement::attempt`] does it again, just before what may commit, where the first announcement is old or was made
-//!    to an earlier run of the store, which may have lost it.
-//!    Then it runs the statement or the commit, and renews the intent as long as that takes.
-//! 3. [`Announcement::end`] takes the intent back and leaves the cache updates of the write, if it was committed.
+//! 1. [`Announcement::begin`] places the intent at all keys, in one round trip per store.
+//! 2. [`Announcement::attempt`] places it again, just before a step that may commit, if the intent is old, or was placed on
+//!    an earlier connection, whose store may have lost it. Then it runs the step, and renews the intent as long as that
+//!    takes.
+//! 3. [`Announcement::end`] takes the intent back, and stores the cache updates if the write was committed.
 //!
-//! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`, or, where the store
-//! was away and the entity is `available`, the key is remembered for repair before the write returns.
-//! Invariant: a write whose outcome is unknown keeps its intent, which then expires by itself: the statement may still
-//! commit after the connection broke.
-//! Not here: what is written (`write`, `transaction`), and what becomes of keys that could not be reached (`repair`).
+//! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`. There is one
+//! exception: if the store cannot be reached and the entity is `available`, a repair of the key is recorded before the write
+//! returns.
+//! Invariant: a write with an unknown outcome keeps its intent until it expires. The statement may still commit after the
+//! connection was lost.
+//! Not here: the statements (`write`, `transaction`), and the keys that the store did not receive (`repair`).
 
 mod intent;
 mod pending;
@@ -39,13 +40,13 @@ use crate::{
     store::{AnnouncedKey, CacheUpdate, Point, Store},
 };
 
-/// How soon an announcement that failed is tried again.
+/// The pause before a failed announcement is repeated.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What an announcement has to know of a repository, whatever its entity and its database.
+/// What an announcement needs of a repository, of any entity and database.
 pub(crate) trait WriteTarget: Send + Sync {
     fn cache(&self) -> &Arc<cache::Inner>;
-    /// What all keys begin with.
+    /// Returns the prefix of all keys.
     fn prefix(&self) -> &[u8];
     fn policy(&self) -> &Policy;
     fn counters(&self) -> &Counters;
@@ -74,14 +75,14 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
     }
 }
 
-/// What became of a write.
+/// How a write has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteEnd {
     /// It was committed.
     Committed,
-    /// It certainly changed nothing.
+    /// It changed nothing.
     Undone,
-    /// It may have been committed, or may yet be.
+    /// It may have been committed, or may still be.
     Unknown,
 }
 
@@ -89,13 +90,13 @@ pub(crate) enum WriteEnd {
 pub(crate) struct Announcement {
     intent: Token,
     parts: Vec<TargetIntent>,
-    /// Since the intent was first placed.
+    /// Measures the time since the intent was first placed.
     begun: Stopwatch,
-    /// When it has to be placed again.
+    /// When the intent must be placed again.
     renewal: Deadline,
 }
 
-/// The keys of one repository.
+/// The keys of the write in one repository.
 struct TargetIntent {
     target: Arc<dyn WriteTarget>,
     keys: Vec<AnnouncedKey>,
@@ -105,7 +106,7 @@ struct TargetIntent {
 }
 
 impl Announcement {
-    /// The announcement of everything that was staged. Nothing has been sent yet.
+    /// Returns the announcement of all collected writes. Nothing is sent yet.
     pub(crate) fn new(intent: Token, staging: PendingWrites) -> Self {
         let parts = staging.targets.into_iter().map(|staged| TargetIntent {
             target: staged.target,
@@ -125,7 +126,7 @@ impl Announcement {
         }
     }
 
-    /// The announcement of a write of one row.
+    /// Returns the announcement of a write of one row.
     pub(crate) fn of_one(intent: Token, target: Arc<dyn WriteTarget>, key: Key) -> Self {
         let mut announcement = Self::new(intent, PendingWrites::default());
         announcement.parts.push(TargetIntent {
@@ -137,8 +138,8 @@ impl Announcement {
         announcement
     }
 
-    /// Says what the write of one row publishes, once that is known.
-    pub(crate) fn publish(&mut self, update: Option<CacheUpdate>) {
+    /// Sets the cache update of a write of one row, once it is known.
+    pub(crate) fn set_update(&mut self, update: Option<CacheUpdate>) {
         if let [TargetIntent { keys, .. }] = &mut self.parts[..]
             && let [one] = &mut keys[..]
         {
@@ -146,8 +147,8 @@ impl Announcement {
         }
     }
 
-    /// Puts the intent on the keys, or prolongs it. A store that fails stops the write only where its entity says so
-    /// (see [`Announcement::reject_reason`]).
+    /// Places the intent at the keys, or prolongs it. A store that fails stops the write only if an entity demands it
+    /// ([`Announcement::reject_reason`]).
     pub(crate) async fn begin(&mut self) {
         self.reach(Point::BeforeBegin);
         let lives = self
@@ -155,7 +156,7 @@ impl Announcement {
             .iter()
             .map(|part| part.target.policy().intent_ttl);
         let Some(shortest) = lives.min() else { return };
-        // Counted from before the commands are sent, so from earlier than the store counts.
+        // Counts from before the commands are sent, which is earlier than the store counts from.
         self.renewal = Deadline::after(shortest / 3);
         let intent = self.intent;
         let placed = match &mut self.parts[..] {
@@ -171,8 +172,8 @@ impl Announcement {
         self.reach(Point::AfterBegin);
     }
 
-    /// Announces again, just before what may commit, if the announcement is old, if its store was replaced, or if the write
-    /// would be refused.
+    /// Announces again, just before a step that may commit, if the announcement is old, if the connection was replaced, or
+    /// if the write would otherwise be refused.
     async fn confirm(&mut self) {
         let again = |part: &TargetIntent| part.is_lost() || part.refuses();
         if self.renewal.has_passed() || self.parts.iter().any(again) {
@@ -181,7 +182,7 @@ impl Announcement {
         self.reach(Point::BeforeCommit);
     }
 
-    /// The error of a write that must not be made, because an entity that is `consistent` could not announce it.
+    /// Fails if an entity is `consistent` and its keys could not be announced. Then the write must not be executed.
     fn reject_reason(&self, verb: &str) -> Result<(), Error> {
         let unannounced = self.parts.iter().find(|part| part.refuses());
         let Some(part) = unannounced else {
@@ -194,15 +195,15 @@ impl Announcement {
         Err(Error::new(
             ErrorKind::CacheUnavailable,
             format!(
-                "failed to {verb} {described}: the cache cannot be told, and `on_outage = \"consistent\"` refuses such a write; \
-                 nothing was changed"
+                "failed to {verb} {described}: the store cannot be reached to announce the write, and \
+                 `on_outage = \"consistent\"` refuses a write without it; nothing was changed; try again"
             ),
         ))
     }
 
-    /// Runs what may commit: announces again if need be, refuses if an entity demands an announcement that could not be made,
-    /// and renews the intent as long as the step takes. What the step returns, and the announcement, which is still to be
-    /// ended; if the write is refused, the step was not begun and the announcement has ended.
+    /// Runs a step that may commit. Announces again first if needed, and renews the intent as long as the step takes.
+    /// Returns the result of the step and the announcement, which the caller must end. Fails if an entity demands an
+    /// announcement that is not possible. Then the step was not begun, and the announcement has ended.
     pub(crate) async fn attempt<T>(
         mut self,
         verb: &str,
@@ -217,7 +218,7 @@ impl Announcement {
         Ok((done, self))
     }
 
-    /// Runs a step of the write, renewing the intent as long as it takes. The step goes on meanwhile.
+    /// Runs a step of the write, and renews the intent while the step runs.
     async fn renew_while<T>(&mut self, step: impl Future<Output = T>) -> T {
         let mut step = std::pin::pin!(step);
         loop {
@@ -232,7 +233,7 @@ impl Announcement {
         }
     }
 
-    /// Takes the intent back, and leaves behind what is published if the write was committed.
+    /// Takes the intent back. Stores the cache updates if the write was committed.
     pub(crate) async fn end(mut self, ending: WriteEnd) {
         if ending == WriteEnd::Committed {
             self.reach(Point::AfterCommit);
@@ -259,25 +260,25 @@ impl Announcement {
 }
 
 impl TargetIntent {
-    /// Whether the writes of this entity are announced at all.
+    /// Returns whether the writes of this entity are announced at all.
     fn is_announced(&self) -> bool {
         self.target.policy().coherence == Coherence::Intent
     }
 
-    /// Whether the store that acknowledged the intent has been replaced, or the connection to it made anew.
+    /// Returns whether the intent was acknowledged on an earlier connection. Then the store may have lost it.
     fn is_lost(&self) -> bool {
         self.intent
             .is_lost(self.target.cache().store.connection_number())
     }
 
-    /// Whether the intent is known to be at its keys.
+    /// Returns whether the intent is known to be at its keys.
     fn is_in_place(&self) -> bool {
         let store = &self.target.cache().store;
         self.intent
             .is_in_place(store.connection_number(), store.is_available())
     }
 
-    /// Whether the intent has to be in place for the write to be made, and is not.
+    /// Returns whether the write must not be executed, because its intent is not in place and the entity demands that.
     fn refuses(&self) -> bool {
         self.is_announced()
             && self.target.policy().on_outage == OnOutage::Consistent
@@ -302,28 +303,28 @@ impl TargetIntent {
             Err(error) => {
                 self.intent = self.intent.failed();
                 self.target.counters().store_errors.add_one();
-                tracing::debug!(entity = self.target.entity(), %error, "a write could not be announced");
+                tracing::debug!(entity = self.target.entity(), %error, "failed to announce a write");
                 false
             }
         }
     }
 
-    /// Notes with the repairs that the store is about to be told about the keys.
+    /// Records with the repairs that the store is about to be sent these keys.
     fn note(&self) {
         for announced in &self.keys {
             self.target.cache().repairs.note_write(&announced.key);
         }
     }
 
-    /// Remembers the keys for repair.
+    /// Records repairs for the keys.
     fn remember(&self, how: Repair) {
         for announced in &self.keys {
             self.target.cache().repairs.remember(&announced.key, how);
         }
     }
 
-    /// Decides what is left in the cache: nothing by a write that may not have been made, whose intent may not have been there
-    /// all the while, that took longer than a row lives, or at a key to which an earlier write may yet do something.
+    /// Decides which cache updates are stored. None is stored if the write may have failed, if its intent may have been
+    /// missing for a while, if the write took longer than the row's time to live, or if the key has a pending repair.
     fn decide_updates(&mut self, ending: WriteEnd, age_ms: u64) {
         let repairs = &self.target.cache().repairs;
         for announced in &mut self.keys {
@@ -353,7 +354,7 @@ impl TargetIntent {
         };
         if let Err(error) = result {
             self.target.counters().store_errors.add_one();
-            tracing::debug!(entity = self.target.entity(), %error, "the end of a write could not be told");
+            tracing::debug!(entity = self.target.entity(), %error, "failed to end the announcement of a write; its keys are dropped later");
             self.remember(Repair::Drop);
         }
         if self.all && ending == WriteEnd::Committed {
@@ -361,23 +362,23 @@ impl TargetIntent {
         }
     }
 
-    /// Drops every row of the repository. Those that cannot be dropped are repaired later.
+    /// Drops all rows of the repository. If that fails, it is repeated later as a repair.
     async fn drop_all(&self) {
         let cache = self.target.cache();
         let prefix = self.target.prefix().to_vec();
         if let Err(error) = cache.repairs.drop_all([prefix]).await {
             self.target.counters().store_errors.add_one();
-            tracing::debug!(entity = self.target.entity(), %error, "the rows of an entity could not be dropped");
+            tracing::debug!(entity = self.target.entity(), %error, "failed to drop the rows of an entity; they are dropped later");
             cache.repairs.remember_all(None);
         }
     }
 
-    /// Leaves the intent to expire: the statement may still commit.
+    /// Lets the intent expire, because the statement may still commit.
     fn leave(&self, intent: Token) {
         tracing::warn!(
             entity = self.target.entity(),
             keys = self.keys.len(),
-            "the outcome of a write is unknown; its keys stay uncached for a while"
+            "the outcome of a write is unknown; its keys stay uncached until its intent expires"
         );
         if self.all {
             let ended = Deadline::after(self.target.policy().intent_ttl);

@@ -1,4 +1,4 @@
-//! What a write changes, collected while it runs: keys of one or more repositories, and what is left at each.
+//! Collects the changes of a write while it runs: the keys of one or more repositories, and the cache update of each.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -8,11 +8,11 @@ use crate::{
     store::{CacheUpdate, Fill},
 };
 
-/// The keys that a write touches, gathered as they become known.
+/// The keys of a write, and their cache updates.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     pub(super) targets: Vec<Staged>,
-    /// Whether rows have been deleted.
+    /// Whether rows were deleted.
     has_deleted: bool,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Staged {
 }
 
 impl PendingWrites {
-    /// Notes a key of a repository, and what is to be published there. The last note about a key counts.
+    /// Records a key of a repository and its cache update. The last record of a key counts.
     pub(crate) fn mark_changed(
         &mut self,
         target: Arc<dyn WriteTarget>,
@@ -34,9 +34,9 @@ impl PendingWrites {
         self.of(target).keys.insert(key, update);
     }
 
-    /// Notes that any row of a repository may be changed.
+    /// Records that any row of a repository may be changed.
     pub(crate) fn mark_all_changed(&mut self, target: Arc<dyn WriteTarget>) {
-        // No row has this key: its intent shows whether the store can be told, and makes the commit one with a deadline.
+        // No row has this key. Its intent shows whether the store can be reached, and gives the commit a deadline.
         let nobody = Key::from_bytes(target.prefix());
         let staged = self.of(target);
         staged.keys.insert(nobody, None);
@@ -44,7 +44,7 @@ impl PendingWrites {
     }
 
     fn of(&mut self, target: Arc<dyn WriteTarget>) -> &mut Staged {
-        // Two repositories of one entity have the same keys, and one key must have one note.
+        // Two repositories of one entity have the same keys, and each key must be recorded once.
         let known = self.targets.iter().position(|staged| {
             Arc::ptr_eq(staged.target.cache(), target.cache())
                 && staged.target.prefix() == target.prefix()
@@ -60,7 +60,7 @@ impl PendingWrites {
         &mut self.targets[at]
     }
 
-    /// Publishes nothing of what has been noted so far: the rows may have been changed since by other means.
+    /// Cancels the cache updates recorded so far: other statements may have changed the rows since.
     pub(crate) fn cancel_updates(&mut self) {
         for staged in &mut self.targets {
             for update in staged.keys.values_mut() {
@@ -69,7 +69,8 @@ impl PendingWrites {
         }
     }
 
-    /// Publishes no row that has been noted so far: a delete may have changed it by a foreign key. Absences stay.
+    /// Cancels the recorded cache updates with a row: a delete may have changed these rows through a foreign key. Absences
+    /// stay.
     pub(crate) fn cancel_row_updates(&mut self) {
         self.has_deleted = true;
         for staged in &mut self.targets {
@@ -80,7 +81,7 @@ impl PendingWrites {
         }
     }
 
-    /// Takes over what another staging has noted, later than this one.
+    /// Adds what was recorded later than this.
     pub(crate) fn absorb(&mut self, later: Self) {
         if later.has_deleted {
             self.cancel_row_updates();
@@ -93,7 +94,7 @@ impl PendingWrites {
         }
     }
 
-    /// The shortest life of an intent on any of the keys, if there are any.
+    /// Returns the shortest intent TTL of the keys, if there are any.
     pub(crate) fn intent_ttl(&self) -> Option<Duration> {
         self.targets
             .iter()

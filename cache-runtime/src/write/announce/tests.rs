@@ -95,7 +95,7 @@ impl Scene {
         }
     }
 
-    /// Puts a row at a key, as a load does.
+    /// Stores a row at a key, as a load does.
     async fn fill(&self, key: &Key) {
         let store = &self.target.cache().store;
         let meta = self.meta();
@@ -110,7 +110,7 @@ impl Scene {
         store.get(key, FINGERPRINT, CODEC).await.unwrap()
     }
 
-    /// A write that has begun.
+    /// Returns the announcement of a write that has begun.
     async fn begun(&self, key: &Key) -> Announcement {
         let target = self.target();
         let mut announcement = Announcement::of_one(Token::draw(), target, key.clone());
@@ -130,7 +130,7 @@ fn key(number: u8) -> Key {
 const CONSISTENT: Policy = Policy::DEFAULT.on_outage(OnOutage::Consistent);
 
 #[tokio::test]
-async fn intent_is_there_until_the_end_and_the_update_after_it() {
+async fn intent_is_at_the_key_until_the_end_and_the_update_after_it() {
     let scene = Scene::new(Policy::DEFAULT);
     for (ending, with_update) in [
         (WriteEnd::Committed, true),
@@ -140,7 +140,7 @@ async fn intent_is_there_until_the_end_and_the_update_after_it() {
         let key = key(1);
         let mut announcement = scene.begun(&key).await;
         assert!(matches!(scene.found(&key).await, Found::Writing));
-        announcement.publish(with_update.then(|| scene.update()));
+        announcement.set_update(with_update.then(|| scene.update()));
         announcement.end(ending).await;
         let found = scene.found(&key).await;
         if with_update && ending == WriteEnd::Committed {
@@ -158,7 +158,7 @@ async fn update_of_a_second_attempt_or_another_history_or_a_blocked_key_is_not_l
     let again = key(1);
     let mut announcement = scene.begun(&again).await;
     announcement.begin().await;
-    announcement.publish(Some(scene.update()));
+    announcement.set_update(Some(scene.update()));
     announcement.end(WriteEnd::Committed).await;
     assert!(matches!(scene.found(&again).await, Found::Absent));
 
@@ -168,25 +168,25 @@ async fn update_of_a_second_attempt_or_another_history_or_a_blocked_key_is_not_l
     if let Fill::Value(meta, _) = &mut update.fill {
         meta.lease.identity.history += 1;
     }
-    announcement.publish(Some(update));
+    announcement.set_update(Some(update));
     announcement.end(WriteEnd::Committed).await;
     assert!(matches!(scene.found(&elsewhere).await, Found::Absent));
 
     let blocked = key(3);
     let mut announcement = scene.begun(&blocked).await;
-    // The task that delivers has not run yet.
+    // The delivery task has not run yet.
     scene
         .target
         .cache()
         .repairs
         .remember(&blocked, Repair::Drop);
-    announcement.publish(Some(scene.update()));
+    announcement.set_update(Some(scene.update()));
     announcement.end(WriteEnd::Committed).await;
     assert!(matches!(scene.found(&blocked).await, Found::Absent));
 }
 
 #[tokio::test]
-async fn update_lives_no_longer_than_its_row() {
+async fn update_expires_no_later_than_its_row() {
     let scene = Scene::new(Policy::DEFAULT);
     let update = |ttl_ms| CacheUpdate {
         ttl_ms,
@@ -247,7 +247,7 @@ async fn announcement_that_failed_is_made_again_before_the_step() {
 }
 
 #[tokio::test]
-async fn intent_is_renewed_while_the_step_takes_longer_than_it_lives() {
+async fn intent_is_renewed_while_the_step_takes_longer_than_its_ttl() {
     let scene = Scene::new(Policy::DEFAULT.intent_ttl(300));
     let mut announcement = scene.begun(&key(1)).await;
     let before = scene.faults.calls(Operation::Begin);
@@ -263,7 +263,7 @@ async fn intent_is_renewed_while_the_step_takes_longer_than_it_lives() {
 }
 
 #[tokio::test]
-async fn end_that_the_store_does_not_hear_of_is_repaired() {
+async fn end_that_the_store_does_not_receive_is_repaired() {
     for coherence in [Coherence::Intent, Coherence::Lease] {
         let scene = Scene::new(Policy::DEFAULT.coherence(coherence));
         let announcement = scene.begun(&key(1)).await;
@@ -326,7 +326,7 @@ async fn unknown_outcome_of_a_write_of_any_row_blocks_everything() {
     assert!(scene.blocks(&key(9)));
 }
 
-/// What is left at each key, by its number: a row, an absence, or nothing.
+/// Returns what is at each key: a row, an absence, or nothing.
 async fn left(scene: &Scene, pending: PendingWrites, keys: &[u8]) -> Vec<&'static str> {
     let mut announcement = Announcement::new(Token::draw(), pending);
     announcement.begin().await;
@@ -396,7 +396,7 @@ async fn later_changes_are_absorbed_over_earlier_ones() {
         ["row", "nothing", "row"]
     );
 
-    // A delete of the later part may have changed rows of the earlier one.
+    // A delete of the later changes may have changed rows of the earlier ones.
     let mut earlier = staged(&[1]);
     let mut later = PendingWrites::default();
     later.cancel_row_updates();

@@ -1,4 +1,4 @@
-//! The handshake: what a new connection is asked and told before anybody uses it.
+//! The handshake: what a new connection is asked and sent before it is used.
 //!
 //! Not here: when connections are made (`connection`), and what is watched afterwards (`watch`).
 

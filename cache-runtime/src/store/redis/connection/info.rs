@@ -1,4 +1,4 @@
-//! What the text that Redis answers to `INFO` says.
+//! Reads the reply of Redis to `INFO`.
 
 use std::hash::Hasher;
 

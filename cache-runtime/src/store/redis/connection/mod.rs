@@ -277,7 +277,7 @@ impl Connector {
         &self.conditions
     }
 
-    /// The registry that messages wake.
+    /// Returns the registry of the callers that messages wake.
     pub(crate) fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }

@@ -1,5 +1,5 @@
--- state::acquire over something that may have to be overwritten. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
--- Answers nil if the lease was granted, else what is there.
+-- state::acquire, for a caller whose GET found no usable entry. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
+-- Answers nil if the lease was granted, else the entry at the key.
 local key, lease, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)

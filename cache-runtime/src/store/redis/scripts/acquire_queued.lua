@@ -1,6 +1,6 @@
--- state::acquire at a key that may have a queued write. KEYS: key, pending_index, state; ARGV: the Loading entry to store, lease TTL
--- in ms, what the names of logs begin with.
--- Answers nil if the lease was granted, 0 if nothing may be stored now, else what is there.
+-- state::acquire at a key that may have a queued write. KEYS: key, pending_index, state; ARGV: the Loading entry to store,
+-- lease TTL in ms, the prefix of the names of logs. Answers nil if the lease was granted, 0 if no row may be stored now,
+-- else the entry at the key.
 local key, pending_index, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
@@ -12,7 +12,7 @@ if position then
   local id = '0-' .. string.format('%.0f', (struct.unpack('>I8', position, 17)))
   local written = redis.call('XRANGE', ARGV[3] .. hex, id, id)[1]
   if written then
-    -- The store has dropped the row; the queue has it still.
+    -- The row was evicted, but its write is still in the queue: restore it.
     local fields = written[2]
     for at = 1, #fields, 2 do
       if fields[at] == 'e' then
@@ -24,7 +24,7 @@ if position then
   end
   redis.call('HDEL', pending_index, key)
 end
--- While writes of an earlier history may be on their way to the database, what is loaded could be older than they are.
+-- While writes of an earlier history may not have been flushed yet, a row from the database could be older than they are.
 local queue = redis.call('HMGET', KEYS[3], 's', 'r')
 if queue[1] ~= string.sub(lease, 9, 16) or queue[2] ~= '1' then return 0 end
 wake(key, raw)

@@ -1,9 +1,10 @@
 -- state::begin. KEYS[1]; ARGV: intent, an empty Writing entry, intent TTL in ms, the largest number of listed intents.
--- Must succeed when memory is full: without it a write would have to choose between failing and leaving a stale row.
+-- Must succeed when memory is full. Otherwise a write would have to fail or leave an old row at the key.
 local key, mine, empty, ttl, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local raw = redis.call('GET', key)
 local k = kind(raw)
--- Newer writers keep readers off the key already, and their intents must not be lost. Nor must a queued write.
+-- Newer writers keep readers off the key already, and their intents must not be lost. A queued write must not be lost
+-- either.
 if k == -3 or k == PENDING then return 0 end
 if k ~= WRITING then
   wake(key, raw)

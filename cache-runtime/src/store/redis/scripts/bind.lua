@@ -1,6 +1,7 @@
--- Binds a namespace to a database, and the name of an entity in it to a table. KEYS: the binding; ARGV: the database that must
--- be bound ('' if none may be), the one that is bound then, the name, its table, 1 to begin with nothing. Answers what is bound:
--- what was asked for, or what stands in its way. Who is the same database is not decided here.
+-- Binds a namespace to a database, and an entity in it to a table. KEYS: the binding; ARGV: the database that must be bound
+-- ('' if none may be), the database to bind, the entity, its table, 1 to replace the binding whatever it is. Answers the
+-- binding after that: as requested, or what kept the request from succeeding. The caller decides which databases are the
+-- same.
 local binding, seen, leave, entity, own, forced = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if forced == '1' then
   redis.call('DEL', binding)

@@ -1,10 +1,11 @@
--- state::end. KEYS[1]; ARGV: intent, the entry to publish ('' for none), its TTL in ms. Answers 1 if it was published.
+-- state::end. KEYS[1]; ARGV: intent, the cache update ('' for none), its TTL in ms. Answers 1 if the cache update was
+-- stored.
 local key, mine, entry, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local raw = redis.call('GET', key)
 local k = kind(raw)
 if k == -3 or k == PENDING then return 0 end
 if k ~= WRITING then
-  -- The intent was lost, so somebody may have filled the key with the row from before the commit.
+  -- The intent was lost, so another process may have filled the key with the row from before the commit.
   if raw then redis.call('DEL', key) end
   wake(key, raw)
   return 0

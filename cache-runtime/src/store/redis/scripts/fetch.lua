@@ -1,8 +1,8 @@
--- Looks at a queue; its writes are read by a command that follows. KEYS: state, flusher, the log; ARGV: process
--- id, milliseconds of the claim (0 for none), the history, the incarnation if all before it are closed ('' otherwise), behind
--- which number large writes are named, and how many at most.
--- Answers {0} if another process has the claim, else {1, current incarnation, its last number, the log's last number, the
--- time in ms, 1 if the current incarnation is of the present history, the large writes, each as number:bytes}.
+-- Reads the state of a queue. A command that follows reads its writes. KEYS: state, flusher, the log; ARGV: process id,
+-- milliseconds of the claim (0 for none), the history, the incarnation if all before it are closed ('' otherwise), the
+-- number after which large writes are listed, and how many at most. Answers {0} if another process has the claim, else {1,
+-- current incarnation, its last number, the log's last number, the time in ms, 1 if the current incarnation is of the
+-- present history, the large writes, each as number:bytes}.
 local state, flusher, log = KEYS[1], KEYS[2], KEYS[3]
 local claim = tonumber(ARGV[2])
 if claim > 0 then

@@ -1,13 +1,14 @@
--- Reads and writes the binary entry of docs/format.md. Every script below starts with this text; each is one operation of
--- the state machine in state.rs, atomic because Redis runs it alone. Byte positions are counted from one, as Lua does.
+-- Reads and writes the binary entry of docs/format.md. Every script below begins with this text. Each is one operation of
+-- the state machine in state.rs. It is atomic because Redis runs one script at a time. Byte positions count from one, as in
+-- Lua.
 
 local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
 local CONTENDED, SATURATED, DELETION, POSITIONED = 1, 2, 4, 8
 local TOKEN, PROCESS, POSITION = 16, 8, 24
 
--- The state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format that says
--- a write is going on.
+-- Returns the state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format
+-- that says that a write is in progress.
 local function kind(raw)
   if not raw then return 0 end
   local magic, format, number, bits = string.byte(raw, 1, 4)
@@ -18,21 +19,21 @@ local function kind(raw)
   if number == LOADING and body % PROCESS == 0 then return number end
   if number == WRITING and body % TOKEN == 0 then return number end
   if number == PENDING and body >= POSITION then return number end
-  -- Either there is room for a queue position, or the bit that says there is one is not set.
+  -- An entry without the bit has no queue position. An entry with the bit must be long enough for one.
   if number == VALUE and (body >= POSITION or bits % (2 * POSITIONED) < POSITIONED) then return number end
   if number == NEGATIVE and body == 0 then return number end
   return -1
 end
 
--- Fingerprint, history and codec: two entries with the same identity can be read by the same reader.
+-- Returns fingerprint, history and codec. A reader can use the entries with its own identity.
 local function identity(raw)
   return string.sub(raw, 5, 16) .. string.sub(raw, 25, 25)
 end
 
 local function token(raw) return string.sub(raw, 29, 44) end
 
--- Tells the processes that wait for a lease that it has ended. A refused PUBLISH must not undo the step: the waiters go on
--- by themselves when their time is up.
+-- Tells the processes that wait for a lease that it has ended. An error of PUBLISH must not undo the step: the waiters go on
+-- by themselves when their `wait` ends.
 local function wake(key, raw)
   if kind(raw) ~= LOADING then return end
   for at = HEADER + 1, #raw, PROCESS do
@@ -40,7 +41,7 @@ local function wake(key, raw)
   end
 end
 
--- Milliseconds until a key is dropped; an entry without an end is as good as one that is about to go.
+-- Returns the milliseconds until a key expires. A key without a TTL counts as one that expires now.
 local function remaining(key)
   local left = redis.call('PTTL', key)
   if left < 0 then return 0 end
@@ -49,7 +50,7 @@ end
 
 local function put(key, raw, ttl) redis.call('SET', key, raw, 'PX', math.max(1, ttl)) end
 
--- Where a token stands in the list behind the header, or nil.
+-- Returns the position of a token in the list after the header, or nil.
 local function find_token(raw, wanted)
   for at = HEADER + 1, #raw, TOKEN do
     if string.sub(raw, at, at + TOKEN - 1) == wanted then return at end
@@ -62,7 +63,7 @@ local function with_flags(raw, value)
   return string.sub(raw, 1, 3) .. string.char(value) .. string.sub(raw, 5)
 end
 
--- Lua 5.1 has no bit operations; two bits are few enough to take apart by hand.
+-- Lua 5.1 has no bit operations.
 local function has(value, bit) return math.floor(value / bit) % 2 == 1 end
 
 local function add(value, bit)

@@ -1,8 +1,8 @@
--- state::put for the rows of one queue, each with its place in it, in their order. KEYS: state, pending_index, flusher, then the
--- rows' keys; ARGV: history, how many writes the queue may hold, from how many bytes on the size of a write is listed, then for
--- each row the header of its Pending entry, its payload, the demand (0 any, 1 present, 2 absent, 3 the token) and the token.
--- Answers {1, incarnation} if the queue is of another history; else for each row its position, 2 full, 3 unknown, 4 refused, or
--- what the server says against it.
+-- state::put for rows of one queue, in their order, with a queue position each. KEYS: state, pending_index, flusher, then
+-- the rows' keys; ARGV: history, how many writes the queue may hold, the size in bytes above which a write is listed as
+-- large, then for each row the header of its Pending entry, its payload, the condition (0 any, 1 present, 2 absent, 3 the
+-- token) and the token. Answers {1, incarnation} if the queue is of another history; else for each row its position, 2 if
+-- the queue is full, 3 if the row must be loaded first, 4 if the condition is not met, or the error of a command.
 local call, format = redis.call, string.format
 local state, pending_index, flusher = KEYS[1], KEYS[2], KEYS[3]
 local history, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -13,7 +13,7 @@ local first, cut = tonumber(queue[4]), tonumber(queue[5])
 local time = call('TIME')
 local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
 
--- Whether a demand is met by the head of what is at a key: nothing if it is, else the answer.
+-- Checks a condition against the head of the entry at a key. Returns nothing if it is met, else the answer.
 local function unmet(raw, k, head, demand, wanted)
   local present
   if k == PENDING and string.sub(raw, 9, 16) == history then
@@ -31,7 +31,7 @@ end
 local answers, marked, last = {}, {}, first
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
-  -- The header and a position are all that matters of most.
+  -- Most checks need only the header and a queue position.
   local raw = redis.pcall('GETRANGE', key, '0', '67')
   if type(raw) == 'table' then
     answers[at - 3] = raw
@@ -44,7 +44,7 @@ for at = 4, #KEYS do
       local position = incarnation .. struct.pack('>I8', last)
       local entry = head .. position .. ARGV[4 * at - 11]
       local size = #key + #entry
-      -- An error that got out of here would leave the rows before this one in the log, and their numbers not given.
+      -- If an error ended the script here, the rows before this one would be in the log, but `n` would not count them.
       local place, name = log .. ':large', format('%d:%d', last, size)
       local listed = size <= large or redis.pcall('ZADD', place, last, name)
       local added = type(listed) == 'table' and listed
@@ -59,7 +59,7 @@ for at = 4, #KEYS do
         if k == LOADING then wake(key, raw) end
         marked[#marked + 1] = key
         marked[#marked + 1] = position
-        -- It is in the log, and nobody is told that it is.
+        -- If neither SET nor DEL works, the answer is their error, although the write is in the log.
         answer = unset and set or position
       end
     end

@@ -1,7 +1,7 @@
--- state::settle for writes of one incarnation that have left their queue. KEYS: state, pending_index, the log, then their keys;
--- ARGV: incarnation, up to which number the log is cut off (0 for not at all), then for each key its number as eight bytes,
--- the first one the highest, and for how many ms the row is kept (0 to drop it). Numbers are handed on as the text they came
--- as: Redis takes long to write a number of Lua.
+-- state::settle for flushed writes of one incarnation. KEYS: state, pending_index, the log, then the rows' keys; ARGV:
+-- incarnation, the number up to which the log is trimmed (0 for not at all), then for each key the number of its write as
+-- eight big-endian bytes, and for how many ms the row is kept (0 to drop it). Numbers are passed on as text: Redis is slow
+-- at converting numbers of Lua.
 local state, pending_index, log = KEYS[1], KEYS[2], KEYS[3]
 local incarnation, cut = ARGV[1], tonumber(ARGV[2])
 local call = redis.call
@@ -9,7 +9,7 @@ local cleared = {}
 for at = 4, #KEYS do
   local key, position, keep = KEYS[at], incarnation .. ARGV[2 * at - 5], ARGV[2 * at - 4]
   local head = redis.pcall('GETRANGE', key, '0', '67')
-  -- What is no string is somebody else's.
+  -- Larder stores only strings at the keys of rows. Any other type was written by another program.
   if type(head) == 'string' and kind(head) == PENDING and string.sub(head, HEADER + 1) == position then
     cleared[#cleared + 1] = key
     if keep == '0' then
@@ -18,7 +18,7 @@ for at = 4, #KEYS do
       head = string.sub(head, 1, 2) .. string.char(NEGATIVE, 0) .. string.sub(head, 5, HEADER)
       call('SET', key, head, 'PX', keep)
     else
-      -- The row stays where it is, and its position in front of it.
+      -- The row and the queue position before it stay where they are.
       call('SETRANGE', key, '2', '\2\8')
       call('PEXPIRE', key, keep)
     end

@@ -1,5 +1,5 @@
 -- state::wait. KEYS[1]; ARGV: a Loading entry of the caller's identity, the caller's process id.
--- Answers nil if the caller will be woken, else what is there now ('' for an absent key).
+-- Answers nil if the caller will be woken, else the entry at the key ('' if there is none).
 local key, own, process = KEYS[1], ARGV[1], ARGV[2]
 local raw = redis.call('GET', key)
 if kind(raw) ~= LOADING or identity(raw) ~= identity(own) then return raw or '' end

@@ -1,9 +1,10 @@
-//! What a write may publish: the row as the database holds it, and only if its intent stood all the time.
+//! Which cache update a write may leave: the row as the database has it, and only if its intent was never interrupted.
 //!
-//! Every case ends with the same question: is what everybody reads what the database holds? A writer whose intent was lost,
-//! placed late, or brought back by a server that forgot another write, cannot know; nor can one whose row was changed unseen.
+//! Each test ends with the same check: all readers get the row that the database has. A writer does not know that row if its
+//! intent was lost, placed late, or restored by a server that has lost another write. It does not know the row either if
+//! another statement has changed it.
 //!
-//! Not here: the publication of an undisturbed write (`write_through`), and what an entry must be to be replaced (`scripts`).
+//! Not here: cache updates without interference (`write_through`), and which entries a write replaces (`redis::scripts`).
 
 use std::sync::Arc;
 
@@ -22,28 +23,28 @@ use crate::world::{
 };
 
 on_postgres!(
-    a_write_whose_intent_was_lost_and_placed_again_publishes_nothing,
-    a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since,
-    a_row_that_a_cascade_of_its_transaction_changed_is_not_published,
+    a_write_whose_intent_was_placed_again_leaves_no_cache_update,
+    a_batch_delete_caches_no_absence_of_a_row_inserted_since,
+    a_row_changed_by_a_cascade_of_its_transaction_is_not_cached,
     a_trigger_that_changes_the_id_leaves_no_absence_at_the_new_one,
 );
 on_mysql!(
-    an_update_that_changes_nothing_publishes_no_row_of_the_snapshot,
-    an_update_after_another_publishes_no_row_of_the_snapshot,
-    a_batch_publishes_no_row_that_a_trigger_has_moved,
+    an_update_that_changes_nothing_caches_no_row_of_the_snapshot,
+    an_update_after_another_caches_no_row_of_the_snapshot,
+    a_batch_caches_no_row_whose_id_a_trigger_has_changed,
 );
-on_both_stores!(two_repositories_of_one_entity_publish_the_last_row_once,);
+on_both_stores!(two_repositories_of_one_entity_cache_the_last_row_once,);
 
-mod a_write_that_was_announced_after_its_statement_publishes_nothing {
+mod a_write_announced_after_its_statement_leaves_no_cache_update {
     crate::world::case!(
-        a_write_that_was_announced_after_its_statement_publishes_nothing,
+        a_write_announced_after_its_statement_leaves_no_cache_update,
         redis,
         Redis,
         Postgres
     );
 }
 
-/// The rows over a connection of their own, past the proxy that holds the first writer's reply.
+/// Returns the rows on a connection without the proxy that holds the first writer's reply.
 async fn past_the_proxy(world: &World<Postgres>, cache: &Cache) -> Repository<Through, Postgres> {
     Repository::new(cache, world.database.outside_pool().await)
 }
@@ -53,7 +54,7 @@ async fn name_in_database<DB: Tested>(rows: &Repository<Through, DB>) -> String 
     row.name.clone()
 }
 
-/// The first writer, whose statement is committed and whose reply is on its way until the hold is released.
+/// Starts the first writer. Its statement is committed, and its reply is held.
 async fn first_writer(
     world: &World<Postgres>,
     here: &Repository<Through, Postgres>,
@@ -70,8 +71,8 @@ async fn first_writer(
     (held, first)
 }
 
-/// Evicted or flushed, while the reply of the statement is on its way; another writer comes and goes before it is renewed.
-async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world: &World<Postgres>) {
+/// The intent is evicted while the reply is held. Another writer begins and ends before the intent is placed again.
+async fn a_write_whose_intent_was_placed_again_leaves_no_cache_update(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let other = past_the_proxy(world, &world.cache).await;
@@ -89,8 +90,8 @@ async fn a_write_whose_intent_was_lost_and_placed_again_publishes_nothing(world:
     assert_eq!(rows.agree(1).await.as_deref(), Some("second"));
 }
 
-/// The store is out of the writer's reach when its statement is run, and another writer comes and goes meanwhile.
-async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world: &World<Postgres>) {
+/// The writer cannot reach the store when its statement runs. Another writer begins and ends in the meantime.
+async fn a_write_announced_after_its_statement_leaves_no_cache_update(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let other = past_the_proxy(world, &world.cache_elsewhere().await).await;
@@ -108,14 +109,14 @@ async fn a_write_that_was_announced_after_its_statement_publishes_nothing(world:
     assert_eq!(rows.agree(1).await.as_deref(), Some("second"));
 }
 
-/// Redis comes back with the intent of one write, and without any trace of the one that followed.
+/// Redis comes back with the intent of one write, and without the write that followed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
+async fn a_write_whose_intent_was_restored_leaves_no_cache_update() {
     let world = World::<Postgres>::open(Kind::Memory).await;
     let mut server = RedisServer::start().await;
     let cache = Cache::builder()
         .redis(server.url())
-        .namespace(unique("publication"))
+        .namespace(unique("cache-update"))
         .connect()
         .await
         .unwrap();
@@ -145,10 +146,8 @@ async fn a_write_whose_intent_came_back_with_its_server_publishes_nothing() {
     world.database.close().await;
 }
 
-/// A delete that meets no row locks nothing, so the row may come before the commit.
-async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
-    world: &World<Postgres>,
-) {
+/// A delete that matches no row locks nothing, so another writer can insert the row before the commit.
+async fn a_batch_delete_caches_no_absence_of_a_row_inserted_since(world: &World<Postgres>) {
     let rows = Both::<Through, Postgres>::of(world).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     let deleted = rows.here.within(&mut transaction).delete_many(&[9]).await;
@@ -161,8 +160,9 @@ async fn a_batch_delete_publishes_no_absence_of_a_row_that_was_inserted_since(
     assert_eq!(rows.agree(9).await.as_deref(), Some("inserted"));
 }
 
-/// MySQL leaves a row that an update does not change to its snapshot, which is older than what the update has met.
-async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
+/// If an update does not change a row, MySQL returns the row from the snapshot, which may be older than the row it has
+/// matched.
+async fn an_update_that_changes_nothing_caches_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here.insert(&Through::new(1, "open")).await.unwrap();
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
@@ -175,8 +175,8 @@ async fn an_update_that_changes_nothing_publishes_no_row_of_the_snapshot(world: 
     assert_eq!(rows.agree(1).await.as_deref(), Some("done"));
 }
 
-/// The snapshot is taken when a row that was written is read back.
-async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<MySql>) {
+/// The snapshot is taken when the first written row is read back.
+async fn an_update_after_another_caches_no_row_of_the_snapshot(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here
         .insert_many(&[Through::new(1, "open"), Through::new(2, "open")])
@@ -193,8 +193,8 @@ async fn an_update_after_another_publishes_no_row_of_the_snapshot(world: &World<
     assert_eq!(rows.agree(2).await.as_deref(), Some("two"));
 }
 
-/// They have the same keys, so one key has one note, and the last write is the one that counts.
-async fn two_repositories_of_one_entity_publish_the_last_row_once(world: &World<Sqlite>) {
+/// Both have the same keys, so each key is recorded once, and the last write counts.
+async fn two_repositories_of_one_entity_cache_the_last_row_once(world: &World<Sqlite>) {
     let rows = Both::<Through, Sqlite>::of(world).await;
     let second = Repository::<Through, _>::new(&world.cache, world.pool.clone());
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
@@ -235,7 +235,7 @@ struct Parent {
     name: String,
 }
 
-async fn a_row_that_a_cascade_of_its_transaction_changed_is_not_published(world: &World<Postgres>) {
+async fn a_row_changed_by_a_cascade_of_its_transaction_is_not_cached(world: &World<Postgres>) {
     world
         .sql("CREATE TABLE parents (id BIGINT PRIMARY KEY, name TEXT NOT NULL)")
         .await;
@@ -277,7 +277,7 @@ async fn a_trigger_that_changes_the_id_leaves_no_absence_at_the_new_one(world: &
     assert_eq!(rows.agree(1).await, None);
 }
 
-async fn a_batch_publishes_no_row_that_a_trigger_has_moved(world: &World<MySql>) {
+async fn a_batch_caches_no_row_whose_id_a_trigger_has_changed(world: &World<MySql>) {
     let rows = Both::<Through, MySql>::of(world).await;
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     world
