@@ -11,9 +11,8 @@
 use crate::{
     behind::{
         offsets::{self, OpenIncarnation},
-        queue::{Partition, Queue},
+        partition::PartitionContext,
     },
-    context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
     protocol::queue_position::{Incarnation, QueuePosition},
@@ -24,22 +23,17 @@ use crate::{
     },
 };
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Makes dead letters of the remaining writes of a closed incarnation, and removes its log.
-    pub(super) async fn count_loss(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), Error> {
-        let place = queue.place(partition, incarnation);
-        let pool = &self.database.pool;
+    pub(super) async fn count_loss(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let place = self.place(incarnation);
+        let pool = &self.context.database.pool;
         loop {
             let Some((at, is_closed)) = offsets::position_of(pool, &place).await? else {
                 // An incarnation is registered before the store has it, so its row was deleted.
-                return match self.unregistered(queue, partition, incarnation).await? {
+                return match self.unregistered(incarnation).await? {
                     Some(unregistered) => Err(unregistered),
-                    None => self.clear(partition, incarnation).await,
+                    None => self.clear(incarnation).await,
                 };
             };
             if !is_closed {
@@ -50,34 +44,29 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 incarnation,
                 position: at,
             };
-            self.settle_committed(partition, &open).await?;
-            let fetch = Fetch::read(incarnation, at, queue.policy.batch);
-            let fetched = self.fetch(partition, fetch).await?;
+            self.settle_committed(&open).await?;
+            let fetch = Fetch::read(incarnation, at, self.queue.policy.batch);
+            let fetched = self.fetch(fetch).await?;
             if fetched.writes.is_empty() {
                 if fetched.current == Some(incarnation) {
                     // This server was cut off. Its successor has closed an incarnation that is still written to here.
                     return Ok(());
                 }
-                return self.clear(partition, incarnation).await;
+                return self.clear(incarnation).await;
             }
             let counted = offsets::counted_of(pool, &place).await?;
-            self.flush_batch(queue, partition, fetched, open, Some(counted))
-                .await?;
+            self.flush_batch(fetched, open, Some(counted)).await?;
         }
     }
 
     /// Removes a closed incarnation from the store: the rows that it was the last to write, and its log.
-    pub(super) async fn clear(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), Error> {
-        let store = &self.cache.store;
-        let away = |error| self.queue_away("clear", error);
+    pub(super) async fn clear(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let store = &self.context.cache.store;
+        let away = |error| self.context.queue_away("clear", error);
         let mut cursor = 0;
         loop {
             let (next, pending_index) = store
-                .pending_index(&partition.keys, cursor)
+                .pending_index(&self.state.keys, cursor)
                 .await
                 .map_err(away)?;
             let own = pending_index.into_iter();
@@ -89,14 +78,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     keep_ms: 0,
                 })
                 .collect();
-            self.settle(partition, incarnation, &settled, 0).await?;
+            self.settle(incarnation, &settled, 0).await?;
             cursor = next;
             if cursor == 0 {
                 break;
             }
         }
         store
-            .drop_log(&partition.keys, incarnation)
+            .drop_log(&self.state.keys, incarnation)
             .await
             .map_err(away)
     }
@@ -110,7 +99,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         writes: &[Logged],
         counted: Option<u64>,
     ) -> u64 {
-        if self.cache.store.disables(Mechanism::GapCount) {
+        if self.context.cache.store.disables(Mechanism::GapCount) {
             return 0;
         }
         let from = counted.unwrap_or(0).max(position);
@@ -121,30 +110,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Counts the lost writes of former incarnations: those that were acknowledged to this process, and are neither in
     /// the database nor in the store.
-    pub(super) async fn count_lost(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        current: Option<Incarnation>,
-    ) -> Result<(), Error> {
-        for last in partition.former(current) {
-            if let Some(lost) = self.lost_of(queue, partition, last).await? {
-                self.tell_lost(queue, partition, lost);
-                partition.forget(last);
+    pub(super) async fn count_lost(&self, current: Option<Incarnation>) -> Result<(), Error> {
+        for last in self.state.former(current) {
+            if let Some(lost) = self.lost_of(last).await? {
+                self.tell_lost(lost);
+                self.state.forget(last);
             }
         }
         Ok(())
     }
 
     /// Returns how many writes up to this one are lost, or `None` while the writes may still be flushed or lost.
-    async fn lost_of(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        last: QueuePosition,
-    ) -> Result<Option<u64>, Error> {
-        let pool = &self.database.pool;
-        let place = queue.place(partition, last.incarnation);
+    async fn lost_of(&self, last: QueuePosition) -> Result<Option<u64>, Error> {
+        let pool = &self.context.database.pool;
+        let place = self.place(last.incarnation);
         let Some((position, closed)) = offsets::position_of(pool, &place).await? else {
             return Ok(None);
         };
@@ -155,7 +134,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Ok(None);
         }
         let fetch = Fetch::read(last.incarnation, last.number, 0);
-        if self.fetch(partition, fetch).await?.log_last > position {
+        if self.fetch(fetch).await?.log_last > position {
             // The remaining writes in the log of a closed incarnation become dead letters first.
             return Ok(None);
         }

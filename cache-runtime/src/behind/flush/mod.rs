@@ -38,7 +38,8 @@ use crate::{
         Batch,
         apply::{Applied, ApplyError, Flushed, Hooks, MAX_STATEMENTS},
         offsets::{self, OpenIncarnation},
-        queue::{Committed, FlushCursor, Partition, Queue},
+        partition::PartitionContext,
+        queue::{Committed, FlushCursor, Queue},
     },
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, tables},
@@ -47,7 +48,7 @@ use crate::{
     store::{
         Point, Store,
         failpoint::Mechanism,
-        queue::{Fetch, Fetched, Logged, QueueStore},
+        queue::{Fetch, Fetched, Logged},
     },
 };
 
@@ -88,18 +89,14 @@ struct Read {
     was_prefetched: bool,
 }
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Takes one step in a partition.
-    pub(crate) async fn flush_step(
-        &self,
-        partition: &Partition,
-        mode: FlushMode,
-    ) -> Result<StepResult, Error> {
+    pub(in crate::behind) async fn flush_step(&self, mode: FlushMode) -> Result<StepResult, Error> {
         // The store may have been replaced by one whose queue is another database's.
-        self.bind_for_queue("flush").await?;
-        let mut cursor = partition.cursor.lock().await;
+        self.context.bind_for_queue("flush").await?;
+        let mut cursor = self.state.cursor.lock().await;
         // Out of the futures of those who wait for it, which are deep enough.
-        let stepped = Box::pin(self.step(partition, &mut cursor, mode)).await;
+        let stepped = Box::pin(self.step(&mut cursor, mode)).await;
         if stepped.is_err() {
             // The outcome of a commit may be unknown: ask again.
             cursor.forget();
@@ -107,55 +104,44 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         stepped
     }
 
-    async fn step(
-        &self,
-        partition: &Partition,
-        cursor: &mut FlushCursor,
-        mode: FlushMode,
-    ) -> Result<StepResult, Error> {
-        let queue = self.queue();
+    async fn step(&self, cursor: &mut FlushCursor, mode: FlushMode) -> Result<StepResult, Error> {
         let open = match cursor.position {
             Some(open) => open,
             None => {
-                self.settle_rest(partition, cursor).await?;
+                self.settle_rest(cursor).await?;
                 // What another process has committed and is about to settle is left to it.
                 let claim_ms = mode.claim_ms();
-                if claim_ms > 0
-                    && !self
-                        .fetch(partition, Fetch::claim(claim_ms))
-                        .await?
-                        .is_claimed
-                {
+                if claim_ms > 0 && !self.fetch(Fetch::claim(claim_ms)).await?.is_claimed {
                     return Ok(StepResult::ClaimedElsewhere);
                 }
-                match self.resume(queue, partition).await? {
+                match self.resume().await? {
                     Some(open) => *cursor.position.insert(open),
                     None => return Ok(StepResult::Idle),
                 }
             }
         };
-        let fetch = next_read(queue, open, mode);
+        let fetch = next_read(self.queue, open, mode);
         if let Some(fetched) = cursor.take_prefetched(&fetch) {
             let batch = Read {
                 fetched,
                 open,
                 was_prefetched: true,
             };
-            return self.flush_read(partition, cursor, batch, mode).await;
+            return self.flush_read(cursor, batch, mode).await;
         }
-        let fetched = self.fetch(partition, fetch).await?;
+        let fetched = self.fetch(fetch).await?;
         let view = LogView::of(&fetched, open);
         if view != LogView::Batch {
             // There is no transaction during which it could be done.
             let was_settled = cursor.to_settle.is_empty();
-            self.settle_rest(partition, cursor).await?;
+            self.settle_rest(cursor).await?;
             if fetched.is_claimed && !was_settled {
                 // A put to a queue that was not empty sends no wake-up, so look again.
                 return Ok(StepResult::Retry);
             }
         }
         if fetched.is_claimed {
-            self.count_lost(queue, partition, fetched.current).await?;
+            self.count_lost(fetched.current).await?;
         }
         match view {
             LogView::ClaimedElsewhere => {
@@ -165,10 +151,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             }
             LogView::OtherHistory => {
                 // Nothing is cached before a queue stands in the store's present history.
-                let started = partition.incarnations_started.load(Ordering::Acquire);
+                let started = self.state.incarnations_started.load(Ordering::Acquire);
                 let (from, history) = (fetched.current, fetched.history);
-                self.start_incarnation(queue, partition, from, history, started)
-                    .await?;
+                self.start_incarnation(from, history, started).await?;
                 Ok(StepResult::Retry)
             }
             LogView::Batch | LogView::LostTail => {
@@ -177,7 +162,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     open,
                     was_prefetched: false,
                 };
-                self.flush_read(partition, cursor, batch, mode).await
+                self.flush_read(cursor, batch, mode).await
             }
             LogView::Drained => Ok(StepResult::Idle),
             LogView::SetBack => {
@@ -187,9 +172,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             LogView::Superseded => {
                 // What was fetched is still the end: nothing is written to this log any more.
                 cursor.forget();
-                let place = queue.place(partition, open.incarnation);
-                if offsets::close(&self.database.pool, &place, open.position).await? {
-                    self.clear(partition, open.incarnation).await?;
+                let place = self.place(open.incarnation);
+                if offsets::close(&self.context.database.pool, &place, open.position).await? {
+                    self.clear(open.incarnation).await?;
                 }
                 Ok(StepResult::Retry)
             }
@@ -200,12 +185,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// writes wait.
     async fn flush_read(
         &self,
-        partition: &Partition,
         cursor: &mut FlushCursor,
         batch: Read,
         mode: FlushMode,
     ) -> Result<StepResult, Error> {
-        let queue = self.queue();
         let Read {
             fetched,
             open,
@@ -213,10 +196,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         } = batch;
         let to = fetched.end();
         let is_full =
-            fetched.is_cut || fetched.writes.len() as u64 >= u64::from(queue.policy.batch);
+            fetched.is_cut || fetched.writes.len() as u64 >= u64::from(self.queue.policy.batch);
         let meanwhile = Meanwhile::of(mode, is_full, was_prefetched);
         let next = next_read(
-            queue,
+            self.queue,
             OpenIncarnation {
                 position: to,
                 ..open
@@ -225,7 +208,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         );
         let earlier = cursor.to_settle.clone();
         let applied = async {
-            let Some(committed) = self.apply(queue, partition, fetched, open, None).await? else {
+            let Some(committed) = self.apply(fetched, open, None).await? else {
                 return Ok(None);
             };
             let position = committed.up_to;
@@ -233,20 +216,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             cursor.to_settle.push(Arc::new(committed));
             Ok(Some(position))
         };
-        let settled = self.settle_all(partition, &earlier);
+        let settled = self.settle_all(&earlier);
         // If this fails, the next step does too, and says so.
         let read = async {
             if meanwhile.reads_next {
-                let mut fetched = self.fetch(partition, next).await.ok()?;
+                let mut fetched = self.fetch(next).await.ok()?;
                 for write in &mut fetched.writes {
-                    self.decode(write);
+                    self.context.decode(write);
                 }
                 return Some(fetched);
             }
             if meanwhile.renews_claim {
-                self.fetch(partition, Fetch { count: 0, ..next })
-                    .await
-                    .ok()?;
+                self.fetch(Fetch { count: 0, ..next }).await.ok()?;
             }
             None
         };
@@ -267,7 +248,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 cursor.keep_prefetched(next, prefetched);
             }
         } else {
-            self.settle_rest(partition, cursor).await?;
+            self.settle_rest(cursor).await?;
         }
         Ok(StepResult::Flushed {
             full: is_full || position < to,
@@ -276,40 +257,34 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Where to go on: the first open incarnation. Settles what was committed before, and clears away what is left of closed
     /// incarnations.
-    async fn resume(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-    ) -> Result<Option<OpenIncarnation>, Error> {
-        let number = partition.keys.number;
-        let all = offsets::open_incarnations(&self.database.pool, &queue.name, number).await?;
-        let logs = self.cache.store.logs(&partition.keys).await;
-        for incarnation in logs.map_err(|error| self.queue_away("flush", error))? {
+    async fn resume(&self) -> Result<Option<OpenIncarnation>, Error> {
+        let all = offsets::open_incarnations(
+            &self.context.database.pool,
+            &self.queue.name,
+            self.number(),
+        )
+        .await?;
+        for incarnation in self.logs("flush").await? {
             if !all.iter().any(|open| open.incarnation == incarnation) {
-                self.count_loss(queue, partition, incarnation).await?;
+                self.count_loss(incarnation).await?;
             }
         }
         let Some(first) = all.first() else {
             return Ok(None);
         };
-        self.settle_committed(partition, first).await?;
+        self.settle_committed(first).await?;
         Ok(Some(*first))
     }
 
     /// Applies a batch and settles it. `lost_counted_to` is of a closed incarnation: up to which number its loss has been counted.
-    pub(super) async fn flush_batch(
+    pub(in crate::behind) async fn flush_batch(
         &self,
-        queue: &Queue,
-        partition: &Partition,
         fetched: Fetched,
         open: OpenIncarnation,
         lost_counted_to: Option<u64>,
     ) -> Result<(), Error> {
-        match self
-            .apply(queue, partition, fetched, open, lost_counted_to)
-            .await?
-        {
-            Some(committed) => self.settle_all(partition, &[Arc::new(committed)]).await,
+        match self.apply(fetched, open, lost_counted_to).await? {
+            Some(committed) => self.settle_all(&[Arc::new(committed)]).await,
             None => Ok(()),
         }
     }
@@ -317,18 +292,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Applies a batch. What is to be settled then; nothing if another flusher was faster.
     async fn apply(
         &self,
-        queue: &Queue,
-        partition: &Partition,
         fetched: Fetched,
         open: OpenIncarnation,
         lost_counted_to: Option<u64>,
     ) -> Result<Option<Committed>, Error> {
-        self.cache.store.reach(Point::BeforeFlush);
+        self.context.cache.store.reach(Point::BeforeFlush);
         let to = fetched.end();
-        let place = queue.place(partition, open.incarnation);
-        let foreign = self.foreign(&fetched.writes);
+        let place = self.place(open.incarnation);
+        let foreign = self.context.foreign(&fetched.writes);
         let lost = self.lost_between(open.position, to, &fetched.writes, lost_counted_to);
-        let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
+        let writes: Vec<_> = fetched
+            .writes
+            .into_iter()
+            .map(|w| self.context.queued(w))
+            .collect();
         let mut batch = Batch {
             place: &place,
             from: open.position,
@@ -336,12 +313,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             writes: &writes,
             lost,
             lost_counted_to,
-            compares: self.compares_flushed(),
-            codec: self.codec,
-            layout: self.fingerprint,
-            now_ms: self.cache.clock.wall_ms(),
+            compares: self.context.compares_flushed(),
+            codec: self.context.codec,
+            layout: self.context.fingerprint,
+            now_ms: self.context.cache.clock.wall_ms(),
         };
-        let in_transaction = || self.cache.store.reach(Point::InFlushTransaction);
+        let in_transaction = || self.context.cache.store.reach(Point::InFlushTransaction);
         let hooks = Hooks {
             in_transaction: &in_transaction,
             max_statements: MAX_STATEMENTS,
@@ -349,12 +326,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let applied = loop {
             // Named as a type, because the compiler cannot tell of the future itself that it may change threads.
             let applied: Pin<Box<dyn Future<Output = Result<_, ApplyError>> + Send + '_>> =
-                Box::pin(self.database.apply_queued(&batch, &hooks));
+                Box::pin(self.context.database.apply_queued(&batch, &hooks));
             let applied = applied.await;
             if matches!(applied, Err(ApplyError::Overtaken))
-                && self.cache.store.disables(Mechanism::OffsetCompare)
+                && self.context.cache.store.disables(Mechanism::OffsetCompare)
                 && let Some((position, false)) =
-                    offsets::position_of(&self.database.pool, &place).await?
+                    offsets::position_of(&self.context.database.pool, &place).await?
             {
                 batch.from = position;
                 continue;
@@ -364,23 +341,23 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let Flushed { applied, held, .. } = match applied {
             Ok(applied) => applied,
             Err(ApplyError::Overtaken) => {
-                self.counters.flush_conflicts.add_one();
+                self.context.counters.flush_conflicts.add_one();
                 return Ok(None);
             }
             Err(ApplyError::Failed(error)) => {
-                let what = format!("writes of the queue {}", queue.name);
+                let what = format!("writes of the queue {}", self.queue.name);
                 let fate = WriteOutcome::Nothing;
                 return Err(database::describe("flush", &what, error, fate));
             }
             Err(ApplyError::Outdated(error)) => {
-                let what = format!("dead letters of the queue {}", queue.name);
+                let what = format!("dead letters of the queue {}", self.queue.name);
                 return Err(tables::describe::<DB>("insert", &what, error));
             }
         };
-        self.cache.store.reach(Point::AfterFlushCommit);
+        self.context.cache.store.reach(Point::AfterFlushCommit);
         let mut writes = writes;
         writes.truncate(writes.partition_point(|write| write.number <= applied.to));
-        self.count_flushed(queue, partition, writes.len() as u64, &applied);
+        self.count_flushed(writes.len() as u64, &applied);
         let dead = applied.dead.iter().map(|dead| dead.number);
         let differs = dead.chain(applied.changed).chain(foreign).collect();
         Ok(Some(Committed {
@@ -395,6 +372,96 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }))
     }
 
+    fn count_flushed(&self, count: u64, applied: &Applied) {
+        let counters = &self.context.counters;
+        counters.flushed_writes.add(count);
+        counters.flushed_rows.add(applied.rows);
+        counters.flushes.add_one();
+        counters.flush_statements.add(applied.statements);
+        counters.dead_letters.add(applied.dead.len() as u64);
+        self.tell_lost(applied.lost);
+        if let Some(first) = applied.dead.first() {
+            let numbers = applied.dead.iter().take(MAX_NAMED);
+            let numbers: Vec<_> = numbers.map(|dead| dead.number).collect();
+            tracing::error!(
+                entity = E::SPEC.name,
+                queue = &*self.queue.name,
+                partition = self.number(),
+                writes = applied.dead.len(),
+                numbers = ?numbers,
+                error = first.error,
+                "queued writes were refused and are dead letters now; the error is that of the first one"
+            );
+        }
+    }
+
+    pub(in crate::behind) fn tell_lost(&self, lost: u64) {
+        if lost > 0 {
+            self.context.counters.lost_writes.add(lost);
+            tracing::error!(
+                entity = E::SPEC.name,
+                queue = &*self.queue.name,
+                partition = self.number(),
+                writes = lost,
+                "the store has lost acknowledged writes before they were flushed"
+            );
+        }
+    }
+
+    /// Makes room in a full partition.
+    pub(in crate::behind) async fn make_room(&self) -> Result<(), Error> {
+        self.flush_step(FlushMode::Single).await?;
+        Ok(())
+    }
+
+    /// Flushes until a write, and all before it, are in the database and have left the queue; without one, until nothing is
+    /// left.
+    pub(in crate::behind) async fn flush_up_to(
+        &self,
+        target: Option<QueuePosition>,
+    ) -> Result<(), Error> {
+        loop {
+            let stepped = self.flush_step(FlushMode::Drain).await?;
+            if stepped == StepResult::Retry {
+                continue;
+            }
+            let mut cursor = self.state.cursor.lock().await;
+            if let (Some(at), Some(target)) = (cursor.position, target)
+                && has_passed(at, target)
+            {
+                cursor.drop_prefetched();
+                return self.settle_rest(&mut cursor).await;
+            }
+            drop(cursor);
+            if stepped == StepResult::Idle {
+                return match target {
+                    Some(target) => self.check_flushed(target).await,
+                    None => Ok(()),
+                };
+            }
+        }
+    }
+
+    /// Fails if a write is not in the database although nothing is left to flush.
+    async fn check_flushed(&self, target: QueuePosition) -> Result<(), Error> {
+        let place = self.place(target.incarnation);
+        match offsets::position_of(&self.context.database.pool, &place).await? {
+            Some((position, closed)) if closed || position >= target.number => Ok(()),
+            // Nothing was written to the incarnation.
+            _ if target.number == 0 => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::CacheUnavailable,
+                format!(
+                    "failed to flush {}: the store has lost writes of the queue {}",
+                    E::SPEC.name,
+                    self.queue.name
+                ),
+            )),
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// The writes of programs that know another layout of the struct, or write it with another codec. What they have put into
     /// the store may have columns that this program does not write.
     fn foreign(&self, writes: &[Logged]) -> Vec<u64> {
@@ -413,109 +480,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         // Otherwise they are dropped anyway.
         !self.is_changed_by_database()
-    }
-
-    fn count_flushed(&self, queue: &Queue, partition: &Partition, count: u64, applied: &Applied) {
-        let counters = &self.counters;
-        counters.flushed_writes.add(count);
-        counters.flushed_rows.add(applied.rows);
-        counters.flushes.add_one();
-        counters.flush_statements.add(applied.statements);
-        counters.dead_letters.add(applied.dead.len() as u64);
-        self.tell_lost(queue, partition, applied.lost);
-        if let Some(first) = applied.dead.first() {
-            let numbers = applied.dead.iter().take(MAX_NAMED);
-            let numbers: Vec<_> = numbers.map(|dead| dead.number).collect();
-            tracing::error!(
-                entity = E::SPEC.name,
-                queue = &*queue.name,
-                partition = partition.keys.number,
-                writes = applied.dead.len(),
-                numbers = ?numbers,
-                error = first.error,
-                "queued writes were refused and are dead letters now; the error is that of the first one"
-            );
-        }
-    }
-
-    pub(super) fn tell_lost(&self, queue: &Queue, partition: &Partition, lost: u64) {
-        if lost > 0 {
-            self.counters.lost_writes.add(lost);
-            tracing::error!(
-                entity = E::SPEC.name,
-                queue = &*queue.name,
-                partition = partition.keys.number,
-                writes = lost,
-                "the store has lost acknowledged writes before they were flushed"
-            );
-        }
-    }
-
-    pub(crate) async fn fetch(
-        &self,
-        partition: &Partition,
-        fetch: Fetch,
-    ) -> Result<Fetched, Error> {
-        let fetched = self.cache.store.fetch(&partition.keys, fetch).await;
-        fetched.map_err(|error| self.queue_away("read writes of", error))
-    }
-
-    /// Makes room in a full partition.
-    pub(crate) async fn make_room(&self, partition: &Partition) -> Result<(), Error> {
-        self.flush_step(partition, FlushMode::Single).await?;
-        Ok(())
-    }
-
-    /// Flushes until a write, and all before it, are in the database and have left the queue; without one, until nothing is
-    /// left.
-    pub(crate) async fn flush_up_to(
-        &self,
-        partition: &Partition,
-        target: Option<QueuePosition>,
-    ) -> Result<(), Error> {
-        loop {
-            let stepped = self.flush_step(partition, FlushMode::Drain).await?;
-            if stepped == StepResult::Retry {
-                continue;
-            }
-            let mut cursor = partition.cursor.lock().await;
-            if let (Some(at), Some(target)) = (cursor.position, target)
-                && has_passed(at, target)
-            {
-                cursor.drop_prefetched();
-                return self.settle_rest(partition, &mut cursor).await;
-            }
-            drop(cursor);
-            if stepped == StepResult::Idle {
-                return match target {
-                    Some(target) => self.check_flushed(partition, target).await,
-                    None => Ok(()),
-                };
-            }
-        }
-    }
-
-    /// Fails if a write is not in the database although nothing is left to flush.
-    async fn check_flushed(
-        &self,
-        partition: &Partition,
-        target: QueuePosition,
-    ) -> Result<(), Error> {
-        let queue = self.queue();
-        let place = queue.place(partition, target.incarnation);
-        match offsets::position_of(&self.database.pool, &place).await? {
-            Some((position, closed)) if closed || position >= target.number => Ok(()),
-            // Nothing was written to the incarnation.
-            _ if target.number == 0 => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::CacheUnavailable,
-                format!(
-                    "failed to flush {}: the store has lost writes of the queue {}",
-                    E::SPEC.name,
-                    queue.name
-                ),
-            )),
-        }
     }
 }
 

@@ -14,17 +14,14 @@ use crate::{
         Image, Queued,
         held::{self, Held},
         offsets::OpenIncarnation,
-        queue::{Committed, FlushCursor, Partition},
+        partition::PartitionContext,
+        queue::{Committed, FlushCursor},
     },
     clock::millis,
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
-    protocol::queue_position::Incarnation,
-    store::{
-        Point, Store,
-        queue::{Fetch, Logged, QueueStore, Settled},
-    },
+    store::queue::{Fetch, Logged, Settled},
 };
 
 /// How many writes that were committed earlier are settled at once.
@@ -38,37 +35,54 @@ pub(super) struct Unjudged<E: Entity, DB: Backend> {
     pub(super) differs: Vec<u64>,
 }
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Settles what was committed and is not settled yet.
-    pub(super) async fn settle_rest(
-        &self,
-        partition: &Partition,
-        cursor: &mut FlushCursor,
-    ) -> Result<(), Error> {
-        self.settle_all(partition, &cursor.to_settle).await?;
+    pub(super) async fn settle_rest(&self, cursor: &mut FlushCursor) -> Result<(), Error> {
+        self.settle_all(&cursor.to_settle).await?;
         cursor.to_settle.clear();
         Ok(())
     }
 
-    pub(super) async fn settle_all(
-        &self,
-        partition: &Partition,
-        to_settle: &[Arc<Committed>],
-    ) -> Result<(), Error> {
+    pub(super) async fn settle_all(&self, to_settle: &[Arc<Committed>]) -> Result<(), Error> {
         for committed in to_settle {
             let settled = match committed.settled.get() {
                 Some(settled) => settled,
                 None => {
-                    let judged = self.judged(committed).await;
+                    let judged = self.context.judged(committed).await;
                     committed.settled.get_or_init(|| judged)
                 }
             };
-            self.settle(partition, committed.incarnation, settled, committed.up_to)
+            self.settle(committed.incarnation, settled, committed.up_to)
                 .await?;
         }
         Ok(())
     }
 
+    /// Settles what an earlier flush has committed. Which of it was refused is not known here, so nothing of it is kept.
+    pub(in crate::behind) async fn settle_committed(
+        &self,
+        open: &OpenIncarnation,
+    ) -> Result<(), Error> {
+        loop {
+            let fetch = Fetch::read(open.incarnation, 0, MAX_SETTLED);
+            let fetched = self.fetch(fetch).await?;
+            let committed = fetched.writes.iter();
+            let committed =
+                committed.take_while(|write| write.pending.position.number <= open.position);
+            let settled: Vec<_> = committed.map(dropped).collect();
+            let Some(last) = settled.last().map(|settled| settled.number) else {
+                if fetched.writes.is_empty() && open.position > 0 {
+                    // The store may not know yet that the log was cut off, or has lost it.
+                    self.settle(open.incarnation, &[], open.position).await?;
+                }
+                return Ok(());
+            };
+            self.settle(open.incarnation, &settled, last).await?;
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> Context<E, DB> {
     /// What is left in the store of the rows of a batch.
     async fn judged(&self, committed: &Committed) -> Vec<Settled> {
         let unjudged = committed.unjudged.downcast_ref::<Unjudged<E, DB>>();
@@ -81,32 +95,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let changed = held::changed(&self.database, held, writes).await;
         let differs: HashSet<u64> = differs.iter().copied().chain(changed).collect();
         self.settled(writes, &differs)
-    }
-
-    /// Settles what an earlier flush has committed. Which of it was refused is not known here, so nothing of it is kept.
-    pub(in crate::behind) async fn settle_committed(
-        &self,
-        partition: &Partition,
-        open: &OpenIncarnation,
-    ) -> Result<(), Error> {
-        loop {
-            let fetch = Fetch::read(open.incarnation, 0, MAX_SETTLED);
-            let fetched = self.fetch(partition, fetch).await?;
-            let committed = fetched.writes.iter();
-            let committed =
-                committed.take_while(|write| write.pending.position.number <= open.position);
-            let settled: Vec<_> = committed.map(dropped).collect();
-            let Some(last) = settled.last().map(|settled| settled.number) else {
-                if fetched.writes.is_empty() && open.position > 0 {
-                    // The store may not know yet that the log was cut off, or has lost it.
-                    self.settle(partition, open.incarnation, &[], open.position)
-                        .await?;
-                }
-                return Ok(());
-            };
-            self.settle(partition, open.incarnation, &settled, last)
-                .await?;
-        }
     }
 
     /// What is left in the store of each row that a batch has written: the latest write of it decides. It is kept if the
@@ -140,22 +128,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(super) fn is_changed_by_database(&self) -> bool {
         let columns = &self.database.columns;
         self.policy.after_triggers || columns.iter().any(|column| column.role.is_generated())
-    }
-
-    pub(in crate::behind) async fn settle(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-        settled: &[Settled],
-        up_to: u64,
-    ) -> Result<(), Error> {
-        let store = &self.cache.store;
-        store.reach(Point::BeforeTrim);
-        let done = store.settle(&partition.keys, incarnation, settled, up_to);
-        done.await
-            .map_err(|error| self.queue_away("settle flushed writes of", error))?;
-        store.reach(Point::AfterTrim);
-        Ok(())
     }
 }
 
