@@ -24,7 +24,7 @@ use crate::interrupt::Interrupt;
 use crate::servers::{Durability, Kind, Servers};
 
 /// The files on which the promises rest.
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     "protocol/state.rs",
     "protocol/entry.rs",
     "protocol/claim.rs",
@@ -39,6 +39,8 @@ const FILES: [&str; 14] = [
     "repair/backlog.rs",
     "behind/flush/mod.rs",
     "behind/flush/log_view.rs",
+    "behind/flush/commit.rs",
+    "behind/flush/barrier.rs",
 ];
 
 /// What is to be tried.

@@ -26,7 +26,7 @@ use crate::{
     behind::{
         flush::{CLAIM_MS, FlushMode, StepResult},
         offsets::{self, OpenIncarnation},
-        queue::Partition,
+        partition::PartitionContext,
     },
     clock::Deadline,
     context::Context,
@@ -156,17 +156,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Starts one task per partition.
     pub(crate) async fn start_flushing(self: &Arc<Self>) -> Result<Flusher, Error> {
         let queue = self.queue();
-        let asked = Deadline::after(ASKED).bound(self.prepare(queue)).await;
+        let asked = Deadline::after(ASKED).bound(self.prepare()).await;
         if let Some(Err(error)) = asked
             && error.kind() == ErrorKind::Configuration
         {
             return Err(error);
         }
-        self.warn_of_loss(queue);
+        self.warn_of_loss();
         let failing = Arc::new(Failing::default());
-        let partitions = 0..queue.partitions.len();
-        let tasks = partitions.map(|partition| {
-            let task = run(Arc::clone(self), partition, Arc::clone(&failing));
+        let partitions = 0..queue.policy.partitions;
+        let tasks = partitions.map(|number| {
+            let task = run(Arc::clone(self), number, Arc::clone(&failing));
             tokio::spawn(task.in_current_span())
         });
         let drained = Arc::clone(self);
@@ -186,30 +186,29 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Flushes every write that was acknowledged before this call.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
         self.bind_for_queue("flush").await?;
-        let partitions = self.queue().partitions.iter();
-        let flushed = partitions.map(|partition| self.flush_partition(partition));
+        let partitions = self.partitions();
+        let flushed = partitions.map(|partition| async move { partition.flush().await });
         let flushed = futures_util::future::join_all(flushed).await;
         flushed.into_iter().collect()
     }
 
     /// Returns how many acknowledged writes are pending, and how old the oldest is.
     pub(crate) async fn pending(&self) -> Result<Pending, Error> {
-        let queue = self.queue();
         self.bind_now().await?;
-        let asked = Deadline::after(ANSWERS).bound(self.open_of(queue)).await;
+        let asked = Deadline::after(ANSWERS).bound(self.open_of()).await;
         let open = match asked {
             Some(Ok(open)) => open,
-            Some(Err(error)) if is_database_away(&error) => self.logged(queue).await?,
+            Some(Err(error)) if is_database_away(&error) => self.logged().await?,
             Some(Err(error)) => return Err(error),
-            None => self.logged(queue).await?,
+            None => self.logged().await?,
         };
         let mut pending = Pending::default();
-        for (partition, at) in open {
-            let Some(partition) = queue.partitions.get(usize::from(partition)) else {
+        for (number, at) in open {
+            let Some(partition) = self.partition(number) else {
                 continue;
             };
             let fetch = Fetch::read(at.incarnation, at.position, 1);
-            let fetched = self.fetch(partition, fetch).await?;
+            let fetched = partition.fetch(fetch).await?;
             let first = fetched.writes.first();
             pending.count += fetched.log_last.saturating_sub(at.position);
             let oldest = first.map(|write| {
@@ -222,7 +221,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Warns that a crash loses queued writes, if the entity has no journal on an in-process store.
-    fn warn_of_loss(&self, queue: &super::Queue) {
+    fn warn_of_loss(&self) {
+        let queue = self.queue();
         let keeps_rows = self.cache.store.keeps() == crate::store::Representation::Rows;
         if keeps_rows && queue.policy.journal.is_none() {
             tracing::warn!(
@@ -234,7 +234,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Checks the store and the tables, and starts an incarnation in each partition that has none.
-    async fn prepare(&self, queue: &super::Queue) -> Result<(), Error> {
+    async fn prepare(&self) -> Result<(), Error> {
+        let queue = self.queue();
         let verified = self.verified(queue).await.map(drop);
         // If the store is unreachable, check the tables anyway.
         if verified
@@ -244,72 +245,37 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.check_tables(queue).await?;
         }
         verified?;
-        for partition in &queue.partitions {
-            self.begin(queue, partition).await?;
+        for partition in self.partitions() {
+            partition.begin().await?;
         }
         Ok(())
     }
 
     /// Returns the open incarnations by the database, each with its partition.
-    async fn open_of(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
-        let open = offsets::open_of_queue(&self.database.pool, &queue.name).await?;
-        self.none_is_missing(queue, &open).await?;
+    async fn open_of(&self) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
+        let open = offsets::open_of_queue(&self.database.pool, &self.queue().name).await?;
+        self.none_is_missing(&open).await?;
         Ok(open)
     }
 
     /// As [`Context::open_of`], but by the store: writes that have left a log are in the database.
-    async fn logged(&self, queue: &super::Queue) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
+    async fn logged(&self) -> Result<Vec<(u16, OpenIncarnation)>, Error> {
         let mut open = Vec::new();
-        for partition in &queue.partitions {
-            let logs = self.cache.store.logs(&partition.keys).await;
-            for incarnation in logs.map_err(|error| self.queue_away("look for", error))? {
+        for partition in self.partitions() {
+            for incarnation in partition.logs("look for").await? {
                 let fetch = Fetch::read(incarnation, 0, 1);
-                let fetched = self.fetch(partition, fetch).await?;
+                let fetched = partition.fetch(fetch).await?;
                 if let Some(first) = fetched.writes.first() {
                     let position = first.pending.position.number - 1;
                     let at = OpenIncarnation {
                         incarnation,
                         position,
                     };
-                    open.push((partition.keys.number, at));
+                    open.push((partition.number(), at));
                 }
             }
         }
         Ok(open)
-    }
-
-    /// Begins an incarnation of a partition if there is none of the store's current history, so that puts need not wait
-    /// for the database.
-    pub(crate) async fn begin(
-        &self,
-        queue: &super::Queue,
-        partition: &Partition,
-    ) -> Result<(), Error> {
-        let incarnations_started = partition.incarnations_started.load(Ordering::Acquire);
-        let fetched = self.fetch(partition, Fetch::PEEK).await?;
-        if fetched.is_present {
-            return Ok(());
-        }
-        let (from, history) = (fetched.current, fetched.history);
-        self.start_incarnation(queue, partition, from, history, incarnations_started)
-            .await
-    }
-
-    /// Flushes the writes that are in a partition now.
-    pub(crate) async fn flush_partition(&self, partition: &Partition) -> Result<(), Error> {
-        let fetched = self.fetch(partition, Fetch::PEEK).await?;
-        // Without a queue there may be earlier ones, or none.
-        let target = fetched.current.map(|incarnation| QueuePosition {
-            incarnation,
-            number: fetched.current_last,
-        });
-        let mut failures = 0;
-        loop {
-            match self.flush_up_to(partition, target).await {
-                Err(error) if failures < MAX_FAILURES && is_passing(&error) => failures += 1,
-                flushed => return flushed,
-            }
-        }
     }
 
     /// Releases the claims of this process, so that others need not wait until they expire.
@@ -317,6 +283,25 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for partition in &self.queue().partitions {
             // If this fails, the claim expires by itself.
             let _given_up = self.cache.store.disclaim(&partition.keys).await;
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
+    /// Flushes the writes that are in the partition now.
+    pub(super) async fn flush(&self) -> Result<(), Error> {
+        let fetched = self.fetch(Fetch::PEEK).await?;
+        // Without a queue there may be earlier ones, or none.
+        let target = fetched.current.map(|incarnation| QueuePosition {
+            incarnation,
+            number: fetched.current_last,
+        });
+        let mut failures = 0;
+        loop {
+            match self.flush_up_to(target).await {
+                Err(error) if failures < MAX_FAILURES && is_passing(&error) => failures += 1,
+                flushed => return flushed,
+            }
         }
     }
 }
@@ -334,25 +319,30 @@ struct Failing {
 /// The task of one partition.
 async fn run<E: Entity, DB: Backend>(
     inner: Arc<Context<E, DB>>,
-    partition: usize,
+    number: u16,
     failing: Arc<Failing>,
 ) {
     let queue = inner.queue();
-    let partition = &queue.partitions[partition];
+    let partition = inner.partition(number);
+    let partition = partition.expect("flushing starts one task per partition of the queue");
     let linger = queue.policy.linger;
     let mut backoff = Backoff::default();
     let mut is_failing = false;
     let mut is_prepared = false;
     loop {
         // Listen before looking at the queue, so that a put in between wakes this task.
-        let listener = inner.cache.store.wakeups().listen(&partition.keys.flusher);
+        let listener = inner
+            .cache
+            .store
+            .wakeups()
+            .listen(&partition.state.keys.flusher);
         let stepped = async {
             if !is_prepared {
                 inner.verified(queue).await?;
-                inner.begin(queue, partition).await?;
+                partition.begin().await?;
                 is_prepared = true;
             }
-            inner.flush_step(partition, FlushMode::Background).await
+            partition.flush_step(FlushMode::Background).await
         };
         let stepped = stepped.await;
         if stepped.is_ok() {
@@ -392,7 +382,7 @@ async fn run<E: Entity, DB: Backend>(
                         tracing::error!(
                             entity = E::SPEC.name,
                             queue = &*queue.name,
-                            partition = partition.keys.number,
+                            partition = number,
                             error = &error as &dyn std::error::Error,
                             "flushing cannot continue until the cause of this error is corrected; the writes wait in their order"
                         );
@@ -401,7 +391,7 @@ async fn run<E: Entity, DB: Backend>(
                     tracing::warn!(
                         entity = E::SPEC.name,
                         queue = &*queue.name,
-                        partition = partition.keys.number,
+                        partition = number,
                         error = &error as &dyn std::error::Error,
                         "flushing fails and is tried again; the writes wait in their order"
                     );

@@ -6,40 +6,32 @@
 //!    lost.
 //!
 //! Invariant: a write of a closed incarnation is never applied.
-//! Not here: when an incarnation is closed (`flush`).
+//! Not here: when an incarnation is closed (`flush`), and which numbers of a batch have no write (`flush`, `LogBatch`).
 
 use crate::{
     behind::{
+        flush::{LogBatch, PartitionFlusher},
         offsets::{self, OpenIncarnation},
-        queue::{Partition, Queue},
+        partition::PartitionContext,
     },
-    context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
     protocol::queue_position::{Incarnation, QueuePosition},
-    store::{
-        Store,
-        failpoint::Mechanism,
-        queue::{Fetch, Logged, QueueStore, Settled},
-    },
+    store::queue::{Fetch, QueueStore, Settled},
 };
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
+impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
     /// Makes dead letters of the remaining writes of a closed incarnation, and removes its log.
-    pub(super) async fn count_loss(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), Error> {
-        let place = queue.place(partition, incarnation);
-        let pool = &self.database.pool;
+    pub(super) async fn finish_closed(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let partition = self.partition;
+        let place = partition.place(incarnation);
+        let pool = &partition.context.database.pool;
         loop {
             let Some((at, is_closed)) = offsets::position_of(pool, &place).await? else {
                 // An incarnation is registered before the store has it, so its row was deleted.
-                return match self.unregistered(queue, partition, incarnation).await? {
+                return match partition.unregistered(incarnation).await? {
                     Some(unregistered) => Err(unregistered),
-                    None => self.clear(partition, incarnation).await,
+                    None => partition.clear(incarnation).await,
                 };
             };
             if !is_closed {
@@ -50,34 +42,68 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 incarnation,
                 position: at,
             };
-            self.settle_committed(partition, &open).await?;
-            let fetch = Fetch::read(incarnation, at, queue.policy.batch);
-            let fetched = self.fetch(partition, fetch).await?;
+            partition.settle_committed(&open).await?;
+            let fetch = Fetch::read(incarnation, at, partition.queue.policy.batch);
+            let fetched = partition.fetch(fetch).await?;
             if fetched.writes.is_empty() {
                 if fetched.current == Some(incarnation) {
                     // This server was cut off. Its successor has closed an incarnation that is still written to here.
                     return Ok(());
                 }
-                return self.clear(partition, incarnation).await;
+                return partition.clear(incarnation).await;
             }
             let counted = offsets::counted_of(pool, &place).await?;
-            self.flush_batch(queue, partition, fetched, open, Some(counted))
+            partition
+                .flush_batch(LogBatch::of_closed(open, fetched, counted))
                 .await?;
         }
     }
 
+    /// Counts the lost writes of former incarnations: those that were acknowledged to this process, and are neither in
+    /// the database nor in the store.
+    pub(super) async fn count_lost(&self, current: Option<Incarnation>) -> Result<(), Error> {
+        let partition = self.partition;
+        for last in partition.state.former(current) {
+            if let Some(lost) = self.lost_of(last).await? {
+                partition.tell_lost(lost);
+                partition.state.forget(last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many writes up to this one are lost, or `None` while the writes may still be flushed or lost.
+    async fn lost_of(&self, last: QueuePosition) -> Result<Option<u64>, Error> {
+        let partition = self.partition;
+        let pool = &partition.context.database.pool;
+        let place = partition.place(last.incarnation);
+        let Some((position, closed)) = offsets::position_of(pool, &place).await? else {
+            return Ok(None);
+        };
+        if position >= last.number {
+            return Ok(Some(0));
+        }
+        if !closed {
+            return Ok(None);
+        }
+        let fetch = Fetch::read(last.incarnation, last.number, 0);
+        if partition.fetch(fetch).await?.log_last > position {
+            // The remaining writes in the log of a closed incarnation become dead letters first.
+            return Ok(None);
+        }
+        Ok(Some(offsets::count_lost(pool, &place, last.number).await?))
+    }
+}
+
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Removes a closed incarnation from the store: the rows that it was the last to write, and its log.
-    pub(super) async fn clear(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> Result<(), Error> {
-        let store = &self.cache.store;
-        let away = |error| self.queue_away("clear", error);
+    pub(super) async fn clear(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let store = &self.context.cache.store;
+        let away = |error| self.context.queue_away("clear", error);
         let mut cursor = 0;
         loop {
             let (next, pending_index) = store
-                .pending_index(&partition.keys, cursor)
+                .pending_index(&self.state.keys, cursor)
                 .await
                 .map_err(away)?;
             let own = pending_index.into_iter();
@@ -89,76 +115,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     keep_ms: 0,
                 })
                 .collect();
-            self.settle(partition, incarnation, &settled, 0).await?;
+            self.settle(incarnation, &settled, 0).await?;
             cursor = next;
             if cursor == 0 {
                 break;
             }
         }
         store
-            .drop_log(&partition.keys, incarnation)
+            .drop_log(&self.state.keys, incarnation)
             .await
             .map_err(away)
-    }
-
-    /// Returns how many writes between a position and a number the store has lost, given those that it still has. For a
-    /// closed incarnation, losses up to `counted` have been counted before.
-    pub(super) fn lost_between(
-        &self,
-        position: u64,
-        to: u64,
-        writes: &[Logged],
-        counted: Option<u64>,
-    ) -> u64 {
-        if self.cache.store.disables(Mechanism::GapCount) {
-            return 0;
-        }
-        let from = counted.unwrap_or(0).max(position);
-        let numbers = writes.iter().map(|write| write.pending.position.number);
-        let found = numbers.filter(|number| *number > from).count() as u64;
-        to.saturating_sub(from) - found
-    }
-
-    /// Counts the lost writes of former incarnations: those that were acknowledged to this process, and are neither in
-    /// the database nor in the store.
-    pub(super) async fn count_lost(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        current: Option<Incarnation>,
-    ) -> Result<(), Error> {
-        for last in partition.former(current) {
-            if let Some(lost) = self.lost_of(queue, partition, last).await? {
-                self.tell_lost(queue, partition, lost);
-                partition.forget(last);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns how many writes up to this one are lost, or `None` while the writes may still be flushed or lost.
-    async fn lost_of(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        last: QueuePosition,
-    ) -> Result<Option<u64>, Error> {
-        let pool = &self.database.pool;
-        let place = queue.place(partition, last.incarnation);
-        let Some((position, closed)) = offsets::position_of(pool, &place).await? else {
-            return Ok(None);
-        };
-        if position >= last.number {
-            return Ok(Some(0));
-        }
-        if !closed {
-            return Ok(None);
-        }
-        let fetch = Fetch::read(last.incarnation, last.number, 0);
-        if self.fetch(partition, fetch).await?.log_last > position {
-            // The remaining writes in the log of a closed incarnation become dead letters first.
-            return Ok(None);
-        }
-        Ok(Some(offsets::count_lost(pool, &place, last.number).await?))
     }
 }

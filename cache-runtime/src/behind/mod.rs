@@ -17,9 +17,11 @@ mod canonical;
 mod flush;
 mod flusher;
 mod held;
+mod incarnation;
 pub mod letters;
 mod loss;
 pub mod offsets;
+mod partition;
 mod put;
 pub(crate) mod queue;
 mod replay;
@@ -30,7 +32,6 @@ mod verify;
 
 #[cfg(feature = "internal-faults")]
 pub(crate) use self::held::changed;
-pub(crate) use self::queue::Queue;
 pub use self::{
     batch::{Batch, Image, Queued},
     flusher::{Flusher, Pending},

@@ -15,17 +15,12 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    behind::{
-        offsets,
-        queue::{Partition, Queue},
-    },
     context::{Context, payload::RowSource},
     database::{Write, backend::Backend, entity::Entity, round_trip::Mismatch},
     error::{Error, ErrorKind},
     policy::OnFull,
     protocol::{
         key::Key,
-        queue_position::Incarnation,
         state::{Condition, Lease, Meta},
         token::Token,
     },
@@ -221,10 +216,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Makes the rows of a partition cacheable: begins an incarnation in the store's present history, and flushes the queue.
     async fn start_queue_and_drain(&self, key: &Key) -> Result<(), Error> {
-        let queue = self.queue();
-        let partition = &queue.partitions[self.keys.partition(key)];
-        Box::pin(self.begin(queue, partition)).await?;
-        Box::pin(self.flush_partition(partition)).await
+        let partition = self.partition_of(key);
+        Box::pin(partition.begin()).await?;
+        Box::pin(partition.flush()).await
     }
 
     /// Queues a row, or its deletion.
@@ -235,8 +229,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         condition: Condition,
     ) -> Result<PutOutcome, Error> {
         let &Target { verb, key, id } = target;
-        let queue = self.queue();
-        let partition = &queue.partitions[self.keys.partition(key)];
+        let partition = self.partition_of(key);
+        let (queue, state) = (partition.queue, partition.state);
         let (body, written) = self
             .body(id, row)
             .map_err(|mismatch| self.uncarried(verb, key, mismatch))?;
@@ -245,7 +239,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let journaled = (keeps_rows && queue.policy.journal.is_some()).then_some(written);
         let mut made_room = false;
         for _ in 0..MAX_TRIES {
-            let incarnations_started = partition.incarnations_started.load(Ordering::Acquire);
+            let incarnations_started = state.incarnations_started.load(Ordering::Acquire);
             let meta = self.meta_of_write();
             // After `meta_of_write`: if this checks the store in a later history than that of `meta`, the put fails.
             let acknowledged = self.verified(queue).await?;
@@ -258,13 +252,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 acknowledged,
             };
             let history = put.meta.lease.identity.history;
-            let answer = self.cache.store.put(&partition.keys, key, put).await;
+            let answer = self.cache.store.put(&state.keys, key, put).await;
             match answer.map_err(|error| self.unacknowledged(verb, error))? {
                 PutAnswer::Queued(position) => {
-                    partition.acknowledged(position);
+                    state.acknowledged(position);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {
-                        let flushed = Box::pin(self.flush_up_to(partition, Some(position))).await;
+                        let flushed = Box::pin(partition.flush_up_to(Some(position))).await;
                         flushed.map_err(|error| self.queued_only(verb, key, error))?;
                     }
                     return Ok(PutOutcome::Queued);
@@ -272,14 +266,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::ConditionFailed => return Ok(PutOutcome::ConditionFailed),
                 PutAnswer::RowUnknown => return Ok(PutOutcome::RowUnknown),
                 PutAnswer::NeedsIncarnation(from) => {
-                    Box::pin(self.start_incarnation(
-                        queue,
-                        partition,
-                        from,
-                        history,
-                        incarnations_started,
-                    ))
-                    .await?;
+                    Box::pin(partition.start_incarnation(from, history, incarnations_started))
+                        .await?;
                 }
                 PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
                     self.counters.backpressure.add_one();
@@ -296,7 +284,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::Full => {
                     self.counters.backpressure.add_one();
                     made_room = true;
-                    Box::pin(self.make_room(partition)).await?;
+                    Box::pin(partition.make_room()).await?;
                 }
             }
         }
@@ -348,44 +336,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.describe_row(key)
         );
         Error::with_source(ErrorKind::Conversion, message, mismatch)
-    }
-
-    /// Begins an incarnation after `from` in the given history, unless another task of this process has done so since
-    /// `incarnations_started` was read.
-    pub(crate) async fn start_incarnation(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        from: Option<Incarnation>,
-        history: u64,
-        incarnations_started: u64,
-    ) -> Result<(), Error> {
-        let _starting = partition.starting.lock().await;
-        if partition.incarnations_started.load(Ordering::Acquire) != incarnations_started {
-            return Ok(());
-        }
-        let pool = &self.database.pool;
-        let last = from.map_or(0, |from| from.epoch);
-        let to = offsets::register(pool, &queue.name, partition.keys.number, last).await?;
-        let begun = self
-            .cache
-            .store
-            .start_incarnation(&partition.keys, from, to, history)
-            .await;
-        // If `begun` is false, another process has begun one. The registered incarnation stays empty, and is closed later.
-        let begun = begun.map_err(|error| self.queue_away("begin an incarnation of", error))?;
-        partition
-            .incarnations_started
-            .fetch_add(1, Ordering::AcqRel);
-        tracing::info!(
-            entity = E::SPEC.name,
-            queue = &*queue.name,
-            partition = partition.keys.number,
-            incarnation = %to,
-            begun,
-            "a new incarnation of the queue was registered"
-        );
-        Ok(())
     }
 
     /// Returns the error of a write that is queued, but whose flush failed although the write had to wait for it.

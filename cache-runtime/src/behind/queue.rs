@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    behind::offsets::{OpenIncarnation, QueueIncarnation},
+    behind::offsets::OpenIncarnation,
     policy::QueuePolicy,
     protocol::{
         key::Key,
@@ -145,19 +145,6 @@ impl Queue {
     /// How many writes one partition may hold.
     pub(crate) fn most(&self) -> u64 {
         (self.policy.max_pending / u64::from(self.policy.partitions)).max(1)
-    }
-
-    /// The incarnation of a partition, as the database tells it.
-    pub(crate) fn place(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-    ) -> QueueIncarnation {
-        QueueIncarnation {
-            queue: Arc::clone(&self.name),
-            partition: partition.keys.number,
-            incarnation,
-        }
     }
 
     /// The lock under which this process modifies a key.

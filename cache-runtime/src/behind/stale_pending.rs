@@ -27,14 +27,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// cannot be asked: the write may have been overwritten there.
     pub(crate) async fn resolve_stale_pending(&self, key: &Key) -> Result<LookedUp<E>, Error> {
         let store = &self.cache.store;
-        let Some(queue) = &self.queue else {
+        if self.queue.is_none() {
             // Only write-behind entities have pending entries. Another program has written this one.
             return Ok(LookedUp::Unserved(Next::Bypass));
-        };
+        }
         if !self.is_servable() {
             return Ok(LookedUp::Unserved(Next::Bypass));
         }
-        let partition = &queue.partitions[self.keys.partition(key)];
+        let partition = self.partition_of(key);
         let (pending, payload) = match store.queued(key).await {
             Ok(Some(queued)) => queued,
             Ok(None) => return Ok(LookedUp::Unserved(Next::Lease { over: false })),
@@ -42,7 +42,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         };
         let identity = pending.meta.lease.identity;
         if identity.history != store.history() {
-            let place = queue.place(partition, pending.position.incarnation);
+            let place = partition.place(pending.position.incarnation);
             let known = offsets::position_of(&self.database.pool, &place).await?;
             let is_over = known
                 .is_some_and(|(position, closed)| closed || position >= pending.position.number);
@@ -54,7 +54,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     keep_ms: 0,
                 }];
                 let incarnation = pending.position.incarnation;
-                let dropped = store.settle(&partition.keys, incarnation, &settled, 0);
+                let dropped = store.settle(&partition.state.keys, incarnation, &settled, 0);
                 return Ok(match dropped.await {
                     Ok(()) => LookedUp::Unserved(Next::Lease { over: false }),
                     Err(error) => self.interpret(key, Err(error)),

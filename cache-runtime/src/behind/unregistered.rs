@@ -16,53 +16,49 @@
 use crate::{
     behind::{
         offsets::{self, OpenIncarnation},
-        queue::{Partition, Queue},
+        partition::PartitionContext,
     },
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind},
     protocol::queue_position::Incarnation,
-    store::queue::{Fetch, QueueStore},
+    store::queue::Fetch,
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Fails if an incarnation of a partition has no row. `open` lists the incarnations whose row was found.
     pub(super) async fn none_is_missing(
         &self,
-        queue: &Queue,
         open: &[(u16, OpenIncarnation)],
     ) -> Result<(), Error> {
-        for partition in &queue.partitions {
-            let logs = self.cache.store.logs(&partition.keys).await;
-            for incarnation in logs.map_err(|error| self.queue_away("look for", error))? {
-                let number = partition.keys.number;
+        for partition in self.partitions() {
+            for incarnation in partition.logs("look for").await? {
+                let number = partition.number();
                 let is_it = |(partition, open): &(u16, OpenIncarnation)| {
                     *partition == number && open.incarnation == incarnation
                 };
-                let place = queue.place(partition, incarnation);
+                let place = partition.place(incarnation);
                 let is_known = open.iter().any(is_it)
                     || offsets::position_of(&self.database.pool, &place)
                         .await?
                         .is_some();
-                if !is_known
-                    && let Some(error) = self.unregistered(queue, partition, incarnation).await?
-                {
+                if !is_known && let Some(error) = partition.unregistered(incarnation).await? {
                     return Err(error);
                 }
             }
         }
         Ok(())
     }
+}
 
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Returns the error of an incarnation without a row, or `None` if it has no writes and gets no more.
     pub(super) async fn unregistered(
         &self,
-        queue: &Queue,
-        partition: &Partition,
         incarnation: Incarnation,
     ) -> Result<Option<Error>, Error> {
         let fetch = Fetch::read(incarnation, 0, 1);
-        let fetched = self.fetch(partition, fetch).await?;
+        let fetched = self.fetch(fetch).await?;
         let is_current = fetched.current == Some(incarnation);
         let first = fetched
             .writes
@@ -74,7 +70,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             None => return Ok(None),
         };
         let Incarnation { epoch, nonce } = incarnation;
-        let (name, partition) = (&queue.name, partition.keys.number);
+        let (name, partition) = (&self.queue.name, self.number());
         Ok(Some(Error::new(
             ErrorKind::Configuration,
             format!(

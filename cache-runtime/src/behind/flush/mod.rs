@@ -1,76 +1,66 @@
 //! One step of a flush: a batch of queued writes goes to the database and leaves its queue.
 //!
-//! 1. Which incarnation, and from which position on: the first open one in the order of epochs, as the database tells it.
-//!    What an earlier flush has committed and not settled is settled first.
-//! 2. Fetch: the writes behind the position, in one round trip that also renews this process's claim on the partition.
-//! 3. Apply them and move the position, in one transaction (`apply`).
-//! 4. Settle: in the store, the rows that were flushed become ordinary entries, if the database holds what was written, and the
-//!    log is cut off.
-//!    After a full batch that is left to the next step, which does it while the database works on the next batch. So is
-//!    the reading of the batch after that.
-//! 5. A log that has ended, and that nothing is written to any more, is closed: the next incarnation follows.
+//! 1. Where to go on: at the first open incarnation in the order of epochs, from its position in the database
+//!    ([`PartitionFlusher::resume`]). What an earlier flush has committed and not settled is settled first.
+//! 2. Fetch: the writes after the position, in one round trip that also renews the claim of this process on the partition.
+//! 3. Commit: the writes and the position, in one transaction (`commit`).
+//! 4. Settle: in the store, the flushed rows become ordinary entries if the database holds what was written, and the log is cut
+//!    off (`settle`). After a full batch the next step settles, while the database works on the next batch. The batch after
+//!    that is read at the same time.
+//! 5. A log that is empty, and that nothing is written to any more, is closed. The next incarnation follows.
 //!
-//! Any process may run any step at any time: the position is compared by the database, and queue positions by the store. The
-//! claim, and what is remembered of the position, only save work.
+//! Any process may run any step at any time: the database compares the position, and the store compares queue positions. The
+//! claim and the remembered position only save work.
 //!
-//! Invariant: the log is cut off behind what was committed, never further.
-//! Invariant: what was committed here stays noted until it is settled, also if the step is broken off (`queue::FlushCursor`).
-//! Invariant: of what was read ahead only the writes count: that a log has ended, or has lost writes at its end, is seen by a
-//! fresh look.
-//! Invariant: an incarnation is closed only by who sees that the store writes to a later one.
-//! Not here: when a step is taken (`flusher`).
+//! Invariant: the log is cut off up to what was committed, never further.
+//! Invariant: what was committed here stays noted until it is settled, also if the step is dropped half-way
+//! (`queue::FlushCursor`).
+//! Invariant: of a prefetched batch only the writes are used. A fresh fetch decides whether a log is empty, or has lost writes at
+//! its end.
+//! Invariant: an incarnation is closed only after the store has shown that it writes to a later one.
+//! Not here: when a step is taken (`flusher`), and waiting for a write (`barrier`).
 
+mod barrier;
+mod commit;
 mod decode;
 mod log_view;
 mod settle;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use self::{
-    log_view::{LogView, Meanwhile},
-    settle::Unjudged,
-};
+use tokio::sync::MutexGuard;
+
+pub(super) use self::commit::LogBatch;
+use self::log_view::{LogView, Meanwhile};
 use crate::{
     behind::{
-        Batch,
-        apply::{Applied, ApplyError, Flushed, Hooks, MAX_STATEMENTS},
         offsets::{self, OpenIncarnation},
-        queue::{Committed, FlushCursor, Partition, Queue},
+        partition::PartitionContext,
+        queue::FlushCursor,
     },
-    context::Context,
-    database::{self, WriteOutcome, backend::Backend, entity::Entity, tables},
-    error::{Error, ErrorKind},
-    protocol::queue_position::QueuePosition,
-    store::{
-        Point, Store,
-        failpoint::Mechanism,
-        queue::{Fetch, Fetched, Logged, QueueStore},
-    },
+    database::{backend::Backend, entity::Entity},
+    error::Error,
+    store::queue::Fetch,
 };
 
 /// How long this process keeps a partition to itself without renewing its claim.
 pub(crate) const CLAIM_MS: u64 = 5_000;
-/// How many of the refused writes of a flush are named in the log.
-const MAX_NAMED: usize = 5;
 
-/// Whose step it is.
+/// Who takes a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlushMode {
-    /// By the background task: needs the claim.
+    /// The background task. It needs the claim.
     Background,
-    /// By `flush()`: goes on without the claim.
+    /// `flush()`. It goes on without the claim.
     Drain,
-    /// By a write that needs room in the queue: one batch, settled before the step ends.
+    /// A write that needs room in the queue: one batch, settled before the step ends.
     Single,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StepResult {
-    /// A batch was flushed; whether it was as large as it may be, so that there is more.
+    /// A batch was flushed. If it was `full`, there is more to flush.
     Flushed { full: bool },
     /// Something else has changed, such as the incarnation: take another step.
     Retry,
@@ -80,152 +70,132 @@ pub(crate) enum StepResult {
     ClaimedElsewhere,
 }
 
-/// Writes that were read from a log, and where it is open.
-struct Read {
-    fetched: Fetched,
-    open: OpenIncarnation,
-    /// Whether they were read while the batch before them was applied.
-    was_prefetched: bool,
+/// The flusher of one partition. It holds the cursor of the partition, so there is one at a time in this process.
+pub(super) struct PartitionFlusher<'a, E: Entity, DB: Backend> {
+    pub(super) partition: &'a PartitionContext<'a, E, DB>,
+    cursor: MutexGuard<'a, FlushCursor>,
+    mode: FlushMode,
 }
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Takes one step in a partition.
-    pub(crate) async fn flush_step(
-        &self,
-        partition: &Partition,
-        mode: FlushMode,
-    ) -> Result<StepResult, Error> {
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
+    /// Takes one step.
+    pub(super) async fn flush_step(&self, mode: FlushMode) -> Result<StepResult, Error> {
         // The store may have been replaced by one whose queue is another database's.
-        self.bind_for_queue("flush").await?;
-        let mut cursor = partition.cursor.lock().await;
-        // Out of the futures of those who wait for it, which are deep enough.
-        let stepped = Box::pin(self.step(partition, &mut cursor, mode)).await;
+        self.context.bind_for_queue("flush").await?;
+        let mut flusher = self.flusher(mode).await;
+        // Boxed, to keep the callers' futures small.
+        let stepped = Box::pin(flusher.step()).await;
         if stepped.is_err() {
-            // The outcome of a commit may be unknown: ask again.
-            cursor.forget();
+            // It may be unknown whether a transaction was committed, so the next step asks the database.
+            flusher.cursor.forget();
         }
         stepped
     }
 
-    async fn step(
-        &self,
-        partition: &Partition,
-        cursor: &mut FlushCursor,
-        mode: FlushMode,
-    ) -> Result<StepResult, Error> {
-        let queue = self.queue();
-        let open = match cursor.position {
+    /// Waits until no other task of this process flushes the partition, and returns its flusher.
+    async fn flusher(&self, mode: FlushMode) -> PartitionFlusher<'_, E, DB> {
+        PartitionFlusher {
+            partition: self,
+            cursor: self.state.cursor.lock().await,
+            mode,
+        }
+    }
+}
+
+impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
+    async fn step(&mut self) -> Result<StepResult, Error> {
+        let partition = self.partition;
+        let open = match self.cursor.position {
             Some(open) => open,
             None => {
-                self.settle_rest(partition, cursor).await?;
-                // What another process has committed and is about to settle is left to it.
-                let claim_ms = mode.claim_ms();
-                if claim_ms > 0
-                    && !self
-                        .fetch(partition, Fetch::claim(claim_ms))
-                        .await?
-                        .is_claimed
-                {
+                self.settle_rest().await?;
+                // Claim first: another process may have committed writes that it is about to settle.
+                let claim_ms = self.mode.claim_ms();
+                if claim_ms > 0 && !partition.fetch(Fetch::claim(claim_ms)).await?.is_claimed {
                     return Ok(StepResult::ClaimedElsewhere);
                 }
-                match self.resume(queue, partition).await? {
-                    Some(open) => *cursor.position.insert(open),
+                match self.resume().await? {
+                    Some(open) => *self.cursor.position.insert(open),
                     None => return Ok(StepResult::Idle),
                 }
             }
         };
-        let fetch = next_read(queue, open, mode);
-        if let Some(fetched) = cursor.take_prefetched(&fetch) {
-            let batch = Read {
-                fetched,
-                open,
-                was_prefetched: true,
-            };
-            return self.flush_read(partition, cursor, batch, mode).await;
+        let fetch = self.next_read(open);
+        if let Some(fetched) = self.cursor.take_prefetched(&fetch) {
+            return self
+                .flush_read(LogBatch::of_open(open, fetched), true)
+                .await;
         }
-        let fetched = self.fetch(partition, fetch).await?;
+        let fetched = partition.fetch(fetch).await?;
         let view = LogView::of(&fetched, open);
         if view != LogView::Batch {
-            // There is no transaction during which it could be done.
-            let was_settled = cursor.to_settle.is_empty();
-            self.settle_rest(partition, cursor).await?;
+            // There is no transaction during which this could be done.
+            let was_settled = self.cursor.to_settle.is_empty();
+            self.settle_rest().await?;
             if fetched.is_claimed && !was_settled {
                 // A put to a queue that was not empty sends no wake-up, so look again.
                 return Ok(StepResult::Retry);
             }
         }
         if fetched.is_claimed {
-            self.count_lost(queue, partition, fetched.current).await?;
+            self.count_lost(fetched.current).await?;
         }
         match view {
             LogView::ClaimedElsewhere => {
-                // Whoever has the partition moves on.
-                cursor.forget();
+                // The process that has the claim advances the position.
+                self.cursor.forget();
                 Ok(StepResult::ClaimedElsewhere)
             }
             LogView::OtherHistory => {
-                // Nothing is cached before a queue stands in the store's present history.
-                let started = partition.incarnations_started.load(Ordering::Acquire);
-                let (from, history) = (fetched.current, fetched.history);
-                self.start_incarnation(queue, partition, from, history, started)
+                // Nothing is cached until the queue has an incarnation in the store's current history.
+                let started = partition.state.incarnations_started.load(Ordering::Acquire);
+                partition
+                    .start_incarnation(fetched.current, fetched.history, started)
                     .await?;
                 Ok(StepResult::Retry)
             }
             LogView::Batch | LogView::LostTail => {
-                let batch = Read {
-                    fetched,
-                    open,
-                    was_prefetched: false,
-                };
-                self.flush_read(partition, cursor, batch, mode).await
+                self.flush_read(LogBatch::of_open(open, fetched), false)
+                    .await
             }
             LogView::Drained => Ok(StepResult::Idle),
             LogView::SetBack => {
-                cursor.forget();
+                self.cursor.forget();
                 Ok(StepResult::Idle)
             }
             LogView::Superseded => {
-                // What was fetched is still the end: nothing is written to this log any more.
-                cursor.forget();
-                let place = queue.place(partition, open.incarnation);
-                if offsets::close(&self.database.pool, &place, open.position).await? {
-                    self.clear(partition, open.incarnation).await?;
+                // The fetched end is the last one: nothing is written to this log any more.
+                self.cursor.forget();
+                let place = partition.place(open.incarnation);
+                let pool = &partition.context.database.pool;
+                if offsets::close(pool, &place, open.position).await? {
+                    partition.clear(open.incarnation).await?;
                 }
                 Ok(StepResult::Retry)
             }
         }
     }
 
-    /// Applies a batch. While the database works on it, the batches before it are settled, and the next one is read if more
+    /// Commits a batch. While the database works on it, the batches before it are settled, and the next one is read if more
     /// writes wait.
     async fn flush_read(
-        &self,
-        partition: &Partition,
-        cursor: &mut FlushCursor,
-        batch: Read,
-        mode: FlushMode,
+        &mut self,
+        batch: LogBatch,
+        was_prefetched: bool,
     ) -> Result<StepResult, Error> {
-        let queue = self.queue();
-        let Read {
-            fetched,
-            open,
-            was_prefetched,
-        } = batch;
-        let to = fetched.end();
-        let is_full =
-            fetched.is_cut || fetched.writes.len() as u64 >= u64::from(queue.policy.batch);
-        let meanwhile = Meanwhile::of(mode, is_full, was_prefetched);
-        let next = next_read(
-            queue,
-            OpenIncarnation {
-                position: to,
-                ..open
-            },
-            mode,
-        );
+        let partition = self.partition;
+        let open = batch.at;
+        let to = batch.fetched.end();
+        let is_full = batch.is_full(partition.queue.policy.batch);
+        let meanwhile = Meanwhile::of(self.mode, is_full, was_prefetched);
+        let next = self.next_read(OpenIncarnation {
+            position: to,
+            ..open
+        });
+        let cursor = &mut *self.cursor;
         let earlier = cursor.to_settle.clone();
-        let applied = async {
-            let Some(committed) = self.apply(queue, partition, fetched, open, None).await? else {
+        let committed = async {
+            let Some(committed) = partition.commit(batch).await? else {
                 return Ok(None);
             };
             let position = committed.up_to;
@@ -233,307 +203,81 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             cursor.to_settle.push(Arc::new(committed));
             Ok(Some(position))
         };
-        let settled = self.settle_all(partition, &earlier);
-        // If this fails, the next step does too, and says so.
+        let settled = partition.settle_all(&earlier);
+        // If this fails, the next step fails too, and returns the error.
         let read = async {
             if meanwhile.reads_next {
-                let mut fetched = self.fetch(partition, next).await.ok()?;
+                let mut fetched = partition.fetch(next).await.ok()?;
                 for write in &mut fetched.writes {
-                    self.decode(write);
+                    partition.context.decode(write);
                 }
                 return Some(fetched);
             }
             if meanwhile.renews_claim {
-                self.fetch(partition, Fetch { count: 0, ..next })
-                    .await
-                    .ok()?;
+                let renewal = Fetch { count: 0, ..next };
+                partition.fetch(renewal).await.ok()?;
             }
             None
         };
-        let (applied, settled, prefetched) =
-            futures_util::future::join3(applied, settled, read).await;
+        let (committed, settled, prefetched) =
+            futures_util::future::join3(committed, settled, read).await;
         if settled.is_ok() {
-            cursor.to_settle.drain(..earlier.len());
+            self.cursor.to_settle.drain(..earlier.len());
         }
-        let position = applied?;
+        let position = committed?;
         settled?;
         let Some(position) = position else {
-            cursor.forget();
+            self.cursor.forget();
             return Ok(StepResult::Retry);
         };
         if meanwhile.reads_next {
-            // Used only if all of this batch was applied: it is found by the position that it begins at.
+            // It is used only if all of this batch was applied, because then the next step reads from the same position.
             if let Some(prefetched) = prefetched {
-                cursor.keep_prefetched(next, prefetched);
+                self.cursor.keep_prefetched(next, prefetched);
             }
         } else {
-            self.settle_rest(partition, cursor).await?;
+            self.settle_rest().await?;
         }
         Ok(StepResult::Flushed {
             full: is_full || position < to,
         })
     }
 
-    /// Where to go on: the first open incarnation. Settles what was committed before, and clears away what is left of closed
-    /// incarnations.
-    async fn resume(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-    ) -> Result<Option<OpenIncarnation>, Error> {
-        let number = partition.keys.number;
-        let all = offsets::open_incarnations(&self.database.pool, &queue.name, number).await?;
-        let logs = self.cache.store.logs(&partition.keys).await;
-        for incarnation in logs.map_err(|error| self.queue_away("flush", error))? {
+    /// Returns where to go on: the first open incarnation. Settles what was committed before, and finishes closed incarnations.
+    async fn resume(&self) -> Result<Option<OpenIncarnation>, Error> {
+        let partition = self.partition;
+        let (pool, queue) = (&partition.context.database.pool, &partition.queue.name);
+        let all = offsets::open_incarnations(pool, queue, partition.number()).await?;
+        for incarnation in partition.logs("flush").await? {
             if !all.iter().any(|open| open.incarnation == incarnation) {
-                self.count_loss(queue, partition, incarnation).await?;
+                self.finish_closed(incarnation).await?;
             }
         }
         let Some(first) = all.first() else {
             return Ok(None);
         };
-        self.settle_committed(partition, first).await?;
+        partition.settle_committed(first).await?;
         Ok(Some(*first))
     }
 
-    /// Applies a batch and settles it. `lost_counted_to` is of a closed incarnation: up to which number its loss has been counted.
-    pub(super) async fn flush_batch(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        fetched: Fetched,
-        open: OpenIncarnation,
-        lost_counted_to: Option<u64>,
-    ) -> Result<(), Error> {
-        match self
-            .apply(queue, partition, fetched, open, lost_counted_to)
-            .await?
-        {
-            Some(committed) => self.settle_all(partition, &[Arc::new(committed)]).await,
-            None => Ok(()),
-        }
+    /// Returns how the batch after a position is read.
+    fn next_read(&self, open: OpenIncarnation) -> Fetch {
+        let most = self.partition.queue.policy.batch;
+        Fetch::read(open.incarnation, open.position, most)
+            .claiming(self.mode.claim_ms())
+            .of_first_open()
     }
 
-    /// Applies a batch. What is to be settled then; nothing if another flusher was faster.
-    async fn apply(
-        &self,
-        queue: &Queue,
-        partition: &Partition,
-        fetched: Fetched,
-        open: OpenIncarnation,
-        lost_counted_to: Option<u64>,
-    ) -> Result<Option<Committed>, Error> {
-        self.cache.store.reach(Point::BeforeFlush);
-        let to = fetched.end();
-        let place = queue.place(partition, open.incarnation);
-        let foreign = self.foreign(&fetched.writes);
-        let lost = self.lost_between(open.position, to, &fetched.writes, lost_counted_to);
-        let writes: Vec<_> = fetched.writes.into_iter().map(|w| self.queued(w)).collect();
-        let mut batch = Batch {
-            place: &place,
-            from: open.position,
-            to,
-            writes: &writes,
-            lost,
-            lost_counted_to,
-            compares: self.compares_flushed(),
-            codec: self.codec,
-            layout: self.fingerprint,
-            now_ms: self.cache.clock.wall_ms(),
-        };
-        let in_transaction = || self.cache.store.reach(Point::InFlushTransaction);
-        let hooks = Hooks {
-            in_transaction: &in_transaction,
-            max_statements: MAX_STATEMENTS,
-        };
-        let applied = loop {
-            // Named as a type, because the compiler cannot tell of the future itself that it may change threads.
-            let applied: Pin<Box<dyn Future<Output = Result<_, ApplyError>> + Send + '_>> =
-                Box::pin(self.database.apply_queued(&batch, &hooks));
-            let applied = applied.await;
-            if matches!(applied, Err(ApplyError::Overtaken))
-                && self.cache.store.disables(Mechanism::OffsetCompare)
-                && let Some((position, false)) =
-                    offsets::position_of(&self.database.pool, &place).await?
-            {
-                batch.from = position;
-                continue;
-            }
-            break applied;
-        };
-        let Flushed { applied, held, .. } = match applied {
-            Ok(applied) => applied,
-            Err(ApplyError::Overtaken) => {
-                self.counters.flush_conflicts.add_one();
-                return Ok(None);
-            }
-            Err(ApplyError::Failed(error)) => {
-                let what = format!("writes of the queue {}", queue.name);
-                let fate = WriteOutcome::Nothing;
-                return Err(database::describe("flush", &what, error, fate));
-            }
-            Err(ApplyError::Outdated(error)) => {
-                let what = format!("dead letters of the queue {}", queue.name);
-                return Err(tables::describe::<DB>("insert", &what, error));
-            }
-        };
-        self.cache.store.reach(Point::AfterFlushCommit);
-        let mut writes = writes;
-        writes.truncate(writes.partition_point(|write| write.number <= applied.to));
-        self.count_flushed(queue, partition, writes.len() as u64, &applied);
-        let dead = applied.dead.iter().map(|dead| dead.number);
-        let differs = dead.chain(applied.changed).chain(foreign).collect();
-        Ok(Some(Committed {
-            incarnation: open.incarnation,
-            settled: OnceLock::new(),
-            unjudged: Box::new(Unjudged {
-                writes,
-                held,
-                differs,
-            }),
-            up_to: applied.to,
-        }))
-    }
-
-    /// The writes of programs that know another layout of the struct, or write it with another codec. What they have put into
-    /// the store may have columns that this program does not write.
-    fn foreign(&self, writes: &[Logged]) -> Vec<u64> {
-        let own = (self.fingerprint, self.codec.number());
-        let foreign = writes.iter().filter(|write| {
-            let identity = write.pending.meta.lease.identity;
-            (identity.fingerprint, identity.codec) != own
-        });
-        foreign.map(|write| write.pending.position.number).collect()
-    }
-
-    /// Whether flushed rows are compared with what the database makes of them.
-    fn compares_flushed(&self) -> bool {
-        if self.cache.store.disables(Mechanism::FlushedRow) {
-            return false;
-        }
-        // Otherwise they are dropped anyway.
-        !self.is_changed_by_database()
-    }
-
-    fn count_flushed(&self, queue: &Queue, partition: &Partition, count: u64, applied: &Applied) {
-        let counters = &self.counters;
-        counters.flushed_writes.add(count);
-        counters.flushed_rows.add(applied.rows);
-        counters.flushes.add_one();
-        counters.flush_statements.add(applied.statements);
-        counters.dead_letters.add(applied.dead.len() as u64);
-        self.tell_lost(queue, partition, applied.lost);
-        if let Some(first) = applied.dead.first() {
-            let numbers = applied.dead.iter().take(MAX_NAMED);
-            let numbers: Vec<_> = numbers.map(|dead| dead.number).collect();
-            tracing::error!(
-                entity = E::SPEC.name,
-                queue = &*queue.name,
-                partition = partition.keys.number,
-                writes = applied.dead.len(),
-                numbers = ?numbers,
-                error = first.error,
-                "queued writes were refused and are dead letters now; the error is that of the first one"
-            );
-        }
-    }
-
-    pub(super) fn tell_lost(&self, queue: &Queue, partition: &Partition, lost: u64) {
-        if lost > 0 {
-            self.counters.lost_writes.add(lost);
-            tracing::error!(
-                entity = E::SPEC.name,
-                queue = &*queue.name,
-                partition = partition.keys.number,
-                writes = lost,
-                "the store has lost acknowledged writes before they were flushed"
-            );
-        }
-    }
-
-    pub(crate) async fn fetch(
-        &self,
-        partition: &Partition,
-        fetch: Fetch,
-    ) -> Result<Fetched, Error> {
-        let fetched = self.cache.store.fetch(&partition.keys, fetch).await;
-        fetched.map_err(|error| self.queue_away("read writes of", error))
-    }
-
-    /// Makes room in a full partition.
-    pub(crate) async fn make_room(&self, partition: &Partition) -> Result<(), Error> {
-        self.flush_step(partition, FlushMode::Single).await?;
+    /// Settles what was committed and is not settled yet.
+    async fn settle_rest(&mut self) -> Result<(), Error> {
+        self.partition.settle_all(&self.cursor.to_settle).await?;
+        self.cursor.to_settle.clear();
         Ok(())
     }
-
-    /// Flushes until a write, and all before it, are in the database and have left the queue; without one, until nothing is
-    /// left.
-    pub(crate) async fn flush_up_to(
-        &self,
-        partition: &Partition,
-        target: Option<QueuePosition>,
-    ) -> Result<(), Error> {
-        loop {
-            let stepped = self.flush_step(partition, FlushMode::Drain).await?;
-            if stepped == StepResult::Retry {
-                continue;
-            }
-            let mut cursor = partition.cursor.lock().await;
-            if let (Some(at), Some(target)) = (cursor.position, target)
-                && has_passed(at, target)
-            {
-                cursor.drop_prefetched();
-                return self.settle_rest(partition, &mut cursor).await;
-            }
-            drop(cursor);
-            if stepped == StepResult::Idle {
-                return match target {
-                    Some(target) => self.check_flushed(partition, target).await,
-                    None => Ok(()),
-                };
-            }
-        }
-    }
-
-    /// Fails if a write is not in the database although nothing is left to flush.
-    async fn check_flushed(
-        &self,
-        partition: &Partition,
-        target: QueuePosition,
-    ) -> Result<(), Error> {
-        let queue = self.queue();
-        let place = queue.place(partition, target.incarnation);
-        match offsets::position_of(&self.database.pool, &place).await? {
-            Some((position, closed)) if closed || position >= target.number => Ok(()),
-            // Nothing was written to the incarnation.
-            _ if target.number == 0 => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::CacheUnavailable,
-                format!(
-                    "failed to flush {}: the store has lost writes of the queue {}",
-                    E::SPEC.name,
-                    queue.name
-                ),
-            )),
-        }
-    }
-}
-
-/// Whether a flush that has come to one position has applied the write at another.
-fn has_passed(at: OpenIncarnation, target: QueuePosition) -> bool {
-    at.incarnation.epoch > target.incarnation.epoch
-        || (at.incarnation == target.incarnation && at.position >= target.number)
-}
-
-/// Returns what the next batch is read with.
-fn next_read(queue: &Queue, open: OpenIncarnation, mode: FlushMode) -> Fetch {
-    Fetch::read(open.incarnation, open.position, queue.policy.batch)
-        .claiming(mode.claim_ms())
-        .of_first_open()
 }
 
 impl FlushMode {
-    /// For how long a step claims the partition, in milliseconds; zero if it does not.
+    /// Returns for how many milliseconds a step claims the partition. Zero is no claim.
     const fn claim_ms(self) -> u64 {
         match self {
             Self::Background => CLAIM_MS,

@@ -1,7 +1,7 @@
 //! Settling: the store learns which writes are in the database, and what becomes of their rows in the cache.
 //!
 //! 1. The latest write of each row in a batch decides. The row stays in the cache if the database holds what was written;
-//!    otherwise it is dropped, and the next read loads it.
+//!    otherwise it is dropped, and the next read loads it ([`Unjudged`]).
 //! 2. The log is cut off up to the last write of the batch.
 //!
 //! Invariant: the log is cut off up to what was committed, never further.
@@ -14,17 +14,14 @@ use crate::{
         Image, Queued,
         held::{self, Held},
         offsets::OpenIncarnation,
-        queue::{Committed, FlushCursor, Partition},
+        partition::PartitionContext,
+        queue::Committed,
     },
     clock::millis,
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
-    protocol::queue_position::Incarnation,
-    store::{
-        Point, Store,
-        queue::{Fetch, Logged, QueueStore, Settled},
-    },
+    store::queue::{Fetch, Logged, Settled},
 };
 
 /// How many writes that were committed earlier are settled at once.
@@ -38,60 +35,34 @@ pub(super) struct Unjudged<E: Entity, DB: Backend> {
     pub(super) differs: Vec<u64>,
 }
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Settles what was committed and is not settled yet.
-    pub(super) async fn settle_rest(
-        &self,
-        partition: &Partition,
-        cursor: &mut FlushCursor,
-    ) -> Result<(), Error> {
-        self.settle_all(partition, &cursor.to_settle).await?;
-        cursor.to_settle.clear();
-        Ok(())
-    }
-
-    pub(super) async fn settle_all(
-        &self,
-        partition: &Partition,
-        to_settle: &[Arc<Committed>],
-    ) -> Result<(), Error> {
+impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
+    /// Settles batches of this process.
+    pub(super) async fn settle_all(&self, to_settle: &[Arc<Committed>]) -> Result<(), Error> {
         for committed in to_settle {
             let settled = match committed.settled.get() {
                 Some(settled) => settled,
                 None => {
-                    let judged = self.judged(committed).await;
+                    let unjudged = committed.unjudged.downcast_ref::<Unjudged<E, DB>>();
+                    let unjudged = unjudged.expect("a repository settles what it has flushed");
+                    let judged = unjudged.judge(self.context).await;
                     committed.settled.get_or_init(|| judged)
                 }
             };
-            self.settle(partition, committed.incarnation, settled, committed.up_to)
+            self.settle(committed.incarnation, settled, committed.up_to)
                 .await?;
         }
         Ok(())
     }
 
-    /// What is left in the store of the rows of a batch.
-    async fn judged(&self, committed: &Committed) -> Vec<Settled> {
-        let unjudged = committed.unjudged.downcast_ref::<Unjudged<E, DB>>();
-        let unjudged = unjudged.expect("a repository settles what it has flushed");
-        let Unjudged {
-            writes,
-            held,
-            differs,
-        } = unjudged;
-        let changed = held::changed(&self.database, held, writes).await;
-        let differs: HashSet<u64> = differs.iter().copied().chain(changed).collect();
-        self.settled(writes, &differs)
-    }
-
-    /// Settles what an earlier flush has committed. Which of it was refused is not known here, so nothing of it is kept.
+    /// Settles what an earlier flush has committed. It is unknown here which of its writes were refused, so none of the rows is
+    /// kept.
     pub(in crate::behind) async fn settle_committed(
         &self,
-        partition: &Partition,
         open: &OpenIncarnation,
     ) -> Result<(), Error> {
         loop {
             let fetch = Fetch::read(open.incarnation, 0, MAX_SETTLED);
-            let fetched = self.fetch(partition, fetch).await?;
+            let fetched = self.fetch(fetch).await?;
             let committed = fetched.writes.iter();
             let committed =
                 committed.take_while(|write| write.pending.position.number <= open.position);
@@ -99,35 +70,39 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let Some(last) = settled.last().map(|settled| settled.number) else {
                 if fetched.writes.is_empty() && open.position > 0 {
                     // The store may not know yet that the log was cut off, or has lost it.
-                    self.settle(partition, open.incarnation, &[], open.position)
-                        .await?;
+                    self.settle(open.incarnation, &[], open.position).await?;
                 }
                 return Ok(());
             };
-            self.settle(partition, open.incarnation, &settled, last)
-                .await?;
+            self.settle(open.incarnation, &settled, last).await?;
         }
     }
+}
 
-    /// What is left in the store of each row that a batch has written: the latest write of it decides. It is kept if the
-    /// database holds the same.
-    fn settled(&self, writes: &[Queued<E>], differs: &HashSet<u64>) -> Vec<Settled> {
-        let mut seen = HashSet::with_capacity(writes.len());
-        let mut settled = Vec::with_capacity(writes.len());
-        for write in writes.iter().rev() {
+impl<E: Entity, DB: Backend> Unjudged<E, DB> {
+    /// Returns what is left in the store of each row that the batch has written. The latest write of a row decides: it is kept if
+    /// the database holds the same.
+    async fn judge(&self, context: &Context<E, DB>) -> Vec<Settled> {
+        let changed = held::changed(&context.database, &self.held, &self.writes).await;
+        let differs: HashSet<u64> = self.differs.iter().copied().chain(changed).collect();
+        let mut seen = HashSet::with_capacity(self.writes.len());
+        let mut settled = Vec::with_capacity(self.writes.len());
+        for write in self.writes.iter().rev() {
             if seen.insert(&write.key) {
-                let is_kept = !differs.contains(&write.number) && !self.is_changed_by_database();
+                let is_kept = !differs.contains(&write.number) && !context.is_changed_by_database();
                 settled.push(Settled {
                     key: write.key.clone(),
                     number: write.number,
-                    keep_ms: if is_kept { self.keep_ms(write) } else { 0 },
+                    keep_ms: if is_kept { context.keep_ms(write) } else { 0 },
                 });
             }
         }
         settled
     }
+}
 
-    /// For how long a flushed row is served.
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Returns for how many milliseconds a flushed row is served.
     fn keep_ms(&self, write: &Queued<E>) -> u64 {
         match &write.image {
             Image::Row(_) => millis(self.jittered_ttl(write.number)).max(1),
@@ -136,26 +111,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Whether the row in the database may differ from the one that was written.
+    /// Returns whether the row in the database may differ from the one that was written.
     pub(super) fn is_changed_by_database(&self) -> bool {
         let columns = &self.database.columns;
         self.policy.after_triggers || columns.iter().any(|column| column.role.is_generated())
-    }
-
-    pub(in crate::behind) async fn settle(
-        &self,
-        partition: &Partition,
-        incarnation: Incarnation,
-        settled: &[Settled],
-        up_to: u64,
-    ) -> Result<(), Error> {
-        let store = &self.cache.store;
-        store.reach(Point::BeforeTrim);
-        let done = store.settle(&partition.keys, incarnation, settled, up_to);
-        done.await
-            .map_err(|error| self.queue_away("settle flushed writes of", error))?;
-        store.reach(Point::AfterTrim);
-        Ok(())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Redis as the store: one multiplexed connection, one command or one script per operation on a key.
 //!
 //! 1. A hit is one `GET`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script.
-//! 2. What is found is judged by `state` before its payload is looked at.
+//! 2. `state` judges the bytes that are found, before anything decodes the payload.
 //!
 //! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
-//! Not here: the connection (`connection`), and the rules. Those are in `state.rs`; the scripts in `scripts` say the
-//! same in Lua and are compared with it.
+//! Not here: the connection (`connection`), how a script or command is sent (`send`), and the rules. Those are in
+//! `protocol/state.rs`; the scripts in `scripts` say the same in Lua, and tests compare them.
 
 mod closings;
 mod condition;
@@ -17,13 +17,14 @@ mod log_reader;
 mod messages;
 mod put;
 mod queue;
+mod scripts;
+mod send;
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, sync::Arc};
 
-use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
+use redis::{RedisError, Value};
+
+pub use self::scripts::script_text;
 
 use crate::{
     error::StoreError,
@@ -41,25 +42,23 @@ use crate::{
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
-            heartbeat::Heartbeat,
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
+            scripts::SCRIPTS,
         },
         wake::Wakeups,
     },
 };
 
-/// How many commands are sent before their answers are waited for.
-const MAX_PIPELINE: usize = 500;
 /// How many keys one step of a scan looks at.
 const SCANNED_AT_ONCE: u32 = 500;
 
 /// Entries in a Redis server.
 pub struct RedisStore {
     connector: Arc<Connector>,
-    /// Where queued writes meet.
+    /// Gathers queued writes into batches.
     puts: Arc<Gathering<Puts>>,
-    /// Where those meet that wait for the server's disk.
+    /// The same for queued writes that wait for the server's disk.
     synced_puts: Arc<Gathering<Puts>>,
     /// How large the queued writes are that are read next.
     sizes: KnownSizes,
@@ -76,77 +75,8 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// The scripts, each behind the common prelude.
-struct Scripts {
-    acquire: Script,
-    wait: Script,
-    fill: Script,
-    release: Script,
-    begin: Script,
-    end: Script,
-    invalidate: Script,
-    bind: Script,
-    acquire_queued: Script,
-    put: Script,
-    /// Its text, for a server that does not know it.
-    put_text: String,
-    start_incarnation: Script,
-    fetch: Script,
-    settle: Script,
-}
-
-static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-    let text = |name| script_text(name).expect("the script is in the table");
-    let script = |name| Script::new(&text(name));
-    Scripts {
-        acquire: script("acquire"),
-        wait: script("wait"),
-        fill: script("fill"),
-        release: script("release"),
-        begin: script("begin"),
-        end: script("end"),
-        invalidate: script("invalidate"),
-        bind: script("bind"),
-        acquire_queued: script("acquire_queued"),
-        put: script("put"),
-        put_text: text("put"),
-        start_incarnation: script("start_incarnation"),
-        fetch: script("fetch"),
-        settle: script("settle"),
-    }
-});
-
-/// The text of a script as Redis runs it: flags, the common prelude, the script itself.
-pub fn script_text(name: &str) -> Option<String> {
-    // A script that takes something away must also run when Redis has no memory left, or a write could not announce itself.
-    let (flags, body) = match name {
-        "acquire" => ("", include_str!("scripts/acquire.lua")),
-        "wait" => ("", include_str!("scripts/wait.lua")),
-        "fill" => ("", include_str!("scripts/fill.lua")),
-        "release" => (" flags=allow-oom", include_str!("scripts/release.lua")),
-        "begin" => (" flags=allow-oom", include_str!("scripts/begin.lua")),
-        "end" => (" flags=allow-oom", include_str!("scripts/end.lua")),
-        "invalidate" => (" flags=allow-oom", include_str!("scripts/invalidate.lua")),
-        "bind" => (" flags=allow-oom", include_str!("scripts/bind.lua")),
-        "acquire_queued" => (
-            " flags=allow-oom",
-            include_str!("scripts/acquire_queued.lua"),
-        ),
-        "put" => ("", include_str!("scripts/put.lua")),
-        "start_incarnation" => (
-            " flags=allow-oom",
-            include_str!("scripts/start_incarnation.lua"),
-        ),
-        "fetch" => (" flags=allow-oom", include_str!("scripts/fetch.lua")),
-        "settle" => (" flags=allow-oom", include_str!("scripts/settle.lua")),
-        _ => return None,
-    };
-    let prelude = include_str!("scripts/prelude.lua");
-    Some(format!("#!lua{flags}\n{prelude}\n{body}"))
-}
-
 impl RedisStore {
-    /// A store at a URL, trusting this root certificate (PEM) or else the public ones; nothing is connected yet.
+    /// Returns a store at a URL. It trusts the root certificate (PEM), or the public ones if there is none. It does not connect yet.
     pub(crate) fn new(
         url: &str,
         root_certificate: Option<Vec<u8>>,
@@ -166,12 +96,12 @@ impl RedisStore {
         })
     }
 
-    /// Tries once to connect; goes on in the background if that fails.
+    /// Tries once to connect. If that fails, it continues to try in the background.
     pub async fn connect(&self) -> Result<(), StoreError> {
         self.connector.connect().await
     }
 
-    /// The current link if it leads to the history the lease was taken in.
+    /// Returns the current link if it leads to the history in which the lease was taken.
     fn link_of(&self, lease: &Lease) -> Result<Link, StoreError> {
         let link = self.connector.link()?;
         if link.history == lease.identity.history {
@@ -183,88 +113,7 @@ impl RedisStore {
         }
     }
 
-    /// Runs a script.
-    async fn run_script(
-        &self,
-        operation: &'static str,
-        mut link: Link,
-        invocation: &ScriptInvocation<'_>,
-    ) -> Result<Value, StoreError> {
-        let heartbeat = Arc::clone(&link.heartbeat);
-        let answer =
-            unless_silent(&heartbeat, invocation.invoke_async(&mut link.connection)).await?;
-        self.connector.check_reply(&link, operation, answer)
-    }
-
-    /// Runs a script, and then a command, in one round trip. Others may come in between, and both may run twice. Not as a
-    /// transaction: in one, a Redis without memory refuses everything, and what makes room again as well.
-    async fn run_script_and(
-        &self,
-        operation: &'static str,
-        mut link: Link,
-        invocation: &ScriptInvocation<'_>,
-        command: redis::Cmd,
-    ) -> Result<(Value, Value), StoreError> {
-        let mut both = redis::pipe();
-        both.invoke_script(invocation).add_command(command);
-        let heartbeat = Arc::clone(&link.heartbeat);
-        let connection = &mut link.connection;
-        let answers = unless_silent(&heartbeat, async {
-            let sent = send(connection, &both).await;
-            if sent.as_ref().is_err_and(is_unknown_script) {
-                invocation.load_async(connection).await?;
-                return send(connection, &both).await;
-            }
-            sent
-        });
-        let answers = answers.await?;
-        let answers = self.connector.check_reply(&link, operation, answers)?;
-        let answers = <[Value; 2]>::try_from(answers);
-        let [script, command] = answers
-            .map_err(|_| StoreError::new("a pipeline of Redis with another number of answers"))?;
-        Ok((script, command))
-    }
-
-    /// Runs a script on one key at a time, in as few round trips as a pipeline of bounded length needs.
-    async fn run_at_each<T>(
-        &self,
-        operation: &'static str,
-        mut link: Link,
-        script: &Script,
-        items: &[T],
-        arguments: impl Fn(&T, &mut redis::Cmd),
-    ) -> Result<(), StoreError> {
-        for items in items.chunks(MAX_PIPELINE) {
-            let mut pipeline = redis::Pipeline::with_capacity(items.len());
-            for item in items {
-                let mut call = redis::cmd("EVALSHA");
-                call.arg(script.get_hash()).arg(1);
-                arguments(item, &mut call);
-                pipeline.add_command(call);
-            }
-            let heartbeat = Arc::clone(&link.heartbeat);
-            let answer = unless_silent(&heartbeat, send_all(&mut link, script, &pipeline)).await?;
-            self.connector.check_reply(&link, operation, answer)?;
-        }
-        Ok(())
-    }
-
-    /// Runs a command.
-    async fn command(
-        &self,
-        operation: &'static str,
-        mut link: Link,
-        command: &redis::Cmd,
-    ) -> Result<Value, StoreError> {
-        let heartbeat = Arc::clone(&link.heartbeat);
-        let answer =
-            unless_silent(&heartbeat, link.connection.send_packed_command(command)).await?;
-        // A server's refusal arrives as a value when a command is sent this way.
-        let answer = answer.and_then(Value::extract_error);
-        self.connector.check_reply(&link, operation, answer)
-    }
-
-    /// Stores a state past all rules, or removes the key.
+    /// Stores an entry without applying the rules, or removes the key.
     #[cfg(feature = "internal-faults")]
     pub(crate) async fn force(
         &self,
@@ -283,7 +132,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// The bytes at a key and the milliseconds left to them.
+    /// Returns the bytes at a key, and how many milliseconds are left until they expire.
     #[cfg(feature = "internal-faults")]
     pub(crate) async fn peek(&self, key: &Key) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
         let link = self.connector.link()?;
@@ -302,34 +151,7 @@ impl RedisStore {
     }
 }
 
-/// Sends invocations of a script at once; the first error of any of them is the error.
-async fn send_all(
-    link: &mut Link,
-    script: &Script,
-    pipeline: &redis::Pipeline,
-) -> Result<(), RedisError> {
-    let connection = &mut link.connection;
-    let mut sent = send(connection, pipeline).await;
-    if sent.as_ref().is_err_and(is_unknown_script) {
-        script.prepare_invoke().load_async(connection).await?;
-        // Again from the front: the scripts that are run this way may run twice.
-        sent = send(connection, pipeline).await;
-    }
-    sent.map(drop)
-}
-
-/// Sends commands at once. Their answers, or the first refusal.
-async fn send(
-    connection: &mut MultiplexedConnection,
-    pipeline: &redis::Pipeline,
-) -> Result<Vec<Value>, RedisError> {
-    let answers = connection
-        .send_packed_commands(pipeline, 0, pipeline.len())
-        .await?;
-    answers.into_iter().map(Value::extract_error).collect()
-}
-
-/// The bytes of an entry.
+/// Returns the bytes of an entry.
 fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
     match fill {
         Fill::Value(meta, Payload::Bytes(bytes, header)) => {
@@ -340,10 +162,6 @@ fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
         }
         Fill::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
     }
-}
-
-fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
 }
 
 fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
@@ -357,29 +175,17 @@ fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
         }
     };
     let state = entry::decode(&bytes);
-    // A queue position may come first.
+    // The bytes before the row differ in length: a queue position may come first.
     let start = state::lookup(Some(&state), identity).map(|row| bytes.len() - row.len());
     Ok(start.map(|start| Payload::Bytes(bytes, start)))
 }
 
-/// What the script says is there instead of what was asked for; `None` if the request was granted.
+/// Returns what the script has found at the key instead, or `None` if it granted the request.
 fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError> {
     match reply {
         Value::Nil => Ok(None),
         Value::BulkString(bytes) if bytes.is_empty() => Ok(Some(Found::Absent)),
         other => found(other, identity).map(Some),
-    }
-}
-
-/// Stops waiting for an answer when the server falls silent: the caller may have waited for another one before.
-async fn unless_silent<T>(
-    heartbeat: &Heartbeat,
-    answer: impl Future<Output = T>,
-) -> Result<T, StoreError> {
-    tokio::select! {
-        biased;
-        answer = answer => Ok(answer),
-        () = heartbeat.fell_silent() => Err(StoreError::unanswered("Redis has stopped answering")),
     }
 }
 
@@ -423,7 +229,7 @@ impl Store for RedisStore {
         };
         let mut command = redis::Cmd::new();
         command.arg("GET").arg(key.as_bytes());
-        // Waits for its own time-out at most, and for nothing before it: a hit is spared the cost of listening.
+        // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
         found(self.connector.check_reply(&link, "get", answer)?, identity)
@@ -551,7 +357,7 @@ impl Store for RedisStore {
         self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
             let update = touched.update.as_ref();
-            // What was written in another history of the store would not be believed here.
+            // An entry of another history of the store would not be served.
             let update =
                 update.filter(|update| update.fill.meta().lease.identity.history == history);
             let entry = update.and_then(|update| {
@@ -621,12 +427,12 @@ impl Store for RedisStore {
     }
 }
 
-/// The key of a namespace's binding; no row has it, because every entity has a name.
+/// Returns the key of a namespace's binding. No row has this key, because every entity has a name.
 fn binding_key(namespace: &str) -> String {
     format!("{namespace}::bound")
 }
 
-/// The pattern of the keys that begin so, whatever they begin with.
+/// Returns the pattern that matches the keys with a prefix. Special characters of the prefix are escaped.
 fn pattern(prefix: &[u8]) -> Vec<u8> {
     let mut pattern = Vec::with_capacity(prefix.len() + 1);
     for byte in prefix {

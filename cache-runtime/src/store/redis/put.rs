@@ -29,13 +29,12 @@ use crate::{
         Payload,
         queue::{Body, Put, PutAnswer},
         redis::{
-            SCRIPTS,
             connection::{Connector, Link, MAX_SYNC},
             gathering::{Bounds, Gathering, Transport},
-            is_unknown_script,
             log_reader::LARGE,
             queue::{incarnation, unexpected},
-            unless_silent,
+            scripts::SCRIPTS,
+            send::{is_unknown_script, unless_silent},
         },
     },
 };

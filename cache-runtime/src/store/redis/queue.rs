@@ -27,9 +27,10 @@ use crate::{
         failpoint::Mechanism,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{
-            RedisStore, SCANNED_AT_ONCE, SCRIPTS, durability,
+            RedisStore, SCANNED_AT_ONCE, durability,
             log_reader::{Batch, Read, Sizes},
             put::{Call, wait_for_sync},
+            scripts::SCRIPTS,
         },
     },
 };
