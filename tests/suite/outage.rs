@@ -11,14 +11,12 @@ use larder::{
     },
     token::Token,
 };
+use larder_testing::{port::Port, proxy::Proxy, redis_server::RedisServer};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{port::Port, proxy::Proxy, redis_server::RedisServer},
-    world::{
-        Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
-    },
+use crate::world::{
+    Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
 };
 
 everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
@@ -255,7 +253,7 @@ async fn a_server_that_becomes_a_replica_is_not_believed_any_longer() {
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
     // Nobody answers there, so it keeps the entry it has.
-    let nobody = Port::reserve();
+    let nobody = Port::reserve().unwrap();
     redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
         .arg(nobody.address().port())
@@ -442,7 +440,7 @@ async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
     };
     let certificate = file("certificate.pem", own.cert.pem());
     let key = file("key.pem", own.signing_key.serialize_pem());
-    let reserved = Port::reserve();
+    let reserved = Port::reserve().unwrap();
     let port = reserved.address().port().to_string();
     let _server = RedisServer::start_with(&[
         "--tls-port",

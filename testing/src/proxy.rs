@@ -10,7 +10,7 @@
 //! Invariant: a connection that lost bytes is reset before it carries any others.
 //! Invariant: the proxy runs on a thread of its own, so a test may block, or stop tokio's clock.
 //! Not here: requests longer than one read (64 KiB), which a trap may miss; what the bytes mean,
-//! which is the business of [`super::wire`].
+//! which is the business of [`crate::wire`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,8 +25,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::port::Port;
-use super::wire::Observer;
+use crate::port::Port;
+use crate::wire::Observer;
 
 /// How long anything in here may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ const READ: usize = 64 * 1024;
 
 /// Which way bytes travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
     /// From the client to the server: requests.
     ToServer,
     /// From the server to the client: replies.
@@ -45,7 +45,7 @@ pub(crate) enum Direction {
 
 /// Where a trap stops a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Point {
+pub enum Point {
     /// The server never sees the request.
     BeforeRequest,
     /// The server has carried out the request; the client does not see the reply.
@@ -53,10 +53,10 @@ pub(crate) enum Point {
 }
 
 /// Makes the observer of a new connection.
-pub(crate) type Observers = Box<dyn Fn() -> Box<dyn Observer> + Send + Sync>;
+pub type Observers = Box<dyn Fn() -> Box<dyn Observer> + Send + Sync>;
 
 /// A proxy in front of one server; it and its connections end on drop.
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: Port,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -64,13 +64,13 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy in front of this address.
-    pub(crate) fn start(upstream: SocketAddr) -> Self {
+    pub fn start(upstream: SocketAddr) -> Self {
         Self::start_observed(upstream, None)
     }
 
     /// Starts a proxy that shows the bytes of each connection to an observer.
-    pub(crate) fn start_observed(upstream: SocketAddr, observers: Option<Observers>) -> Self {
-        let port = Port::reserve();
+    pub fn start_observed(upstream: SocketAddr, observers: Option<Observers>) -> Self {
+        let port = Port::reserve().expect("one of many ports is free");
         let address = port.address();
         let shared = Arc::new(Shared {
             switches: watch::Sender::default(),
@@ -96,12 +96,12 @@ impl Proxy {
     }
 
     /// Where clients connect.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
     /// Holds all bytes of one direction for this long, each time they are read.
-    pub(crate) fn delay(&self, direction: Direction, delay: Duration) {
+    pub fn delay(&self, direction: Direction, delay: Duration) {
         self.shared.switch(|switches| match direction {
             Direction::ToServer => switches.delay_requests = delay,
             Direction::ToClient => switches.delay_replies = delay,
@@ -109,19 +109,19 @@ impl Proxy {
     }
 
     /// Accepts connections and swallows all bytes, both ways, like a network that lost its route.
-    pub(crate) fn blackhole(&self) {
+    pub fn blackhole(&self) {
         self.shared.switch(|switches| switches.blackhole = true);
     }
 
     /// Stops listening: new connections are refused, open ones go on.
-    pub(crate) fn refuse(&self) {
+    pub fn refuse(&self) {
         self.shared.switch(|switches| switches.refuse = true);
         self.shared
             .wait("stop listening", |progress| !progress.listening);
     }
 
     /// Resets all open connections (the peer sees `ECONNRESET`, not an orderly end).
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         let open = self.shared.progress().open.clone();
         self.shared
             .switch(|switches| switches.reset_below = open.last().map_or(0, |id| id + 1));
@@ -131,7 +131,7 @@ impl Proxy {
     }
 
     /// Leads new connections to another server, and resets those that are open.
-    pub(crate) fn redirect(&self, upstream: SocketAddr) {
+    pub fn redirect(&self, upstream: SocketAddr) {
         *self
             .shared
             .upstream
@@ -141,7 +141,7 @@ impl Proxy {
     }
 
     /// Takes back delays, blackhole and refusal; traps stay.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.shared.switch(|switches| {
             *switches = Switches {
                 reset_below: switches.reset_below,
@@ -154,17 +154,17 @@ impl Proxy {
     }
 
     /// Cuts the connection of the next request that contains these bytes, once.
-    pub(crate) fn cut(&self, point: Point, bytes: impl Into<Vec<u8>>) -> Trap {
+    pub fn cut(&self, point: Point, bytes: impl Into<Vec<u8>>) -> Trap {
         self.trap(point, bytes.into(), TrapState::Cutting)
     }
 
     /// Holds the next request that contains these bytes, or its reply, until [`Trap::release`].
-    pub(crate) fn hold(&self, point: Point, bytes: impl Into<Vec<u8>>) -> Trap {
+    pub fn hold(&self, point: Point, bytes: impl Into<Vec<u8>>) -> Trap {
         self.trap(point, bytes.into(), TrapState::Holding)
     }
 
     /// How many connections are open now.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.shared.progress().open.len()
     }
 
@@ -208,14 +208,14 @@ impl fmt::Debug for Proxy {
 /// A trap set by [`Proxy::cut`] or [`Proxy::hold`]; dropping it disarms it and lets go.
 #[must_use = "a trap is disarmed when it is dropped"]
 #[derive(Debug)]
-pub(crate) struct Trap {
+pub struct Trap {
     armed: Arc<ArmedTrap>,
     shared: Arc<Shared>,
 }
 
 impl Trap {
     /// Waits until the request has come: it is being held now, or its connection has been cut.
-    pub(crate) async fn sprung(&self) {
+    pub async fn sprung(&self) {
         let mut state = self.armed.state.subscribe();
         let sprung = state.wait_for(|state| *state == TrapState::Sprung);
         let in_time = tokio::time::timeout(PATIENCE, sprung).await;
@@ -224,12 +224,12 @@ impl Trap {
     }
 
     /// Whether the request has come.
-    pub(crate) fn has_sprung(&self) -> bool {
+    pub fn has_sprung(&self) -> bool {
         *self.armed.state.borrow() == TrapState::Sprung
     }
 
     /// Lets a held request or reply go on; dropping does the same.
-    pub(crate) fn release(self) {
+    pub fn release(self) {
         drop(self);
     }
 }
