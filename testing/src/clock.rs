@@ -24,7 +24,7 @@ pub fn now() -> Moment {
 
 /// Returns the nanoseconds that processors have worked for this process, in user code and in the kernel.
 #[must_use]
-pub fn worked() -> u64 {
+pub fn worked_ns() -> u64 {
     read(ClockId::ProcessCPUTime)
 }
 
