@@ -14,7 +14,6 @@
 //! with options of its own is started here (`redis_server`).
 
 mod allocations;
-mod clock;
 mod entity;
 mod measure;
 mod redis_server;

@@ -11,12 +11,10 @@
 
 use std::{pin::Pin, time::Duration};
 
+use larder_testing::clock::{now, worked_ns};
 use tokio::task::JoinSet;
 
-use crate::{
-    Failure, allocations,
-    clock::{now_ns, worked_ns},
-};
+use crate::{Failure, allocations};
 
 /// How much time a measurement may take.
 #[derive(Clone, Copy, Debug)]
@@ -224,18 +222,18 @@ impl Variant {
 )]
 async fn take_turn(operation: impl Operation, plan: Plan, seed: u64) -> Result<Turn, Failure> {
     let allocated = allocations::so_far();
-    let (began, worked) = (now_ns(), worked_ns());
+    let (began, worked) = (now(), worked_ns());
     let mut tasks = JoinSet::new();
     for task in 0..plan.tasks {
         let mut operation = operation.clone();
         let mut rows = Rows::new(seed * plan.tasks + task, plan.rows);
         tasks.spawn(async move {
             let mut times = Vec::with_capacity(1024);
-            let mut last = now_ns();
+            let mut last = now();
             // At least one call, also on a machine so busy that the slice is over before the task runs.
             loop {
                 operation.call(rows.draw()).await?;
-                let now = now_ns();
+                let now = now();
                 times.push((now - last) as f64);
                 last = now;
                 if last - began >= plan.slice_ns {
@@ -248,7 +246,7 @@ async fn take_turn(operation: impl Operation, plan: Plan, seed: u64) -> Result<T
     while let Some(done) = tasks.join_next().await {
         times.extend(done??);
     }
-    let took_ns = (now_ns() - began) as f64;
+    let took_ns = (now() - began) as f64;
     let worked_ns = (worked_ns() - worked) as f64;
     let allocated = allocations::so_far()
         .zip(allocated)

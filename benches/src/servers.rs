@@ -61,7 +61,7 @@ pub(crate) fn cache_at(url: String, part: &str) -> CacheBuilder {
 /// A prefix for keys that no other run has used.
 pub(crate) fn namespace(part: &str) -> String {
     let run = std::process::id();
-    let began = crate::clock::now_ns();
+    let began = larder_testing::clock::now();
     format!("larder-benches-{run}-{began}-{part}")
 }
 

@@ -25,8 +25,9 @@ use std::{
     collections::{BinaryHeap, HashMap},
 };
 
+use larder_testing::clock::Moment;
+
 use crate::{
-    clock::Moment,
     commits::Fault,
     history::{Read, Value, Write},
 };

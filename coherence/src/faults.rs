@@ -9,19 +9,19 @@ use std::{str::FromStr, time::Duration};
 
 use larder_coherence::{
     checker::Loss,
-    clock::now,
+    harness::{
+        points::POINTS,
+        site::{self, Site},
+    },
     options::{Broken, Database, Fault},
+};
+use larder_testing::{
+    clock::now,
+    proxy::{Direction, Point},
 };
 use sqlx::Connection;
 
-use crate::{
-    points::POINTS,
-    redis::Redis,
-    site::{self, Site},
-    stage::Stage,
-    support::proxy::{Direction, Point},
-    worker::INTENT_TTL,
-};
+use crate::{redis::Redis, stage::Stage, worker::INTENT_TTL};
 
 /// How long a fault waits for the moment it needs, which under load may not come.
 const PATIENCE: Duration = Duration::from_millis(800);

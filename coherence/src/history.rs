@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::clock::Moment;
+use larder_testing::clock::Moment;
 
 /// What a row held: its value, or nothing where there was no row.
 pub type Value = Option<i64>;

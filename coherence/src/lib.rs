@@ -5,12 +5,14 @@
 //!
 //! [`queue`] does the same for queued writes: what was acknowledged, and what the database has of it.
 //!
-//! Invariant: nothing here touches a server or knows how a history came about, so the judge can be tested alone.
-//! Not here: the workers, the servers and the faults; they are in the programs `larder-coherence` and `larder-crash`.
+//! [`harness`] is what the programs `larder-coherence` and `larder-crash` have in common.
+//!
+//! Invariant: no judge touches a server or knows how a history came about, so that it can be tested alone; none uses `harness`.
+//! Not here: the workers and the faults; they are in the programs.
 
 pub mod checker;
-pub mod clock;
 pub mod commits;
+pub mod harness;
 pub mod history;
 pub mod options;
 pub mod queue;

@@ -7,24 +7,12 @@
 //! Invariant: it fails when there is a violation, and when too few reads came from the cache to prove anything.
 //! Not here: the judge, which is the library of this package.
 
-mod dialects;
 mod entities;
 mod faults;
-mod leaving;
 mod orders;
-mod points;
-mod process;
-mod program;
 mod redis;
 mod schedule;
-mod site;
 mod stage;
-#[expect(
-    dead_code,
-    reason = "written for the tests of the workspace, of which this needs a part"
-)]
-#[path = "../../tests/support/mod.rs"]
-mod support;
 mod tasks;
 mod worker;
 mod workload;
@@ -32,26 +20,23 @@ mod workload;
 use std::{process::ExitCode, str::FromStr};
 
 use larder_coherence::{
-    clock::{after, now},
+    harness::{
+        program::{self, Played, for_database},
+        site::Site,
+    },
     options::{Database, Fault, HELP, Options, Request},
     summary::Summary,
 };
+use larder_testing::clock::{after, now};
 use sqlx::Connection;
 
 use crate::{
     orders::Orders,
-    program::{Played, for_database},
-    site::Site,
     stage::{Play, Stage},
 };
 
 /// How many violations are told in full.
 const MAX_TOLD: usize = 3;
-
-/// What the support of the tests runs in other processes; nothing here.
-fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    &[]
-}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -4,9 +4,12 @@
 
 use std::path::PathBuf;
 
-use larder_coherence::options::{Broken, Database, Strategy};
+use larder_coherence::{
+    harness::{process, site::Address},
+    options::{Broken, Database, Strategy},
+};
 
-use crate::{site::Address, workload::Role};
+use crate::workload::Role;
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug)]
@@ -26,9 +29,13 @@ pub(crate) struct Orders {
     pub(crate) database: Database,
 }
 
-impl Orders {
+impl process::Orders for Orders {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The arguments that [`Orders::from_arguments`] understands.
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
+    fn to_arguments(&self) -> Vec<String> {
         let names = self.strategies.iter().map(|strategy| strategy.name());
         vec![
             "worker".to_owned(),
@@ -49,7 +56,9 @@ impl Orders {
             self.database.name().to_owned(),
         ]
     }
+}
 
+impl Orders {
     /// Which of the workers it is.
     pub(crate) fn role(&self) -> Role {
         if self.database == Database::Sqlite {

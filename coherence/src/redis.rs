@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{
+use larder_testing::{
     proxy::{Point, Proxy},
     redis_server::RedisServer,
 };

@@ -10,12 +10,13 @@
 use std::{str::FromStr, time::Duration};
 
 use larder_coherence::{
-    clock::{Moment, now},
+    harness::site::Site,
     options::{Broken, Fault},
 };
+use larder_testing::clock::{Moment, now};
 use sqlx::Connection;
 
-use crate::{site::Site, stage::Stage, worker::INTENT_TTL};
+use crate::{stage::Stage, worker::INTENT_TTL};
 
 /// The rounds, each with the time to wait after it.
 const ROUNDS: [(&[Fault], Duration); 3] = [

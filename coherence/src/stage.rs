@@ -15,24 +15,22 @@ use std::{
 
 use larder_coherence::{
     checker::{Loss, Violation, check},
-    clock::now,
     commits::{self, Commit},
+    harness::{
+        process::Process,
+        site::{self, Address, Site},
+    },
     history::{self, History, Origin, Series, Shown},
     options::{Broken, Database, Strategy},
     random::Random,
     summary::Summary,
     timeline::{self, Injected},
 };
+use larder_testing::{clock::now, proxy::Proxy};
 use sqlx::Connection;
 use tempfile::TempDir;
 
-use crate::{
-    orders::Orders,
-    process::Process,
-    redis::Redis,
-    site::{self, Address, Site},
-    support::proxy::Proxy,
-};
+use crate::{orders::Orders, redis::Redis};
 
 /// How many workers there are, where more than one process may use the database.
 const WORKERS: usize = 3;
@@ -56,7 +54,7 @@ pub(crate) struct Stage<DB: Site> {
     /// In front of the database, for all workers but the first.
     pub(crate) door: Option<Proxy>,
     pub(crate) redis: Option<Redis>,
-    pub(crate) workers: Vec<Process>,
+    pub(crate) workers: Vec<Process<Orders>>,
     pub(crate) injected: Vec<Injected>,
     pub(crate) losses: Vec<Loss>,
     /// Which of the named points is next.
@@ -123,7 +121,7 @@ where
     }
 
     /// Starts a worker in place of the one that was there.
-    pub(crate) async fn start_worker(&mut self, slot: usize) -> Process {
+    pub(crate) async fn start_worker(&mut self, slot: usize) -> Process<Orders> {
         let number = self.started;
         self.started += 1;
         let name = format!("w{slot}.{number}");

@@ -14,21 +14,18 @@ use std::{
 
 use larder::{Cache, Error, ErrorKind, Transaction};
 use larder_coherence::{
-    clock::now,
+    harness::{
+        leaving::{STAYS, leaving},
+        site::Site,
+    },
     history::{Answer, Log, Origin, Value, Verb},
     options::{Broken, Strategy},
     random::Random,
 };
+use larder_testing::{clock::now, cut::Cut};
 use sqlx::Pool;
 
-use crate::{
-    entities::Rows,
-    leaving::{STAYS, leaving},
-    orders::Orders,
-    site::Site,
-    support::cut::Cut,
-    workload::Mix,
-};
+use crate::{entities::Rows, orders::Orders, workload::Mix};
 
 /// What the tasks of a worker share.
 pub(crate) struct Shared<DB: Site> {

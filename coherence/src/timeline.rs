@@ -7,9 +7,10 @@
 
 use std::fmt::Write as _;
 
+use larder_testing::clock::Moment;
+
 use crate::{
     checker::Violation,
-    clock::Moment,
     commits::Fault,
     history::{Answer, Read, Write},
 };

@@ -16,14 +16,18 @@ use larder::{
         faulty::{Faults, Operation},
     },
 };
-use larder_coherence::options::Broken;
+use larder_coherence::{
+    harness::{
+        points::Points,
+        site::{Site, pool},
+    },
+    options::Broken,
+};
 use rustix::process::Signal;
 use sqlx::Pool;
 
 use crate::{
     orders::Orders,
-    points::Points,
-    site::{Site, pool},
     tasks::{Shared, work},
     workload::Mix,
 };

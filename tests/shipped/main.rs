@@ -8,22 +8,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
-#[expect(
-    dead_code,
-    reason = "of the support only the databases are needed here"
-)]
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::time::Duration;
 
 use larder::{Cache, Cached, ErrorKind, Origin, Repository, Transaction};
+use larder_testing::database;
 use serde::{Deserialize, Serialize};
-
-/// There is nothing for another process to do.
-fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    &[]
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "things", ttl = "5m", lease(ttl = "30s", wait = "10s"))]
@@ -63,7 +52,7 @@ async fn caches() -> Vec<Cache> {
     {
         let namespace = format!("shipped-{}", uuid::Uuid::new_v4().simple());
         let redis = Cache::builder()
-            .redis(support::server_url("LARDER_REDIS_URL"))
+            .redis(larder_testing::server_url("LARDER_REDIS_URL"))
             .namespace(namespace);
         vec![in_process, redis.connect().await.unwrap()]
     }
@@ -91,7 +80,7 @@ macro_rules! shipped {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn reads_are_cached_and_writes_are_seen() {
                 for cache in caches().await {
-                    let database = support::database::$database().await;
+                    let database = database::$database().await;
                     sqlx::query(TABLE).execute(&database.pool()).await.unwrap();
                     let things = Repository::<Aside, sqlx::$driver>::new(&cache, database.pool());
                     things.check_schema().await.unwrap().into_result().unwrap();
@@ -144,7 +133,7 @@ macro_rules! shipped {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn transaction_is_seen_when_it_commits() {
                 for cache in caches().await {
-                    let database = support::database::$database().await;
+                    let database = database::$database().await;
                     sqlx::query(TABLE).execute(&database.pool()).await.unwrap();
                     let things = Repository::<Aside, sqlx::$driver>::new(&cache, database.pool());
                     let thing = |id: i64| Aside {
@@ -169,7 +158,7 @@ macro_rules! shipped {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn written_row_is_in_the_cache() {
                 for cache in caches().await {
-                    let database = support::database::$database().await;
+                    let database = database::$database().await;
                     sqlx::query(TABLE).execute(&database.pool()).await.unwrap();
                     let things = Repository::<Through, sqlx::$driver>::new(&cache, database.pool());
                     let thing = Through {
@@ -186,7 +175,7 @@ macro_rules! shipped {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn queued_writes_reach_the_database_and_refused_ones_are_dead_letters() {
                 for cache in caches().await {
-                    let database = support::database::$database().await;
+                    let database = database::$database().await;
                     sqlx::query(TABLE).execute(&database.pool()).await.unwrap();
                     let things = Repository::<Behind, sqlx::$driver>::new(&cache, database.pool());
                     things.install().await.unwrap();

@@ -11,6 +11,11 @@ use larder::{
     },
     token::Token,
 };
+use larder_testing::{
+    database::TestDatabase,
+    process::{Worker, WorkerFn, tell},
+    redis_server::RedisServer,
+};
 use sqlx::{
     AssertSqlSafe, Pool, Postgres, SqlSafeStr, Sqlite,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -19,11 +24,6 @@ use sqlx::{
 
 use crate::{
     behind::put::Behind,
-    support::{
-        database::TestDatabase,
-        process::{Worker, WorkerFn, tell},
-        redis_server::RedisServer,
-    },
     world::{
         Item, Kind, Tested, Through, World, at_once, cache, eventually, everywhere,
         on_all_databases, on_both_stores, on_postgres, on_redis, unique,

@@ -9,14 +9,14 @@
 use std::sync::Arc;
 
 use larder::{Cache, Cached, Error, Origin, Repository, Transaction, store::faulty::Operation};
+use larder_testing::{
+    proxy::{Point, Trap},
+    redis_server::RedisServer,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 use tokio::task::JoinHandle;
 
-use crate::support::{
-    proxy::{Point, Trap},
-    redis_server::RedisServer,
-};
 use crate::transaction::Both;
 use crate::world::{
     Kind, Tested, Through, World, eventually, on_both_stores, on_mysql, on_postgres, unique,

@@ -4,13 +4,11 @@ use larder::{
     Cache, Cached, Entity, Origin, Repository, Transaction,
     store::{Mechanism, Point, faulty::Faults},
 };
+use larder_testing::process::{Worker, WorkerFn};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, postgres::PgPoolOptions};
 
-use crate::{
-    support::process::{Worker, WorkerFn},
-    world::{Item, Kind, World, eventually, redis_url, unique},
-};
+use crate::world::{Item, Kind, World, eventually, redis_url, unique};
 
 /// The function that this file runs in other processes.
 pub(crate) const WRITER: (&str, WorkerFn) = ("writer", |arguments| Box::pin(writer(arguments)));

@@ -22,12 +22,12 @@ use std::{
 };
 
 use larder::{Backend, Cache, Cached, Error, ErrorKind, Repository, Transaction};
+use larder_testing::cut::Cut;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
 
 use crate::{
     behind::put::Behind,
-    support::cut::Cut,
     world::{Item, Kind, Tested, Through, World, everywhere, redis_url},
 };
 

@@ -8,9 +8,8 @@ use std::{
 };
 
 use larder::journal::{Journal, Record};
+use larder_testing::process::{Worker, WorkerFn, hear, tell};
 use proptest::{prelude::*, test_runner::TestCaseError};
-
-use crate::support::process::{Worker, WorkerFn, hear, tell};
 
 /// The function that this file runs in other processes.
 pub(crate) const APPENDER: (&str, WorkerFn) = ("journal_appender", |arguments| {

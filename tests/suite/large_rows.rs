@@ -12,17 +12,17 @@ use larder::{
         queue::{Fetch, Fetched, QueueStore},
     },
 };
+use larder_testing::{
+    log,
+    proxy::{Direction, Proxy},
+    redis_server::RedisServer,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{Pool, Sqlite};
 use tokio::sync::watch;
 
 use crate::{
     behind::put::{Behind, BehindRepository},
-    support::{
-        log,
-        proxy::{Direction, Proxy},
-        redis_server::RedisServer,
-    },
     world::{Item, Kind, Through, World, at_once, until},
 };
 

@@ -3,19 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
-#[path = "../support/mod.rs"]
-mod support;
-
-fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    &[
-        binding::FORKING,
-        crash::WRITER,
-        journal::APPENDER,
-        processes::CROWD,
-        processes::DOOMED,
-    ]
-}
-
 mod behind;
 mod binding;
 mod bulk;
@@ -47,3 +34,17 @@ mod version;
 mod world;
 mod write;
 mod write_through;
+
+use larder_testing::process::work;
+
+/// Becomes a worker of one of these files, when the environment says so.
+#[test]
+fn worker_entry() {
+    work(&[
+        binding::FORKING,
+        crash::WRITER,
+        journal::APPENDER,
+        processes::CROWD,
+        processes::DOOMED,
+    ]);
+}

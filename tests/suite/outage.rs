@@ -12,14 +12,12 @@ use larder::{
     },
     token::Token,
 };
+use larder_testing::{port::Port, proxy::Proxy, redis_server::RedisServer};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{port::Port, proxy::Proxy, redis_server::RedisServer},
-    world::{
-        Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
-    },
+use crate::world::{
+    Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
 };
 
 everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
@@ -254,7 +252,7 @@ async fn a_server_that_becomes_a_replica_is_not_used_any_longer() {
     let client = redis::Client::open(server.url()).unwrap();
     let mut admin = client.get_multiplexed_async_connection().await.unwrap();
     // There is no server at that port, so the replica keeps its entry.
-    let nobody = Port::reserve();
+    let nobody = Port::reserve().unwrap();
     redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
         .arg(nobody.address().port())
@@ -441,7 +439,7 @@ async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
     };
     let certificate = file("certificate.pem", own.cert.pem());
     let key = file("key.pem", own.signing_key.serialize_pem());
-    let reserved = Port::reserve();
+    let reserved = Port::reserve().unwrap();
     let port = reserved.address().port().to_string();
     let _server = RedisServer::start_with(&[
         "--tls-port",

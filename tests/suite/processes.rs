@@ -6,13 +6,11 @@ use larder::{
     Cache, Cached, Origin,
     store::faulty::{Faults, Operation},
 };
+use larder_testing::process::{Worker, WorkerFn, hear, tell};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, postgres::PgPoolOptions};
 
-use crate::{
-    support::process::{Worker, WorkerFn, hear, tell},
-    world::{Kind, World, at_once, eventually, redis_url, unique, until},
-};
+use crate::world::{Kind, World, at_once, eventually, redis_url, unique, until};
 
 /// The function that this file runs in other processes.
 pub(crate) const CROWD: (&str, WorkerFn) = ("crowd", |arguments| Box::pin(crowd(arguments)));

@@ -9,18 +9,16 @@ use larder::{
         faulty::{Faults, Operation},
     },
 };
+use larder_testing::{
+    proxy::{Point, Proxy},
+    redis_server::RedisServer,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
 
-use crate::{
-    support::{
-        proxy::{Point, Proxy},
-        redis_server::RedisServer,
-    },
-    world::{
-        Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_postgres,
-        redis_url, unique, until,
-    },
+use crate::world::{
+    Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_postgres, redis_url,
+    unique, until,
 };
 
 on_both_stores!(

@@ -23,14 +23,12 @@ use larder::{
     },
     store::{Mechanism, faulty::Operation},
 };
+use larder_testing::log;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 use sqlx::{MySql, Postgres, Sqlite, types::Json};
 
-use crate::{
-    support::log,
-    world::{Kind, Tested, World, eventually, on_both_stores, on_mysql, on_postgres},
-};
+use crate::world::{Kind, Tested, World, eventually, on_both_stores, on_mysql, on_postgres};
 
 /// A row with many columns, each of a type that is tested.
 trait Probes: Entity<Id = i64> + Debug {

@@ -15,10 +15,10 @@ use larder::{
     Cached, Entity, ErrorKind, Origin, Repository, Transaction,
     store::{Mechanism, faulty::Operation},
 };
+use larder_testing::proxy::Point;
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, MySql, Postgres, Sqlite};
 
-use crate::support::proxy::Point;
 use crate::world::{
     Item, Kind, Tested, Through, World, eventually, everywhere, on_both_stores, on_postgres,
     on_servers,

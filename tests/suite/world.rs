@@ -15,10 +15,9 @@ use std::{
 };
 
 use larder::{Backend, Cache, Cached, store::faulty::Faults};
+use larder_testing::database::TestDatabase;
 use serde::{Deserialize, Serialize};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
-
-use crate::support::database::TestDatabase;
 
 /// The row that most tests read and write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -90,7 +89,7 @@ pub(crate) trait Tested: Backend {
 
 impl Tested for Sqlite {
     async fn create() -> TestDatabase<Self> {
-        crate::support::database::sqlite().await
+        larder_testing::database::sqlite().await
     }
 
     fn numbers(numbers: &[i64]) -> Self::Arguments {
@@ -104,7 +103,7 @@ impl Tested for Sqlite {
 
 impl Tested for Postgres {
     async fn create() -> TestDatabase<Self> {
-        crate::support::database::postgres().await
+        larder_testing::database::postgres().await
     }
 
     fn numbers(numbers: &[i64]) -> Self::Arguments {
@@ -118,7 +117,7 @@ impl Tested for Postgres {
 
 impl Tested for MySql {
     async fn create() -> TestDatabase<Self> {
-        crate::support::database::mysql().await
+        larder_testing::database::mysql().await
     }
 
     fn numbers(numbers: &[i64]) -> Self::Arguments {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
+use larder_testing::proxy::Point;
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
-use crate::support::proxy::Point;
 use crate::world::{
     Item, ItemRepository, Kind, Tested, World, at_once, eventually, everywhere, on_both_stores,
     on_postgres,

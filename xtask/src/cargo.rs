@@ -9,7 +9,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use crate::clock::{Stopwatch, pause};
+use larder_testing::clock::{Stopwatch, pause};
+
 use crate::failure::{Attempt, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::servers::process::Group;

@@ -10,7 +10,6 @@
 
 mod bench;
 mod cargo;
-mod clock;
 mod coherence;
 mod failure;
 mod interrupt;

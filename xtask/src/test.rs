@@ -95,8 +95,7 @@ fn doctests(filter: &[OsString]) -> Command {
 fn shipped(features: &[&str], filter: &[OsString]) -> Command {
     let mut command = cargo(["test", "--package", "larder", "--test", "shipped"]);
     command.args(features);
-    // The tests of the support itself have run.
-    command.args(["--", "--skip", "support::"]).args(filter);
+    pass_on(&mut command, filter);
     command
 }
 

@@ -45,8 +45,8 @@ async fn measure(effort: Effort, tasks: u64) -> Result<(), Failure> {
     let rows: Table = Arc::new(all_flights(&pool).await?);
 
     let (second, always) = (
-        RedisServer::start(EVERY_SECOND).await?,
-        RedisServer::start(ALWAYS).await?,
+        RedisServer::start(EVERY_SECOND)?,
+        RedisServer::start(ALWAYS)?,
     );
     let second_cache = servers::cache_at(second.url(), "second").connect().await?;
     let always_cache = servers::cache_at(always.url(), "always").connect().await?;
@@ -127,7 +127,7 @@ pub(crate) async fn control(effort: Effort) -> Result<(), Failure> {
     let pool = servers::pool(servers::POOL_SIZE).await?;
     create_tables(&pool).await?;
     let rows: Table = Arc::new(all_flights(&pool).await?);
-    let server = RedisServer::start(EVERY_SECOND).await?;
+    let server = RedisServer::start(EVERY_SECOND)?;
     let cache = servers::cache_at(server.url(), "control").connect().await?;
     let repository = MemoryFlight::repository(&cache, pool);
     repository.install().await?;

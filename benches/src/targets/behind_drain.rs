@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use larder::Cache;
+use larder_testing::clock::now;
 use sqlx::PgPool;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
@@ -18,7 +19,6 @@ use super::{
 };
 use crate::{
     Failure,
-    clock::now_ns,
     entity::{Flight, OneQueueFlight, QueuedFlight, ROWS, all_flights, create_tables},
     measure::{Effort, Spread, order},
     redis_server::{EVERY_SECOND, RedisServer},
@@ -60,7 +60,7 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
     servers::describe(Some(&pool), &["larder", "redis", "sqlx"]).await?;
     println!("  {ROWS} writes a turn, one queue, {BATCH} in a transaction, rounds: {rounds}");
     let rows = all_flights(&pool).await?;
-    let server = RedisServer::start(EVERY_SECOND).await?;
+    let server = RedisServer::start(EVERY_SECOND)?;
     let cache = servers::cache_at(server.url(), "drain").connect().await?;
     let on_redis = OneQueueFlight::repository(&cache, pool.clone());
     on_redis.install().await?;
@@ -117,7 +117,7 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
 /// How many statements the flushers send under a steady load.
 async fn steady(pool: &PgPool, rows: &[Flight]) -> Result<(), Failure> {
     for rate in RATES {
-        let server = RedisServer::start(EVERY_SECOND).await?;
+        let server = RedisServer::start(EVERY_SECOND)?;
         let cache = servers::cache_at(server.url(), "steady").connect().await?;
         let repository = QueuedFlight::repository(&cache, pool.clone());
         let flusher = repository.start_flushing().await?;
@@ -125,7 +125,7 @@ async fn steady(pool: &PgPool, rows: &[Flight]) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / TICKS_PER_SECOND);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut left = u64::from(rate) * STEADY.as_secs();
-        let began = now_ns();
+        let began = now();
         let mut picked = crate::measure::Rows::new(u64::from(rate), ROWS);
         while left > 0 {
             ticks.tick().await;
@@ -140,7 +140,7 @@ async fn steady(pool: &PgPool, rows: &[Flight]) -> Result<(), Failure> {
                 done??;
             }
         }
-        let seconds = Duration::from_nanos(now_ns() - began).as_secs_f64();
+        let seconds = Duration::from_nanos(now() - began).as_secs_f64();
         flusher.shutdown(Duration::from_secs(30)).await?;
         check_errors(&repository)?;
         let stats = repository.stats();
@@ -193,14 +193,14 @@ async fn drained<R: Queues>(repository: &R, rows: &[Flight]) -> Result<f64, Fail
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    let began = now_ns();
+    let began = now();
     repository.drain().await?;
     Ok(per_second(rows.len(), began))
 }
 
 /// Times how the rows are written by hand, so many times.
 async fn by_hand(pool: &PgPool, rows: &[Flight], times: usize) -> Result<f64, Failure> {
-    let began = now_ns();
+    let began = now();
     for _ in 0..times {
         for rows in rows.chunks(BATCH) {
             let mut transaction = pool.begin().await?;
@@ -229,7 +229,7 @@ async fn by_hand(pool: &PgPool, rows: &[Flight], times: usize) -> Result<f64, Fa
     reason = "a count of rows and a time in nanoseconds are far below 2^53"
 )]
 fn per_second(rows: usize, began: u64) -> f64 {
-    rows as f64 * 1e9 / (now_ns() - began) as f64
+    rows as f64 * 1e9 / (now() - began) as f64
 }
 
 /// Fails unless the table has these rows.

@@ -16,13 +16,13 @@ use std::{
     time::Duration,
 };
 
+use larder_testing::clock::now;
 use redis::aio::MultiplexedConnection;
 use sqlx::{PgPool, Postgres};
 use tokio::task::JoinSet;
 
 use crate::{
     Failure,
-    clock::now_ns,
     entity::{Flight, QueuedFlight, QueuedFlightRepository, ROWS, all_flights, create_tables},
     measure::{Effort, Rows},
     redis_server::{EVERY_SECOND, RedisServer},
@@ -111,7 +111,7 @@ impl Flood {
             "  {writes} writes by {TASKS} tasks to {ROWS} rows, one in {POISON} poison; default options, AOF everysec"
         );
         let original = all_flights(&pool).await?;
-        let server = RedisServer::start(EVERY_SECOND).await?;
+        let server = RedisServer::start(EVERY_SECOND)?;
         let namespace = servers::namespace("flood");
         let cache = larder::Cache::builder()
             .redis(server.url())
@@ -130,7 +130,7 @@ impl Flood {
         );
         let watch = tokio::spawn(watch);
         let before = resident()?;
-        let began = now_ns();
+        let began = now();
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
             let mine = i64::try_from(task)?;
@@ -147,9 +147,9 @@ impl Flood {
             written.extend(mine);
             poisoned += poison;
         }
-        let acknowledged = now_ns() - began;
+        let acknowledged = now() - began;
         flusher.shutdown(DRAINING).await?;
-        let flushed = now_ns() - began;
+        let flushed = now() - began;
         is_over.store(true, Ordering::Relaxed);
         let seen = watch.await??;
         let stats = repository.stats();

@@ -14,11 +14,11 @@ use std::{
 use super::expect_ratio;
 use crate::{
     Failure,
-    clock::now_ns,
     measure::{Effort, Spread, order},
     report::{self, Goal, time},
     servers,
 };
+use larder_testing::clock::now;
 
 const ENTITIES: usize = 50;
 /// A check takes about a second; more rounds than this change nothing.
@@ -132,9 +132,9 @@ impl Sample {
             .current_dir(&self.folder)
             .env("CARGO_TARGET_DIR", self.folder.join("../target"))
             .env("CARGO_INCREMENTAL", if incremental { "1" } else { "0" });
-        let began = now_ns();
+        let began = now();
         let status = command.status()?;
-        let took = now_ns() - began;
+        let took = now() - began;
         if !status.success() {
             return Err(format!("cargo check in {} failed", self.folder.display()).into());
         }

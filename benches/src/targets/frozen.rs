@@ -9,12 +9,12 @@ use std::{
 };
 
 use larder::Cache;
+use larder_testing::clock::now;
 use sqlx::Postgres;
 
 use super::{expect_ratio, reads::Twice};
 use crate::{
     Failure,
-    clock::now_ns,
     entity::{Flight, FlightRepository, ROWS, create_tables},
     measure::{Contest, Effort, Figure, Operation},
     report::{self, Goal, time},
@@ -94,13 +94,13 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
     if !stopped.success() {
         return Err("the server could not be stopped".into());
     }
-    let began = now_ns();
+    let began = now();
     repository.find(1).await?;
     #[expect(
         clippy::cast_precision_loss,
         reason = "it is printed with three digits"
     )]
-    let first_ns = (now_ns() - began) as f64;
+    let first_ns = (now() - began) as f64;
     println!(
         "  the first read took {}, the response time-out is {} ms",
         time(first_ns),

@@ -18,12 +18,12 @@ use std::{
 };
 
 use larder::Cache;
+use larder_testing::clock::{now, sleep_until};
 use sqlx::{PgPool, Postgres};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     Failure,
-    clock::{now_ns, sleep_until},
     entity::{SlowFlight, SlowFlightRepository, create_tables, slow_loads},
     measure::{Effort, quantile},
     report::{self, Goal, time},
@@ -150,7 +150,7 @@ impl Workers {
 
     async fn round(&mut self, pool: &PgPool, method: &str, row: i64) -> Result<Round, Failure> {
         let loads_before = slow_loads(pool).await?;
-        let instant = now_ns() + NOTICE_NS;
+        let instant = now() + NOTICE_NS;
         for (_, input, _) in &mut self.0 {
             writeln!(input, "{method} {row} {instant}")?;
         }
@@ -272,13 +272,13 @@ async fn take_part(
             } else {
                 repository.find(row).await?
             };
-            let answered = now_ns();
+            let answered = now();
             super::reads::present(found)?;
             Ok::<_, Failure>(answered)
         });
     }
     tokio::task::spawn_blocking(move || sleep_until(instant)).await?;
-    let mut report = vec![now_ns()];
+    let mut report = vec![now()];
     gate.add_permits(TASKS);
     while let Some(answered) = tasks.join_next().await {
         report.push(answered??);

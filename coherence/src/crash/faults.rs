@@ -16,13 +16,18 @@ use std::{
     time::Duration,
 };
 
-use larder_coherence::{options::Database, queue::options::Broken};
+use larder_coherence::{
+    harness::{
+        process::Process,
+        site::{self, Site},
+    },
+    options::Database,
+    queue::options::Broken,
+};
 use sqlx::Connection;
 
 use crate::{
-    orders::Role,
-    process::Process,
-    site::{self, Site},
+    orders::{Orders, Role},
     stage::Stage,
 };
 
@@ -321,7 +326,7 @@ where
         }
     }
 
-    fn all(&mut self, role: Role) -> &mut Vec<Process> {
+    fn all(&mut self, role: Role) -> &mut Vec<Process<Orders>> {
         match role {
             Role::Writer | Role::Alone => &mut self.writers,
             Role::Flusher | Role::Drainer => &mut self.flushers,

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use larder::Repository;
-use larder_coherence::queue::judge::Kept;
+use larder_coherence::{harness::site::Site, queue::judge::Kept};
 
-use crate::{rows::Row, site::Site};
+use crate::rows::Row;
 
 /// More letters than any run makes.
 const ALL: u32 = 1_000_000;

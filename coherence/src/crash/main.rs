@@ -7,63 +7,38 @@
 //! Invariant: it fails when one write was lost, duplicated or reordered, and when too little happened to prove anything.
 //! Not here: the judge, which is the library of this package.
 
-#[path = "../dialects.rs"]
-mod dialects;
 mod faults;
-#[path = "../leaving.rs"]
-mod leaving;
 mod letters;
 mod mariadb;
 mod orders;
-#[path = "../points.rs"]
-mod points;
-#[path = "../process.rs"]
-mod process;
-#[path = "../program.rs"]
-mod program;
 mod rows;
-#[expect(
-    dead_code,
-    reason = "shared with the program that checks histories, of which this needs a part"
-)]
-#[path = "../site.rs"]
-mod site;
 mod stage;
-#[expect(
-    dead_code,
-    reason = "written for the tests of the workspace, of which this needs a part"
-)]
-#[path = "../../../tests/support/mod.rs"]
-mod support;
 mod worker;
 mod writing;
 
 use std::{process::ExitCode, str::FromStr};
 
 use larder_coherence::{
-    clock::now,
+    harness::{
+        program::{self, Played, for_database},
+        site::Site,
+    },
     options::Database,
     queue::{
         options::{Broken, HELP, Options, Request},
         summary::Summary,
     },
 };
+use larder_testing::clock::now;
 use sqlx::Connection;
 
 use crate::{
     orders::Orders,
-    program::{Played, for_database},
-    site::Site,
     stage::{Play, Stage},
 };
 
 /// How many violations are told in full.
 const MAX_TOLD: usize = 5;
-
-/// What the support of the tests runs in other processes; nothing here.
-fn workers() -> &'static [(&'static str, support::process::WorkerFn)] {
-    &[]
-}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -13,9 +13,8 @@ use std::{
     time::Duration,
 };
 
+use larder_coherence::harness::site::{self, Address, Site};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-
-use crate::site::{self, Address, Site};
 
 /// How long it may take to end, and to recover.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,9 +4,11 @@
 
 use std::path::PathBuf;
 
-use larder_coherence::{options::Database, queue::options::Broken};
-
-use crate::site::Address;
+use larder_coherence::{
+    harness::{process, site::Address},
+    options::Database,
+    queue::options::Broken,
+};
 
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +58,13 @@ pub(crate) struct Orders {
     pub(crate) database: Database,
 }
 
-impl Orders {
+impl process::Orders for Orders {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The arguments that [`Orders::from_arguments`] understands.
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
+    fn to_arguments(&self) -> Vec<String> {
         vec![
             "worker".to_owned(),
             self.role.name().to_owned(),
@@ -76,7 +82,9 @@ impl Orders {
             self.database.name().to_owned(),
         ]
     }
+}
 
+impl Orders {
     /// Reads what the parent has written; nothing if this is no worker's command line.
     pub(crate) fn from_arguments(arguments: &[String]) -> Option<Self> {
         let [

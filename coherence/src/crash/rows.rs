@@ -13,13 +13,12 @@ use std::collections::BTreeMap;
 
 use larder::{Cache, Cached, Entity, Repository};
 use larder_coherence::{
+    harness::site::{self, Address, Site},
     options::Database,
     queue::judge::{Change, Kept},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, Pool};
-
-use crate::site::{self, Address, Site};
 
 /// A row, whatever keeps its queue.
 pub(crate) trait Row: Entity<Id = i64> {

@@ -15,6 +15,12 @@ use std::{
 };
 
 use larder_coherence::{
+    harness::{
+        points::QUEUE_POINTS,
+        process::Process,
+        program::Played,
+        site::{self, Address, Site},
+    },
     options::Database,
     queue::{
         judge::{Kept, Violation, judge},
@@ -24,6 +30,7 @@ use larder_coherence::{
     },
     random::Random,
 };
+use larder_testing::redis_server::RedisServer;
 use sqlx::Connection;
 use tempfile::TempDir;
 
@@ -31,12 +38,7 @@ use crate::{
     faults::{Evictions, Fault},
     mariadb::Successor,
     orders::{Orders, Role},
-    points::QUEUE_POINTS,
-    process::Process,
-    program::Played,
     rows,
-    site::{self, Address, Site},
-    support::redis_server::RedisServer,
     writing::COUNTERS,
 };
 
@@ -81,8 +83,8 @@ pub(crate) struct Stage<DB: Site> {
     pub(crate) redis: Option<RedisServer>,
     /// In place of a server that was killed.
     pub(crate) successor: Successor,
-    pub(crate) writers: Vec<Process>,
-    pub(crate) flushers: Vec<Process>,
+    pub(crate) writers: Vec<Process<Orders>>,
+    pub(crate) flushers: Vec<Process<Orders>>,
     /// The faults that come next.
     pub(crate) deck: Vec<Fault>,
     /// The points that come next.
@@ -210,7 +212,7 @@ where
         self.outcome.summary.rounds += 1;
     }
 
-    async fn let_finish(&mut self, mut process: Process) {
+    async fn let_finish(&mut self, mut process: Process<Orders>) {
         // One that came to a point just before it heard that it need not die there has died.
         if !process.died(DISARMED).await
             && let Err(failure) = process.finish().await
@@ -308,7 +310,7 @@ where
     }
 
     /// Starts a process that nobody has been before.
-    pub(crate) async fn start(&mut self, role: Role) -> Process {
+    pub(crate) async fn start(&mut self, role: Role) -> Process<Orders> {
         let number = self.next_worker;
         self.next_worker += 1;
         let extension = match role {

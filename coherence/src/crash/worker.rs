@@ -12,18 +12,23 @@ use larder::{
     Cache, Flusher, Repository,
     store::{Mechanism, faulty::Faults},
 };
-use larder_coherence::{queue::options::Broken, random::Random};
+use larder_coherence::{
+    harness::{
+        leaving::leaving,
+        points::Points,
+        site::{Site, pool},
+    },
+    queue::options::Broken,
+    random::Random,
+};
 use rustix::process::Signal;
 use sqlx::Pool;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    leaving::leaving,
     letters,
     orders::{Orders, Role},
-    points::Points,
     rows::{Flushed, Journaled, Row},
-    site::{Site, pool},
     writing::{Shared, WRITERS},
 };
 

@@ -17,16 +17,15 @@ use std::{
 
 use larder::{Error, ErrorKind, Repository};
 use larder_coherence::{
-    clock::now,
+    harness::{leaving::leaving, site::Site},
     queue::log::{Deed, FIRST_REFUSABLE, Log},
     random::Random,
 };
+use larder_testing::clock::now;
 
 use crate::{
-    leaving::leaving,
     orders::Orders,
     rows::{Row, UNFAITHFUL},
-    site::Site,
 };
 
 /// How many counters there are.

@@ -16,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use crate::clock::Moment;
+use larder_testing::clock::Moment;
 
 /// How many ids a round has.
 pub const IDS_OF_ROUND: i64 = 10_000_000;

@@ -7,15 +7,13 @@ use larder::{
     Cache, Cached, ErrorKind, Origin, Repository,
     store::faulty::{Faults, Operation},
 };
+use larder_testing::{
+    disk::{Disk, Writes},
+    redis_server::RedisServer,
+};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{
-        disk::{Disk, Writes},
-        redis_server::RedisServer,
-    },
-    world::{Kind, World},
-};
+use crate::world::{Kind, World};
 
 const ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const EVERY_SECOND: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use larder::{Cache, ErrorKind, store::faulty::Operation};
+use larder_testing::{log, redis_server::RedisServer};
 use sqlx::Sqlite;
 use tokio::time::Instant;
 
 use crate::{
     behind::put::{Behind, BehindRepository, behind},
     lost_transactions::dropped_after,
-    support::{log, redis_server::RedisServer},
     world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
 };
 

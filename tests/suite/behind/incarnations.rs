@@ -10,11 +10,11 @@ use larder::{
         faulty::{Faults, Operation},
     },
 };
+use larder_testing::redis_server::RedisServer;
 use sqlx::Sqlite;
 
 use crate::{
     behind::put::{Behind, BehindRepository},
-    support::redis_server::RedisServer,
     world::{Kind, World, eventually},
 };
 

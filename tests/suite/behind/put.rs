@@ -9,12 +9,10 @@ use larder::{
         faulty::{Faults, Operation},
     },
 };
+use larder_testing::redis_server::RedisServer;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    support::redis_server::RedisServer,
-    world::{Tested, World, eventually, everywhere, on_redis},
-};
+use crate::world::{Tested, World, eventually, everywhere, on_redis};
 
 /// The row of the items, written behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]

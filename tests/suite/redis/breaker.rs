@@ -15,12 +15,10 @@ use larder::{
         faulty::{Faults, Operation},
     },
 };
+use larder_testing::{log, proxy::Proxy, redis_server::RedisServer, wire::Observer};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{log, proxy::Proxy, redis_server::RedisServer, wire::Observer},
-    world::{Item, Kind, World, at_once, eventually, unique, until},
-};
+use crate::world::{Item, Kind, World, at_once, eventually, unique, until};
 
 /// The response time-out in these tests.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,12 +6,10 @@ use larder::{
     Cache, Origin,
     store::{Mechanism, Store, faulty::Faults},
 };
+use larder_testing::{proxy::Proxy, redis_server::RedisServer};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{proxy::Proxy, redis_server::RedisServer},
-    world::{Item, ItemRepository, Kind, World, eventually, unique, until},
-};
+use crate::world::{Item, ItemRepository, Kind, World, eventually, unique, until};
 
 async fn world() -> World<Sqlite> {
     let world = World::<Sqlite>::open(Kind::Memory).await;

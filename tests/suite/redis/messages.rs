@@ -10,17 +10,15 @@ use larder::{
     },
     token::ProcessId,
 };
+use larder_testing::{
+    log,
+    proxy::{Point, Proxy},
+    redis_server::RedisServer,
+};
 use redis::Value;
 use sqlx::Sqlite;
 
-use crate::{
-    support::{
-        log,
-        proxy::{Point, Proxy},
-        redis_server::RedisServer,
-    },
-    world::{Item, ItemRepository, Kind, World, eventually, unique, until},
-};
+use crate::world::{Item, ItemRepository, Kind, World, eventually, unique, until};
 
 /// A caller waits up to 10 s for another process's load. One that is served much earlier was woken.
 const WELL_BEFORE: Duration = Duration::from_secs(7);

@@ -4,12 +4,10 @@
 use std::time::Duration;
 
 use larder::{Cache, Origin};
+use larder_testing::{log, redis_server::RedisServer};
 use sqlx::Sqlite;
 
-use crate::{
-    support::{log, redis_server::RedisServer},
-    world::{Item, ItemRepository, Kind, World, eventually, unique},
-};
+use crate::world::{Item, ItemRepository, Kind, World, eventually, unique};
 
 struct Scene {
     world: World<Sqlite>,

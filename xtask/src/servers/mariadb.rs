@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use larder_testing::port::Port;
+use larder_testing::readiness;
 use rustix::process::Signal;
 
 use super::account::Account;
 use super::packages::find;
-use super::port::Port;
 use super::process::{Server, Start, prepare};
-use super::{Durability, Place, Variable, readiness};
+use super::{Durability, Place, Variable};
 use crate::failure::{Attempt, Failure, Outcome};
 
 /// Runs before the server accepts connections, so that no client program is needed for it.
@@ -41,7 +42,7 @@ pub(crate) fn start(place: &Place<'_>) -> Outcome<(Server, Vec<Variable>)> {
     let first = folder.join("first.sql");
     std::fs::write(&first, FIRST_STATEMENTS).attempt(|| format!("write {}", first.display()))?;
     account.own(&first)?;
-    let port = Port::reserve()?;
+    let port = Port::reserve().attempt(|| "reserve a port".to_owned())?;
     let number = port.number();
     let mut command = account.command(mariadbd);
     // Must come first: the system's configuration describes another server.

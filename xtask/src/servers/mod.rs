@@ -11,10 +11,8 @@
 mod account;
 mod mariadb;
 mod packages;
-mod port;
 mod postgres;
 pub(crate) mod process;
-mod readiness;
 mod redis;
 pub(crate) mod watchdog;
 
@@ -27,10 +25,10 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use larder_testing::clock::Deadline;
 use tempfile::TempDir;
 
 use crate::cargo;
-use crate::clock::Deadline;
 use crate::failure::{Attempt, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use process::Server;

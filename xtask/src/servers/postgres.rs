@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
+use larder_testing::port::Port;
+use larder_testing::readiness;
 use rustix::process::Signal;
 
 use super::account::Account;
 use super::packages::find;
-use super::port::Port;
 use super::process::{Server, Start, prepare};
-use super::{Durability, Place, Variable, readiness};
-use crate::failure::{Failure, Outcome};
+use super::{Durability, Place, Variable};
+use crate::failure::{Attempt, Failure, Outcome};
 
 /// Where `initdb` and `postgres` are, or which is missing.
 pub(crate) fn programs() -> Result<(PathBuf, PathBuf), String> {
@@ -30,7 +31,7 @@ pub(crate) fn start(place: &Place<'_>) -> Outcome<(Server, Vec<Variable>)> {
     command.args(["--encoding=UTF8", "--locale=C", "--no-sync"]);
     prepare(place, "initdb", command)?;
 
-    let port = Port::reserve()?;
+    let port = Port::reserve().attempt(|| "reserve a port".to_owned())?;
     let number = port.number();
     let mut command = account.command(postgres);
     command

@@ -8,19 +8,20 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use larder_testing::clock::Deadline;
+use larder_testing::port::Port;
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
 
 use super::Place;
-use super::port::Port;
 use super::watchdog::Watchdog;
-use crate::clock::Deadline;
 use crate::failure::{Attempt, Failure, Outcome};
 
 /// How long a process may take to end before it is killed; nextest gives its tests ten seconds.
@@ -130,8 +131,8 @@ pub(crate) struct Start<'a> {
     pub(crate) signal: Signal,
     /// Where it listens.
     pub(crate) port: Port,
-    /// Whether it answers on its port; errors are retried until the time is over.
-    pub(crate) ready: &'a dyn Fn(u16) -> io::Result<()>,
+    /// Whether it answers at its address; errors are retried until the time is over.
+    pub(crate) ready: &'a dyn Fn(SocketAddr) -> io::Result<()>,
 }
 
 /// A running server, stopped on drop.
@@ -172,7 +173,7 @@ impl Server {
         &mut self,
         place: &Place<'_>,
         name: &str,
-        ready: &dyn Fn(u16) -> io::Result<()>,
+        ready: &dyn Fn(SocketAddr) -> io::Result<()>,
         log: &Path,
     ) -> Outcome {
         let deadline = Deadline::after(START);
@@ -184,7 +185,7 @@ impl Server {
                     "{name} ended at once ({status}):\n{log}"
                 )));
             }
-            let Err(error) = ready(self.port.number()) else {
+            let Err(error) = ready(self.port.address()) else {
                 return Ok(());
             };
             if !deadline.pause() {

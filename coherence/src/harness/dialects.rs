@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use larder_coherence::options;
+use crate::options;
 use sqlx::{
     AssertSqlSafe, MySql, Postgres, Sqlite,
     mysql::MySqlConnectOptions,
@@ -10,7 +10,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::site::{Address, PATIENCE, Site};
+use super::site::{Address, PATIENCE, Site};
 
 /// The tables' names.
 fn table_names() -> impl Iterator<Item = &'static str> {

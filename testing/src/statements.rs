@@ -1,6 +1,6 @@
 //! Which statements on rows reached a database, for tests that claim how many did.
 //! A cache that asks the database twice still returns the right row; only counting shows it.
-//! 1. For PostgreSQL and MariaDB a proxy reads the statements off the wire, see [`super::wire`].
+//! 1. For PostgreSQL and MariaDB a proxy reads the statements off the wire, see [`crate::wire`].
 //! 2. SQLite has no wire: sqlx reports each statement as a `tracing` event on the worker thread of
 //!    its connection, and the name of that thread says whose pool it belongs to.
 //!
@@ -19,27 +19,27 @@ use tracing::field::{Field, Visit};
 
 /// The statements one database has seen; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StatementLog(Arc<Mutex<Vec<String>>>);
+pub struct StatementLog(Arc<Mutex<Vec<String>>>);
 
 impl StatementLog {
     /// How many there were so far.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         u64::try_from(self.lock().len()).expect("a count of statements fits")
     }
 
     /// How many named this table.
-    pub(crate) fn count_on(&self, table: &str) -> u64 {
+    pub fn count_on(&self, table: &str) -> u64 {
         let matches = self.lock().iter().filter(|sql| names(sql, table)).count();
         u64::try_from(matches).expect("a count of statements fits")
     }
 
     /// Their texts, oldest first.
-    pub(crate) fn texts(&self) -> Vec<String> {
+    pub fn texts(&self) -> Vec<String> {
         self.lock().clone()
     }
 
     /// Notes a statement, if it is one that counts.
-    pub(crate) fn record(&self, sql: &str) {
+    pub fn record(&self, sql: &str) {
         if touches_rows(sql) {
             self.lock().push(sql.to_owned());
         }
@@ -97,7 +97,7 @@ fn names(sql: &str, table: &str) -> bool {
 
 /// Logs the statements of a SQLite pool whose connections run on threads of a certain name.
 #[derive(Debug)]
-pub(crate) struct SqliteObserver {
+pub struct SqliteObserver {
     thread: String,
 }
 
@@ -108,7 +108,7 @@ impl SqliteObserver {
     ///
     /// When a global `tracing` subscriber is set that is not ours: it would get the events instead.
     /// Tests that look at events use `tracing::subscriber::with_default`, which is local to a thread.
-    pub(crate) fn start(thread: String, log: StatementLog) -> Self {
+    pub fn start(thread: String, log: StatementLog) -> Self {
         let observed = observed();
         observed
             .lock()
@@ -130,12 +130,12 @@ impl Drop for SqliteObserver {
 /// The observed threads.
 fn observed() -> &'static Mutex<HashMap<String, StatementLog>> {
     static OBSERVED: LazyLock<Mutex<HashMap<String, StatementLog>>> = LazyLock::new(Mutex::default);
-    super::log::listen();
+    crate::log::listen();
     &OBSERVED
 }
 
 /// Files a statement that sqlx reports by the name of the thread.
-pub(super) fn heard(event: &Event<'_>) {
+pub(crate) fn heard(event: &Event<'_>) {
     let current = std::thread::current();
     let Some(thread) = current.name() else { return };
     let observed = observed().lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Reads statements off a connection to PostgreSQL or MariaDB, for [`super::statements`].
+//! Reads statements off a connection to PostgreSQL or MariaDB, for [`crate::statements`].
 //! What a client library reports is its own story; what crosses the wire is what the server gets.
 //! 1. The proxy shows an observer all bytes of one connection, in order, both ways. 2. Bytes are
 //!    cut into messages. 3. A message that runs a statement logs its text: at once for a plain
@@ -10,13 +10,13 @@
 
 use std::collections::HashMap;
 
-use super::statements::StatementLog;
+use crate::statements::StatementLog;
 
 /// Stands for a statement that was prepared out of our sight; it counts all the same.
 const UNKNOWN: &str = "SELECT /* its text did not cross the wire */";
 
 /// Sees the bytes of one connection before they are passed on.
-pub(crate) trait Observer: Send {
+pub trait Observer: Send {
     /// The client sent these.
     fn request(&mut self, bytes: &[u8]);
 
@@ -26,7 +26,7 @@ pub(crate) trait Observer: Send {
 
 /// A connection to PostgreSQL.
 #[derive(Debug)]
-pub(crate) struct Postgres {
+pub struct Postgres {
     log: StatementLog,
     pending: Vec<u8>,
     started: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// An observer at the beginning of a connection.
-    pub(crate) fn new(log: StatementLog) -> Self {
+    pub fn new(log: StatementLog) -> Self {
         Self {
             log,
             pending: Vec::new(),
@@ -103,7 +103,7 @@ impl Observer for Postgres {
 
 /// A connection to MariaDB or MySQL.
 #[derive(Debug)]
-pub(crate) struct Mysql {
+pub struct Mysql {
     log: StatementLog,
     requests: Vec<u8>,
     replies: Vec<u8>,
@@ -114,7 +114,7 @@ pub(crate) struct Mysql {
 
 impl Mysql {
     /// An observer at the beginning of a connection.
-    pub(crate) fn new(log: StatementLog) -> Self {
+    pub fn new(log: StatementLog) -> Self {
         Self {
             log,
             requests: Vec::new(),

@@ -1,20 +1,20 @@
 //! Callers that leave: of some operations the future is dropped, after any number of polls.
 
-use larder_coherence::random::Random;
+use crate::random::Random;
 
-use crate::support::cut::Cut;
+use larder_testing::cut::Cut;
 
 /// After how many polls a caller leaves at the latest.
 const MAX_POLLS: u64 = 12;
 
 /// A caller that stays to the end.
-pub(crate) const STAYS: Cut = Cut {
+pub const STAYS: Cut = Cut {
     polls: usize::MAX,
     late: false,
 };
 
 /// When the caller of an operation leaves: of a thousand, so many do at all.
-pub(crate) fn leaving(random: &mut Random, per_mille: u64) -> Cut {
+pub fn leaving(random: &mut Random, per_mille: u64) -> Cut {
     if !random.per_mille(per_mille) {
         return STAYS;
     }

@@ -1,14 +1,13 @@
 //! A part of a test in another process, which a test may freeze or kill.
 //! "Two processes" means two memories: threads share locks and counters that processes do not.
-//! 1. The suite registers worker functions by name. 2. [`Worker::spawn`] runs this very test binary
-//!    again, asking for the one test `worker_entry`, which an environment variable turns into the
-//!    worker. 3. Both sides talk in lines: [`tell`] and [`hear`] there, [`Worker::line`] and
-//!    [`Worker::send`] here. What else the worker prints is kept, and shown when a test fails.
+//! 1. A test binary lists its worker functions by name and passes them to [`work`], in a test [`ENTRY`] at its top.
+//! 2. [`Worker::spawn`] runs this very binary again, asking for that one test, which an environment variable turns into the
+//!    worker. 3. Both sides talk in lines: [`tell`] and [`hear`] there, [`Worker::line`] and [`Worker::send`] here. What else the
+//!    worker prints is kept, and shown when a test fails.
 //!
 //! Invariant: a worker ends with its parent, even one that was killed: its input ends.
-//! Invariant: run without the variable, `worker_entry` is a test that passes.
-//! Not here: the registry; the top of the suite has
-//! `fn workers() -> &'static [(&'static str, support::process::WorkerFn)]`.
+//! Invariant: run without the variable, [`work`] returns at once.
+//! Not here: the list of workers, which each test binary has at its top.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,13 +17,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What a worker function returns.
-pub(crate) type WorkerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type WorkerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A worker function: its arguments are those given to [`Worker::spawn`].
-pub(crate) type WorkerFn = fn(Vec<String>) -> WorkerFuture;
+pub type WorkerFn = fn(Vec<String>) -> WorkerFuture;
+
+/// The name of the test that becomes a worker. It stands at the top of its binary, where its name is its whole path.
+pub const ENTRY: &str = "worker_entry";
 
 /// Names the worker function in the child's environment.
 const NAME: &str = "LARDER_TEST_WORKER";
@@ -46,7 +49,7 @@ const STEP: Duration = Duration::from_millis(10);
 const ORPHANED: i32 = 3;
 
 /// A running worker, killed on drop.
-pub(crate) struct Worker {
+pub struct Worker {
     name: String,
     process: Child,
     /// Taken only by the test that shows what the end of the input does.
@@ -64,16 +67,15 @@ type Output = Arc<Mutex<String>>;
 
 impl Worker {
     /// Starts a worker function in a process of its own.
-    pub(crate) fn spawn(name: &str, arguments: &[&str]) -> Self {
-        assert!(
-            registered(name).is_some(),
-            "no worker is registered as `{name}`"
-        );
-        let entry = concat!(module_path!(), "::worker_entry");
-        // Tests are named from the top of their crate, without the crate.
-        let entry = entry.split_once("::").map_or(entry, |(_, entry)| entry);
+    ///
+    /// # Panics
+    ///
+    /// When the process cannot be started. A name that [`work`] is not given ends the worker; the first line that is waited for
+    /// says so.
+    #[must_use]
+    pub fn spawn(name: &str, arguments: &[&str]) -> Self {
         let mut process = Command::new(std::env::current_exe().expect("a test has an executable"))
-            .args([entry, "--exact", "--nocapture", "--test-threads=1"])
+            .args([ENTRY, "--exact", "--nocapture", "--test-threads=1"])
             .env(NAME, name)
             .env(ARGUMENTS, arguments.join(&SEPARATOR.to_string()))
             .stdin(Stdio::piped())
@@ -105,7 +107,7 @@ impl Worker {
     /// # Panics
     ///
     /// When the worker ends or is silent for a minute, with what it printed.
-    pub(crate) async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         match tokio::time::timeout(PATIENCE, self.lines.recv()).await {
             Ok(Some(line)) => line,
             Ok(None) => {
@@ -117,26 +119,26 @@ impl Worker {
     }
 
     /// Waits for exactly this line.
-    pub(crate) async fn expect(&mut self, wanted: &str) {
+    pub async fn expect(&mut self, wanted: &str) {
         let line = self.line().await;
         assert_eq!(line, wanted, "from worker {self}");
     }
 
     /// Sends a line, which the worker [`hear`]s.
-    pub(crate) fn send(&mut self, line: &str) {
+    pub fn send(&mut self, line: &str) {
         let input = self.input.as_mut().expect("the input is open");
         let sent = writeln!(input, "{line}").and_then(|()| input.flush());
         sent.unwrap_or_else(|error| panic!("failed to send to worker {self}: {error}"));
     }
 
     /// Waits until the worker function returns; it must not panic.
-    pub(crate) async fn finish(mut self) {
+    pub async fn finish(mut self) {
         let status = self.ended().await;
         assert!(status.success(), "worker {self} failed ({status})");
     }
 
     /// Waits until the worker aborts, as a process that is killed from inside.
-    pub(crate) async fn aborted(mut self) {
+    pub async fn aborted(mut self) {
         let status = self.ended().await;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         assert_eq!(
@@ -163,7 +165,7 @@ impl Worker {
     }
 
     /// Kills the worker without warning and waits until it is gone.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.process
             .kill()
             .expect("a child that was not waited for can be killed");
@@ -171,7 +173,7 @@ impl Worker {
     }
 
     /// Kills the worker without warning, and returns what it had told by then and nobody has read.
-    pub(crate) async fn last_words(mut self) -> Vec<String> {
+    pub async fn last_words(mut self) -> Vec<String> {
         self.process
             .kill()
             .expect("a child that was not waited for can be killed");
@@ -188,8 +190,8 @@ impl Worker {
     }
 
     /// Stops the worker in its tracks, as a long pause of its machine would.
-    pub(crate) async fn freeze(&self) {
-        signal(self.process.id(), "STOP");
+    pub async fn freeze(&self) {
+        signal(self.process.id(), Signal::STOP);
         let polls = async {
             while !is_frozen(self.process.id()) {
                 tokio::time::sleep(STEP).await;
@@ -201,8 +203,8 @@ impl Worker {
     }
 
     /// Lets it go on after [`Self::freeze`].
-    pub(crate) fn thaw(&self) {
-        signal(self.process.id(), "CONT");
+    pub fn thaw(&self) {
+        signal(self.process.id(), Signal::CONT);
     }
 }
 
@@ -233,7 +235,7 @@ impl fmt::Display for Worker {
 }
 
 /// In a worker: sends a line to the parent.
-pub(crate) fn tell(line: impl fmt::Display) {
+pub fn tell(line: impl fmt::Display) {
     // Not `println!`, which the test harness may redirect.
     let mut output = io::stdout().lock();
     let told = writeln!(output, "{MARK}{line}").and_then(|()| output.flush());
@@ -241,7 +243,7 @@ pub(crate) fn tell(line: impl fmt::Display) {
 }
 
 /// In a worker: waits for the next line of the parent.
-pub(crate) async fn hear() -> String {
+pub async fn hear() -> String {
     // The end of the input ends the process, so there always is another line to wait for.
     heard()
         .lock()
@@ -270,26 +272,20 @@ fn heard() -> &'static Heard {
     })
 }
 
-/// Sends a signal by name. `kill` is part of the shell, where it may not be a program of its own.
-pub(crate) fn signal(process: u32, name: &str) {
-    let status = Command::new("sh")
-        .args([
-            "-c",
-            "kill \"-$1\" \"$2\"",
-            "signal",
-            name,
-            &process.to_string(),
-        ])
-        .status()
-        .expect("there is a shell");
-    assert!(
-        status.success(),
-        "failed to send {name} to process {process}"
-    );
+/// Sends a signal to a child of ours.
+///
+/// # Panics
+///
+/// When the child has been waited for.
+pub fn signal(process: u32, signal: Signal) {
+    let id = i32::try_from(process).expect("the id of a process is small");
+    let id = Pid::from_raw(id).expect("the id of a process is not zero");
+    kill_process(id, signal).expect("a child that was not waited for can be signalled");
 }
 
-/// Whether all threads of a process have stopped; the signal reaches them one after the other.
-pub(crate) fn is_frozen(process: u32) -> bool {
+/// Returns whether all threads of a process have stopped; the signal reaches them one after the other.
+#[must_use]
+pub fn is_frozen(process: u32) -> bool {
     // Systems without this folder show no state; there the signal has at least been sent.
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
         return true;
@@ -328,21 +324,18 @@ fn collect(
     })
 }
 
-/// The worker function of this name.
-fn registered(name: &str) -> Option<WorkerFn> {
-    let mut workers = crate::workers().iter().chain(SELF_TEST);
-    workers
-        .find(|(known, _)| *known == name)
-        .map(|(_, function)| *function)
-}
-
-/// Becomes a worker when the environment says so; otherwise passes at once.
-#[test]
-fn worker_entry() {
+/// Becomes the worker that the environment names; otherwise returns at once. A test [`ENTRY`] calls it.
+///
+/// # Panics
+///
+/// When no worker of that name is listed, and when the worker panics.
+pub fn work(workers: &[(&str, WorkerFn)]) {
     let Ok(name) = std::env::var(NAME) else {
         return;
     };
-    let function = registered(&name).expect("the parent asked for a registered worker");
+    let Some((_, function)) = workers.iter().find(|(known, _)| *known == name) else {
+        panic!("no worker is registered as `{name}`");
+    };
     let arguments = std::env::var(ARGUMENTS).expect("the parent set the arguments");
     let arguments = match &*arguments {
         "" => Vec::new(),
@@ -358,35 +351,35 @@ fn worker_entry() {
         .block_on(function(arguments));
 }
 
-/// Worker functions for the tests in this file.
-const SELF_TEST: &[(&str, WorkerFn)] = &[
-    ("echo", |arguments| Box::pin(echo(arguments))),
-    ("panic", |_| Box::pin(panics())),
-];
-
-async fn echo(arguments: Vec<String>) {
-    tell(format!(
-        "{} with {}",
-        std::process::id(),
-        arguments.join(" and ")
-    ));
-    loop {
-        let line = hear().await;
-        println!("heard {line}");
-        if line == "end" {
-            return;
-        }
-        tell(line);
-    }
-}
-
-async fn panics() {
-    panic!("on purpose");
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What the tests of this file run in processes of their own.
+    pub(crate) const WORKERS: &[(&str, WorkerFn)] = &[
+        ("echo", |arguments| Box::pin(echo(arguments))),
+        ("panic", |_| Box::pin(panics())),
+    ];
+
+    async fn echo(arguments: Vec<String>) {
+        tell(format!(
+            "{} with {}",
+            std::process::id(),
+            arguments.join(" and ")
+        ));
+        loop {
+            let line = hear().await;
+            println!("heard {line}");
+            if line == "end" {
+                return;
+            }
+            tell(line);
+        }
+    }
+
+    async fn panics() {
+        panic!("on purpose");
+    }
 
     #[tokio::test]
     async fn worker_is_another_process_that_answers() {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 /// What the disk does when it is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Writes {
+pub enum Writes {
     /// It has written already.
     AtOnce,
     /// It writes, and is not done.
@@ -30,7 +30,7 @@ pub(crate) enum Writes {
 }
 
 /// A server's disk, in front of the server.
-pub(crate) struct Disk {
+pub struct Disk {
     address: SocketAddr,
     writes: watch::Sender<Writes>,
     waits: watch::Sender<u64>,
@@ -39,7 +39,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// The disk of the server at an address.
-    pub(crate) async fn of(server: SocketAddr) -> Self {
+    pub async fn of(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -63,25 +63,25 @@ impl Disk {
     }
 
     /// The address of the server behind it, as clients want it.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://{}/", self.address)
     }
 
     /// What it does from now on, also for those who wait already.
-    pub(crate) fn set(&self, writes: Writes) {
+    pub fn set(&self, writes: Writes) {
         self.writes.send_replace(writes);
     }
 
     /// How often it was waited for.
-    pub(crate) fn waits(&self) -> u64 {
+    pub fn waits(&self) -> u64 {
         *self.waits.borrow()
     }
 
     /// Returns when it was waited for so many times.
-    pub(crate) async fn waited_for(&self, times: u64) {
+    pub async fn waited_for(&self, times: u64) {
         let mut waits = self.waits.subscribe();
         let reached = waits.wait_for(|waits| *waits >= times);
-        let reached = tokio::time::timeout(super::redis_server::PATIENCE, reached).await;
+        let reached = tokio::time::timeout(crate::redis_process::PATIENCE, reached).await;
         let _waits = reached.unwrap_or_else(|_| {
             panic!(
                 "the disk was waited for {} times, not {times}",

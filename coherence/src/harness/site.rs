@@ -7,29 +7,30 @@
 
 use std::{path::Path, str::FromStr, time::Duration};
 
+use crate::{commits::Commit, history::Series, options};
 use larder::Backend;
-use larder_coherence::{commits::Commit, history::Series, options};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Pool, SqlSafeStr, Sqlite, pool::PoolOptions,
 };
 
 /// How long a statement of the run itself may wait for others.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a database is.
 #[derive(Clone, Debug)]
-pub(crate) struct Address {
+pub struct Address {
     /// The URL of the server, or the path of the file.
-    pub(crate) url: String,
+    pub url: String,
     /// The name of the database on the server.
-    pub(crate) name: String,
+    pub name: String,
     /// The port to use in place of the URL's.
-    pub(crate) port: Option<u16>,
+    pub port: Option<u16>,
 }
 
 /// A kind of database, with what differs between them.
-pub(crate) trait Site: Backend {
+pub trait Site: Backend {
+    /// Which of the kinds it is.
     const KIND: options::Database;
 
     /// The statements that make the table of each strategy and the record.
@@ -61,7 +62,7 @@ pub(crate) trait Site: Backend {
 }
 
 /// A pool of a worker.
-pub(crate) async fn pool<DB: Site>(
+pub async fn pool<DB: Site>(
     address: &Address,
     worker: &str,
     connections: u32,
@@ -86,12 +87,12 @@ pub(crate) async fn pool<DB: Site>(
 }
 
 /// One connection outside any pool.
-pub(crate) async fn connect<DB: Site>(address: &Address) -> Result<DB::Connection, sqlx::Error> {
+pub async fn connect<DB: Site>(address: &Address) -> Result<DB::Connection, sqlx::Error> {
     DB::options(address, "harness").connect().await
 }
 
 /// Runs a query whose columns are all text.
-pub(crate) async fn query<DB: Backend>(
+pub async fn query<DB: Backend>(
     connection: &mut DB::Connection,
     sql: &str,
     columns: usize,
@@ -104,7 +105,7 @@ pub(crate) async fn query<DB: Backend>(
 }
 
 /// Makes the tables and the record.
-pub(crate) async fn create_tables<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
+pub async fn create_tables<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
     let mut connection = connect::<DB>(address).await?;
     for sql in DB::tables() {
         DB::raw(&mut connection, sql).await?;
@@ -113,9 +114,7 @@ pub(crate) async fn create_tables<DB: Site>(address: &Address) -> Result<(), sql
 }
 
 /// The record: all commits in their order, each with the row it changed.
-pub(crate) async fn record<DB: Site>(
-    address: &Address,
-) -> Result<Vec<(Series, Commit)>, sqlx::Error> {
+pub async fn record<DB: Site>(address: &Address) -> Result<Vec<(Series, Commit)>, sqlx::Error> {
     let mut connection = connect::<DB>(address).await?;
     let text = match DB::KIND {
         options::Database::Mysql => "CHAR",
@@ -145,7 +144,7 @@ pub(crate) async fn record<DB: Site>(
 }
 
 /// Ends the connections of all others, and says how many there were.
-pub(crate) async fn terminate<DB: Site>(address: &Address) -> Result<usize, sqlx::Error> {
+pub async fn terminate<DB: Site>(address: &Address) -> Result<usize, sqlx::Error> {
     let Some(sql) = DB::TERMINATE else {
         return Ok(0);
     };
@@ -165,7 +164,7 @@ pub(crate) async fn terminate<DB: Site>(address: &Address) -> Result<usize, sqlx
 
 /// Kills a process of the server, upon which it ends all others, forgets its memory and recovers from its log. Returns when it
 /// takes connections again.
-pub(crate) async fn crash<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
+pub async fn crash<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
     let mut connection = connect::<DB>(address).await?;
     let mut witness = connect::<DB>(address).await?;
     let sql = "SELECT CAST(pg_backend_pid() AS TEXT)";
@@ -190,7 +189,7 @@ pub(crate) async fn crash<DB: Site>(address: &Address) -> Result<(), sqlx::Error
 }
 
 /// Waits until all others have left: until then a statement of a worker that was killed may still commit.
-pub(crate) async fn left_alone<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
+pub async fn left_alone<DB: Site>(address: &Address) -> Result<(), sqlx::Error> {
     let Some(sql) = DB::OTHERS else {
         return Ok(());
     };
@@ -211,7 +210,7 @@ pub(crate) async fn left_alone<DB: Site>(address: &Address) -> Result<(), sqlx::
 }
 
 /// Locks a row from outside for a while.
-pub(crate) async fn hold_lock<DB: Site>(
+pub async fn hold_lock<DB: Site>(
     address: &Address,
     (table, id): (&str, i64),
     duration: Duration,
@@ -225,7 +224,7 @@ pub(crate) async fn hold_lock<DB: Site>(
 }
 
 /// Makes a database of this process: the server it is on, if it is on one, and where it is.
-pub(crate) async fn make<DB: Site>(prefix: &str, folder: &Path) -> (Option<String>, Address)
+pub async fn make<DB: Site>(prefix: &str, folder: &Path) -> (Option<String>, Address)
 where
     <DB::Connection as Connection>::Options: FromStr<Err = sqlx::Error>,
 {
@@ -234,7 +233,7 @@ where
         options::Database::Mysql => Some("LARDER_MYSQL_URL"),
         options::Database::Sqlite => None,
     };
-    let server = server.map(crate::support::server_url);
+    let server = server.map(larder_testing::server_url);
     let file = || folder.join("test.db").display().to_string();
     let address = Address {
         url: server.clone().unwrap_or_else(file),
@@ -250,7 +249,7 @@ where
 }
 
 /// Makes an empty database of this name on a server, or removes it.
-pub(crate) async fn create_or_drop<DB: Site>(
+pub async fn create_or_drop<DB: Site>(
     url: &str,
     name: &str,
     create: bool,
@@ -276,7 +275,7 @@ where
 }
 
 /// Tells SQLite which worker is at work from now on.
-pub(crate) async fn announce_worker(address: &Address, worker: &str) -> Result<(), sqlx::Error> {
+pub async fn announce_worker(address: &Address, worker: &str) -> Result<(), sqlx::Error> {
     let mut connection = connect::<Sqlite>(address).await?;
     Sqlite::raw(
         &mut connection,

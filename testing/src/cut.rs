@@ -7,16 +7,16 @@ use std::{future::poll_fn, task::Poll};
 
 /// When a future is dropped.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
+pub struct Cut {
     /// After so many polls.
-    pub(crate) polls: usize,
+    pub polls: usize,
     /// Not at once, but when it is woken.
-    pub(crate) late: bool,
+    pub late: bool,
 }
 
 impl Cut {
     /// Runs a future; `None` if it was dropped.
-    pub(crate) async fn run<T>(self, future: impl Future<Output = T>) -> Option<T> {
+    pub async fn run<T>(self, future: impl Future<Output = T>) -> Option<T> {
         let mut running = Some(Box::pin(future));
         let mut left = self.polls;
         poll_fn(move |context| {

@@ -5,23 +5,31 @@
 //! Invariant: every attempt is bounded in time; the caller decides how many there are.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Redis answers PING.
-pub(crate) fn redis(port: u16) -> io::Result<()> {
-    let mut stream = connect(port)?;
+/// Redis answers PING; while it loads its data it answers with an error.
+///
+/// # Errors
+///
+/// Fails if nothing listens, or if the answer is another one.
+pub fn redis(address: SocketAddr) -> io::Result<()> {
+    let mut stream = connect(address)?;
     stream.write_all(b"PING\r\n")?;
     expect(&mut stream, b"+PONG\r\n")
 }
 
 /// PostgreSQL completes the start of a session without asking for a password.
-pub(crate) fn postgres(port: u16) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Fails if nothing listens, or if the answer is another one.
+pub fn postgres(address: SocketAddr) -> io::Result<()> {
     let parameters = b"user\0larder\0database\0postgres\0\0";
     let length = u32::try_from(8 + parameters.len()).expect("the parameters are short");
-    let mut stream = connect(port)?;
+    let mut stream = connect(address)?;
     stream.write_all(&length.to_be_bytes())?;
     // Version 3.0 of the protocol.
     stream.write_all(&0x0003_0000_u32.to_be_bytes())?;
@@ -31,8 +39,12 @@ pub(crate) fn postgres(port: u16) -> io::Result<()> {
 }
 
 /// MariaDB sends a handshake rather than an error.
-pub(crate) fn mariadb(port: u16) -> io::Result<()> {
-    let mut stream = connect(port)?;
+///
+/// # Errors
+///
+/// Fails if nothing listens, or if the server greets otherwise.
+pub fn mariadb(address: SocketAddr) -> io::Result<()> {
+    let mut stream = connect(address)?;
     let mut greeting = [0; 5];
     stream.read_exact(&mut greeting)?;
     // Three bytes of length, one of sequence, then version 10 of the protocol.
@@ -43,8 +55,7 @@ pub(crate) fn mariadb(port: u16) -> io::Result<()> {
     }
 }
 
-fn connect(port: u16) -> io::Result<TcpStream> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -5,7 +5,7 @@
 //!    SQLite is observed through its events. 3. [`TestDatabase::close`] or drop removes it.
 //!
 //! Invariant: [`TestDatabase::statements`] counts what reached this database, and nothing that
-//! reached another; see [`super::statements`] for what counts.
+//! reached another; see [`crate::statements`] for what counts.
 //! Invariant: statements through [`TestDatabase::outside_pool`] are not counted.
 //! Not here: tables; tests create them.
 
@@ -23,10 +23,10 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-use super::proxy::Proxy;
-use super::server_url;
-use super::statements::{SqliteObserver, StatementLog};
-use super::wire;
+use crate::proxy::Proxy;
+use crate::server_url;
+use crate::statements::{SqliteObserver, StatementLog};
+use crate::wire;
 
 /// The most connections of one pool; many tests run at the same time against one server.
 const CONNECTIONS: u32 = 8;
@@ -35,17 +35,17 @@ const CONNECTIONS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A fresh database on the shared PostgreSQL.
-pub(crate) async fn postgres() -> TestDatabase<Postgres> {
+pub async fn postgres() -> TestDatabase<Postgres> {
     TestDatabase::on_server(Server::Postgres).await
 }
 
 /// A fresh database on the shared MariaDB.
-pub(crate) async fn mysql() -> TestDatabase<MySql> {
+pub async fn mysql() -> TestDatabase<MySql> {
     TestDatabase::on_server(Server::Mysql).await
 }
 
 /// A fresh SQLite file with a write-ahead log.
-pub(crate) async fn sqlite() -> TestDatabase<Sqlite> {
+pub async fn sqlite() -> TestDatabase<Sqlite> {
     let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let file = folder.path().join("test.db");
     let name = unique_name();
@@ -65,7 +65,7 @@ pub(crate) async fn sqlite() -> TestDatabase<Sqlite> {
 }
 
 /// A database of one test; it is removed at the end.
-pub(crate) struct TestDatabase<DB: Database> {
+pub struct TestDatabase<DB: Database> {
     pool: Pool<DB>,
     outside: <DB::Connection as Connection>::Options,
     url: String,
@@ -75,28 +75,28 @@ pub(crate) struct TestDatabase<DB: Database> {
 
 impl<DB: Database> TestDatabase<DB> {
     /// A pool whose statements are counted.
-    pub(crate) fn pool(&self) -> Pool<DB> {
+    pub fn pool(&self) -> Pool<DB> {
         self.pool.clone()
     }
 
     /// A new pool that bypasses both the count and the proxy, for what others do to the rows.
-    pub(crate) async fn outside_pool(&self) -> Pool<DB> {
+    pub async fn outside_pool(&self) -> Pool<DB> {
         pool(self.outside.clone()).await
     }
 
     /// The address behind [`Self::pool`], for other processes; their statements are counted as well,
     /// except on SQLite.
-    pub(crate) fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.url
     }
 
     /// How many statements on rows have reached this database.
-    pub(crate) fn statements(&self) -> u64 {
+    pub fn statements(&self) -> u64 {
         self.statements.count()
     }
 
     /// The statements themselves.
-    pub(crate) fn statement_log(&self) -> &StatementLog {
+    pub fn statement_log(&self) -> &StatementLog {
         &self.statements
     }
 
@@ -105,7 +105,7 @@ impl<DB: Database> TestDatabase<DB> {
     /// # Panics
     ///
     /// On SQLite, which has no server.
-    pub(crate) fn proxy(&self) -> &Proxy {
+    pub fn proxy(&self) -> &Proxy {
         match &self.resources {
             Some(Resources::Server { proxy, .. }) => proxy,
             _ => panic!("SQLite has no proxy"),
@@ -113,7 +113,7 @@ impl<DB: Database> TestDatabase<DB> {
     }
 
     /// Removes the database, and fails when that fails; drop only reports it.
-    pub(crate) async fn close(mut self) {
+    pub async fn close(mut self) {
         let resources = self.resources.take().expect("a database is closed once");
         resources
             .remove()
@@ -356,8 +356,8 @@ fn address(url: &str) -> SocketAddr {
 mod tests {
     use sqlx::raw_sql;
 
-    use super::super::proxy::Point;
     use super::*;
+    use crate::proxy::Point;
 
     /// One insert and three reads count; the table, transactions, a ping and outsiders do not.
     async fn statements_are_counted<DB>(database: &TestDatabase<DB>, prepared: &'static str)

@@ -6,22 +6,18 @@
 //! Invariant: when `start` and `restart` return, the server answers; when `stop` and `kill` return,
 //! the process is gone; when `freeze` returns, it no longer runs.
 //! Invariant: the data survives a restart only with the options for it (`--appendonly yes`).
-//! Not here: faults of the network, see [`super::proxy`].
+//! Not here: faults of the network, see [`crate::proxy`].
 
-use std::fs::{File, read_to_string};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::port::Port;
-
-/// How long a start or a stop may take before a test fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::process::{is_frozen, signal};
+use crate::readiness;
+use crate::redis_process::{PATIENCE, RedisProcess, program, socket};
 
 /// Where a server keeps its log of commands, in its folder.
 const APPEND_ONLY: &str = "appendonlydir";
@@ -31,27 +27,21 @@ const STEP: Duration = Duration::from_millis(10);
 
 /// A Redis of our own.
 #[derive(Debug)]
-pub(crate) struct RedisServer {
-    process: Option<Child>,
-    port: Port,
-    folder: TempDir,
-    program: PathBuf,
-    options: Vec<String>,
-}
+pub struct RedisServer(RedisProcess);
 
 impl RedisServer {
     /// Starts a server that keeps nothing on disk.
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
     /// Starts a server with further options, such as `["--appendonly", "yes"]`.
-    pub(crate) async fn start_with(options: &[&str]) -> Self {
+    pub async fn start_with(options: &[&str]) -> Self {
         Self::start_program(&program(), options).await
     }
 
     /// The servers of this machine: the one that tests are run with, and another one that speaks its language.
-    pub(crate) fn programs() -> Vec<PathBuf> {
+    pub fn programs() -> Vec<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut places = std::env::split_paths(&path).map(|place| place.join("valkey-server"));
         let other = places.find(|place| place.is_file());
@@ -59,72 +49,64 @@ impl RedisServer {
     }
 
     /// Starts another server than the one that tests are run with.
-    pub(crate) async fn start_program(program: &Path, options: &[&str]) -> Self {
-        let mut server = Self {
-            process: None,
-            port: Port::reserve(),
-            folder: tempfile::tempdir().expect("a temporary folder can be created"),
-            program: program.to_owned(),
-            options: options.iter().map(ToString::to_string).collect(),
-        };
+    pub async fn start_program(program: &Path, options: &[&str]) -> Self {
+        let process = RedisProcess::prepare(program, options);
+        let mut server = Self(process.expect("there is a port and room for a folder"));
         server.launch().await;
         server
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.port.address()
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
     }
 
     /// Its address as clients want it.
-    pub(crate) fn url(&self) -> String {
-        format!("redis://{}/", self.address())
+    pub fn url(&self) -> String {
+        self.0.url()
     }
 
     /// The address of its unix socket.
-    pub(crate) fn socket_url(&self) -> String {
-        format!("redis+unix://{}", self.path("redis.sock").display())
+    pub fn socket_url(&self) -> String {
+        format!("redis+unix://{}", socket(self.folder()).display())
     }
 
     /// Where it keeps its data.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
     }
 
     /// What it has logged since it was first started.
-    pub(crate) fn log(&self) -> String {
-        read_to_string(self.path("redis.log")).expect("the log was created at the start")
+    pub fn log(&self) -> String {
+        self.0.log()
     }
 
     /// Asks it to end (TERM) and waits until it has.
-    pub(crate) async fn stop(&mut self) {
-        self.signal("TERM");
+    pub async fn stop(&mut self) {
+        self.signal(Signal::TERM);
         self.ended().await;
     }
 
     /// Kills it without warning and waits until it is gone.
-    pub(crate) async fn kill(&mut self) {
-        self.running()
-            .kill()
-            .expect("a child that was not waited for can be killed");
+    pub async fn kill(&mut self) {
+        self.0.kill();
         self.ended().await;
     }
 
     /// Stops it in its tracks: connections stay open and nothing answers.
-    pub(crate) async fn freeze(&mut self) {
-        self.signal("STOP");
-        let process = self.running().id();
-        self.within("freeze", || super::process::is_frozen(process))
-            .await;
+    pub async fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+        let process = self.running();
+        self.within("freeze", |_| is_frozen(process)).await;
     }
 
     /// Lets it go on after [`Self::freeze`].
-    pub(crate) fn thaw(&mut self) {
-        self.signal("CONT");
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Runs a command on a connection of its own.
-    pub(crate) async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    pub async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(self.url()).expect("the address is one of Redis");
         let mut connection = client.get_multiplexed_async_connection().await?;
         let (name, arguments) = words.split_first().expect("a command has a name");
@@ -135,15 +117,15 @@ impl RedisServer {
     }
 
     /// A copy of what it keeps on disk (`--appendonly yes`), to be put back with [`Self::put_back`].
-    pub(crate) fn copy(&self) -> TempDir {
+    pub fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().expect("a temporary folder can be created");
         copy_files(&self.path(APPEND_ONLY), copy.path());
         copy
     }
 
     /// Puts back what it kept on disk earlier; it must have been stopped or killed.
-    pub(crate) fn put_back(&self, copy: &TempDir) {
-        assert!(self.process.is_none(), "a running server keeps what it has");
+    pub fn put_back(&self, copy: &TempDir) {
+        assert!(self.0.id().is_none(), "a running server keeps what it has");
         let folder = self.path(APPEND_ONLY);
         std::fs::remove_dir_all(&folder).expect("our own folder can be removed");
         std::fs::create_dir(&folder).expect("and made again");
@@ -151,48 +133,20 @@ impl RedisServer {
     }
 
     /// Starts it again on the same port, in the same folder, after a stop or kill.
-    pub(crate) async fn restart(&mut self) {
-        if self.process.is_some() {
+    pub async fn restart(&mut self) {
+        if self.0.id().is_some() {
             self.stop().await;
         }
         self.launch().await;
     }
 
     async fn launch(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("redis.log"))
-            .expect("a log can be created in our own folder");
-        let process = Command::new(&self.program)
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &self.address().port().to_string(),
-            ])
-            .arg("--unixsocket")
-            .arg(self.path("redis.sock"))
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .args(["--enable-debug-command", "local"])
-            // Of an option given twice the last one counts.
-            .args(&self.options)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log can be shared"))
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("failed to start {:?}: {error}", self.program));
-        self.process = Some(process);
+        let started = self.0.spawn();
+        started.unwrap_or_else(|error| panic!("{error}"));
         let answers = tokio::time::timeout(PATIENCE, async {
             while !self.answers().await {
-                let ended = self
-                    .running()
-                    .try_wait()
-                    .expect("a child can be waited for");
                 assert!(
-                    ended.is_none(),
+                    !self.0.has_ended(),
                     "redis-server ended at once:\n{}",
                     self.log()
                 );
@@ -204,32 +158,21 @@ impl RedisServer {
         }
     }
 
-    /// Whether it answers PING; while it loads its data it answers with an error.
+    /// Whether it answers PING.
     async fn answers(&self) -> bool {
-        let ping = async {
-            let mut stream = TcpStream::connect(self.address()).await?;
-            stream.write_all(b"PING\r\n").await?;
-            let mut answer = [0; 7];
-            stream.read_exact(&mut answer).await?;
-            std::io::Result::Ok(answer == *b"+PONG\r\n")
-        };
-        ping.await.unwrap_or(false)
+        let address = self.address();
+        // The runtime of a test may have one thread, on which others go on meanwhile.
+        let asked = tokio::task::spawn_blocking(move || readiness::redis(address));
+        asked.await.expect("asking does not panic").is_ok()
     }
 
     async fn ended(&mut self) {
-        let mut process = self.process.take().expect("the server was started");
-        self.within("end", || {
-            process
-                .try_wait()
-                .expect("a child can be waited for")
-                .is_some()
-        })
-        .await;
+        self.within("end", RedisProcess::has_ended).await;
     }
 
-    async fn within(&self, what: &str, mut done: impl FnMut() -> bool) {
+    async fn within(&mut self, what: &str, done: impl Fn(&mut RedisProcess) -> bool) {
         let polls = async {
-            while !done() {
+            while !done(&mut self.0) {
                 tokio::time::sleep(STEP).await;
             }
         };
@@ -238,26 +181,19 @@ impl RedisServer {
         }
     }
 
-    fn signal(&mut self, signal: &str) {
-        let process = self.running().id();
-        super::process::signal(process, signal);
+    fn signal(&self, name: Signal) {
+        signal(self.running(), name);
     }
 
-    fn running(&mut self) -> &mut Child {
-        self.process
-            .as_mut()
-            .expect("the server is running; it was neither stopped nor killed")
+    /// The id of the process.
+    fn running(&self) -> u32 {
+        let process = self.0.id();
+        process.expect("the server is running; it was neither stopped nor killed")
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
-}
-
-/// The server that tests are run with.
-fn program() -> PathBuf {
-    let program = std::env::var_os("LARDER_REDIS_SERVER");
-    program.map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
 }
 
 fn copy_files(from: &Path, to: &Path) {
@@ -269,14 +205,9 @@ fn copy_files(from: &Path, to: &Path) {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // It may have ended by itself, which is what we want.
-            let _killed = process.kill();
-            let _ended = process.wait();
-        }
         if std::thread::panicking() {
             // Reading may fail as well; the test has failed for another reason.
-            let log = read_to_string(self.path("redis.log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.0.log_file()).unwrap_or_default();
             eprintln!("the log of redis-server on {}:\n{log}", self.address());
         }
     }
@@ -284,6 +215,8 @@ impl Drop for RedisServer {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     async fn connect(

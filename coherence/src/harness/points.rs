@@ -10,11 +10,11 @@ use rustix::process::Signal;
 
 /// The named points, and what this process does to itself at the next one.
 #[derive(Clone, Default)]
-pub(crate) struct Points(Arc<Mutex<Option<(Point, Signal)>>>);
+pub struct Points(Arc<Mutex<Option<(Point, Signal)>>>);
 
 impl Points {
     /// Watches the points of this process.
-    pub(crate) fn watch(faults: &Faults) -> Self {
+    pub fn watch(faults: &Faults) -> Self {
         let points = Self::default();
         for (_, point) in POINTS.iter().chain(QUEUE_POINTS) {
             let points = points.clone();
@@ -24,7 +24,7 @@ impl Points {
     }
 
     /// Signals this process at the next point of this name.
-    pub(crate) fn arm(&self, name: &str, signal: Signal) {
+    pub fn arm(&self, name: &str, signal: Signal) {
         let (_, point) = POINTS
             .iter()
             .chain(QUEUE_POINTS)
@@ -34,7 +34,7 @@ impl Points {
     }
 
     /// Takes back what was asked for.
-    pub(crate) fn disarm(&self) {
+    pub fn disarm(&self) {
         *self.lock() = None;
     }
 
@@ -59,7 +59,7 @@ impl Points {
 }
 
 /// The points of a write by name.
-pub(crate) const POINTS: &[(&str, Point)] = &[
+pub const POINTS: &[(&str, Point)] = &[
     ("before_begin", Point::BeforeBegin),
     ("after_begin", Point::AfterBegin),
     ("before_commit", Point::BeforeCommit),
@@ -69,7 +69,7 @@ pub(crate) const POINTS: &[(&str, Point)] = &[
 ];
 
 /// The points of a queued write and of its flush by name.
-pub(crate) const QUEUE_POINTS: &[(&str, Point)] = &[
+pub const QUEUE_POINTS: &[(&str, Point)] = &[
     ("after_put", Point::AfterPut),
     ("before_flush", Point::BeforeFlush),
     ("in_flush_transaction", Point::InFlushTransaction),

@@ -1,5 +1,5 @@
 //! What larder has logged, kept so that a test can count it: one line for each change of state, not one for each request.
-//! 1. There is one listener in a process, of all threads; it also hands the reports of sqlx to [`super::statements`].
+//! 1. There is one listener in a process, of all threads; it also hands the reports of sqlx to [`crate::statements`].
 //! 2. Lines are told apart by the address of the server that they are about, which no other test has.
 //!
 //! Invariant: what is logged after the first look is kept, also by background tasks on other threads.
@@ -20,19 +20,19 @@ const STATEMENTS: &str = "sqlx::query";
 
 /// A line of the log: its level, and its fields by name; the text is the field `message`.
 #[derive(Debug, Clone)]
-pub(crate) struct Line {
+pub struct Line {
     level: Level,
     fields: BTreeMap<&'static str, String>,
 }
 
 impl Line {
     /// The value of a field.
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+    pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
     }
 
     /// Whether it tells of trouble, and its code.
-    pub(crate) fn summary(&self) -> (bool, &str) {
+    pub fn summary(&self) -> (bool, &str) {
         let code = self.fields.get("code").map_or("", String::as_str);
         (self.level <= Level::WARN, code)
     }
@@ -41,7 +41,7 @@ impl Line {
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 /// What has been logged about the server at this address, as pairs: whether it is trouble, and its code.
-pub(crate) fn lines(address: SocketAddr) -> Vec<(bool, String)> {
+pub fn lines(address: SocketAddr) -> Vec<(bool, String)> {
     listen();
     let address = address.to_string();
     kept()
@@ -54,7 +54,7 @@ pub(crate) fn lines(address: SocketAddr) -> Vec<(bool, String)> {
 }
 
 /// What has been logged with this value of a field.
-pub(crate) fn lines_with(field: &str, value: &str) -> Vec<Line> {
+pub fn lines_with(field: &str, value: &str) -> Vec<Line> {
     listen();
     let lines = kept();
     let ours = lines.iter().filter(|line| line.field(field) == Some(value));
@@ -62,7 +62,7 @@ pub(crate) fn lines_with(field: &str, value: &str) -> Vec<Line> {
 }
 
 /// Whether the log has named a setting of the server at this address as the reason of trouble, or as a possible one.
-pub(crate) fn names(address: SocketAddr, setting: &str) -> bool {
+pub fn names(address: SocketAddr, setting: &str) -> bool {
     listen();
     let address = address.to_string();
     let is_of = |line: &&Line| line.fields.get("address") == Some(&address);
@@ -75,7 +75,7 @@ pub(crate) fn names(address: SocketAddr, setting: &str) -> bool {
 }
 
 /// How often trouble was logged about an entity, which no other test may have.
-pub(crate) fn troubles_of(entity: &str) -> usize {
+pub fn troubles_of(entity: &str) -> usize {
     listen();
     let is_of = |line: &&Line| line.fields.get("entity").is_some_and(|name| name == entity);
     let lines = kept();
@@ -87,7 +87,7 @@ pub(crate) fn troubles_of(entity: &str) -> usize {
 }
 
 /// The texts of the lines that have a field whose value begins so, in their order, and whether each tells of trouble.
-pub(crate) fn texts_with(field: &str, beginning: &str) -> Vec<(bool, String)> {
+pub fn texts_with(field: &str, beginning: &str) -> Vec<(bool, String)> {
     listen();
     kept()
         .iter()
@@ -108,7 +108,7 @@ pub(crate) fn texts_with(field: &str, beginning: &str) -> Vec<(bool, String)> {
 ///
 /// When somebody else is: tests that look at events themselves use `tracing::subscriber::with_default`, which is local to a
 /// thread.
-pub(crate) fn listen() {
+pub fn listen() {
     static LISTENING: OnceLock<()> = OnceLock::new();
     LISTENING.get_or_init(|| {
         tracing::subscriber::set_global_default(Listener)
@@ -137,7 +137,7 @@ impl Subscriber for Listener {
 
     fn event(&self, event: &Event<'_>) {
         if event.metadata().target() == STATEMENTS {
-            return super::statements::heard(event);
+            return crate::statements::heard(event);
         }
         let mut line = Line {
             level: *event.metadata().level(),

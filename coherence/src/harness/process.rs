@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::{orders::Orders, support};
+use larder_testing::process::{is_frozen, signal};
+use rustix::process::Signal;
 
 /// How long a worker may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,16 +17,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two looks at a worker.
 const STEP: Duration = Duration::from_millis(2);
 
+/// What a worker is told at its start, as the arguments of its process.
+pub trait Orders {
+    /// The name of the worker, which no other worker of the run has.
+    fn name(&self) -> &str;
+
+    /// The arguments that the worker reads its orders from.
+    fn to_arguments(&self) -> Vec<String>;
+}
+
 /// A running worker.
-pub(crate) struct Process {
-    pub(crate) orders: Orders,
+pub struct Process<O> {
+    /// What it was told at its start.
+    pub orders: O,
     child: Child,
     input: ChildStdin,
 }
 
-impl Process {
+impl<O: Orders> Process<O> {
     /// Starts a worker and waits until it is at work.
-    pub(crate) async fn start(orders: Orders) -> Self {
+    pub async fn start(orders: O) -> Self {
         let program = std::env::current_exe().expect("this program has a file");
         let mut child = Command::new(program)
             .args(orders.to_arguments())
@@ -46,7 +55,7 @@ impl Process {
         assert!(
             matches!(ready, Ok(Ok(true))),
             "worker {} does not get to work",
-            orders.name
+            orders.name()
         );
         Self {
             orders,
@@ -56,12 +65,12 @@ impl Process {
     }
 
     /// Tells it something. A worker that has died does not hear it.
-    pub(crate) fn tell(&mut self, line: &str) {
+    pub fn tell(&mut self, line: &str) {
         let _deaf = writeln!(self.input, "{line}");
     }
 
     /// Kills it.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().expect("a child of ours can be killed");
         self.child
             .wait()
@@ -69,7 +78,7 @@ impl Process {
     }
 
     /// Waits until it has died by itself; whether it has.
-    pub(crate) async fn died(&mut self, within: Duration) -> bool {
+    pub async fn died(&mut self, within: Duration) -> bool {
         let dead = async {
             while !self.has_ended() {
                 tokio::time::sleep(STEP).await;
@@ -79,28 +88,24 @@ impl Process {
     }
 
     /// Waits until it has stopped by itself; whether it has.
-    pub(crate) async fn stopped(&self, within: Duration) -> bool {
+    pub async fn stopped(&self, within: Duration) -> bool {
         let id = self.child.id();
         let stopped = async {
-            while !support::process::is_frozen(id) {
+            while !is_frozen(id) {
                 tokio::time::sleep(STEP).await;
             }
         };
         tokio::time::timeout(within, stopped).await.is_ok()
     }
 
-    pub(crate) fn stop(&self) {
-        self.signal(Signal::STOP);
+    /// Stops it in its tracks.
+    pub fn stop(&self) {
+        signal(self.child.id(), Signal::STOP);
     }
 
-    pub(crate) fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).expect("the id of a process is small");
-        let id = Pid::from_raw(id).expect("the id of a process is not zero");
-        kill_process(id, signal).expect("a child of ours can be signalled");
+    /// Lets it go on after [`Self::stop`].
+    pub fn go_on(&self) {
+        signal(self.child.id(), Signal::CONT);
     }
 
     fn has_ended(&mut self) -> bool {
@@ -113,10 +118,10 @@ impl Process {
     /// # Errors
     ///
     /// Fails when it ends otherwise than well.
-    pub(crate) async fn finish(mut self) -> Result<(), String> {
+    pub async fn finish(mut self) -> Result<(), String> {
         self.tell("stop");
         if !self.died(PATIENCE).await {
-            return Err(format!("worker {} does not end", self.orders.name));
+            return Err(format!("worker {} does not end", self.orders.name()));
         }
         let status = self
             .child
@@ -125,12 +130,12 @@ impl Process {
         if status.success() {
             Ok(())
         } else {
-            Err(format!("worker {} failed ({status})", self.orders.name))
+            Err(format!("worker {} failed ({status})", self.orders.name()))
         }
     }
 }
 
-impl Drop for Process {
+impl<O> Drop for Process<O> {
     fn drop(&mut self) {
         // It may have ended by itself, which is what we want.
         let _killed = self.child.kill();

@@ -8,18 +8,19 @@ use std::{fmt::Display, ops::AddAssign, process::ExitCode};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 /// Calls what is generic over the database, for the one that is named.
+#[macro_export]
 macro_rules! for_database {
     ($database:expr, $DB:ident => $call:expr) => {
         match $database {
-            larder_coherence::options::Database::Postgres => {
+            $crate::options::Database::Postgres => {
                 type $DB = sqlx::Postgres;
                 $call
             }
-            larder_coherence::options::Database::Mysql => {
+            $crate::options::Database::Mysql => {
                 type $DB = sqlx::MySql;
                 $call
             }
-            larder_coherence::options::Database::Sqlite => {
+            $crate::options::Database::Sqlite => {
                 type $DB = sqlx::Sqlite;
                 $call
             }
@@ -27,10 +28,10 @@ macro_rules! for_database {
     };
 }
 
-pub(crate) use for_database;
+pub use crate::for_database;
 
 /// Where everything of a program runs.
-pub(crate) fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -40,21 +41,21 @@ pub(crate) fn runtime() -> Runtime {
 
 /// What came of one stage.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Played<S> {
+pub struct Played<S> {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// What was counted.
-    pub(crate) summary: S,
+    pub summary: S,
     /// What else happened, in numbers.
-    pub(crate) remarks: String,
+    pub remarks: String,
     /// Violations, in full.
-    pub(crate) told: Vec<String>,
+    pub told: Vec<String>,
     /// Why it proves nothing, or something else that is wrong.
-    pub(crate) failures: Vec<String>,
+    pub failures: Vec<String>,
 }
 
 /// Waits for all stages and tells what came of them, the first violations in full, and the sum last. Fails unless that passes.
-pub(crate) async fn verdict<S: Default + Display + AddAssign + 'static>(
+pub async fn verdict<S: Default + Display + AddAssign + 'static>(
     program: &str,
     most_told: usize,
     passes: impl Fn(&S) -> bool,
