@@ -9,6 +9,7 @@ mod bulk;
 mod crash;
 mod documentation;
 mod dropped;
+mod entities;
 mod expiry;
 mod journal;
 mod key;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin,
+    Cache, ErrorKind, Origin,
     store::{
         Mechanism, Store,
         faulty::{Faults, Operation},
@@ -13,12 +13,13 @@ use larder_testing::{
     proxy::{Point, Proxy},
     redis_server::RedisServer,
 };
-use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
 
-use crate::world::{
-    Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_postgres, redis_url,
-    unique, until,
+use crate::{
+    entities::{Item, ItemRepository, of_items},
+    world::{
+        Kind, Tested, World, eventually, on_both_stores, on_postgres, redis_url, unique, until,
+    },
 };
 
 on_both_stores!(
@@ -162,21 +163,15 @@ async fn an_invalidation_that_fails_is_made_later<DB: Tested>(world: &World<DB>)
     is_cached(&items, 1, "new").await;
 }
 
-/// Keys in other places than those of `Item`: a namespace with characters that a pattern would understand, and one slot.
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    namespace = "odd[a-z]*?\\name",
-    hash_tag,
-    jitter = 0,
-    lease(ttl = "20s")
-)]
-struct Odd {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// Keys in other places than those of `Item`: a namespace with characters that a pattern would understand, and one slot.
+    #[cached(
+        namespace = "odd[a-z]*?\\name",
+        hash_tag,
+        jitter = 0,
+        lease(ttl = "20s")
+    )]
+    struct Odd
 }
 
 /// A cache that remembers so many keys.

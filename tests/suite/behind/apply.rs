@@ -24,8 +24,10 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 
-use crate::lost_transactions::{dropped_after, is_in_transaction, lone_connection};
-use crate::world::{Tested, World, at_once, on_all_databases, on_mysql, on_postgres, on_servers};
+use crate::{
+    lost_transactions::{dropped_after, is_in_transaction, lone_connection},
+    world::{Tested, World, at_once, on_all_databases, on_mysql, on_postgres, on_servers},
+};
 
 on_all_databases!(
     a_batch_is_applied_once_by_appliers_at_once,
