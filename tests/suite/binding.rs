@@ -23,10 +23,10 @@ use sqlx::{
 };
 
 use crate::{
-    behind::put::Behind,
+    entities::{Behind, Item, Kept, Through},
     world::{
-        Item, Kind, Tested, Through, World, at_once, cache, eventually, everywhere,
-        on_all_databases, on_both_stores, on_postgres, on_redis, unique,
+        Kind, Tested, World, at_once, cache, eventually, everywhere, on_all_databases,
+        on_both_stores, on_postgres, on_redis, unique,
     },
 };
 
@@ -1028,18 +1028,6 @@ async fn any_number_of_namespaces_share_one_connection() {
     }
     assert_eq!(connections().await, before);
     world.database.close().await;
-}
-
-#[derive(
-    Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, larder::Cached,
-)]
-#[cached(table = "items", strategy = "write_behind", journal = "items.journal")]
-struct Kept {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
 }
 
 async fn journal_opened_by_another_database(is_bound: bool) {

@@ -4,8 +4,9 @@ use larder::{Cached, ErrorKind, Origin, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, MySql, Postgres, Sqlite};
 
-use crate::world::{
-    Item, ItemRepository, Tested, World, everywhere, on_both_stores, on_mysql, on_postgres,
+use crate::{
+    entities::{Item, ItemRepository},
+    world::{Tested, World, everywhere, on_both_stores, on_mysql, on_postgres},
 };
 
 everywhere!(

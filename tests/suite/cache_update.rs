@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
 use tokio::task::JoinHandle;
 
-use crate::transaction::Both;
-use crate::world::{
-    Kind, Tested, Through, World, eventually, on_both_stores, on_mysql, on_postgres, unique,
+use crate::{
+    entities::Through,
+    transaction::Both,
+    world::{Kind, Tested, World, eventually, on_both_stores, on_mysql, on_postgres, unique},
 };
 
 on_postgres!(

@@ -1,14 +1,16 @@
 //! Writers that die between announcing a write and ending the announcement, in processes of their own.
 
 use larder::{
-    Cache, Cached, Entity, Origin, Repository, Transaction,
+    Cache, Entity, Origin, Repository, Transaction,
     store::{Mechanism, Point, faulty::Faults},
 };
 use larder_testing::process::{Worker, WorkerFn};
-use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, postgres::PgPoolOptions};
 
-use crate::world::{Item, Kind, World, eventually, redis_url, unique};
+use crate::{
+    entities::{Item, of_items},
+    world::{Kind, World, eventually, redis_url, unique},
+};
 
 /// The function that this file runs in other processes.
 pub(crate) const WRITER: (&str, WorkerFn) = ("writer", |arguments| Box::pin(writer(arguments)));
@@ -26,14 +28,9 @@ const INTENT_TTL_MS: u64 = 2_000;
 macro_rules! rows {
     ($($name:ident, $strategy:literal;)*) => {
         $(
-            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-            #[cached(table = "items", strategy = $strategy, intent(ttl = "2s"))]
-            struct $name {
-                #[cached(id)]
-                id: i64,
-                name: String,
-                note: Option<String>,
-                quantity: i64,
+            of_items! {
+                #[cached(strategy = $strategy, intent(ttl = "2s"))]
+                struct $name
             }
 
             impl Crashing for $name {

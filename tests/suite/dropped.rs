@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
 
 use crate::{
-    behind::put::Behind,
-    world::{Item, Kind, Tested, Through, World, everywhere, redis_url},
+    entities::{Behind, Item, Through},
+    world::{Kind, Tested, World, everywhere, redis_url},
 };
 
 everywhere!(

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Cached, Clock, Origin, key::Key};
-use serde::{Deserialize, Serialize};
+use larder::{Cache, Clock, Origin, key::Key};
 use sqlx::Sqlite;
 use tokio::time::Instant;
 
-use crate::world::{
-    Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_redis, redis_url,
+use crate::{
+    entities::{Item, ItemRepository, of_items},
+    world::{Kind, Tested, World, eventually, on_both_stores, on_redis, redis_url},
 };
 
 on_redis!(
@@ -101,14 +101,9 @@ async fn time_to_live_is_counted_from_the_lease_in_process() {
     world.database.close().await;
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", ttl = "10m", jitter = 0, lease(ttl = "120s"))]
-struct Patient {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(ttl = "10m", jitter = 0, lease(ttl = "120s"))]
+    struct Patient
 }
 
 /// The server computes the age of a lease from its remaining time. Taking 60 of 120 seconds away makes it a minute old.
@@ -143,20 +138,14 @@ async fn time_to_live_is_counted_from_the_lease<DB: Tested>(world: &World<DB>) {
     );
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    ttl = "100s",
-    jitter = 0.4,
-    negative_ttl = "50s",
-    lease(ttl = "60s", wait = "20s")
-)]
-struct Jittery {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(
+        ttl = "100s",
+        jitter = 0.4,
+        negative_ttl = "50s",
+        lease(ttl = "60s", wait = "20s")
+    )]
+    struct Jittery
 }
 
 async fn jitter_stays_inside_its_band<DB: Tested>(world: &World<DB>) {
@@ -198,19 +187,13 @@ async fn jitter_stays_inside_its_band<DB: Tested>(world: &World<DB>) {
     );
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    ttl = "1ms",
-    negative_ttl = "1ms",
-    lease(ttl = "1ms", wait = "1ms")
-)]
-struct Fleeting {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(
+        ttl = "1ms",
+        negative_ttl = "1ms",
+        lease(ttl = "1ms", wait = "1ms")
+    )]
+    struct Fleeting
 }
 
 /// Zero, negative and infinite durations do not compile.

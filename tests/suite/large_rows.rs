@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, CacheBuilder, Cached, ErrorKind, Origin, Repository,
+    Cache, CacheBuilder, ErrorKind, Origin, Repository,
     partition_keys::PartitionKeys,
     queue_position::Incarnation,
     store::{
@@ -17,13 +17,12 @@ use larder_testing::{
     proxy::{Direction, Proxy},
     redis_server::RedisServer,
 };
-use serde::{Deserialize, Serialize};
 use sqlx::{Pool, Sqlite};
 use tokio::sync::watch;
 
 use crate::{
-    behind::put::{Behind, BehindRepository},
-    world::{Item, Kind, Through, World, at_once, until},
+    entities::{Behind, BehindRepository, Item, Through, of_items},
+    world::{Kind, World, at_once, until},
 };
 
 const KIB: usize = 1 << 10;
@@ -298,37 +297,25 @@ async fn a_row_of_33_mib_is_refused_with_its_kind_and_goes_through_where_it_is_a
     scene.assert_same_link();
 }
 
-/// A row of the items with its own `max_row`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_behind",
-    durability = "memory",
-    max_row = "1 KiB",
-    partitions = 1
-)]
-struct Bounded {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// The row of the items with a bound of its own.
+    #[cached(
+        strategy = "write_behind",
+        durability = "memory",
+        max_row = "1 KiB",
+        partitions = 1
+    )]
+    struct Bounded
 }
 
-/// The same row with a journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_behind",
-    max_row = "1 KiB",
-    journal = "bounded"
-)]
-struct Journaled {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// The same over a journal.
+    #[cached(
+        strategy = "write_behind",
+        max_row = "1 KiB",
+        journal = "bounded"
+    )]
+    struct Journaled
 }
 
 /// Returns the length of the name of a row with this encoded size.
@@ -400,15 +387,10 @@ fn no_row_fits_into_nothing() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
-/// A row of the items. No other test uses its name, because its lines in the log are counted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", ttl = "10m")]
-struct Manual {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// The row of the items under a name that no other test has, because its lines in the log are counted.
+    #[cached(ttl = "10m")]
+    struct Manual
 }
 
 /// Inserts a long row without larder. The database creates the text, so that no statement contains it.

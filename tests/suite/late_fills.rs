@@ -9,7 +9,10 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, pool::PoolConnection};
 
-use crate::world::{Item, Tested, World, eventually, on_both_stores, on_postgres};
+use crate::{
+    entities::Item,
+    world::{Tested, World, eventually, on_both_stores, on_postgres},
+};
 
 on_both_stores!(
     a_row_read_before_an_update_is_not_stored_after_it,

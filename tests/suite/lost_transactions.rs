@@ -14,8 +14,11 @@ use larder::{Backend, Cached, Error, ErrorKind, Transaction};
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, SqlStr, Sqlite};
 
-use crate::transaction::{Both, raw};
-use crate::world::{Tested, Through, World, everywhere, on_both_stores, on_mysql, on_postgres};
+use crate::{
+    entities::Through,
+    transaction::{Both, raw},
+    world::{Tested, World, everywhere, on_both_stores, on_mysql, on_postgres},
+};
 
 everywhere!(a_savepoint_dropped_before_it_began_ends_its_transaction,);
 on_postgres!(

@@ -10,6 +10,7 @@ mod cache_update;
 mod crash;
 mod documentation;
 mod dropped;
+mod entities;
 mod expiry;
 mod journal;
 mod key;

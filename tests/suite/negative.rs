@@ -1,9 +1,11 @@
 //! Absences: they are cached, they expire, and they are never wrong.
 
-use larder::{Cached, ErrorKind, store::faulty::Operation};
-use serde::{Deserialize, Serialize};
+use larder::{ErrorKind, store::faulty::Operation};
 
-use crate::world::{Item, Tested, World, everywhere, on_both_stores};
+use crate::{
+    entities::{Item, of_items},
+    world::{Tested, World, everywhere, on_both_stores},
+};
 
 everywhere!(
     twenty_reads_of_an_absent_id_cost_one_statement,
@@ -72,14 +74,9 @@ async fn a_database_error_is_never_cached_as_absence<DB: Tested>(world: &World<D
     assert!(items.find(1).await.unwrap().is_some());
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", negative_ttl = false)]
-struct Positive {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(negative_ttl = false)]
+    struct Positive
 }
 
 async fn absence_caching_can_be_switched_off<DB: Tested>(world: &World<DB>) {

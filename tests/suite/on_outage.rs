@@ -2,10 +2,12 @@
 //!
 //! Not here: the keys whose invalidation could not be delivered (`repair`).
 
-use larder::{Cached, Error, ErrorKind, Transaction, store::faulty::Operation};
-use serde::{Deserialize, Serialize};
+use larder::{Error, ErrorKind, Transaction, store::faulty::Operation};
 
-use crate::world::{Item, Tested, World, everywhere};
+use crate::{
+    entities::{Item, of_items},
+    world::{Tested, World, everywhere},
+};
 
 everywhere!(
     a_consistent_write_that_cannot_be_announced_changes_nothing,
@@ -13,14 +15,9 @@ everywhere!(
     a_write_that_can_be_announced_again_just_before_its_statement_is_made,
 );
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", on_outage = "consistent")]
-struct Careful {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(on_outage = "consistent")]
+    struct Careful
 }
 
 fn careful(id: i64, name: &str) -> Careful {

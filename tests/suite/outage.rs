@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin,
+    Cache, ErrorKind, Origin,
     state::{Lease, Meta, State},
     store::{
         Payload, Store,
@@ -13,11 +13,11 @@ use larder::{
     token::Token,
 };
 use larder_testing::{port::Port, proxy::Proxy, redis_server::RedisServer};
-use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 
-use crate::world::{
-    Item, ItemRepository, Kind, Tested, World, eventually, everywhere, on_both_stores, unique,
+use crate::{
+    entities::{Item, ItemRepository, of_items},
+    world::{Kind, Tested, World, eventually, everywhere, on_both_stores, unique},
 };
 
 everywhere!(with_the_database_down_hits_are_served_and_misses_fail);
@@ -548,18 +548,12 @@ async fn only_so_many_loads_burden_the_database_at_a_time<DB: Tested>(world: &Wo
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    negative_ttl = false,
-    lease(ttl = "60s", wait = "20ms")
-)]
-struct Brief {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(
+        negative_ttl = false,
+        lease(ttl = "60s", wait = "20ms")
+    )]
+    struct Brief
 }
 
 /// What a read finds, so that it reaches a step.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use larder::{ErrorKind, Origin};
 
-use crate::world::{Item, Tested, World, eventually, everywhere, on_both_stores};
+use crate::{
+    entities::Item,
+    world::{Tested, World, eventually, everywhere, on_both_stores},
+};
 
 everywhere!(
     first_read_loads_once_and_the_second_makes_no_statement,
@@ -222,7 +225,7 @@ async fn exists_is_answered_from_the_cache<DB: Tested>(world: &World<DB>) {
 #[test]
 fn futures_are_send() {
     fn sendable<F: Future + Send>(_: F) {}
-    let _compiles = |items: &crate::world::ItemRepository<sqlx::Sqlite>, item: &Item| {
+    let _compiles = |items: &crate::entities::ItemRepository<sqlx::Sqlite>, item: &Item| {
         sendable(items.find(1));
         sendable(items.find_outcome(1));
         sendable(items.find_uncached(1));

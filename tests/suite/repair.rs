@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin,
+    Cache, ErrorKind, Origin,
     store::{
         Mechanism, Store,
         faulty::{Faults, Operation},
@@ -13,12 +13,13 @@ use larder_testing::{
     proxy::{Point, Proxy},
     redis_server::RedisServer,
 };
-use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
 
-use crate::world::{
-    Item, ItemRepository, Kind, Tested, World, eventually, on_both_stores, on_postgres, redis_url,
-    unique, until,
+use crate::{
+    entities::{Item, ItemRepository, of_items},
+    world::{
+        Kind, Tested, World, eventually, on_both_stores, on_postgres, redis_url, unique, until,
+    },
 };
 
 on_both_stores!(
@@ -161,15 +162,14 @@ async fn an_invalidation_that_fails_is_made_later<DB: Tested>(world: &World<DB>)
     is_cached(&items, 1, "new").await;
 }
 
-/// Its keys are in one slot. The test gives it a namespace with characters that have a meaning in a pattern of `SCAN`.
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", hash_tag, jitter = 0, lease(ttl = "20s"))]
-struct Odd {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// Its keys are in one slot. The test gives it a namespace with characters that have a meaning in a pattern of `SCAN`.
+    #[cached(
+        hash_tag,
+        jitter = 0,
+        lease(ttl = "20s")
+    )]
+    struct Odd
 }
 
 /// Returns a cache that tracks this many keys.

@@ -11,8 +11,9 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::Postgres;
 
-use crate::world::{
-    Item, Tested, World, at_once, eventually, on_both_stores, on_postgres, on_redis,
+use crate::{
+    entities::{Item, of_items},
+    world::{Tested, World, at_once, eventually, on_both_stores, on_postgres, on_redis},
 };
 
 on_both_stores!(
@@ -128,18 +129,12 @@ async fn simultaneous_misses_without_a_store_make_few_loads<DB: Tested>(world: &
     assert!((1..=4).contains(&statements), "{statements} statements");
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    negative_ttl = false,
-    lease(ttl = "60s", wait = "20s")
-)]
-struct Uncached {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(
+        negative_ttl = false,
+        lease(ttl = "60s", wait = "20s")
+    )]
+    struct Uncached
 }
 
 /// The absence of the row is not cached, so no fill is accepted.
@@ -332,14 +327,9 @@ async fn a_leader_that_fails_twice_does_not_fail_its_followers(world: &World<Pos
     assert_eq!(fragile.find_outcome(1).await.unwrap().origin, Origin::Cache);
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", lease(ttl = "1s", wait = "50ms"))]
-struct Hasty {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(lease(ttl = "1s", wait = "50ms"))]
+    struct Hasty
 }
 
 /// Takes the fill lease of a row, as a process that then dies.

@@ -2,7 +2,10 @@
 
 use larder::{Stats, store::faulty::Operation};
 
-use crate::world::{Item, Tested, World, at_once, eventually, on_both_stores};
+use crate::{
+    entities::Item,
+    world::{Tested, World, at_once, eventually, on_both_stores},
+};
 
 on_both_stores!(
     reads_are_hits_negative_hits_and_misses,

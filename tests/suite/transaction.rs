@@ -12,18 +12,17 @@ use std::{
 };
 
 use larder::{
-    Cached, Entity, ErrorKind, Origin, Repository, Transaction,
+    Entity, ErrorKind, Origin, Repository, Transaction,
     store::{Mechanism, faulty::Operation},
 };
 use larder_testing::proxy::Point;
-use serde::{Deserialize, Serialize};
 use sqlx::{Executor, MySql, Postgres, Sqlite};
 
-use crate::world::{
-    Item, Kind, Tested, Through, World, eventually, everywhere, on_both_stores, on_postgres,
-    on_servers,
+use crate::{
+    entities::{Item, Through, of_items},
+    world::{Kind, Tested, World, eventually, everywhere, on_both_stores, on_postgres, on_servers},
+    write::{held_up, lock_row},
 };
-use crate::write::{held_up, lock_row};
 
 everywhere!(
     a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit,
@@ -595,14 +594,9 @@ async fn a_commit_whose_outcome_is_unknown_keeps_its_rows_uncached(world: &World
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", intent(ttl = "2s"))]
-struct Hasty {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(intent(ttl = "2s"))]
+    struct Hasty
 }
 
 impl Row for Hasty {

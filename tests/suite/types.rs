@@ -346,7 +346,7 @@ async fn postcard_refuses_self_describing_fields_at_start() {
 
 #[tokio::test]
 async fn postcard_and_json_carry_a_row_through_redis() {
-    use crate::world::{Item, Kind};
+    use crate::{entities::Item, world::Kind};
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let item = Item {
         note: Some("ä".to_owned()),

@@ -8,7 +8,10 @@ use larder::{
 };
 use proptest::prelude::*;
 
-use crate::world::{Item, Tested, World, on_both_stores, on_redis};
+use crate::{
+    entities::Item,
+    world::{Tested, World, on_both_stores, on_redis},
+};
 
 on_both_stores!(
     another_layout_is_a_miss_and_is_overwritten,

@@ -4,7 +4,10 @@ use larder::{Cached, Error, ErrorKind, Origin, Transaction};
 use serde::{Deserialize, Serialize};
 use sqlx::MySql;
 
-use crate::world::{Item, Tested, World, at_once, everywhere, on_mysql};
+use crate::{
+    entities::Item,
+    world::{Tested, World, at_once, everywhere, on_mysql},
+};
 
 everywhere!(
     a_version_is_compared_and_counted_up_by_every_write,

@@ -1,5 +1,5 @@
-//! The world of a test: a cache of one kind over a database of one kind, faults that the test controls, and a table of
-//! items.
+//! The world of a test: a cache of one kind over a database of one kind, faults that the test controls, and the table of
+//! items (`entities`).
 //!
 //! [`everywhere!`] runs a case with both stores and all three databases, [`on_both_stores!`] with both stores over SQLite. A
 //! case is a generic function, and its name is the claim.
@@ -14,69 +14,11 @@ use std::{
     time::Duration,
 };
 
-use larder::{Backend, Cache, Cached, store::faulty::Faults};
+use larder::{Backend, Cache, store::faulty::Faults};
 use larder_testing::database::TestDatabase;
-use serde::{Deserialize, Serialize};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
-/// The row that most tests read and write.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    ttl = "10m",
-    negative_ttl = "30s",
-    jitter = 0,
-    lease(ttl = "20s", wait = "10s")
-)]
-pub(crate) struct Item {
-    #[cached(id)]
-    pub(crate) id: i64,
-    pub(crate) name: String,
-    pub(crate) note: Option<String>,
-    pub(crate) quantity: i64,
-}
-
-impl Item {
-    pub(crate) fn new(id: i64, name: &str) -> Self {
-        Self {
-            id,
-            name: name.to_owned(),
-            note: None,
-            quantity: 1,
-        }
-    }
-}
-
-/// The same row, written through.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_through",
-    ttl = "10m",
-    negative_ttl = "30s",
-    jitter = 0,
-    lease(ttl = "20s", wait = "10s")
-)]
-pub(crate) struct Through {
-    #[cached(id)]
-    pub(crate) id: i64,
-    pub(crate) name: String,
-    pub(crate) note: Option<String>,
-    pub(crate) quantity: i64,
-}
-
-impl Through {
-    pub(crate) fn new(id: i64, name: &str) -> Self {
-        Self {
-            id,
-            name: name.to_owned(),
-            note: None,
-            quantity: 1,
-        }
-    }
-}
-
-const ITEMS: &str = "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200), quantity BIGINT NOT NULL)";
+use crate::entities::{ITEMS, Item, ItemRepository};
 
 /// A database that the tests can create.
 pub(crate) trait Tested: Backend {

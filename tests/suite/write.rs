@@ -13,9 +13,9 @@ use larder_testing::proxy::Point;
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
-use crate::world::{
-    Item, ItemRepository, Kind, Tested, World, at_once, eventually, everywhere, on_both_stores,
-    on_postgres,
+use crate::{
+    entities::{Item, ItemRepository, of_items},
+    world::{Kind, Tested, World, at_once, eventually, everywhere, on_both_stores, on_postgres},
 };
 
 everywhere!(
@@ -434,14 +434,9 @@ async fn an_intent_is_renewed_while_its_statement_runs(world: &World<Postgres>) 
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "new");
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", coherence = "lease")]
-struct Unannounced {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(coherence = "lease")]
+    struct Unannounced
 }
 
 /// Returns the processor time of this thread, which runs all tasks of the test.

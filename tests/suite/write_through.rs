@@ -7,8 +7,9 @@ use larder::{
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres};
 
-use crate::world::{
-    Item, Tested, Through, ThroughRepository, World, everywhere, on_both_stores, on_mysql,
+use crate::{
+    entities::{Item, Through, ThroughRepository, of_items},
+    world::{Tested, World, everywhere, on_both_stores, on_mysql},
 };
 
 everywhere!(
@@ -305,14 +306,9 @@ async fn without_its_end_a_writer_that_lost_its_intent_leaves_the_old_row<DB: Te
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_through", after_triggers)]
-struct Triggered {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(strategy = "write_through", after_triggers)]
+    struct Triggered
 }
 
 async fn add_after_trigger<DB: Tested>(world: &World<DB>) {

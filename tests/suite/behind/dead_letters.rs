@@ -6,18 +6,16 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, at_once, everywhere};
+use crate::{
+    entities::of_items,
+    world::{Tested, World, at_once, everywhere},
+};
 
-/// A row of the items. All rows are in one partition, and a flush takes four writes at a time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", durability = "memory")]
-#[cached(partitions = 1, batch = 4, ttl = "10m")]
-struct Noted {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// A row of the items. All rows are in one partition, and a flush takes four writes at a time.
+    #[cached(strategy = "write_behind", durability = "memory")]
+    #[cached(partitions = 1, batch = 4, ttl = "10m")]
+    struct Noted
 }
 
 fn noted(id: i64, name: &str, note: &str) -> Noted {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin, Repository,
+    Cache, ErrorKind, Origin, Repository,
     store::faulty::{Faults, Operation},
 };
 use larder_testing::{
@@ -13,19 +13,17 @@ use larder_testing::{
 };
 use sqlx::Sqlite;
 
-use crate::world::{Kind, World};
+use crate::{
+    entities::of_items,
+    world::{Kind, World},
+};
 
 const ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const EVERY_SECOND: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
 
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", partitions = 1)]
-struct Durable {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(strategy = "write_behind", partitions = 1)]
+    struct Durable
 }
 
 fn row(id: i64, name: &str) -> Durable {

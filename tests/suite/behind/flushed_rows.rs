@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Database as _, MySql, Postgres, Sqlite};
 
 use crate::{
-    behind::put::{Behind, behind},
-    world::{Item, Tested, World, everywhere, on_both_stores, on_mysql, on_postgres},
+    behind::put::behind,
+    entities::{Behind, Item},
+    world::{Tested, World, everywhere, on_both_stores, on_mysql, on_postgres},
 };
 
 /// Defines a write-behind entity over the table `things`.
@@ -426,9 +427,9 @@ async fn a_row_that_another_version_has_flushed_is_read_from_the_database<DB: Te
     world.put(&Item::new(1, "old")).await;
     let rows = behind(world).await;
     let older: Repository<Behind, DB> = Repository::new(&world.cache, world.pool.clone());
-    let newer = crate::behind::put::Behind {
+    let newer = crate::entities::Behind {
         note: Some("only the newer version writes it".to_owned()),
-        ..crate::behind::put::Behind::new(1, "new")
+        ..crate::entities::Behind::new(1, "new")
     };
     rows.save(&newer).await.unwrap();
     older.flush().await.unwrap();

@@ -8,7 +8,8 @@ use sqlx::Sqlite;
 use tokio::time::Instant;
 
 use crate::{
-    behind::put::{Behind, BehindRepository, behind},
+    behind::put::behind,
+    entities::{Behind, BehindRepository},
     lost_transactions::dropped_after,
     world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
 };

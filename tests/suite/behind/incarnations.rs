@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Cached, ErrorKind, Origin, Repository,
+    Cache, ErrorKind, Origin, Repository,
     store::{
         Mechanism, Store,
         faulty::{Faults, Operation},
@@ -14,7 +14,7 @@ use larder_testing::redis_server::RedisServer;
 use sqlx::Sqlite;
 
 use crate::{
-    behind::put::{Behind, BehindRepository},
+    entities::{Behind, BehindRepository, Item, of_items},
     world::{Kind, World, eventually},
 };
 
@@ -99,7 +99,7 @@ async fn cache(server: &RedisServer, faults: &Faults) -> Cache {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
     let scene = Scene::open(&[]).await;
-    scene.world.put(&crate::world::Item::new(1, "old")).await;
+    scene.world.put(&Item::new(1, "old")).await;
     scene.save(1, "new").await;
     scene.drop_row(1).await;
     let outcome = scene.rows.find_outcome(1).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_pending_row_that_redis_has_dropped_is_read_from_the_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_pending_index_an_evicted_row_is_read_from_the_database() {
     let scene = Scene::open_without(&[], &[Mechanism::PendingIndex]).await;
-    scene.world.put(&crate::world::Item::new(1, "old")).await;
+    scene.world.put(&Item::new(1, "old")).await;
     scene.save(1, "new").await;
     scene.drop_row(1).await;
     assert_eq!(scene.rows.find(1).await.unwrap().unwrap().name, "old");
@@ -286,19 +286,13 @@ async fn without_the_position_check_a_restored_write_is_served() {
     assert_eq!(served, "old");
 }
 
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_behind",
-    durability = "memory",
-    partitions = 1
-)]
-struct Single {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(
+        strategy = "write_behind",
+        durability = "memory",
+        partitions = 1
+    )]
+    struct Single
 }
 
 /// Another process has committed a batch, has not settled it yet, and knows which rows may stay cached.

@@ -1,32 +1,13 @@
 //! The in-process queue with a journal: acknowledged writes survive the process.
 
-use larder::{Cache, Cached, ErrorKind};
-use serde::{Deserialize, Serialize};
+use larder::{Cache, ErrorKind};
 use sqlx::Sqlite;
 use tempfile::TempDir;
 
-use crate::world::{Item, Kind, World};
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", journal = "items.journal")]
-struct Kept {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
-}
-
-impl Kept {
-    fn new(id: i64, name: &str) -> Self {
-        Self {
-            id,
-            name: name.to_owned(),
-            note: None,
-            quantity: 1,
-        }
-    }
-}
+use crate::{
+    entities::{Item, Kept, KeptRepository, of_items},
+    world::{Kind, World},
+};
 
 /// Returns the rows as a process sees them that opens the journal now.
 fn open(world: &World<Sqlite>, directory: &TempDir) -> KeptRepository<Sqlite> {
@@ -100,14 +81,9 @@ async fn a_journal_that_is_open_elsewhere_is_refused() {
     drop(rows);
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", journal = "items.journal")]
-struct Other {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(strategy = "write_behind", journal = "items.journal")]
+    struct Other
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,12 +119,7 @@ async fn a_journal_is_shared_by_the_repositories_of_its_entity() {
     assert_eq!(beside.unwrap().find(1).await.unwrap(), None);
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "items", strategy = "write_behind", journal = "beside.journal")]
-struct Beside {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    #[cached(strategy = "write_behind", journal = "beside.journal")]
+    struct Beside
 }

@@ -3,47 +3,18 @@
 use std::time::Duration;
 
 use larder::{
-    Cached, ErrorKind, Origin,
+    ErrorKind, Origin,
     store::{
         Mechanism,
         faulty::{Faults, Operation},
     },
 };
 use larder_testing::redis_server::RedisServer;
-use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, eventually, everywhere, on_redis};
-
-/// The row of the items, written behind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_behind",
-    durability = "memory",
-    linger = "1ms",
-    ttl = "10m",
-    negative_ttl = "30s",
-    jitter = 0,
-    lease(ttl = "20s", wait = "10s")
-)]
-pub(crate) struct Behind {
-    #[cached(id)]
-    pub(crate) id: i64,
-    pub(crate) name: String,
-    pub(crate) note: Option<String>,
-    pub(crate) quantity: i64,
-}
-
-impl Behind {
-    pub(crate) fn new(id: i64, name: &str) -> Self {
-        Self {
-            id,
-            name: name.to_owned(),
-            note: None,
-            quantity: 1,
-        }
-    }
-}
+use crate::{
+    entities::{Behind, BehindRepository, Item, of_items},
+    world::{Tested, World, eventually, everywhere, on_redis},
+};
 
 /// Returns the rows of a world, with a queue and its tables.
 pub(crate) async fn behind<DB: Tested>(world: &World<DB>) -> BehindRepository<DB> {
@@ -92,7 +63,7 @@ async fn an_acknowledged_write_is_read_at_once_and_in_the_database_after_a_flush
 
 async fn a_write_has_the_condition_that_its_name_says<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
-    world.put(&crate::world::Item::new(1, "there")).await;
+    world.put(&Item::new(1, "there")).await;
     let kind = |error: larder::Error| error.kind();
     let missing = rows.update(&Behind::new(2, "x")).await.map_err(kind);
     assert_eq!(missing.unwrap_err(), ErrorKind::NotFound);
@@ -111,7 +82,7 @@ async fn a_write_has_the_condition_that_its_name_says<DB: Tested>(world: &World<
 
 async fn no_modification_is_lost<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
-    world.put(&crate::world::Item::new(1, "counter")).await;
+    world.put(&Item::new(1, "counter")).await;
     let elsewhere: BehindRepository<DB> =
         Behind::repository(&world.cache_elsewhere().await, world.pool.clone());
     let flusher = rows.start_flushing().await.unwrap();
@@ -241,7 +212,7 @@ async fn a_shutdown_past_its_deadline_returns_an_error_and_loses_no_write<DB: Te
 
 async fn an_invalidation_drops_no_pending_row<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
-    world.put(&crate::world::Item::new(1, "old")).await;
+    world.put(&Item::new(1, "old")).await;
     rows.save(&Behind::new(1, "new")).await.unwrap();
     rows.invalidate(1).await.unwrap();
     rows.invalidate_all().await.unwrap();
@@ -268,15 +239,10 @@ async fn without_its_tables_a_write_is_refused_and_the_error_says_what_to_do<DB:
 /// As [`Behind`], but with a short queue.
 macro_rules! short {
     ($name:ident, $on_full:literal) => {
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-        #[cached(table = "items", strategy = "write_behind", durability = "memory")]
-        #[cached(partitions = 1, max_pending = 10, batch = 3, on_full = $on_full, ttl = "10m")]
-        pub(crate) struct $name {
-            #[cached(id)]
-            pub(crate) id: i64,
-            pub(crate) name: String,
-            note: Option<String>,
-            quantity: i64,
+        of_items! {
+            #[cached(strategy = "write_behind", durability = "memory")]
+            #[cached(partitions = 1, max_pending = 10, batch = 3, on_full = $on_full, ttl = "10m")]
+            pub(crate) struct $name
         }
 
         impl $name {
@@ -423,7 +389,7 @@ on_redis!(a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once);
 /// No write was queued and no flusher runs, so no row is cached yet.
 async fn a_write_finds_the_row_before_a_queue_was_begun<DB: Tested>(world: &World<DB>) {
     let rows = behind(world).await;
-    world.put(&crate::world::Item::new(1, "there")).await;
+    world.put(&Item::new(1, "there")).await;
     let missing = rows.modify(2, |row| row.quantity += 1).await;
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
     rows.modify(1, |row| row.name.push('!')).await.unwrap();
@@ -492,20 +458,14 @@ async fn only_a_put_without_an_answer_may_or_may_not_be_queued<DB: Tested>(world
 
 everywhere!(only_a_put_without_an_answer_may_or_may_not_be_queued);
 
-/// As [`Behind`], but absences are not cached for readers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "items",
-    strategy = "write_behind",
-    durability = "memory",
-    negative_ttl = false
-)]
-struct NoAbsence {
-    #[cached(id)]
-    id: i64,
-    name: String,
-    note: Option<String>,
-    quantity: i64,
+of_items! {
+    /// As [`Behind`], but absences are not cached for readers.
+    #[cached(
+        strategy = "write_behind",
+        durability = "memory",
+        negative_ttl = false
+    )]
+    struct NoAbsence
 }
 
 async fn a_row_is_inserted_where_absences_are_not_cached<DB: Tested>(world: &World<DB>) {

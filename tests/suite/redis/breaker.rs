@@ -18,7 +18,10 @@ use larder::{
 use larder_testing::{log, proxy::Proxy, redis_server::RedisServer, wire::Observer};
 use sqlx::Sqlite;
 
-use crate::world::{Item, Kind, World, at_once, eventually, unique, until};
+use crate::{
+    entities::Item,
+    world::{Kind, World, at_once, eventually, unique, until},
+};
 
 /// The response time-out in these tests.
 const TIMEOUT: Duration = Duration::from_secs(2);

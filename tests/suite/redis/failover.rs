@@ -9,7 +9,10 @@ use larder::{
 use larder_testing::{proxy::Proxy, redis_server::RedisServer};
 use sqlx::Sqlite;
 
-use crate::world::{Item, ItemRepository, Kind, World, eventually, unique, until};
+use crate::{
+    entities::{Item, ItemRepository},
+    world::{Kind, World, eventually, unique, until},
+};
 
 async fn world() -> World<Sqlite> {
     let world = World::<Sqlite>::open(Kind::Memory).await;

@@ -18,7 +18,10 @@ use larder_testing::{
 use redis::Value;
 use sqlx::Sqlite;
 
-use crate::world::{Item, ItemRepository, Kind, World, eventually, unique, until};
+use crate::{
+    entities::{Item, ItemRepository},
+    world::{Kind, World, eventually, unique, until},
+};
 
 /// A caller waits up to 10 s for another process's load. One that is served much earlier was woken.
 const WELL_BEFORE: Duration = Duration::from_secs(7);

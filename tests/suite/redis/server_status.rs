@@ -7,7 +7,10 @@ use larder::{Cache, Origin};
 use larder_testing::{log, redis_server::RedisServer};
 use sqlx::Sqlite;
 
-use crate::world::{Item, ItemRepository, Kind, World, eventually, unique};
+use crate::{
+    entities::{Item, ItemRepository},
+    world::{Kind, World, eventually, unique},
+};
 
 struct Scene {
     world: World<Sqlite>,
