@@ -296,10 +296,10 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
             incarnation,
             number: fetched.current_last,
         });
-        let mut failures = 0;
+        let mut retries = 0..MAX_FAILURES;
         loop {
             match self.flush_up_to(target).await {
-                Err(error) if failures < MAX_FAILURES && is_passing(&error) => failures += 1,
+                Err(error) if is_passing(&error) && retries.next().is_some() => {}
                 flushed => return flushed,
             }
         }
@@ -421,4 +421,19 @@ fn random_fraction() -> f64 {
     let half =
         |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("a token is twice eight bytes"));
     random_fraction_of(half(process) ^ half(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_error_of_the_database_means_that_it_is_away() {
+        let caused = |kind| Error::with_source(kind, "no", sqlx::Error::PoolTimedOut);
+        assert!(is_database_away(&caused(ErrorKind::Database)));
+        assert!(is_database_away(&caused(ErrorKind::OutcomeUnknown)));
+        assert!(!is_database_away(&caused(ErrorKind::Configuration)));
+        let other = Error::new(ErrorKind::CacheUnavailable, "no");
+        assert!(!is_database_away(&other));
+    }
 }

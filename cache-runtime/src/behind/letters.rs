@@ -514,6 +514,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_found_in_the_table_is_read_as_it_was_stored() {
+        let digest = Found::Row("0123".to_owned());
+        let all = [
+            Found::Unknown,
+            Found::Nothing,
+            Found::Later,
+            Found::Replayed,
+            digest,
+        ];
+        for found in all {
+            assert_eq!(Found::from_text(found.text().to_owned()), found);
+        }
+    }
+
+    #[test]
     fn a_long_refusal_is_cut_between_characters() {
         assert_eq!(shortened("short"), "short");
         let long = "ä".repeat(MAX_ERROR);

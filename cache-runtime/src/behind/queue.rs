@@ -263,6 +263,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn last_acknowledged_writes_of_former_incarnations_are_noted() {
+        let incarnation = |epoch| Incarnation { epoch, nonce: 1 };
+        let at = |epoch, number| QueuePosition {
+            incarnation: incarnation(epoch),
+            number,
+        };
+        let partition = Partition::new("queue", 0);
+        for position in [at(1, 1), at(1, 3), at(1, 2)] {
+            partition.acknowledged(position);
+        }
+        assert_eq!(partition.former(Some(incarnation(1))), []);
+        partition.acknowledged(at(2, 1));
+        assert_eq!(partition.former(Some(incarnation(2))), [at(1, 3)]);
+        // A reply that was overtaken by the beginning of another incarnation.
+        partition.acknowledged(at(1, 4));
+        let noted = partition.former(Some(incarnation(2)));
+        assert_eq!(noted, [at(1, 3), at(1, 4)]);
+        partition.forget(at(1, 3));
+        assert_eq!(partition.former(Some(incarnation(2))), [at(1, 4)]);
+        // The present one is over as well.
+        assert_eq!(partition.former(None), [at(1, 4), at(2, 1)]);
+        partition.forget(at(1, 9));
+        assert_eq!(partition.former(None), [at(2, 1)]);
+    }
+
     /// What comes of keeping this, and then asking that.
     fn kept(fetched: Fetched, asked: Fetch) -> Option<usize> {
         let mut cursor = FlushCursor::default();

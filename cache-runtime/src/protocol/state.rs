@@ -578,3 +578,6 @@ fn waiters<P>(slot: Option<&Slot<P>>) -> Vec<ProcessId> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

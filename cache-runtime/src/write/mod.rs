@@ -63,7 +63,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self: &Arc<Self>,
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
-        let mut deadlocks = 0;
+        let mut retries = 0..MAX_DEADLOCKS;
         loop {
             let mut transaction = Transaction::begin(&self.database.pool).await?;
             match transaction.write(self, write).await {
@@ -74,11 +74,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 // The transaction was rolled back and contains nothing else, so retry it. On InnoDB two saves of a new
                 // row can deadlock: each has locked the gap that the other inserts into.
                 Err(error)
-                    if deadlocks < MAX_DEADLOCKS
-                        && error.database_error().is_some_and(database::is_deadlock) =>
-                {
-                    deadlocks += 1;
-                }
+                    if error.database_error().is_some_and(database::is_deadlock)
+                        && retries.next().is_some() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -320,9 +320,8 @@ impl MemoryStore {
     }
 }
 
-/// Returns what a reader may conclude from a slot.
-fn found(slot: Option<Slot<Payload>>, identity: Identity) -> Found {
-    let state = slot.map(|slot| slot.state);
+/// Returns what a reader finds in a state.
+fn found(state: Option<State<Payload>>, identity: Identity) -> Found {
     let found = state::lookup(state.as_ref(), identity).map(|_| ());
     found.map(|()| {
         let row = state.and_then(State::into_row);
@@ -371,13 +370,10 @@ impl Store for MemoryStore {
         if let Some(kept) = self.rows.get(key.as_bytes())
             && kept.until_ms > now_ms
         {
-            let slot = Slot {
-                state: kept.state,
-                remaining_ms: kept.until_ms - now_ms,
-            };
-            return Ok(found(Some(slot), identity));
+            return Ok(found(Some(kept.state), identity));
         }
-        self.visible(key, found(self.peek(key), identity)).await
+        let state = self.peek(key).map(|slot| slot.state);
+        self.visible(key, found(state, identity)).await
     }
 
     async fn acquire(
@@ -392,7 +388,7 @@ impl Store for MemoryStore {
         let granted = self.step(key, |slot| {
             let step = state::acquire(slot, lease, lease_ttl_ms);
             if !step.reply {
-                seen = slot.cloned();
+                seen = slot.map(|slot| slot.state.clone());
             }
             step
         });
@@ -408,7 +404,7 @@ impl Store for MemoryStore {
         let waiting = self.step(key, |slot| {
             let step = state::wait(slot, identity, ProcessId::current());
             if !step.reply {
-                seen = slot.cloned();
+                seen = slot.map(|slot| slot.state.clone());
             }
             step
         });
@@ -491,5 +487,72 @@ impl Store for MemoryStore {
         keys.extend(self.rows.iter().map(|(key, _)| key));
         keys.retain(|key| key.as_bytes().starts_with(prefix));
         Ok((0, keys.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::QueuePolicy;
+
+    fn store(clock: &Clock) -> MemoryStore {
+        MemoryStore::new(10, clock.clone(), PathBuf::new())
+    }
+
+    fn lease() -> Lease {
+        Lease {
+            token: Token::draw(),
+            identity: Identity::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn leases_that_have_expired_are_removed_and_no_others() {
+        const KEYS: u32 = 20_000;
+        let clock = Clock::manual();
+        let store = store(&clock);
+        let key = |number: u32| Key::from_bytes(&number.to_be_bytes());
+        for number in 0..KEYS {
+            let granted = store
+                .acquire(&key(number), lease(), 1_000, false, None)
+                .await;
+            assert!(granted.unwrap().is_none());
+        }
+        let busy = || {
+            store
+                .shards
+                .iter()
+                .map(|shard| shard.lock().unwrap().busy.len())
+        };
+        assert_eq!(busy().sum::<usize>(), KEYS as usize, "none has expired");
+        clock.advance(std::time::Duration::from_secs(1));
+        for number in KEYS..2 * KEYS {
+            let granted = store
+                .acquire(&key(number), lease(), 1_000, false, None)
+                .await;
+            assert!(granted.unwrap().is_none());
+        }
+        let left = busy().sum::<usize>();
+        assert!(left < 2 * KEYS as usize, "{left} are left");
+        for number in KEYS..2 * KEYS {
+            assert!(store.peek(&key(number)).is_some(), "it has not expired");
+        }
+    }
+
+    #[test]
+    fn partition_without_writes_needs_no_record_of_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MemoryStore::new(10, Clock::manual(), folder.path().to_owned());
+        let keys: Vec<_> = (0..3).map(|at| PartitionKeys::new("queue", at)).collect();
+        let policy = QueuePolicy {
+            journal: Some("journal"),
+            ..QueuePolicy::DEFAULT
+        };
+        store
+            .open_queue(&keys.iter().collect::<Vec<_>>(), &policy)
+            .unwrap();
+        let journals = store.journals.lock().unwrap();
+        let handle = journals.values().next().unwrap();
+        assert_eq!(handle.first_needed(), [u64::MAX; 3]);
     }
 }

@@ -81,6 +81,15 @@ impl JournalHandle {
         }
     }
 
+    /// Returns the first record that each partition needs.
+    #[cfg(test)]
+    pub(super) fn first_needed(&self) -> Vec<u64> {
+        let first_needed = self.first_needed.iter();
+        first_needed
+            .map(|first_needed| first_needed.load(Ordering::SeqCst))
+            .collect()
+    }
+
     /// Sets the first record that a partition needs, and releases the records that no partition needs.
     fn set_first_needed(&self, partition: u16, record: u64) {
         if let Some(first_needed) = self.first_needed.get(usize::from(partition)) {

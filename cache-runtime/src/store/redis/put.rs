@@ -475,6 +475,9 @@ fn record<'b>(
 mod tests {
     use redis::parse_redis_value;
 
+    use crate::protocol::state::{Identity, Lease, Meta};
+    use crate::store::queue::Acknowledged;
+
     use super::*;
 
     fn error(text: &str) -> Value {
@@ -485,6 +488,32 @@ mod tests {
         let mut bytes = vec![0; QUEUE_POSITION_LENGTH];
         bytes[QUEUE_POSITION_LENGTH - 1] = number;
         Value::BulkString(bytes)
+    }
+
+    #[test]
+    fn one_call_of_the_script_has_puts_of_one_partition_and_one_limit() {
+        let call = |partition, most| {
+            let put = Put {
+                meta: Meta {
+                    lease: Lease {
+                        token: Token::draw(),
+                        identity: Identity::default(),
+                    },
+                    loaded_at_ms: 0,
+                },
+                body: Body::Row(Payload::Bytes(Vec::new(), 0)),
+                condition: Condition::Any,
+                most,
+                journaled: None,
+                acknowledged: Acknowledged::AtOnce,
+            };
+            let partition = Arc::new(PartitionKeys::new("queue", partition));
+            Call::new(partition, Key::from_bytes(b"key"), put).unwrap()
+        };
+        let first = call(0, 10);
+        assert!(first.goes_with(&call(0, 10)));
+        assert!(!first.goes_with(&call(1, 10)));
+        assert!(!first.goes_with(&call(0, 11)));
     }
 
     #[test]

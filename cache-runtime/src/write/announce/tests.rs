@@ -247,6 +247,20 @@ async fn announcement_that_failed_is_made_again_before_the_step() {
 }
 
 #[tokio::test]
+async fn intent_is_due_again_after_a_third_of_its_ttl_and_soon_after_a_failure() {
+    const TTL: Duration = Duration::from_hours(1);
+    let scene = Scene::new(Policy::DEFAULT.intent_ttl(3_600_000));
+    let earliest = Deadline::after(TTL / 4);
+    let announcement = scene.begun(&key(1)).await;
+    assert!(announcement.renewal > earliest);
+    assert!(announcement.renewal < Deadline::after(TTL / 2));
+
+    scene.faults.fail(Operation::Begin, 1);
+    let failed = scene.begun(&key(2)).await;
+    assert!(failed.renewal <= Deadline::after(RETRY));
+}
+
+#[tokio::test]
 async fn intent_is_renewed_while_the_step_takes_longer_than_its_ttl() {
     let scene = Scene::new(Policy::DEFAULT.intent_ttl(300));
     let mut announcement = scene.begun(&key(1)).await;
