@@ -31,6 +31,9 @@ pub enum ErrorKind {
     /// The encoded row is larger than the queue accepts: larger than `max_row`, or than Redis accepts in one command.
     /// Nothing was written.
     TooLarge,
+    /// Too many loads of this repository wait for their turn
+    /// ([`max_waiting_loads`](crate::CacheBuilder::max_waiting_loads)). Nothing was read.
+    Overloaded,
     /// The queue is full (`max_pending`) and the entity's `on_full` is `refuse`. Nothing was written.
     Backpressure,
     /// The task that loaded or wrote the row panicked, or stopped with its runtime. A write may or may not have been

@@ -30,6 +30,15 @@ impl Default for Codec {
     }
 }
 
+/// The limits of the loads of one repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoadLimits {
+    /// The maximum number of loads that run at the same time (`max_concurrent_loads`).
+    pub(crate) running: usize,
+    /// The maximum number of loads that wait for their turn (`max_waiting_loads`).
+    pub(crate) waiting: usize,
+}
+
 /// The caching policy of an entity.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -53,6 +53,10 @@ counters! {
     hits_after_wait,
     /// Loads that ended in an error.
     load_errors,
+    /// Loads that were given up before their statement was sent, because their callers had all been dropped.
+    abandoned_loads,
+    /// Loads that failed immediately because too many waited for their turn (`max_waiting_loads`).
+    rejected_loads,
     /// Loads whose result the store took.
     fills_accepted,
     /// Loads whose result the store refused, because a write or another load came in between.

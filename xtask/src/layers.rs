@@ -34,6 +34,7 @@ pub(crate) const CRATES: [Layers; 2] = [
             &[
                 "read::flight",
                 "read::outcome",
+                "read::turn",
                 "behind::queue",
                 "behind::offsets",
             ],

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     database::round_trip::LoggedMismatches,
     error::Error,
-    policy::Codec,
+    policy::{Codec, LoadLimits},
     protocol::size,
     repair::{self, Host, Repairs},
     store::{RealStore, memory::MemoryStore},
@@ -34,7 +34,10 @@ use crate::{
 
 const DEFAULT_NAMESPACE: &str = "larder";
 const DEFAULT_CAPACITY: usize = 100_000;
-const DEFAULT_LOADS: usize = 64;
+const DEFAULT_LOADS: LoadLimits = LoadLimits {
+    running: 64,
+    waiting: 4_096,
+};
 
 /// The options of a [`Cache`].
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ pub struct CacheBuilder {
     max_row: u64,
     clock: Clock,
     max_tracked_invalidations: usize,
-    max_concurrent_loads: usize,
+    load_limits: LoadLimits,
     journal_dir: PathBuf,
     #[cfg(feature = "redis")]
     timeouts: Timeouts,
@@ -70,7 +73,7 @@ impl Default for CacheBuilder {
             max_row: size::DEFAULT,
             clock: Clock::default(),
             max_tracked_invalidations: repair::DEFAULT_LIMIT,
-            max_concurrent_loads: DEFAULT_LOADS,
+            load_limits: DEFAULT_LOADS,
             journal_dir: PathBuf::new(),
             #[cfg(feature = "redis")]
             timeouts: Timeouts::default(),
@@ -137,13 +140,23 @@ impl CacheBuilder {
     }
 
     /// Sets how many loads of one repository may run or wait for a connection at the same time (default 64). Further
-    /// loads wait for their turn, without a time limit. Hits do not count.
+    /// loads wait for their turn, without a time limit, but not too many of them (`max_waiting_loads`). Hits do not count.
     ///
     /// While the cache cannot answer, every read is a load. The limit keeps loads from filling the wait queue of the
     /// pool, where writes wait too. It applies to all loads, because an empty cache causes as many loads as an
     /// unreachable one.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
-        self.max_concurrent_loads = loads;
+        self.load_limits.running = loads;
+        self
+    }
+
+    /// Sets how many loads of one repository may wait for their turn (default 4,096), beyond those that run
+    /// (`max_concurrent_loads`). A load beyond that fails immediately with the kind [`ErrorKind::Overloaded`].
+    ///
+    /// Callers that wait for the same row count once. A load whose callers were all dropped does not count. A waiting
+    /// load takes about 6 kB.
+    pub fn max_waiting_loads(mut self, loads: usize) -> Self {
+        self.load_limits.waiting = loads;
         self
     }
 
@@ -226,7 +239,7 @@ impl CacheBuilder {
                 "failed to build the cache: a `capacity` of 0 rows keeps nothing; use at least 1",
             ));
         }
-        if self.max_concurrent_loads == 0 {
+        if self.load_limits.running == 0 {
             return Err(configuration(
                 "failed to build the cache: with `max_concurrent_loads` 0 no row can be read; use at least 1",
             ));
@@ -248,7 +261,7 @@ impl CacheBuilder {
             clock: self.clock,
             repairs,
             logged_mismatches: LoggedMismatches::default(),
-            max_concurrent_loads: self.max_concurrent_loads,
+            load_limits: self.load_limits,
             intent_ttl: self.intent_ttl,
         });
         let host = Arc::downgrade(&inner) as Weak<dyn Host>;

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     database::{backend::Backend, round_trip::LoggedMismatches},
     error::{Error, ErrorKind},
-    policy::Codec,
+    policy::{Codec, LoadLimits},
     repair::{Host, Repairs},
     stats::RepairStats,
     store::AnyStore,
@@ -46,8 +46,7 @@ pub(crate) struct Inner {
     pub(crate) repairs: Arc<Repairs>,
     /// The fields that were logged because a codec changes them.
     pub(crate) logged_mismatches: LoggedMismatches,
-    /// How many loads of one repository may run at the same time.
-    pub(crate) max_concurrent_loads: usize,
+    pub(crate) load_limits: LoadLimits,
     /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }

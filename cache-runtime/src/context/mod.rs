@@ -8,7 +8,6 @@ pub(crate) mod payload;
 use std::sync::{Arc, OnceLock, Weak};
 
 use sqlx::Pool;
-use tokio::sync::Semaphore;
 
 use crate::{
     behind::queue::Queue,
@@ -32,7 +31,7 @@ use crate::{
         partition_keys::PartitionKeys,
         state::Identity,
     },
-    read::flight::Flights,
+    read::{flight::Flights, turn::Turns},
     stats::Counters,
     store::{Store, failpoint::Mechanism},
 };
@@ -47,8 +46,7 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
-    /// Limits the loads that run at the same time.
-    pub(crate) loading: Semaphore,
+    pub(crate) turns: Turns,
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
     /// The namespace, and its binding.
@@ -112,7 +110,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             policy,
             counters: Counters::default(),
             flights: Flights::default(),
-            loading: Semaphore::new(cache.max_concurrent_loads),
+            turns: Turns::new(cache.load_limits),
             queue,
             bond,
             size_was_logged: OnceLock::new(),

@@ -106,10 +106,7 @@ impl<E> Flights<E> {
             }
             None => None,
         };
-        let flight = Arc::new(Flight {
-            generation: AtomicU32::new(0),
-            result: watch::Sender::new(None),
-        });
+        let flight = Arc::new(Flight::default());
         let slot = Slot {
             flight: Arc::clone(&flight),
             sealed: false,
@@ -138,6 +135,21 @@ impl<E> Flights<E> {
         }
     }
 
+    /// Closes a flight that nobody follows. Returns whether nobody does: then nobody ever will.
+    pub(crate) fn close_unfollowed(&self, key: &Key, flight: &Arc<Flight<E>>) -> bool {
+        let mut flights = self.lock();
+        // Callers join under the same lock.
+        let is_unfollowed = flight.result.receiver_count() == 0;
+        if is_unfollowed
+            && flights
+                .get(key)
+                .is_some_and(|slot| Arc::ptr_eq(&slot.flight, flight))
+        {
+            flights.remove(key);
+        }
+        is_unfollowed
+    }
+
     /// Closes the flight of a key, if there is one.
     pub(crate) fn close_current(&self, key: &Key) {
         self.lock().remove(key);
@@ -148,10 +160,24 @@ impl<E> Flights<E> {
     }
 }
 
+impl<E> Default for Flight<E> {
+    fn default() -> Self {
+        Self {
+            generation: AtomicU32::new(0),
+            result: watch::Sender::new(None),
+        }
+    }
+}
+
 impl<E> Flight<E> {
     /// Starts a new generation and returns it. Call it before every store command and SELECT.
     pub(crate) fn next_generation(&self) -> u32 {
         self.generation.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Waits until nobody follows. Somebody may join afterwards.
+    pub(crate) async fn unfollowed(&self) {
+        self.result.closed().await;
     }
 
     /// Sends the result to all callers that joined.
@@ -284,6 +310,28 @@ mod tests {
         let (_next, before) = lead(&flights, &key(1));
         assert!(before.is_none());
         let _follower = follow(&flights, &key(2));
+    }
+
+    #[tokio::test]
+    async fn flight_that_nobody_follows_is_closed_for_good() {
+        let flights = Flights::default();
+        let (flight, _) = lead(&flights, &key(1));
+        let follower = follow(&flights, &key(1));
+        assert!(!flights.close_unfollowed(&key(1), &flight));
+        drop(follower);
+        flight.unfollowed().await;
+        let again = follow(&flights, &key(1));
+        assert!(!flights.close_unfollowed(&key(1), &flight), "one came back");
+        drop(again);
+        assert!(flights.close_unfollowed(&key(1), &flight));
+        let (next, before) = lead(&flights, &key(1));
+        assert!(before.is_none());
+        assert!(
+            flights.close_unfollowed(&key(1), &flight),
+            "it stays closed"
+        );
+        let _follower = follow(&flights, &key(1));
+        assert!(!flights.close_unfollowed(&key(1), &next));
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@
 //! 2. With the lease: read the database, close the flight, answer the leader, fill the key, and finish the flight.
 //! 3. When bypassing the cache: seal the flight, read the database, and finish the flight.
 //!
+//! If all callers have left before the statement of the load is sent, the load gives up: it releases its lease and ends.
+//!
 //! Invariant: every granted lease is filled, released, or left to expire because the store failed.
 //! Invariant: even if the task panics or is stopped, no caller joins a flight that will not finish.
 //! Not here: which callers may share the result (`flight`), and the callers (`read`).
@@ -16,8 +18,8 @@ use tokio::sync::oneshot;
 use crate::{
     clock::{Deadline, millis},
     context::Context,
-    database::{backend::Backend, entity::Entity},
-    error::{Error, StoreError},
+    database::{self, WriteOutcome, backend::Backend, entity::Entity},
+    error::{Error, ErrorKind, StoreError},
     protocol::{
         key::Key,
         state::{Lease, Meta},
@@ -26,7 +28,7 @@ use crate::{
     },
     read::{
         LookedUp, Next,
-        flight::{ALL, Flight, LoadResult},
+        flight::{ALL, Flight, Flights, Follower, LoadResult},
         outcome::Outcome,
     },
     store::{Fill, Found, Store},
@@ -44,9 +46,32 @@ pub(crate) struct Load<E: Entity, DB: Backend> {
     id: E::Id,
     flight: Arc<Flight<E>>,
     /// The leader's own answer, sent before the fill.
-    early: Option<oneshot::Sender<Result<Outcome<E>, Error>>>,
+    early: Early<E>,
     /// When the load stops waiting for other processes.
     deadline: Option<Deadline>,
+}
+
+/// Sends the leader's answer, once.
+struct Early<E>(Option<oneshot::Sender<Result<Outcome<E>, Error>>>);
+
+impl<E> Early<E> {
+    /// Waits until the leader needs no answer any more.
+    async fn left(&mut self) {
+        if let Some(early) = &mut self.0 {
+            early.closed().await;
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn answer(&mut self, answer: Result<Outcome<E>, Error>) {
+        if let Some(early) = self.0.take() {
+            // If the leader's future was dropped, it needs no answer.
+            let _gone = early.send(answer);
+        }
+    }
 }
 
 /// Closes the flight even if the task panics or is stopped, so that no caller joins a flight that will not finish.
@@ -69,7 +94,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             key,
             id,
             flight,
-            early: Some(early),
+            early: Early(Some(early)),
             deadline: None,
         }
     }
@@ -93,9 +118,13 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                 }
                 Next::Wait => self.wait().await,
                 Next::Settle => self.repository.resolve_stale_pending(&self.key).await,
-                Next::Bypass => break,
+                Next::Bypass | Next::GiveUp => break,
             };
             match judged {
+                Ok(LookedUp::Unserved(Next::GiveUp)) => {
+                    self.repository.counters.abandoned_loads.add_one();
+                    return;
+                }
                 Err(error) => return self.finish(LoadResult::Failed(error)),
                 Ok(LookedUp::Served(outcome)) => {
                     self.repository.counters.hits_after_wait.add_one();
@@ -107,7 +136,22 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                 Ok(LookedUp::Unserved(then)) => next = then,
             }
         }
+        self.repository.counters.uncached_loads.add_one();
         self.bypass().await;
+    }
+
+    /// Waits for the flight before this one. Returns whether a caller still waits for this one.
+    pub(crate) async fn comes_after(&mut self, before: Follower<E>) -> bool {
+        // Its result does not matter, only that the statement of this load comes after the earlier one.
+        let ended = before.result();
+        let flights = &self.repository.flights;
+        tokio::select! {
+            _result = ended => true,
+            () = left(flights, &self.key, &self.flight, &mut self.early) => {
+                self.repository.counters.abandoned_loads.add_one();
+                false
+            }
+        }
     }
 
     /// Asks for the lease. If it is not granted, returns what is at the key instead.
@@ -159,20 +203,31 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             Err(error) => repository.interpret_bound(&self.key, Err(error)).await,
             // After a wake-up or a time-out, look again, and take the lease if the other one has ended.
             Ok(None) => {
-                deadline.bound(listener.woken()).await;
-                Ok(LookedUp::Unserved(Next::Lease { over: false }))
+                let flights = &repository.flights;
+                tokio::select! {
+                    _in_time = deadline.bound(listener.woken()) => {
+                        Ok(LookedUp::Unserved(Next::Lease { over: false }))
+                    }
+                    () = left(flights, &self.key, &self.flight, &mut self.early) => {
+                        Ok(LookedUp::Unserved(Next::GiveUp))
+                    }
+                }
             }
         }
     }
 
     /// Reads the database under the lease, and fills the key.
     async fn load_under(mut self, lease: Lease) {
-        let loaded = self
-            .repository
-            .load(&self.key, &self.id, || self.flight.next_generation())
+        let (repository, flight) = (Arc::clone(&self.repository), Arc::clone(&self.flight));
+        let loaded = repository
+            .load(&mut self, || flight.next_generation())
             .await;
         let (generation, row) = match loaded {
-            Ok(loaded) => loaded,
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => {
+                self.release(lease).await;
+                return;
+            }
             Err(error) => {
                 // Release the lease so that others can try immediately. An error is not "does not exist".
                 self.release(lease).await;
@@ -182,7 +237,7 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         let outcome = Outcome::fresh(row);
         // A caller that asks from now on may ask after a write that follows the fill, so no caller may join any more.
         self.close();
-        self.answer(Ok(outcome.clone()));
+        self.early.answer(Ok(outcome.clone()));
         let meta = Meta {
             lease,
             loaded_at_ms: self.repository.cache.clock.wall_ms(),
@@ -248,18 +303,18 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     }
 
     /// Reads the database and fills nothing.
-    async fn bypass(self) {
-        self.repository.counters.uncached_loads.add_one();
-        let (flights, flight) = (&self.repository.flights, &self.flight);
-        let loaded = self
-            .repository
-            .load(&self.key, &self.id, || {
-                flights.seal(&self.key, flight);
+    pub(crate) async fn bypass(mut self) {
+        let (repository, flight) = (Arc::clone(&self.repository), Arc::clone(&self.flight));
+        let key = self.key.clone();
+        let loaded = repository
+            .load(&mut self, || {
+                repository.flights.seal(&key, &flight);
                 flight.next_generation()
             })
             .await;
         let result = match loaded {
-            Ok((below, row)) => LoadResult::Shared {
+            Ok(None) => return,
+            Ok(Some((below, row))) => LoadResult::Shared {
                 outcome: Outcome::store_skipped(row),
                 below,
             },
@@ -272,17 +327,10 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         self.repository.flights.close(&self.key, &self.flight);
     }
 
-    fn answer(&mut self, answer: Result<Outcome<E>, Error>) {
-        if let Some(early) = self.early.take() {
-            // If the leader's future was dropped, it needs no answer.
-            let _gone = early.send(answer);
-        }
-    }
-
     /// Ends the flight, and answers all callers that have no answer yet.
     fn finish(mut self, result: LoadResult<E>) {
         self.close();
-        self.answer(match &result {
+        self.early.answer(match &result {
             LoadResult::Shared { outcome, .. } => Ok(outcome.clone()),
             LoadResult::Failed(error) => Err(error.clone()),
         });
@@ -290,7 +338,77 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     }
 }
 
+/// Waits until no caller waits for a load, and then closes its flight.
+async fn left<E>(flights: &Flights<E>, key: &Key, flight: &Arc<Flight<E>>, early: &mut Early<E>) {
+    early.left().await;
+    loop {
+        flight.unfollowed().await;
+        // A caller may have joined in the meantime.
+        if flights.close_unfollowed(key, flight) {
+            return;
+        }
+    }
+}
+
 impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Reads one row from the database. All reads come through here, so this is where their number is limited
+    /// (`turn`), whether they fill the cache or bypass it. `generation` is called when there is a connection, just
+    /// before the statement is sent. Returns `None` if all callers left before that.
+    async fn load<M>(
+        &self,
+        load: &mut Load<E, DB>,
+        generation: impl FnOnce() -> M + Send,
+    ) -> Result<Option<(M, Option<Arc<E>>)>, Error> {
+        let Load {
+            key,
+            id,
+            flight,
+            early,
+            ..
+        } = load;
+        let turn = self
+            .turns
+            .take(left(&self.flights, key, flight, early))
+            .await;
+        let turn = turn.map_err(|full| {
+            self.counters.rejected_loads.add_one();
+            let row = self.describe_row(key);
+            Error::new(
+                ErrorKind::Overloaded,
+                format!("failed to load {row}: {full}"),
+            )
+        })?;
+        let loaded = async {
+            let failed = |error| {
+                database::describe(
+                    "load",
+                    &self.describe_row(key),
+                    error,
+                    WriteOutcome::Nothing,
+                )
+            };
+            let mut connection = self.database.acquire().await.map_err(failed)?;
+            if early.has_left() && self.flights.close_unfollowed(key, flight) {
+                return Ok(None);
+            }
+            self.counters.loads.add_one();
+            self.bind_within(&mut connection).await?;
+            let generation = generation();
+            let row = self.database.select(&mut connection, id).await;
+            Ok(Some((generation, row.map_err(failed)?.map(Arc::new))))
+        };
+        let loaded = match turn {
+            Some(_turn) => loaded.await,
+            None => Ok(None),
+        };
+        match &loaded {
+            Ok(Some(_)) => {}
+            Ok(None) => self.counters.abandoned_loads.add_one(),
+            Err(_) => self.counters.load_errors.add_one(),
+        }
+        loaded
+    }
+
     /// Returns what to store at a key for its row or its absence, and for how long. Returns `None` if it must not be
     /// stored.
     pub(crate) fn fill(

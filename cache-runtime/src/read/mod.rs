@@ -20,6 +20,7 @@
 pub(crate) mod flight;
 mod load;
 pub(crate) mod outcome;
+pub(crate) mod turn;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -27,8 +28,8 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::{
-    context::{Context, run_detached},
-    database::{self, WriteOutcome, backend::Backend, entity::Entity},
+    context::Context,
+    database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
     protocol::{key::Key, state::Meta},
     read::{
@@ -55,6 +56,8 @@ pub(crate) enum Next {
     Settle,
     /// Bypass the cache.
     Bypass,
+    /// Nothing: all callers have left.
+    GiveUp,
 }
 
 /// The result of a look into the store.
@@ -116,38 +119,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Box::pin(self.miss_from(key, id, next)).await
     }
 
-    /// Reads one row from the database. All reads come through here, so this is where their number is limited
-    /// (`max_concurrent_loads`), whether they fill the cache or bypass it. `generation` is called when there is a
-    /// connection, just before the statement is sent.
-    pub(crate) async fn load<M>(
-        &self,
-        key: &Key,
-        id: &E::Id,
-        generation: impl FnOnce() -> M + Send,
-    ) -> Result<(M, Option<Arc<E>>), Error> {
-        let loaded = async {
-            let permit = self.loading.acquire().await;
-            let _permit = permit.expect("the semaphore is never closed");
-            self.counters.loads.add_one();
-            let failed = |error| {
-                database::describe(
-                    "load",
-                    &self.describe_row(key),
-                    error,
-                    WriteOutcome::Nothing,
-                )
-            };
-            let mut connection = self.database.acquire().await.map_err(failed)?;
-            self.bind_within(&mut connection).await?;
-            let generation = generation();
-            let row = self.database.select(&mut connection, id).await;
-            Ok((generation, row.map_err(failed)?.map(Arc::new)))
-        };
-        loaded
-            .await
-            .inspect_err(|_| self.counters.load_errors.add_one())
-    }
-
     async fn miss_from(
         self: &Arc<Self>,
         key: Key,
@@ -176,16 +147,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(Outcome::store_skipped(self.load_alone(key, id).await?))
     }
 
-    /// Reads one row from the database for one caller, in a task that ends even if the caller's future is dropped.
+    /// Reads one row from the database for one caller, and fills nothing.
     pub(crate) async fn load_alone(
         self: &Arc<Self>,
         key: Key,
         id: E::Id,
     ) -> Result<Option<Arc<E>>, Error> {
-        let inner = Arc::clone(self);
-        let loaded = async move { inner.load(&key, &id, || ()).await };
-        let ((), row) = run_detached::<E, _>("load", loaded).await?;
-        Ok(row)
+        let flight = Arc::new(Flight::default());
+        let loaded = self.run_load(key, id, flight, Load::bypass).await?;
+        Ok(loaded.row)
     }
 
     /// Waits for a flight that another caller leads. Returns `None` if this caller may not share its result.
@@ -207,7 +177,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Runs the flight in a task of its own, and returns as soon as the row is loaded, before the fill.
+    /// Runs a flight, and returns as soon as the row is loaded, before the fill.
     async fn lead(
         self: &Arc<Self>,
         key: Key,
@@ -216,17 +186,32 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         flight: Arc<Flight<E>>,
         before: Option<Follower<E>>,
     ) -> Result<Outcome<E>, Error> {
-        let (early, row) = oneshot::channel();
-        let described = self.describe_row(&key);
-        let load = Load::new(Arc::clone(self), key, id, flight, early);
-        let flown = async move {
-            if let Some(before) = before {
-                // Its result does not matter, only that this statement comes after the earlier one.
-                before.result().await;
+        let run = move |mut load: Load<E, DB>| async move {
+            if let Some(before) = before
+                && !load.comes_after(before).await
+            {
+                return;
             }
             load.run(next).await;
         };
-        tokio::spawn(flown.in_current_span());
+        self.run_load(key, id, flight, run).await
+    }
+
+    /// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
+    async fn run_load<F>(
+        self: &Arc<Self>,
+        key: Key,
+        id: E::Id,
+        flight: Arc<Flight<E>>,
+        run: impl FnOnce(Load<E, DB>) -> F,
+    ) -> Result<Outcome<E>, Error>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (early, row) = oneshot::channel();
+        let described = self.describe_row(&key);
+        let load = Load::new(Arc::clone(self), key, id, flight, early);
+        tokio::spawn(run(load).in_current_span());
         row.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::TaskFailed,
