@@ -16,6 +16,7 @@ mod journal;
 mod key;
 mod large_rows;
 mod late_fills;
+mod loads;
 mod lost_transactions;
 mod negative;
 mod on_outage;

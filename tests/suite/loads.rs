@@ -1,0 +1,179 @@
+//! The turns of loads: which run, which wait, which fail immediately, and which are given up.
+//!
+//! The pool's connections are held, so that no load comes to its statement before the test wants it to.
+//!
+//! Not here: which callers share a load (`stampede`), and that a dropped read leaves nothing behind (`dropped`).
+
+use larder::{Cache, ErrorKind, Origin};
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use crate::{
+    entities::{Item, ItemRepository},
+    world::{Kind, Tested, World, on_both_stores, redis_url, unique, until},
+};
+
+on_both_stores!(
+    loads_are_given_up_when_their_callers_have_left,
+    a_load_is_given_up_only_when_its_last_caller_has_left,
+    a_load_that_is_given_up_releases_its_lease,
+    a_reader_that_has_left_waits_for_no_other_process,
+    loads_beyond_those_that_may_wait_fail_at_once,
+);
+
+/// Returns the items through a cache of their own with these limits.
+fn limited<DB: Tested>(world: &World<DB>, running: usize, waiting: usize) -> ItemRepository<DB> {
+    let builder = Cache::builder()
+        .namespace(unique("loads"))
+        .max_concurrent_loads(running)
+        .max_waiting_loads(waiting);
+    let builder = match world.kind {
+        Kind::Memory => builder,
+        Kind::Redis => builder.redis(redis_url()),
+    };
+    Item::repository(&builder.build().unwrap(), world.pool.clone())
+}
+
+type Read = JoinHandle<Result<Option<String>, larder::Error>>;
+
+fn read<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> Read {
+    let items = items.clone();
+    tokio::spawn(async move { Ok(items.find(id).await?.map(|item| item.name.clone())) })
+}
+
+fn read_uncached<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> Read {
+    let items = items.clone();
+    tokio::spawn(async move { Ok(items.find_uncached(id).await?.map(|item| item.name.clone())) })
+}
+
+async fn loads_are_given_up_when_their_callers_have_left<DB: Tested>(world: &World<DB>) {
+    const READS: u64 = 500;
+    const RUNNING: u64 = 2;
+    let items = limited(world, RUNNING as usize, 5_000);
+    world.put(&Item::new(1, "one")).await;
+    assert!(items.find(1).await.unwrap().is_some(), "it is bound");
+    let before = items.stats();
+    let gate = world.close_gate().await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let idle = tasks();
+    let reads: Vec<_> = (0..READS)
+        .map(|id| match id % 2 {
+            0 => read(&items, 10 + id as i64),
+            _ => read_uncached(&items, 10 + id as i64),
+        })
+        .collect();
+    until("all loads have begun", || {
+        items.stats().misses - before.misses == READS / 2 && tasks() >= idle + 2 * READS as usize
+    })
+    .await;
+    for read in &reads {
+        read.abort();
+    }
+    until("the loads that wait are given up", || {
+        items.stats().abandoned_loads >= READS - RUNNING && tasks() <= idle + RUNNING as usize
+    })
+    .await;
+    let statements = world.database.statements();
+    drop(gate);
+    let row = items.find_uncached(1).await.unwrap();
+    assert_eq!(row.unwrap().name, "one");
+    until("the loads that had a turn are given up as well", || {
+        items.stats().abandoned_loads == READS
+    })
+    .await;
+    let after = items.stats();
+    assert_eq!(after.loads - before.loads, 1);
+    assert_eq!(after.load_errors, before.load_errors);
+    assert_eq!(world.database.statements() - statements, 1);
+}
+
+async fn a_load_is_given_up_only_when_its_last_caller_has_left<DB: Tested>(world: &World<DB>) {
+    let items = limited(world, 1, 10);
+    world.put(&Item::new(1, "one")).await;
+    world.put(&Item::new(2, "two")).await;
+    let gate = world.close_gate().await;
+    let _first = read(&items, 9);
+    until("it has its turn", || items.stats().misses == 1).await;
+    let mut reads = Vec::new();
+    for (misses, id) in [(2, 1), (3, 1), (4, 2), (5, 2)] {
+        reads.push(read(&items, id));
+        until("it waits", || items.stats().misses == misses).await;
+    }
+    let [leader, follower, other_leader, other_follower] = reads.try_into().unwrap();
+    leader.abort();
+    other_follower.abort();
+    other_leader.abort();
+    until("the load without callers is given up", || {
+        items.stats().abandoned_loads == 1
+    })
+    .await;
+    drop(gate);
+    assert_eq!(follower.await.unwrap().unwrap().as_deref(), Some("one"));
+    assert_eq!(items.stats().abandoned_loads, 1);
+    let row = items.find(2).await.unwrap().unwrap();
+    assert_eq!(row.name, "two", "who comes later has a load of its own");
+}
+
+async fn a_load_that_is_given_up_releases_its_lease<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    world.put(&Item::new(1, "one")).await;
+    let gate = world.close_gate().await;
+    let reader = read(&items, 1);
+    until("the load has begun", || items.stats().misses == 1).await;
+    // It has a turn, and waits for a connection with the lease in its hands.
+    tokio::task::yield_now().await;
+    reader.abort();
+    drop(gate);
+    until("the load is given up", || {
+        items.stats().abandoned_loads == 1
+    })
+    .await;
+    let elsewhere = world.items_elsewhere().await;
+    let found = elsewhere.find_outcome(1).await.unwrap();
+    assert_eq!(found.origin, Origin::Database);
+    assert_eq!(elsewhere.stats().lease_waits, 0, "the lease is free");
+}
+
+async fn a_reader_that_has_left_waits_for_no_other_process<DB: Tested>(world: &World<DB>) {
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    world.put(&Item::new(1, "one")).await;
+    let gate = world.close_gate().await;
+    let loading = read(&elsewhere, 1);
+    until("another process loads", || elsewhere.stats().misses == 1).await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let waiting = read(&items, 1);
+    until("it waits for the lease", || items.stats().lease_waits == 1).await;
+    let with_it = tasks();
+    waiting.abort();
+    until("its task ends", || {
+        items.stats().abandoned_loads == 1 && tasks() < with_it
+    })
+    .await;
+    drop(gate);
+    assert_eq!(loading.await.unwrap().unwrap().as_deref(), Some("one"));
+}
+
+async fn loads_beyond_those_that_may_wait_fail_at_once<DB: Tested>(world: &World<DB>) {
+    const READS: u64 = 20;
+    let items = limited(world, 1, 3);
+    world.put(&Item::new(1, "one")).await;
+    let gate = world.close_gate().await;
+    let reads: Vec<_> = (1..=READS as i64).map(|id| read(&items, id)).collect();
+    until(
+        "all but one that runs and three that wait have failed",
+        || items.stats().rejected_loads == READS - 4,
+    )
+    .await;
+    drop(gate);
+    let mut rejected = 0;
+    for read in reads {
+        if let Err(error) = read.await.unwrap() {
+            rejected += 1;
+            assert_eq!(error.kind(), ErrorKind::Overloaded);
+            let text = error.to_string();
+            assert!(text.starts_with("failed to load Item with key "), "{text}");
+            assert!(text.contains("`max_waiting_loads`"), "{text}");
+        }
+    }
+    assert_eq!(rejected, READS - 4);
+    assert!(items.find(1).await.unwrap().is_some(), "it recovers");
+}
