@@ -27,6 +27,7 @@ mod redis;
 mod repair;
 mod round_trip;
 mod schema;
+mod secrets;
 mod stampede;
 mod stats;
 mod transaction;

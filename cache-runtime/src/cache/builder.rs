@@ -27,7 +27,7 @@ use crate::{
         failpoint::Disabled,
         redis::{
             RedisStore,
-            connection::{Options, Timeouts},
+            connection::{Options, ServerUrl, Timeouts},
         },
     },
 };
@@ -43,7 +43,8 @@ const DEFAULT_LOADS: LoadLimits = LoadLimits {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder {
-    url: Option<String>,
+    #[cfg(feature = "redis")]
+    url: Option<ServerUrl>,
     capacity: usize,
     namespace: String,
     codec: Codec,
@@ -66,6 +67,7 @@ pub struct CacheBuilder {
 impl Default for CacheBuilder {
     fn default() -> Self {
         Self {
+            #[cfg(feature = "redis")]
             url: None,
             capacity: DEFAULT_CAPACITY,
             namespace: DEFAULT_NAMESPACE.to_owned(),
@@ -93,7 +95,7 @@ impl CacheBuilder {
     /// process.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
-        self.url = Some(url.into());
+        self.url = Some(ServerUrl(url.into()));
         self
     }
 
@@ -283,7 +285,7 @@ impl CacheBuilder {
 
     #[cfg(feature = "redis")]
     fn store(&self, repairs: &Arc<Repairs>) -> Result<RealStore, Error> {
-        let Some(url) = &self.url else {
+        let Some(ServerUrl(url)) = &self.url else {
             return Ok(self.memory());
         };
         if url.starts_with("rediss:") && cfg!(not(feature = "tls")) {
@@ -316,7 +318,6 @@ impl CacheBuilder {
 
     #[cfg(not(feature = "redis"))]
     fn store(&self, _: &Arc<Repairs>) -> Result<RealStore, Error> {
-        debug_assert!(self.url.is_none());
         Ok(self.memory())
     }
 

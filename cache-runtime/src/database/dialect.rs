@@ -26,8 +26,9 @@ impl Dialect {
     pub(crate) fn placeholder(self, number: usize) -> String {
         match self {
             Self::Postgres => format!("${number}"),
-            Self::MySql => "?".to_owned(),
-            Self::Sqlite => format!("?{number}"),
+            // SQLite also has `?1`, but looks each of them up in a list of those before: a statement with n of them takes
+            // n² steps to prepare.
+            Self::MySql | Self::Sqlite => "?".to_owned(),
         }
     }
 
@@ -92,7 +93,7 @@ impl Dialect {
 
     /// Returns whether a parameter of the statement can be used twice by its number.
     pub(super) const fn numbers_parameters(self) -> bool {
-        !matches!(self, Self::MySql)
+        matches!(self, Self::Postgres)
     }
 
     /// Returns whether a type is text, so that a collation may treat different values as equal.

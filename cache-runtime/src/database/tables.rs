@@ -313,6 +313,6 @@ mod tests {
         let (sql, _) = ask::<sqlx::Postgres>("UPDATE t SET a = ? WHERE b = ?", &values).unwrap();
         assert_eq!(sql.as_str(), "UPDATE t SET a = $1 WHERE b = $2");
         let (sql, _) = ask::<sqlx::Sqlite>("SELECT ?, ? FROM t", &values).unwrap();
-        assert_eq!(sql.as_str(), "SELECT ?1, ?2 FROM t");
+        assert_eq!(sql.as_str(), "SELECT ?, ? FROM t");
     }
 }

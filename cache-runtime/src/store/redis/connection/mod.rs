@@ -28,6 +28,7 @@ mod info;
 mod watch;
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -66,6 +67,19 @@ const MAX_IDLE: Duration = Duration::from_secs(5);
 const INITIAL_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// The URL of a server. `Debug` prints only the address, because the URL may contain a password.
+#[derive(Clone)]
+pub(crate) struct ServerUrl(pub(crate) String);
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_str().into_connection_info() {
+            Ok(info) => write!(f, "{}", info.addr()),
+            Err(_) => f.write_str("an invalid URL"),
+        }
+    }
+}
+
 /// The time-outs of the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
@@ -98,7 +112,7 @@ pub struct Options {
 }
 
 /// The observer of the server's state. The connection calls it before a new link can be used.
-pub(crate) trait Observer: std::fmt::Debug + Send + Sync {
+pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// Sets for how long the keys of writes are recorded, because the server may have a successor that never gets them.
     /// `None` if it cannot have one.
     fn watch_writes_for(&self, window: Option<Duration>);
