@@ -40,7 +40,7 @@ async fn a_consistent_write_that_cannot_be_announced_changes_nothing<DB: Tested>
         assert_eq!(error.kind(), ErrorKind::CacheUnavailable, "{error:?}");
         let message = error.to_string();
         assert!(
-            message.contains(verb) && message.contains("on_outage"),
+            message.contains(verb) && message.contains("Careful") && message.contains("on_outage"),
             "{message}"
         );
     };

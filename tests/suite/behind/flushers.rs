@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::{
     behind::put::behind,
-    entities::{Behind, BehindRepository},
+    entities::{Behind, BehindRepository, of_items},
     lost_transactions::dropped_after,
-    world::{Kind, Tested, World, eventually, everywhere, on_servers, unique},
+    world::{Kind, Tested, World, eventually, everywhere, on_both_stores, on_servers, unique},
 };
 
 /// The number of writes in a queue.
@@ -284,6 +284,52 @@ on_servers! {
     flushing_starts_while_the_database_is_unreachable_and_continues_by_itself,
     a_mistake_that_turns_out_later_is_logged,
     pending_is_answered_while_the_database_is_unreachable,
+}
+
+of_items! {
+    #[cached(strategy = "write_behind", durability = "memory")]
+    struct Volatile
+}
+
+of_items! {
+    #[cached(strategy = "write_behind", journal = "kept")]
+    struct Journaled
+}
+
+/// Only a queue in this process without a journal loses its writes with the process.
+async fn the_log_warns_of_a_queue_that_a_crash_loses<DB: Tested>(world: &World<DB>) {
+    log::listen();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::builder().journal_dir(folder.path());
+    let cache = cache.namespace(&*world.namespace).build().unwrap();
+    let rows = Volatile::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let journaled = Journaled::repository(&cache, world.pool.clone());
+    let _flushers = (
+        rows.start_flushing().await.unwrap(),
+        journaled.start_flushing().await.unwrap(),
+    );
+    let warnings = |entity| {
+        let lines = log::lines_with("entity", entity);
+        let about = |line: &&log::Line, field, part: &str| {
+            line.field(field).is_some_and(|text| text.contains(part))
+        };
+        let lines = lines
+            .iter()
+            .filter(|line| about(line, "queue", &world.namespace));
+        lines
+            .filter(|line| about(line, "message", "a crash loses them"))
+            .count()
+    };
+    assert_eq!(
+        warnings("Volatile"),
+        usize::from(world.kind == Kind::Memory)
+    );
+    assert_eq!(warnings("Journaled"), 0);
+}
+
+on_both_stores! {
+    the_log_warns_of_a_queue_that_a_crash_loses,
 }
 
 /// All connections are in use.

@@ -475,3 +475,67 @@ fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
 pub(super) fn unexpected(reply: &Value) -> StoreError {
     StoreError::new(format!("Redis sent an unexpected reply: {reply:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{
+        queue_position::QueuePosition,
+        state::{Identity, Lease, Meta, Pending},
+        token::Token,
+    };
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn entry_of(fields: Vec<Value>) -> Value {
+        Value::Array(vec![text("7-1"), Value::Array(fields)])
+    }
+
+    #[test]
+    fn write_is_read_from_its_entry_with_its_key_and_its_time() {
+        let pending = Pending {
+            position: QueuePosition {
+                incarnation: Incarnation::from_bytes([1; 16]),
+                number: 7,
+            },
+            is_deletion: false,
+            meta: Meta {
+                lease: Lease {
+                    token: Token::numbered(3),
+                    identity: Identity::default(),
+                },
+                loaded_at_ms: 5,
+            },
+        };
+        let bytes = entry::encode(&State::Pending(pending, b"row"));
+        let written = || Value::BulkString(bytes.clone());
+        let fields = vec![
+            text("k"),
+            text("key"),
+            text("e"),
+            written(),
+            text("a"),
+            text("42"),
+        ];
+        let read = logged(entry_of(fields)).unwrap();
+        assert_eq!(
+            (read.key, read.pending, read.at_ms),
+            (Key::from_bytes(b"key"), pending, 42)
+        );
+        let Payload::Bytes(bytes, start) = read.payload else {
+            panic!("Redis keeps bytes");
+        };
+        assert_eq!(&bytes[start..], b"row");
+
+        for fields in [
+            vec![text("k"), text("key")],
+            vec![text("e"), written()],
+            vec![text("k"), text("key"), text("e"), text("nonsense")],
+        ] {
+            let error = logged(entry_of(fields)).err().unwrap().to_string();
+            assert!(error.contains("is not a write of larder"), "{error}");
+        }
+    }
+}
