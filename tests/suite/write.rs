@@ -28,8 +28,12 @@ everywhere!(
     a_row_of_nothing_but_its_id_can_be_written,
     many_writers_and_readers_never_see_an_older_row,
     concurrent_saves_of_a_new_row_all_succeed,
+    a_row_is_cached_again_when_its_last_writer_has_ended,
 );
-on_both_stores!(two_fields_for_one_column_are_refused_at_start,);
+on_both_stores!(
+    two_fields_for_one_column_are_refused_at_start,
+    rows_that_many_transactions_change_are_cached_again_when_the_last_has_ended,
+);
 on_postgres!(
     a_write_whose_outcome_is_unknown_keeps_its_key_uncached,
     an_insert_that_is_rolled_back_leaves_no_trace,
@@ -580,4 +584,55 @@ async fn an_insert_that_is_rolled_back_leaves_no_trace(world: &World<Postgres>) 
         Some(third),
         "the pool's connections are usable"
     );
+}
+
+async fn is_cached<DB: Tested>(world: &World<DB>, items: &ItemRepository<DB>, id: i64) {
+    world.warm(items, id).await;
+    let outcome = items.find_outcome(id).await.unwrap();
+    assert_eq!(outcome.origin, Origin::Cache);
+}
+
+/// However many there were: an intent that is not listed would keep the row out of the cache for its whole time to live.
+async fn a_row_is_cached_again_when_its_last_writer_has_ended<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    world.put(&Item::new(1, "hot")).await;
+    for writers in [10, 70, 300] {
+        let results = at_once(writers, |quantity| {
+            let items = items.clone();
+            async move {
+                let item = Item {
+                    quantity: quantity as i64,
+                    ..Item::new(1, "hot")
+                };
+                items.update(&item).await.map(|_| ())
+            }
+        });
+        for result in results.await {
+            result.unwrap();
+        }
+        is_cached(world, &items, 1).await;
+    }
+}
+
+/// Transactions announce their writes just before they commit, all their rows together.
+async fn rows_that_many_transactions_change_are_cached_again_when_the_last_has_ended<DB: Tested>(
+    world: &World<DB>,
+) {
+    let items = world.items();
+    let rows = [Item::new(1, "hot"), Item::new(2, "hot")];
+    items.insert_many(&rows).await.unwrap();
+    let results = at_once(70, |quantity| {
+        let items = items.clone();
+        let rows = rows.clone().map(|row| Item {
+            quantity: quantity as i64,
+            ..row
+        });
+        async move { items.save_many(&rows).await.map(|_| ()) }
+    });
+    for result in results.await {
+        result.unwrap();
+    }
+    for id in [1, 2] {
+        is_cached(world, &items, id).await;
+    }
 }

@@ -35,6 +35,7 @@ pub(crate) const CRATES: [Layers; 2] = [
                 "read::flight",
                 "read::outcome",
                 "read::turn",
+                "write::row_gate",
                 "behind::queue",
                 "behind::offsets",
             ],

@@ -34,6 +34,7 @@ use crate::{
     read::{flight::Flights, turn::Turns},
     stats::Counters,
     store::{Store, failpoint::Mechanism},
+    write::row_gate::RowGates,
 };
 
 /// The state of one repository. Its clones share it.
@@ -47,6 +48,7 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
     pub(crate) turns: Turns,
+    pub(crate) row_gates: RowGates,
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
     /// The namespace, and its binding.
@@ -111,6 +113,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             counters: Counters::default(),
             flights: Flights::default(),
             turns: Turns::new(cache.load_limits),
+            row_gates: RowGates::default(),
             queue,
             bond,
             size_was_logged: OnceLock::new(),

@@ -28,7 +28,7 @@ pub const FOREVER: u64 = u64::MAX;
 
 /// The largest number of intents that one key lists. With more, nothing is served or filled until the last intent has
 /// expired.
-pub const MAX_INTENTS: usize = 64;
+pub const MAX_INTENTS: usize = 1_024;
 
 /// What one key of the store holds. An absent key is `None` wherever a state is optional.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -15,6 +15,7 @@
 mod announce;
 pub(crate) mod bulk;
 mod invalidate;
+pub(crate) mod row_gate;
 pub(crate) mod transaction;
 
 use std::sync::Arc;
@@ -84,6 +85,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// One statement that commits by itself.
     async fn write_announced(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         let key = self.key(&write.id())?;
+        let _entered = self.row_gates.enter(key.clone()).await;
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
         let mut announcement = Announcement::of_one(Token::draw(), target, key.clone());
         // Get a connection and announce the write at the same time.

@@ -594,11 +594,22 @@ impl Bench {
             }
             // More writers than an entry lists.
             Operation::Crowd => {
-                let mut wake = Vec::new();
-                for intent in 100..=100 + state::MAX_INTENTS as u64 {
-                    wake.extend(self.begin(intent, 40_000));
-                }
-                wake
+                let intents =
+                    (0..state::MAX_INTENTS as u64).map(|number| Token::numbered(100 + number));
+                let full = State::Writing(Writers {
+                    intents: intents.collect(),
+                    contended: true,
+                    saturated: false,
+                });
+                let _: () = self
+                    .redis
+                    .pset_ex(&self.key, bytes_of(&full), VALUE_TTL_MS)
+                    .expect("the command runs");
+                self.model = Some(Slot {
+                    state: full,
+                    remaining_ms: VALUE_TTL_MS,
+                });
+                self.begin(99, 40_000)
             }
         };
         self.compare(operation, &wake);

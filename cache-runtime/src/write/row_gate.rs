@@ -1,0 +1,134 @@
+//! How many writes of one row may be under way in this process at the same time.
+//!
+//! A key lists the intents of its writers, and the list is bounded. Beyond the bound a store can only remember that there
+//! were more, and keeps the row out of the cache until the last intent has expired. The database executes the writes of a
+//! row one after the other anyway, so a write that waits here instead loses nothing.
+//!
+//! 1. A write of one row that commits by itself enters the gate of its key before it announces itself.
+//! 2. It leaves when it has ended.
+//!
+//! Invariant: a write waits here only while it holds no connection and no lock. So transactions and batches, which may hold
+//! some, do not enter.
+//! Not here: the list of intents (`state`).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::protocol::key::Key;
+
+/// The maximum number of announced writes of one row. It is a fraction of the intents that a key can list
+/// (`state::MAX_INTENTS`), because other processes write the row too.
+const MAX_WRITERS: usize = 16;
+
+/// The gates of one repository, one for each row that is being written.
+#[derive(Default)]
+pub(crate) struct RowGates(Mutex<HashMap<Key, Gate>>);
+
+struct Gate {
+    /// The writes inside and before the gate.
+    writers: usize,
+    places: Arc<Semaphore>,
+}
+
+/// A write that has entered. It leaves when this is dropped.
+pub(crate) struct Entered<'a> {
+    place: Option<OwnedSemaphorePermit>,
+    gates: &'a RowGates,
+    key: Key,
+}
+
+impl RowGates {
+    /// Enters the gate of a key. Waits while too many writes of the row are under way.
+    pub(crate) async fn enter(&self, key: Key) -> Entered<'_> {
+        let places = {
+            let mut gates = self.lock();
+            let gate = gates.entry(key.clone()).or_insert_with(|| Gate {
+                writers: 0,
+                places: Arc::new(Semaphore::new(MAX_WRITERS)),
+            });
+            gate.writers += 1;
+            Arc::clone(&gate.places)
+        };
+        // Made before the wait, so that a write that is dropped here is not counted any more.
+        let mut entered = Entered {
+            place: None,
+            gates: self,
+            key,
+        };
+        let place = places.acquire_owned().await;
+        entered.place = Some(place.expect("the semaphore is never closed"));
+        entered
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Gate>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        drop(self.place.take());
+        let mut gates = self.gates.lock();
+        if let Some(gate) = gates.get_mut(&self.key) {
+            gate.writers -= 1;
+            if gate.writers == 0 {
+                gates.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+    use crate::protocol::state::MAX_INTENTS;
+
+    const _: () = assert!(MAX_WRITERS * 16 <= MAX_INTENTS);
+
+    fn key(number: u8) -> Key {
+        Key::from_bytes(&[number])
+    }
+
+    fn is_ready(future: std::pin::Pin<&mut impl Future>) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        future.poll(&mut context).is_ready()
+    }
+
+    #[tokio::test]
+    async fn writes_of_one_row_beyond_the_maximum_wait_for_one_to_end() {
+        let gates = RowGates::default();
+        let mut inside = Vec::new();
+        for _ in 0..MAX_WRITERS {
+            inside.push(gates.enter(key(1)).await);
+        }
+        let mut next = pin!(gates.enter(key(1)));
+        assert!(!is_ready(next.as_mut()));
+        let _other_row = gates.enter(key(2)).await;
+        inside.pop();
+        assert!(is_ready(next.as_mut()));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_writes_that_have_ended_or_were_dropped() {
+        let gates = RowGates::default();
+        let mut inside = Vec::new();
+        for _ in 0..MAX_WRITERS {
+            inside.push(gates.enter(key(1)).await);
+        }
+        {
+            let mut waiting = pin!(gates.enter(key(1)));
+            assert!(!is_ready(waiting.as_mut()));
+        }
+        drop(inside);
+        assert!(gates.lock().is_empty());
+    }
+}
