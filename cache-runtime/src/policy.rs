@@ -30,6 +30,15 @@ impl Default for Codec {
     }
 }
 
+/// The maximum size of an in-process store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// A number of rows and absences.
+    Rows(usize),
+    /// A number of bytes. Each row counts as its encoded size, its key and about 250 bytes.
+    Bytes(u64),
+}
+
 /// The limits of the loads of one repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LoadLimits {

@@ -1,14 +1,17 @@
 //! Time to live: when it begins, how jitter changes it, and that it ends.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use larder::{Cache, Clock, Origin, key::Key};
+use larder::{Cache, CacheBuilder, Clock, Origin, key::Key};
 use sqlx::Sqlite;
 use tokio::time::Instant;
 
 use crate::{
     entities::{Item, ItemRepository, of_items},
-    world::{Kind, Tested, World, eventually, on_both_stores, on_redis, redis_url},
+    world::{Kind, Tested, World, eventually, on_both_stores, on_redis, redis_url, until},
 };
 
 on_redis!(
@@ -245,4 +248,63 @@ async fn an_entry_is_served_until_its_last_millisecond_and_no_longer() {
         Origin::Database
     );
     world.database.close().await;
+}
+
+/// Returns the items in a cache with these options, and what is left of 50 rows that it keeps.
+async fn kept(builder: CacheBuilder) -> (World<Sqlite>, ItemRepository<Sqlite>, Vec<Weak<Item>>) {
+    const ROWS: i64 = 50;
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let items = Item::repository(&builder.build().unwrap(), world.pool.clone());
+    let mut rows = Vec::new();
+    for id in 0..ROWS {
+        let item = Item {
+            note: Some("n".repeat(100)),
+            ..Item::new(id, "row")
+        };
+        world.put(&item).await;
+        world.warm(&items, id).await;
+        let row = items.find(id).await.unwrap().unwrap();
+        rows.push(Arc::downgrade(&row));
+    }
+    (world, items, rows)
+}
+
+fn in_memory(rows: &[Weak<Item>]) -> usize {
+    rows.iter().filter(|row| row.strong_count() > 0).count()
+}
+
+#[tokio::test]
+async fn rows_in_process_leave_the_memory_when_they_have_expired() {
+    let clock = Clock::manual();
+    let (world, _items, rows) = kept(Cache::builder().clock(clock.clone())).await;
+    assert_eq!(in_memory(&rows), rows.len());
+    clock.advance(Duration::from_secs(600));
+    until("nothing is left of them", || in_memory(&rows) == 0).await;
+    world.database.close().await;
+}
+
+#[tokio::test]
+async fn rows_in_process_leave_the_memory_when_all_are_invalidated() {
+    for expired in [false, true] {
+        let clock = Clock::manual();
+        let (world, items, rows) = kept(Cache::builder().clock(clock.clone())).await;
+        assert_eq!(in_memory(&rows), rows.len());
+        if expired {
+            clock.advance(Duration::from_secs(600));
+        }
+        items.invalidate_all().await.unwrap();
+        assert_eq!(in_memory(&rows), 0, "expired: {expired}");
+        world.database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn capacity_in_bytes_limits_what_is_kept() {
+    let (world, items, rows) = kept(Cache::builder().capacity_bytes(10_000)).await;
+    let few = in_memory(&rows);
+    assert!((10..rows.len()).contains(&few), "{few} rows in 10 kB");
+    assert_eq!(items.find(0).await.unwrap().unwrap().name, "row");
+    world.database.close().await;
+    let refused = Cache::builder().capacity_bytes(0).build().unwrap_err();
+    assert!(refused.to_string().contains("capacity"), "{refused}");
 }

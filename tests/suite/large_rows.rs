@@ -609,7 +609,7 @@ async fn fetch(
 fn bytes(fetched: &Fetched) -> usize {
     let writes = fetched.writes.iter().map(|write| match &write.payload {
         Payload::Bytes(entry, _) => entry.len() + write.key.as_bytes().len(),
-        Payload::Shared(_) => 0,
+        Payload::Shared(..) => 0,
     });
     writes.sum()
 }

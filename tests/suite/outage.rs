@@ -606,7 +606,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
                     lease,
                     loaded_at_ms: 0,
                 };
-                let nonsense = State::Value(meta, Payload::Shared(Arc::new(())));
+                let nonsense = State::Value(meta, Payload::Shared(Arc::new(()), 0));
                 store.force(&key, Some((nonsense, 60_000))).await.unwrap();
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     database::round_trip::LoggedMismatches,
     error::Error,
-    policy::{Codec, LoadLimits},
+    policy::{Capacity, Codec, LoadLimits},
     protocol::size,
     repair::{self, Host, Repairs},
     store::{RealStore, memory::MemoryStore},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 const DEFAULT_NAMESPACE: &str = "larder";
-const DEFAULT_CAPACITY: usize = 100_000;
+const DEFAULT_CAPACITY: Capacity = Capacity::Rows(100_000);
 const DEFAULT_LOADS: LoadLimits = LoadLimits {
     running: 64,
     waiting: 4_096,
@@ -45,7 +45,7 @@ const DEFAULT_LOADS: LoadLimits = LoadLimits {
 pub struct CacheBuilder {
     #[cfg(feature = "redis")]
     url: Option<ServerUrl>,
-    capacity: usize,
+    capacity: Capacity,
     namespace: String,
     codec: Codec,
     max_row: u64,
@@ -101,7 +101,16 @@ impl CacheBuilder {
 
     /// Limits the in-process store to about this many rows (default 100,000). No effect on Redis.
     pub fn capacity(mut self, rows: usize) -> Self {
-        self.capacity = rows;
+        self.capacity = Capacity::Rows(rows);
+        self
+    }
+
+    /// Limits the in-process store to this many bytes, in place of a number of rows. No effect on Redis.
+    ///
+    /// A row counts as its encoded size, its key and about 250 bytes. In memory it may take more or less. A row that is
+    /// larger than the limit, or than 8 MiB if the limit is larger, is not kept.
+    pub fn capacity_bytes(mut self, bytes: u64) -> Self {
+        self.capacity = Capacity::Bytes(bytes);
         self
     }
 
@@ -236,9 +245,9 @@ impl CacheBuilder {
     /// [`ErrorKind::Configuration`] for a URL, a namespace or a limit that cannot be used.
     pub fn build(self) -> Result<Cache, Error> {
         check_namespace(&self.namespace)?;
-        if self.capacity == 0 {
+        if matches!(self.capacity, Capacity::Rows(0) | Capacity::Bytes(0)) {
             return Err(configuration(
-                "failed to build the cache: a `capacity` of 0 rows keeps nothing; use at least 1",
+                "failed to build the cache: a `capacity` of 0 rows or bytes keeps nothing; use at least 1",
             ));
         }
         if self.load_limits.running == 0 {

@@ -44,7 +44,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let row = self.database.decode(self.codec, &bytes[header..]);
                 row.ok().map(Arc::new)
             }
-            Payload::Shared(row) => row.downcast().ok(),
+            Payload::Shared(row, _) => row.downcast().ok(),
         }
     }
 
@@ -75,7 +75,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             && let Ok(bytes) = self.codec.encode(&**row)
         {
             return Ok(match self.cache.store.keeps() {
-                Representation::Rows => (Payload::Shared(Arc::clone(row) as _), bytes),
+                Representation::Rows => (Payload::Shared(Arc::clone(row) as _, bytes.len()), bytes),
                 Representation::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
             });
         }
@@ -88,7 +88,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         })?;
         Ok(match self.cache.store.keeps() {
             // Keep the decoded row, as Redis would return it: the original may contain more than the codec writes.
-            Representation::Rows => (Payload::Shared(Arc::new(value) as _), bytes),
+            Representation::Rows => (Payload::Shared(Arc::new(value) as _, bytes.len()), bytes),
             Representation::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
         })
     }
@@ -163,6 +163,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 fn encoded<'a>(payload: &'a Payload, written: &'a [u8]) -> &'a [u8] {
     match payload {
         Payload::Bytes(bytes, header) => &bytes[*header..],
-        Payload::Shared(_) => written,
+        Payload::Shared(..) => written,
     }
 }

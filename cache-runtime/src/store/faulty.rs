@@ -328,7 +328,7 @@ impl FaultyStore {
 fn to_bytes(state: &State<Payload>) -> Vec<u8> {
     let payload = |payload: &Payload| match payload {
         Payload::Bytes(bytes, header) => bytes[*header..].to_vec(),
-        Payload::Shared(_) => Vec::new(),
+        Payload::Shared(..) => Vec::new(),
     };
     match state {
         State::Value(meta, row) => entry::encode(&State::Value(*meta, payload(row).as_slice())),

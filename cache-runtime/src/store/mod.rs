@@ -47,15 +47,26 @@ use crate::{
 pub enum Payload {
     /// Encoded bytes, after a header of this length.
     Bytes(Vec<u8>, usize),
-    /// The row itself, for a store in this process.
-    Shared(Arc<dyn Any + Send + Sync>),
+    /// The row itself, for a store in this process, and the number of bytes that it has when it is encoded.
+    Shared(Arc<dyn Any + Send + Sync>, usize),
+}
+
+impl Payload {
+    /// Returns the size of the encoded row in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Bytes(bytes, header) => bytes.len() - header,
+            Self::Shared(_, size) => *size,
+        }
+    }
 }
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(bytes, header) => write!(f, "Bytes({} bytes)", bytes.len() - header),
-            Self::Shared(_) => f.write_str("Shared(..)"),
+            Self::Shared(..) => f.write_str("Shared(..)"),
         }
     }
 }

@@ -20,7 +20,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if !is_deletion && let Payload::Bytes(..) = write.payload {
             let image = self.image(is_deletion, meta.lease.identity, &write.payload);
             if let Image::Row(row) = image {
-                write.payload = Payload::Shared(row);
+                let size = write.payload.size();
+                write.payload = Payload::Shared(row, size);
             }
         }
     }
@@ -47,7 +48,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         payload: &Payload,
     ) -> Image<E> {
         let bytes = match payload {
-            Payload::Shared(row) => match Arc::clone(row).downcast() {
+            Payload::Shared(row, _) => match Arc::clone(row).downcast() {
                 Ok(row) => return Image::Row(row),
                 Err(_) => &[],
             },

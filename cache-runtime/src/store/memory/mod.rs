@@ -14,6 +14,7 @@
 //! Not here: the content of a queue, and its records (`queue`).
 
 pub(crate) mod queue;
+mod rows;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,13 +24,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use quick_cache::sync::Cache as BoundedCache;
-
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind, StoreError},
     journal::Journal,
-    policy::QueuePolicy,
+    policy::{Capacity, QueuePolicy},
     protocol::{
         claim::{Claim, InForce},
         key::Key,
@@ -39,7 +38,10 @@ use crate::{
     },
     store::{
         AnnouncedKey, CacheUpdate, Fill, Found, Payload, Representation, Store,
-        memory::queue::{JournalHandle, MemoryQueue},
+        memory::{
+            queue::{JournalHandle, MemoryQueue},
+            rows::Rows,
+        },
         wake::Wakeups,
     },
 };
@@ -66,7 +68,7 @@ struct Shard {
 
 /// Entries in the memory of this process.
 pub struct MemoryStore {
-    rows: BoundedCache<Key, StoredEntry>,
+    rows: Rows,
     shards: Box<[Mutex<Shard>]>,
     hasher: std::collections::hash_map::RandomState,
     clock: Clock,
@@ -91,9 +93,9 @@ impl fmt::Debug for MemoryStore {
 
 impl MemoryStore {
     /// Returns a store for about `capacity` rows. Paths of journals are relative to `directory`.
-    pub fn new(capacity: usize, clock: Clock, directory: PathBuf) -> Self {
+    pub fn new(capacity: Capacity, clock: Clock, directory: PathBuf) -> Self {
         Self {
-            rows: BoundedCache::new(capacity),
+            rows: Rows::new(capacity, clock.clone()),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: std::collections::hash_map::RandomState::new(),
             clock,
@@ -257,7 +259,7 @@ impl MemoryStore {
     fn slot(&self, shard: &Shard, key: &Key, now_ms: u64) -> Option<Slot<Payload>> {
         let kept = match shard.busy.get(key) {
             Some(kept) => kept.clone(),
-            None => self.rows.peek(key.as_bytes())?,
+            None => self.rows.peek(key, now_ms)?,
         };
         (kept.until_ms > now_ms).then(|| Slot {
             state: kept.state,
@@ -290,7 +292,7 @@ impl MemoryStore {
             Change::Keep => {}
             Change::Delete => {
                 shard.busy.remove(key);
-                self.rows.remove(key.as_bytes());
+                self.rows.remove(key);
             }
             Change::Put(state @ (State::Value(..) | State::Negative(_)), ttl_ms) => {
                 shard.busy.remove(key);
@@ -303,7 +305,7 @@ impl MemoryStore {
                 self.rows.insert(key.clone(), kept);
             }
             Change::Put(state, ttl_ms) => {
-                self.rows.remove(key.as_bytes());
+                self.rows.remove(key);
                 if shard.busy.len() >= shard.sweep_at.max(SWEEP_FROM) {
                     shard.busy.retain(|_, kept| kept.until_ms > now_ms);
                     shard.sweep_at = shard.busy.len() * 2;
@@ -367,9 +369,7 @@ impl Store for MemoryStore {
         };
         let now_ms = self.clock.now_ms();
         // No lock: a value that is found here is current, because a writer removes it before it commits.
-        if let Some(kept) = self.rows.get(key.as_bytes())
-            && kept.until_ms > now_ms
-        {
+        if let Some(kept) = self.rows.get(key, now_ms) {
             return Ok(found(Some(kept.state), identity));
         }
         let state = self.peek(key).map(|slot| slot.state);
@@ -484,7 +484,7 @@ impl Store for MemoryStore {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             keys.extend(shard.busy.keys().cloned());
         }
-        keys.extend(self.rows.iter().map(|(key, _)| key));
+        keys.extend(self.rows.keys());
         keys.retain(|key| key.as_bytes().starts_with(prefix));
         Ok((0, keys.into_iter().collect()))
     }
@@ -496,7 +496,7 @@ mod tests {
     use crate::policy::QueuePolicy;
 
     fn store(clock: &Clock) -> MemoryStore {
-        MemoryStore::new(10, clock.clone(), PathBuf::new())
+        MemoryStore::new(Capacity::Rows(10), clock.clone(), PathBuf::new())
     }
 
     fn lease() -> Lease {
@@ -542,7 +542,11 @@ mod tests {
     #[test]
     fn partition_without_writes_needs_no_record_of_the_journal() {
         let folder = tempfile::tempdir().unwrap();
-        let store = MemoryStore::new(10, Clock::manual(), folder.path().to_owned());
+        let store = MemoryStore::new(
+            Capacity::Rows(10),
+            Clock::manual(),
+            folder.path().to_owned(),
+        );
         let keys: Vec<_> = (0..3).map(|at| PartitionKeys::new("queue", at)).collect();
         let policy = QueuePolicy {
             journal: Some("journal"),

@@ -232,7 +232,7 @@ impl Batch {
 fn size(write: &Logged) -> u64 {
     let entry = match &write.payload {
         Payload::Bytes(entry, _) => entry.len(),
-        Payload::Shared(_) => 0,
+        Payload::Shared(..) => 0,
     };
     (write.key.as_bytes().len() + entry) as u64
 }

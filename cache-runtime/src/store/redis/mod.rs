@@ -157,7 +157,7 @@ fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
         Fill::Value(meta, Payload::Bytes(bytes, header)) => {
             Ok(entry::encode(&State::Value(*meta, &bytes[*header..])))
         }
-        Fill::Value(_, Payload::Shared(_)) => {
+        Fill::Value(_, Payload::Shared(..)) => {
             Err(StoreError::new("a row was not encoded for Redis"))
         }
         Fill::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),

@@ -112,7 +112,7 @@ impl Call {
         key: Key,
         put: Put,
     ) -> Result<Self, StoreError> {
-        if let Body::Row(Payload::Shared(_)) = put.body {
+        if let Body::Row(Payload::Shared(..)) = put.body {
             return Err(StoreError::new("a row was not encoded for Redis"));
         }
         let pending = Pending {
@@ -143,7 +143,7 @@ impl Call {
     fn payload(&self) -> &[u8] {
         match &self.body {
             Body::Row(Payload::Bytes(bytes, header)) => &bytes[*header..],
-            Body::Row(Payload::Shared(_)) => &[],
+            Body::Row(Payload::Shared(..)) => &[],
             Body::Deletion(id) => id,
         }
     }

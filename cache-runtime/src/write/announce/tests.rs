@@ -90,7 +90,7 @@ impl Scene {
 
     fn update(&self) -> CacheUpdate {
         CacheUpdate {
-            fill: Fill::Value(self.meta(), Payload::Shared(Arc::new(7_u8))),
+            fill: Fill::Value(self.meta(), Payload::Shared(Arc::new(7_u8), 1)),
             ttl_ms: 60_000,
         }
     }
@@ -101,7 +101,7 @@ impl Scene {
         let meta = self.meta();
         let granted = store.acquire(key, meta.lease, 5_000, false, None).await;
         assert!(granted.unwrap().is_none(), "the lease was granted");
-        let fill = Fill::Value(meta, Payload::Shared(Arc::new(1_u8)));
+        let fill = Fill::Value(meta, Payload::Shared(Arc::new(1_u8), 1));
         assert!(store.fill(key, fill, 60_000, 5_000).await.unwrap());
     }
 
