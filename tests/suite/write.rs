@@ -627,7 +627,7 @@ async fn rows_that_many_transactions_change_are_cached_again_when_the_last_has_e
             quantity: quantity as i64,
             ..row
         });
-        async move { items.save_many(&rows).await.map(|_| ()) }
+        async move { items.update_many(&rows).await.map(|_| ()) }
     });
     for result in results.await {
         result.unwrap();
