@@ -43,9 +43,11 @@ counters! {
     hits,
     /// Reads by id answered "does not exist" from the cache.
     negative_hits,
-    /// Reads by id that the cache could not serve at once. Without errors, `misses = loads + coalesced + hits_after_wait`.
+    /// Reads by id that the cache could not serve at once. Without errors and loads that were given up, `misses = loads +
+    /// coalesced + hits_after_wait`.
     misses,
-    /// Rows read from the database by `find` and its like, one statement each.
+    /// Rows read from the database by `find` and its like, one statement each. A load that waits for a connection counts,
+    /// also if it is given up then (`abandoned_loads`).
     loads,
     /// Misses answered by a load that another caller of this process had in flight.
     coalesced,

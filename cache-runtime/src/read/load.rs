@@ -379,6 +379,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             )
         })?;
         let loaded = async {
+            self.counters.loads.add_one();
             let failed = |error| {
                 database::describe(
                     "load",
@@ -391,7 +392,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             if early.has_left() && self.flights.close_unfollowed(key, flight) {
                 return Ok(None);
             }
-            self.counters.loads.add_one();
             self.bind_within(&mut connection).await?;
             let generation = generation();
             let row = self.database.select(&mut connection, id).await;
