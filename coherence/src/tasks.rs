@@ -184,12 +184,12 @@ impl<DB: Site> Shared<DB> {
         // One order for all keeps most deadlocks away.
         rows.sort_unstable();
         rows.dedup();
-        let leaving = self.leaving(random);
-        if leaving.polls < STAYS.polls && self.orders.broken == Some(Broken::DroppedBegin) {
-            // As larder would begin without a task of its own.
-            leaving.run(self.pool.begin()).await;
+        if self.orders.broken == Some(Broken::DroppedBegin) {
+            // As larder would begin without a task of its own, for a caller that leaves.
+            leaving(random, 1_000).run(self.pool.begin()).await;
             return;
         }
+        let leaving = self.leaving(random);
         let begun = leaving.run(Transaction::begin(&self.pool)).await;
         let Some(Ok(mut transaction)) = begun else {
             return;

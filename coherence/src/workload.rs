@@ -89,11 +89,11 @@ impl Mix {
                     Role::Other => Self { writes: 0, ..many },
                 }
             }
-            // Transactions that are given up while they begin, and writes that follow them on their connections.
+            // Transactions that are all given up while they begin, and writes that follow them on their connections.
             Some(Broken::DroppedBegin) => Self {
-                writes: 100,
-                transactions: 400,
-                abandoned: 200,
+                writes: 150,
+                transactions: 300,
+                abandoned: 0,
                 ..usual
             },
             _ => usual,

@@ -128,7 +128,9 @@ impl Subscriber for Everything {
 async fn the_password_is_in_no_line_of_the_log() {
     let log = Everything::default();
     let _kept = tracing::subscriber::set_default(log.clone());
-    let mut server = RedisServer::start_with(&["--requirepass", "another"]).await;
+    let mut server = RedisServer::start().await;
+    let password = ["CONFIG", "SET", "requirepass", "another"];
+    server.command(&password).await.unwrap();
     let database = sqlx::Sqlite::create().await;
     let address = server.address();
     let mut urls = urls();
