@@ -34,6 +34,16 @@ impl process::Orders for Orders {
         &self.name
     }
 
+    fn environment(&self) -> &'static [(&'static str, &'static str)] {
+        match self.broken {
+            // A transaction that was left open keeps its locks, and a writer that waits for one would never end.
+            Some(Broken::DroppedBegin) => {
+                &[("PGOPTIONS", "-c idle_in_transaction_session_timeout=1000")]
+            }
+            _ => &[],
+        }
+    }
+
     /// The arguments that [`Orders::from_arguments`] understands.
     fn to_arguments(&self) -> Vec<String> {
         let names = self.strategies.iter().map(|strategy| strategy.name());

@@ -24,6 +24,11 @@ pub trait Orders {
 
     /// The arguments that the worker reads its orders from.
     fn to_arguments(&self) -> Vec<String>;
+
+    /// What is set in the environment of the worker.
+    fn environment(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 }
 
 /// A running worker.
@@ -40,6 +45,7 @@ impl<O: Orders> Process<O> {
         let program = std::env::current_exe().expect("this program has a file");
         let mut child = Command::new(program)
             .args(orders.to_arguments())
+            .envs(orders.environment().iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
