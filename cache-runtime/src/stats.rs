@@ -66,7 +66,7 @@ counters! {
     /// Times that a reader waited for a load of another process.
     lease_waits,
     /// Loads whose result was not offered to the store: a write was in progress, the store was away, or a wait timed out.
-    /// They are counted in `loads` too.
+    /// They are counted in `loads` too, unless they had to wait for their turn and never got it.
     uncached_loads,
     /// Entries of another struct layout, or from before the server's last restart, that were overwritten.
     incompatible_entries,

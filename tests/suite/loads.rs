@@ -118,9 +118,8 @@ async fn a_load_that_is_given_up_releases_its_lease<DB: Tested>(world: &World<DB
     world.put(&Item::new(1, "one")).await;
     let gate = world.close_gate().await;
     let reader = read(&items, 1);
-    until("the load has begun", || items.stats().misses == 1).await;
-    // It has a turn, and waits for a connection with the lease in its hands.
-    tokio::task::yield_now().await;
+    // A load takes the lease first, then its turn. It waits for a connection.
+    until("it has the lease", || items.stats().loads == 1).await;
     reader.abort();
     drop(gate);
     until("the load is given up", || {

@@ -132,9 +132,9 @@ impl Stage {
         // Each run copies the repository; what it depends on is built once for all of them.
         command.env("CARGO_TARGET_DIR", mutants.join("build"));
         command.args(["--test-package", self.package]);
-        let servers = servers.inspect(|servers| {
+        if let Some(servers) = servers {
             command.envs(servers.environment());
-        });
+        }
         if is_installed("nextest") {
             // It ends at the first failure, which is all that is asked.
             command.args(["--test-tool=nextest", "--"]).args(self.tests);

@@ -107,8 +107,8 @@ impl CacheBuilder {
 
     /// Limits the in-process store to this many bytes, in place of a number of rows. No effect on Redis.
     ///
-    /// A row counts as its encoded size, its key and about 250 bytes. In memory it may take more or less. A row that is
-    /// larger than the limit, or than 8 MiB if the limit is larger, is not kept.
+    /// A row counts as its encoded size, its key and about 250 bytes. In memory it may take more or less. Queued writes do
+    /// not count. A row that is larger than the limit, or than 8 MiB if the limit is larger, is not kept.
     pub fn capacity_bytes(mut self, bytes: u64) -> Self {
         self.capacity = Capacity::Bytes(bytes);
         self
@@ -164,8 +164,7 @@ impl CacheBuilder {
     /// Sets how many loads of one repository may wait for their turn (default 4,096), beyond those that run
     /// (`max_concurrent_loads`). A load beyond that fails immediately with the kind [`ErrorKind::Overloaded`].
     ///
-    /// Callers that wait for the same row count once. A load whose callers were all dropped does not count. A waiting
-    /// load takes about 6 kB.
+    /// Callers that wait for the same row count once. A load whose callers were all dropped does not count.
     pub fn max_waiting_loads(mut self, loads: usize) -> Self {
         self.load_limits.waiting = loads;
         self

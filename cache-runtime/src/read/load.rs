@@ -28,7 +28,7 @@ use crate::{
     },
     read::{
         LookedUp, Next,
-        flight::{ALL, Flight, Flights, Follower, LoadResult},
+        flight::{ALL, Flight, Follower, LoadResult},
         outcome::Outcome,
     },
     store::{Fill, Found, Store},
@@ -116,15 +116,14 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
                     let answer = repaired.map(|()| Found::Absent);
                     self.repository.interpret_bound(&self.key, answer).await
                 }
-                Next::Wait => self.wait().await,
+                Next::Wait => match self.wait().await {
+                    Some(judged) => judged,
+                    None => return,
+                },
                 Next::Settle => self.repository.resolve_stale_pending(&self.key).await,
-                Next::Bypass | Next::GiveUp => break,
+                Next::Bypass => break,
             };
             match judged {
-                Ok(LookedUp::Unserved(Next::GiveUp)) => {
-                    self.repository.counters.abandoned_loads.add_one();
-                    return;
-                }
                 Err(error) => return self.finish(LoadResult::Failed(error)),
                 Ok(LookedUp::Served(outcome)) => {
                     self.repository.counters.hits_after_wait.add_one();
@@ -144,13 +143,10 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     pub(crate) async fn comes_after(&mut self, before: Follower<E>) -> bool {
         // Its result does not matter, only that the statement of this load comes after the earlier one.
         let ended = before.result();
-        let flights = &self.repository.flights;
+        let repository = &self.repository;
         tokio::select! {
             _result = ended => true,
-            () = left(flights, &self.key, &self.flight, &mut self.early) => {
-                self.repository.counters.abandoned_loads.add_one();
-                false
-            }
+            () = repository.callers_left(&self.key, &self.flight, &mut self.early) => false,
         }
     }
 
@@ -182,13 +178,13 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
         }
     }
 
-    /// Waits until the load of another process ends, or the wait budget does.
-    async fn wait(&mut self) -> Result<LookedUp<E>, Error> {
+    /// Waits until the load of another process ends, or the wait budget does. Returns `None` if all callers left first.
+    async fn wait(&mut self) -> Option<Result<LookedUp<E>, Error>> {
         let repository = &self.repository;
         let budget = repository.policy.lease_wait;
         let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(budget));
         if deadline.has_passed() {
-            return Ok(LookedUp::Unserved(Next::Bypass));
+            return Some(Ok(LookedUp::Unserved(Next::Bypass)));
         }
         repository.counters.lease_waits.add_one();
         // Listen before asking the store, so that a wake-up in between is not lost.
@@ -199,18 +195,15 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
             .wait(&self.key, repository.identity())
             .await
         {
-            Ok(Some(found)) => repository.interpret_bound(&self.key, Ok(found)).await,
-            Err(error) => repository.interpret_bound(&self.key, Err(error)).await,
+            Ok(Some(found)) => Some(repository.interpret_bound(&self.key, Ok(found)).await),
+            Err(error) => Some(repository.interpret_bound(&self.key, Err(error)).await),
             // After a wake-up or a time-out, look again, and take the lease if the other one has ended.
             Ok(None) => {
-                let flights = &repository.flights;
                 tokio::select! {
                     _in_time = deadline.bound(listener.woken()) => {
-                        Ok(LookedUp::Unserved(Next::Lease { over: false }))
+                        Some(Ok(LookedUp::Unserved(Next::Lease { over: false })))
                     }
-                    () = left(flights, &self.key, &self.flight, &mut self.early) => {
-                        Ok(LookedUp::Unserved(Next::GiveUp))
-                    }
+                    () = repository.callers_left(&self.key, &self.flight, &mut self.early) => None,
                 }
             }
         }
@@ -338,19 +331,28 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
     }
 }
 
-/// Waits until no caller waits for a load, and then closes its flight.
-async fn left<E>(flights: &Flights<E>, key: &Key, flight: &Arc<Flight<E>>, early: &mut Early<E>) {
-    early.left().await;
-    loop {
-        flight.unfollowed().await;
-        // A caller may have joined in the meantime.
-        if flights.close_unfollowed(key, flight) {
-            return;
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Gives a load up if no caller waits for it: closes its flight, so that none can join. Returns whether it did.
+    fn gives_up(&self, key: &Key, flight: &Arc<Flight<E>>, early: &Early<E>) -> bool {
+        let gives_up = early.has_left() && self.flights.close_unfollowed(key, flight);
+        if gives_up {
+            self.counters.abandoned_loads.add_one();
+        }
+        gives_up
+    }
+
+    /// Waits until no caller waits for a load, and gives it up.
+    async fn callers_left(&self, key: &Key, flight: &Arc<Flight<E>>, early: &mut Early<E>) {
+        early.left().await;
+        loop {
+            flight.unfollowed().await;
+            // A caller may have joined in the meantime.
+            if self.gives_up(key, flight, early) {
+                return;
+            }
         }
     }
-}
 
-impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Reads one row from the database. All reads come through here, so this is where their number is limited
     /// (`turn`), whether they fill the cache or bypass it. `generation` is called when there is a connection, just
     /// before the statement is sent. Returns `None` if all callers left before that.
@@ -366,10 +368,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             early,
             ..
         } = load;
-        let turn = self
-            .turns
-            .take(left(&self.flights, key, flight, early))
-            .await;
+        let turn = self.turns.take(self.callers_left(key, flight, early)).await;
         let turn = turn.map_err(|full| {
             self.counters.rejected_loads.add_one();
             let row = self.describe_row(key);
@@ -389,7 +388,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 )
             };
             let mut connection = self.database.acquire().await.map_err(failed)?;
-            if early.has_left() && self.flights.close_unfollowed(key, flight) {
+            if self.gives_up(key, flight, early) {
                 return Ok(None);
             }
             self.bind_within(&mut connection).await?;
@@ -397,16 +396,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let row = self.database.select(&mut connection, id).await;
             Ok(Some((generation, row.map_err(failed)?.map(Arc::new))))
         };
-        let loaded = match turn {
-            Some(_turn) => loaded.await,
-            None => Ok(None),
+        let Some(_turn) = turn else {
+            return Ok(None);
         };
-        match &loaded {
-            Ok(Some(_)) => {}
-            Ok(None) => self.counters.abandoned_loads.add_one(),
-            Err(_) => self.counters.load_errors.add_one(),
-        }
         loaded
+            .await
+            .inspect_err(|_| self.counters.load_errors.add_one())
     }
 
     /// Returns what to store at a key for its row or its absence, and for how long. Returns `None` if it must not be

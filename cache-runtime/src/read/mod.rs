@@ -56,8 +56,6 @@ pub(crate) enum Next {
     Settle,
     /// Bypass the cache.
     Bypass,
-    /// Nothing: all callers have left.
-    GiveUp,
 }
 
 /// The result of a look into the store.

@@ -74,18 +74,14 @@ impl fmt::Display for Full {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
-    use std::pin::pin;
-    use std::task::{Context, Waker};
+    use std::{
+        future::{pending, ready},
+        pin::pin,
+    };
+
+    use futures_util::FutureExt as _;
 
     use super::*;
-
-    /// Whether a future is ready when it is polled once.
-    fn is_ready(future: std::pin::Pin<&mut impl Future>) -> bool {
-        future
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
-    }
 
     fn turns(running: usize, waiting: usize) -> Turns {
         Turns::new(LoadLimits { running, waiting })
@@ -96,11 +92,13 @@ mod tests {
         let turns = turns(1, 2);
         let first = turns.take(pending()).await.unwrap();
         let (mut second, mut third) = (pin!(turns.take(pending())), pin!(turns.take(pending())));
-        assert!(!is_ready(second.as_mut()) && !is_ready(third.as_mut()));
+        assert!(
+            second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none()
+        );
         drop(first);
-        assert!(!is_ready(third.as_mut()), "it came last");
+        assert!(third.as_mut().now_or_never().is_none(), "it came last");
         let turn = second.await.unwrap();
-        assert!(!is_ready(third.as_mut()));
+        assert!(third.as_mut().now_or_never().is_none());
         drop(turn);
         assert!(third.await.unwrap().is_some());
     }
@@ -110,7 +108,7 @@ mod tests {
         let turns = turns(1, 1);
         let _running = turns.take(pending()).await.unwrap();
         let mut waiting = pin!(turns.take(pending()));
-        assert!(!is_ready(waiting.as_mut()));
+        assert!(waiting.as_mut().now_or_never().is_none());
         let full = turns.take(pending()).await.unwrap_err().to_string();
         assert!(
             full.contains("1 loads of this repository are running"),
@@ -128,7 +126,10 @@ mod tests {
         let running = turns.take(pending()).await.unwrap();
         assert!(turns.take(ready(())).await.unwrap().is_none());
         let mut next = pin!(turns.take(pending()));
-        assert!(!is_ready(next.as_mut()), "there is a place to wait");
+        assert!(
+            next.as_mut().now_or_never().is_none(),
+            "there is a place to wait"
+        );
         drop(running);
         assert!(next.await.unwrap().is_some(), "nobody holds the turn");
     }

@@ -84,10 +84,9 @@ impl Drop for Entered<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::pin,
-        task::{Context, Waker},
-    };
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::protocol::state::MAX_INTENTS;
@@ -98,11 +97,6 @@ mod tests {
         Key::from_bytes(&[number])
     }
 
-    fn is_ready(future: std::pin::Pin<&mut impl Future>) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        future.poll(&mut context).is_ready()
-    }
-
     #[tokio::test]
     async fn writes_of_one_row_beyond_the_maximum_wait_for_one_to_end() {
         let gates = RowGates::default();
@@ -111,12 +105,15 @@ mod tests {
             inside.push(gates.enter(key(1)).await);
         }
         let mut next = pin!(gates.enter(key(1)));
-        assert!(!is_ready(next.as_mut()));
+        assert!(next.as_mut().now_or_never().is_none());
         let _other_row = gates.enter(key(2)).await;
         inside.pop();
         let _next = next.await;
         let mut one_more = pin!(gates.enter(key(1)));
-        assert!(!is_ready(one_more.as_mut()), "the others are still inside");
+        assert!(
+            one_more.as_mut().now_or_never().is_none(),
+            "the others are still inside"
+        );
     }
 
     #[tokio::test]
@@ -128,7 +125,7 @@ mod tests {
         }
         {
             let mut waiting = pin!(gates.enter(key(1)));
-            assert!(!is_ready(waiting.as_mut()));
+            assert!(waiting.as_mut().now_or_never().is_none());
         }
         drop(inside);
         assert!(gates.lock().is_empty());

@@ -1,6 +1,6 @@
 //! The in-process store: the embedded default, coherent inside one process.
 //!
-//! Rows and absences are in a bounded cache, which may drop any of them. Leases, intents and queued rows are in a table
+//! Rows and absences are in a bounded cache (`rows`), which may drop any of them. Leases, intents and queued rows are in a table
 //! that drops none: after a lost intent, a crash of the writer could leave a stale row, and a queued row is stored
 //! nowhere else. Both belong to the same shard of the key. Every operation except a plain get runs the transition of
 //! `state` under the lock of that shard.

@@ -4,7 +4,7 @@
 //! 2. An entry that has expired is not returned. A task removes it, at most [`SWEEP_EVERY`] later: without it, rows that
 //!    nobody asks for again would fill the memory up to the capacity.
 //!
-//! The eviction is S3-FIFO's (Yang et al., SOSP 2023), as `quick_cache` implements it.
+//! The eviction is `quick_cache`'s, which is derived from Clock-PRO (Jiang, Chen and Zhang, USENIX 2005).
 //!
 //! Invariant: the task ends with the store. If its runtime ends first, the next insert starts another one.
 //! Not here: leases, intents and queued rows, which are never dropped (the module above).
