@@ -24,7 +24,7 @@ use crate::interrupt::Interrupt;
 use crate::servers::{Durability, Kind, Servers};
 
 /// The files on which the promises rest.
-const FILES: [&str; 16] = [
+const FILES: [&str; 18] = [
     "protocol/state.rs",
     "protocol/entry.rs",
     "protocol/claim.rs",
@@ -32,7 +32,9 @@ const FILES: [&str; 16] = [
     "read/mod.rs",
     "read/load.rs",
     "read/flight.rs",
+    "read/turn.rs",
     "write/mod.rs",
+    "write/row_gate.rs",
     "write/announce/mod.rs",
     "write/announce/intent.rs",
     "write/announce/pending.rs",
