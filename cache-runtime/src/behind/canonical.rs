@@ -345,6 +345,17 @@ mod tests {
     }
 
     #[test]
+    fn what_refuses_to_be_serialized_says_why() {
+        struct Refusing;
+        impl Serialize for Refusing {
+            fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(ser::Error::custom("it refuses"))
+            }
+        }
+        assert_eq!(of(&Refusing).unwrap_err().to_string(), "it refuses");
+    }
+
+    #[test]
     fn values_that_look_alike_differ() {
         assert!(!same(&-0.0_f64, &0.0_f64));
         assert!(same(&f64::NAN, &f64::NAN));

@@ -8,9 +8,12 @@ use larder::behind::{
     Batch, Image,
     apply::{Applied, Hooks},
 };
+use sqlx::MySql;
 
 use crate::{
-    behind::desk::{Desk, MAX, Parcel, batch, dead, desk, parcel, refusing, saves},
+    behind::desk::{
+        Desk, MAX, PARCELS, Parcel, batch, dead, desk, desk_with, parcel, refusing, saves,
+    },
     world::{Tested, World, on_all_databases},
 };
 
@@ -19,6 +22,7 @@ on_all_databases!(
     without_a_bound_all_of_it_is_one_transaction,
     a_batch_of_refusals_alone_costs_little_more_than_its_rows,
     a_refusal_among_many_costs_few_statements,
+    every_request_to_the_database_is_counted,
     a_flusher_that_dies_between_transactions_of_a_batch_leaves_the_rest_to_the_next,
     rows_that_are_written_and_refused_in_turn_end_as_if_one_by_one,
 );
@@ -103,6 +107,32 @@ async fn a_refusal_among_many_costs_few_statements<DB: Tested>(world: &World<DB>
     let (applied, _) = applied_in(&desk, images, MAX).await;
     assert_eq!(dead(&applied), [700]);
     assert!(applied.statements <= 150, "{}", applied.statements);
+}
+
+/// The count bounds the length of a transaction, so none may be missing.
+async fn every_request_to_the_database_is_counted<DB: Tested>(world: &World<DB>) {
+    let desk = desk_with(world, PARCELS).await;
+    let reset = u64::from(DB::NAME == <MySql as sqlx::Database>::NAME);
+    // It begins, moves the position, and rolls back, because a row is refused. A refused statement is not counted.
+    let whole = 3 + reset;
+    // It decides one write: begin, position, savepoint, back to the savepoint, the position again because it is cut short, a
+    // savepoint and a look at the row, the letter, commit.
+    let first = 9 + reset;
+    // The same for the other write, after which nothing is cut off.
+    let second = 8 + reset;
+    let refused = [1, 2].map(|id| Parcel {
+        weight: -1,
+        ..parcel(id, &format!("name {id}"))
+    });
+    let writes = desk.queued(saves(refused));
+    let hooks = Hooks {
+        max_statements: 1,
+        ..Hooks::default()
+    };
+    let batch = batch(&desk.place, &writes);
+    let applied = desk.parcels.apply_queued(&batch, &hooks).await.unwrap();
+    assert_eq!(dead(&applied), [1, 2]);
+    assert_eq!(applied.statements, whole + first + second);
 }
 
 /// Every second number is lost as well, and is counted once.

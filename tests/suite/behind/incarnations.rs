@@ -405,6 +405,50 @@ async fn writes_that_were_counted_as_lost_and_come_back_late_are_dead_letters_an
     assert_eq!(scene.rows.stats().lost_writes, 3);
 }
 
+/// Redis has been cut off, and does not know that its successor has closed the incarnation. It goes on to accept writes, of
+/// which none may disappear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_to_a_server_that_was_cut_off_become_dead_letters_however_late_they_come() {
+    let scene = Scene::open(&[]).await;
+    scene.save(1, "flushed").await;
+    scene.rows.flush().await.unwrap();
+    scene
+        .world
+        .sql("UPDATE larder_offsets SET closed = 1")
+        .await;
+    for (number, name) in [(2, "late"), (3, "later")] {
+        scene.save(1, name).await;
+        scene.rows.flush().await.unwrap();
+        let letters = scene.rows.dead_letters().list(10).await.unwrap();
+        let last = letters.last().unwrap();
+        assert_eq!(
+            (
+                letters.len(),
+                last.number(),
+                last.row().unwrap().name.as_str()
+            ),
+            (number - 1, number as u64, name)
+        );
+    }
+    assert_eq!(scene.in_database(1).await.unwrap(), "flushed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_closed_incarnation_is_removed() {
+    let mut scene = Scene::open(&AOF).await;
+    scene.save(1, "before").await;
+    let before = scene.keys("*:log:*").await;
+    scene.server.kill().await;
+    scene.server.restart().await;
+    scene.save_when_back(1, "after").await;
+    assert!(scene.keys("*:log:*").await.len() > before.len());
+    scene.rows.flush().await.unwrap();
+    scene.rows.flush().await.unwrap();
+    let after = scene.keys("*:log:*").await;
+    assert!(before.iter().all(|log| !after.contains(log)), "{after:?}");
+    assert_eq!(scene.in_database(1).await.unwrap(), "after");
+}
+
 /// Returns the statement in an error message.
 fn statement(error: &larder::Error) -> String {
     let text = error.to_string();

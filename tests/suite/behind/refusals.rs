@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use larder::{
-    Cached, DeadLetter, Repository,
+    Cached, Codec, DeadLetter, Repository,
     behind::{
         Batch, Image,
         apply::{ApplyError, Hooks},
@@ -36,6 +36,7 @@ on_all_databases!(
     writes_of_a_closed_incarnation_die,
     dead_letters_larger_than_a_message_are_written,
     a_dead_letter_is_there_until_it_is_discarded,
+    a_dead_letter_of_another_layout_is_read_only_by_the_names_of_its_fields,
 );
 on_mysql!(
     a_row_larger_than_a_message_kills_its_write_alone,
@@ -418,4 +419,37 @@ async fn a_trigger_that_rolls_back_kills_its_write_alone(world: &World<Sqlite>) 
     assert_eq!(desk.rows().await, ["1 one", "3 three"]);
     assert_eq!(desk.audited().await.len(), 2, "each was applied once");
     assert_eq!(desk.position().await, 4);
+}
+
+/// A codec without names would read the fields of an earlier struct as others.
+async fn a_dead_letter_of_another_layout_is_read_only_by_the_names_of_its_fields<DB: Tested>(
+    world: &World<DB>,
+) {
+    let desk = desk(world).await;
+    let rows = [parcel(1, "forbidden"), parcel(2, "forbidden")];
+    let writes = desk.queued(saves(rows.clone()));
+    for (from, codec) in (0..).zip([Codec::Postcard, Codec::MessagePack]) {
+        let one = Batch {
+            from,
+            to: from + 1,
+            codec,
+            ..batch(&desk.place, &writes[from as usize..][..1])
+        };
+        let applied = desk.parcels.apply_queued(&one, &Hooks::default()).await;
+        assert_eq!(dead(&applied.unwrap()), [from + 1]);
+    }
+    assert_eq!(
+        desk.letters()
+            .await
+            .iter()
+            .filter_map(DeadLetter::row)
+            .cloned()
+            .collect::<Vec<_>>(),
+        rows
+    );
+    let elsewhere = letters::list::<Parcel, DB>(&world.pool, &desk.place.queue, 8, 9);
+    let elsewhere = elsewhere.await.unwrap();
+    let error = elsewhere[0].decode_error().unwrap();
+    assert!(error.contains("another layout"), "{error}");
+    assert_eq!(elsewhere[1].row(), Some(&rows[1]));
 }

@@ -56,24 +56,53 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
     /// Fails if a write is not in the database although nothing is left to flush.
     async fn check_flushed(&self, target: QueuePosition) -> Result<(), Error> {
         let place = self.place(target.incarnation);
-        match offsets::position_of(&self.context.database.pool, &place).await? {
-            Some((position, closed)) if closed || position >= target.number => Ok(()),
-            // Nothing was written to the incarnation.
-            _ if target.number == 0 => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::CacheUnavailable,
-                format!(
-                    "failed to flush {}: the store has lost writes of the queue {}",
-                    E::SPEC.name,
-                    self.queue.name
-                ),
-            )),
+        let known = offsets::position_of(&self.context.database.pool, &place).await?;
+        if is_decided(known, target.number) {
+            return Ok(());
         }
+        Err(Error::new(
+            ErrorKind::CacheUnavailable,
+            format!(
+                "failed to flush {}: the store has lost writes of the queue {}",
+                E::SPEC.name,
+                self.queue.name
+            ),
+        ))
     }
+}
+
+/// Returns whether the fate of a write, and of all before it, is in the database: applied, a dead letter, or counted as lost.
+/// `known` is the position of its incarnation there, and whether that is closed.
+fn is_decided(known: Option<(u64, bool)>, number: u64) -> bool {
+    // A number of zero stands for an incarnation without writes, which may not be registered.
+    number == 0 || known.is_some_and(|(position, is_closed)| is_closed || position >= number)
 }
 
 /// Returns whether a flush that has come to one position has applied the write at another.
 fn has_passed(at: OpenIncarnation, target: QueuePosition) -> bool {
     at.incarnation.epoch > target.incarnation.epoch
         || (at.incarnation == target.incarnation && at.position >= target.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_knows_the_fate_of_writes_up_to_its_position_and_of_all_in_a_closed_incarnation()
+    {
+        for (known, number, expected) in [
+            (Some((4, false)), 4, true),
+            (Some((5, false)), 4, true),
+            (Some((3, false)), 4, false),
+            (Some((3, true)), 4, true),
+            (Some((4, true)), 4, true),
+            (None, 4, false),
+            (None, 0, true),
+            (Some((0, false)), 0, true),
+            (Some((0, false)), 1, false),
+        ] {
+            assert_eq!(is_decided(known, number), expected, "{known:?}, {number}");
+        }
+    }
 }

@@ -52,6 +52,28 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// The sizes of the writes after `from`, of which the script names at most `named` large ones. The log ends with `last`.
+    pub(super) fn of(
+        incarnation: Incarnation,
+        from: u64,
+        last: u64,
+        large: Vec<(u64, u64)>,
+        named: usize,
+    ) -> Self {
+        let to = match large.last() {
+            // There may be more.
+            Some((number, _)) if large.len() >= named => *number,
+            _ => last,
+        };
+        Self {
+            incarnation,
+            from,
+            to,
+            last,
+            large,
+        }
+    }
+
     /// Returns the number up to which writes after `after` can be read, with at most `count` writes and `bytes` bytes.
     /// `None` if not even one is known to fit.
     fn reach(&self, after: u64, count: u64, bytes: u64) -> Option<u64> {
@@ -261,19 +283,8 @@ mod tests {
         fn look(&self, from: u64, named: usize) -> Sizes {
             let large = self.0.iter().copied();
             let large = large.filter(|&(number, size)| number > from && size > LARGE);
-            let large: Vec<_> = large.take(named).collect();
-            let last_named = large.last().map_or(0, |(number, _)| *number);
-            Sizes {
-                incarnation: INCARNATION,
-                from,
-                to: if large.len() < named {
-                    self.last()
-                } else {
-                    last_named
-                },
-                last: self.last(),
-                large,
-            }
+            let large = large.take(named).collect();
+            Sizes::of(INCARNATION, from, self.last(), large, named)
         }
 
         fn read(&self, read: Read) -> Vec<Logged> {
@@ -313,6 +324,16 @@ mod tests {
             payload: Payload::Bytes(vec![0; size], 0),
             at_ms: 0,
         }
+    }
+
+    #[test]
+    fn sizes_are_known_up_to_the_last_named_write_if_there_may_be_more() {
+        let known_to =
+            |large: &[(u64, u64)], named| Sizes::of(INCARNATION, 0, 9, large.to_vec(), named).to;
+        let large = [(3, MIB), (5, MIB)];
+        assert_eq!(known_to(&large, 3), 9);
+        assert_eq!(known_to(&large, 2), 5, "there may be a third one");
+        assert_eq!(known_to(&[], 2), 9);
     }
 
     /// Reads a log to its end as `fetch` does, while `put` adds writes between the commands. Returns the batches, and how

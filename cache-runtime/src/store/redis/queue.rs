@@ -317,15 +317,13 @@ impl RedisStore {
         if fetch.count == 0 {
             return Ok(found);
         }
-        let are_all = large.len() < named as usize;
-        let last_named = large.last().map_or(0, |(number, _)| *number);
-        let sizes = Sizes {
-            incarnation: fetch.incarnation,
-            from: fetch.after,
-            to: if are_all { found.log_last } else { last_named },
-            last: found.log_last,
+        let sizes = Sizes::of(
+            fetch.incarnation,
+            fetch.after,
+            found.log_last,
             large,
-        };
+            named as usize,
+        );
         while let Some(read) = batch.next(&sizes) {
             let command = xrange(&log, read);
             let found = self.command("fetch", link.clone(), &command).await?;
