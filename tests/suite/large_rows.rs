@@ -243,10 +243,14 @@ async fn a_row_that_cannot_be_listed_fails_alone() {
     scene.world.database.close().await;
 }
 
-/// The negative control: reads without a limit, on a connection that also receives messages.
+/// The negative control: reads without a limit, on a connection that small entries share, and that also receives messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_both_mechanisms_such_rows_cost_the_link() {
-    let without = [Mechanism::OwnMessages, Mechanism::ReadBound];
+async fn without_the_three_mechanisms_such_rows_cost_the_link() {
+    let without = [
+        Mechanism::OwnMessages,
+        Mechanism::LargeConnection,
+        Mechanism::ReadBound,
+    ];
     let scene = Scene::open(&without).await;
     assert!(!drained(&scene, 160, MIB).await);
     // Either the server counts the closing, or larder names the limit for this kind of connection.
@@ -455,7 +459,7 @@ async fn a_row_that_is_too_large_is_not_cached_and_drops_the_earlier_entry() {
 /// The negative control: the same row without the mechanisms.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_bound_a_row_of_40_mb_costs_the_link_that_messages_arrive_on() {
-    let without = [Mechanism::OwnMessages];
+    let without = [Mechanism::OwnMessages, Mechanism::LargeConnection];
     let scene = Scene::with(&[], &without, |builder| builder.max_row(100 * MIB)).await;
     put_long(&scene.world, 1, 40_000_000).await;
     let rows = Manual::repository(&scene.cache, scene.world.pool.clone());
@@ -518,9 +522,9 @@ async fn a_row_above_the_servers_limit_costs_the_link_if_it_is_sent() {
     }
 }
 
-/// Redis closes a link because of one of its limits. The log names the setting.
+/// Redis closes a connection because of one of its limits. The log names the setting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_names_the_setting_that_cost_a_link() {
+async fn the_log_names_the_setting_that_cost_a_connection() {
     let options = ["--client-output-buffer-limit", "normal 1mb 0 0"];
     let scene = Scene::with(&options, &[], |builder| builder).await;
     put_long(&scene.world, 1, 2 * MIB).await;
@@ -541,6 +545,10 @@ async fn the_log_reports_a_counted_closing_once_and_its_end() {
     let rows = Manual::repository(&scene.cache, scene.world.pool.clone());
     // The fill exceeds the limit of the server for all clients together.
     rows.find(1).await.unwrap();
+    until("it was said", || scene.lines().len() >= 2).await;
+    scene.assert_same_link();
+    put_long(&scene.world, 2, MIB).await;
+    rows.find(2).await.unwrap();
     let line = |trouble: bool, code: &str| (trouble, code.to_owned());
     let expected = [
         line(true, "UNREACHABLE"),

@@ -85,6 +85,9 @@ pub enum Mechanism {
     /// The separate connection for messages of Redis. Without it, they arrive on the data connection. Disable it before the
     /// cache is built.
     OwnMessages,
+    /// The separate connection for large entries. Without it, small ones wait for their bytes. Disable it before the cache is
+    /// built.
+    LargeConnection,
     /// The limit on the bytes of a batch of queued writes. Without it, only the count limits a read.
     ReadBound,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.

@@ -92,6 +92,15 @@ impl Fill {
         }
     }
 
+    /// Returns the row, if there is one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn payload(&self) -> Option<&Payload> {
+        match self {
+            Self::Value(_, payload) => Some(payload),
+            Self::Negative(_) => None,
+        }
+    }
+
     /// Returns everything but the payload.
     pub(crate) fn meta(&self) -> &Meta {
         match self {

@@ -2,6 +2,7 @@
 
 pub(crate) mod breaker;
 pub(crate) mod failover;
+pub(crate) mod large;
 pub(crate) mod messages;
 pub(crate) mod scripts;
 pub(crate) mod server_status;

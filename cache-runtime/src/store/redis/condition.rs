@@ -6,6 +6,7 @@
 //! - *Unavailable*: there is no usable link, and why (`UNREACHABLE`, `TIMEOUT`, `REPLICA`, `LOADING`, `NOAUTH`, ..). A
 //!   new reason is a change.
 //! - *Deaf*: the link works, but wake-ups do not, and why.
+//! - *No large entries*: the link works, but the connection for large entries does not, and why.
 //! - *Refused*: the link works, but the server rejects some operations (`OOM`, `NOREPLICAS`, `NOPERM`, ..). The problem
 //!   ends when one of them is accepted again and none was rejected for a second: a server whose memory is almost full
 //!   rejects every other command.
@@ -81,6 +82,8 @@ pub(crate) struct ServerStatusLog {
     away: Mutex<Option<String>>,
     /// Why there are no wake-ups.
     deaf: Mutex<Option<String>>,
+    /// Why there are no large entries.
+    no_large_entries: Mutex<Option<String>>,
     /// The rejected operations, by error code.
     refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
@@ -101,6 +104,7 @@ impl ServerStatusLog {
             address,
             away: Mutex::default(),
             deaf: Mutex::default(),
+            no_large_entries: Mutex::default(),
             refused: Mutex::default(),
             any_refused: AtomicBool::new(false),
         }
@@ -109,8 +113,7 @@ impl ServerStatusLog {
     /// Records that Redis cannot be used.
     pub(crate) fn away(&self, away: &Unavailable) {
         let code = &away.code;
-        let before = lock(&self.away).replace(code.clone());
-        if before.as_ref() != Some(code) {
+        if begins(&self.away, code) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -139,8 +142,7 @@ impl ServerStatusLog {
     /// Records that wake-ups do not work.
     pub(crate) fn deaf(&self, away: &Unavailable) {
         let code = &away.code;
-        let before = lock(&self.deaf).replace(code.clone());
-        if before.as_ref() != Some(code) {
+        if begins(&self.deaf, code) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -157,6 +159,31 @@ impl ServerStatusLog {
                 address = self.address,
                 code,
                 "wake-ups from Redis work again"
+            );
+        }
+    }
+
+    /// Records that large entries cannot be read or written.
+    pub(crate) fn large_entries_fail(&self, away: &Unavailable) {
+        let code = &away.code;
+        if begins(&self.no_large_entries, code) {
+            tracing::warn!(
+                address = self.address,
+                code,
+                error = %away,
+                "large entries of Redis do not arrive; reading rows of 128 KiB and more from the database; if it takes too long to \
+                 transfer them, lower `max_row` or raise `response_timeout`"
+            );
+        }
+    }
+
+    /// Records that a large entry was read or written.
+    pub(crate) fn large_entries_work(&self) {
+        if let Some(code) = lock(&self.no_large_entries).take() {
+            tracing::info!(
+                address = self.address,
+                code,
+                "large entries of Redis arrive again"
             );
         }
     }
@@ -214,6 +241,12 @@ impl Refusal {
     fn has_ended(&self, operation: &'static str) -> bool {
         self.operations.contains(operation) && self.calm.is_some_and(Deadline::has_passed)
     }
+}
+
+/// Records why there is a problem. Returns whether it is another one than before.
+fn begins(problem: &Mutex<Option<String>>, code: &str) -> bool {
+    let before = lock(problem).replace(code.to_owned());
+    before.as_deref() != Some(code)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,7 @@
 //! Redis as the store: one multiplexed connection, one command or one script per operation on a key.
 //!
-//! 1. A hit is one `GET`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script.
+//! 1. A hit is one `GETRANGE`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script. A large
+//!    entry costs one more `GET` (`large`).
 //! 2. `state` judges the bytes that are found, before anything decodes the payload.
 //!
 //! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
@@ -13,6 +14,7 @@ pub mod connection;
 mod durability;
 mod gathering;
 mod heartbeat;
+mod large;
 mod log_reader;
 mod messages;
 mod put;
@@ -42,6 +44,7 @@ use crate::{
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
+            large::LARGE,
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
             scripts::SCRIPTS,
@@ -228,11 +231,19 @@ impl Store for RedisStore {
             codec,
         };
         let mut command = redis::Cmd::new();
-        command.arg("GET").arg(key.as_bytes());
+        command
+            .arg("GETRANGE")
+            .arg(key.as_bytes())
+            .arg(0)
+            .arg(LARGE - 1);
         // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
-        found(self.connector.check_reply(&link, "get", answer)?, identity)
+        let first = self.connector.check_reply(&link, "get", answer)?;
+        if matches!(&first, Value::BulkString(bytes) if bytes.is_empty()) {
+            return Ok(Found::Absent);
+        }
+        found(self.whole("get", link, key, first).await?, identity)
     }
 
     async fn acquire(
@@ -245,7 +256,7 @@ impl Store for RedisStore {
     ) -> Result<Option<Found>, StoreError> {
         let link = self.link_of(&lease)?;
         let entry = loading(lease);
-        let reply = if let Some(partition) = partition {
+        let script_reply = if let Some(partition) = partition {
             let mut invocation = SCRIPTS.acquire_queued.prepare_invoke();
             invocation
                 .key(key.as_bytes())
@@ -254,14 +265,18 @@ impl Store for RedisStore {
                 .arg(entry)
                 .arg(lease_ttl_ms)
                 .arg(partition.log_prefix());
-            match self.run_script("acquire", link, &invocation).await? {
+            match self
+                .run_script("acquire", link.clone(), &invocation)
+                .await?
+            {
                 Value::Int(0) => return Ok(Some(Found::Writing)),
                 reply => reply,
             }
         } else if over {
             let mut invocation = SCRIPTS.acquire.prepare_invoke();
             invocation.key(key.as_bytes()).arg(entry).arg(lease_ttl_ms);
-            self.run_script("acquire", link, &invocation).await?
+            self.run_script("acquire", link.clone(), &invocation)
+                .await?
         } else {
             let mut command = redis::Cmd::new();
             command
@@ -272,8 +287,13 @@ impl Store for RedisStore {
                 .arg("GET")
                 .arg("PX")
                 .arg(lease_ttl_ms);
-            self.command("acquire", link, &command).await?
+            // This reply is whole, and an empty one is a damaged entry.
+            return match self.command("acquire", link, &command).await? {
+                Value::Nil => Ok(None),
+                entry => found(entry, lease.identity).map(Some),
+            };
         };
+        let reply = self.whole("acquire", link, key, script_reply).await?;
         instead(reply, lease.identity)
     }
 
@@ -287,11 +307,9 @@ impl Store for RedisStore {
             .key(key.as_bytes())
             .arg(own)
             .arg(&ProcessId::current().0);
-        instead(
-            self.run_script("wait", self.connector.link()?, &invocation)
-                .await?,
-            identity,
-        )
+        let link = self.connector.link()?;
+        let reply = self.run_script("wait", link.clone(), &invocation).await?;
+        instead(self.whole("wait", link, key, reply).await?, identity)
     }
 
     async fn fill(
@@ -302,17 +320,16 @@ impl Store for RedisStore {
         lease_ttl_ms: u64,
     ) -> Result<bool, StoreError> {
         let lease = fill.meta().lease;
+        let entry = encode(&fill)?;
+        let link = self.link_for(self.link_of(&lease)?, entry.len()).await?;
         let mut invocation = SCRIPTS.fill.prepare_invoke();
         invocation
             .key(key.as_bytes())
             .arg(&lease.token.0)
-            .arg(encode(&fill)?)
+            .arg(entry)
             .arg(ttl_ms)
             .arg(lease_ttl_ms);
-        Ok(self
-            .run_script("fill", self.link_of(&lease)?, &invocation)
-            .await?
-            == Value::Int(1))
+        Ok(self.run_script("fill", link, &invocation).await? == Value::Int(1))
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
@@ -354,6 +371,11 @@ impl Store for RedisStore {
     async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
         let link = self.connector.link()?;
         let history = link.history;
+        let payloads = touched.iter().filter_map(|touched| {
+            let update = touched.update.as_ref()?;
+            Some(update.fill.payload()?.size())
+        });
+        let link = self.link_for(link, payloads.sum()).await?;
         self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
             let update = touched.update.as_ref();

@@ -280,7 +280,11 @@ impl RedisStore {
         fetch: Fetch,
         most_bytes: u64,
     ) -> Result<Fetched, StoreError> {
-        let link = self.connector.link()?;
+        let mut link = self.connector.link()?;
+        if fetch.count > 0 {
+            // A batch is as large as a large entry, whatever its writes are.
+            link = self.connector.large_link(link).await?;
+        }
         let history = link.history;
         let log = partition.log(fetch.incarnation);
         let mut look = SCRIPTS.fetch.prepare_invoke();

@@ -68,9 +68,11 @@ impl Connector {
             connection,
             shared: Arc::new(LinkShared {
                 blocking_connection: Mutex::default(),
+                large_connection: tokio::sync::Mutex::default(),
                 runtime: Handle::current(),
             }),
             number,
+            is_large: false,
         };
         let window = if fenced {
             let window = suspect_window(&link).await;

@@ -10,7 +10,8 @@
 //! 4. Wake-ups for waiting callers arrive on a connection of their own (`messages`).
 //! 5. While a link is used, its heartbeat checks whether the server answers, and whether it may be trusted
 //!    (`heartbeat`).
-//! 6. Commands that would delay later ones have another connection, the *blocking connection*.
+//! 6. Commands that would delay later ones have other connections: large entries ([`Connector::large_link`]), and waiting for the
+//!    disk of the server (the *blocking connection*). If one of these fails, the link is still used.
 //! 7. If a server has closed a connection, its counts show why when the next one is made (`closings`).
 //!
 //! Errors of a server: `READONLY`, `MASTERDOWN`, `LOADING`, `NOAUTH` and the codes of a cluster mean that this server
@@ -156,12 +157,16 @@ pub(crate) struct Link {
     pub(crate) heartbeat: Arc<Heartbeat>,
     shared: Arc<LinkShared>,
     number: u64,
+    /// Whether the connection is the one for large entries.
+    is_large: bool,
 }
 
 /// Rarely used fields of a link.
 struct LinkShared {
     /// Another connection to that run, if one is idle, and until when it may be used.
     blocking_connection: Mutex<Option<(MultiplexedConnection, Deadline)>>,
+    /// The connection for large entries, since the first of them.
+    large_connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
     /// The runtime that drives its connections.
     runtime: Handle,
 }
@@ -330,13 +335,18 @@ impl Connector {
         match answer {
             Ok(value) => {
                 self.conditions.accepted(operation);
+                if link.is_large {
+                    self.conditions.large_entries_work();
+                }
                 let trusted = link.heartbeat.check_trust();
                 // The command was executed, but on a server whose data may be discarded.
                 trusted.map_err(|error| StoreError::unanswered(error.to_string()))?;
                 Ok(value)
             }
             Err(error) => {
-                if error.is_timeout() {
+                if link.is_large && error.code().is_none() {
+                    self.large_entry_failed(link, &error);
+                } else if error.is_timeout() {
                     self.silent(link, &error);
                 } else if ends_the_link(&error) {
                     self.lost(link.number, &Unavailable::from(&error));
@@ -375,6 +385,30 @@ impl Connector {
             self.conditions.away(&Unavailable::from(error));
             link.heartbeat.fall_silent();
         }
+    }
+
+    /// Records that an operation on a large entry was not answered. That shows nothing about the link.
+    fn large_entry_failed(self: &Arc<Self>, link: &Link, error: &RedisError) {
+        let mut away = Unavailable::from(error);
+        if !error.is_timeout()
+            && let Ok(mut large) = link.shared.large_connection.try_lock()
+        {
+            // The next operation makes another one.
+            *large = None;
+        }
+        if away.code == UNREACHABLE {
+            away.message += &self.closings.suspicion("normal");
+        }
+        self.conditions.large_entries_fail(&away);
+        let Some(link) = self.current() else {
+            return;
+        };
+        let connector = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Ok(Some(closing)) = connector.closing_of(&link).await {
+                connector.conditions.large_entries_fail(&closing);
+            }
+        });
     }
 
     /// Drops a link, and makes another.
@@ -500,6 +534,29 @@ impl Connector {
             self.closings.note(link.history, &info);
         }
         Ok(self.closings.take())
+    }
+
+    /// Returns a link for large entries: the same link with a connection that small ones do not share. It is made when it is
+    /// needed first.
+    pub(super) async fn large_link(&self, link: Link) -> Result<Link, StoreError> {
+        if link.is_large || self.disables(Mechanism::LargeConnection) {
+            return Ok(link);
+        }
+        let shared = Arc::clone(&link.shared);
+        let mut large = shared.large_connection.lock().await;
+        let connection = match &*large {
+            Some(connection) => connection.clone(),
+            None => {
+                let made = self.open_another(link.history, &self.config()).await;
+                let made = made.map_err(|error| StoreError::new(error.to_string()))?;
+                large.insert(made).clone()
+            }
+        };
+        Ok(Link {
+            connection,
+            is_large: true,
+            ..link
+        })
     }
 
     /// Returns another connection to the same run of the same server as a link, for commands that delay later ones, for

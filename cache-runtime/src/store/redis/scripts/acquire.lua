@@ -1,10 +1,10 @@
 -- state::acquire, for a caller whose GET found no usable entry. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
--- Answers nil if the lease was granted, else the entry at the key.
+-- Answers nil if the lease was granted, else the beginning of the entry at the key.
 local key, lease, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
 local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
-if known then return raw end
+if known then return beginning(raw) end
 wake(key, raw)
 put(key, lease, ttl)
 return false

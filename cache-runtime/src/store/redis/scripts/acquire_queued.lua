@@ -1,11 +1,11 @@
 -- state::acquire at a key that may have a queued write. KEYS: key, pending_index, state; ARGV: the Loading entry to store,
 -- lease TTL in ms, the prefix of the names of logs. Answers nil if the lease was granted, 0 if no row may be stored now,
--- else the entry at the key.
+-- else the beginning of the entry at the key.
 local key, pending_index, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)
 local k = kind(raw)
 local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
-if known then return raw end
+if known then return beginning(raw) end
 local position = redis.call('HGET', pending_index, key)
 if position then
   local hex = string.gsub(string.sub(position, 1, 16), '.', function(c) return string.format('%02x', string.byte(c)) end)
@@ -18,7 +18,7 @@ if position then
       if fields[at] == 'e' then
         redis.call('SET', key, fields[at + 1])
         wake(key, raw)
-        return fields[at + 1]
+        return beginning(fields[at + 1])
       end
     end
   end

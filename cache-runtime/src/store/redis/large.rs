@@ -1,0 +1,60 @@
+//! Large entries have a connection of their own, so that no other operation waits for their bytes.
+//!
+//! A connection carries one reply after the other. On a link of 10 MB/s, an entry of 4 MiB delays all later replies by 0.4
+//! seconds, and the response time-out of small reads ends before that.
+//!
+//! 1. A read gets at most the first [`LARGE`] bytes of an entry. If it gets as many, it reads the whole entry over the other
+//!    connection. That is a later read of the same key, so it may also find something else.
+//! 2. An entry of this size is written over the other connection, and batches of queued writes are read over it.
+//!
+//! Invariant: an operation gives the same answer on both connections, because both lead to the same run of the same server.
+//! Not here: the other connection (`connection`). Queued writes of large rows share the link, in the order of their puts.
+
+use redis::Value;
+
+use crate::{
+    error::StoreError,
+    protocol::key::Key,
+    store::redis::{RedisStore, connection::Link},
+};
+
+/// The size of a large entry, in bytes. Scripts know it from their prelude.
+pub(super) const LARGE: usize = 128 << 10;
+
+impl RedisStore {
+    /// Returns the link for an operation that sends this many bytes.
+    pub(super) async fn link_for(&self, link: Link, bytes: usize) -> Result<Link, StoreError> {
+        if bytes < LARGE {
+            return Ok(link);
+        }
+        self.connector.large_link(link).await
+    }
+
+    /// Returns an entry of which a reply has the first [`LARGE`] bytes.
+    pub(super) async fn whole(
+        &self,
+        operation: &'static str,
+        link: Link,
+        key: &Key,
+        first: Value,
+    ) -> Result<Value, StoreError> {
+        if !matches!(&first, Value::BulkString(bytes) if bytes.len() == LARGE) {
+            return Ok(first);
+        }
+        let link = self.connector.large_link(link).await?;
+        self.command(operation, link, &redis::Cmd::get(key.as_bytes()))
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::script_text;
+
+    #[test]
+    fn scripts_and_reads_agree_on_what_is_large() {
+        let text = script_text("wait").expect("there is such a script");
+        assert!(text.contains(&format!("local LARGE = {LARGE}\n")));
+    }
+}
