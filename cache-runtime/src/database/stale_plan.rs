@@ -6,8 +6,8 @@
 //! always prepares them again.
 //!
 //! 1. Every prepared statement of larder runs in `backend`. If it is refused for this reason, all statements of its
-//!    connection are forgotten, and it is prepared and run once more. The server refuses it before it has run, so a write
-//!    is not made twice.
+//!    connection are forgotten, and it is prepared and run once more. The server refuses it before it runs, and a statement
+//!    that fails changes nothing, so a write is not made twice.
 //! 2. In a transaction Postgres also refuses the second attempt. A transaction of larder's own is repeated as a whole; one
 //!    of the caller fails with an error that says so. Its connection is good again.
 //!
