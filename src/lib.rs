@@ -40,6 +40,8 @@ mod documents {
     struct Coherence;
     #[doc = include_str!("../docs/namespaces.md")]
     struct Namespaces;
+    #[doc = include_str!("../docs/operations.md")]
+    struct Operations;
     #[doc = include_str!("../docs/write-behind.md")]
     struct WriteBehind;
     #[doc = include_str!("../docs/format.md")]

@@ -16,11 +16,12 @@
 
 #[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
 compile_error!(
-    "larder needs at least one database: enable the feature `postgres`, `mysql` or `sqlite`"
+    "larder needs at least one database: enable the feature `postgres`, `mysql` or `sqlite`, for example with \
+     `larder = { version = \"0.1\", features = [\"postgres\"] }`"
 );
 #[cfg(not(any(feature = "msgpack", feature = "postcard", feature = "json")))]
 compile_error!(
-    "larder needs at least one codec: enable the feature `msgpack`, `postcard` or `json`"
+    "larder needs at least one codec: leave the default features on, or enable the feature `msgpack`, `postcard` or `json`"
 );
 
 #[doc(hidden)]

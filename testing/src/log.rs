@@ -3,6 +3,7 @@
 //! 2. Lines are told apart by the address of the server that they are about, which no other test has.
 //!
 //! Invariant: what is logged after the first look is kept, also by background tasks on other threads.
+//! Invariant: of sqlx's lines too, each with the name of its `thread`.
 //! Not here: lines below INFO, which are for people who look for something.
 
 use std::collections::BTreeMap;
@@ -125,10 +126,11 @@ struct Listener;
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        let is_of_interest = target.starts_with("larder") || target.starts_with("sqlx");
         // sqlx asks first whether an event is wanted, and such a question is not itself an event.
         !metadata.is_span()
-            && (metadata.target() == STATEMENTS
-                || metadata.target().starts_with("larder") && *metadata.level() <= Level::INFO)
+            && (target == STATEMENTS || is_of_interest && *metadata.level() <= Level::INFO)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -136,14 +138,23 @@ impl Subscriber for Listener {
     }
 
     fn event(&self, event: &Event<'_>) {
-        if event.metadata().target() == STATEMENTS {
-            return crate::statements::heard(event);
+        let metadata = event.metadata();
+        if metadata.target() == STATEMENTS {
+            crate::statements::heard(event);
+        }
+        if *metadata.level() > Level::INFO {
+            return;
         }
         let mut line = Line {
-            level: *event.metadata().level(),
+            level: *metadata.level(),
             fields: BTreeMap::new(),
         };
         event.record(&mut line);
+        if metadata.target().starts_with("sqlx") {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default().to_owned();
+            line.fields.insert("thread", name);
+        }
         kept().push(line);
     }
 

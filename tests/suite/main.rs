@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+mod altered_table;
 mod behind;
 mod binding;
 mod bulk;
@@ -11,12 +12,14 @@ mod crash;
 mod documentation;
 mod dropped;
 mod entities;
+mod examples;
 mod expiry;
 mod journal;
 mod key;
 mod large_rows;
 mod late_fills;
 mod loads;
+mod log_lines;
 mod lost_transactions;
 mod negative;
 mod on_outage;

@@ -76,8 +76,14 @@ fn steps() -> Vec<(String, Command)> {
             cargo(["deny", "--all-features", "check"]),
         ));
     }
-    // Each is built from nothing but what it ships.
-    let mut package = cargo(["package", "--locked", "--allow-dirty", "--quiet"]);
+    // Each is built from nothing but what it ships, and none can be built without a database.
+    let mut package = cargo([
+        "package",
+        "--locked",
+        "--allow-dirty",
+        "--quiet",
+        "--all-features",
+    ]);
     package.args([
         "-p",
         "larder",

@@ -4,6 +4,7 @@
 //!    servers for manual use. 3. `lint` and `tidy` check style. 4. `ci` is lint, then test.
 //!    5. `bench` runs the benchmarks against fresh servers. 6. `model` checks the protocol state by state.
 //!    7. `coherence` checks histories of real runs. 8. `crash` kills processes and servers while writes are queued.
+//!    9. `fresh` tries larder in new crates.
 //!
 //! Invariant: a command that ends, however it ends, leaves neither processes nor folders behind.
 //! Not here: what the commands do. Each has a file of its own; this one reads arguments.
@@ -12,6 +13,7 @@ mod bench;
 mod cargo;
 mod coherence;
 mod failure;
+mod fresh;
 mod interrupt;
 mod layers;
 mod lint;
@@ -44,6 +46,8 @@ usage: cargo xtask <command>
       rules that no other tool checks
   ci
       lint, then test
+  fresh
+      build a new crate for each database alone and run a copy of each example, outside this repository
   bench [--no-install] [names ..]
       start the servers and run the benchmarks
   model [--wide] [filter ..]
@@ -73,6 +77,7 @@ enum Command {
     Lint,
     Tidy,
     Ci,
+    Fresh,
     Bench {
         install: bool,
         names: Vec<OsString>,
@@ -118,6 +123,7 @@ fn run(command: Command) -> Outcome {
         Command::Lint => lint::run(&interrupt),
         Command::Tidy => tidy::run(),
         Command::Ci => lint::run(&interrupt).and_then(|()| test::run(&interrupt, true, &[])),
+        Command::Fresh => fresh::run(&interrupt),
         Command::Bench { install, names } => bench::run(&interrupt, install, &names),
         Command::Model { wide, filter } => model::run(&interrupt, wide, &filter),
         Command::Mutants(options) => mutants::run(&interrupt, &options),
@@ -210,6 +216,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Outcome<Command> {
         "lint" => (Command::Lint, &[]),
         "tidy" => (Command::Tidy, &[]),
         "ci" => (Command::Ci, &[]),
+        "fresh" => (Command::Fresh, &[]),
         "bench" => {
             let names = values.drain(..).chain(rest).collect();
             (Command::Bench { install, names }, &["--no-install"])

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every test of the workspace, against servers started for this run.
 //! A developer's own Redis or PostgreSQL has settings and data that change what a test proves.
 //! 1. Servers start in temporary folders. 2. Unit and integration tests run, with nextest when it
-//!    is installed, otherwise with `cargo test`. 3. Documentation tests run. 4. `tests/shipped` runs in the builds that
-//!    users get: with the default features, and with one database alone. 5. Servers stop.
+//!    is installed, otherwise with `cargo test`. 3. Documentation tests run. 4. `shipped` runs in the builds that users
+//!    get: with one database alone, with the default features and without them. 5. Servers stop.
 //!
 //! Invariant: all runs happen even when the first one fails; the command then fails.
 //! Not here: benchmarks.
@@ -17,12 +17,8 @@ use crate::servers::{Durability, Kind, Servers};
 
 /// The features of builds that users make. All other tests run with all features, the internal ones among them.
 const SHIPPED: [&[&str]; 4] = [
-    &[],
-    &[
-        "--no-default-features",
-        "--features",
-        "postgres,redis,msgpack",
-    ],
+    &["--features", "postgres"],
+    &["--features", "sqlite"],
     &["--no-default-features", "--features", "mysql,redis,json"],
     &["--no-default-features", "--features", "sqlite,postcard"],
 ];
@@ -36,10 +32,7 @@ pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> 
         ("documentation tests".to_owned(), doctests(filter)),
     ];
     for features in SHIPPED {
-        let name = match features.last() {
-            Some(features) => format!("tests of a build with {features}"),
-            None => "tests of a build with the default features".to_owned(),
-        };
+        let name = format!("tests of a build with {}", features.join(" "));
         runs.push((name, shipped(features, filter)));
     }
     for (name, mut command) in runs {
@@ -93,7 +86,7 @@ fn doctests(filter: &[OsString]) -> Command {
 }
 
 fn shipped(features: &[&str], filter: &[OsString]) -> Command {
-    let mut command = cargo(["test", "--package", "larder", "--test", "shipped"]);
+    let mut command = cargo(["test", "--package", "larder-shipped"]);
     command.args(features);
     pass_on(&mut command, filter);
     command

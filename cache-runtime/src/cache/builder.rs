@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -259,6 +259,10 @@ impl CacheBuilder {
                 "failed to build the cache: no row fits into a `max_row` of 0 bytes; use at least 1",
             ));
         }
+        #[cfg(feature = "redis")]
+        let is_in_process = self.url.is_none();
+        #[cfg(not(feature = "redis"))]
+        let is_in_process = true;
         let repairs = Arc::new(Repairs::new(self.max_tracked_invalidations));
         let store = self.store(&repairs)?;
         #[cfg(feature = "internal-faults")]
@@ -272,6 +276,7 @@ impl CacheBuilder {
             repairs,
             logged_mismatches: LoggedMismatches::default(),
             load_limits: self.load_limits,
+            owes_notice: AtomicBool::new(is_in_process),
             intent_ttl: self.intent_ttl,
         });
         let host = Arc::downgrade(&inner) as Weak<dyn Host>;

@@ -3,7 +3,14 @@
 mod builder;
 mod rebind;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::Pool;
 
@@ -11,7 +18,7 @@ pub use self::builder::CacheBuilder;
 use crate::{
     binding::Ledger,
     clock::Clock,
-    database::{backend::Backend, round_trip::LoggedMismatches},
+    database::{backend::Backend, dialect::Dialect, round_trip::LoggedMismatches},
     error::{Error, ErrorKind},
     policy::{Codec, LoadLimits},
     repair::{Host, Repairs},
@@ -47,6 +54,8 @@ pub(crate) struct Inner {
     /// The fields that were logged because a codec changes them.
     pub(crate) logged_mismatches: LoggedMismatches,
     pub(crate) load_limits: LoadLimits,
+    /// The store is this process, and it was not logged yet that others do not share it.
+    pub(crate) owes_notice: AtomicBool,
     /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }
@@ -58,6 +67,30 @@ impl Host for Inner {
 
     fn repairs(&self) -> &Repairs {
         &self.repairs
+    }
+}
+
+impl Inner {
+    /// Logs once, when the first repository over a database server is created, that other processes do not share an
+    /// in-process cache.
+    ///
+    /// A server cannot be asked cheaply who else writes to the table. But it is there to be shared, and even a service of
+    /// one process runs twice during most deploys. A file of SQLite is seldom shared, so there is no line for it.
+    pub(crate) fn notice_server<DB: Backend>(&self, entity: &'static str, namespace: &str) {
+        let is_server = match DB::DIALECT {
+            Dialect::Postgres | Dialect::MySql => true,
+            Dialect::Sqlite => false,
+        };
+        if is_server && self.owes_notice.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                entity,
+                namespace,
+                database = DB::NAME,
+                "the cache is in the memory of this process, and the database is on a server: if another process writes to it, \
+                 this one serves old rows until their time to live ends; with more than one process, also for the time of a \
+                 deploy, use `Cache::connect`"
+            );
+        }
     }
 }
 
@@ -87,6 +120,14 @@ impl Cache {
     }
 
     /// Returns a cache in the memory of this process, with default options.
+    ///
+    /// All promises hold inside this one process. A second process is not noticed: until the time to live of a row ends
+    /// (`ttl`, 5 minutes by default), each serves the old row after the other has written it. The same holds for absence
+    /// (`negative_ttl`). A deploy that starts the new process before the old one has stopped is such a case. For more
+    /// than one process use [`Cache::connect`](crate::Cache::connect), which needs Redis. larder logs this once, at
+    /// `info`, when a repository of such a cache is created over Postgres or MySQL.
+    ///
+    /// Queued writes of an entity that is `write_behind` are lost when the process ends, unless it has a `journal`.
     #[must_use]
     pub fn in_process() -> Self {
         Self::builder()

@@ -121,6 +121,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         });
         let member = Arc::downgrade(&inner) as Weak<dyn Member>;
         inner.cache.ledger.join(&namespace, member);
+        inner.cache.notice_server::<DB>(spec.name, &namespace);
         Ok(inner)
     }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use sqlx::{
-    Database, Executor, Pool, Row, SqlStr, Type, error::BoxDynError, pool::PoolConnection,
-    query_with, types::Json,
+    Connection, Database, Executor, Pool, Row, SqlStr, Type, error::BoxDynError,
+    pool::PoolConnection, query_with, types::Json,
 };
 
 #[cfg(feature = "postgres")]
@@ -25,6 +25,7 @@ use crate::database::{
     endpoint,
     entity::Entity,
     source::Binding,
+    stale_plan,
 };
 
 mod sealed {
@@ -191,6 +192,27 @@ pub trait Bound<E: Entity, DB: Backend> {
     const BINDING: Option<Binding<E, DB>>;
 }
 
+/// Runs a prepared statement. If the server refuses it because it was prepared before its table was altered, runs it once
+/// more, freshly prepared.
+macro_rules! run_prepared {
+    ($connection:ident, $method:ident, $sql:ident, $arguments:ident) => {{
+        let spare = Self::DIALECT
+            .keeps_plans()
+            .then(|| ($sql.clone(), $arguments.clone()));
+        let done = (&mut *$connection)
+            .$method(query_with($sql, $arguments))
+            .await;
+        match (done, spare) {
+            (Err(refusal), Some((sql, arguments))) if stale_plan::is_refused(&refusal) => {
+                $connection.clear_cached_statements().await?;
+                let again = $connection.$method(query_with(sql, arguments)).await;
+                again.map_err(|error| stale_plan::final_error(refusal, error))
+            }
+            (done, _) => done,
+        }
+    }};
+}
+
 macro_rules! backend {
     ($database:ident, $feature:literal, $dialect:ident, $constant:ident, $bound:ident, $generated_id:expr, {$($arrays:item)*}) => {
         #[cfg(feature = $feature)]
@@ -226,7 +248,7 @@ macro_rules! backend {
                 sql: SqlStr,
                 arguments: Self::Arguments,
             ) -> Result<Option<Self::Row>, sqlx::Error> {
-                connection.fetch_optional(query_with(sql, arguments)).await
+                run_prepared!(connection, fetch_optional, sql, arguments)
             }
 
             async fn fetch_all(
@@ -234,7 +256,7 @@ macro_rules! backend {
                 sql: SqlStr,
                 arguments: Self::Arguments,
             ) -> Result<Vec<Self::Row>, sqlx::Error> {
-                connection.fetch_all(query_with(sql, arguments)).await
+                run_prepared!(connection, fetch_all, sql, arguments)
             }
 
             async fn execute(
@@ -242,7 +264,7 @@ macro_rules! backend {
                 sql: SqlStr,
                 arguments: Self::Arguments,
             ) -> Result<Executed, sqlx::Error> {
-                let result = connection.execute(query_with(sql, arguments)).await?;
+                let result = run_prepared!(connection, execute, sql, arguments)?;
                 let generated_id: fn(&Self::QueryResult) -> Option<u64> = $generated_id;
                 Ok(Executed {
                     rows: result.rows_affected(),
@@ -262,6 +284,8 @@ macro_rules! backend {
                 sql: SqlStr,
             ) -> Result<Vec<Self::TypeInfo>, sqlx::Error> {
                 use sqlx::{Column as _, Statement as _};
+                // An earlier check on this connection has left its statement, with the types that the columns had then.
+                connection.clear_cached_statements().await?;
                 let statement = connection.prepare(sql).await?;
                 Ok(statement
                     .columns()

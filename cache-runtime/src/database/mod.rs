@@ -18,6 +18,7 @@ pub mod schema;
 pub mod source;
 #[cfg(feature = "sqlite")]
 mod sqlite_value;
+pub(crate) mod stale_plan;
 pub(crate) mod statement;
 pub mod tables;
 
@@ -539,6 +540,7 @@ pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: WriteOu
             ErrorKind::Conversion,
             "a value cannot be encoded for the database",
         ),
+        refusal if stale_plan::is_refused(refusal) => (ErrorKind::Database, stale_plan::WHY),
         _ if fate == WriteOutcome::Unknown => (
             ErrorKind::OutcomeUnknown,
             "the connection was lost, so the write may or may not have been applied",
@@ -564,9 +566,10 @@ pub(crate) async fn create<DB: Backend>(
                 // If two processes create one table at the same time, `IF NOT EXISTS` does not keep the later one from
                 // failing. The lock is held until both statements, which are one transaction, have ended. Its number is
                 // larder's own.
-                Dialect::Postgres => {
-                    format!("SELECT pg_advisory_xact_lock(7809911855113007714); {text}")
-                }
+                // sqlx logs the notice that the table exists already, at every start of every process.
+                Dialect::Postgres => format!(
+                    "SELECT pg_advisory_xact_lock(7809911855113007714); SET LOCAL client_min_messages = warning; {text}"
+                ),
                 Dialect::MySql | Dialect::Sqlite => text.to_owned(),
             };
             DB::run(&mut connection, AssertSqlSafe(text).into_sql_str()).await?;

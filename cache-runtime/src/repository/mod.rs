@@ -25,10 +25,7 @@ use crate::{
     protocol::key::{AsId, Key},
     read::outcome::Outcome,
     stats::Stats,
-    write::{
-        bulk::{Batch, Done},
-        transaction::Transaction,
-    },
+    write::bulk::{Batch, Done},
 };
 
 /// The cached rows of one entity in one database. The derive wraps it in a type of the entity's own.
@@ -444,13 +441,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         }
         let inner = Arc::clone(&self.0);
         inner.bind_for_write().await?;
-        run_detached::<E, _>(batch.verb(), async move {
-            let mut transaction = Transaction::begin(&inner.database.pool).await?;
-            let done = transaction.write_batch(&inner, batch).await?;
-            transaction.commit().await?;
-            Ok(done)
-        })
-        .await
+        run_detached::<E, _>(batch.verb(), async move { inner.write_batch(batch).await }).await
     }
 
     async fn write_row(&self, write: Write<E>) -> Result<Arc<E>, Error> {

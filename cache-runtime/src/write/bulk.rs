@@ -12,16 +12,20 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     context::Context,
-    database::{self, Write, WriteOutcome, backend::Backend, entity::Entity},
+    database::{
+        self, Write, WriteOutcome, backend::Backend, entity::Entity, stale_plan::Repetitions,
+    },
     error::{Error, ErrorKind},
     protocol::key::Key,
     write::{
         StagedFailure,
         announce::{PendingWrites, WriteTarget},
+        transaction::Transaction,
     },
 };
 
 /// Many writes of one kind.
+#[derive(Clone)]
 pub(crate) enum Batch<E: Entity> {
     Insert(Vec<E>),
     Update(Vec<E>),
@@ -77,6 +81,22 @@ impl<E: Entity> Batch<E> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Runs a batch in a transaction of its own.
+    pub(crate) async fn write_batch(self: &Arc<Self>, batch: Batch<E>) -> Result<Done<E>, Error> {
+        let mut repetitions = Repetitions::on(&self.database.pool);
+        loop {
+            let mut transaction = Transaction::begin(&self.database.pool).await?;
+            match transaction.write_batch(self, batch.clone()).await {
+                Ok(done) => {
+                    transaction.commit().await?;
+                    return Ok(done);
+                }
+                Err(error) if repetitions.allow_after(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Runs a batch inside a transaction and stages its effect on the cache. After an error the caller must roll back.
     pub(crate) async fn write_batch_staged(
         self: &Arc<Self>,

@@ -22,7 +22,10 @@ use std::sync::Arc;
 
 use crate::{
     context::Context,
-    database::{self, Write, WriteOutcome, Written, backend::Backend, entity::Entity},
+    database::{
+        self, Write, WriteOutcome, Written, backend::Backend, entity::Entity,
+        stale_plan::Repetitions,
+    },
     error::{Error, ErrorKind},
     policy::{Coherence, Strategy},
     protocol::{
@@ -65,6 +68,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
         let mut retries = 0..MAX_DEADLOCKS;
+        let mut repetitions = Repetitions::on(&self.database.pool);
         loop {
             let mut transaction = Transaction::begin(&self.database.pool).await?;
             match transaction.write(self, write).await {
@@ -77,6 +81,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 Err(error)
                     if error.database_error().is_some_and(database::is_deadlock)
                         && retries.next().is_some() => {}
+                Err(error) if repetitions.allow_after(&error) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -1,6 +1,8 @@
 //! The Redis server: its scripts, its connections, its errors, and failovers.
 
+pub(crate) mod acl;
 pub(crate) mod breaker;
+pub(crate) mod deleted_keys;
 pub(crate) mod failover;
 pub(crate) mod large;
 pub(crate) mod messages;

@@ -41,7 +41,7 @@ use crate::{
     },
     database::{
         self, Database, backend::Backend, column::Role, dialect::Dialect, entity::Entity,
-        open_transaction::OpenTransaction,
+        open_transaction::OpenTransaction, stale_plan::Repetitions,
     },
 };
 
@@ -261,11 +261,28 @@ impl<E: Entity, DB: Backend> Flush<'_, E, DB> {
         Ok(())
     }
 
-    /// Runs one transaction. Its rows and dead letters are added to `applied` only if it was committed.
+    /// Runs one transaction, and runs it again if a statement was prepared before its table was altered.
     async fn transact(
         &self,
         batch: &Batch<'_, E>,
-        mode: ApplyMode<'_>,
+        mut mode: ApplyMode<'_>,
+        applied: &mut Flushed<DB>,
+    ) -> Result<(), TxError> {
+        let mut repetitions = Repetitions::on(&self.database.pool);
+        loop {
+            match self.attempt(batch, &mut mode, applied).await {
+                Err(TxError::ApplyError(ApplyError::Failed(error)))
+                    if repetitions.allow(&error) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Runs one transaction. Its rows and dead letters are added to `applied` only if it was committed.
+    async fn attempt(
+        &self,
+        batch: &Batch<'_, E>,
+        mode: &mut ApplyMode<'_>,
         applied: &mut Flushed<DB>,
     ) -> Result<(), TxError> {
         let bounds = DB::DIALECT.flush();

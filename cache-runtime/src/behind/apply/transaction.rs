@@ -46,7 +46,7 @@ pub(super) struct Bounds {
 
 impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
     /// Moves the position, applies the writes, and makes dead letters of those that cannot be applied.
-    pub(super) async fn run(&mut self, mode: ApplyMode<'_>) -> Result<(), TxError> {
+    pub(super) async fn run(&mut self, mode: &mut ApplyMode<'_>) -> Result<(), TxError> {
         let batch = self.batch;
         self.done.statements += 1;
         let moved = offsets::advance::<DB>(
@@ -63,7 +63,7 @@ impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
         let mut readable = Vec::with_capacity(batch.writes.len());
         let mut dead = Vec::new();
         for write in batch.writes {
-            match (&mode, &write.image) {
+            match (&*mode, &write.image) {
                 (ApplyMode::DeadLetter(reason), _) => dead.push((write, (*reason).to_owned())),
                 _ if batch.lost_counted_to.is_some() => dead.push((write, TOO_LATE.to_owned())),
                 (_, Image::Unreadable { reason, .. }) => {
