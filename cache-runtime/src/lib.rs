@@ -60,6 +60,7 @@ pub use crate::{
         backend::{self, Backend},
         entity::{Entity, EntitySpec},
         schema::{self, SchemaReport},
+        writes,
     },
     error::{Error, ErrorKind},
     policy::Codec,
