@@ -7,7 +7,7 @@
 //! - [`Cache`] and [`CacheBuilder`]: where entries live.
 //! - [`Repository`]: every operation with its errors, and what happens when its future is dropped. The derive wraps it
 //!   in a type of the entity's own.
-//! - [`policy`]: the options that the attributes set.
+//! - [`policy`]: the options that the attributes set. [`writes`]: what follows from them for the operations of an entity.
 //! - [`SchemaReport`], [`Stats`], [`Error`]: for checks and monitoring in production.
 
 #[doc(inline)]
@@ -17,7 +17,7 @@ pub use larder_runtime::private as __private;
 pub use larder_runtime::{
     AsId, Backend, Cache, CacheBuilder, Clock, Codec, DeadLetter, DeadLetters, Entity, EntitySpec,
     Error, ErrorKind, Flusher, Origin, Outcome, Pending, RepairStats, Repository, SchemaReport,
-    Stats, Transaction, Within, policy, schema,
+    Stats, Transaction, Within, policy, schema, writes,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

@@ -106,6 +106,8 @@ pub(crate) enum Value {
     /// One of the words of a choice.
     Word(Word),
     Path(Path),
+    /// An identifier, where the string stands.
+    Name(Ident),
     Group(Settings),
 }
 

@@ -60,6 +60,8 @@ pub(crate) enum Form {
     Choice(&'static [&'static str]),
     /// `= path` or `= "path"`.
     Path,
+    /// `= "Name"`, an identifier.
+    Name,
     /// `(..)` with keys of its own.
     Group(Place),
 }
@@ -89,6 +91,7 @@ impl Form {
                 list(words.iter().map(|word| format!("\"{word}\"")))
             ),
             Self::Path => "the path of a crate".to_owned(),
+            Self::Name => "the name of a type in a string".to_owned(),
             Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
         }
     }
@@ -118,6 +121,12 @@ impl Key {
 pub(crate) const KEYS: &[Key] = &[
     key("table", Place::Struct, Form::Text, r#"table = "flights""#),
     key("name", Place::Struct, Form::Text, r#"name = "OrderItem""#),
+    key(
+        "repository",
+        Place::Struct,
+        Form::Name,
+        r#"repository = "Flights""#,
+    ),
     key(
         "strategy",
         Place::Struct,

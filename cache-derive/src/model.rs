@@ -49,6 +49,8 @@ pub(crate) struct Entity {
     pub(crate) table_name: String,
     /// What it is called in keys and messages: the name of the struct, unless another one was chosen.
     pub(crate) name: String,
+    /// The name of the repository, if one was chosen.
+    pub(crate) repository: Option<Ident>,
     pub(crate) fingerprint: u32,
     /// What in the struct a positional codec cannot carry.
     pub(crate) hazard: Option<String>,

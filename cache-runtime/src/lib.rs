@@ -61,6 +61,7 @@ pub use crate::{
         backend::{self, Backend},
         entity::{Entity, EntitySpec},
         schema::{self, SchemaReport},
+        writes,
     },
     error::{Error, ErrorKind},
     policy::Codec,

@@ -7,13 +7,15 @@ pub use crate::{
     behind::{DeadLetters, Flusher, Pending},
     cache::Cache,
     database::{
-        backend::{Backend, Bound},
+        backend::Backend,
         column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
         entity::{Entity, EntitySpec},
+        fields::{Field, Fields, check, fits_somewhere, is_row_or_has_misfit},
         schema::SchemaReport,
         source::{
             Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
         },
+        writes::{ById, ByVersion, ToDatabase, ToQueue},
     },
     error::Error,
     policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
@@ -24,11 +26,9 @@ pub use crate::{
     write::transaction::Transaction,
 };
 
-/// Returns whether database `DB` can store all columns of the entity. Evaluated where `DB` becomes a concrete type.
-#[must_use]
-pub const fn fits<E: Entity, DB: Backend>() -> bool {
-    <DB::Of<E> as Bound<E, DB>>::BINDING.is_some()
-}
+/// A function with a name that is free to be shadowed. Generated code imports it under the names of its parameters: a
+/// parameter cannot have the name of a unit struct, a constant or a static in scope, but that of a function it can.
+pub const fn shadow() {}
 
 // The database features are features of this crate, so generated code cannot test them with `cfg`. Instead it calls
 // these macros, whose definitions depend on the features.
@@ -90,7 +90,20 @@ macro_rules! __bindings {
     };
 }
 
-/// Returns whether a type has a property (`IS_COLUMN`, `IS_ROW`, `HAS_COLUMNS`) in at least one enabled database.
+/// Returns for each database whether a type has a property (`IS_COLUMN`, `IS_READ`) in it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fits_each {
+    ($property:ident, $type:ty) => {
+        [
+            $crate::__fits_postgres!($property, $type),
+            $crate::__fits_mysql!($property, $type),
+            $crate::__fits_sqlite!($property, $type),
+        ]
+    };
+}
+
+/// Returns whether a type has a property (`IS_COLUMN`, `IS_READ`, `IS_ROW`) in at least one enabled database.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __fits_any {
@@ -101,4 +114,4 @@ macro_rules! __fits_any {
     };
 }
 
-pub use crate::{__bindings as bindings, __fits_any as fits_any};
+pub use crate::{__bindings as bindings, __fits_any as fits_any, __fits_each as fits_each};

@@ -10,6 +10,7 @@ use larder::{
         faulty::{Faults, Operation},
     },
     token::Token,
+    writes::{ById, ToDatabase},
 };
 use larder_testing::{
     database::TestDatabase,
@@ -109,7 +110,10 @@ fn is_refused_at_creation<DB: Backend>(kind: Kind) -> bool {
 }
 
 /// Checks that every operation of the repository is refused.
-async fn refuses_everything<E: Entity<Id = i64>, DB: Backend>(
+async fn refuses_everything<
+    E: Entity<Id = i64, Writes = ToDatabase, Deletes = ById>,
+    DB: Backend,
+>(
     rows: &Repository<E, DB>,
     row: &E,
     pool: &Pool<DB>,

@@ -46,7 +46,7 @@ macro_rules! rows {
     };
 }
 
-trait Crashing: Entity<Id = i64> {
+trait Crashing: Entity<Id = i64, Writes = larder::writes::ToDatabase> {
     fn row(id: i64, name: &str) -> Self;
     fn name(&self) -> &str;
 }

@@ -3,7 +3,7 @@
 //! A caller that gives up (a time-out, a `select!`) drops its future at any await. The future must not leave a transaction
 //! open, and the next caller's write must not be lost with it. Tests that await every call to its end do not detect that.
 //!
-//! 1. The tables below list every public `async fn` by file. A function that is missing there does not compile
+//! 1. The tables below list every public function by file that is `async` or returns a future. A function that is missing there does not compile
 //!    ([`lists_all`]).
 //! 2. Each function runs repeatedly, and is dropped after 0, 1, 2, .. polls, until it ends by itself. It is dropped right
 //!    after a poll, when its request is on the way, and also when it is woken, when the reply has arrived and was not read.
@@ -69,7 +69,7 @@ mod a_write_that_is_not_committed_is_found {
     );
 }
 
-/// The public `async fn`s of each file.
+/// The public asynchronous functions of each file.
 const REPOSITORY: &[&str] = &[
     "find",
     "find_outcome",
@@ -136,7 +136,7 @@ macro_rules! lists_all {
                 $hidden
             ),
             concat!(
-                "a public `async fn` of ",
+                "a public function of ",
                 $file,
                 " is not in the table of tests/suite/dropped.rs: add it there, and how it runs to `Stage::run`"
             )
@@ -158,23 +158,41 @@ lists_all!(NONE, "database/database_id.rs", but & ["install"]);
 lists_all!(NONE, "write/announce/mod.rs", but & []);
 const NONE: &[&str] = &[];
 
-/// Returns whether every `pub async fn` of a source is in one of two tables.
+/// Returns whether every public function of a source that is `async` or returns a future is in one of two tables.
 const fn lists_all(source: &[u8], table: &[&str], hidden: &[&str]) -> bool {
-    const WORDS: &[u8] = b"pub async fn ";
+    const ASYNC: &[u8] = b"pub async fn ";
+    const PLAIN: &[u8] = b"pub fn ";
     let mut at = 1;
-    while at + WORDS.len() < source.len() {
+    while at + ASYNC.len() < source.len() {
         // Not in a comment, and at the level of the module or of an `impl`.
         let begins =
             source[at - 1] == b'\n' || starts_with(source, at.saturating_sub(5), b"\n    ");
-        if begins && starts_with(source, at, WORDS) {
-            at += WORDS.len();
-            if !names(source, at, table) && !names(source, at, hidden) {
-                return false;
-            }
+        let name = if starts_with(source, at, ASYNC) {
+            at + ASYNC.len()
+        } else if starts_with(source, at, PLAIN) && returns_future(source, at) {
+            at + PLAIN.len()
+        } else {
+            0
+        };
+        if begins && name > 0 && !names(source, name, table) && !names(source, name, hidden) {
+            return false;
         }
         at += 1;
     }
     true
+}
+
+/// Returns whether there is a future in the result of a function.
+const fn returns_future(source: &[u8], mut at: usize) -> bool {
+    let mut is_result = false;
+    while at < source.len() && source[at] != b'{' {
+        is_result = is_result || starts_with(source, at, b"->");
+        if is_result && starts_with(source, at, b"impl Future<") {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 const fn starts_with(source: &[u8], at: usize, words: &[u8]) -> bool {
@@ -207,6 +225,16 @@ const fn names(source: &[u8], at: usize, table: &[&str]) -> bool {
 const _: () = assert!(
     !lists_all(b"\n    pub async fn new_one(&self) {", REPOSITORY, &[])
         && !lists_all(b"\npub async fn new_one() {", REPOSITORY, &[])
+        && !lists_all(
+            b"\n    pub fn new_one() -> W::Operation<impl Future<Output = ()>> {",
+            REPOSITORY,
+            &[]
+        )
+        && lists_all(
+            b"\n    pub fn no_one(_: impl Future<Output = ()>) -> u8 { impl Future<Output = ()> }",
+            REPOSITORY,
+            &[]
+        )
         && lists_all(b"\n    pub async fn find(&self) {", REPOSITORY, &[]),
     "the check of the tables cannot fail"
 );

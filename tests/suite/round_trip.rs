@@ -22,6 +22,7 @@ use larder::{
         offsets::{self, QueueIncarnation},
     },
     store::{Mechanism, faulty::Operation},
+    writes,
 };
 use larder_testing::log;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -389,7 +390,9 @@ async fn row_that_the_codec_changes_is_no_cache_update(world: &World<Postgres>) 
 }
 
 /// Returns the number of cases that were tested: those that the database stores unchanged.
-async fn none_is_a_cache_update<P: Probes, DB: Tested>(world: &World<DB>) -> usize {
+async fn none_is_a_cache_update<P: Probes<Writes = writes::ToDatabase>, DB: Tested>(
+    world: &World<DB>,
+) -> usize {
     table::<P, DB>(world).await;
     let rows = rows::<P, DB>(world);
     rows.save(&P::good(1, "good")).await.unwrap();
@@ -431,7 +434,7 @@ fn refused<T>(column: &str, written: Result<T, Error>) {
     assert!(names_way_out, "the way out is not named: {message}");
 }
 
-async fn none_is_queued<P: Probes, DB: Tested>(world: &World<DB>) {
+async fn none_is_queued<P: Probes<Writes = writes::ToQueue>, DB: Tested>(world: &World<DB>) {
     table::<P, DB>(world).await;
     let rows = rows::<P, DB>(world);
     rows.install().await.unwrap();
@@ -612,7 +615,7 @@ async fn order_without_meaning_is_no_change(world: &World<Postgres>) {
     Box::pin(survives::<UnorderedText, UnorderedTextBehind, _>(world)).await;
 }
 
-async fn survives<A: Probes, B: Probes, DB: Tested>(world: &World<DB>) {
+async fn survives<A: Probes, B: Probes<Writes = writes::ToQueue>, DB: Tested>(world: &World<DB>) {
     table::<A, DB>(world).await;
     let aside = rows::<A, DB>(world);
     aside.insert(&A::good(1, "row")).await.unwrap();

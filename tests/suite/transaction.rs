@@ -14,6 +14,7 @@ use std::{
 use larder::{
     Entity, ErrorKind, Origin, Repository, Transaction,
     store::{Mechanism, faulty::Operation},
+    writes::{ById, ToDatabase},
 };
 use larder_testing::proxy::Point;
 use sqlx::{Executor, MySql, Postgres, Sqlite};
@@ -56,7 +57,9 @@ on_servers!(
 );
 
 /// A row of the table of items, with any strategy.
-pub(crate) trait Row: Entity<Id = i64> + PartialEq + fmt::Debug {
+pub(crate) trait Row:
+    Entity<Id = i64, Writes = ToDatabase, Deletes = ById> + PartialEq + fmt::Debug
+{
     fn row(id: i64, name: &str) -> Self;
     fn name(&self) -> &str;
 }

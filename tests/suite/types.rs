@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder::{Cache, Cached, Codec, Columns, ErrorKind, Origin};
+use larder::{Cache, Cached, Codec, Columns, ErrorKind, Origin, Repository};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::{MySql, Postgres, Sqlite};
@@ -342,6 +342,38 @@ async fn postcard_refuses_self_describing_fields_at_start() {
         error.to_string().contains("msgpack"),
         "the way out is named: {error}"
     );
+}
+
+/// Code that is generic over the entity finds out when the repository is made, from the message that the compiler has.
+#[tokio::test]
+async fn repository_of_the_runtime_names_every_column_that_does_not_fit() {
+    #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+    #[cached(table = "counted")]
+    struct Counted {
+        #[cached(id)]
+        id: i64,
+        views: u64,
+        #[sqlx(flatten)]
+        nested: Nested,
+    }
+    #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Columns)]
+    struct Nested {
+        price: Option<Decimal>,
+        names: Vec<u8>,
+    }
+    let cache = Cache::in_process();
+    let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:").unwrap();
+    let error = Repository::<Counted, _>::try_new(&cache, pool).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert_eq!(
+        error.to_string(),
+        "failed to create the repository of Counted: SQLite cannot store every column of `Counted`\n\
+         - column `views`: it cannot store `u64`; use `i64`, or mark the field `#[sqlx(try_from = \"i64\")]`\n\
+         - column `price`: it cannot store `Option<Decimal>`; enable the feature `rust_decimal` of sqlx, or mark the field \
+         `#[sqlx(json)]` or `#[sqlx(try_from = \"..\")]`"
+    );
+    let pool = sqlx::MySqlPool::connect_lazy("mysql://nobody@127.0.0.1:1/none").unwrap();
+    Repository::<Counted, _>::try_new(&cache, pool).unwrap();
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use crate::{
 /// ```text
 /// impl Entity for Flight {
 ///     type Id = i64;
+///     type Writes = ToDatabase;
+///     type Deletes = ById;
 ///     const SPEC: EntitySpec = EntitySpec::new("Flight", "flights", 0x1234abcd_u32)
 ///         .with_policy(Policy::DEFAULT.ttl(600000u64));
 ///     fn id(&self) -> i64 {
@@ -35,18 +37,36 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         .map(|hazard| quote!(.with_positional_hazard(#hazard)));
     let version = entity.is_versioned().then(|| quote!(.with_version()));
     let policy = policy(&private, &entity.policy);
+    let kinds = kinds(&private, entity.policy.queues(), entity.is_versioned());
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
     quote! {
         #[automatically_derived]
         impl #private::Entity for #ident {
             type Id = #id_type;
+            #kinds
             const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
             #private::bindings! { #ident }
         }
+    }
+}
+
+/// Where writes go, and what a delete needs.
+pub(super) fn kinds(private: &TokenStream, queues: bool, versioned: bool) -> TokenStream {
+    let writes = Ident::new(
+        if queues { "ToQueue" } else { "ToDatabase" },
+        Span::call_site(),
+    );
+    let deletes = Ident::new(
+        if versioned { "ByVersion" } else { "ById" },
+        Span::call_site(),
+    );
+    quote! {
+        type Writes = #private::#writes;
+        type Deletes = #private::#deletes;
     }
 }
 

@@ -2,18 +2,22 @@
 //! that belongs into the runtime.
 //!
 //! Invariant: generated impls stand inside `const _: () = { .. }`, so nothing they import is seen outside. Only the
-//! repository type, which the user must be able to name, stands beside it. What larder adds to the user's own names
-//! starts with `__cached`.
+//! repository type, which the user must be able to name, stands beside it. No name in the user's scope changes what
+//! generated code means (`names`), and no trait in scope does either: methods are called by their paths.
 
 mod bounds;
 mod entity;
+mod fields;
 mod method;
 mod methods;
+mod names;
 mod queued;
 mod repository;
 mod skeleton;
 mod source;
 
+#[cfg(test)]
+pub(crate) use names::PARAMETERS;
 use proc_macro2::TokenStream;
 use quote::quote;
 
@@ -40,26 +44,32 @@ pub(crate) fn skeleton(input: &ast::Input) -> TokenStream {
 /// const _: () = {
 ///     use ::larder::__private::{ProbeFallback as _, ProbeTypeFallback as _};
 ///     impl Entity for Flight { .. }
+///     impl Fields for Flight { .. }
 ///     impl<__CachedDb: Backend> Columns<__CachedDb> for Flight where .. { .. }
 ///     impl<__CachedDb: Backend> Source<__CachedDb> for Flight where .. { .. }
-///     impl Flight { /* repository, try_repository */ }
-///     impl<DB: Backend> FlightRepository<DB> { /* find, insert, .. */ }
-///     assert!(/* the fields fit a database */);
+///     const _: () = {
+///         use ::larder::__private::{shadow as cache, ..};
+///         impl Flight { /* repository, try_repository */ }
+///         impl<DB: Backend> FlightRepository<DB> { /* find, insert, .. */ }
+///     };
+///     const _: () = assert!(/* a field fits a database */);
 /// };
 /// ```
 fn expand_entity(entity: &Entity) -> TokenStream {
     let private = entity.table.paths.private();
     let repository::Items { type_item, impls } = repository::of_entity(entity);
     let entity_impl = entity::entity_impl(entity);
+    let fields_impl = fields::fields_impl(&entity.table);
     let columns_impl = source::columns_impl(&entity.table);
     let source_impl = source::source_impl(entity);
     let bounds = bounds::entity(&entity.table);
     quote! {
         #type_item
         const _: () = {
-            // `bindings!` and `fits_any!` ask these where a type does not fit.
+            // `bindings!`, `fits_any!` and `fits_each!` ask these where a type does not fit.
             use #private::{ProbeFallback as _, ProbeTypeFallback as _};
             #entity_impl
+            #fields_impl
             #columns_impl
             #source_impl
             #impls
@@ -71,17 +81,20 @@ fn expand_entity(entity: &Entity) -> TokenStream {
 /// ```text
 /// const _: () = {
 ///     use ::larder::__private::ProbeTypeFallback as _;
+///     impl Fields for Address { .. }
 ///     impl<__CachedDb: Backend> Columns<__CachedDb> for Address where .. { .. }
-///     assert!(/* the fields fit a database */);
+///     const _: () = assert!(/* a field fits a database */);
 /// };
 /// ```
 fn expand_nested(table: &Table) -> TokenStream {
     let private = table.paths.private();
+    let fields_impl = fields::fields_impl(table);
     let columns_impl = source::columns_impl(table);
     let bounds = bounds::nested(table);
     quote! {
         const _: () = {
             use #private::ProbeTypeFallback as _;
+            #fields_impl
             #columns_impl
             #bounds
         };

@@ -10,7 +10,7 @@ use syn::{Visibility, ext::IdentExt};
 use super::{
     entity,
     method::{Method, Parameter, Writes},
-    methods, queued,
+    methods, names, queued,
 };
 use crate::{
     ast::Input,
@@ -36,25 +36,43 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
             versioned: entity.is_versioned(),
         },
     };
-    let repository = Repository::new(ident, paths.private(), Some(id), writes);
-    repository.items(&entity.visibility)
+    let name = entity.repository.as_ref();
+    Repository::new(
+        ident,
+        name,
+        &entity.visibility,
+        paths.private(),
+        Some(id),
+        writes,
+    )
+    .items()
 }
 
 /// The repository of an entity with a mistake: the same names, and bodies that are never run.
 pub(super) fn of_faulty(input: &Input) -> Items {
     let private = validate::paths(&input.settings).private();
-    let mut fields = input.fields().iter();
-    // With a queue the version is the mistake, and rows are deleted by their ids.
-    let versioned =
-        !validate::queues(&input.settings) && fields.any(|field| field.settings.names("version"));
+    let name = validate::repository(input);
+    let versioned = is_versioned(input);
     let writes = Writes::Unknown { versioned };
-    Repository::new(&input.ident, private, None, writes).items(&input.visibility)
+    Repository::new(&input.ident, name, &input.visibility, private, None, writes).items()
+}
+
+/// Whether rows are deleted in their version, as far as an input with a mistake says. With a queue the version is the
+/// mistake, and rows are deleted by their ids.
+pub(super) fn is_versioned(input: &Input) -> bool {
+    let mut fields = input.fields().iter();
+    !validate::queues(&input.settings) && fields.any(|field| field.settings.names("version"))
 }
 
 struct Repository<'a> {
     entity: &'a Ident,
     ident: Ident,
+    visibility: &'a Visibility,
     private: TokenStream,
+    /// The type parameter for the database.
+    database: Ident,
+    /// The type parameter for what is passed as an id.
+    any_id: Ident,
     /// The type of the id; `None` after an error.
     id: Option<TokenStream>,
     writes: Writes,
@@ -63,27 +81,45 @@ struct Repository<'a> {
 impl<'a> Repository<'a> {
     fn new(
         entity: &'a Ident,
+        name: Option<&Ident>,
+        visibility: &'a Visibility,
         private: TokenStream,
         id: Option<TokenStream>,
         writes: Writes,
     ) -> Self {
-        // Seen where the struct is, but resolved as generated code, so that lints do not blame the user for it.
-        let span = Span::call_site().located_at(entity.span());
+        // Seen where the user named it, but resolved as generated code, so that lints do not blame the user for it.
+        let span = Span::call_site().located_at(name.unwrap_or(entity).span());
+        let mut ident = match name {
+            Some(name) => name.clone(),
+            None => format_ident!("{}Repository", entity.unraw()),
+        };
+        ident.set_span(span);
+        let tokens = quote!(#entity #ident #visibility #private #id);
         Self {
             entity,
-            ident: format_ident!("{}Repository", entity.unraw(), span = span),
+            ident,
+            visibility,
+            database: names::free("DB", &tokens),
+            any_id: names::free("Id", &tokens),
             private,
             id,
             writes,
         }
     }
 
-    fn items(&self, visibility: &Visibility) -> Items {
+    fn items(&self) -> Items {
+        let shadows = names::shadows(&self.private);
+        let (traits, constructors, methods) = (self.traits(), self.constructors(), self.methods());
         Items {
-            type_item: self.type_item(visibility),
-            impls: [self.traits(), self.constructors(), self.methods()]
-                .into_iter()
-                .collect(),
+            type_item: self.type_item(),
+            impls: quote! {
+                const _: () = {
+                    #shadows
+                    #traits
+                    #constructors
+                    #methods
+                };
+            },
         }
     }
 
@@ -93,11 +129,13 @@ impl<'a> Repository<'a> {
     ///     inner: Repository<Flight, DB>,
     /// }
     /// ```
-    fn type_item(&self, visibility: &Visibility) -> TokenStream {
+    fn type_item(&self) -> TokenStream {
         let Self {
             entity,
             ident,
+            visibility,
             private,
+            database,
             ..
         } = self;
         let docs = [
@@ -110,27 +148,34 @@ impl<'a> Repository<'a> {
         .join("\n\n");
         quote! {
             #[doc = #docs]
-            #visibility struct #ident<DB: #private::Backend> {
-                inner: #private::Repository<#entity, DB>,
+            #visibility struct #ident<#database: #private::Backend> {
+                inner: #private::Repository<#entity, #database>,
             }
         }
     }
 
     /// Written out, because a derive would ask for `DB: Clone`.
     fn traits(&self) -> TokenStream {
-        let Self { ident, private, .. } = self;
-        let name = ident.to_string();
+        let Self {
+            ident,
+            private,
+            database,
+            ..
+        } = self;
+        let name = ident.unraw().to_string();
         quote! {
             #[automatically_derived]
-            impl<DB: #private::Backend> ::core::clone::Clone for #ident<DB> {
+            impl<#database: #private::Backend> ::core::clone::Clone for #ident<#database> {
                 fn clone(&self) -> Self {
                     Self { inner: ::core::clone::Clone::clone(&self.inner) }
                 }
             }
             #[automatically_derived]
-            impl<DB: #private::Backend> ::core::fmt::Debug for #ident<DB> {
+            impl<#database: #private::Backend> ::core::fmt::Debug for #ident<#database> {
                 fn fmt(&self, __cached_formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                    __cached_formatter.debug_struct(#name).finish_non_exhaustive()
+                    ::core::fmt::DebugStruct::finish_non_exhaustive(
+                        &mut ::core::fmt::Formatter::debug_struct(__cached_formatter, #name),
+                    )
                 }
             }
         }
@@ -139,7 +184,7 @@ impl<'a> Repository<'a> {
     /// ```text
     /// impl Flight {
     ///     pub fn repository<DB: Backend>(cache: &Cache, pool: Pool<DB>) -> FlightRepository<DB> {
-    ///         const { assert!(fits::<Flight, DB>(), "..") };
+    ///         const { check::<Flight, DB>() };
     ///         FlightRepository { inner: Repository::new(cache, pool) }
     ///     }
     ///     pub fn try_repository<DB: Backend>(..) -> Result<FlightRepository<DB>, Error> { .. }
@@ -150,15 +195,14 @@ impl<'a> Repository<'a> {
             entity,
             ident,
             private,
+            database,
             id,
             ..
         } = self;
         let name = entity.unraw();
-        let fits = id.as_ref().map(|_| {
-            let message =
-                format!("a column of `{entity}` has a type that this database cannot store");
-            quote!(const { ::core::assert!(#private::fits::<#entity, DB>(), #message) };)
-        });
+        let check = id
+            .as_ref()
+            .map(|_| quote!(const { #private::check::<#entity, #database>() };));
         let docs = [
             format!("Returns the repository that caches rows of `{name}` in `cache` and reads and writes them through `pool`."),
             "# Panics".to_owned(),
@@ -178,16 +222,19 @@ impl<'a> Repository<'a> {
                 #[doc = #docs]
                 #[must_use]
                 #[track_caller]
-                pub fn repository<DB: #private::Backend>(cache: &#private::Cache, pool: #private::Pool<DB>) -> #ident<DB> {
-                    #fits
+                pub fn repository<#database: #private::Backend>(
+                    cache: &#private::Cache,
+                    pool: #private::Pool<#database>,
+                ) -> #ident<#database> {
+                    #check
                     #ident { inner: #private::Repository::new(cache, pool) }
                 }
                 #[doc = #try_docs]
-                pub fn try_repository<DB: #private::Backend>(
+                pub fn try_repository<#database: #private::Backend>(
                     cache: &#private::Cache,
-                    pool: #private::Pool<DB>,
-                ) -> ::core::result::Result<#ident<DB>, #private::Error> {
-                    #fits
+                    pool: #private::Pool<#database>,
+                ) -> ::core::result::Result<#ident<#database>, #private::Error> {
+                    #check
                     ::core::result::Result::Ok(#ident { inner: #private::Repository::try_new(cache, pool)? })
                 }
             }
@@ -199,6 +246,7 @@ impl<'a> Repository<'a> {
             entity,
             ident,
             private,
+            database,
             ..
         } = self;
         let methods = methods::methods(entity, private, self.writes);
@@ -206,7 +254,7 @@ impl<'a> Repository<'a> {
         let within = self.within();
         let dead_letters = self.dead_letters();
         quote! {
-            impl<DB: #private::Backend> #ident<DB> {
+            impl<#database: #private::Backend> #ident<#database> {
                 #(#methods)*
 
                 #within
@@ -215,18 +263,18 @@ impl<'a> Repository<'a> {
                 /// Returns the counters of this entity since the repository was created.
                 #[must_use]
                 pub fn stats(&self) -> #private::Stats {
-                    self.inner.stats()
+                    #private::Repository::stats(&self.inner)
                 }
 
                 /// Returns the pool that rows are read and written through.
                 #[must_use]
-                pub fn pool(&self) -> &#private::Pool<DB> {
-                    self.inner.pool()
+                pub fn pool(&self) -> &#private::Pool<#database> {
+                    #private::Repository::pool(&self.inner)
                 }
 
                 /// Returns the repository of the runtime, for code that is generic over the entity.
                 #[must_use]
-                pub fn inner(&self) -> &#private::Repository<#entity, DB> {
+                pub fn inner(&self) -> &#private::Repository<#entity, #database> {
                     &self.inner
                 }
             }
@@ -235,74 +283,106 @@ impl<'a> Repository<'a> {
 
     fn within(&self) -> Option<TokenStream> {
         let Self {
-            entity, private, ..
+            entity,
+            private,
+            database,
+            ..
         } = self;
         let docs = methods::within(&entity.unraw().to_string(), self.writes)?;
+        let body = self.body("within", &quote!(transaction));
         Some(quote! {
             #[doc = #docs]
             pub fn within<'t, 'c>(
                 &'t self,
-                transaction: &'t mut #private::Transaction<'c, DB>,
-            ) -> #private::Within<'t, 'c, #entity, DB> {
-                self.inner.within(transaction)
+                transaction: &'t mut #private::Transaction<'c, #database>,
+            ) -> #private::Within<'t, 'c, #entity, #database> {
+                #body
             }
         })
     }
 
     fn dead_letters(&self) -> Option<TokenStream> {
         let Self {
-            entity, private, ..
+            entity,
+            private,
+            database,
+            ..
         } = self;
         let docs = queued::dead_letters(&entity.unraw().to_string(), self.writes)?;
+        let body = self.body("dead_letters", &TokenStream::new());
         Some(quote! {
             #[doc = #docs]
             #[must_use]
-            pub fn dead_letters(&self) -> #private::DeadLetters<#entity, DB> {
-                self.inner.dead_letters()
+            pub fn dead_letters(&self) -> #private::DeadLetters<#entity, #database> {
+                #body
             }
         })
     }
 
+    /// The call of a method of the runtime, by its path: a trait in the user's scope may have a method of the same name.
+    fn body(&self, method: &str, arguments: &TokenStream) -> TokenStream {
+        let private = &self.private;
+        let method = Ident::new(method, Span::call_site());
+        match &self.id {
+            Some(_) => quote!(#private::Repository::#method(&self.inner, #arguments)),
+            None => quote!(::core::panic!("this entity has a mistake")),
+        }
+    }
+
     /// ```text
-    /// pub fn find(&self, id: impl AsId<i64>) -> impl Future<Output = Result<Option<Arc<Flight>>, Error>> {
-    ///     self.inner.find(id)
+    /// pub fn find<Id: AsId<i64>>(
+    ///     &self,
+    ///     id: Id,
+    /// ) -> Id::Operation<impl Future<Output = Result<Option<Arc<Flight>>, Error>>> {
+    ///     Repository::find(&self.inner, id)
     /// }
     /// ```
     ///
     /// Not an `async fn`: that would be one more state machine per method and entity for the compiler to check.
     fn method(&self, method: &Method) -> TokenStream {
         let Self {
-            entity, private, ..
+            entity,
+            private,
+            any_id,
+            ..
         } = self;
         let name = Ident::new(method.name, Span::call_site());
         let returns = &method.returns;
         let docs = &method.docs;
-        let any_id = match &self.id {
-            Some(id) => quote!(impl #private::AsId<#id>),
-            None => quote!(impl ::core::marker::Sized),
-        };
+        let change = quote!(impl ::core::ops::FnMut(&mut #entity) + ::core::marker::Send);
         let (parameters, arguments) = match (&method.parameter, &self.id) {
             (Parameter::Nothing, _) => (quote!(), quote!()),
             (Parameter::Row, _) => (quote!(row: &#entity), quote!(row)),
             (Parameter::Rows, _) => (quote!(rows: &[#entity]), quote!(rows)),
             (Parameter::Ids, Some(id)) => (quote!(ids: &[#id]), quote!(ids)),
             (Parameter::Id, _) | (Parameter::Ids, None) => (quote!(id: #any_id), quote!(id)),
-            (Parameter::Change, _) => {
-                let change = quote!(impl ::core::ops::FnMut(&mut #entity) + ::core::marker::Send);
-                (quote!(id: #any_id, change: #change), quote!(id, change))
-            }
+            (Parameter::Change, _) => (quote!(id: #any_id, change: #change), quote!(id, change)),
         };
-        let inner = Ident::new(method.inner, Span::call_site());
+        let future = quote! {
+            impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>>
+        };
+        let takes_id = matches!(method.parameter, Parameter::Id | Parameter::Change);
+        let (generics, future) = match &self.id {
+            Some(id) if takes_id => (
+                quote!(<#any_id: #private::AsId<#id>>),
+                quote!(#any_id::Operation<#future>),
+            ),
+            None if takes_id || matches!(method.parameter, Parameter::Ids) => {
+                (quote!(<#any_id>), future)
+            }
+            _ => (quote!(), future),
+        };
+        let body = self.body(method.inner, &arguments);
         let body = match &self.id {
-            Some(_) => quote!(self.inner.#inner(#arguments)),
-            None => quote!(async move { ::core::panic!("this entity has a mistake") }),
+            Some(_) => body,
+            None => quote!(async move { #body }),
         };
         quote! {
             #[doc = #docs]
-            pub fn #name(
+            pub fn #name #generics(
                 &self,
                 #parameters
-            ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {
+            ) -> #future {
                 #body
             }
         }

@@ -8,7 +8,10 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::repository::{self, Items};
+use super::{
+    entity, fields,
+    repository::{self, Items},
+};
 use crate::{
     ast::{Derive, Input, Shape},
     validate,
@@ -26,16 +29,18 @@ pub(super) fn items(input: &Input) -> TokenStream {
         return TokenStream::new();
     }
     match input.derive {
-        Derive::Cached => entity(input),
+        Derive::Cached => entity_items(input),
         Derive::Columns => nested(input),
     }
 }
 
-fn entity(input: &Input) -> TokenStream {
+fn entity_items(input: &Input) -> TokenStream {
     let ident = &input.ident;
     let private = validate::paths(&input.settings).private();
     let Items { type_item, impls } = repository::of_faulty(input);
     let columns = nested(input);
+    let versioned = repository::is_versioned(input);
+    let kinds = entity::kinds(&private, validate::queues(&input.settings), versioned);
     quote! {
         #type_item
         #columns
@@ -44,6 +49,7 @@ fn entity(input: &Input) -> TokenStream {
             #[automatically_derived]
             impl #private::Entity for #ident {
                 type Id = ();
+                #kinds
                 const SPEC: #private::EntitySpec = #private::EntitySpec::new("", "", 0);
                 fn id(&self) -> Self::Id {}
                 #private::bindings! { #ident }
@@ -57,8 +63,10 @@ fn entity(input: &Input) -> TokenStream {
 fn nested(input: &Input) -> TokenStream {
     let ident = &input.ident;
     let private = validate::paths(&input.settings).private();
+    let fields_impl = fields::of(&private, ident, TokenStream::new());
     quote! {
         const _: () = {
+            #fields_impl
             #[automatically_derived]
             impl<__CachedDb: #private::Backend> #private::Columns<__CachedDb> for #ident {
                 fn describe(_: &mut #private::ColumnList<__CachedDb>) {}

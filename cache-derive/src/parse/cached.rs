@@ -5,7 +5,7 @@ use syn::{Attribute, Meta, ext::IdentExt};
 
 use super::{
     list::{self, Entry, Written},
-    value,
+    value, words,
 };
 use crate::{
     ast::{Setting, Settings, Value},
@@ -75,9 +75,13 @@ fn setting(errors: &mut Errors, place: Place, entry: Entry, settings: &mut Setti
         errors.report(&entry.name, misplaced(place, key));
         settings.misplaced.push(key);
     } else {
-        let meant =
-            nearest(&name, grammar::names(place)).and_then(|name| grammar::find(place, name));
-        errors.report(&entry.name, unknown(place, &name, meant));
+        let absent = words::absent(&name);
+        let likely = || words::key(place, &name).or_else(|| nearest(&name, grammar::names(place)));
+        let meant = match absent {
+            Some(_) => None,
+            None => likely().and_then(|name| grammar::find(place, name)),
+        };
+        errors.report(&entry.name, unknown(place, &name, meant, absent));
         // Counted as the key that was meant, lest that one be reported as missing.
         settings.list.extend(meant.map(|key| Setting {
             key,
@@ -92,11 +96,12 @@ fn misplaced(place: Place, key: &Key) -> String {
     format!("`{name}` belongs {belongs}, not {here}\n{}", key.help())
 }
 
-fn unknown(place: Place, name: &str, meant: Option<&Key>) -> String {
+fn unknown(place: Place, name: &str, meant: Option<&Key>, absent: Option<&str>) -> String {
     let surroundings = place.surroundings();
-    let way_out = match meant {
-        Some(key) => format!("did you mean `{}`?", key.name),
-        None => format!(
+    let way_out = match (absent, meant) {
+        (Some(instead), _) => instead.to_owned(),
+        (None, Some(key)) => format!("did you mean `{}`?", key.name),
+        (None, None) => format!(
             "the keys {} are {}",
             place.belongs(),
             grammar::list(grammar::names(place))

@@ -16,6 +16,7 @@ mod serde;
 mod size;
 mod sqlx;
 mod value;
+mod words;
 
 use syn::{Data, DeriveInput, Fields};
 

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use syn::{Lit, LitStr, Path, parse::Parser};
 
-use super::{duration, list::Written, size};
+use super::{duration, list::Written, size, words};
 use crate::{
     ast::{Value, Word},
     diagnostics::{Errors, nearest},
@@ -32,6 +32,7 @@ pub(super) fn read(
             text(tokens).map(|written| choice(errors, key, words, &written))
         }
         (Form::Path, Written::Equals(tokens)) => path(tokens).map(Value::Path),
+        (Form::Name, Written::Equals(tokens)) => identifier(errors, key, tokens),
         _ => None,
     };
     value.unwrap_or_else(|| {
@@ -68,6 +69,16 @@ fn bytes(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Value> 
     Some(match size::positive(&text.value()) {
         Ok(bytes) => Value::Size(bytes),
         Err(reason) => wrong(errors, key, &text, &reason),
+    })
+}
+
+/// As [`duration`].
+fn identifier(errors: &mut Errors, key: &Key, tokens: &TokenStream) -> Option<Value> {
+    let text = text(tokens)?;
+    let reason = format!("`{}` is no identifier", text.value().escape_debug());
+    Some(match text.parse() {
+        Ok(name) => Value::Name(name),
+        Err(_) => wrong(errors, key, &text, &reason),
     })
 }
 
@@ -110,17 +121,18 @@ fn share(tokens: &TokenStream) -> Option<f64> {
 fn choice(
     errors: &mut Errors,
     key: &Key,
-    words: &'static [&'static str],
+    choices: &'static [&'static str],
     written: &LitStr,
 ) -> Value {
     let value = written.value();
-    if let Some(word) = words.iter().find(|word| **word == value) {
+    if let Some(word) = choices.iter().find(|word| **word == value) {
         let span = written.span();
         return Value::Word(Word { word, span });
     }
-    let way_out = match nearest(&value, words.iter().copied()) {
+    let meant = words::value(key.name, &value).or_else(|| nearest(&value, choices.iter().copied()));
+    let way_out = match meant {
         Some(word) => format!("did you mean `{word}`?"),
-        None => format!("the values are {}", list(words.iter())),
+        None => format!("the values are {}", list(choices.iter())),
     };
     errors.report(
         written,

@@ -176,6 +176,157 @@ fn unknown_value_names_the_known_ones() {
 }
 
 #[test]
+fn value_of_another_tool_is_answered_with_what_it_is_called_here() {
+    for (key, written, meant) in [
+        ("strategy", "read_through", "aside"),
+        ("strategy", "ReadThrough", "aside"),
+        ("strategy", "cache-aside", "aside"),
+        ("strategy", "write_around", "aside"),
+        ("strategy", "write_back", "write_behind"),
+        ("strategy", "writethrough", "write_through"),
+        ("codec", "messagepack", "msgpack"),
+        ("on_outage", "fail", "consistent"),
+    ] {
+        one(
+            &entity(&format!("{key} = \"{written}\"")),
+            &format!("unknown value `{written}` for `{key}`; did you mean `{meant}`?"),
+        );
+    }
+    one(
+        &queued(r#"on_full = "reject""#),
+        "unknown value `reject` for `on_full`; did you mean `refuse`?",
+    );
+}
+
+#[test]
+fn key_of_another_tool_is_answered_with_what_it_is_called_here() {
+    one(
+        r#"#[cached(table_name = "flights")] struct Flight { #[cached(id)] id: i64 }"#,
+        "unknown key `table_name` in `#[cached(..)]`; did you mean `table`?",
+    );
+    for (written, meant) in [
+        ("expire", "ttl"),
+        ("keyPrefix", "namespace"),
+        ("repo", "repository"),
+    ] {
+        one(
+            &entity(&format!("{written} = \"x\"")),
+            &format!("unknown key `{written}` in `#[cached(..)]`; did you mean `{meant}`?"),
+        );
+    }
+    for (written, meant) in [("primary_key", "id"), ("pk", "id")] {
+        one(
+            &with_only(&format!("#[cached({written})] id: i64")),
+            &format!("unknown key `{written}` in `#[cached(..)]`; did you mean `{meant}`?"),
+        );
+    }
+    for (written, meant) in [
+        ("auto_increment", "generated"),
+        ("ignore", "skip"),
+        ("etag", "version"),
+    ] {
+        one(
+            &with_field(&format!("#[cached({written})] #[sqlx(default)] a: i64")),
+            &format!("unknown key `{written}` in `#[cached(..)]`; did you mean `{meant}`?"),
+        );
+    }
+}
+
+#[test]
+fn key_that_larder_does_not_have_is_answered_with_what_it_has() {
+    for written in ["index", "unique", "find_by", "lookup"] {
+        one(
+            &with_field(&format!("#[cached({written})] a: i64")),
+            &format!(
+                "unknown key `{written}` in `#[cached(..)]`; larder finds rows by their id only\nhelp: find the id"
+            ),
+        );
+    }
+    for (written, instead) in [
+        (
+            "rename = \"b\"",
+            "sqlx has the names of columns\nhelp: write `#[sqlx(rename = \"..\")]`",
+        ),
+        (
+            "json",
+            "how a column is read is said to sqlx\nhelp: write `#[sqlx(json)]`",
+        ),
+    ] {
+        let name = written.split(' ').next().unwrap_or_default();
+        one(
+            &with_field(&format!("#[cached({written})] a: i64")),
+            &format!("unknown key `{name}` in `#[cached(..)]`; {instead}"),
+        );
+    }
+    for (written, instead) in [
+        ("tags", "larder has no tags"),
+        (
+            "capacity",
+            "how many rows fit is an option of the in-process store",
+        ),
+        ("index", "larder finds rows by their id only"),
+        ("schema", "the schema is a part of the name of the table"),
+        ("refresh_ahead", "larder loads a row when it is read"),
+        (
+            "pool",
+            "the database and the store are chosen where the repository is made",
+        ),
+    ] {
+        one(
+            &entity(written),
+            &format!("unknown key `{written}` in `#[cached(..)]`; {instead}"),
+        );
+    }
+}
+
+#[test]
+fn repository_has_a_name_of_its_own() {
+    for name in ["Flight", "r#Flight"] {
+        one(
+            &entity(&format!("repository = \"{name}\"")),
+            &format!("`{name}` is the entity itself; give its repository another name\nhelp: "),
+        );
+    }
+    for name in [
+        "",
+        "my flights",
+        "app::Flights",
+        "Flights<DB>",
+        "1st",
+        "Self",
+        "struct",
+        "_",
+        "Flight-s",
+    ] {
+        one(
+            &entity(&format!("repository = \"{name}\"")),
+            &format!(
+                "`repository` expects the name of a type in a string, but `{name}` is no identifier\nhelp: "
+            ),
+        );
+    }
+    one(
+        &entity("repository = Flights"),
+        "`repository` expects the name of a type in a string\nhelp: ",
+    );
+    for name in ["Flights", "flights", "r#struct", "Flüge", "DB"] {
+        assert_eq!(
+            faults(&entity(&format!("repository = \"{name}\""))),
+            [""; 0],
+            "{name}"
+        );
+    }
+    let nested = messages(
+        Derive::Columns,
+        r#"#[cached(repository = "Routes")] struct Route { a: i64 }"#,
+    );
+    assert!(
+        nested[0].starts_with("`repository` means nothing on a nested struct"),
+        "{nested:?}"
+    );
+}
+
+#[test]
 fn durations_and_shares_have_limits() {
     one(
         &entity(r#"ttl = "0s""#),
@@ -942,6 +1093,7 @@ fn message_is_lower_case_without_full_stop() {
         with_serde(r#"into = "Raw""#, "a: i64"),
         with_field(r#"#[serde(serialize_with = "f")] a: i64"#),
         with_field(r#"#[serde(skip_serializing_if = "f")] a: i64"#),
+        entity(r#"repository = "Flight", unique, tags, rename, json, schema, db, size, refresh"#),
     ];
     for message in inputs.iter().flat_map(|input| faults(input)) {
         assert!(!message.ends_with('.'), "{message}");

@@ -22,19 +22,29 @@ fn check(name: &str, expand: impl Fn(&str) -> String, inputs: &[(&str, &str)]) {
 /// The impls in the expansion of an entity.
 fn impls(input: &str) -> impl Iterator<Item = syn::ItemImpl> {
     let file = syn::parse_file(&cached(input)).expect("an expansion is a file");
-    let statements = file.items.into_iter().filter_map(|item| match item {
+    file.items.into_iter().flat_map(impls_inside)
+}
+
+/// The impls in the block of an anonymous constant, and in those inside it.
+fn impls_inside(item: syn::Item) -> Vec<syn::ItemImpl> {
+    match item {
+        syn::Item::Impl(item) => vec![item],
         syn::Item::Const(item) => match *item.expr {
-            syn::Expr::Block(block) => Some(block.block.stmts),
-            _ => None,
+            syn::Expr::Block(block) => {
+                let items = block
+                    .block
+                    .stmts
+                    .into_iter()
+                    .filter_map(|statement| match statement {
+                        syn::Stmt::Item(item) => Some(item),
+                        _ => None,
+                    });
+                items.flat_map(impls_inside).collect()
+            }
+            _ => Vec::new(),
         },
-        _ => None,
-    });
-    statements
-        .flatten()
-        .filter_map(|statement| match statement {
-            syn::Stmt::Item(syn::Item::Impl(item)) => Some(item),
-            _ => None,
-        })
+        _ => Vec::new(),
+    }
 }
 
 /// Of an entity, only the impls of one trait.
@@ -135,6 +145,30 @@ fn id_is_a_value_or_a_tuple_in_field_order() {
     ];
     check("id_entity", only("Entity"), &inputs);
     check("id_source", only("Source"), &inputs);
+}
+
+#[test]
+fn every_column_has_a_way_out_of_its_type() {
+    let input = r#"
+        #[cached(table = "t")]
+        struct E {
+            #[cached(id)] a: Uuid,
+            b: u64,
+            c: Option<u32>,
+            #[sqlx(try_from = "u16")] d: Seats,
+            #[sqlx(try_from = "Option<u16>")] e: Seats,
+            f: Option<char>,
+            g: Vec<String>,
+            h: Status,
+            #[sqlx(json)] i: Vec<u64>,
+            #[sqlx(flatten)] j: Route,
+        }
+    "#;
+    check(
+        "fields",
+        only("Fields"),
+        &[("columns of every kind", input)],
+    );
 }
 
 #[test]

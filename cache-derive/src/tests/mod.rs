@@ -5,6 +5,7 @@
 mod diagnostics;
 mod expansion;
 mod grammar;
+mod names;
 
 use syn::DeriveInput;
 

@@ -1,10 +1,11 @@
 //! The rules about a whole entity, and its model.
 
+use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-use super::{help, named, policy, queue, table, text, word};
+use super::{help, named, policy, queue, repository, table, text, word};
 use crate::{
-    ast::{Field, Input, Serde},
+    ast::{Field, Input, Serde, Value},
     diagnostics::Errors,
     grammar::Place,
     model::{Entity, Id, IdPart, spelling, type_name},
@@ -15,6 +16,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let table_name = check_table(errors, input);
     let id = check_id(errors, input);
     let name = check_name(errors, input);
+    let repository = check_repository(errors, input);
     let policy = policy::check(errors, &input.settings);
     queue::check(errors, input);
     check_versions(errors, input.fields());
@@ -24,6 +26,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         visibility: input.visibility.clone(),
         table_name: table_name?,
         name,
+        repository,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
         policy,
@@ -76,6 +79,23 @@ fn check_name(errors: &mut Errors, input: &Input) -> String {
     let settings = &input.settings;
     let chosen = policy::check_part(errors, settings, "name", "/@");
     chosen.unwrap_or_else(|| input.ident.unraw().to_string())
+}
+
+/// The repository is a type beside the entity, so it needs a name of its own.
+fn check_repository(errors: &mut Errors, input: &Input) -> Option<Ident> {
+    let name = repository(input);
+    if let Some(Value::Name(entity)) = input
+        .settings
+        .get("repository")
+        .map(|setting| &setting.value)
+        && name.is_none()
+    {
+        let help = help(Place::Struct, "repository");
+        let message =
+            format!("`{entity}` is the entity itself; give its repository another name\n{help}");
+        errors.report(entity, message);
+    }
+    name.cloned()
 }
 
 /// Without an id there is no key. A composite id is chosen by the application: larder could not learn from the database

@@ -213,6 +213,14 @@ pub(crate) fn paths(settings: &Settings) -> Paths {
     )
 }
 
+/// The name of the repository, if one is given that it can have. Also asked after an error, by the skeleton.
+pub(crate) fn repository(input: &Input) -> Option<&Ident> {
+    match &input.settings.get("repository")?.value {
+        Value::Name(name) if name.unraw() != input.ident.unraw() => Some(name),
+        _ => None,
+    }
+}
+
 /// Whether the settings name the strategy that queues writes. Also asked after an error, by the skeleton.
 pub(crate) fn queues(settings: &Settings) -> bool {
     queue::is_named(settings)

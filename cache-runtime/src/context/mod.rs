@@ -18,7 +18,7 @@ use crate::{
         backend::{Backend, Bound},
         column::ColumnSpec,
         entity::Entity,
-        schema,
+        fields, schema,
         tables::check_name,
     },
     detached,
@@ -63,10 +63,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let spec = E::SPEC;
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
             configuration(format!(
-                "failed to create the repository of {}: one of its columns has a type that {} cannot store; change the type of \
-                 the field",
+                "failed to create the repository of {}: {}",
                 spec.name,
-                DB::NAME
+                fields::misfits::<E, DB>().as_str()
             ))
         })?;
         let namespace = spec

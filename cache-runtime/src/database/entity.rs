@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use crate::database::source::Binding;
-use crate::policy::{Policy, Strategy};
+use crate::{database::fields::Fields, policy::Policy};
 
 /// A struct whose rows can be cached. Implemented by `#[derive(Cached)]`.
 #[diagnostic::on_unimplemented(
@@ -17,9 +17,15 @@ use crate::policy::{Policy, Strategy};
     label = "not a cached entity",
     note = "derive it: `#[derive(Cached)]` with `#[cached(table = \"..\")]` and an `#[cached(id)]` field"
 )]
-pub trait Entity: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The type of the field marked `#[cached(id)]`; a tuple in field order when several fields are marked.
     type Id: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Where writes go: [`ToDatabase`](super::writes::ToDatabase) or [`ToQueue`](super::writes::ToQueue).
+    type Writes;
+
+    /// What a delete needs: [`ById`](super::writes::ById) or [`ByVersion`](super::writes::ByVersion).
+    type Deletes;
 
     /// The properties of the entity that do not depend on a row or on a database.
     const SPEC: EntitySpec;
@@ -99,20 +105,4 @@ impl EntitySpec {
         self.policy = policy;
         self
     }
-}
-
-/// Fails to compile for a write-behind entity: such a write would bypass its queue.
-pub(crate) const fn not_queued<E: Entity>() {
-    assert!(
-        !matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
-        "a write-behind entity is written through its queue only: use `insert`, `save`, `update`, `delete` or `modify`"
-    );
-}
-
-/// Fails to compile for an entity that is not write-behind.
-pub(crate) const fn queued<E: Entity>() {
-    assert!(
-        matches!(E::SPEC.policy.strategy, Strategy::WriteBehind),
-        "only an entity with `strategy = \"write_behind\"` has a queue"
-    );
 }

@@ -10,6 +10,7 @@ pub(crate) mod database_id;
 pub(crate) mod dialect;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
+pub mod fields;
 pub(crate) mod open_transaction;
 #[cfg(feature = "postgres")]
 mod postgres_array;
@@ -21,6 +22,7 @@ mod sqlite_value;
 pub(crate) mod stale_plan;
 pub(crate) mod statement;
 pub mod tables;
+pub mod writes;
 
 use std::borrow::Cow;
 

@@ -7,7 +7,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use sqlx::{FromRow, error::BoxDynError};
+use sqlx::{Decode, FromRow, error::BoxDynError};
 
 use crate::database::{
     backend::Backend,
@@ -73,9 +73,9 @@ impl<T: for<'r> FromRow<'r, DB::Row>, DB: Backend> Probe<T, DB> {
     pub const IS_ROW: bool = true;
 }
 
-impl<T: Columns<DB>, DB: Backend> Probe<T, DB> {
-    /// Whether the type is a nested struct with known columns.
-    pub const HAS_COLUMNS: bool = true;
+impl<T: for<'r> Decode<'r, DB>, DB: Backend> Probe<T, DB> {
+    /// Whether the type can be read from a column of the database.
+    pub const IS_READ: bool = true;
 }
 
 /// The constants of [`Probe`] if the bound does not hold.
@@ -92,8 +92,8 @@ pub trait ProbeTypeFallback {
     const IS_COLUMN: bool = false;
     /// See [`Probe::IS_ROW`].
     const IS_ROW: bool = false;
-    /// See [`Probe::HAS_COLUMNS`].
-    const HAS_COLUMNS: bool = false;
+    /// See [`Probe::IS_READ`].
+    const IS_READ: bool = false;
 }
 
 impl<T, DB> ProbeTypeFallback for Probe<T, DB> {}

@@ -178,23 +178,35 @@ impl KeySpace {
     note = "pass the id itself or a reference to it; a composite id is a tuple in the order of the `#[cached(id)]` fields"
 )]
 pub trait AsId<Id: Clone> {
+    /// The future `F` of an operation that takes this id. It is always `F` itself.
+    ///
+    /// Without it, rustc would report an id of a wrong type at the call, at its future, and at its `.await`. A type that
+    /// it must look up here is unknown after the first report, and an unknown type is not reported again.
+    type Operation<F: Future>: Future<Output = F::Output> + From<F>;
+
     /// Returns the id.
     fn as_id(&self) -> Cow<'_, Id>;
 }
 
 impl<Id: Clone> AsId<Id> for Id {
+    type Operation<F: Future> = F;
+
     fn as_id(&self) -> Cow<'_, Id> {
         Cow::Borrowed(self)
     }
 }
 
 impl<Id: Clone> AsId<Id> for &Id {
+    type Operation<F: Future> = F;
+
     fn as_id(&self) -> Cow<'_, Id> {
         Cow::Borrowed(self)
     }
 }
 
 impl AsId<String> for &str {
+    type Operation<F: Future> = F;
+
     fn as_id(&self) -> Cow<'_, String> {
         Cow::Owned((*self).to_owned())
     }

@@ -18,8 +18,9 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::{Entity, not_queued, queued},
+        entity::Entity,
         schema::{self, SchemaReport},
+        writes::{DeletesById, DirectWrites, QueuedWrites},
     },
     error::Error,
     protocol::key::{AsId, Key},
@@ -92,8 +93,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Dropping the future loses nothing. A load that has begun continues for the callers who share it, and fills the
     /// cache.
-    pub async fn find(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
-        Ok(self.0.read(id.as_id()).await?.row)
+    pub fn find<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
+        Id::Operation::from(async move { Ok(self.0.read(id.as_id()).await?.row) })
     }
 
     /// As [`Repository::find`], but also returns where the answer came from and how old it is.
@@ -101,8 +105,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// As [`Repository::find`].
-    pub async fn find_outcome(&self, id: impl AsId<E::Id>) -> Result<Outcome<E>, Error> {
-        self.0.read(id.as_id()).await
+    pub fn find_outcome<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Outcome<E>, Error>>> {
+        Id::Operation::from(async move { self.0.read(id.as_id()).await })
     }
 
     /// Returns the row with this id from the database. The cache is neither read nor filled.
@@ -110,10 +117,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// Errors of the database.
-    pub async fn find_uncached(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
-        let id = id.as_id().into_owned();
-        let key = self.0.key(&id)?;
-        self.0.load_alone(key, id).await
+    pub fn find_uncached<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
+        Id::Operation::from(async move {
+            let id = id.as_id().into_owned();
+            let key = self.0.key(&id)?;
+            self.0.load_alone(key, id).await
+        })
     }
 
     /// Returns whether there is a row with this id. The answer comes from the cache if possible.
@@ -121,8 +133,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// As [`Repository::find`].
-    pub async fn exists(&self, id: impl AsId<E::Id>) -> Result<bool, Error> {
-        Ok(self.find(id).await?.is_some())
+    pub fn exists<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<bool, Error>>> {
+        Id::Operation::from(async move { Ok(self.find(id).await?.is_some()) })
     }
 
     /// Inserts a row and returns it, with the columns that the database fills in.
@@ -181,17 +196,21 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// If the future is dropped before it ends, the row may or may not have been changed.
-    pub async fn modify(
+    pub fn modify<Id: AsId<E::Id>, W: QueuedWrites>(
         &self,
-        id: impl AsId<E::Id>,
+        id: Id,
         change: impl FnMut(&mut E) + Send,
-    ) -> Result<Arc<E>, Error> {
-        const { queued::<E>() };
-        let inner = &self.0;
-        inner.bind_for_queue("modify").await?;
-        let written = inner.modify(&id.as_id(), change).await;
-        inner.count(&written);
-        written
+    ) -> W::Operation<Id::Operation<impl Future<Output = Result<Arc<E>, Error>>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(Id::Operation::from(async move {
+            let inner = &self.0;
+            inner.bind_for_queue("modify").await?;
+            let written = inner.modify(&id.as_id(), change).await;
+            inner.count(&written);
+            written
+        }))
     }
 
     /// Deletes the row with this id.
@@ -203,15 +222,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn delete(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
-        const {
-            assert!(
-                !E::SPEC.versioned,
-                "an entity with a version is deleted with `delete_row`"
-            );
-        };
-        self.write(Write::Delete(id.as_id().into_owned())).await?;
-        Ok(())
+    pub fn delete<Id: AsId<E::Id>, D: DeletesById>(
+        &self,
+        id: Id,
+    ) -> D::Operation<Id::Operation<impl Future<Output = Result<(), Error>>>>
+    where
+        E: Entity<Deletes = D>,
+    {
+        D::Operation::from(Id::Operation::from(async move {
+            self.write(Write::Delete(id.as_id().into_owned())).await?;
+            Ok(())
+        }))
     }
 
     /// Deletes a row. If the entity has a version, the row is deleted only if its version equals the one in `entity`.
@@ -239,9 +260,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn insert_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
-        const { not_queued::<E>() };
-        self.write_rows(Batch::Insert(entities.to_vec())).await
+    pub fn insert_many<W: DirectWrites>(
+        &self,
+        entities: &[E],
+    ) -> W::Operation<impl Future<Output = Result<Vec<Arc<E>>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.write_rows(Batch::Insert(entities.to_vec())).await })
     }
 
     /// Updates all rows or none, each as [`Repository::update`] does, in one transaction with few statements. Returns
@@ -255,9 +281,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn update_many(&self, entities: &[E]) -> Result<Vec<Arc<E>>, Error> {
-        const { not_queued::<E>() };
-        self.write_rows(Batch::Update(entities.to_vec())).await
+    pub fn update_many<W: DirectWrites>(
+        &self,
+        entities: &[E],
+    ) -> W::Operation<impl Future<Output = Result<Vec<Arc<E>>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.write_rows(Batch::Update(entities.to_vec())).await })
     }
 
     /// Deletes rows, in one transaction with few statements, and returns how many were deleted.
@@ -269,18 +300,19 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn delete_many(&self, ids: &[E::Id]) -> Result<u64, Error> {
-        const { not_queued::<E>() };
-        const {
-            assert!(
-                !E::SPEC.versioned,
-                "entities with a version are deleted with `delete_rows`"
-            );
-        };
-        match self.write_batch(Batch::Delete(ids.to_vec())).await? {
-            Done::Count(count) => Ok(count),
-            Done::Rows(_) => Ok(0),
-        }
+    pub fn delete_many<W: DirectWrites, D: DeletesById>(
+        &self,
+        ids: &[E::Id],
+    ) -> W::Operation<D::Operation<impl Future<Output = Result<u64, Error>>>>
+    where
+        E: Entity<Writes = W, Deletes = D>,
+    {
+        W::Operation::from(D::Operation::from(async move {
+            match self.write_batch(Batch::Delete(ids.to_vec())).await? {
+                Done::Count(count) => Ok(count),
+                Done::Rows(_) => Ok(0),
+            }
+        }))
     }
 
     /// Deletes all rows or none, each as [`Repository::delete_row`] does, in one transaction with few statements.
@@ -293,11 +325,18 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn delete_rows(&self, entities: &[E]) -> Result<(), Error> {
-        const { not_queued::<E>() };
-        self.write_batch(Batch::DeleteRows(entities.to_vec()))
-            .await?;
-        Ok(())
+    pub fn delete_rows<W: DirectWrites>(
+        &self,
+        entities: &[E],
+    ) -> W::Operation<impl Future<Output = Result<(), Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            self.write_batch(Batch::DeleteRows(entities.to_vec()))
+                .await?;
+            Ok(())
+        })
     }
 
     /// Drops the row with this id from the cache. A load that is under way is not cached either. Call it after a row
@@ -308,10 +347,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. From then on this process reads the row from the
     /// database. It drops the row from the store as soon as the store is reachable. Until then other processes may
     /// serve the old row, at most until its time to live ends.
-    pub async fn invalidate(&self, id: impl AsId<E::Id>) -> Result<(), Error> {
-        let key = self.0.key(&id.as_id())?;
-        self.0.bind_now().await?;
-        self.0.invalidate(&key).await
+    pub fn invalidate<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<(), Error>>> {
+        Id::Operation::from(async move {
+            let key = self.0.key(&id.as_id())?;
+            self.0.bind_now().await?;
+            self.0.invalidate(&key).await
+        })
     }
 
     /// Drops every row of the entity from the cache. Loads that are under way are not cached either. Call it after rows
@@ -340,8 +384,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::find`].
-    pub async fn refresh(&self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
-        Ok(self.0.reload(id.as_id()).await?.row)
+    pub fn refresh<Id: AsId<E::Id>>(
+        &self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
+        Id::Operation::from(async move { Ok(self.0.reload(id.as_id()).await?.row) })
     }
 
     /// Compares the table with the struct: columns, types, nullability, primary key and text collations.

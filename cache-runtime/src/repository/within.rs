@@ -10,7 +10,8 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::{Entity, not_queued},
+        entity::Entity,
+        writes::{DeletesById, DirectWrites},
     },
     error::Error,
     protocol::key::AsId,
@@ -40,8 +41,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     pub fn within<'t, 'c>(
         &'t self,
         transaction: &'t mut Transaction<'c, DB>,
-    ) -> Within<'t, 'c, E, DB> {
-        const { not_queued::<E>() };
+    ) -> Within<'t, 'c, E, DB>
+    where
+        E::Writes: DirectWrites,
+    {
         Within {
             repository: self,
             transaction,
@@ -62,9 +65,14 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ///
     /// Dropping the future changes nothing. On MySQL and MariaDB the transaction can then only be rolled back: sqlx
     /// cannot reuse a connection whose statement was dropped while it was being prepared.
-    pub async fn find(&mut self, id: impl AsId<E::Id>) -> Result<Option<Arc<E>>, Error> {
-        let id = id.as_id();
-        self.transaction.find(&self.repository.0, &id).await
+    pub fn find<Id: AsId<E::Id>>(
+        &mut self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
+        Id::Operation::from(async move {
+            let id = id.as_id();
+            self.transaction.find(&self.repository.0, &id).await
+        })
     }
 
     /// Returns whether there is a row with this id, as the transaction sees it.
@@ -76,8 +84,11 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// # Cancel safety
     ///
     /// As [`Within::find`].
-    pub async fn exists(&mut self, id: impl AsId<E::Id>) -> Result<bool, Error> {
-        Ok(self.find(id).await?.is_some())
+    pub fn exists<Id: AsId<E::Id>>(
+        &mut self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<bool, Error>>> {
+        Id::Operation::from(async move { Ok(self.find(id).await?.is_some()) })
     }
 
     /// As [`Repository::insert`].
@@ -130,15 +141,17 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// # Cancel safety
     ///
     /// As [`Within::insert`].
-    pub async fn delete(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
-        const {
-            assert!(
-                !E::SPEC.versioned,
-                "an entity with a version is deleted with `delete_row`"
-            );
-        };
-        self.write(Write::Delete(id.as_id().into_owned())).await?;
-        Ok(())
+    pub fn delete<Id: AsId<E::Id>, D: DeletesById>(
+        &mut self,
+        id: Id,
+    ) -> D::Operation<Id::Operation<impl Future<Output = Result<(), Error>>>>
+    where
+        E: Entity<Deletes = D>,
+    {
+        D::Operation::from(Id::Operation::from(async move {
+            self.write(Write::Delete(id.as_id().into_owned())).await?;
+            Ok(())
+        }))
     }
 
     /// As [`Repository::delete_row`].
@@ -190,17 +203,19 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// # Cancel safety
     ///
     /// As [`Within::insert`].
-    pub async fn delete_many(&mut self, ids: &[E::Id]) -> Result<u64, Error> {
-        const {
-            assert!(
-                !E::SPEC.versioned,
-                "entities with a version are deleted with `delete_rows`"
-            );
-        };
-        match self.write_batch(Batch::Delete(ids.to_vec())).await? {
-            Done::Count(count) => Ok(count),
-            Done::Rows(_) => Ok(0),
-        }
+    pub fn delete_many<D: DeletesById>(
+        &mut self,
+        ids: &[E::Id],
+    ) -> D::Operation<impl Future<Output = Result<u64, Error>>>
+    where
+        E: Entity<Deletes = D>,
+    {
+        D::Operation::from(async move {
+            match self.write_batch(Batch::Delete(ids.to_vec())).await? {
+                Done::Count(count) => Ok(count),
+                Done::Rows(_) => Ok(0),
+            }
+        })
     }
 
     /// As [`Repository::delete_rows`]: all of the rows or none, even if the transaction continues after an error.

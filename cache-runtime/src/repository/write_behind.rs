@@ -4,10 +4,7 @@
 use crate::error::ErrorKind;
 use crate::{
     behind::{DeadLetters, Flusher, Pending},
-    database::{
-        backend::Backend,
-        entity::{Entity, queued},
-    },
+    database::{backend::Backend, entity::Entity, writes::QueuedWrites},
     error::Error,
     repository::Repository,
 };
@@ -28,9 +25,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// If the future is dropped before it ends, nothing was started.
-    pub async fn start_flushing(&self) -> Result<Flusher, Error> {
-        const { queued::<E>() };
-        self.0.start_flushing().await
+    pub fn start_flushing<W: QueuedWrites>(
+        &self,
+    ) -> W::Operation<impl Future<Output = Result<Flusher, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.0.start_flushing().await })
     }
 
     /// Flushes every write that was acknowledged before this call. Returns when each of them is committed or a dead
@@ -43,9 +44,11 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing. Writes that were not flushed stay queued.
-    pub async fn flush(&self) -> Result<(), Error> {
-        const { queued::<E>() };
-        self.0.flush().await
+    pub fn flush<W: QueuedWrites>(&self) -> W::Operation<impl Future<Output = Result<(), Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.0.flush().await })
     }
 
     /// Returns how many acknowledged writes are pending, and how old the oldest is. While the database does not answer,
@@ -58,15 +61,21 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
-    pub async fn pending(&self) -> Result<Pending, Error> {
-        const { queued::<E>() };
-        self.0.pending().await
+    pub fn pending<W: QueuedWrites>(
+        &self,
+    ) -> W::Operation<impl Future<Output = Result<Pending, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.0.pending().await })
     }
 
     /// Returns the dead letters: the writes that were acknowledged and later rejected by the database.
     #[must_use]
-    pub fn dead_letters(&self) -> DeadLetters<E, DB> {
-        const { queued::<E>() };
+    pub fn dead_letters(&self) -> DeadLetters<E, DB>
+    where
+        E::Writes: QueuedWrites,
+    {
         DeadLetters::of(&self.0)
     }
 
@@ -80,8 +89,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// If the future is dropped before it ends, only some of the tables may exist. Call it again.
-    pub async fn install(&self) -> Result<(), Error> {
-        const { queued::<E>() };
-        self.0.install().await
+    pub fn install<W: QueuedWrites>(&self) -> W::Operation<impl Future<Output = Result<(), Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.0.install().await })
     }
 }

@@ -11,7 +11,10 @@
 
 use std::collections::BTreeMap;
 
-use larder::{Cache, Cached, Entity, Repository};
+use larder::{
+    Cache, Cached, Entity, Repository,
+    writes::{ById, ToQueue},
+};
 use larder_coherence::{
     harness::site::{self, Address, Site},
     options::Database,
@@ -21,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection, Pool};
 
 /// A row, whatever keeps its queue.
-pub(crate) trait Row: Entity<Id = i64> {
+pub(crate) trait Row: Entity<Id = i64, Writes = ToQueue, Deletes = ById> {
     /// The rows, through a cache.
     fn rows<DB: Site>(cache: &Cache, pool: Pool<DB>) -> Repository<Self, DB>;
 

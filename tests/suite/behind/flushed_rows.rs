@@ -6,7 +6,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use larder::{Cached, Entity, ErrorKind, Origin, Repository, store::Mechanism};
+use larder::{Cached, Entity, ErrorKind, Origin, Repository, store::Mechanism, writes::ToQueue};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::{Database as _, MySql, Postgres, Sqlite};
@@ -97,7 +97,7 @@ fn brought<E: Clone>(read: Result<Option<Arc<E>>, larder::Error>) -> Brought<E> 
 /// Writes a row, flushes it, and reads it. Returns what readers see, and what the database has.
 async fn flushed<E, DB>(world: &World<DB>, row: &E) -> (Brought<E>, Brought<E>)
 where
-    E: Entity<Id = i64>,
+    E: Entity<Id = i64, Writes = ToQueue>,
     DB: Tested,
 {
     let rows: Repository<E, DB> = Repository::new(&world.cache, world.pool.clone());
@@ -112,7 +112,7 @@ where
 /// Creates a table, and checks that readers see what it stores. Checks that without the comparison they would not.
 async fn changes<E, DB>(world: &World<DB>, table: &[&str], mut rows: impl FnMut(i64) -> E)
 where
-    E: Entity<Id = i64> + PartialEq + Debug,
+    E: Entity<Id = i64, Writes = ToQueue> + PartialEq + Debug,
     DB: Tested,
 {
     for statement in table {

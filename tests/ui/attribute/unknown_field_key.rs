@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 struct Flight {
     #[cached(id)]
     id: i64,
-    #[cached(primary)]
+    #[cached(hot)]
     gate: String,
 }
 

@@ -4,7 +4,7 @@ use larder::Cached;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "flights", expiry = "5m")]
+#[cached(table = "flights", warm_up = "5m")]
 struct Flight {
     #[cached(id)]
     id: i64,
