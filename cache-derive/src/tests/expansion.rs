@@ -148,6 +148,19 @@ fn id_is_a_value_or_a_tuple_in_field_order() {
 }
 
 #[test]
+fn repository_has_the_name_that_was_chosen() {
+    // Also after an error, so that the code that uses the name does not fail as well.
+    for ttl in ["1m", "soon"] {
+        let expansion = cached(&format!(
+            r#"#[cached(table = "t", repository = "Flights", ttl = "{ttl}")] pub struct Flight {{ #[cached(id)] id: i64 }}"#
+        ));
+        assert!(expansion.contains("pub struct Flights<DB: "), "{expansion}");
+        assert!(expansion.contains("-> Flights<DB>"), "{expansion}");
+        assert!(!expansion.contains("FlightRepository"), "{expansion}");
+    }
+}
+
+#[test]
 fn every_column_has_a_way_out_of_its_type() {
     let input = r#"
         #[cached(table = "t")]
