@@ -118,6 +118,7 @@ impl Key {
 pub(crate) const KEYS: &[Key] = &[
     key("table", Place::Struct, Form::Text, r#"table = "flights""#),
     key("name", Place::Struct, Form::Text, r#"name = "OrderItem""#),
+    key("read_only", Place::Struct, Form::Flag, "read_only"),
     key(
         "strategy",
         Place::Struct,

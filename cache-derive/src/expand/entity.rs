@@ -34,6 +34,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         .iter()
         .map(|hazard| quote!(.with_positional_hazard(#hazard)));
     let version = entity.is_versioned().then(|| quote!(.with_version()));
+    let read_only = entity.is_read_only.then(|| quote!(.with_read_only()));
     let policy = policy(&private, &entity.policy);
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
@@ -41,7 +42,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         #[automatically_derived]
         impl #private::Entity for #ident {
             type Id = #id_type;
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }

@@ -2,7 +2,7 @@
 
 use syn::ext::IdentExt;
 
-use super::{help, named, policy, queue, table, text, word};
+use super::{help, named, policy, queue, read_only, table, text, word};
 use crate::{
     ast::{Field, Input, Serde},
     diagnostics::Errors,
@@ -17,6 +17,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let name = check_name(errors, input);
     let policy = policy::check(errors, &input.settings);
     queue::check(errors, input);
+    read_only::check(errors, input);
     check_versions(errors, input.fields());
     check_positions(errors, input);
     Some(Entity {
@@ -26,6 +27,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         name,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
+        is_read_only: input.settings.names("read_only"),
         policy,
         id: id?,
     })

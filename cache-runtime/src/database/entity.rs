@@ -57,6 +57,8 @@ pub struct EntitySpec {
     pub positional_hazard: Option<&'static str>,
     /// Whether one field is the version of the row, which updates compare and increment.
     pub versioned: bool,
+    /// Whether the entity is only read.
+    pub read_only: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -72,6 +74,7 @@ impl EntitySpec {
             fingerprint,
             positional_hazard: None,
             versioned: false,
+            read_only: false,
             policy: Policy::DEFAULT,
         }
     }
@@ -92,6 +95,14 @@ impl EntitySpec {
         self
     }
 
+    /// Records that the entity is only read. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     /// Replaces the policy. Called by generated code.
     #[doc(hidden)]
     #[must_use]
@@ -99,6 +110,14 @@ impl EntitySpec {
         self.policy = policy;
         self
     }
+}
+
+/// Fails to compile for an entity that is only read.
+pub(crate) const fn written<E: Entity>() {
+    assert!(
+        !E::SPEC.read_only,
+        "an entity with `read_only` has no writes"
+    );
 }
 
 /// Fails to compile for a write-behind entity: such a write would bypass its queue.

@@ -18,7 +18,7 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::{Entity, not_queued, queued},
+        entity::{Entity, not_queued, queued, written},
         schema::{self, SchemaReport},
     },
     error::Error,
@@ -418,6 +418,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
 
     /// Runs a write to its end. Returns the row as written, or `None` for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        const { written::<E>() };
         let inner = Arc::clone(&self.0);
         if inner.queue.is_some() {
             inner.bind_for_queue(write.verb()).await?;
@@ -439,6 +440,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     async fn write_batch(&self, batch: Batch<E>) -> Result<Done<E>, Error> {
+        const { written::<E>() };
         if batch.is_empty() {
             return Ok(batch.nothing());
         }
