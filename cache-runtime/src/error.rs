@@ -20,7 +20,8 @@ pub enum ErrorKind {
     /// The connection was lost during a write, or the task of a commit was stopped. The write may or may not have been
     /// applied.
     OutcomeUnknown,
-    /// A row from the database could not be decoded into the entity, or a value could not be encoded for the database.
+    /// A row from the database could not be decoded into the entity, or a value could not be encoded for the database. The
+    /// code of a type may also have panicked while it did so. If the row was written, the message says so.
     /// Or the codec does not reproduce a row that was to be queued, and the write was not queued.
     Conversion,
     /// larder was set up in a way that cannot work. The message says what to change.

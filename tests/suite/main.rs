@@ -21,6 +21,7 @@ mod lost_transactions;
 mod negative;
 mod on_outage;
 mod outage;
+mod panics;
 mod processes;
 mod read;
 mod redis;

@@ -28,10 +28,10 @@ use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, error::BoxDynError, pool::Po
 use crate::{
     database::{
         backend::{Backend, Executed},
-        column::{Binder, ColumnList, ColumnSpec, Role},
+        column::{Binder, ColumnList, ColumnSpec, Role, Values},
         dialect::Dialect,
         entity::Entity,
-        source::Binding,
+        source::{Binding, TypePanic},
         statement::Statements,
     },
     detached,
@@ -518,34 +518,42 @@ fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
 
 /// Returns the error of larder for an error of sqlx. Its message says what was attempted, and on what.
 pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
-    let (kind, why) = match &error {
-        refusal if is_duplicate(refusal) => {
-            (ErrorKind::Duplicate, "a unique constraint rejected the row")
-        }
+    let (kind, why): (_, Cow<'static, str>) = match &error {
+        refusal if is_duplicate(refusal) => (
+            ErrorKind::Duplicate,
+            "a unique constraint rejected the row".into(),
+        ),
         sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Decode(_) => match fate {
-            WriteOutcome::Applied => (
-                ErrorKind::Conversion,
-                "the row was written, but it does not fit the struct; `check_schema` lists the differences",
-            ),
-            WriteOutcome::Nothing | WriteOutcome::Unknown => (
-                ErrorKind::Conversion,
-                "the row does not fit the struct; `check_schema` lists the differences",
-            ),
-        },
+        | sqlx::Error::Decode(_) => {
+            let misfit = match &error {
+                sqlx::Error::Decode(cause) if cause.is::<TypePanic>() => cause.to_string(),
+                _ => "the row does not fit the struct; `check_schema` lists the differences"
+                    .to_owned(),
+            };
+            let why = match fate {
+                WriteOutcome::Applied => {
+                    format!("the row was written and committed, but cannot be read back: {misfit}")
+                }
+                WriteOutcome::Nothing | WriteOutcome::Unknown => misfit,
+            };
+            (ErrorKind::Conversion, why.into())
+        }
+        sqlx::Error::Encode(cause) if cause.is::<TypePanic>() => {
+            (ErrorKind::Conversion, cause.to_string().into())
+        }
         sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => (
             ErrorKind::Conversion,
-            "a value cannot be encoded for the database",
+            "a value cannot be encoded for the database".into(),
         ),
         _ if fate == WriteOutcome::Unknown => (
             ErrorKind::OutcomeUnknown,
-            "the connection was lost, so the write may or may not have been applied",
+            "the connection was lost, so the write may or may not have been applied".into(),
         ),
         _ => (
             ErrorKind::Database,
-            "the database failed or rejected the statement",
+            "the database failed or rejected the statement".into(),
         ),
     };
     Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)
