@@ -15,7 +15,8 @@ pub enum ErrorKind {
     Duplicate,
     /// Another write changed the row since it was read, so its version differs. [`Error::current`] has the current row.
     Conflict,
-    /// The database failed or rejected a statement. The cause is in [`source`](StdError::source).
+    /// The database failed or rejected a statement. The cause is in [`source`](StdError::source). Or it accepted a write and
+    /// skipped the row, because of a trigger or a rule.
     Database,
     /// The connection was lost during a write, or the task of a commit was stopped. The write may or may not have been
     /// applied.

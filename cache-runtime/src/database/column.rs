@@ -136,7 +136,7 @@ enum Sink<'a, DB: Backend> {
 }
 
 /// Values as they would be bound, one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Values {
     bytes: Vec<u8>,
     /// Where each value ends, and whether it is `NULL`.
@@ -219,11 +219,11 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// Returns a binder that keeps all values, one after the other.
-    pub(crate) fn values(values: &'a mut Values) -> Self {
+    /// Returns a binder that keeps the values with a wanted role, one after the other.
+    pub(crate) fn values(values: &'a mut Values, wanted: fn(Role) -> bool) -> Self {
         Self {
             sink: Sink::Values(values),
-            wanted: |_| true,
+            wanted,
             text_only: false,
         }
     }

@@ -169,6 +169,33 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             .await
     }
 
+    /// Returns whether there is a row whose id is equal to this one for the database, in another spelling or not.
+    pub(crate) async fn has_equal_id(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<bool, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        (self.binding.bind_id)(id, &mut Binder::new(&mut arguments, Role::is_id))
+            .map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(connection, self.statements.select_equal.clone(), arguments).await?;
+        Ok(row.is_some())
+    }
+
+    /// Returns whether two rows have the same version.
+    pub(crate) fn have_same_version(&self, one: &E, other: &E) -> Result<bool, sqlx::Error> {
+        let version = |row: &E| {
+            let mut version = Values::default();
+            (self.binding.bind)(
+                row,
+                &mut Binder::values(&mut version, |role| role == Role::Version),
+            )
+            .map_err(sqlx::Error::Encode)?;
+            Ok::<_, sqlx::Error>(version)
+        };
+        Ok(version(one)? == version(other)?)
+    }
+
     async fn select_by(
         &self,
         connection: &mut DB::Connection,
