@@ -71,6 +71,8 @@ pub struct ColumnSpec<DB: Backend> {
     pub type_info: DB::TypeInfo,
     /// Whether a column of the given type can be read into the field.
     pub compatible: fn(&DB::TypeInfo) -> bool,
+    /// The name of the Rust type, where the database's own type does not tell two of them apart.
+    pub rust_type: &'static str,
 }
 
 impl<DB: Backend> ColumnSpec<DB> {
@@ -102,6 +104,7 @@ impl<DB: Backend> ColumnList<DB> {
             nullable,
             type_info: T::type_info(),
             compatible: T::compatible,
+            rust_type: std::any::type_name::<T>(),
         });
     }
 

@@ -4,12 +4,14 @@
 //! cache.
 
 pub mod backend;
+mod catalogue;
 pub(crate) mod chunks;
 pub mod column;
 pub(crate) mod database_id;
 pub(crate) mod dialect;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
+pub mod fit;
 pub(crate) mod open_transaction;
 #[cfg(feature = "postgres")]
 mod postgres_array;

@@ -347,7 +347,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(self.0.reload(id.as_id()).await?.row)
     }
 
-    /// Compares the table with the struct: columns, types, nullability, primary key and text collations.
+    /// Compares the table with the struct: columns, types, nullability, unique keys and text collations. The page
+    /// `docs/types.md` of the repository lists which types fit.
     ///
     /// # Errors
     ///
