@@ -12,6 +12,7 @@ mod documentation;
 mod dropped;
 mod entities;
 mod expiry;
+mod generated_ids;
 mod journal;
 mod key;
 mod large_rows;

@@ -265,28 +265,36 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let (Some(done), true) = (done, self.statements.reads_back) else {
             return Ok(written);
         };
-        // The dialect has no RETURNING, so read back the columns that the database has filled in.
-        let row = if self.statements.generates_id {
-            let mut arguments = DB::Arguments::default();
-            let id = done
-                .generated_id
-                .filter(|id| *id != 0)
-                .ok_or(sqlx::Error::RowNotFound)?;
-            DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
-            let row = DB::fetch(
-                connection,
-                self.statements.select_generated.clone(),
-                arguments,
-            )
-            .await?;
-            row.as_ref().map(self.binding.from_row).transpose()?
-        } else {
-            self.select_current(connection, &entity.id()).await?
-        };
+        if self.statements.generates_id && done.generated_id.is_none_or(|id| id == 0) {
+            return Err(sqlx::Error::RowNotFound);
+        }
         Ok(Written {
             rows: done.rows,
-            row,
+            row: self.select_inserted(connection, entity, done).await?,
         })
+    }
+
+    /// Reads back the row that an insert has written, where the dialect has no RETURNING. The database may have generated
+    /// its id, on MySQL also for a row with the id 0.
+    async fn select_inserted(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+        done: Executed,
+    ) -> Result<Option<E>, sqlx::Error> {
+        let generated = done.generated_id.filter(|id| *id != 0);
+        let Some(id) = generated.filter(|_| self.statements.generates_id) else {
+            return self.select_current(connection, &entity.id()).await;
+        };
+        let mut arguments = DB::Arguments::default();
+        DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(
+            connection,
+            self.statements.select_generated.clone(),
+            arguments,
+        )
+        .await?;
+        row.as_ref().map(self.binding.from_row).transpose()
     }
 
     pub(crate) async fn update(
@@ -336,7 +344,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Ok(done) => Ok(Written {
                 rows: done.rows,
                 row: match self.statements.reads_back {
-                    true => self.select_current(connection, &entity.id()).await?,
+                    true => self.select_inserted(connection, entity, done).await?,
                     false => None,
                 },
             }),

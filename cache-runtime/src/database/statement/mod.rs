@@ -204,13 +204,27 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 .collect();
             write!(
                 text,
-                " ({}) VALUES ({})",
+                " ({}){} VALUES ({})",
                 names.join(", "),
+                self.overriding(wanted),
                 placeholders.join(", ")
             )
             .expect("writing to a string cannot fail");
         }
         text + &self.returning(reads_back)
+    }
+
+    /// Returns the clause of an insert that gives a generated id a value, as a save does. Without it, Postgres takes none
+    /// for an id that is GENERATED ALWAYS, not even to update the row that has it.
+    fn overriding(&self, wanted: fn(Role) -> bool) -> &'static str {
+        let gives = self
+            .columns
+            .iter()
+            .any(|column| column.role == Role::GeneratedId);
+        match self.dialect {
+            Dialect::Postgres if gives && wanted(Role::GeneratedId) => " OVERRIDING SYSTEM VALUE",
+            _ => "",
+        }
     }
 
     fn update(&self, reads_back: bool) -> String {
