@@ -127,6 +127,7 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Name,
         r#"repository = "Flights""#,
     ),
+    key("read_only", Place::Struct, Form::Flag, "read_only"),
     key(
         "strategy",
         Place::Struct,

@@ -54,6 +54,7 @@ pub(crate) struct Entity {
     pub(crate) fingerprint: u32,
     /// What in the struct a positional codec cannot carry.
     pub(crate) hazard: Option<String>,
+    pub(crate) is_read_only: bool,
     pub(crate) policy: Policy,
     pub(crate) id: Id,
 }

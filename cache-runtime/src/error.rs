@@ -15,12 +15,14 @@ pub enum ErrorKind {
     Duplicate,
     /// Another write changed the row since it was read, so its version differs. [`Error::current`] has the current row.
     Conflict,
-    /// The database failed or rejected a statement. The cause is in [`source`](StdError::source).
+    /// The database failed or rejected a statement. The cause is in [`source`](StdError::source). Or it accepted a write and
+    /// skipped the row, because of a trigger or a rule.
     Database,
     /// The connection was lost during a write, or the task of a commit was stopped. The write may or may not have been
     /// applied.
     OutcomeUnknown,
-    /// A row from the database could not be decoded into the entity, or a value could not be encoded for the database.
+    /// A row from the database could not be decoded into the entity, or a value could not be encoded for the database. The
+    /// code of a type may also have panicked while it did so. If the row was written, the message says so.
     /// Or the codec does not reproduce a row that was to be queued, and the write was not queued.
     Conversion,
     /// larder was set up in a way that cannot work. The message says what to change.

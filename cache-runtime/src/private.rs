@@ -15,7 +15,7 @@ pub use crate::{
         source::{
             Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
         },
-        writes::{ById, ByVersion, ToDatabase, ToQueue},
+        writes::{ById, ByVersion, Nowhere, ToDatabase, ToQueue},
     },
     error::Error,
     policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},

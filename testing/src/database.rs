@@ -84,6 +84,11 @@ impl<DB: Database> TestDatabase<DB> {
         pool(self.outside.clone()).await
     }
 
+    /// The options of [`Self::outside_pool`], for a pool with options of its own.
+    pub fn outside_options(&self) -> <DB::Connection as Connection>::Options {
+        self.outside.clone()
+    }
+
     /// The address behind [`Self::pool`], for other processes; their statements are counted as well,
     /// except on SQLite.
     pub fn url(&self) -> &str {

@@ -36,8 +36,17 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         .iter()
         .map(|hazard| quote!(.with_positional_hazard(#hazard)));
     let version = entity.is_versioned().then(|| quote!(.with_version()));
+    let read_only = entity.is_read_only.then(|| quote!(.with_read_only()));
     let policy = policy(&private, &entity.policy);
-    let kinds = kinds(&private, entity.policy.queues(), entity.is_versioned());
+    let kinds = kinds(
+        &private,
+        if entity.is_read_only {
+            "Nowhere"
+        } else {
+            direction(entity.policy.queues())
+        },
+        entity.is_versioned(),
+    );
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
     quote! {
@@ -45,7 +54,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
@@ -54,12 +63,14 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     }
 }
 
+/// The type that says where writes go.
+pub(super) fn direction(queues: bool) -> &'static str {
+    if queues { "ToQueue" } else { "ToDatabase" }
+}
+
 /// Where writes go, and what a delete needs.
-pub(super) fn kinds(private: &TokenStream, queues: bool, versioned: bool) -> TokenStream {
-    let writes = Ident::new(
-        if queues { "ToQueue" } else { "ToDatabase" },
-        Span::call_site(),
-    );
+pub(super) fn kinds(private: &TokenStream, writes: &str, versioned: bool) -> TokenStream {
+    let writes = Ident::new(writes, Span::call_site());
     let deletes = Ident::new(
         if versioned { "ByVersion" } else { "ById" },
         Span::call_site(),

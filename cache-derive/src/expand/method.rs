@@ -31,6 +31,8 @@ pub(super) enum Writes {
     Database { versioned: bool },
     /// To a queue, and to the database later.
     Queue,
+    /// Nowhere: the entity is only read.
+    Nowhere,
     /// Nobody knows, after an error. The repository has every method, so that the error is the only one.
     Unknown { versioned: bool },
 }

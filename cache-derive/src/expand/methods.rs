@@ -25,6 +25,7 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> 
             methods.extend(batch_writes(name, row, versioned));
         }
         Writes::Queue => methods.extend(queued::writes(name, row)),
+        Writes::Nowhere => {}
     }
     if writes.may_queue() {
         methods.push(queued::modify(name, row));
@@ -51,7 +52,7 @@ impl Words {
                 invalidated: " A write that is still queued stays in the queue and is still served.",
                 refreshed: " If a write of the row is still queued, that row is returned instead.",
             },
-            Writes::Database { .. } | Writes::Unknown { .. } => Self {
+            Writes::Database { .. } | Writes::Unknown { .. } | Writes::Nowhere => Self {
                 unreadable: DATABASE_UNREADABLE,
                 uncached: "",
                 invalidated: "",
@@ -307,7 +308,7 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
 /// The documentation of `within`, which is not asynchronous; `None` if there is no such method.
 pub(super) fn within(name: &str, writes: Writes) -> Option<String> {
     let delete = match writes {
-        Writes::Queue => return None,
+        Writes::Queue | Writes::Nowhere => return None,
         Writes::Database { versioned: true } | Writes::Unknown { versioned: true } => {
             " Inside the transaction, delete rows with `delete_row` and `delete_rows`."
         }

@@ -30,11 +30,14 @@ pub(super) struct Items {
 pub(super) fn of_entity(entity: &Entity) -> Items {
     let id = entity::id_type(&entity.id);
     let Table { ident, paths, .. } = &entity.table;
-    let writes = match entity.policy.queues() {
-        true => Writes::Queue,
-        false => Writes::Database {
+    let writes = if entity.is_read_only {
+        Writes::Nowhere
+    } else if entity.policy.queues() {
+        Writes::Queue
+    } else {
+        Writes::Database {
             versioned: entity.is_versioned(),
-        },
+        }
     };
     let name = entity.repository.as_ref();
     Repository::new(

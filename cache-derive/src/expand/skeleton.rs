@@ -40,7 +40,8 @@ fn entity_items(input: &Input) -> TokenStream {
     let Items { type_item, impls } = repository::of_faulty(input);
     let columns = nested(input);
     let versioned = repository::is_versioned(input);
-    let kinds = entity::kinds(&private, validate::queues(&input.settings), versioned);
+    let writes = entity::direction(validate::queues(&input.settings));
+    let kinds = entity::kinds(&private, writes, versioned);
     quote! {
         #type_item
         #columns

@@ -460,6 +460,43 @@ fn options_about_announcements_need_the_coherence_that_announces() {
 }
 
 #[test]
+fn what_is_about_writes_has_no_place_beside_read_only() {
+    assert_eq!(faults(&entity("read_only")), [""; 0]);
+    let harmless = r#"read_only, strategy = "aside", coherence = "lease", ttl = "1h", lease(ttl = "3s"), max_row = "1 MiB""#;
+    assert_eq!(faults(&entity(harmless)), [""; 0]);
+    for strategy in ["write_through", "write_behind"] {
+        one(
+            &entity(&format!(r#"read_only, strategy = "{strategy}""#)),
+            &format!("`strategy = \"{strategy}\"` is about writes"),
+        );
+    }
+    one(
+        &entity(r#"read_only, intent(ttl = "5s")"#),
+        "`intent` is about writes",
+    );
+    one(
+        &entity(r#"read_only, on_outage = "available""#),
+        "`on_outage` is about writes",
+    );
+    for (field, mark) in [
+        (
+            "#[cached(id)] id: i64, #[cached(version)] version: i64",
+            "version",
+        ),
+        (
+            "#[cached(id)] id: i64, #[cached(generated)] at: i64",
+            "generated",
+        ),
+        ("#[cached(id, generated)] id: i64", "generated"),
+    ] {
+        let input = format!(r#"#[cached(table = "t", read_only)] struct E {{ {field} }}"#);
+        one(&input, &format!("`{mark}` is about writes"));
+    }
+    one(&entity("read_only = true"), "`read_only` expects no value");
+    one(&entity("readonly"), "unknown key `readonly`");
+}
+
+#[test]
 fn triggers_matter_to_write_through_only() {
     let message = "`after_triggers` has no effect with `strategy = \"aside\"`";
     one(&entity("after_triggers"), message);
@@ -1080,6 +1117,7 @@ fn message_is_lower_case_without_full_stop() {
         with_field("#[cached(version)] a: Option<i64>"),
         with_field("#[cached(version, generated)] a: i64"),
         entity("after_triggers"),
+        entity(r#"read_only, strategy = "write_through", intent(ttl = "5s")"#),
         entity(r#"coherence = "ttl", strategy = "write_through", on_outage = "consistent""#),
         entity(r#"intent(ttl = "1ms")"#),
         entity("partitions = 8, batch = 5"),

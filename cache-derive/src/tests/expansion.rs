@@ -285,6 +285,28 @@ fn error_leaves_every_method_in_place() {
 }
 
 #[test]
+fn an_entity_that_is_only_read_has_no_writing_methods() {
+    let names =
+        method_names(r#"#[cached(table = "t", read_only)] struct E { #[cached(id)] id: i64 }"#);
+    assert_eq!(
+        names,
+        [
+            "find",
+            "find_outcome",
+            "find_uncached",
+            "exists",
+            "invalidate",
+            "invalidate_all",
+            "refresh",
+            "check_schema",
+            "stats",
+            "pool",
+            "inner",
+        ]
+    );
+}
+
+#[test]
 fn policy_names_only_what_was_named() {
     let with = |keys: &str| {
         format!(
@@ -294,6 +316,7 @@ fn policy_names_only_what_was_named() {
     let cases = [
         ("nothing", ""),
         ("name", r#", name = "OrderItem""#),
+        ("read only", ", read_only"),
         ("strategy", r#", strategy = "aside""#),
         (
             "write-through",

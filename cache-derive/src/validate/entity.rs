@@ -3,7 +3,7 @@
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-use super::{help, named, policy, queue, repository, table, text, word};
+use super::{help, named, policy, queue, read_only, repository, table, text, word};
 use crate::{
     ast::{Field, Input, Serde, Value},
     diagnostics::Errors,
@@ -19,6 +19,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let repository = check_repository(errors, input);
     let policy = policy::check(errors, &input.settings);
     queue::check(errors, input);
+    read_only::check(errors, input);
     check_versions(errors, input.fields());
     check_positions(errors, input);
     Some(Entity {
@@ -29,6 +30,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         repository,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
+        is_read_only: input.settings.names("read_only"),
         policy,
         id: id?,
     })

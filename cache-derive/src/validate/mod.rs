@@ -2,7 +2,7 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, those of what serde makes of a row in `payload`, and those that any input must meet here.
+//! writes in `queue`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
@@ -12,6 +12,7 @@ mod field;
 mod payload;
 mod policy;
 mod queue;
+mod read_only;
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::Ident;

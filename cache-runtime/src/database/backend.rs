@@ -20,10 +20,11 @@ use crate::database::postgres_array;
 #[cfg(feature = "sqlite")]
 use crate::database::sqlite_value;
 use crate::database::{
-    column::{Array, Column},
+    column::{Array, Column, ColumnSpec},
     dialect::Dialect,
     endpoint,
     entity::Entity,
+    fit::{self, Declared, Fit},
     source::Binding,
     stale_plan,
 };
@@ -134,6 +135,10 @@ pub trait Backend: Database + sealed::Sealed + Sync {
         sql: SqlStr,
     ) -> impl Future<Output = Result<Vec<Self::TypeInfo>, sqlx::Error>> + Send;
 
+    /// Returns how well a field fits a column, by its declared type and the type that the driver returns.
+    #[doc(hidden)]
+    fn fit(field: &ColumnSpec<Self>, declared: &Declared, actual: &Self::TypeInfo) -> Fit;
+
     /// Reads a text column.
     #[doc(hidden)]
     fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error>;
@@ -160,7 +165,9 @@ pub trait Backend: Database + sealed::Sealed + Sync {
 
     /// Appends the id that the database generated, for the statement that reads the new row back.
     #[doc(hidden)]
-    fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError>;
+    fn add_generated_id(_arguments: &mut Self::Arguments, _id: u64) -> Result<(), BoxDynError> {
+        Err(format!("{} returns the row instead", Self::NAME).into())
+    }
 
     /// Returns the endpoint of a pool, from its options. Pools with equal endpoints connect to the same database.
     #[doc(hidden)]
@@ -326,13 +333,6 @@ macro_rules! backend {
             ) -> Result<(), BoxDynError> {
                 sqlx::Arguments::add(arguments, bytes)
             }
-
-            fn add_generated_id(
-                arguments: &mut Self::Arguments,
-                id: u64,
-            ) -> Result<(), BoxDynError> {
-                sqlx::Arguments::add(arguments, i64::try_from(id)?)
-            }
         }
     };
 }
@@ -345,6 +345,10 @@ backend!(
     PostgresBound,
     |_| None,
     {
+        fn fit(field: &ColumnSpec<Self>, declared: &Declared, actual: &Self::TypeInfo) -> Fit {
+            fit::postgres::fit(field, declared, actual)
+        }
+
         fn endpoint(pool: &Pool<Self>) -> String {
             let options = pool.connect_options();
             let name = options.get_database().unwrap_or(options.get_username());
@@ -391,6 +395,15 @@ backend!(
     MySqlBound,
     |result| Some(result.last_insert_id()),
     {
+        fn fit(field: &ColumnSpec<Self>, declared: &Declared, actual: &Self::TypeInfo) -> Fit {
+            fit::mysql::fit(field, declared, actual)
+        }
+
+        fn add_generated_id(arguments: &mut Self::Arguments, id: u64) -> Result<(), BoxDynError> {
+            // Unsigned, as the protocol reports it: a BIGINT UNSIGNED may exceed an i64.
+            sqlx::Arguments::add(arguments, id)
+        }
+
         fn endpoint(pool: &Pool<Self>) -> String {
             let options = pool.connect_options();
             let name = options.get_database().unwrap_or_default();
@@ -422,6 +435,10 @@ backend!(
     }
 );
 backend!(Sqlite, "sqlite", Sqlite, SQLITE, SqliteBound, |_| None, {
+    fn fit(field: &ColumnSpec<Self>, declared: &Declared, _actual: &Self::TypeInfo) -> Fit {
+        fit::sqlite::fit(field, declared)
+    }
+
     fn append<T: Column<Self>>(bytes: &mut Vec<u8>, value: &T) -> Result<bool, BoxDynError> {
         sqlite_value::append(bytes, value)
     }

@@ -71,6 +71,8 @@ pub struct ColumnSpec<DB: Backend> {
     pub type_info: DB::TypeInfo,
     /// Whether a column of the given type can be read into the field.
     pub compatible: fn(&DB::TypeInfo) -> bool,
+    /// The name of the Rust type, where the database's own type does not tell two of them apart.
+    pub rust_type: &'static str,
 }
 
 impl<DB: Backend> ColumnSpec<DB> {
@@ -102,6 +104,7 @@ impl<DB: Backend> ColumnList<DB> {
             nullable,
             type_info: T::type_info(),
             compatible: T::compatible,
+            rust_type: std::any::type_name::<T>(),
         });
     }
 
@@ -136,7 +139,7 @@ enum Sink<'a, DB: Backend> {
 }
 
 /// Values as they would be bound, one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Values {
     bytes: Vec<u8>,
     /// Where each value ends, and whether it is `NULL`.
@@ -219,11 +222,11 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    /// Returns a binder that keeps all values, one after the other.
-    pub(crate) fn values(values: &'a mut Values) -> Self {
+    /// Returns a binder that keeps the values with a wanted role, one after the other.
+    pub(crate) fn values(values: &'a mut Values, wanted: fn(Role) -> bool) -> Self {
         Self {
             sink: Sink::Values(values),
-            wanted: |_| true,
+            wanted,
             text_only: false,
         }
     }

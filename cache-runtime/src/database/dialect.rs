@@ -54,6 +54,11 @@ impl Dialect {
         !matches!(self, Self::MySql)
     }
 
+    /// Returns whether a trigger or a rule can make the database skip a row without an error.
+    pub(crate) const fn skips_rows(self) -> bool {
+        !matches!(self, Self::MySql)
+    }
+
     /// Returns whether an upsert of many rows can return the resulting rows. SQLite could, but without the changes of
     /// its triggers, which run after the statement. There, reading the rows again is as cheap.
     pub(crate) const fn returns_rows_of_upserts(self) -> bool {

@@ -21,7 +21,8 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     /// The type of the field marked `#[cached(id)]`; a tuple in field order when several fields are marked.
     type Id: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// Where writes go: [`ToDatabase`](super::writes::ToDatabase) or [`ToQueue`](super::writes::ToQueue).
+    /// Where writes go: [`ToDatabase`](super::writes::ToDatabase), [`ToQueue`](super::writes::ToQueue) or
+    /// [`Nowhere`](super::writes::Nowhere).
     type Writes;
 
     /// What a delete needs: [`ById`](super::writes::ById) or [`ByVersion`](super::writes::ByVersion).
@@ -63,6 +64,8 @@ pub struct EntitySpec {
     pub positional_hazard: Option<&'static str>,
     /// Whether one field is the version of the row, which updates compare and increment.
     pub versioned: bool,
+    /// Whether the entity is only read.
+    pub read_only: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -78,6 +81,7 @@ impl EntitySpec {
             fingerprint,
             positional_hazard: None,
             versioned: false,
+            read_only: false,
             policy: Policy::DEFAULT,
         }
     }
@@ -98,6 +102,14 @@ impl EntitySpec {
         self
     }
 
+    /// Records that the entity is only read. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     /// Replaces the policy. Called by generated code.
     #[doc(hidden)]
     #[must_use]
@@ -105,4 +117,12 @@ impl EntitySpec {
         self.policy = policy;
         self
     }
+}
+
+/// Fails to compile for an entity that is only read.
+pub(crate) const fn written<E: Entity>() {
+    assert!(
+        !E::SPEC.read_only,
+        "an entity with `read_only` has no writes"
+    );
 }

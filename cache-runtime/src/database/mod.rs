@@ -4,6 +4,7 @@
 //! cache.
 
 pub mod backend;
+mod catalogue;
 pub(crate) mod chunks;
 pub mod column;
 pub(crate) mod database_id;
@@ -11,6 +12,7 @@ pub(crate) mod dialect;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
 pub mod fields;
+pub mod fit;
 pub(crate) mod open_transaction;
 #[cfg(feature = "postgres")]
 mod postgres_array;
@@ -31,10 +33,10 @@ use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, error::BoxDynError, pool::Po
 use crate::{
     database::{
         backend::{Backend, Executed},
-        column::{Binder, ColumnList, ColumnSpec, Role},
+        column::{Binder, ColumnList, ColumnSpec, Role, Values},
         dialect::Dialect,
         entity::Entity,
-        source::Binding,
+        source::{Binding, TypePanic},
         statement::Statements,
     },
     detached,
@@ -172,6 +174,33 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             .await
     }
 
+    /// Returns whether there is a row whose id is equal to this one for the database, in another spelling or not.
+    pub(crate) async fn has_equal_id(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<bool, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        (self.binding.bind_id)(id, &mut Binder::new(&mut arguments, Role::is_id))
+            .map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(connection, self.statements.select_equal.clone(), arguments).await?;
+        Ok(row.is_some())
+    }
+
+    /// Returns whether two rows have the same version.
+    pub(crate) fn have_same_version(&self, one: &E, other: &E) -> Result<bool, sqlx::Error> {
+        let version = |row: &E| {
+            let mut version = Values::default();
+            (self.binding.bind)(
+                row,
+                &mut Binder::values(&mut version, |role| role == Role::Version),
+            )
+            .map_err(sqlx::Error::Encode)?;
+            Ok::<_, sqlx::Error>(version)
+        };
+        Ok(version(one)? == version(other)?)
+    }
+
     async fn select_by(
         &self,
         connection: &mut DB::Connection,
@@ -239,28 +268,36 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let (Some(done), true) = (done, self.statements.reads_back) else {
             return Ok(written);
         };
-        // The dialect has no RETURNING, so read back the columns that the database has filled in.
-        let row = if self.statements.generates_id {
-            let mut arguments = DB::Arguments::default();
-            let id = done
-                .generated_id
-                .filter(|id| *id != 0)
-                .ok_or(sqlx::Error::RowNotFound)?;
-            DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
-            let row = DB::fetch(
-                connection,
-                self.statements.select_generated.clone(),
-                arguments,
-            )
-            .await?;
-            row.as_ref().map(self.binding.from_row).transpose()?
-        } else {
-            self.select_current(connection, &entity.id()).await?
-        };
+        if self.statements.generates_id && done.generated_id.is_none_or(|id| id == 0) {
+            return Err(sqlx::Error::RowNotFound);
+        }
         Ok(Written {
             rows: done.rows,
-            row,
+            row: self.select_inserted(connection, entity, done).await?,
         })
+    }
+
+    /// Reads back the row that an insert has written, where the dialect has no RETURNING. The database may have generated
+    /// its id, on MySQL also for a row with the id 0.
+    async fn select_inserted(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+        done: Executed,
+    ) -> Result<Option<E>, sqlx::Error> {
+        let generated = done.generated_id.filter(|id| *id != 0);
+        let Some(id) = generated.filter(|_| self.statements.generates_id) else {
+            return self.select_current(connection, &entity.id()).await;
+        };
+        let mut arguments = DB::Arguments::default();
+        DB::add_generated_id(&mut arguments, id).map_err(sqlx::Error::Encode)?;
+        let row = DB::fetch(
+            connection,
+            self.statements.select_generated.clone(),
+            arguments,
+        )
+        .await?;
+        row.as_ref().map(self.binding.from_row).transpose()
     }
 
     pub(crate) async fn update(
@@ -310,7 +347,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Ok(done) => Ok(Written {
                 rows: done.rows,
                 row: match self.statements.reads_back {
-                    true => self.select_current(connection, &entity.id()).await?,
+                    true => self.select_inserted(connection, entity, done).await?,
                     false => None,
                 },
             }),
@@ -521,35 +558,43 @@ fn breaks_off(refusal: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
 
 /// Returns the error of larder for an error of sqlx. Its message says what was attempted, and on what.
 pub(crate) fn describe(verb: &str, what: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
-    let (kind, why) = match &error {
-        refusal if is_duplicate(refusal) => {
-            (ErrorKind::Duplicate, "a unique constraint rejected the row")
-        }
+    let (kind, why): (_, Cow<'static, str>) = match &error {
+        refusal if is_duplicate(refusal) => (
+            ErrorKind::Duplicate,
+            "a unique constraint rejected the row".into(),
+        ),
         sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Decode(_) => match fate {
-            WriteOutcome::Applied => (
-                ErrorKind::Conversion,
-                "the row was written, but it does not fit the struct; `check_schema` lists the differences",
-            ),
-            WriteOutcome::Nothing | WriteOutcome::Unknown => (
-                ErrorKind::Conversion,
-                "the row does not fit the struct; `check_schema` lists the differences",
-            ),
-        },
+        | sqlx::Error::Decode(_) => {
+            let misfit = match &error {
+                sqlx::Error::Decode(cause) if cause.is::<TypePanic>() => cause.to_string(),
+                _ => "the row does not fit the struct; `check_schema` lists the differences"
+                    .to_owned(),
+            };
+            let why = match fate {
+                WriteOutcome::Applied => {
+                    format!("the row was written and committed, but cannot be read back: {misfit}")
+                }
+                WriteOutcome::Nothing | WriteOutcome::Unknown => misfit,
+            };
+            (ErrorKind::Conversion, why.into())
+        }
+        sqlx::Error::Encode(cause) if cause.is::<TypePanic>() => {
+            (ErrorKind::Conversion, cause.to_string().into())
+        }
         sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => (
             ErrorKind::Conversion,
-            "a value cannot be encoded for the database",
+            "a value cannot be encoded for the database".into(),
         ),
-        refusal if stale_plan::is_refused(refusal) => (ErrorKind::Database, stale_plan::WHY),
+        refusal if stale_plan::is_refused(refusal) => (ErrorKind::Database, stale_plan::WHY.into()),
         _ if fate == WriteOutcome::Unknown => (
             ErrorKind::OutcomeUnknown,
-            "the connection was lost, so the write may or may not have been applied",
+            "the connection was lost, so the write may or may not have been applied".into(),
         ),
         _ => (
             ErrorKind::Database,
-            "the database failed or rejected the statement",
+            "the database failed or rejected the statement".into(),
         ),
     };
     Error::with_source(kind, format!("failed to {verb} {what}: {why}"), error)

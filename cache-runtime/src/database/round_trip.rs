@@ -115,7 +115,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let name = |index| column(index).map(|column| column.name.to_owned());
         let mut bound = 0;
         for value in [value, &decoded] {
-            bind(value, &mut Binder::values(&mut values))
+            bind(value, &mut Binder::values(&mut values, |_| true))
                 .map_err(|error| mismatch(name(values.len() - bound), What::Unbound(error)))?;
             bound = values.len() - bound;
         }

@@ -4,9 +4,9 @@
 //! that is not the primary key (two rows, one cache key), a text id whose collation treats different texts as equal, or
 //! a column that the database computes and that accepts no value.
 //!
-//! 1. The check reads the table's columns, primary key and collations from the catalogue.
-//! 2. It prepares a statement that selects the struct's columns, and compares the returned types with those that the
-//!    fields accept.
+//! 1. The check reads the table's columns, unique keys and collations from the catalogue (`catalogue`).
+//! 2. It prepares a statement that selects the struct's columns. The rule of the database judges each field by the
+//!    declared type and the type that the driver returns (`fit`).
 //!
 //! This module also has the statements that create the tables of larder, for a migration.
 //!
@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, TypeInfo};
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 pub use crate::database::{
     database_id::{database_id_sql, database_sql, install},
@@ -24,9 +24,11 @@ use crate::{
     database::{
         self,
         backend::Backend,
+        catalogue::{self, Found, Kind, Relation},
         column::{ColumnSpec, Nullable},
         dialect::Dialect,
         entity::EntitySpec,
+        fit::Fit,
     },
     error::{Error, ErrorKind},
 };
@@ -99,20 +101,6 @@ impl fmt::Display for SchemaReport {
     }
 }
 
-/// A column as the catalogue describes it.
-struct Found {
-    name: String,
-    nullable: bool,
-    in_primary_key: bool,
-    has_default: bool,
-    /// Whether the database computes the value and accepts none.
-    computed: bool,
-    /// The collation of a text column, where it is known not to compare byte for byte.
-    folding: Option<String>,
-    /// The type of a text column, where the database pads its values with blanks or strips them.
-    padded: Option<String>,
-}
-
 /// Checks the columns when the repository is created, without asking the database. Fails for two fields with the same
 /// column (one of them nested), and for ids whose values can be written in several ways: the database finds the row by
 /// any of them, and the cache by only one.
@@ -182,20 +170,27 @@ async fn compare<DB: Backend>(
         differences: Vec::new(),
         remarks: Vec::new(),
     };
-    let found = catalogue::<DB>(&mut connection, spec.table).await?;
-    if found.is_empty() {
+    let relation = catalogue::relation::<DB>(&mut connection, spec.table).await?;
+    if relation.columns.is_empty() {
         report.differ(
             None,
             "there is no such table; create it, or correct `table = \"..\"`".to_owned(),
         );
         return Ok(report);
     }
+    let rules = Rules {
+        dialect: DB::DIALECT,
+        is_written: !spec.read_only,
+        knows_nulls: relation.kind == Kind::Table,
+    };
+    compare_kind(&mut report, &rules, relation.kind);
+    let found = &relation.columns;
     let mut present = Vec::new();
     for column in columns {
         match found.iter().find(|found| found.name.eq_ignore_ascii_case(column.name)) {
             Some(found) => {
-                compare_column(&mut report, DB::DIALECT, column, found);
-                present.push(column);
+                compare_column(&mut report, &rules, column, found);
+                present.push((column, found));
             }
             None => report.differ(
                 Some(column.name),
@@ -203,12 +198,13 @@ async fn compare<DB: Backend>(
             ),
         }
     }
-    compare_primary_key(&mut report, columns, &found);
-    for found in &found {
+    compare_key(&mut report, &rules, columns, &relation);
+    for found in found {
         let known = columns
             .iter()
             .any(|column| column.name.eq_ignore_ascii_case(&found.name));
-        if !known && !found.nullable && !found.has_default && !found.in_primary_key {
+        let is_asked_for = rules.is_written && rules.knows_nulls;
+        if !known && is_asked_for && !found.nullable && !found.has_default {
             report.differ(
                 Some(&found.name),
                 "the struct has no such field, and the column is NOT NULL without a default, so inserts will fail; add the field, \
@@ -221,18 +217,76 @@ async fn compare<DB: Backend>(
     Ok(report)
 }
 
+/// What decides which differences count.
+struct Rules {
+    dialect: Dialect,
+    /// Whether the entity is written.
+    is_written: bool,
+    /// Whether the database says which columns can be NULL.
+    knows_nulls: bool,
+}
+
+fn compare_kind(report: &mut SchemaReport, rules: &Rules, kind: Kind) {
+    if kind == Kind::ReadOnly && rules.is_written {
+        let why = match rules.dialect {
+            Dialect::Sqlite => "SQLite does not report the rows that the triggers of a view write",
+            Dialect::Postgres | Dialect::MySql => "the database takes no writes for this view",
+        };
+        report.differ(
+            None,
+            format!(
+                "{why}; mark the entity `#[cached(read_only)]`, or name the table behind the view"
+            ),
+        );
+    }
+    if kind == Kind::WithoutUpsert && rules.is_written {
+        report.remark(
+            None,
+            "the database takes no ON CONFLICT for a view that triggers write, or for a table on another server, so `save` will \
+             fail; use `insert` and `update`, or mark the entity `#[cached(read_only)]`"
+                .to_owned(),
+        );
+    }
+    if !rules.knows_nulls {
+        report.remark(
+            None,
+            "the database does not say which columns of a view can be NULL; a row with a NULL in a field that is not an `Option` \
+             cannot be read"
+                .to_owned(),
+        );
+    }
+}
+
 fn compare_column<DB: Backend>(
     report: &mut SchemaReport,
-    dialect: Dialect,
+    rules: &Rules,
     column: &ColumnSpec<DB>,
     found: &Found,
 ) {
-    if found.nullable && column.nullable == Nullable::No && !column.role.is_id() {
+    if found.nullable && rules.knows_nulls && column.nullable == Nullable::No {
         report.differ(
             Some(column.name),
             "the column can be NULL and the field cannot be `None`; make the field an `Option`, or the column NOT NULL".to_owned(),
         );
     }
+    if rules.is_written {
+        compare_writes(report, column, found);
+    }
+    if !column.role.is_id() || !rules.dialect.is_text(column.type_name()) {
+        return;
+    }
+    if let Some(collation) = &found.folding {
+        report.remark(
+            Some(column.name),
+            format!(
+                "collation {collation} treats different spellings of an id as equal; larder compares ids byte for byte, so \
+                 it does not find a row by another spelling of its id; always use the stored one, or a binary collation"
+            ),
+        );
+    }
+}
+
+fn compare_writes<DB: Backend>(report: &mut SchemaReport, column: &ColumnSpec<DB>, found: &Found) {
     if !found.nullable && column.nullable == Nullable::Yes {
         report.remark(
             Some(column.name),
@@ -255,66 +309,56 @@ fn compare_column<DB: Backend>(
                 .to_owned(),
         );
     }
-    if !column.role.is_id() || !dialect.is_text(column.type_name()) {
-        return;
-    }
-    if let Some(padded) = &found.padded {
-        report.remark(
-            Some(column.name),
-            format!(
-                "the column has type {padded}: the database pads or strips blanks, so it changes an id that is shorter than the \
-                 column or ends in a blank; use VARCHAR or TEXT, unless all ids have the full length"
-            ),
-        );
-    }
-    if let Some(collation) = &found.folding {
-        report.remark(
-            Some(column.name),
-            format!(
-                "collation {collation} treats different spellings of an id as equal; larder compares ids byte for byte, so \
-                 it does not find a row by another spelling of its id; always use the stored one, or a binary collation"
-            ),
-        );
-    }
 }
 
-fn compare_primary_key<DB: Backend>(
+fn compare_key<DB: Backend>(
     report: &mut SchemaReport,
+    rules: &Rules,
     columns: &[ColumnSpec<DB>],
-    found: &[Found],
+    relation: &Relation,
 ) {
-    let sorted = |mut names: Vec<String>| {
+    let sorted = |names: &mut dyn Iterator<Item = &str>| {
+        let mut names: Vec<_> = names.map(str::to_ascii_lowercase).collect();
         names.sort();
         names
     };
-    let wanted = sorted(
-        columns
-            .iter()
-            .filter(|column| column.role.is_id())
-            .map(|column| column.name.to_ascii_lowercase())
-            .collect(),
-    );
-    let actual = sorted(
-        found
-            .iter()
-            .filter(|found| found.in_primary_key)
-            .map(|found| found.name.to_ascii_lowercase())
-            .collect(),
-    );
-    if wanted != actual {
-        let actual = if actual.is_empty() {
-            "none".to_owned()
-        } else {
-            actual.join(", ")
-        };
-        report.differ(
+    let ids = columns.iter().filter(|column| column.role.is_id());
+    let wanted = sorted(&mut ids.map(|column| column.name));
+    let mut same = relation.keys.iter().filter(|key| {
+        let columns = key.columns.iter().map(String::as_str);
+        sorted(&mut { columns }) == wanted
+    });
+    match same.clone().find(|key| !key.is_deferrable).or(same.next()) {
+        Some(key) if key.is_deferrable && rules.is_written => report.remark(
+            None,
+            "the unique key of the id is DEFERRABLE, which ON CONFLICT does not take, so `save` will fail; use `insert` and `update`, \
+             or a key that is not deferrable"
+                .to_owned(),
+        ),
+        Some(_) => {}
+        None if relation.kind != Kind::Table && relation.keys.is_empty() => report.remark(
             None,
             format!(
-                "the fields marked `id` are {}, the primary key of the table is {actual}; they must be the same columns, \
-                 because one cache key identifies one row",
+                "the database does not say which columns of a view identify a row; the fields marked `id` ({}) must, because one \
+                 cache key identifies one row",
                 wanted.join(", ")
             ),
-        );
+        ),
+        None => {
+            let primary = relation.keys.iter().find(|key| key.is_primary);
+            let primary = match primary {
+                Some(key) => sorted(&mut key.columns.iter().map(String::as_str)).join(", "),
+                None => "none".to_owned(),
+            };
+            report.differ(
+                None,
+                format!(
+                    "the fields marked `id` are {}, the primary key of the table is {primary}; they must be the same columns, or \
+                     those of a UNIQUE key without a condition, because one cache key identifies one row",
+                    wanted.join(", ")
+                ),
+            );
+        }
     }
 }
 
@@ -322,11 +366,11 @@ async fn compare_types<DB: Backend>(
     report: &mut SchemaReport,
     connection: &mut DB::Connection,
     table: &str,
-    columns: &[&ColumnSpec<DB>],
+    columns: &[(&ColumnSpec<DB>, &Found)],
 ) -> Result<(), sqlx::Error> {
     let names: Vec<_> = columns
         .iter()
-        .map(|column| DB::DIALECT.quote(column.name))
+        .map(|(column, _)| DB::DIALECT.quote(column.name))
         .collect();
     let text = format!(
         "SELECT {} FROM {} WHERE 1 = 0",
@@ -334,93 +378,14 @@ async fn compare_types<DB: Backend>(
         DB::DIALECT.quote_table(table)
     );
     let types = DB::column_types(connection, safe(text)).await?;
-    for (column, actual) in columns.iter().zip(&types) {
-        // SQLite reports no type for an expression or an untyped column, which may contain any value.
-        if actual.is_null() || (column.compatible)(actual) {
-            continue;
+    for ((column, found), actual) in columns.iter().zip(&types) {
+        match DB::fit(column, &found.declared, actual) {
+            Fit::Fits => {}
+            Fit::Remark(message) => report.remark(Some(column.name), message),
+            Fit::Refused(message) => report.differ(Some(column.name), message),
         }
-        report.differ(
-            Some(column.name),
-            format!(
-                "the column has type {}, which the field cannot hold; the field expects {}",
-                actual.name(),
-                column.type_name()
-            ),
-        );
     }
     Ok(())
-}
-
-/// Returns the columns of a table from the database's catalogue.
-async fn catalogue<DB: Backend>(
-    connection: &mut DB::Connection,
-    table: &str,
-) -> Result<Vec<Found>, sqlx::Error> {
-    let (schema, name) = match table.rsplit_once('.') {
-        Some((schema, name)) => (Some(schema), name),
-        None => (None, table),
-    };
-    let mut arguments = DB::Arguments::default();
-    let text = match DB::DIALECT {
-        Dialect::Sqlite => {
-            // The schema is a parameter of the table-valued functions. Only indexes report a collation. The primary key
-            // has an index unless it is the row number itself, which the database can generate.
-            "SELECT name, CASE WHEN \"notnull\" OR pk THEN 'no' ELSE 'yes' END, CASE WHEN pk THEN 'yes' ELSE 'no' END, \
-             CASE WHEN dflt_value IS NOT NULL OR hidden IN (2, 3) \
-             OR (pk AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk')) THEN 'yes' ELSE 'no' END, \
-             CASE WHEN hidden IN (2, 3) THEN 'yes' ELSE 'no' END, \
-             (SELECT NULLIF(part.coll, 'BINARY') FROM pragma_index_list(?1, ?2) AS indexes \
-              JOIN pragma_index_xinfo(indexes.name, ?2) AS part \
-              WHERE indexes.origin = 'pk' AND part.key AND part.name = columns.name), \
-             NULL FROM pragma_table_xinfo(?1, ?2) AS columns WHERE hidden <> 1"
-        }
-        Dialect::Postgres => {
-            // For a domain, its base type counts. `indkey` counts from zero, and columns that an index only includes
-            // follow its key.
-            "SELECT a.attname::text, CASE WHEN a.attnotnull THEN 'no' ELSE 'yes' END, \
-             CASE WHEN a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) THEN 'yes' ELSE 'no' END, \
-             CASE WHEN a.atthasdef OR a.attidentity <> '' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN a.attgenerated <> '' OR a.attidentity = 'a' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN COALESCE(b.typname, t.typname) = 'citext' THEN 'citext' \
-             WHEN NOT c.collisdeterministic THEN c.collname::text END, \
-             CASE WHEN COALESCE(b.typname, t.typname) = 'bpchar' THEN format_type(a.atttypid, a.atttypmod) END \
-             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype \
-             LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
-             LEFT JOIN pg_collation c ON c.oid = a.attcollation \
-             WHERE a.attrelid = to_regclass(CASE WHEN $2::text IS NULL THEN quote_ident($1) ELSE quote_ident($2) || '.' || quote_ident($1) END) \
-             AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
-        }
-        Dialect::MySql => {
-            // `extra` contains `DEFAULT_GENERATED` for a default that is an expression, and `VIRTUAL GENERATED` or
-            // `STORED GENERATED` for a computed column. `on update ..` is not a default.
-            "SELECT CAST(column_name AS CHAR), CASE WHEN is_nullable = 'YES' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN column_key = 'PRI' THEN 'yes' ELSE 'no' END, \
-             CASE WHEN (column_default IS NOT NULL AND column_default <> 'NULL') \
-             OR LOCATE('auto_increment', extra) > 0 OR LOCATE('GENERATED', extra) > 0 THEN 'yes' ELSE 'no' END, \
-             CASE WHEN LOCATE(' GENERATED', extra) > 0 THEN 'yes' ELSE 'no' END, \
-             CASE WHEN collation_name LIKE '%\\_bin' THEN NULL ELSE CAST(collation_name AS CHAR) END, \
-             CASE WHEN data_type = 'char' THEN CAST(column_type AS CHAR) END \
-             FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position"
-        }
-    };
-    DB::add_text(&mut arguments, Some(name)).map_err(sqlx::Error::Encode)?;
-    let schema = schema.or((DB::DIALECT == Dialect::Sqlite).then_some("main"));
-    DB::add_text(&mut arguments, schema).map_err(sqlx::Error::Encode)?;
-    let rows = DB::fetch_all(connection, SqlStr::from_static(text), arguments).await?;
-    rows.iter()
-        .map(|row| {
-            let text = |index| DB::text(row, index).map(Option::unwrap_or_default);
-            Ok(Found {
-                name: text(0)?,
-                nullable: text(1)? == "yes",
-                in_primary_key: text(2)? == "yes",
-                has_default: text(3)? == "yes",
-                computed: text(4)? == "yes",
-                folding: DB::text(row, 5)?,
-                padded: DB::text(row, 6)?,
-            })
-        })
-        .collect()
 }
 
 fn safe(text: String) -> SqlStr {

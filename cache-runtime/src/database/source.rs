@@ -5,7 +5,7 @@
 //! SQLite. So [`Probe`] looks up the implementation for each database. Its constant is `None` if a field does not fit,
 //! and the mismatch is reported only where a pool of that database is used.
 
-use std::{fmt, marker::PhantomData};
+use std::{any::Any, fmt, marker::PhantomData, panic};
 
 use sqlx::{Decode, FromRow, error::BoxDynError};
 
@@ -55,12 +55,61 @@ impl<E: Source<DB>, DB: Backend> Probe<E, DB> {
     /// The functions of the entity, if it fits the database.
     pub const BINDING: Option<Binding<E, DB>> = Some(Binding {
         describe: <E as Columns<DB>>::describe,
-        bind: <E as Columns<DB>>::bind,
-        bind_id: <E as Source<DB>>::bind_id,
+        bind: |row, values| encoded(|| <E as Columns<DB>>::bind(row, values)),
+        bind_id: |id, values| encoded(|| <E as Source<DB>>::bind_id(id, values)),
         clear_skipped: <E as Columns<DB>>::clear_skipped,
         told_apart: <E as Columns<DB>>::told_apart,
-        from_row: |row| <E as FromRow<'_, DB::Row>>::from_row(row),
+        from_row: |row| decoded(|| <E as FromRow<'_, DB::Row>>::from_row(row)),
     });
+}
+
+/// The code of a type panicked while it read or wrote a value. sqlx's own does so too: a `infinity` of Postgres has no
+/// place in chrono, for example.
+#[derive(Debug)]
+pub(crate) struct TypePanic {
+    what: &'static str,
+    text: String,
+}
+
+impl fmt::Display for TypePanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} panicked: {}", self.what, self.text)
+    }
+}
+
+impl std::error::Error for TypePanic {}
+
+/// Runs code of the types of an entity. A panic of it becomes an error with the panic's text: one value must not stop the
+/// task that works on others.
+fn caught<T, F>(
+    what: &'static str,
+    run: impl FnOnce() -> Result<T, F>,
+    failed: fn(BoxDynError) -> F,
+) -> Result<T, F> {
+    // What the code has borrowed is dropped with the error: a row, or the arguments of a statement.
+    panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        let text = text_of(&*payload);
+        Err(failed(TypePanic { what, text }.into()))
+    })
+}
+
+/// Reads a row.
+fn decoded<T>(read: impl FnOnce() -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    caught("the decoder of the row", read, sqlx::Error::Decode)
+}
+
+/// Binds values.
+fn encoded(bind: impl FnOnce() -> Result<(), BoxDynError>) -> Result<(), BoxDynError> {
+    caught("the encoder of a value", bind, |panic| panic)
+}
+
+/// Returns the text of a panic.
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    let formatted = payload.downcast_ref::<String>().cloned();
+    let plain = || payload.downcast_ref::<&str>().map(ToString::to_string);
+    formatted
+        .or_else(plain)
+        .unwrap_or_else(|| "the panic has no text".to_owned())
 }
 
 impl<T: Column<DB>, DB: Backend> Probe<T, DB> {

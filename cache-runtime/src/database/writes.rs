@@ -14,6 +14,10 @@ pub enum ToDatabase {}
 #[derive(Clone, Copy, Debug)]
 pub enum ToQueue {}
 
+/// There are no writes: the entity is `read_only`.
+#[derive(Clone, Copy, Debug)]
+pub enum Nowhere {}
+
 /// Rows have no version and are deleted by their ids.
 #[derive(Clone, Copy, Debug)]
 pub enum ById {}
@@ -24,9 +28,10 @@ pub enum ByVersion {}
 
 /// Writes that go to the database: those of [`ToDatabase`].
 #[diagnostic::on_unimplemented(
-    message = "an entity with `strategy = \"write_behind\"` is written through its queue only",
-    label = "not possible for a queued entity",
-    note = "write one row at a time: `insert`, `save`, `update`, `delete` or `modify`, outside of transactions"
+    message = "this operation writes to the database at once, and the entity does not",
+    label = "not possible for this entity",
+    note = "an entity with `strategy = \"write_behind\"` is written through its queue only, one row at a time: `insert`, `save`, `update`, `delete` or `modify`, outside of transactions",
+    note = "an entity with `read_only` has no writes"
 )]
 pub trait DirectWrites {
     /// `F` itself.

@@ -18,7 +18,7 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::Entity,
+        entity::{Entity, written},
         schema::{self, SchemaReport},
         writes::{DeletesById, DirectWrites, QueuedWrites},
     },
@@ -391,7 +391,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Id::Operation::from(async move { Ok(self.0.reload(id.as_id()).await?.row) })
     }
 
-    /// Compares the table with the struct: columns, types, nullability, primary key and text collations.
+    /// Compares the table with the struct: columns, types, nullability, unique keys and text collations. The page
+    /// `docs/types.md` of the repository lists which types fit.
     ///
     /// # Errors
     ///
@@ -462,6 +463,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
 
     /// Runs a write to its end. Returns the row as written, or `None` for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
+        const { written::<E>() };
         let inner = Arc::clone(&self.0);
         if inner.queue.is_some() {
             inner.bind_for_queue(write.verb()).await?;
@@ -483,6 +485,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     async fn write_batch(&self, batch: Batch<E>) -> Result<Done<E>, Error> {
+        const { written::<E>() };
         if batch.is_empty() {
             return Ok(batch.nothing());
         }

@@ -244,46 +244,89 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         key: &Key,
     ) -> Error {
         let (verb, described) = (write.verb(), self.describe_row(key));
-        let is_compared = match write {
-            Write::Update(_) | Write::Save(_) | Write::DeleteRow(_) => E::SPEC.versioned,
-            Write::Insert(_) | Write::Delete(_) => false,
-        };
-        if is_compared {
-            match self.database.select_current(connection, &write.id()).await {
-                Ok(Some(current)) => {
-                    let message = format!(
-                        "failed to {verb} {described}: the row was changed since it was read, and its version differs; \
-                         apply the change to `Error::current` and try again"
-                    );
-                    return Error::conflict(message, Arc::new(current));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    return database::describe(verb, &described, error, WriteOutcome::Nothing);
-                }
+        match self.why_refused(connection, write).await {
+            Ok(Refusal::Conflict(current)) => {
+                let message = format!(
+                    "failed to {verb} {described}: the row was changed since it was read, and its version differs; apply the \
+                     change to `Error::current` and try again"
+                );
+                Error::conflict(message, Arc::new(current))
             }
-        }
-        match write {
-            Write::Save(_) => Error::new(
-                ErrorKind::Duplicate,
-                format!(
-                    "failed to save {described}: there is a row whose id is equal for the database but has other bytes; \
-                     use the id exactly as it is stored"
-                ),
-            ),
-            Write::Insert(_) => Error::new(
-                ErrorKind::Database,
-                format!(
-                    "failed to insert {described}: the database accepted the statement and inserted no row; a trigger may have \
-                     suppressed it"
-                ),
-            ),
-            Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Error::new(
+            Ok(Refusal::NotFound) => Error::new(
                 ErrorKind::NotFound,
                 format!("failed to {verb} {described}: there is no such row"),
             ),
+            Ok(Refusal::Spelling) => Error::new(
+                ErrorKind::Duplicate,
+                format!(
+                    "failed to {verb} {described}: there is a row whose id is equal for the database but has other bytes; use \
+                     the id exactly as it is stored"
+                ),
+            ),
+            Ok(Refusal::Skipped) => {
+                let unless = match write {
+                    Write::Insert(_) | Write::Save(_) => "",
+                    Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => {
+                        ", unless another writer has inserted the row at this moment"
+                    }
+                };
+                Error::new(
+                    ErrorKind::Database,
+                    format!(
+                        "failed to {verb} {described}: the database accepted the statement and skipped the row; look for a \
+                         trigger or a rule of the table that suppresses the write{unless}"
+                    ),
+                )
+            }
+            Err(error) => database::describe(verb, &described, error, WriteOutcome::Nothing),
         }
     }
+
+    async fn why_refused(
+        &self,
+        connection: &mut DB::Connection,
+        write: &Write<E>,
+    ) -> Result<Refusal<E>, sqlx::Error> {
+        let (given, versioned) = match write {
+            Write::Insert(_) => return Ok(Refusal::Skipped),
+            Write::Delete(_) => (None, false),
+            Write::Update(row) | Write::Save(row) | Write::DeleteRow(row) => {
+                (Some(row), E::SPEC.versioned)
+            }
+        };
+        if !versioned && !DB::DIALECT.skips_rows() {
+            return Ok(Refusal::NotFound);
+        }
+        let database = &self.database;
+        let id = write.id();
+        let Some(current) = database.select_current(connection, &id).await? else {
+            return Ok(match write {
+                Write::Save(_) if database.has_equal_id(connection, &id).await? => {
+                    Refusal::Spelling
+                }
+                Write::Save(_) => Refusal::Skipped,
+                _ => Refusal::NotFound,
+            });
+        };
+        match given {
+            Some(given) if versioned && !database.have_same_version(given, &current)? => {
+                Ok(Refusal::Conflict(current))
+            }
+            _ => Ok(Refusal::Skipped),
+        }
+    }
+}
+
+/// Why the database executed a write and matched no row.
+enum Refusal<E> {
+    /// The row has another version.
+    Conflict(E),
+    /// There is no such row.
+    NotFound,
+    /// There is a row whose id is equal for the database in another spelling.
+    Spelling,
+    /// A trigger or a rule has suppressed the write.
+    Skipped,
 }
 
 /// The failure of a write inside a transaction.

@@ -46,9 +46,10 @@ impl<DB: Backend> Text<'_, DB> {
         };
         let rows: Vec<_> = (0..rows).map(row).collect();
         format!(
-            "INSERT INTO {} ({}) VALUES {}",
+            "INSERT INTO {} ({}){} VALUES {}",
             self.table,
             names.join(", "),
+            self.overriding(wanted),
             rows.join(", ")
         )
     }
@@ -70,8 +71,9 @@ impl<DB: Backend> Text<'_, DB> {
     pub(crate) fn upsert_arrays(&self, returns: bool) -> SqlStr {
         let names = self.names(Role::is_saved).join(", ");
         sql(format!(
-            "INSERT INTO {} ({names}) SELECT {names} FROM {}{}{}",
+            "INSERT INTO {} ({names}){} SELECT {names} FROM {}{}{}",
             self.table,
+            self.overriding(Role::is_saved),
             self.given(Role::is_saved, "", ""),
             self.on_conflict(),
             self.returning_final(returns)

@@ -26,6 +26,8 @@ pub(crate) struct Statements {
     pub(crate) select: SqlStr,
     /// Reads the current row, also in a transaction that has read before. Binds the id as `select` does.
     pub(crate) select_current: SqlStr,
+    /// Reads a row whose id is equal for the database, in any spelling. Binds the id once.
+    pub(crate) select_equal: SqlStr,
     /// Reads the current row with the generated id that the driver reported. Binds that number.
     pub(crate) select_generated: SqlStr,
     /// Inserts a row. Binds the columns that the database does not fill in.
@@ -63,6 +65,7 @@ impl Statements {
         Self {
             select: sql(text.select(&text.id_condition(1))),
             select_current: sql(text.current(text.select(&text.id_condition(1)))),
+            select_equal: sql(text.select(&text.id_conditions(1).0)),
             select_generated: sql(text.current(text.select_generated())),
             insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
             update: sql(text.update(reads_back)),
@@ -120,6 +123,16 @@ impl<'a, DB: Backend> Text<'a, DB> {
 
     /// Returns the exact condition `id = ..` for parameters from `first` on.
     fn id_condition(&self, first: usize) -> String {
+        let (equal, exact) = self.id_conditions(first);
+        match exact.is_empty() {
+            true => equal,
+            false => format!("{equal} AND {exact}"),
+        }
+    }
+
+    /// Returns the condition that an id is equal for the database, and the condition on its text parts that it is equal
+    /// byte for byte, which is empty if there are none.
+    fn id_conditions(&self, first: usize) -> (String, String) {
         let mut equal = Vec::new();
         let mut exact = Vec::new();
         for (at, column) in self
@@ -135,8 +148,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 exact.push(self.dialect.exactly(&name, &parameter));
             }
         }
-        equal.append(&mut exact);
-        equal.join(" AND ")
+        (equal.join(" AND "), exact.join(" AND "))
     }
 
     /// As [`Text::id_condition`], with the condition that the row still has the version that follows the id.
@@ -192,13 +204,27 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 .collect();
             write!(
                 text,
-                " ({}) VALUES ({})",
+                " ({}){} VALUES ({})",
                 names.join(", "),
+                self.overriding(wanted),
                 placeholders.join(", ")
             )
             .expect("writing to a string cannot fail");
         }
         text + &self.returning(reads_back)
+    }
+
+    /// Returns the clause of an insert that gives a generated id a value, as a save does. Without it, Postgres takes none
+    /// for an id that is GENERATED ALWAYS, not even to update the row that has it.
+    fn overriding(&self, wanted: fn(Role) -> bool) -> &'static str {
+        let gives = self
+            .columns
+            .iter()
+            .any(|column| column.role == Role::GeneratedId);
+        match self.dialect {
+            Dialect::Postgres if gives && wanted(Role::GeneratedId) => " OVERRIDING SYSTEM VALUE",
+            _ => "",
+        }
     }
 
     fn update(&self, reads_back: bool) -> String {
