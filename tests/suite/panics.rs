@@ -325,19 +325,18 @@ async fn an_infinity_is_a_conversion_error(world: &World<Postgres>) {
 struct Moment {
     #[cached(id)]
     id: i64,
-    at: time::OffsetDateTime,
-    local: time::PrimitiveDateTime,
+    at: time::PrimitiveDateTime,
 }
 
-/// sqlx's own decoder panics at a number that is no point in time, and its encoder at a year below zero.
+/// sqlx's own decoder panics at a number that is no point in time.
 #[tokio::test]
 async fn a_number_that_is_no_time_is_a_conversion_error() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     world
-        .sql("CREATE TABLE moments (id INTEGER PRIMARY KEY, at DATETIME NOT NULL, local DATETIME NOT NULL)")
+        .sql("CREATE TABLE moments (id INTEGER PRIMARY KEY, at DATETIME NOT NULL)")
         .await;
     world
-        .sql("INSERT INTO moments VALUES (1, 0, 9223372036854775807)")
+        .sql("INSERT INTO moments VALUES (1, 9223372036854775807)")
         .await;
     let rows = Moment::repository(&world.cache, world.pool.clone());
     let error = rows.find(1).await.unwrap_err();
@@ -348,19 +347,5 @@ async fn a_number_that_is_no_time_is_a_conversion_error() {
             .contains("the decoder of the row panicked: "),
         "{error}"
     );
-    let ancient = Moment {
-        id: 2,
-        at: time::PrimitiveDateTime::MIN.assume_utc(),
-        local: time::PrimitiveDateTime::MAX,
-    };
-    let error = rows.insert(&ancient).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conversion, "{error}");
-    assert!(
-        error
-            .to_string()
-            .contains("the encoder of a value panicked: "),
-        "{error}"
-    );
-    assert_eq!(rows.find(2).await.unwrap(), None);
     world.database.close().await;
 }

@@ -17,11 +17,11 @@ use crate::model::{Column, Kind, Member, Role, Table, option_argument, spelling,
 pub(super) fn fields_impl(table: &Table) -> TokenStream {
     let private = table.paths.private();
     let fields = deciding(table).map(|member| field(&private, member));
-    of(&private, &table.ident, quote!(#(#fields),*))
+    of(&private, &table.ident, &quote!(#(#fields),*))
 }
 
 /// The impl with these fields.
-pub(super) fn of(private: &TokenStream, ident: &syn::Ident, fields: TokenStream) -> TokenStream {
+pub(super) fn of(private: &TokenStream, ident: &syn::Ident, fields: &TokenStream) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl #private::Fields for #ident {

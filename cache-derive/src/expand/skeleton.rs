@@ -64,7 +64,7 @@ fn entity_items(input: &Input) -> TokenStream {
 fn nested(input: &Input) -> TokenStream {
     let ident = &input.ident;
     let private = validate::paths(&input.settings).private();
-    let fields_impl = fields::of(&private, ident, TokenStream::new());
+    let fields_impl = fields::of(&private, ident, &TokenStream::new());
     quote! {
         const _: () = {
             #fields_impl

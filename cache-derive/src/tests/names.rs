@@ -117,15 +117,13 @@ impl Introduced {
         for (index, token) in tokens.iter().enumerate() {
             match token {
                 TokenTree::Group(group) => self.add_calls(group.stream()),
-                TokenTree::Punct(dot) if dot.as_char() == '.' => {
-                    if is_call(&tokens[index + 2..]) {
-                        let receiver = match &tokens[index - 1] {
-                            TokenTree::Group(_) => "()".to_owned(),
-                            token => token.to_string(),
-                        };
-                        self.method_calls
-                            .push(format!("{receiver}.{}", tokens[index + 1]));
-                    }
+                TokenTree::Punct(dot) if dot.as_char() == '.' && is_call(&tokens[index + 2..]) => {
+                    let receiver = match &tokens[index - 1] {
+                        TokenTree::Group(_) => "()".to_owned(),
+                        token => token.to_string(),
+                    };
+                    let method = &tokens[index + 1];
+                    self.method_calls.push(format!("{receiver}.{method}"));
                 }
                 _ => {}
             }

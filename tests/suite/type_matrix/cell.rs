@@ -8,10 +8,11 @@ use std::{any::Any, fmt, marker::PhantomData, sync::Arc, sync::Mutex};
 
 use larder::{
     __private::{
-        BindResult, Binder, Column, ColumnList, Columns, Entity, EntitySpec, FromRow, Nullable,
-        ProbeFallback as _, Role, Source, bindings,
+        BindResult, Binder, Column, ColumnList, Columns, Entity, EntitySpec, Field, Fields,
+        FromRow, Nullable, ProbeFallback as _, Role, Source, bindings,
     },
     Backend,
+    writes::{ById, ToDatabase},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use sqlx::{ColumnIndex, Decode, MySql, Postgres, Row, Sqlite};
@@ -41,11 +42,18 @@ macro_rules! with_cells {
 
         impl Entity for Cell<$database> {
             type Id = i64;
+            type Writes = ToDatabase;
+            type Deletes = ById;
             const SPEC: EntitySpec = EntitySpec::new("Cell", "cells", 1);
             fn id(&self) -> i64 {
                 self.id
             }
             bindings! { Cell<$database> }
+        }
+
+        // All databases are known here, so there is no message to compose.
+        impl Fields for Cell<$database> {
+            const FIELDS: &'static [Field] = &[];
         }
 
         impl Columns<$database> for Cell<$database> {
