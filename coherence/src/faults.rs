@@ -86,7 +86,7 @@ where
                 format!(" to a replica that lags {} ms behind", lag.as_millis())
             }
             Fault::RedisCut => {
-                let name = *self.random.pick(&["EVALSHA", "GET"]);
+                let name = *self.random.pick(&["EVALSHA", "GETRANGE"]);
                 let mut cuts = 0;
                 for _ in 0..3 {
                     cuts += u32::from(self.redis_server().cut(name, PATIENCE).await);

@@ -296,7 +296,7 @@ async fn a_reply_that_was_sent_before_the_write_is_not_served_after_it() {
         .unwrap();
     let items = Item::repository(&cache, world.pool.clone());
     is_cached(&items, 1, "old").await;
-    let held = proxy.hold(Point::BeforeReply, "\r\nGET\r\n");
+    let held = proxy.hold(Point::BeforeReply, "\r\nGETRANGE\r\n");
     let read = tokio::spawn({
         let items = items.clone();
         async move { served(&items, 1).await }

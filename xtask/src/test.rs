@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::process::Command;
+use std::thread;
 
 use crate::cargo::{cargo, is_installed, status};
 use crate::failure::{Failure, Outcome};
@@ -37,6 +38,7 @@ pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> 
     }
     for (name, mut command) in runs {
         command.envs(servers.environment());
+        command.env("RUST_TEST_THREADS", threads());
         if !status(interrupt, Some(servers.watchdog()), command)?.success() {
             failed.push(name);
         }
@@ -49,6 +51,12 @@ pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> 
     Err(Failure::message(format!("failed: {}", failed.join(", "))))
 }
 
+/// How many tests run at the same time, for both runners. Most tests wait for something, so there are more than processors.
+fn threads() -> String {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    std::env::var("RUST_TEST_THREADS").unwrap_or_else(|_| (2 * processors).to_string())
+}
+
 fn tests(filter: &[OsString]) -> Command {
     let mut command;
     if is_installed("nextest") {
@@ -58,6 +66,8 @@ fn tests(filter: &[OsString]) -> Command {
             "--workspace",
             "--all-features",
             "--no-fail-fast",
+            "--test-threads",
+            &threads(),
         ]);
         if !filter.is_empty() {
             // The filter may name documentation tests only.

@@ -344,7 +344,13 @@ async fn pending_is_answered_while_the_pool_has_no_connection<DB: Tested>(world:
         .max_connections(1)
         .acquire_timeout(Duration::from_millis(50));
     let pool = options.connect_lazy_with((*world.pool.connect_options()).clone());
-    let held = pool.acquire().await.unwrap();
+    // To connect may take longer than that.
+    let mut held = None;
+    eventually("there is a connection", async || {
+        held = pool.acquire().await.ok();
+        held.is_some()
+    })
+    .await;
     let impatient = Behind::repository(&world.cache, pool.clone());
     assert_eq!(impatient.pending().await.unwrap().count, 39);
     drop((gate, held));

@@ -136,7 +136,9 @@ struct Requests(Arc<AtomicUsize>);
 
 impl Observer for Requests {
     fn request(&mut self, bytes: &[u8]) {
-        let gets = bytes.windows(9).filter(|part| part == b"$3\r\nGET\r\n");
+        let gets = bytes
+            .windows(14)
+            .filter(|part| part == b"$8\r\nGETRANGE\r\n");
         self.0.fetch_add(gets.count(), Ordering::SeqCst);
     }
 

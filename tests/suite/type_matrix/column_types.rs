@@ -1,6 +1,7 @@
 //! The column types of the three databases, with values that other programs store in them.
 
 /// A type of column.
+#[derive(Clone, Copy)]
 pub(crate) struct ColumnType {
     /// Its name on the page.
     pub(crate) name: &'static str,

@@ -2,8 +2,10 @@
 //! class of each stored value. The name of the type matters twice: it gives the affinity, and it tells which values other
 //! programs store.
 //!
-//! 1. Which class of value does the field send? 2. As which classes does the column keep it? 3. Which classes do other
-//! programs store there? 4. Does the driver read all of them into the field?
+//! 1. Which class of value does the field send?
+//! 2. As which classes does the column keep it?
+//! 3. Which classes do other programs store there?
+//! 4. Does the driver read all of them into the field?
 
 use sqlx::{Sqlite, Type, sqlite::SqliteTypeInfo};
 

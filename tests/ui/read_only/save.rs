@@ -11,7 +11,7 @@ struct Arrival {
 }
 
 async fn write(arrivals: ArrivalRepository<sqlx::Sqlite>) {
-    let _ = arrivals.insert(&Arrival { id: 1 }).await;
+    let _ = arrivals.save(&Arrival { id: 1 }).await;
 }
 
 fn main() {}
