@@ -10,7 +10,7 @@
 //! 4. Wake-ups for waiting callers arrive on a connection of their own (`messages`).
 //! 5. While a link is used, its heartbeat checks whether the server answers, and whether it may be trusted
 //!    (`heartbeat`).
-//! 6. Commands that would delay later ones have other connections: large entries ([`Connector::large_link`]), and waiting for the
+//! 6. Commands that would delay later ones have other connections: large entries (`large`), and waiting for the
 //!    disk of the server (the *blocking connection*). If one of these fails, the link is still used.
 //! 7. If a server has closed a connection, its counts show why when the next one is made (`closings`).
 //!
