@@ -220,12 +220,12 @@ async fn asked_to_end() {
         let kind = tokio::signal::unix::SignalKind::terminate();
         let mut terminated = tokio::signal::unix::signal(kind).expect("a handler can be installed");
         tokio::select! {
-            _ = interrupted => {}
+            interrupted = interrupted => interrupted.expect("a handler can be installed"),
             _ = terminated.recv() => {}
         }
     }
     #[cfg(not(unix))]
-    let _ = interrupted.await;
+    interrupted.await.expect("a handler can be installed");
 }
 
 async fn cache() -> Result<Cache, larder::Error> {

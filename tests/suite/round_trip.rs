@@ -32,7 +32,7 @@ use sqlx::{MySql, Postgres, Sqlite, types::Json};
 use crate::world::{Kind, Tested, World, eventually, on_both_stores, on_mysql, on_postgres};
 
 /// A row with many columns, each of a type that is tested.
-trait Probes: Entity<Id = i64> + Debug {
+trait Probes: Entity<Id = i64, Writes: writes::RowWrites> + Debug {
     const TABLE: &str;
 
     /// Returns a row that the codec reproduces.

@@ -118,11 +118,3 @@ impl EntitySpec {
         self
     }
 }
-
-/// Fails to compile for an entity that is only read.
-pub(crate) const fn written<E: Entity>() {
-    assert!(
-        !E::SPEC.read_only,
-        "an entity with `read_only` has no writes"
-    );
-}

@@ -26,6 +26,26 @@ pub enum ById {}
 #[derive(Clone, Copy, Debug)]
 pub enum ByVersion {}
 
+/// Writes of one row, wherever they go: those of [`ToDatabase`] and [`ToQueue`].
+#[diagnostic::on_unimplemented(
+    message = "an entity with `read_only` has no writes",
+    label = "this entity is only read",
+    note = "call `invalidate` after another program has written the row",
+    note = "code that is generic over the entity names the bound: `E: Entity<Writes: RowWrites>`"
+)]
+pub trait RowWrites {
+    /// `F` itself.
+    type Operation<F: Future>: Future<Output = F::Output> + From<F>;
+}
+
+impl RowWrites for ToDatabase {
+    type Operation<F: Future> = F;
+}
+
+impl RowWrites for ToQueue {
+    type Operation<F: Future> = F;
+}
+
 /// Writes that go to the database: those of [`ToDatabase`].
 #[diagnostic::on_unimplemented(
     message = "this operation writes to the database at once, and the entity does not",

@@ -18,9 +18,9 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::{Entity, written},
+        entity::Entity,
         schema::{self, SchemaReport},
-        writes::{DeletesById, DirectWrites, QueuedWrites},
+        writes::{DeletesById, DirectWrites, QueuedWrites, RowWrites},
     },
     error::Error,
     protocol::key::{AsId, Key},
@@ -150,8 +150,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// A write that has begun runs to its end even if the future is dropped. For a write-behind entity, a dropped
     /// future may or may not have queued the write.
-    pub async fn insert(&self, entity: &E) -> Result<Arc<E>, Error> {
-        self.write_row(Write::Insert(entity.clone())).await
+    pub fn insert<W: RowWrites>(
+        &self,
+        entity: &E,
+    ) -> W::Operation<impl Future<Output = Result<Arc<E>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.write_row(Write::Insert(entity.clone())).await })
     }
 
     /// Updates the row with the entity's id and returns it, with the columns that the database fills in. If the entity
@@ -166,8 +172,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn update(&self, entity: &E) -> Result<Arc<E>, Error> {
-        self.write_row(Write::Update(entity.clone())).await
+    pub fn update<W: RowWrites>(
+        &self,
+        entity: &E,
+    ) -> W::Operation<impl Future<Output = Result<Arc<E>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.write_row(Write::Update(entity.clone())).await })
     }
 
     /// Inserts the row and returns it. If there is a row with the entity's id, updates it as [`Repository::update`]
@@ -181,8 +193,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn save(&self, entity: &E) -> Result<Arc<E>, Error> {
-        self.write_row(Write::Save(entity.clone())).await
+    pub fn save<W: RowWrites>(
+        &self,
+        entity: &E,
+    ) -> W::Operation<impl Future<Output = Result<Arc<E>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move { self.write_row(Write::Save(entity.clone())).await })
     }
 
     /// Changes the row with this id and queues it. If another caller changes the row in between, `change` is called
@@ -222,17 +240,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub fn delete<Id: AsId<E::Id>, D: DeletesById>(
+    pub fn delete<Id: AsId<E::Id>, W: RowWrites, D: DeletesById>(
         &self,
         id: Id,
-    ) -> D::Operation<Id::Operation<impl Future<Output = Result<(), Error>>>>
+    ) -> W::Operation<D::Operation<Id::Operation<impl Future<Output = Result<(), Error>>>>>
     where
-        E: Entity<Deletes = D>,
+        E: Entity<Writes = W, Deletes = D>,
     {
-        D::Operation::from(Id::Operation::from(async move {
+        W::Operation::from(D::Operation::from(Id::Operation::from(async move {
             self.write(Write::Delete(id.as_id().into_owned())).await?;
             Ok(())
-        }))
+        })))
     }
 
     /// Deletes a row. If the entity has a version, the row is deleted only if its version equals the one in `entity`.
@@ -245,9 +263,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
-    pub async fn delete_row(&self, entity: &E) -> Result<(), Error> {
-        self.write(Write::DeleteRow(entity.clone())).await?;
-        Ok(())
+    pub fn delete_row<W: RowWrites>(
+        &self,
+        entity: &E,
+    ) -> W::Operation<impl Future<Output = Result<(), Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            self.write(Write::DeleteRow(entity.clone())).await?;
+            Ok(())
+        })
     }
 
     /// Inserts all rows or none, in one transaction with few statements. Returns them in the order of `entities`, with
@@ -463,7 +489,6 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
 
     /// Runs a write to its end. Returns the row as written, or `None` for a delete.
     async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
-        const { written::<E>() };
         let inner = Arc::clone(&self.0);
         if inner.queue.is_some() {
             inner.bind_for_queue(write.verb()).await?;
@@ -485,7 +510,6 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     async fn write_batch(&self, batch: Batch<E>) -> Result<Done<E>, Error> {
-        const { written::<E>() };
         if batch.is_empty() {
             return Ok(batch.nothing());
         }

@@ -10,7 +10,7 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::{Entity, written},
+        entity::Entity,
         writes::{DeletesById, DirectWrites},
     },
     error::Error,
@@ -277,7 +277,6 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     }
 
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
-        const { written::<E>() };
         let row = self.transaction.write(&self.repository.0, &write).await?;
         Ok(row.or_else(|| write.into_row().map(Arc::new)))
     }
@@ -290,7 +289,6 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     }
 
     async fn write_batch(&mut self, batch: Batch<E>) -> Result<Done<E>, Error> {
-        const { written::<E>() };
         if batch.is_empty() {
             return Ok(batch.nothing());
         }

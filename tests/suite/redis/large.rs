@@ -239,3 +239,34 @@ async fn a_lost_connection_of_large_entries_is_replaced_and_costs_small_ones_not
     assert_eq!(scene.cache.store().connection_number(), link);
     scene.world.database.close().await;
 }
+
+/// No other connection can be opened. A write still ends, a queue is still flushed, and a large row is read from the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_another_connection_writes_end_and_queues_are_flushed() {
+    let scene = Scene::open(&[]).await;
+    let through = Through::repository(&scene.cache, scene.world.pool.clone());
+    through.insert(&Through::new(1, "small")).await.unwrap();
+    let behind = Behind::repository(&scene.cache, scene.world.pool.clone());
+    behind.install().await.unwrap();
+    behind.save(&Behind::new(2, "queued")).await.unwrap();
+    scene.proxy.refuse();
+    let long = Through::new(1, &"x".repeat(MIB));
+    through.update(&long).await.unwrap();
+    let key = through.inner().key(1).unwrap();
+    let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
+    let found = scene.server.command(&["EXISTS", &key]).await.unwrap();
+    assert_eq!(found, redis::Value::Int(0), "no intent is left");
+    behind.flush().await.unwrap();
+    assert_eq!(behind.pending().await.unwrap().count, 0);
+    for _ in 0..3 {
+        let outcome = through.find_outcome(1).await.unwrap();
+        assert_eq!(outcome.row.unwrap().name.len(), MIB);
+        assert_ne!(outcome.origin, Origin::Cache);
+    }
+    scene.proxy.heal();
+    eventually("large rows are cached again", async || {
+        through.find_outcome(1).await.unwrap().origin == Origin::Cache
+    })
+    .await;
+    scene.world.database.close().await;
+}

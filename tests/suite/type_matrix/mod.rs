@@ -17,7 +17,7 @@ mod rust_types;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use larder::{Cache, Repository};
+use larder::{Cache, Repository, writes::ToDatabase};
 use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
 use self::{
@@ -73,7 +73,7 @@ impl Trial {
 /// A table of one column, and the rows that were tried in it.
 struct Bench<'w, DB: Matrix>
 where
-    Cell<DB>: larder::__private::Entity<Id = i64>,
+    Cell<DB>: larder::Entity<Id = i64, Writes = ToDatabase>,
 {
     pool: &'w Pool<DB>,
     cells: Repository<Cell<DB>, DB>,
@@ -82,7 +82,7 @@ where
 
 impl<DB: Matrix> Bench<'_, DB>
 where
-    Cell<DB>: larder::__private::Entity<Id = i64>,
+    Cell<DB>: larder::Entity<Id = i64, Writes = ToDatabase>,
 {
     async fn by_larder(&mut self, value: &Value) -> Fate {
         *self.next_id += 1;
@@ -169,7 +169,7 @@ async fn try_pair<DB: Matrix>(
     rust: &Arc<RustType<DB>>,
 ) -> Trial
 where
-    Cell<DB>: larder::__private::Entity<Id = i64>,
+    Cell<DB>: larder::Entity<Id = i64, Writes = ToDatabase>,
 {
     *DB::chosen().lock().expect("no holder panics") = Some(Arc::clone(rust));
     let cells = Repository::new(cache, pool.clone());
@@ -310,7 +310,7 @@ async fn try_all<DB: Matrix>(
     rust_types: Vec<RustType<DB>>,
 ) -> Vec<Trial>
 where
-    Cell<DB>: larder::__private::Entity<Id = i64>,
+    Cell<DB>: larder::Entity<Id = i64, Writes = ToDatabase>,
 {
     let rust_types: Vec<_> = rust_types.into_iter().map(Arc::new).collect();
     let mut next_id = 0;

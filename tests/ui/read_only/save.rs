@@ -1,4 +1,4 @@
-//! An entity that is only read has no writing methods.
+//! An entity that is only read has no writing methods, and that of the runtime refuses them in `cargo check`.
 
 use larder::Cached;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,9 @@ struct Arrival {
 }
 
 async fn write(arrivals: ArrivalRepository<sqlx::Sqlite>) {
-    let _ = arrivals.save(&Arrival { id: 1 }).await;
+    arrivals.save(&Arrival { id: 1 }).await.unwrap();
+    arrivals.inner().save(&Arrival { id: 1 }).await.unwrap();
+    arrivals.inner().delete(1).await.unwrap();
 }
 
 fn main() {}

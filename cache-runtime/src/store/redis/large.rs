@@ -1,11 +1,13 @@
 //! Large entries have a connection of their own, so that no other operation waits for their bytes.
 //!
-//! A connection carries one reply after the other. On a link of 10 MB/s, an entry of 4 MiB delays all later replies by 0.4
-//! seconds, and the response time-out of small reads ends before that.
+//! A connection carries one reply after the other. On a link of 5 MB/s, an entry of 4 MiB delays all later replies by 0.8
+//! seconds, and by then small reads have timed out (`response_timeout`, 0.5 seconds by default).
 //!
-//! 1. A read gets at most the first [`LARGE`] bytes of an entry. If it gets as many, it reads the whole entry over the other
-//!    connection. That is a later read of the same key, so it may also find something else.
+//! 1. A read gets at most the first [`LARGE_ENTRY`] bytes of an entry. If it gets as many, it reads the whole entry over the
+//!    other connection. That is a later read of the same key, so it may also find something else.
 //! 2. An entry of this size is written over the other connection, and batches of queued writes are read over it.
+//! 3. If there is no such connection, a large row is read from the database and not stored. The end of a write and the flush of a
+//!    queue go on over the link, the first without its cache update.
 //!
 //! Invariant: an operation gives the same answer on both connections, because both lead to the same run of the same server.
 //! Not here: the other connection (`connection`). Queued writes of large rows share the link, in the order of their puts.
@@ -19,18 +21,18 @@ use crate::{
 };
 
 /// The size of a large entry, in bytes. Scripts know it from their prelude.
-pub(super) const LARGE: usize = 128 << 10;
+pub(super) const LARGE_ENTRY: usize = 128 << 10;
 
 impl RedisStore {
     /// Returns the link for an operation that sends this many bytes.
     pub(super) async fn link_for(&self, link: Link, bytes: usize) -> Result<Link, StoreError> {
-        if bytes < LARGE {
+        if bytes < LARGE_ENTRY {
             return Ok(link);
         }
         self.connector.large_link(link).await
     }
 
-    /// Returns an entry of which a reply has the first [`LARGE`] bytes.
+    /// Returns an entry of which a reply has the first [`LARGE_ENTRY`] bytes.
     pub(super) async fn whole(
         &self,
         operation: &'static str,
@@ -38,7 +40,7 @@ impl RedisStore {
         key: &Key,
         first: Value,
     ) -> Result<Value, StoreError> {
-        if !matches!(&first, Value::BulkString(bytes) if bytes.len() == LARGE) {
+        if !matches!(&first, Value::BulkString(bytes) if bytes.len() == LARGE_ENTRY) {
             return Ok(first);
         }
         let link = self.connector.large_link(link).await?;
@@ -55,6 +57,6 @@ mod tests {
     #[test]
     fn scripts_and_reads_agree_on_what_is_large() {
         let text = script_text("wait").expect("there is such a script");
-        assert!(text.contains(&format!("local LARGE = {LARGE}\n")));
+        assert!(text.contains(&format!("local LARGE_ENTRY = {LARGE_ENTRY}\n")));
     }
 }

@@ -44,7 +44,7 @@ use crate::{
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
-            large::LARGE,
+            large::LARGE_ENTRY,
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
             scripts::SCRIPTS,
@@ -235,7 +235,7 @@ impl Store for RedisStore {
             .arg("GETRANGE")
             .arg(key.as_bytes())
             .arg(0)
-            .arg(LARGE - 1);
+            .arg(LARGE_ENTRY - 1);
         // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
@@ -375,10 +375,13 @@ impl Store for RedisStore {
             let update = touched.update.as_ref()?;
             Some(update.fill.payload()?.size())
         });
-        let link = self.link_for(link, payloads.sum()).await?;
+        // A write must be seen to end, with its cache update or without.
+        let large = self.link_for(link.clone(), payloads.sum()).await;
+        let has_updates = large.is_ok();
+        let link = large.unwrap_or(link);
         self.run_at_each("end", link, &SCRIPTS.end, touched, |touched, call| {
             call.arg(touched.key.as_bytes()).arg(&intent.0);
-            let update = touched.update.as_ref();
+            let update = touched.update.as_ref().filter(|_| has_updates);
             // An entry of another history of the store would not be served.
             let update =
                 update.filter(|update| update.fill.meta().lease.identity.history == history);

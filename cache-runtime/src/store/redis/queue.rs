@@ -282,8 +282,12 @@ impl RedisStore {
     ) -> Result<Fetched, StoreError> {
         let mut link = self.connector.link()?;
         if fetch.count > 0 {
-            // A batch is as large as a large entry, whatever its writes are.
-            link = self.connector.large_link(link).await?;
+            // A batch is as large as a large entry, whatever its writes are. The queue must go on without that connection too.
+            link = self
+                .connector
+                .large_link(link.clone())
+                .await
+                .unwrap_or(link);
         }
         let history = link.history;
         let log = partition.log(fetch.incarnation);

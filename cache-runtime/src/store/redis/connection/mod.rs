@@ -165,10 +165,22 @@ pub(crate) struct Link {
 struct LinkShared {
     /// Another connection to that run, if one is idle, and until when it may be used.
     blocking_connection: Mutex<Option<(MultiplexedConnection, Deadline)>>,
-    /// The connection for large entries, since the first of them.
-    large_connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// The connection for large entries.
+    large_connection: tokio::sync::Mutex<LargeConnection>,
     /// The runtime that drives its connections.
     runtime: Handle,
+}
+
+/// The connection for large entries.
+#[derive(Default)]
+enum LargeConnection {
+    /// There is none yet, or it was lost.
+    #[default]
+    Missing,
+    Open(MultiplexedConnection),
+    /// It could not be opened, and nobody tries again before this time. Otherwise each operation would wait for all attempts
+    /// before its own.
+    Failed(Deadline),
 }
 
 impl Link {
@@ -390,11 +402,13 @@ impl Connector {
     /// Records that an operation on a large entry was not answered. That shows nothing about the link.
     fn large_entry_failed(self: &Arc<Self>, link: &Link, error: &RedisError) {
         let mut away = Unavailable::from(error);
-        if !error.is_timeout()
-            && let Ok(mut large) = link.shared.large_connection.try_lock()
-        {
+        if error.is_timeout() {
+            self.conditions.large_entries_fail(&away);
+            return;
+        }
+        if let Ok(mut large) = link.shared.large_connection.try_lock() {
             // The next operation makes another one.
-            *large = None;
+            *large = LargeConnection::Missing;
         }
         if away.code == UNREACHABLE {
             away.message += &self.closings.suspicion("normal");
@@ -536,8 +550,8 @@ impl Connector {
         Ok(self.closings.take())
     }
 
-    /// Returns a link for large entries: the same link with a connection that small ones do not share. It is made when it is
-    /// needed first.
+    /// Returns a link for large entries: the same link with a connection that small ones do not share. It is opened when it
+    /// is needed first. If that fails, it is tried again after [`MAX_PAUSE`].
     pub(super) async fn large_link(&self, link: Link) -> Result<Link, StoreError> {
         if link.is_large || self.disables(Mechanism::LargeConnection) {
             return Ok(link);
@@ -545,11 +559,23 @@ impl Connector {
         let shared = Arc::clone(&link.shared);
         let mut large = shared.large_connection.lock().await;
         let connection = match &*large {
-            Some(connection) => connection.clone(),
-            None => {
-                let made = self.open_another(link.history, &self.config()).await;
-                let made = made.map_err(|error| StoreError::new(error.to_string()))?;
-                large.insert(made).clone()
+            LargeConnection::Open(connection) => connection.clone(),
+            LargeConnection::Failed(until) if !until.has_passed() => {
+                return Err(StoreError::new("no connection to Redis for large entries"));
+            }
+            LargeConnection::Missing | LargeConnection::Failed(_) => {
+                match self.open_another(link.history, &self.config()).await {
+                    Ok(made) => {
+                        *large = LargeConnection::Open(made.clone());
+                        made
+                    }
+                    Err(error) => {
+                        *large = LargeConnection::Failed(Deadline::after(MAX_PAUSE));
+                        self.conditions
+                            .large_entries_fail(&Unavailable::from(&error));
+                        return Err(StoreError::new(error.to_string()));
+                    }
+                }
             }
         };
         Ok(Link {

@@ -1,4 +1,4 @@
--- state::acquire, for a caller whose GET found no usable entry. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
+-- state::acquire, for a caller whose read found no usable entry. KEYS[1]; ARGV: the Loading entry to store, lease TTL in ms.
 -- Answers nil if the lease was granted, else the beginning of the entry at the key.
 local key, lease, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('GET', key)

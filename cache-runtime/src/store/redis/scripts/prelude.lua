@@ -5,7 +5,7 @@
 local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
 local CONTENDED, SATURATED, DELETION, POSITIONED = 1, 2, 4, 8
-local LARGE = 131072
+local LARGE_ENTRY = 131072
 local TOKEN, PROCESS, POSITION = 16, 8, 24
 
 -- Returns the state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format
@@ -59,7 +59,7 @@ local function find_token(raw, wanted)
 end
 
 -- Returns the beginning of an entry. If it is large, the caller reads the rest over another connection.
-local function beginning(raw) return string.sub(raw, 1, LARGE) end
+local function beginning(raw) return string.sub(raw, 1, LARGE_ENTRY) end
 
 local function flags(raw) return string.byte(raw, 4) end
 
