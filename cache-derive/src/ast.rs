@@ -109,6 +109,15 @@ pub(crate) enum Value {
     /// An identifier, where the string stands.
     Name(Ident),
     Group(Settings),
+    Lookup(Lookup),
+}
+
+/// What stands after `unique` or `index`.
+#[derive(Default)]
+pub(crate) struct Lookup {
+    /// The fields that are named.
+    pub(crate) fields: Vec<Ident>,
+    pub(crate) options: Settings,
 }
 
 /// A word of a choice, and where it was written.

@@ -14,6 +14,10 @@ pub(crate) enum Place {
     Lease,
     /// The parentheses of `intent(..)`.
     Intent,
+    /// The parentheses of `unique(..)`.
+    Unique,
+    /// The parentheses of `index(..)`.
+    Index,
 }
 
 impl Place {
@@ -24,6 +28,8 @@ impl Place {
             Self::Field => "on a field",
             Self::Lease => "inside `lease(..)`",
             Self::Intent => "inside `intent(..)`",
+            Self::Unique => "inside `unique(..)`",
+            Self::Index => "inside `index(..)`",
         }
     }
 
@@ -33,6 +39,8 @@ impl Place {
             Self::Struct | Self::Field => "#[cached(..)]",
             Self::Lease => "lease(..)",
             Self::Intent => "intent(..)",
+            Self::Unique => "unique(..)",
+            Self::Index => "index(..)",
         }
     }
 }
@@ -64,6 +72,8 @@ pub(crate) enum Form {
     Name,
     /// `(..)` with keys of its own.
     Group(Place),
+    /// Nothing on a field, or `(..)` with the names of fields and keys of its own.
+    Lookup(Place),
 }
 
 impl Form {
@@ -92,6 +102,7 @@ impl Form {
             ),
             Self::Path => "the path of a crate".to_owned(),
             Self::Name => "the name of a type in a string".to_owned(),
+            Self::Lookup(_) => "nothing, or names of fields and keys in parentheses".to_owned(),
             Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
         }
     }
@@ -242,6 +253,18 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Text,
         r#"journal = "/var/lib/app/queue""#,
     ),
+    key(
+        "unique",
+        Place::Struct,
+        Form::Lookup(Place::Unique),
+        "unique(tenant, email)",
+    ),
+    key(
+        "index",
+        Place::Struct,
+        Form::Lookup(Place::Index),
+        r#"index(country, order_by = "created_at desc")"#,
+    ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
     key(
@@ -257,6 +280,40 @@ pub(crate) const KEYS: &[Key] = &[
         r#"intent(ttl = "10s")"#,
     ),
     key("id", Place::Field, Form::Flag, "id"),
+    key(
+        "unique",
+        Place::Field,
+        Form::Lookup(Place::Unique),
+        "unique",
+    ),
+    key(
+        "fold",
+        Place::Unique,
+        Form::Choice(&["lower"]),
+        r#"unique(fold = "lower")"#,
+    ),
+    key("index", Place::Field, Form::Lookup(Place::Index), "index"),
+    key(
+        "order_by",
+        Place::Index,
+        Form::Text,
+        r#"index(order_by = "created_at desc")"#,
+    ),
+    key(
+        "max",
+        Place::Index,
+        Form::Number {
+            least: 1,
+            most: Some(100_000),
+        },
+        "index(max = 1_000)",
+    ),
+    key(
+        "fold",
+        Place::Index,
+        Form::Choice(&["lower"]),
+        r#"index(fold = "lower")"#,
+    ),
     key("generated", Place::Field, Form::Flag, "generated"),
     key("version", Place::Field, Form::Flag, "version"),
     key("skip", Place::Field, Form::Flag, "skip"),

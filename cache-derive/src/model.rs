@@ -56,6 +56,7 @@ pub(crate) struct Entity {
     pub(crate) hazard: Option<String>,
     pub(crate) is_read_only: bool,
     pub(crate) policy: Policy,
+    pub(crate) lookups: Vec<Lookup>,
     pub(crate) id: Id,
 }
 
@@ -113,6 +114,62 @@ pub(crate) enum Role {
     Plain,
     Version,
     Generated,
+}
+
+/// What rows are found by, besides the id.
+pub(crate) struct Lookup {
+    /// Whether one row at most has the values.
+    pub(crate) is_unique: bool,
+    /// At least one.
+    pub(crate) fields: Vec<LookupField>,
+    /// Whether texts are compared in lower case.
+    pub(crate) folds: bool,
+    /// The columns that the rows are ordered by, each with whether it is descending.
+    pub(crate) order_by: Vec<(String, bool)>,
+    /// How many ids are cached, if that was named.
+    pub(crate) max: Option<u32>,
+}
+
+impl Lookup {
+    /// The part of a method's name that says what rows are found by.
+    pub(crate) fn method_suffix(&self) -> String {
+        lookup_suffix(self.fields.iter().map(|field| &field.ident))
+    }
+
+    /// The name in keys.
+    pub(crate) fn key_name(&self) -> String {
+        let names = self
+            .fields
+            .iter()
+            .map(|field| field.ident.unraw().to_string());
+        names.collect::<Vec<_>>().join("+")
+    }
+}
+
+/// The part of a method's name that says what rows are found by.
+pub(crate) fn lookup_suffix<'a>(fields: impl Iterator<Item = &'a Ident>) -> String {
+    let names: Vec<_> = fields.map(|field| field.unraw().to_string()).collect();
+    names.join("_and_")
+}
+
+/// One field of a lookup.
+pub(crate) struct LookupField {
+    pub(crate) ident: Ident,
+    /// The type of its values that are not `NULL`.
+    pub(crate) ty: Type,
+    /// The type it is sent as, where that is another one.
+    pub(crate) stored: Option<Type>,
+    pub(crate) is_nullable: bool,
+    pub(crate) column: String,
+    /// Whether it is compared in lower case.
+    pub(crate) is_folded: bool,
+}
+
+impl LookupField {
+    /// The type that is sent to the database.
+    pub(crate) fn stored(&self) -> &Type {
+        self.stored.as_ref().unwrap_or(&self.ty)
+    }
 }
 
 /// The fields that identify a row: at least one.

@@ -66,8 +66,12 @@ pub use crate::{
     error::{Error, ErrorKind},
     policy::Codec,
     protocol::{codec, key::AsId},
-    read::outcome::{Origin, Outcome},
+    read::{
+        list::{FindAll, Page},
+        outcome::{Origin, Outcome},
+    },
     repository::{Repository, within::Within},
     stats::{RepairStats, Stats},
+    write::modify::{ChangeResult, Modified},
     write::transaction::Transaction,
 };

@@ -1,7 +1,7 @@
 //! The items that generated code calls. Only the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` use them.
 //! They change without notice, so the derive and the runtime must have the same version.
 
-pub use sqlx::{FromRow, Pool, error::BoxDynError};
+pub use sqlx::{Decode, Error as SqlxError, FromRow, Pool, error::BoxDynError};
 
 pub use crate::{
     behind::{DeadLetters, Flusher, Pending},
@@ -11,19 +11,27 @@ pub use crate::{
         column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
         entity::{Entity, EntitySpec},
         fields::{Field, Fields, check, fits_somewhere, is_row_or_has_misfit},
+        lookup::{LookupKeys, LookupSpec, folded},
         schema::SchemaReport,
         source::{
-            Likeness, LikenessFallback, Probe, ProbeFallback, ProbeTypeFallback, Source, told_apart,
+            Likeness, LikenessFallback, NO_LOOKUP, Probe, ProbeFallback, ProbeTypeFallback, Source,
+            told_apart,
         },
         writes::{ById, ByVersion, Nowhere, ToDatabase, ToQueue},
     },
     error::Error,
     policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
     protocol::key::AsId,
-    read::outcome::Outcome,
+    read::{
+        list::{FindAll, Page},
+        outcome::Outcome,
+    },
     repository::{Repository, within::Within},
     stats::Stats,
-    write::transaction::Transaction,
+    write::{
+        modify::{ChangeResult, Modified},
+        transaction::Transaction,
+    },
 };
 
 /// A function with a name that is free to be shadowed. Generated code imports it under the names of its parameters: a

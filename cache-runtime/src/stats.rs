@@ -1,6 +1,6 @@
 //! Counters per entity: what reads and writes met. Cheap enough for every hit: one relaxed addition.
 //!
-//! Reads by id = `hits + negative_hits + misses`. A miss ends in a load of the caller's own (`loads`), in one that it shared
+//! Reads of rows, lookups and lists = `hits + negative_hits + misses`. A miss ends in a load of its own (`loads`), in a shared one
 //! (`coalesced`), or in a hit after a wait (`hits_after_wait`); so without errors these three add up to `misses`. Failures of
 //! the store are counted apart.
 
@@ -46,8 +46,8 @@ counters! {
     /// Reads by id that the cache could not serve at once. Without errors and loads that were given up, `misses = loads +
     /// coalesced + hits_after_wait`.
     misses,
-    /// Rows read from the database by `find` and its like, one statement each. A load that waits for a connection counts,
-    /// also if it is given up then (`abandoned_loads`).
+    /// Rows that were looked for in the database by `find` and its like. A load that waits for a connection counts, also if
+    /// it is given up then (`abandoned_loads`).
     loads,
     /// Misses answered by a load that another caller of this process had in flight.
     coalesced,
@@ -68,6 +68,8 @@ counters! {
     /// Loads whose result was not offered to the store: a write was in progress, the store was away, or a wait timed out.
     /// They are counted in `loads` too, unless they had to wait for their turn and never got it.
     uncached_loads,
+    /// Lookups whose ids were loaded again, because a row had no longer the values that it was found by.
+    changed_lookups,
     /// Entries of another struct layout, or from before the server's last restart, that were overwritten.
     incompatible_entries,
     /// Entries whose bytes could not be read, and that were overwritten.

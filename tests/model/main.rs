@@ -10,12 +10,14 @@
 //! 2. `age`: the time to live, with a clock.
 //! 3. `split_brain`: two servers that both act as the primary.
 //! 4. `outage`: writes that could not be announced.
-//! 5. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
+//! 5. `lookup`: rows that move between the values that they are found by.
+//! 6. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
 //!    queue (`behind::queue`), loses it (`behind::history`), or is replaced (`behind::promotion`).
 //!
 //! Small bounds run with all other tests. `cargo xtask model --wide` runs the same tests with larger bounds.
 //!
-//! Not here: several keys, because no step touches two, except for the keys of one batch in `behind`; waiting and waking,
+//! Not here: several keys, because no step touches two, except for the values of `lookup` and the keys of one batch in
+//! `behind`; waiting and waking,
 //! which only cost time; callers of one process that share a load (`tests/suite/stampede.rs`).
 
 mod age;
@@ -24,6 +26,7 @@ mod broken;
 mod check;
 mod claims;
 mod entry;
+mod lookup;
 mod outage;
 mod protocol;
 mod rollback;

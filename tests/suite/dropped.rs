@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
 
 use crate::{
-    entities::{Behind, Item, Through},
+    entities::{Behind, Item, Through, of_items},
     world::{Kind, Tested, World, everywhere, redis_url},
 };
 
@@ -74,11 +74,14 @@ const REPOSITORY: &[&str] = &[
     "find",
     "find_outcome",
     "find_uncached",
+    "find_many",
+    "find_map",
     "exists",
     "insert",
     "update",
     "save",
     "modify",
+    "modify_or_insert",
     "delete",
     "delete_row",
     "insert_many",
@@ -90,12 +93,22 @@ const REPOSITORY: &[&str] = &[
     "refresh",
     "check_schema",
 ];
+const LOOKUPS: &[&str] = &[
+    "find_by",
+    "exists_by",
+    "find_many_by",
+    "find_all_many",
+    "count_by",
+    "invalidate_by",
+];
 const WITHIN: &[&str] = &[
     "find",
+    "find_many",
     "exists",
     "insert",
     "update",
     "save",
+    "modify",
     "delete",
     "delete_row",
     "insert_many",
@@ -113,6 +126,7 @@ const OTHERWISE: &[&str] = &[
     "save into a queue",
     "update into a queue",
     "delete into a queue",
+    "modify into a queue",
     "a flusher that is dropped while it works",
     "a flush that meets refused rows",
     "a raw statement in a transaction",
@@ -125,6 +139,8 @@ const OTHERWISE: &[&str] = &[
     "rollback of a savepoint",
     "insert with an id of the database",
     "the id of the database is installed",
+    "a page of a list",
+    "a page beyond what is cached of a list",
 ];
 
 macro_rules! lists_all {
@@ -146,6 +162,7 @@ macro_rules! lists_all {
 
 // Functions that only tests can call are not in the tables.
 lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
+lists_all!(LOOKUPS, "repository/lookups.rs", but & []);
 lists_all!(WITHIN, "repository/within.rs", but & []);
 lists_all!(TRANSACTION, "write/transaction.rs", but & []);
 lists_all!(FLUSHER, "behind/flusher.rs", but & []);
@@ -257,6 +274,19 @@ struct Checked {
     quantity: i64,
 }
 
+of_items! {
+    /// The same row, found by its number and its name.
+    #[cached(
+        name = "Found",
+        ttl = "10m",
+        negative_ttl = "30s",
+        jitter = 0,
+        unique(quantity, name),
+        index(quantity, order_by = "name", max = 2)
+    )]
+    struct Found
+}
+
 /// A row whose id the database generates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(
@@ -339,6 +369,7 @@ struct Stage<'w, DB: Tested> {
     behind: Repository<Behind, DB>,
     checked: Repository<Checked, DB>,
     numbered: Repository<Numbered, DB>,
+    found: Repository<Found, DB>,
     next: AtomicI64,
     patience: Duration,
 }
@@ -369,6 +400,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             behind: Repository::new(&world.cache, pool.clone()),
             checked: Repository::new(&world.cache, pool.clone()),
             numbered: Repository::new(&world.cache, pool.clone()),
+            found: Repository::new(&world.cache, pool.clone()),
             pool,
             next: AtomicI64::new(1),
             patience,
@@ -561,6 +593,8 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     async fn run(&self, group: &[&str], name: &str, cut: Cut) -> Left {
         if group == REPOSITORY {
             self.run_alone(name, cut).await
+        } else if group == LOOKUPS {
+            self.run_lookup(name, cut).await
         } else if group == WITHIN {
             self.run_within(name, cut).await
         } else if group == TRANSACTION {
@@ -591,6 +625,14 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 Left::of(&cut.run(items.find_uncached(id)).await).row(Rows::Items, id)
             }
             "exists" => Left::of(&cut.run(items.exists(id)).await).row(Rows::Items, id),
+            "find_many" | "find_map" => {
+                let ids = [id, self.old_row().await];
+                let left = match name {
+                    "find_many" => Left::of(&cut.run(items.find_many(&ids)).await),
+                    _ => Left::of(&cut.run(items.find_map(&ids)).await),
+                };
+                left.row(Rows::Items, ids[0]).row(Rows::Items, ids[1])
+            }
             "refresh" => Left::of(&cut.run(items.refresh(id)).await).row(Rows::Items, id),
             "invalidate" => Left::of(&cut.run(items.invalidate(id)).await).row(Rows::Items, id),
             "invalidate_all" => {
@@ -639,9 +681,14 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 left.then(&done, Rows::Through, other, None)
             }
             "modify" => {
-                let change = |row: &mut Behind| "new".clone_into(&mut row.name);
-                let done = cut.run(self.behind.modify(id, change)).await;
-                Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
+                let change = |row: &mut Through| "new".clone_into(&mut row.name);
+                let done = cut.run(through.modify(id, change)).await;
+                Left::of(&done).then(&done, Rows::Through, id, Some("new"))
+            }
+            "modify_or_insert" => {
+                let change = |row: &mut Through| "newer".clone_into(&mut row.name);
+                let done = cut.run(through.modify_or_insert(&row(new), change)).await;
+                Left::of(&done).then(&done, Rows::Through, new, Some("new"))
             }
             unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
@@ -664,6 +711,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         let (outcome, effects) = match name {
             "find" => (cut.run(within.find(id)).await.map(unit), vec![]),
             "exists" => (cut.run(within.exists(id)).await.map(unit), vec![]),
+            "find_many" => (
+                cut.run(within.find_many(&[id, new])).await.map(unit),
+                vec![],
+            ),
             "insert" => (
                 cut.run(within.insert(&row(new))).await.map(unit),
                 vec![(new, Some("new"))],
@@ -672,6 +723,13 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 cut.run(within.update(&row(id))).await.map(unit),
                 vec![(id, Some("new"))],
             ),
+            "modify" => {
+                let change = |row: &mut Through| "new".clone_into(&mut row.name);
+                (
+                    cut.run(within.modify(id, change)).await.map(unit),
+                    vec![(id, Some("new"))],
+                )
+            }
             "save" => (
                 cut.run(within.save(&row(id))).await.map(unit),
                 vec![(id, Some("new"))],
@@ -832,10 +890,44 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         left
     }
 
+    async fn run_lookup(&self, name: &str, cut: Cut) -> Left {
+        let id = self.old_row().await;
+        self.execute(format!("UPDATE items SET quantity = {id} WHERE id = {id}"))
+            .await;
+        let found = &self.found;
+        let one = (id, "old".to_owned());
+        let left = match name {
+            "find_by" => Left::of(&cut.run(found.find_by(0, one)).await),
+            "exists_by" => Left::of(&cut.run(found.exists_by(0, one)).await),
+            "invalidate_by" => Left::of(&cut.run(found.invalidate_by(0, one)).await),
+            "find_many_by" => {
+                let values = vec![one, (id, "none".to_owned())];
+                Left::of(&cut.run(found.find_many_by(0, values)).await)
+            }
+            "find_all_many" => {
+                Left::of(&cut.run(found.find_all_many(1, vec![(id,), (-id,)])).await)
+            }
+            "count_by" => Left::of(&cut.run(found.count_by(1, (1_i64,))).await),
+            "a page of a list" => {
+                let page = found.find_all_by(1, (id,)).limit(1);
+                Left::of(&cut.run(page.into_future()).await)
+            }
+            "a page beyond what is cached of a list" => {
+                let page = found.find_all_by(1, (1_i64,)).limit(5);
+                Left::of(&cut.run(page.into_future()).await)
+            }
+            _ => panic!("nobody has said how `{name}` runs"),
+        };
+        left.row(Rows::Items, id)
+    }
+
     async fn run_otherwise(&self, name: &str, cut: Cut) -> Left {
         let (id, new) = (self.old_row().await, self.id());
         let (behind, row) = (&self.behind, |id| Behind::new(id, "new"));
         match name {
+            "a page of a list" | "a page beyond what is cached of a list" => {
+                self.run_lookup(name, cut).await
+            }
             "the id of the database is installed" => {
                 Left::of(&cut.run(larder::schema::install(&self.pool)).await)
             }
@@ -854,6 +946,11 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "delete into a queue" => {
                 let done = cut.run(behind.delete(id)).await;
                 Left::of(&done).then(&done, Rows::Behind, id, None)
+            }
+            "modify into a queue" => {
+                let change = |row: &mut Behind| "new".clone_into(&mut row.name);
+                let done = cut.run(behind.modify(id, change)).await;
+                Left::of(&done).then(&done, Rows::Behind, id, Some("new"))
             }
             "a flusher that is dropped while it works" => {
                 let flusher = behind.start_flushing().await.unwrap();
@@ -1057,6 +1154,7 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world:
     let (mut operations, mut polls, mut drops) = (0, 0, 0);
     for group in [
         REPOSITORY,
+        LOOKUPS,
         WITHIN,
         TRANSACTION,
         FLUSHER,

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod altered_table;
+mod batch;
 mod behind;
 mod binding;
 mod bulk;
@@ -19,9 +20,12 @@ mod journal;
 mod key;
 mod large_rows;
 mod late_fills;
+mod list;
 mod loads;
 mod log_lines;
+mod lookup;
 mod lost_transactions;
+mod modify;
 mod negative;
 mod on_outage;
 mod outage;

@@ -126,6 +126,22 @@ macro_rules! entities {
             other: ::core::option::Option<crate::Other>,
         }
 
+        #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Cached)]
+        #[cached(table = "found", unique(user, name), index(find, values, order_by = "row desc"))]
+        pub struct Found {
+            #[cached(id)]
+            id: i64,
+            user: i64,
+            #[cached(unique(fold = "lower"))]
+            name: ::std::string::String,
+            #[cached(index)]
+            #[sqlx(try_from = "i64")]
+            find: u64,
+            #[cached(unique)]
+            values: ::core::option::Option<i64>,
+            row: i64,
+        }
+
         #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Columns)]
         pub struct Nested {
             #[sqlx(flatten)]
@@ -137,7 +153,7 @@ macro_rules! entities {
             value: crate::Other,
         }
 
-        from_row! { Plain Through Behind Composite Nested Deeper }
+        from_row! { Plain Through Behind Composite Found Nested Deeper }
     };
 }
 

@@ -8,6 +8,7 @@ mod derive_cost;
 mod frozen;
 mod l2_hit;
 mod l2_peer;
+mod lookups;
 mod memory_hit;
 mod reads;
 mod round_trip;
@@ -49,6 +50,10 @@ targets! {
     "l2-hit-1", "what does a hit in Redis cost, beside a GET by hand?" => l2_hit::latency, l2_hit::latency_control;
     "l2-hit-64", "how many hits in Redis do 64 tasks get, beside GETs by hand?" => l2_hit::throughput, l2_hit::throughput_control;
     "l2-peer", "how many hits in Redis do 64 tasks get, beside other caches?" => l2_peer::run, l2_hit::throughput_control;
+    "find-many", "what do a hundred rows cost, beside MGET and ANY by hand?" => lookups::find_many, lookups::control;
+    "find-by", "what does a hit by another column cost, beside one by id?" => lookups::find_by, lookups::control;
+    "list-50", "what does a cached list of fifty rows cost, beside one by hand?" => lookups::list, lookups::control;
+    "update-indexed", "what do lookups cost an update?" => lookups::update, lookups::control;
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;

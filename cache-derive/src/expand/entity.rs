@@ -4,6 +4,7 @@ use proc_macro2::{Literal, Span, TokenStream};
 use quote::quote;
 use syn::Ident;
 
+use super::lookups;
 use crate::{
     ast::Word,
     model::{Entity, Id, Negative, Policy},
@@ -47,6 +48,8 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         },
         entity.is_versioned(),
     );
+    let lookups = lookups::specs(&private, &entity.lookups);
+    let lookup_keys = lookups::keys(&private, &entity.lookups);
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
     quote! {
@@ -54,10 +57,11 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
+            #lookup_keys
             #private::bindings! { #ident }
         }
     }

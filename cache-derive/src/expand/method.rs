@@ -18,10 +18,14 @@ pub(super) enum Parameter {
     Nothing,
     Id,
     Ids,
+    /// Ids of one type that can be passed as an id, and that can be the key of a map.
+    MapIds,
     Row,
     Rows,
     /// An id and what to do with the row.
     Change,
+    /// A row and what to do with the one in its place.
+    RowChange,
 }
 
 /// Where writes go, which decides what the repository can do.

@@ -14,11 +14,20 @@ use super::{
 };
 
 /// Returns the methods in the order of the documentation.
-pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> Vec<Method> {
+pub(super) fn methods(
+    entity: &Ident,
+    private: &TokenStream,
+    any_id: &Ident,
+    any_result: &Ident,
+    writes: Writes,
+) -> Vec<Method> {
+    let modified = &quote!(
+        #private::Modified<#entity, <#any_result as #private::ChangeResult>::Value>
+    );
     let name = &entity.unraw().to_string();
     let row = &quote!(::std::sync::Arc<#entity>);
     let words = Words::of(writes);
-    let mut methods = reads(name, entity, row, private, &words);
+    let mut methods = reads(name, entity, row, private, any_id, &words);
     match writes {
         Writes::Database { versioned } | Writes::Unknown { versioned } => {
             methods.extend(row_writes(name, row, versioned));
@@ -27,8 +36,14 @@ pub(super) fn methods(entity: &Ident, private: &TokenStream, writes: Writes) -> 
         Writes::Queue => methods.extend(queued::writes(name, row)),
         Writes::Nowhere => {}
     }
+    match writes {
+        Writes::Database { .. } | Writes::Unknown { .. } => {
+            methods.extend(modify(name, modified, row, writes));
+        }
+        Writes::Queue => methods.extend(queued::modify(name, modified, row)),
+        Writes::Nowhere => {}
+    }
     if writes.may_queue() {
-        methods.push(queued::modify(name, row));
         methods.extend(queued::queue(name, private));
     }
     methods.extend(upkeep(name, row, private, &words));
@@ -67,6 +82,7 @@ fn reads(
     entity: &Ident,
     row: &TokenStream,
     private: &TokenStream,
+    any_id: &Ident,
     words: &Words,
 ) -> Vec<Method> {
     let &Words {
@@ -101,6 +117,30 @@ fn reads(
             ),
             "Fails if the database cannot be read.",
         ),
+        Method {
+            parameter: Parameter::Ids,
+            ..read(
+                "find_many",
+                &quote!(::std::vec::Vec<#maybe_row>),
+                &format!(
+                    "Returns each `{name}` with one of these ids, in the order of `ids`; `None` if there is no such row. The \
+                     cache is read in one round trip for 500 ids, and what it lacks with one statement. The rows are not a \
+                     snapshot of one moment."
+                ),
+                unreadable,
+            )
+        },
+        Method {
+            parameter: Parameter::MapIds,
+            ..read(
+                "find_map",
+                &quote!(::std::collections::HashMap<#any_id, #row>),
+                &format!(
+                    "Finds each `{name}` as `find_many` does, and returns those that exist by their ids."
+                ),
+                unreadable,
+            )
+        },
         read(
             "exists",
             &quote!(::core::primitive::bool),
@@ -187,6 +227,28 @@ fn row_writes(name: &str, row: &TokenStream, versioned: bool) -> Vec<Method> {
         ]
     };
     vec![insert, update, save, delete]
+}
+
+/// Returns the methods that change a row, for an entity whose writes go to the database.
+fn modify(name: &str, modified: &TokenStream, row: &TokenStream, writes: Writes) -> [Method; 2] {
+    let others = match writes {
+        Writes::Database { versioned: true } | Writes::Unknown { versioned: true } => {
+            "The row is not locked: if another write comes in between, nothing is written, and `change` is called again with the \
+             new row. So `change` should do nothing but change the row. Only the columns that it changes are written."
+        }
+        _ => {
+            "The row is read under a lock, in a transaction of its own, so that no other write comes in between. Only the columns \
+             that `change` changes are written."
+        }
+    };
+    queued::modifications(
+        name,
+        modified,
+        row,
+        others,
+        "Fails if the database fails.",
+        "If the future is dropped before it ends, the row may or may not have been changed, and no transaction stays open.",
+    )
 }
 
 /// Writes of many rows, in one transaction each.

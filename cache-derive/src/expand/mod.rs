@@ -8,6 +8,7 @@
 mod bounds;
 mod entity;
 mod fields;
+mod lookups;
 mod method;
 mod methods;
 mod names;

@@ -21,15 +21,24 @@ pub(crate) const PARAMETERS: &[&str] = &[
     "row",
     "rows",
     "transaction",
+    "values",
 ];
 
 /// ```text
 /// use ::larder::__private::{shadow as cache, shadow as change, ..};
 /// ```
-pub(super) fn shadows(private: &TokenStream) -> TokenStream {
+///
+/// The parameters of lookups are named after fields.
+pub(super) fn shadows(private: &TokenStream, fields: &[Ident]) -> TokenStream {
     let names = PARAMETERS
         .iter()
         .map(|name| Ident::new(name, Span::call_site()));
+    let mut names: Vec<_> = names.collect();
+    for field in fields {
+        if !names.contains(field) {
+            names.push(field.clone());
+        }
+    }
     quote!(use #private::{#(shadow as #names),*};)
 }
 

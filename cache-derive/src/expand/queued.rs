@@ -51,22 +51,62 @@ pub(super) fn writes(name: &str, row: &TokenStream) -> Vec<Method> {
     ]
 }
 
-/// Returns the method that changes a row without another write of the row in between.
-pub(super) fn modify(name: &str, row: &TokenStream) -> Method {
-    write(
-        "modify",
-        Parameter::Change,
-        row.clone(),
+/// Returns the methods that change a row without another write of the row in between.
+pub(super) fn modify(name: &str, modified: &TokenStream, row: &TokenStream) -> [Method; 2] {
+    let errors = format!("{UNQUEUED} {UNKNOWN} {REFUSED}");
+    modifications(
+        name,
+        modified,
+        row,
         &format!(
-            "Changes the `{name}` with this id and returns it. `change` gets the current row. If another write of the row comes \
-             in between, nothing is queued, and `change` is called again with the new row. So `change` should do nothing but \
-             change the row. {ACKNOWLEDGED}"
+            "If another write of the row comes in between, nothing is queued, and `change` is called again with the new row. So \
+             `change` should do nothing but change the row. {ACKNOWLEDGED}"
         ),
-        &format!(
-            "Fails with the kind `NotFound` if there is no such row, and with the kind `Conversion` if `change` gives the row \
-             another id. {UNQUEUED} {UNKNOWN} {REFUSED}"
-        ),
+        &errors,
+        "If the future is dropped before it ends, the change may or may not be queued.",
     )
+}
+
+/// Returns the methods that change a row, with what they do about other writes of it.
+pub(super) fn modifications(
+    name: &str,
+    modified: &TokenStream,
+    row: &TokenStream,
+    others: &str,
+    errors: &str,
+    cancel: &str,
+) -> [Method; 2] {
+    let refused = "Fails with the kind `NotFound` if there is no such row, with the kind `Refused` if `change` returns an error, \
+                   and with the kind `Conversion` if `change` gives the row another id.";
+    [
+        Method {
+            name: "modify",
+            inner: "modify",
+            parameter: Parameter::Change,
+            returns: modified.clone(),
+            docs: docs(
+                &format!(
+                    "Changes the `{name}` with this id and returns it. `change` gets the current row. {others} `change` returns \
+                     nothing, or a `Result`: its value is passed on, and its error stops the operation."
+                ),
+                &format!("{refused} {errors}"),
+                cancel,
+            ),
+        },
+        Method {
+            name: "modify_or_insert",
+            inner: "modify_or_insert",
+            parameter: Parameter::RowChange,
+            returns: row.clone(),
+            docs: docs(
+                &format!(
+                    "Changes the `{name}` with the id of `row` as `modify` does, or inserts `row` as it is if there is none."
+                ),
+                &format!("Fails as `modify` and `insert` do. {errors}"),
+                cancel,
+            ),
+        },
+    ]
 }
 
 /// Returns the methods that work on the queue itself.

@@ -8,13 +8,13 @@ use quote::{format_ident, quote};
 use syn::{Visibility, ext::IdentExt};
 
 use super::{
-    entity,
+    entity, lookups,
     method::{Method, Parameter, Writes},
     methods, names, queued,
 };
 use crate::{
     ast::Input,
-    model::{Entity, Table},
+    model::{Entity, LookupField, Table, lookup_suffix},
     validate,
 };
 
@@ -40,15 +40,26 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
         }
     };
     let name = entity.repository.as_ref();
-    Repository::new(
+    let lookups = entity.lookups.iter().map(|lookup| RepositoryLookup {
+        is_unique: lookup.is_unique,
+        suffix: lookup.method_suffix(),
+        idents: lookup
+            .fields
+            .iter()
+            .map(|field| field.ident.clone())
+            .collect(),
+        fields: Some(&lookup.fields),
+    });
+    let mut repository = Repository::new(
         ident,
         name,
         &entity.visibility,
         paths.private(),
         Some(id),
         writes,
-    )
-    .items()
+    );
+    repository.lookups = lookups.collect();
+    repository.items()
 }
 
 /// The repository of an entity with a mistake: the same names, and bodies that are never run.
@@ -57,7 +68,18 @@ pub(super) fn of_faulty(input: &Input) -> Items {
     let name = validate::repository(input);
     let versioned = is_versioned(input);
     let writes = Writes::Unknown { versioned };
-    Repository::new(&input.ident, name, &input.visibility, private, None, writes).items()
+    let mut repository =
+        Repository::new(&input.ident, name, &input.visibility, private, None, writes);
+    let lookups = validate::lookups(input).into_iter();
+    repository.lookups = lookups
+        .map(|(is_unique, idents)| RepositoryLookup {
+            is_unique,
+            suffix: lookup_suffix(idents.iter()),
+            idents,
+            fields: None,
+        })
+        .collect();
+    repository.items()
 }
 
 /// Whether rows are deleted in their version, as far as an input with a mistake says. With a queue the version is the
@@ -76,9 +98,21 @@ struct Repository<'a> {
     database: Ident,
     /// The type parameter for what is passed as an id.
     any_id: Ident,
+    /// The type parameter for what a change of a row returns.
+    any_result: Ident,
     /// The type of the id; `None` after an error.
     id: Option<TokenStream>,
     writes: Writes,
+    lookups: Vec<RepositoryLookup<'a>>,
+}
+
+/// A lookup that the repository has methods for.
+struct RepositoryLookup<'a> {
+    is_unique: bool,
+    suffix: String,
+    idents: Vec<Ident>,
+    /// `None` after an error.
+    fields: Option<&'a [LookupField]>,
 }
 
 impl<'a> Repository<'a> {
@@ -104,14 +138,17 @@ impl<'a> Repository<'a> {
             visibility,
             database: names::free("DB", &tokens),
             any_id: names::free("Id", &tokens),
+            any_result: names::free("R", &tokens),
             private,
             id,
             writes,
+            lookups: Vec::new(),
         }
     }
 
     fn items(&self) -> Items {
-        let shadows = names::shadows(&self.private);
+        let fields = self.lookups.iter().flat_map(|lookup| lookup.idents.clone());
+        let shadows = names::shadows(&self.private, &fields.collect::<Vec<_>>());
         let (traits, constructors, methods) = (self.traits(), self.constructors(), self.methods());
         Items {
             type_item: self.type_item(),
@@ -250,15 +287,31 @@ impl<'a> Repository<'a> {
             ident,
             private,
             database,
+            any_id,
             ..
         } = self;
-        let methods = methods::methods(entity, private, self.writes);
+        let methods = methods::methods(entity, private, any_id, &self.any_result, self.writes);
         let methods = methods.iter().map(|method| self.method(method));
+        let lookups = self.lookups.iter().enumerate().map(|(place, lookup)| {
+            let methods = lookups::Methods {
+                entity,
+                private,
+                database,
+                place,
+                is_unique: lookup.is_unique,
+                suffix: lookup.suffix.clone(),
+                idents: lookup.idents.clone(),
+                fields: lookup.fields,
+            };
+            methods.tokens()
+        });
         let within = self.within();
         let dead_letters = self.dead_letters();
         quote! {
             impl<#database: #private::Backend> #ident<#database> {
                 #(#methods)*
+
+                #(#lookups)*
 
                 #within
                 #dead_letters
@@ -347,30 +400,51 @@ impl<'a> Repository<'a> {
             entity,
             private,
             any_id,
+            any_result,
             ..
         } = self;
         let name = Ident::new(method.name, Span::call_site());
         let returns = &method.returns;
         let docs = &method.docs;
-        let change = quote!(impl ::core::ops::FnMut(&mut #entity) + ::core::marker::Send);
+        let change =
+            quote!(impl ::core::ops::FnMut(&mut #entity) -> #any_result + ::core::marker::Send);
         let (parameters, arguments) = match (&method.parameter, &self.id) {
             (Parameter::Nothing, _) => (quote!(), quote!()),
             (Parameter::Row, _) => (quote!(row: &#entity), quote!(row)),
             (Parameter::Rows, _) => (quote!(rows: &[#entity]), quote!(rows)),
             (Parameter::Ids, Some(id)) => (quote!(ids: &[#id]), quote!(ids)),
+            (Parameter::MapIds, _) => (quote!(ids: &[#any_id]), quote!(ids)),
             (Parameter::Id, _) | (Parameter::Ids, None) => (quote!(id: #any_id), quote!(id)),
             (Parameter::Change, _) => (quote!(id: #any_id, change: #change), quote!(id, change)),
+            (Parameter::RowChange, _) => {
+                (quote!(row: &#entity, change: #change), quote!(row, change))
+            }
         };
         let future = quote! {
             impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>>
         };
         let takes_id = matches!(method.parameter, Parameter::Id | Parameter::Change);
+        let result = quote!(#any_result: #private::ChangeResult);
         let (generics, future) = match &self.id {
+            Some(id) if matches!(method.parameter, Parameter::Change) => (
+                quote!(<#any_id: #private::AsId<#id>, #result>),
+                quote!(#any_id::Operation<#future>),
+            ),
+            None if matches!(method.parameter, Parameter::Change) => {
+                (quote!(<#any_id, #result>), future)
+            }
+            _ if matches!(method.parameter, Parameter::RowChange) => {
+                (quote!(<#result<Value = ()>>), future)
+            }
             Some(id) if takes_id => (
                 quote!(<#any_id: #private::AsId<#id>>),
                 quote!(#any_id::Operation<#future>),
             ),
-            None if takes_id || matches!(method.parameter, Parameter::Ids) => {
+            Some(id) if matches!(method.parameter, Parameter::MapIds) => (
+                quote!(<#any_id: #private::AsId<#id> + ::core::clone::Clone + ::core::cmp::Eq + ::core::hash::Hash>),
+                future,
+            ),
+            None if takes_id || matches!(method.parameter, Parameter::Ids | Parameter::MapIds) => {
                 (quote!(<#any_id>), future)
             }
             _ => (quote!(), future),

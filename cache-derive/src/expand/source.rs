@@ -192,6 +192,8 @@ pub(super) fn source_impl(entity: &Entity) -> TokenStream {
     let id_type = super::entity::id_type(&entity.id);
     let parts = || entity.id.parts();
     let bounds = distinct(parts().map(|part| part.stored.as_ref().unwrap_or(&part.ty)));
+    let of_lookups = super::lookups::bounds(&private, entity);
+    let lookups = super::lookups::source(&private, entity);
     let bind = parts().enumerate().map(|(index, part)| {
         let index = syn::Index::from(index);
         let value = match entity.id.rest.is_empty() {
@@ -218,6 +220,7 @@ pub(super) fn source_impl(entity: &Entity) -> TokenStream {
             Self: #private::Columns<__CachedDb>,
             Self: for<'__cached> #private::FromRow<'__cached, __CachedDb::Row>,
             #(#bounds: #private::Column<__CachedDb>,)*
+            #(#of_lookups,)*
         {
             fn bind_id(
                 __cached_id: &#id_type,
@@ -226,6 +229,7 @@ pub(super) fn source_impl(entity: &Entity) -> TokenStream {
                 #(#bind?;)*
                 ::core::result::Result::Ok(())
             }
+            #lookups
         }
     }
 }
@@ -248,7 +252,7 @@ fn bounds(private: &TokenStream, table: &Table) -> Vec<TokenStream> {
 }
 
 /// The types without repetition, so that no bound is stated twice.
-fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
+pub(super) fn distinct<'a>(types: impl Iterator<Item = &'a Type>) -> Vec<&'a Type> {
     let mut seen = Vec::new();
     types
         .filter(|ty| {

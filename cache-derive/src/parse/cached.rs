@@ -8,7 +8,7 @@ use super::{
     value, words,
 };
 use crate::{
-    ast::{Setting, Settings, Value},
+    ast::{Lookup, Setting, Settings, Value},
     diagnostics::{Errors, nearest},
     grammar::{self, Form, Key, Place},
 };
@@ -67,6 +67,10 @@ fn setting(errors: &mut Errors, place: Place, entry: Entry, settings: &mut Setti
                 group(errors, place, tokens, &mut inner);
                 Value::Group(inner)
             }
+            (Form::Lookup(_), Written::Nothing) => Value::Lookup(Lookup::default()),
+            (Form::Lookup(inside), Written::Parentheses(tokens)) if !tokens.is_empty() => {
+                Value::Lookup(lookup(errors, inside, tokens))
+            }
             (_, written) => value::read(errors, key, &written, &entry.tokens),
         };
         let name = entry.name;
@@ -89,6 +93,34 @@ fn setting(errors: &mut Errors, place: Place, entry: Entry, settings: &mut Setti
             value: Value::Unreadable,
         }));
     }
+}
+
+/// Reads the names of fields, and the keys between them.
+fn lookup(errors: &mut Errors, inside: Place, tokens: TokenStream) -> Lookup {
+    let mut lookup = Lookup::default();
+    for entry in list::entries(tokens) {
+        match entry {
+            Ok(entry) => {
+                let name = entry.name.unraw().to_string();
+                let is_field = matches!(entry.value, Written::Nothing)
+                    && grammar::find(inside, &name).is_none();
+                if is_field {
+                    lookup.fields.push(entry.name);
+                } else {
+                    setting(errors, inside, entry, &mut lookup.options);
+                }
+            }
+            Err(tokens) => {
+                let surroundings = inside.surroundings();
+                errors.report(
+                    tokens,
+                    format!("expected the name of a field or a key of `{surroundings}`"),
+                );
+                lookup.options.garbled = true;
+            }
+        }
+    }
+    lookup
 }
 
 fn misplaced(place: Place, key: &Key) -> String {

@@ -38,10 +38,32 @@ fn plain(word: &str) -> String {
     letters.flat_map(char::to_lowercase).collect()
 }
 
+const UNIQUE: &[&str] = &[
+    "uniquekey",
+    "uniqueindex",
+    "alternatekey",
+    "naturalid",
+    "findby",
+];
+const INDEX: &[&str] = &["indexed", "lookup", "secondary", "findall", "list"];
+const FOLD: &[&str] = &["case", "collate", "lower", "ignorecase"];
+
 /// For each key the names that other tools have for it, as [`plain`] writes them.
 const KEYS: &[(Place, &str, &[&str])] = &[
     (Place::Struct, "table", &["tablename", "relation", "from"]),
     (Place::Struct, "name", &["entity", "entityname", "typename"]),
+    (Place::Struct, "unique", UNIQUE),
+    (Place::Field, "unique", UNIQUE),
+    (Place::Struct, "index", INDEX),
+    (Place::Field, "index", INDEX),
+    (
+        Place::Index,
+        "order_by",
+        &["order", "sort", "orderby", "sortby"],
+    ),
+    (Place::Index, "max", &["limit", "maxids"]),
+    (Place::Unique, "fold", FOLD),
+    (Place::Index, "fold", FOLD),
     (
         Place::Struct,
         "repository",
@@ -139,19 +161,6 @@ const VALUES: &[(&str, &str, &[&str])] = &[
 
 /// Names of keys that larder does not have, as [`plain`] writes them, and the end of the message about them.
 const ABSENT: &[(&[&str], &str)] = &[
-    (
-        &[
-            "index",
-            "indexed",
-            "unique",
-            "lookup",
-            "findby",
-            "secondary",
-            "alternatekey",
-        ],
-        "larder finds rows by their id only\n\
-         help: find the id by another column with sqlx, and then the row with `find`; the table may have any index",
-    ),
     (
         &["tag", "tags", "group", "groups"],
         "larder has no tags\n\

@@ -224,6 +224,8 @@ fn key_of_another_tool_is_answered_with_what_it_is_called_here() {
         ("auto_increment", "generated"),
         ("ignore", "skip"),
         ("etag", "version"),
+        ("find_by", "unique"),
+        ("lookup", "index"),
     ] {
         one(
             &with_field(&format!("#[cached({written})] #[sqlx(default)] a: i64")),
@@ -234,14 +236,6 @@ fn key_of_another_tool_is_answered_with_what_it_is_called_here() {
 
 #[test]
 fn key_that_larder_does_not_have_is_answered_with_what_it_has() {
-    for written in ["index", "unique", "find_by", "lookup"] {
-        one(
-            &with_field(&format!("#[cached({written})] a: i64")),
-            &format!(
-                "unknown key `{written}` in `#[cached(..)]`; larder finds rows by their id only\nhelp: find the id"
-            ),
-        );
-    }
     for (written, instead) in [
         (
             "rename = \"b\"",
@@ -264,7 +258,6 @@ fn key_that_larder_does_not_have_is_answered_with_what_it_has() {
             "capacity",
             "how many rows fit is an option of the in-process store",
         ),
-        ("index", "larder finds rows by their id only"),
         ("schema", "the schema is a part of the name of the table"),
         ("refresh_ahead", "larder loads a row when it is read"),
         (
@@ -1151,4 +1144,138 @@ fn nearest_name_is_a_slip_away() {
     assert_eq!(nearest("TTL", names), Some("ttl"));
     assert_eq!(nearest("expiry", names), None);
     assert_eq!(nearest("x", names), None);
+}
+
+/// An entity with these keys on the struct, and fields of many kinds.
+fn found_by(keys: &str) -> String {
+    format!(
+        r#"#[cached(table = "users", {keys})] struct User {{
+            #[cached(id)] id: i64, tenant: i64, email: String, badge: Option<i64>, score: f64, #[sqlx(json)] meta: Meta,
+            #[sqlx(flatten)] address: Address, #[cached(skip)] #[sqlx(skip)] label: String, created_at: i64
+        }}"#
+    )
+}
+
+#[test]
+fn lookups_name_fields_that_rows_can_be_found_by() {
+    for key in ["unique", "index"] {
+        let of = |fields: &str| found_by(&format!("{key}({fields})"));
+        assert_eq!(faults(&of("tenant, email")), [""; 0]);
+        assert_eq!(faults(&of("badge")), [""; 0]);
+        one(
+            &of("tenant, emial"),
+            &format!("there is no field `emial` for `{key}`; did you mean `email`?"),
+        );
+        one(
+            &of("zzzzzzzz"),
+            &format!("there is no field `zzzzzzzz` for `{key}`; the fields are `id`, `tenant`, "),
+        );
+        one(&of("email, email"), "`email` is named twice; remove one");
+        one(
+            &of("score"),
+            &format!("a floating point number cannot be in `{key}`"),
+        );
+        one(&of("meta"), "`meta` is stored as JSON");
+        one(&of("address"), "`address` is flattened");
+        one(&of("label"), "`label` is left out of every statement");
+        one(
+            &of("id"),
+            &format!("`{key}` contains the id, which finds one row by itself"),
+        );
+        one(&of("email, id"), &format!("`{key}` contains the id"));
+        one(
+            &found_by(key),
+            &format!("`{key}` on the struct names the fields"),
+        );
+        one(
+            &with_field(&format!("#[cached({key}(tenant))] email: String")),
+            &format!(
+                "`{key}` on a field is about this field; write `#[cached({key}(email, tenant))]` on the struct"
+            ),
+        );
+        one(
+            &of("badge, fold = \"lower\""),
+            "`fold` compares texts, and none of the fields is a `String`",
+        );
+        one(
+            &of("email, fold = \"upper\""),
+            "unknown value `upper` for `fold`; the values are `lower`",
+        );
+        one(
+            &with_field(&format!(
+                "#[cached({key})] #[sqlx(try_from = \"i64\")] badge: Option<Badge>"
+            )),
+            "`badge` is an `Option` that is written through `try_from`",
+        );
+    }
+}
+
+#[test]
+fn part_of_a_composite_id_can_be_an_index() {
+    let seat = r#"#[cached(table = "seats")] struct Seat { #[cached(id, index)] flight: i64, #[cached(id)] number: String }"#;
+    assert_eq!(faults(seat), [""; 0]);
+}
+
+#[test]
+fn two_lookups_cannot_have_the_same_methods() {
+    let twice = "unique(tenant, email), index(tenant, email)";
+    one(
+        &found_by(twice),
+        "two lookups would have the methods of `tenant_and_email`",
+    );
+    one(
+        r#"#[cached(table = "t", unique(a, b))] struct T { #[cached(id)] id: i64, a: i64, b: i64, #[cached(index)] a_and_b: i64 }"#,
+        "two lookups would have the methods of `a_and_b`",
+    );
+    assert_eq!(
+        faults(&found_by(
+            "unique(tenant, email), unique(email), index(tenant)"
+        )),
+        [""; 0]
+    );
+}
+
+#[test]
+fn order_of_an_index_names_columns_that_are_never_null() {
+    let by = |order: &str| found_by(&format!("index(tenant, order_by = \"{order}\")"));
+    for order in [
+        "email",
+        "created_at desc",
+        "created_at DESC, email asc",
+        "id desc",
+    ] {
+        assert_eq!(faults(&by(order)), [""; 0], "{order}");
+    }
+    one(&by("badge"), "`badge` can be `NULL`");
+    one(
+        &by("creatd_at"),
+        "there is no field `creatd_at` for `order_by`; did you mean `created_at`?",
+    );
+    one(&by("email down"), "`email down` is no order");
+    one(&by("email,"), "`` is no order");
+    one(&by(""), "`` is no order");
+    one(&by("1"), "`1` is no field");
+    one(
+        &found_by("unique(email, order_by = \"email\")"),
+        "`order_by` belongs inside `index(..)`, not inside `unique(..)`",
+    );
+    one(
+        &found_by("index(tenant, max = 0)"),
+        "`max` expects a whole number from 1 to 100000",
+    );
+}
+
+#[test]
+fn queued_writes_are_not_found_by_lookups() {
+    for key in ["unique", "index"] {
+        let queued = format!(
+            r#"#[cached(table = "t", strategy = "write_behind")] struct T {{ #[cached(id)] id: i64, #[cached({key})] a: i64, #[cached({key})] b: i64 }}"#
+        );
+        one(
+            &queued,
+            &format!(
+                "`{key}` cannot be used with `strategy = \"write_behind\"`: a lookup reads the database"
+            ),
+        );
+    }
 }

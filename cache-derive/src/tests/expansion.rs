@@ -239,7 +239,6 @@ fn entity_has_no_method_that_it_cannot_use() {
         method_names(&input)
     };
     let of_a_queue = [
-        "modify",
         "install",
         "start_flushing",
         "flush",
@@ -294,6 +293,8 @@ fn an_entity_that_is_only_read_has_no_writing_methods() {
             "find",
             "find_outcome",
             "find_uncached",
+            "find_many",
+            "find_map",
             "exists",
             "invalidate",
             "invalidate_all",

@@ -5,7 +5,15 @@ use crate::grammar::{KEYS, Key, Place, QUEUE};
 
 /// Whether the key stands in the parentheses of another one.
 fn is_inner(key: &Key) -> bool {
-    matches!(key.place, Place::Lease | Place::Intent)
+    matches!(
+        key.place,
+        Place::Lease | Place::Intent | Place::Unique | Place::Index
+    )
+}
+
+/// Whether the key has a meaning both on the struct and on a field.
+fn is_lookup(key: &Key) -> bool {
+    matches!(key.name, "unique" | "index")
 }
 
 /// An entity without a mistake in which `key` stands at its place.
@@ -20,9 +28,15 @@ fn entity_with(key: &str, place: Place) -> String {
         r#"#[cached(table = "t")]"#
     };
     match place {
+        Place::Struct if key.starts_with("unique(") || key.starts_with("index(") => format!(
+            "#[cached({key})] {table} struct E {{ #[cached(id)] id: i64, tenant: i64, email: String, country: String, created_at: i64 }}"
+        ),
         Place::Struct | Place::Lease | Place::Intent => {
             format!("#[cached({key})] {table} struct E {{ #[cached(id)] id: i64 }}")
         }
+        Place::Unique | Place::Index => format!(
+            "{table} struct E {{ #[cached(id)] id: i64, #[cached({key})] email: String, created_at: i64 }}"
+        ),
         Place::Field if key == "id" => format!("{table} struct E {{ #[cached({key})] id: i64 }}"),
         Place::Field => {
             format!(
@@ -50,6 +64,8 @@ fn every_key_refuses_a_wrong_form_with_its_example() {
         let wrong = match key.place {
             Place::Lease => format!("lease({} = [])", key.name),
             Place::Intent => format!("intent({} = [])", key.name),
+            Place::Unique => format!("unique({} = [])", key.name),
+            Place::Index => format!("index({} = [])", key.name),
             Place::Struct | Place::Field => format!("{} = []", key.name),
         };
         let faults = faults(&entity_with(&wrong, key.place));
@@ -76,11 +92,13 @@ fn every_key_of_the_queue_stands_on_the_struct() {
 fn every_key_is_misplaced_elsewhere() {
     for key in KEYS
         .iter()
-        .filter(|key| !is_inner(key) && key.name != "ttl")
+        .filter(|key| !is_inner(key) && !is_lookup(key) && key.name != "ttl")
     {
         let elsewhere = match key.place {
             Place::Struct => Place::Field,
-            Place::Field | Place::Lease | Place::Intent => Place::Struct,
+            Place::Field | Place::Lease | Place::Intent | Place::Unique | Place::Index => {
+                Place::Struct
+            }
         };
         // The key stands beside the required ones, so that it is the one mistake.
         let input = match elsewhere {
@@ -88,7 +106,7 @@ fn every_key_is_misplaced_elsewhere() {
                 r#"#[cached(table = "t")] struct E {{ #[cached(id)] id: i64, #[cached({})] field: i64 }}"#,
                 key.example
             ),
-            Place::Struct | Place::Lease | Place::Intent => format!(
+            Place::Struct | Place::Lease | Place::Intent | Place::Unique | Place::Index => format!(
                 r#"#[cached(table = "t", {})] struct E {{ #[cached(id)] id: i64 }}"#,
                 key.example
             ),

@@ -3,7 +3,7 @@
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-use super::{help, named, policy, queue, read_only, repository, table, text, word};
+use super::{help, lookup, named, policy, queue, read_only, repository, table, text, word};
 use crate::{
     ast::{Field, Input, Serde, Value},
     diagnostics::Errors,
@@ -22,6 +22,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     read_only::check(errors, input);
     check_versions(errors, input.fields());
     check_positions(errors, input);
+    let lookups = lookup::check(errors, input);
     Some(Entity {
         table: table(input),
         visibility: input.visibility.clone(),
@@ -32,6 +33,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
         is_read_only: input.settings.names("read_only"),
         policy,
+        lookups,
         id: id?,
     })
 }
@@ -79,7 +81,7 @@ fn check_table(errors: &mut Errors, input: &Input) -> Option<String> {
 /// The name is a part of keys, and of the names of queues, whose other parts are told by separators.
 fn check_name(errors: &mut Errors, input: &Input) -> String {
     let settings = &input.settings;
-    let chosen = policy::check_part(errors, settings, "name", "/@");
+    let chosen = policy::check_part(errors, settings, "name", "/@#");
     chosen.unwrap_or_else(|| input.ident.unraw().to_string())
 }
 

@@ -18,6 +18,8 @@ pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
         Derive::Columns => {
             check_nested(errors, field, "id");
             check_nested(errors, field, "version");
+            check_nested(errors, field, "unique");
+            check_nested(errors, field, "index");
         }
     }
     check_generated(errors, field);

@@ -2,13 +2,14 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
+//! writes in `queue`, those of lookups in `lookup`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
 
 mod entity;
 mod field;
+mod lookup;
 mod payload;
 mod policy;
 mod queue;
@@ -92,8 +93,16 @@ fn check_generics(errors: &mut Errors, input: &Input) {
 /// The second of two values would silently win, or lose.
 fn check_repeated(errors: &mut Errors, settings: &Settings) {
     for (index, setting) in settings.list.iter().enumerate() {
-        if let Value::Group(inner) = &setting.value {
-            check_repeated(errors, inner);
+        match &setting.value {
+            Value::Group(inner) => check_repeated(errors, inner),
+            Value::Lookup(lookup) => {
+                check_repeated(errors, &lookup.options);
+                // A struct has as many of them as it likes.
+                if !lookup.fields.is_empty() {
+                    continue;
+                }
+            }
+            _ => {}
         }
         let name = setting.key.name;
         let earlier = settings.list[..index]
@@ -225,6 +234,11 @@ pub(crate) fn repository(input: &Input) -> Option<&Ident> {
 /// Whether the settings name the strategy that queues writes. Also asked after an error, by the skeleton.
 pub(crate) fn queues(settings: &Settings) -> bool {
     queue::is_named(settings)
+}
+
+/// The lookups, as far as the input says. Also asked after an error, by the skeleton.
+pub(crate) fn lookups(input: &Input) -> Vec<(bool, Vec<Ident>)> {
+    lookup::suffixes(input)
 }
 
 /// Whether the field takes part in no statement.

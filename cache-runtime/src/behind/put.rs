@@ -24,11 +24,12 @@ use crate::{
         state::{Condition, Lease, Meta},
         token::Token,
     },
-    read::{LookedUp, outcome::Origin},
+    read::{LookedUp, content::RowOf, outcome::Origin},
     store::{
         Representation, Store,
         queue::{Body, Put, PutAnswer, QueueStore},
     },
+    write::modify::{ChangeResult, Modified},
 };
 
 /// How often a put is repeated before the write fails.
@@ -84,7 +85,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let verb = write.verb();
         let condition = match &write {
             Write::Save(_) => Condition::Any,
-            Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => Condition::Present,
+            Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) | Write::Modify(..) => {
+                Condition::Present
+            }
             Write::Insert(_) => Condition::Absent,
         };
         let target = Target {
@@ -114,32 +117,27 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Changes a row and queues it. If another writer changes the row at the same time, it starts again.
-    pub(crate) async fn modify(
+    pub(crate) async fn modify_queued<R: ChangeResult>(
         self: &Arc<Self>,
         id: &E::Id,
-        mut change: impl FnMut(&mut E) + Send,
-    ) -> Result<Arc<E>, Error> {
+        mut change: impl FnMut(&mut E) -> R + Send,
+    ) -> Result<Modified<E, R::Value>, Error> {
         const VERB: &str = "modify";
         let key = self.key(id)?;
+        let mut returned = None;
         let changed = self.exchange(VERB, &key, id, |row| {
             let Some(row) = row else {
                 return Err(self.unmet(VERB, &key, Condition::Present));
             };
-            let mut row = E::clone(&row);
-            change(&mut row);
-            if self.key(&row.id())? != key {
-                return Err(Error::new(
-                    ErrorKind::Conversion,
-                    format!(
-                        "failed to modify {}: the change gave the row another id",
-                        self.describe_row(&key)
-                    ),
-                ));
-            }
+            let (row, value) = self.changed(&key, &row, &mut change)?;
+            returned = Some(value);
             Ok(Some(Arc::new(row)))
         });
         let row = changed.await?;
-        Ok(row.expect("a change of a row leaves a row"))
+        Ok(Modified {
+            row: row.expect("a change of a row leaves a row"),
+            value: returned.expect("the change was called"),
+        })
     }
 
     /// Reads a row, or its absence. Calls `decide` for the new row, and queues that. If another writer changes the row at
@@ -160,7 +158,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let found = self.cache.store.get(key, self.fingerprint, codec).await;
             let found = found.map_err(|error| self.queue_away(verb, error))?;
             let token = found.token();
-            let (row, condition) = match (self.interpret(key, Ok(found)), token) {
+            let (row, condition) = match (self.interpret::<RowOf<E>>(key, Ok(found)), token) {
                 (LookedUp::Served(outcome), Some(token)) => {
                     (outcome.row, Condition::Unchanged(token))
                 }

@@ -14,7 +14,7 @@ use crate::{
     database::{backend::Backend, entity::Entity},
     error::Error,
     protocol::key::Key,
-    read::{LookedUp, Next},
+    read::{LookedUp, Next, content::RowOf},
     store::{
         Store,
         failpoint::Mechanism,
@@ -38,7 +38,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let (pending, payload) = match store.queued(key).await {
             Ok(Some(queued)) => queued,
             Ok(None) => return Ok(LookedUp::Unserved(Next::Lease { over: false })),
-            Err(error) => return Ok(self.interpret(key, Err(error))),
+            Err(error) => return Ok(self.interpret::<RowOf<E>>(key, Err(error))),
         };
         let identity = pending.meta.lease.identity;
         if identity.history != store.history() {
@@ -57,7 +57,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let dropped = store.settle(&partition.state.keys, incarnation, &settled, 0);
                 return Ok(match dropped.await {
                     Ok(()) => LookedUp::Unserved(Next::Lease { over: false }),
-                    Err(error) => self.interpret(key, Err(error)),
+                    Err(error) => self.interpret::<RowOf<E>>(key, Err(error)),
                 });
             }
         }

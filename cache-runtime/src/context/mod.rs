@@ -18,7 +18,9 @@ use crate::{
         backend::{Backend, Bound},
         column::ColumnSpec,
         entity::Entity,
-        fields, schema,
+        fields,
+        lookup::IdList,
+        schema,
         tables::check_name,
     },
     detached,
@@ -44,9 +46,12 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) keys: KeySpace,
     pub(crate) codec: Codec,
     pub(crate) fingerprint: u32,
+    /// Those of the entries of the lookups.
+    lookup_fingerprints: Vec<u32>,
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) flights: Flights<E>,
+    pub(crate) lookup_flights: Flights<IdList<E::Id>>,
     pub(crate) turns: Turns,
     pub(crate) row_gates: RowGates,
     /// The queue of a write-behind entity.
@@ -88,7 +93,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             bond.check_at_first_sight(&cache.ledger)?;
         }
         let keys = KeySpace::new(&namespace, spec.name, &policy);
-        cache.repairs.register(keys.prefix());
+        for prefix in keys.prefixes(!spec.lookups.is_empty()) {
+            cache.repairs.register(&prefix);
+        }
         let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
             let name = key::queue_name(&namespace, spec.name, &policy);
             let mut queue = Queue::new(&name, policy.queue);
@@ -106,11 +113,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let inner = Arc::new(Self {
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
+            lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns),
             database,
             codec,
             policy,
             counters: Counters::default(),
             flights: Flights::default(),
+            lookup_flights: Flights::default(),
             turns: Turns::new(cache.load_limits),
             row_gates: RowGates::default(),
             queue,
@@ -132,6 +141,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             );
             Error::with_source(ErrorKind::Conversion, message, error)
         })
+    }
+
+    /// Returns the fingerprint of the entries of a lookup. They depend on the layout of the id and on what is looked up.
+    pub(crate) fn lookup_fingerprint(&self, lookup: usize) -> u32 {
+        self.lookup_fingerprints[lookup]
     }
 
     /// Returns the partition of a key, if the entity has partitions.
@@ -222,6 +236,22 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
     }
     hash.write(&codec::shape::<E>().to_le_bytes());
     hash.finish()
+}
+
+/// Returns the fingerprint of each lookup: of its columns, its order, and the id.
+fn lookup_layouts<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> Vec<u32> {
+    let lookups = E::SPEC.lookups.iter().map(|lookup| {
+        let mut hash = Fingerprint::default();
+        hash.write(format!("{lookup:?}").as_bytes());
+        hash.write(E::SPEC.table.as_bytes());
+        for column in columns.iter().filter(|column| column.role.is_id()) {
+            hash.write(column.name.as_bytes());
+            hash.write(column.type_name().as_bytes());
+        }
+        hash.write(&codec::shape::<IdList<E::Id>>().to_le_bytes());
+        hash.finish()
+    });
+    lookups.collect()
 }
 
 fn check_codec<E: Entity>(codec: Codec, hazard: Option<&'static str>) -> Result<(), Error> {

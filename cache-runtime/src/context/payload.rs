@@ -19,6 +19,7 @@ use crate::{
     database::{
         backend::Backend,
         entity::Entity,
+        lookup::IdList,
         round_trip::{Carried, Mismatch},
     },
     error::{Error, ErrorKind},
@@ -91,6 +92,34 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Representation::Rows => (Payload::Shared(Arc::new(value) as _, bytes.len()), bytes),
             Representation::Bytes => (Payload::Bytes(bytes, 0), Vec::new()),
         })
+    }
+
+    /// Returns the payload of the ids that a lookup found, if the codec reproduces them.
+    pub(crate) fn encode_ids(&self, ids: &Arc<IdList<E::Id>>) -> Option<Payload> {
+        let carried = self.database.carry_ids(self.codec, ids);
+        let Carried { bytes, value } = carried
+            .inspect_err(|mismatch| {
+                self.counters.codec_mismatches.add_one();
+                self.cache
+                    .logged_mismatches
+                    .log_once(E::SPEC.name, mismatch);
+            })
+            .ok()?;
+        self.fits(&bytes).then(|| match self.cache.store.keeps() {
+            Representation::Rows => Payload::Shared(Arc::new(value) as _, bytes.len()),
+            Representation::Bytes => Payload::Bytes(bytes, 0),
+        })
+    }
+
+    /// Returns the ids in a payload, if they can be decoded.
+    pub(crate) fn decode_ids(&self, payload: Payload) -> Option<Arc<IdList<E::Id>>> {
+        match payload {
+            Payload::Bytes(bytes, header) => {
+                let ids = self.codec.decode(&bytes[header..]);
+                ids.ok().map(Arc::new)
+            }
+            Payload::Shared(ids, _) => ids.downcast().ok(),
+        }
     }
 
     /// Returns the encoded id of a row, if the codec reproduces it.

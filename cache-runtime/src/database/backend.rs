@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use sqlx::{
-    Connection, Database, Executor, Pool, Row, SqlStr, Type, error::BoxDynError,
+    Connection, Database, Decode, Executor, Pool, Row, SqlStr, Type, error::BoxDynError,
     pool::PoolConnection, query_with, types::Json,
 };
 
@@ -138,6 +138,25 @@ pub trait Backend: Database + sealed::Sealed + Sync {
     /// Returns how well a field fits a column, by its declared type and the type that the driver returns.
     #[doc(hidden)]
     fn fit(field: &ColumnSpec<Self>, declared: &Declared, actual: &Self::TypeInfo) -> Fit;
+
+    /// Reads a column.
+    #[doc(hidden)]
+    fn read<'r, T: Decode<'r, Self> + Type<Self>>(
+        row: &'r Self::Row,
+        index: usize,
+    ) -> Result<T, sqlx::Error>;
+
+    /// Reads a column whose value is stored as a `Stored`.
+    #[doc(hidden)]
+    fn read_converted<'r, Stored, T>(row: &'r Self::Row, index: usize) -> Result<T, sqlx::Error>
+    where
+        Stored: Decode<'r, Self> + Type<Self>,
+        T: TryFrom<Stored>,
+        T::Error: Into<BoxDynError>,
+    {
+        let stored = Self::read::<Stored>(row, index)?;
+        T::try_from(stored).map_err(|error| sqlx::Error::Decode(error.into()))
+    }
 
     /// Reads a text column.
     #[doc(hidden)]
@@ -299,6 +318,13 @@ macro_rules! backend {
                     .iter()
                     .map(|column| column.type_info().clone())
                     .collect())
+            }
+
+            fn read<'r, T: Decode<'r, Self> + Type<Self>>(
+                row: &'r Self::Row,
+                index: usize,
+            ) -> Result<T, sqlx::Error> {
+                row.try_get(index)
             }
 
             fn text(row: &Self::Row, index: usize) -> Result<Option<String>, sqlx::Error> {

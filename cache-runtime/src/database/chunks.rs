@@ -26,6 +26,11 @@ const ROWS_AS_ARRAYS: usize = 5_000;
 /// condition.
 const ROWS_AS_PARAMETERS: usize = 500;
 
+/// The maximum number of ids in the list of one statement. A power of two, as [`IDS_IN_CONDITION`].
+const IDS_IN_LIST: usize = 4_096;
+/// The maximum number of composite ids in the condition of one statement.
+const IDS_IN_CONDITION: usize = 256;
+
 /// An upper bound of the bytes that a message with one row needs in addition to its values.
 const MESSAGE_OVERHEAD: usize = 4_096;
 
@@ -453,6 +458,48 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             selected.rows.extend(found);
         }
         Ok(selected)
+    }
+
+    /// Reads rows by their ids, in any order, for a caller that has not written them. It may also return rows whose ids are
+    /// equal for the database in another spelling.
+    pub(crate) async fn select_many(
+        &self,
+        connection: &mut DB::Connection,
+        ids: &[&E::Id],
+    ) -> Result<Vec<E>, sqlx::Error> {
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let mut found = Vec::with_capacity(ids.len());
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let (sql, arguments);
+            if self.has_arrays(Role::is_id) {
+                let bind =
+                    |id: &&E::Id, binder: &mut Binder<'_, DB>| (self.binding.bind_id)(id, binder);
+                (_, arguments) = self.arrays(&mut rest, Role::is_id, bind)?;
+                sql = text.select_any();
+            } else {
+                let most = match self.count(Role::is_id) {
+                    1 => IDS_IN_LIST,
+                    _ => IDS_IN_CONDITION,
+                };
+                let (ids, behind) = rest.split_at(rest.len().min(most));
+                rest = behind;
+                // Few sizes, so that few statements are prepared: the last id fills the places that are left.
+                let size = ids.len().next_power_of_two();
+                let last = ids.last().into_iter().cycle();
+                let mut bound = DB::Arguments::default();
+                for id in ids.iter().chain(last).take(size) {
+                    (self.binding.bind_id)(id, &mut Binder::new(&mut bound, Role::is_id))
+                        .map_err(sqlx::Error::Encode)?;
+                }
+                arguments = bound;
+                sql = text.select_in(size);
+            }
+            for row in DB::fetch_all(connection, sql, arguments).await? {
+                found.push((self.binding.from_row)(&row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Reads rows back by their ids, in any order.

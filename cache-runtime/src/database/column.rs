@@ -124,6 +124,8 @@ pub struct Binder<'a, DB: Backend> {
     sink: Sink<'a, DB>,
     wanted: fn(Role) -> bool,
     text_only: bool,
+    /// The place of the only wanted column, counted down.
+    nth: Option<usize>,
 }
 
 /// The destination of the values.
@@ -201,6 +203,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
             sink: Sink::Arguments(arguments),
             wanted,
             text_only: false,
+            nth: None,
         }
     }
 
@@ -210,6 +213,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
             sink: Sink::Arrays(arrays.iter_mut()),
             wanted,
             text_only: false,
+            nth: None,
         }
     }
 
@@ -219,6 +223,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
             sink: Sink::Size(size),
             wanted,
             text_only: false,
+            nth: None,
         }
     }
 
@@ -228,6 +233,15 @@ impl<'a, DB: Backend> Binder<'a, DB> {
             sink: Sink::Values(values),
             wanted,
             text_only: false,
+            nth: None,
+        }
+    }
+
+    /// Returns a binder that appends the value of the column with this place only.
+    pub(crate) fn nth(arguments: &'a mut DB::Arguments, column: usize) -> Self {
+        Self {
+            nth: Some(column),
+            ..Self::new(arguments, |_| true)
         }
     }
 
@@ -237,6 +251,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
             sink: Sink::Arguments(arguments),
             wanted: Role::is_id,
             text_only: true,
+            nth: None,
         }
     }
 
@@ -268,8 +283,21 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
-    fn wants<T: Type<DB>>(&self, role: Role) -> bool {
-        (self.wanted)(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()))
+    fn wants<T: Type<DB>>(&mut self, role: Role) -> bool {
+        self.wants_role(role) && (!self.text_only || DB::DIALECT.is_text(T::type_info().name()))
+    }
+
+    fn wants_role(&mut self, role: Role) -> bool {
+        let is_it = match &mut self.nth {
+            None => true,
+            Some(left) => {
+                let is_it = *left == 0;
+                // Beyond the end: no later column is wanted.
+                *left = left.checked_sub(1).unwrap_or(usize::MAX);
+                is_it
+            }
+        };
+        is_it && (self.wanted)(role)
     }
 
     /// Offers the value of a column that holds JSON.
@@ -278,7 +306,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     ///
     /// Fails when the value cannot be written as JSON.
     pub fn json<T: Serialize>(&mut self, role: Role, value: &T) -> BindResult {
-        if (self.wanted)(role) {
+        if self.wants_role(role) {
             let json = serde_json::value::to_raw_value(value)?;
             self.add(&DB::json(Some(json)))?;
         }
@@ -291,7 +319,7 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     ///
     /// Fails when the value cannot be written as JSON.
     pub fn json_nullable<T: Serialize>(&mut self, role: Role, value: &Option<T>) -> BindResult {
-        if (self.wanted)(role) {
+        if self.wants_role(role) {
             let json = value.as_ref().map(serde_json::value::to_raw_value);
             self.add(&DB::json(json.transpose()?))?;
         }

@@ -9,7 +9,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use crate::database::source::Binding;
-use crate::{database::fields::Fields, policy::Policy};
+use crate::{
+    database::{
+        fields::Fields,
+        lookup::{LookupKeys, LookupSpec},
+    },
+    policy::Policy,
+};
 
 /// A struct whose rows can be cached. Implemented by `#[derive(Cached)]`.
 #[diagnostic::on_unimplemented(
@@ -33,6 +39,10 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
 
     /// Returns the id of this row.
     fn id(&self) -> Self::Id;
+
+    /// Writes the keys of the lookups that find this row.
+    #[doc(hidden)]
+    fn lookup_keys(&self, _keys: &mut LookupKeys<'_>) {}
 
     /// How Postgres stores this entity, if all of its columns have a type Postgres knows.
     #[cfg(feature = "postgres")]
@@ -66,6 +76,8 @@ pub struct EntitySpec {
     pub versioned: bool,
     /// Whether the entity is only read.
     pub read_only: bool,
+    /// The lookups by other columns than the id.
+    pub lookups: &'static [LookupSpec],
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -82,6 +94,7 @@ impl EntitySpec {
             positional_hazard: None,
             versioned: false,
             read_only: false,
+            lookups: &[],
             policy: Policy::DEFAULT,
         }
     }
@@ -107,6 +120,14 @@ impl EntitySpec {
     #[must_use]
     pub const fn with_read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Records the lookups. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_lookups(mut self, lookups: &'static [LookupSpec]) -> Self {
+        self.lookups = lookups;
         self
     }
 

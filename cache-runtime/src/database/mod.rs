@@ -13,6 +13,7 @@ pub(crate) mod endpoint;
 pub(crate) mod entity;
 pub mod fields;
 pub mod fit;
+pub mod lookup;
 pub(crate) mod open_transaction;
 #[cfg(feature = "postgres")]
 mod postgres_array;
@@ -26,7 +27,7 @@ pub(crate) mod statement;
 pub mod tables;
 pub mod writes;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr, error::BoxDynError, pool::PoolConnection};
 
@@ -37,7 +38,7 @@ use crate::{
         dialect::Dialect,
         entity::Entity,
         source::{Binding, TypePanic},
-        statement::Statements,
+        statement::{Statements, Text},
     },
     detached,
     error::{Error, ErrorKind},
@@ -59,6 +60,8 @@ pub(crate) enum Write<E: Entity> {
     Delete(E::Id),
     /// Deletes the row only if it still has this version.
     DeleteRow(E),
+    /// Writes the columns in which the first row differs from the second, which is in the database.
+    Modify(E, Arc<E>),
 }
 
 /// The result of a write.
@@ -73,7 +76,10 @@ impl<E: Entity> Write<E> {
     /// Returns the row that was to be written, if any.
     pub(crate) fn into_row(self) -> Option<E> {
         match self {
-            Self::Insert(entity) | Self::Update(entity) | Self::Save(entity) => Some(entity),
+            Self::Insert(entity)
+            | Self::Update(entity)
+            | Self::Save(entity)
+            | Self::Modify(entity, _) => Some(entity),
             Self::Delete(_) | Self::DeleteRow(_) => None,
         }
     }
@@ -84,6 +90,7 @@ impl<E: Entity> Write<E> {
             Self::Insert(entity)
             | Self::Update(entity)
             | Self::Save(entity)
+            | Self::Modify(entity, _)
             | Self::DeleteRow(entity) => Cow::Owned(entity.id()),
             Self::Delete(id) => Cow::Borrowed(id),
         }
@@ -96,6 +103,7 @@ impl<E: Entity> Write<E> {
             Self::Update(_) => "update",
             Self::Save(_) => "save",
             Self::Delete(_) | Self::DeleteRow(_) => "delete",
+            Self::Modify(..) => "modify",
         }
     }
 }
@@ -115,6 +123,16 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     /// Returns whether the database generates the id. Then the key of a new row is known only after its insert.
     pub(crate) fn generates_id(&self) -> bool {
         self.statements.generates_id
+    }
+
+    /// Returns whether the database fills in a column that rows are found by. Then the keys of a lookup are known only after
+    /// the statement.
+    fn generates_lookups(&self) -> bool {
+        let mut named = E::SPEC.lookups.iter().flat_map(|lookup| lookup.columns);
+        named.any(|name| {
+            let mut columns = self.columns.iter();
+            columns.any(|column| column.name == *name && column.role == Role::Generated)
+        })
     }
 
     /// Fails if the database would generate the id without returning it.
@@ -142,9 +160,10 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     /// Returns whether a write takes more than one statement, or its key is not known before the statement.
     pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
         let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
+        let is_unknown = self.generates_lookups();
         match write {
-            Write::Insert(_) => reads_back || self.statements.generates_id,
-            Write::Update(_) | Write::Save(_) => reads_back,
+            Write::Insert(_) => reads_back || is_unknown || self.statements.generates_id,
+            Write::Update(_) | Write::Save(_) | Write::Modify(..) => reads_back || is_unknown,
             Write::Delete(_) | Write::DeleteRow(_) => false,
         }
     }
@@ -171,6 +190,16 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         self.select_by(connection, self.statements.select_current.clone(), id)
+            .await
+    }
+
+    /// Reads a row and locks it until the transaction ends. SQLite has no locks of rows.
+    pub(crate) async fn select_locked(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        self.select_by(connection, self.statements.select_locked.clone(), id)
             .await
     }
 
@@ -223,6 +252,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         match write {
             Write::Insert(entity) => self.insert(connection, entity).await,
             Write::Update(entity) => self.update(connection, entity).await,
+            Write::Modify(entity, old) => self.update_changed(connection, entity, old).await,
             Write::Save(entity) if DB::DIALECT.returns_rows() => {
                 self.upsert(connection, entity).await
             }
@@ -307,9 +337,65 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     ) -> Result<Written<E>, sqlx::Error> {
         let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
         self.bind_row(entity, &mut arguments)?;
-        let (written, done) = self
-            .run(connection, self.statements.update.clone(), arguments)
-            .await?;
+        let sql = self.statements.update.clone();
+        self.run_update(connection, entity, sql, arguments).await
+    }
+
+    /// Writes the columns in which a row differs from another one.
+    async fn update_changed(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+        old: &E,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let changed = self.changed_columns(entity, old)?;
+        let mut arguments = DB::Arguments::default();
+        for &column in &changed {
+            let mut binder = Binder::nth(&mut arguments, column);
+            (self.binding.bind)(entity, &mut binder).map_err(sqlx::Error::Encode)?;
+        }
+        self.bind_row(entity, &mut arguments)?;
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let sql = text.update_columns(&changed, self.statements.reads_back);
+        self.run_update(connection, entity, sql, arguments).await
+    }
+
+    /// Returns the places of the columns that an update writes and in which two rows differ.
+    fn changed_columns(&self, one: &E, other: &E) -> Result<Vec<usize>, sqlx::Error> {
+        let (one, other) = (self.values(one)?, self.values(other)?);
+        let columns = self.columns.iter().enumerate();
+        let changed = columns.filter(|(place, column)| {
+            column.role == Role::Plain && one.get(*place) != other.get(*place)
+        });
+        Ok(changed.map(|(place, _)| place).collect())
+    }
+
+    /// Returns whether a modification changes no column. Values that cannot be compared count as changed.
+    pub(crate) fn is_unchanged(&self, write: &Write<E>) -> bool {
+        match write {
+            Write::Modify(row, old) => self
+                .changed_columns(row, old)
+                .is_ok_and(|changed| changed.is_empty()),
+            _ => false,
+        }
+    }
+
+    /// Returns all values of a row as they would be bound.
+    pub(crate) fn values(&self, row: &E) -> Result<Values, sqlx::Error> {
+        let mut values = Values::default();
+        (self.binding.bind)(row, &mut Binder::values(&mut values, |_| true))
+            .map_err(sqlx::Error::Encode)?;
+        Ok(values)
+    }
+
+    async fn run_update(
+        &self,
+        connection: &mut DB::Connection,
+        entity: &E,
+        sql: SqlStr,
+        arguments: DB::Arguments,
+    ) -> Result<Written<E>, sqlx::Error> {
+        let (written, done) = self.run(connection, sql, arguments).await?;
         match done {
             Some(Executed { rows, .. }) if rows > 0 && self.statements.reads_back => Ok(Written {
                 rows,

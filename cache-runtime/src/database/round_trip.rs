@@ -26,6 +26,7 @@ use crate::{
         backend::Backend,
         column::{BindResult, Binder, ColumnSpec, Values},
         entity::Entity,
+        lookup::IdList,
     },
     policy::Codec,
     protocol::codec::CodecError,
@@ -89,6 +90,19 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     pub(crate) fn carry_id(&self, codec: Codec, id: &E::Id) -> Result<Carried<E::Id>, Mismatch> {
         let bind = |id: &E::Id, values: &mut Binder<'_, DB>| (self.binding.bind_id)(id, values);
         self.carry_value(codec, id, &bind, |column| column.role.is_id())
+    }
+
+    /// Encodes the ids that a lookup found, if the codec reproduces them.
+    pub(crate) fn carry_ids(
+        &self,
+        codec: Codec,
+        ids: &IdList<E::Id>,
+    ) -> Result<Carried<IdList<E::Id>>, Mismatch> {
+        let bind = |list: &IdList<E::Id>, values: &mut Binder<'_, DB>| {
+            let mut ids = list.ids.iter();
+            ids.try_for_each(|id| (self.binding.bind_id)(id, values))
+        };
+        self.carry_value(codec, ids, &bind, |column| column.role.is_id())
     }
 
     fn carry_value<T: Serialize + DeserializeOwned>(

@@ -29,6 +29,7 @@ use crate::{
         dialect::Dialect,
         entity::EntitySpec,
         fit::Fit,
+        lookup::LookupSpec,
     },
     error::{Error, ErrorKind},
 };
@@ -199,6 +200,9 @@ async fn compare<DB: Backend>(
         }
     }
     compare_key(&mut report, &rules, columns, &relation);
+    for lookup in spec.lookups {
+        compare_lookup(&mut report, &rules, lookup, &present, &relation);
+    }
     for found in found {
         let known = columns
             .iter()
@@ -356,6 +360,61 @@ fn compare_key<DB: Backend>(
                     "the fields marked `id` are {}, the primary key of the table is {primary}; they must be the same columns, or \
                      those of a UNIQUE key without a condition, because one cache key identifies one row",
                     wanted.join(", ")
+                ),
+            );
+        }
+    }
+}
+
+/// Reports a lookup that is declared `unique` and that the table does not keep so, and what the collation of its texts means.
+fn compare_lookup<DB: Backend>(
+    report: &mut SchemaReport,
+    rules: &Rules,
+    lookup: &LookupSpec,
+    present: &[(&ColumnSpec<DB>, &Found)],
+    relation: &Relation,
+) {
+    let (what, columns) = (lookup.name, lookup.columns.join(", "));
+    let is_among = |name: &String| {
+        let mut columns = lookup.columns.iter();
+        columns.any(|column| column.eq_ignore_ascii_case(name))
+    };
+    // A key of fewer columns makes more of them unique.
+    let mut keys = relation.keys.iter();
+    let is_kept = keys.any(|key| key.columns.iter().all(is_among));
+    let of = if lookup.folds { " in lower case" } else { "" };
+    if lookup.is_unique && !is_kept {
+        if lookup.folds || relation.kind != Kind::Table {
+            report.remark(
+                None,
+                format!(
+                    "larder cannot see whether the database keeps the lookup `{what}` unique; the values of {columns}{of} must be, or \
+                     `find_by` fails"
+                ),
+            );
+        } else {
+            report.differ(
+                None,
+                format!(
+                    "the lookup `{what}` is `unique`, and the table has no unique index without a condition on {columns}; create one, \
+                     or declare an `index` instead"
+                ),
+            );
+        }
+    }
+    if lookup.folds {
+        return;
+    }
+    for (column, found) in present {
+        let is_compared = lookup.columns.contains(&column.name);
+        if let Some(collation) = found.folding.as_ref().filter(|_| is_compared)
+            && rules.dialect.is_text(column.type_name())
+        {
+            report.remark(
+                Some(column.name),
+                format!(
+                    "collation {collation} treats different spellings as equal; the lookup `{what}` compares byte for byte, so it does \
+                     not find a row by another spelling; use `fold = \"lower\"` to find it in any case"
                 ),
             );
         }

@@ -23,7 +23,32 @@ pub trait Source<DB: Backend>: Entity + Columns<DB> + for<'r> FromRow<'r, DB::Ro
     ///
     /// Fails when a part cannot be encoded for the database.
     fn bind_id(id: &Self::Id, values: &mut Binder<'_, DB>) -> Result<(), BoxDynError>;
+
+    /// Offers the values of a lookup, in the order of its columns.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a value cannot be encoded for the database, or if there is no such lookup.
+    fn bind_lookup(
+        _lookup: usize,
+        _given: &dyn Any,
+        _values: &mut Binder<'_, DB>,
+    ) -> Result<(), BoxDynError> {
+        Err(NO_LOOKUP.into())
+    }
+
+    /// Reads the id from a row that a lookup returned, whose first column is a number.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a part cannot be decoded, or if the entity has no lookups.
+    fn read_id(_row: &DB::Row) -> Result<Self::Id, sqlx::Error> {
+        Err(sqlx::Error::Decode(NO_LOOKUP.into()))
+    }
 }
+
+/// The error about a lookup that the derive did not generate.
+pub const NO_LOOKUP: &str = "the entity has no such lookup";
 
 /// A [`Source`] as plain function pointers, so that code generic over the database needs no bound but [`Backend`].
 #[derive(Debug)]
@@ -31,6 +56,8 @@ pub struct Binding<E: Entity, DB: Backend> {
     pub(crate) describe: fn(&mut ColumnList<DB>),
     pub(crate) bind: fn(&E, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
     pub(crate) bind_id: fn(&E::Id, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
+    pub(crate) bind_lookup: fn(usize, &dyn Any, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
+    pub(crate) read_id: fn(&DB::Row) -> Result<E::Id, sqlx::Error>,
     pub(crate) clear_skipped: fn(&mut E),
     pub(crate) told_apart: fn(&E, &E) -> Option<&'static str>,
     pub(crate) from_row: fn(&DB::Row) -> Result<E, sqlx::Error>,
@@ -57,6 +84,10 @@ impl<E: Source<DB>, DB: Backend> Probe<E, DB> {
         describe: <E as Columns<DB>>::describe,
         bind: |row, values| encoded(|| <E as Columns<DB>>::bind(row, values)),
         bind_id: |id, values| encoded(|| <E as Source<DB>>::bind_id(id, values)),
+        bind_lookup: |lookup, given, values| {
+            encoded(|| <E as Source<DB>>::bind_lookup(lookup, given, values))
+        },
+        read_id: |row| decoded(|| <E as Source<DB>>::read_id(row)),
         clear_skipped: <E as Columns<DB>>::clear_skipped,
         told_apart: <E as Columns<DB>>::told_apart,
         from_row: |row| decoded(|| <E as FromRow<'_, DB::Row>>::from_row(row)),

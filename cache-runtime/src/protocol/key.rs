@@ -7,6 +7,7 @@
 //! 1. The prefix is computed once per repository. A key is the prefix followed by the id. Short keys need no allocation.
 //! 2. The parts of a composite id are joined with `:`.
 //! 3. An id longer than [`MAX_ID`] bytes is cut and ends in its SHA-256, so the length of a key is bounded.
+//! 4. The values of a lookup are written like a composite id, after `namespace:Entity#lookup:`.
 //!
 //! Invariant: two ids of one entity have the same key only if they serialize alike.
 //! Invariant: an id adds no braces to its key, so it cannot change the Redis Cluster slot that the namespace selects.
@@ -121,9 +122,43 @@ impl KeySpace {
         }
     }
 
-    /// Returns the bytes that all keys begin with.
+    /// Returns the bytes that the keys of all rows begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix[..self.shared]
+    }
+
+    /// Returns what the keys of all rows begin with, and those of all lookups if there are any.
+    pub(crate) fn prefixes(&self, has_lookups: bool) -> Vec<Vec<u8>> {
+        let mut prefixes = vec![self.prefix().to_vec()];
+        if has_lookups {
+            prefixes.push([self.before_lookup(), b"#"].concat());
+        }
+        prefixes
+    }
+
+    /// Returns the prefix without its last colon.
+    fn before_lookup(&self) -> &[u8] {
+        &self.prefix[..self.prefix.len() - 1]
+    }
+
+    /// Returns the key of a lookup for some values.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeySpace::key`].
+    pub(crate) fn lookup_key<V: Serialize + ?Sized>(
+        &self,
+        lookup: &str,
+        values: &V,
+    ) -> Result<Key, UnusableId> {
+        let mut out: SmallVec<[u8; 64]> = SmallVec::from_slice(self.before_lookup());
+        out.push(b'#');
+        out.extend_from_slice(lookup.as_bytes());
+        out.push(b':');
+        let start = out.len();
+        write_id(values, &mut out)?;
+        shorten(&mut out, start);
+        Ok(Key(out))
     }
 
     /// Returns the number of the partition that a key is in.
@@ -146,11 +181,7 @@ impl KeySpace {
     /// Fails for an id with several spellings of one value: a floating point number, or a map.
     pub fn key<I: Serialize + ?Sized>(&self, id: &I) -> Result<Key, UnusableId> {
         let mut out: SmallVec<[u8; 64]> = SmallVec::from_slice(&self.prefix);
-        id.serialize(&mut IdWriter {
-            out: &mut out,
-            depth: 0,
-            options: 0,
-        })?;
+        write_id(id, &mut out)?;
         let start = self.prefix.len();
         if let Some(partitions) = self.partitions {
             let mut hash = Fingerprint::default();
@@ -159,19 +190,33 @@ impl KeySpace {
             let digits = &mut out[self.shared..self.shared + 2];
             write_hex(digits, partition.expect("there are 256 partitions at most"));
         }
-        if out.len() - start > MAX_ID {
-            let hash = Sha256::digest(&out[start..]);
-            out.truncate(start + KEPT_OF_HASHED);
-            out.extend_from_slice(b"%#");
-            for byte in hash {
-                push_hex(&mut out, byte);
-            }
-        }
+        shorten(&mut out, start);
         Ok(Key(out))
     }
 }
 
-/// A type that can be passed as an id: the id itself, a reference to it, or a `&str` if the id is a `String`.
+fn write_id<I: Serialize + ?Sized>(id: &I, out: &mut SmallVec<[u8; 64]>) -> Result<(), UnusableId> {
+    id.serialize(&mut IdWriter {
+        out,
+        depth: 0,
+        options: 0,
+    })
+}
+
+/// Cuts a written id that is too long, and appends its hash.
+fn shorten(out: &mut SmallVec<[u8; 64]>, start: usize) {
+    if out.len() - start > MAX_ID {
+        let hash = Sha256::digest(&out[start..]);
+        out.truncate(start + KEPT_OF_HASHED);
+        out.extend_from_slice(b"%#");
+        for byte in hash {
+            push_hex(out, byte);
+        }
+    }
+}
+
+/// A type that can be passed as an id: the id itself, a reference to it, or a `&str` if the id is a `String`. In a composite id
+/// of two or three parts, each text can be a `&str`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be used as an id of type `{Id}`",
     label = "not an id of this entity",
@@ -210,6 +255,33 @@ impl AsId<String> for &str {
     fn as_id(&self) -> Cow<'_, String> {
         Cow::Owned((*self).to_owned())
     }
+}
+
+/// A composite id whose texts are borrowed: `(1, "x")` for an id `(i64, String)`.
+macro_rules! borrowed_tuples {
+    ($(($($generic:ident)*) ($($id:ty),*) ($($given:ty),*) ($($part:ident $owned:expr),*);)*) => {
+        $(impl<$($generic: Clone),*> AsId<($($id,)*)> for ($($given,)*) {
+            type Operation<F: Future> = F;
+
+            fn as_id(&self) -> Cow<'_, ($($id,)*)> {
+                let ($($part,)*) = self;
+                Cow::Owned(($($owned,)*))
+            }
+        })*
+    };
+}
+
+borrowed_tuples! {
+    (A) (A, String) (A, &str) (a a.clone(), b (*b).to_owned());
+    (B) (String, B) (&str, B) (a (*a).to_owned(), b b.clone());
+    () (String, String) (&str, &str) (a (*a).to_owned(), b (*b).to_owned());
+    (A B) (A, B, String) (A, B, &str) (a a.clone(), b b.clone(), c (*c).to_owned());
+    (A C) (A, String, C) (A, &str, C) (a a.clone(), b (*b).to_owned(), c c.clone());
+    (B C) (String, B, C) (&str, B, C) (a (*a).to_owned(), b b.clone(), c c.clone());
+    (A) (A, String, String) (A, &str, &str) (a a.clone(), b (*b).to_owned(), c (*c).to_owned());
+    (B) (String, B, String) (&str, B, &str) (a (*a).to_owned(), b b.clone(), c (*c).to_owned());
+    (C) (String, String, C) (&str, &str, C) (a (*a).to_owned(), b (*b).to_owned(), c c.clone());
+    () (String, String, String) (&str, &str, &str) (a (*a).to_owned(), b (*b).to_owned(), c (*c).to_owned());
 }
 
 /// Why an id cannot be a key.

@@ -1,19 +1,25 @@
-//! One load: what the task of a flight does, from the lease to the fill.
+//! A load: what the task of one or more flights does, from the lease to the fill.
 //!
-//! 1. Take the fill lease, or wait for another process's lease, or bypass the cache. The number of steps is limited,
-//!    and the entity's wait budget limits the waiting.
-//! 2. With the lease: read the database, close the flight, answer the leader, fill the key, and finish the flight.
-//! 3. When bypassing the cache: seal the flight, read the database, and finish the flight.
+//! A read of one key is a load of one key, and a batch is a load of many.
 //!
-//! If all callers have left before the statement of the load is sent, the load gives up: it releases its lease and ends.
+//! 1. Take the fill leases of all keys, in one round trip. A key that another process loads, or whose entry needs more steps,
+//!    gets a load of its own, so that the others do not wait for it. The number of steps is limited, and the entity's wait
+//!    budget limits the waiting.
+//! 2. Read all keys with one statement, those under a lease and those that bypass the cache. The flights of the latter are
+//!    sealed before.
+//! 3. Close the flights, answer the leaders, fill the keys under their leases, and finish the flights.
+//!
+//! If all callers have left before the statement of the load is sent, the load gives up: it releases its leases and ends.
 //!
 //! Invariant: every granted lease is filled, released, or left to expire because the store failed.
 //! Invariant: even if the task panics or is stopped, no caller joins a flight that will not finish.
-//! Not here: which callers may share the result (`flight`), and the callers (`read`).
+//! Not here: which callers may share the result (`flight`), the callers (`read`), and the statements (`content`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::{
     clock::{Deadline, millis},
@@ -28,10 +34,12 @@ use crate::{
     },
     read::{
         LookedUp, Next,
+        content::{self, Content, SelectError},
         flight::{ALL, Flight, Follower, LoadResult},
         outcome::Outcome,
+        turn::Turn,
     },
-    store::{Fill, Found, Store},
+    store::{Fill, FillRequest, Found, LeaseRequest, Store},
 };
 
 /// The maximum number of steps before a load bypasses the cache. Only an inconsistent store needs more.
@@ -39,22 +47,24 @@ const MAX_STEPS: u32 = 16;
 /// How long an absence is cached for a queued write that needs it, if the entity does not cache absences for reads.
 const SHORT_ABSENCE: Duration = Duration::from_secs(1);
 
-/// One load, from the first look at the store to the fill.
-pub(crate) struct Load<E: Entity, DB: Backend> {
-    repository: Arc<Context<E, DB>>,
+/// One key of a load.
+pub(crate) struct Item<E: Entity, DB: Backend, C: Content<E, DB>> {
+    context: Arc<Context<E, DB>>,
     key: Key,
-    id: E::Id,
-    flight: Arc<Flight<E>>,
+    content: C,
+    flight: Arc<Flight<C::Value>>,
     /// The leader's own answer, sent before the fill.
-    early: Early<E>,
+    early: Early<C::Value>,
     /// When the load stops waiting for other processes.
     deadline: Option<Deadline>,
+    /// Whether no caller waits for this key any longer.
+    is_abandoned: bool,
 }
 
 /// Sends the leader's answer, once.
-struct Early<E>(Option<oneshot::Sender<Result<Outcome<E>, Error>>>);
+struct Early<V>(Option<oneshot::Sender<Result<Outcome<V>, Error>>>);
 
-impl<E> Early<E> {
+impl<V> Early<V> {
     /// Waits until the leader needs no answer any more.
     async fn left(&mut self) {
         if let Some(early) = &mut self.0 {
@@ -66,7 +76,7 @@ impl<E> Early<E> {
         self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn answer(&mut self, answer: Result<Outcome<E>, Error>) {
+    fn answer(&mut self, answer: Result<Outcome<V>, Error>) {
         if let Some(early) = self.0.take() {
             // If the leader's future was dropped, it needs no answer.
             let _gone = early.send(answer);
@@ -74,203 +84,418 @@ impl<E> Early<E> {
     }
 }
 
+/// A key whose value is read next.
+struct Ready<E: Entity, DB: Backend, C: Content<E, DB>> {
+    item: Item<E, DB, C>,
+    /// Its lease. Without one, the value is not cached.
+    lease: Option<Lease>,
+    /// The generation of the flight in which its statement is sent.
+    generation: u32,
+}
+
 /// Closes the flight even if the task panics or is stopped, so that no caller joins a flight that will not finish.
-impl<E: Entity, DB: Backend> Drop for Load<E, DB> {
+impl<E: Entity, DB: Backend, C: Content<E, DB>> Drop for Item<E, DB, C> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl<E: Entity, DB: Backend> Load<E, DB> {
-    pub(crate) fn new(
-        repository: Arc<Context<E, DB>>,
-        key: Key,
-        id: E::Id,
-        flight: Arc<Flight<E>>,
-        early: oneshot::Sender<Result<Outcome<E>, Error>>,
-    ) -> Self {
-        Self {
-            repository,
-            key,
-            id,
-            flight,
-            early: Early(Some(early)),
-            deadline: None,
-        }
-    }
-
-    /// Runs the load. It answers the leader as soon as there is a result, and the followers at the end.
-    pub(crate) async fn run(mut self, mut next: Next) {
-        for _ in 0..MAX_STEPS {
-            let generation = self.flight.next_generation();
-            if !matches!(next, Next::Bypass) && self.repository.blocks(&self.key) {
-                break;
-            }
-            let judged = match next {
-                Next::Lease { over } => match self.take_lease(over).await {
-                    Ok(lease) => return self.load_under(lease).await,
-                    Err(answer) => self.repository.interpret_bound(&self.key, answer).await,
-                },
-                Next::Repair => {
-                    let repaired = self.repository.cache.store.invalidate(&self.key).await;
-                    let answer = repaired.map(|()| Found::Absent);
-                    self.repository.interpret_bound(&self.key, answer).await
+/// Runs a load. It answers the leaders as soon as there is a result, and the followers at the end.
+pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: Arc<Context<E, DB>>,
+    items: Vec<(Item<E, DB, C>, Next)>,
+) {
+    let mut ready = Vec::with_capacity(items.len());
+    let is_batch = items.len() > 1;
+    let mut open = items;
+    for _ in 0..MAX_STEPS {
+        let mut asking = Vec::new();
+        let mut judged = Vec::new();
+        for (mut item, next) in std::mem::take(&mut open) {
+            let generation = item.flight.next_generation();
+            let is_blocked = !matches!(next, Next::Bypass) && context.blocks(&item.key);
+            match next {
+                Next::Bypass => ready.push(Ready::uncached(item)),
+                _ if is_blocked => ready.push(Ready::uncached(item)),
+                Next::Lease { over } => asking.push((item, over, generation)),
+                _ if is_batch => {
+                    tokio::spawn(run_alone(item, next).in_current_span());
                 }
-                Next::Wait => match self.wait().await {
-                    Some(judged) => judged,
-                    None => return,
-                },
-                Next::Settle => self.repository.resolve_stale_pending(&self.key).await,
-                Next::Bypass => break,
-            };
-            match judged {
-                Err(error) => return self.finish(LoadResult::Failed(error)),
+                Next::Repair => {
+                    let repaired = context.cache.store.invalidate(&item.key).await;
+                    let answer = repaired.map(|()| Found::Absent);
+                    let answer = context.interpret_bound::<C>(&item.key, answer).await;
+                    judged.push((item, answer, generation));
+                }
+                Next::Wait => {
+                    // Otherwise all callers have left.
+                    if let Some(answer) = item.wait().await {
+                        judged.push((item, answer, generation));
+                    }
+                }
+                Next::Settle => {
+                    let answer = C::settle(&context, &item.key).await;
+                    judged.push((item, answer, generation));
+                }
+            }
+        }
+        for ((item, _, generation), granted) in take_leases(&context, asking).await {
+            match granted {
+                Ok(lease) => ready.push(Ready::under(item, lease)),
+                Err(found) => {
+                    let answer = context.interpret_bound::<C>(&item.key, found).await;
+                    judged.push((item, answer, generation));
+                }
+            }
+        }
+        for (item, answer, generation) in judged {
+            match answer {
+                Err(error) => item.finish(LoadResult::Failed(error)),
                 Ok(LookedUp::Served(outcome)) => {
-                    self.repository.counters.hits_after_wait.add_one();
-                    return self.finish(LoadResult::Shared {
+                    context.counters.hits_after_wait.add_one();
+                    item.finish(LoadResult::Shared {
                         outcome,
                         below: generation,
                     });
                 }
-                Ok(LookedUp::Unserved(then)) => next = then,
+                Ok(LookedUp::Unserved(next)) => open.push((item, next)),
             }
         }
-        self.repository.counters.uncached_loads.add_one();
-        self.bypass().await;
-    }
-
-    /// Waits for the flight before this one. Returns whether a caller still waits for this one.
-    pub(crate) async fn comes_after(&mut self, before: Follower<E>) -> bool {
-        // Its result does not matter, only that the statement of this load comes after the earlier one.
-        let ended = before.result();
-        let repository = &self.repository;
-        tokio::select! {
-            _result = ended => true,
-            () = repository.callers_left(&self.key, &self.flight, &mut self.early) => false,
+        if open.is_empty() {
+            break;
         }
     }
+    ready.extend(open.into_iter().map(|(item, _)| Ready::uncached(item)));
+    if !ready.is_empty() {
+        load(&context, ready).await;
+    }
+}
 
-    /// Asks for the lease. If it is not granted, returns what is at the key instead.
-    async fn take_lease(&self, over: bool) -> Result<Lease, Result<Found, StoreError>> {
-        let lease = Lease {
+/// As [`run`], for one key.
+pub(crate) fn run_alone<E: Entity, DB: Backend, C: Content<E, DB>>(
+    item: Item<E, DB, C>,
+    next: Next,
+) -> BoxFuture<'static, ()> {
+    Box::pin(run(Arc::clone(&item.context), vec![(item, next)]))
+}
+
+/// As [`run_alone`], after the flight before this one has ended.
+pub(crate) async fn run_after<E: Entity, DB: Backend, C: Content<E, DB>>(
+    mut item: Item<E, DB, C>,
+    next: Next,
+    before: Follower<C::Value>,
+) {
+    // Its result does not matter, only that the statement of this load comes after the earlier one.
+    let ended = before.result();
+    let is_wanted = tokio::select! {
+        _result = ended => true,
+        () = item.callers_left() => false,
+    };
+    if is_wanted {
+        run_alone(item, next).await;
+    }
+}
+
+/// Reads keys from the database and fills nothing.
+pub(crate) async fn bypass<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: Arc<Context<E, DB>>,
+    items: Vec<Item<E, DB, C>>,
+) {
+    load(&context, items.into_iter().map(Ready::bypass).collect()).await;
+}
+
+/// Asks for leases. If one is not granted, returns what is at its key instead.
+#[expect(clippy::type_complexity, reason = "the items are passed through")]
+async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: &Arc<Context<E, DB>>,
+    asking: Vec<(Item<E, DB, C>, bool, u32)>,
+) -> Vec<(
+    (Item<E, DB, C>, bool, u32),
+    Result<Lease, Result<Found, StoreError>>,
+)> {
+    if asking.is_empty() {
+        return Vec::new();
+    }
+    let leases: Vec<_> = asking
+        .iter()
+        .map(|(item, ..)| Lease {
             token: Token::draw(),
-            identity: self.repository.identity(),
-        };
-        let lease_ttl_ms = millis(self.repository.policy.lease_ttl);
-        let store = &self.repository.cache.store;
-        match store
-            .acquire(
-                &self.key,
-                lease,
-                lease_ttl_ms,
-                over,
-                self.repository.partition_keys(&self.key),
-            )
-            .await
-        {
-            Ok(None) => Ok(lease),
-            Ok(Some(found)) => Err(Ok(found)),
-            Err(error) => {
-                // The store may have executed the command even though its reply was lost.
-                self.abandon(lease);
-                Err(Err(error))
-            }
+            identity: item.content.identity(context),
+        })
+        .collect();
+    let wanted: Vec<_> = asking
+        .iter()
+        .zip(&leases)
+        .map(|((item, over, _), lease)| LeaseRequest {
+            key: &item.key,
+            lease: *lease,
+            over: *over,
+            partition: context.partition_keys(&item.key),
+        })
+        .collect();
+    let lease_ttl_ms = millis(context.policy.lease_ttl);
+    let answers = context
+        .cache
+        .store
+        .acquire_many(&wanted, lease_ttl_ms)
+        .await;
+    let answers = asking.into_iter().zip(leases.into_iter().zip(answers));
+    answers
+        .map(|(asked, (lease, answer))| {
+            let granted = match answer {
+                Ok(None) => Ok(lease),
+                Ok(Some(found)) => Err(Ok(found)),
+                Err(error) => {
+                    // The store may have executed the command even though its reply was lost.
+                    asked.0.abandon(lease);
+                    Err(Err(error))
+                }
+            };
+            (asked, granted)
+        })
+        .collect()
+}
+
+/// Reads the database, and fills the keys that have a lease.
+async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: &Arc<Context<E, DB>>,
+    mut ready: Vec<Ready<E, DB, C>>,
+) {
+    let mut values = match select(context, &mut ready).await {
+        Ok(Some(values)) => values,
+        Ok(None) => {
+            release_all(&ready).await;
+            return;
         }
+        Err(error) => {
+            // Release the leases so that others can try immediately. An error is not "does not exist".
+            release_all(&ready).await;
+            for Ready { item, .. } in ready {
+                item.finish(LoadResult::Failed(error.clone()));
+            }
+            return;
+        }
+    };
+    let mut leased = Vec::with_capacity(ready.len());
+    for Ready {
+        mut item,
+        lease,
+        generation,
+    } in ready
+    {
+        let value = values.remove(&item.key).map(Arc::new);
+        let Some(lease) = lease else {
+            item.finish(LoadResult::Shared {
+                outcome: Outcome::store_skipped(value),
+                below: generation,
+            });
+            continue;
+        };
+        let outcome = Outcome::fresh(value);
+        // A caller that asks from now on may ask after a write that follows the fill, so no caller may join any more.
+        item.close();
+        item.early.answer(Ok(outcome.clone()));
+        leased.push((item, outcome, lease, generation));
+    }
+    if leased.is_empty() {
+        return;
+    }
+    let mut fills = Vec::with_capacity(leased.len());
+    let mut ends = Vec::with_capacity(leased.len());
+    for (item, outcome, lease, generation) in leased {
+        let meta = Meta {
+            lease,
+            loaded_at_ms: context.cache.clock.wall_ms(),
+        };
+        // Check after the flight was closed: if a repair was recorded before a caller joined, then either the key is still
+        // blocked, or the repair has ended the lease.
+        let denied = context.blocks(&item.key);
+        let fill = if denied {
+            None
+        } else {
+            context.fill::<C>(&item.key, outcome.row.as_ref(), meta)
+        };
+        let is_filled = fill.is_some();
+        if let Some((fill, ttl)) = fill {
+            fills.push(FillRequest {
+                key: item.key.clone(),
+                fill,
+                ttl_ms: millis(ttl).max(1),
+            });
+        }
+        ends.push((item, outcome, lease, generation, denied, is_filled));
+    }
+    let lease_ttl_ms = millis(context.policy.lease_ttl);
+    let mut filled = if fills.is_empty() {
+        Vec::new()
+    } else {
+        context.cache.store.fill_many(fills, lease_ttl_ms).await
+    }
+    .into_iter();
+    for (item, outcome, lease, generation, denied, is_filled) in ends {
+        // A lease that was still current when it was released proves as much as an accepted fill.
+        let accepted = match is_filled {
+            true => filled
+                .next()
+                .is_some_and(|answer| item.judge_fill(answer, lease)),
+            false => item.release(lease).await,
+        };
+        let below = if accepted && !denied { ALL } else { generation };
+        item.finish(LoadResult::Shared { outcome, below });
+    }
+}
+
+/// Gives the leases of a load back that has read nothing.
+async fn release_all<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) {
+    let leased = ready.iter().filter_map(|ready| {
+        let lease = ready.lease?;
+        Some(ready.item.release(lease))
+    });
+    join_all(leased).await;
+}
+
+/// Reads keys from the database. Returns `None` if all callers left before the statement was sent.
+async fn select<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: &Arc<Context<E, DB>>,
+    ready: &mut [Ready<E, DB, C>],
+) -> Result<Option<HashMap<Key, C::Value>>, Error> {
+    let described = content::describe(context, &wanted(ready));
+    let count = ready.len() as u64;
+    let left = async {
+        for ready in &mut *ready {
+            ready.item.callers_left().await;
+        }
+    };
+    let Some(turn) = context.turn(&described, count, left).await? else {
+        return Ok(None);
+    };
+    let read = async |connection: &mut DB::Connection| {
+        let mut is_wanted = false;
+        for ready in &mut *ready {
+            is_wanted |= !ready.item.gives_up();
+        }
+        if !is_wanted {
+            return Ok(None);
+        }
+        let bound = context.bind_within(connection).await;
+        bound.map_err(SelectError::Refused)?;
+        for ready in &mut *ready {
+            ready.send();
+        }
+        C::select(context, connection, &wanted(ready))
+            .await
+            .map(Some)
+    };
+    context.read_in_turn(turn, &described, count, read).await
+}
+
+fn wanted<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) -> Vec<(&Key, &C)> {
+    let wanted = ready.iter();
+    wanted
+        .map(|ready| (&ready.item.key, &ready.item.content))
+        .collect()
+}
+
+impl<E: Entity, DB: Backend, C: Content<E, DB>> Ready<E, DB, C> {
+    fn under(item: Item<E, DB, C>, lease: Lease) -> Self {
+        Self {
+            item,
+            lease: Some(lease),
+            generation: 0,
+        }
+    }
+
+    fn bypass(item: Item<E, DB, C>) -> Self {
+        Self {
+            item,
+            lease: None,
+            generation: 0,
+        }
+    }
+
+    /// Bypasses the cache, and counts that.
+    fn uncached(item: Item<E, DB, C>) -> Self {
+        item.context.counters.uncached_loads.add_one();
+        Self::bypass(item)
+    }
+
+    /// Records that the statement is sent now.
+    fn send(&mut self) {
+        let Item {
+            context,
+            key,
+            flight,
+            ..
+        } = &self.item;
+        if self.lease.is_none() {
+            C::flights(context).seal(key, flight);
+        }
+        self.generation = flight.next_generation();
+    }
+}
+
+impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
+    /// Returns the key of a load whose flight was opened, and the receiver of the leader's answer.
+    pub(crate) fn new(
+        context: Arc<Context<E, DB>>,
+        key: Key,
+        content: C,
+        flight: Arc<Flight<C::Value>>,
+    ) -> (Self, oneshot::Receiver<Result<Outcome<C::Value>, Error>>) {
+        let (early, answer) = oneshot::channel();
+        let item = Self {
+            context,
+            key,
+            content,
+            flight,
+            early: Early(Some(early)),
+            deadline: None,
+            is_abandoned: false,
+        };
+        (item, answer)
     }
 
     /// Waits until the load of another process ends, or the wait budget does. Returns `None` if all callers left first.
-    async fn wait(&mut self) -> Option<Result<LookedUp<E>, Error>> {
-        let repository = &self.repository;
-        let budget = repository.policy.lease_wait;
+    async fn wait(&mut self) -> Option<Result<LookedUp<C::Value>, Error>> {
+        let context = Arc::clone(&self.context);
+        let budget = context.policy.lease_wait;
         let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(budget));
         if deadline.has_passed() {
             return Some(Ok(LookedUp::Unserved(Next::Bypass)));
         }
-        repository.counters.lease_waits.add_one();
+        context.counters.lease_waits.add_one();
         // Listen before asking the store, so that a wake-up in between is not lost.
-        let listener = repository.cache.store.wakeups().listen(&self.key);
-        match repository
-            .cache
-            .store
-            .wait(&self.key, repository.identity())
-            .await
-        {
-            Ok(Some(found)) => Some(repository.interpret_bound(&self.key, Ok(found)).await),
-            Err(error) => Some(repository.interpret_bound(&self.key, Err(error)).await),
+        let listener = context.cache.store.wakeups().listen(&self.key);
+        let identity = self.content.identity(&context);
+        match context.cache.store.wait(&self.key, identity).await {
+            Ok(Some(found)) => Some(context.interpret_bound::<C>(&self.key, Ok(found)).await),
+            Err(error) => Some(context.interpret_bound::<C>(&self.key, Err(error)).await),
             // After a wake-up or a time-out, look again, and take the lease if the other one has ended.
             Ok(None) => {
                 tokio::select! {
                     _in_time = deadline.bound(listener.woken()) => {
                         Some(Ok(LookedUp::Unserved(Next::Lease { over: false })))
                     }
-                    () = repository.callers_left(&self.key, &self.flight, &mut self.early) => None,
+                    () = self.callers_left() => None,
                 }
             }
         }
     }
 
-    /// Reads the database under the lease, and fills the key.
-    async fn load_under(mut self, lease: Lease) {
-        let (repository, flight) = (Arc::clone(&self.repository), Arc::clone(&self.flight));
-        let loaded = repository
-            .load(&mut self, || flight.next_generation())
-            .await;
-        let (generation, row) = match loaded {
-            Ok(Some(loaded)) => loaded,
-            Ok(None) => {
-                self.release(lease).await;
-                return;
-            }
-            Err(error) => {
-                // Release the lease so that others can try immediately. An error is not "does not exist".
-                self.release(lease).await;
-                return self.finish(LoadResult::Failed(error));
-            }
-        };
-        let outcome = Outcome::fresh(row);
-        // A caller that asks from now on may ask after a write that follows the fill, so no caller may join any more.
-        self.close();
-        self.early.answer(Ok(outcome.clone()));
-        let meta = Meta {
-            lease,
-            loaded_at_ms: self.repository.cache.clock.wall_ms(),
-        };
-        // Check after the flight was closed: if a repair was recorded before a caller joined, then either the key is
-        // still blocked, or the repair has ended the lease.
-        let denied = self.repository.blocks(&self.key);
-        let fill = if denied {
-            None
-        } else {
-            self.repository.fill(&self.key, outcome.row.as_ref(), meta)
-        };
-        // A lease that was still current when it was released proves as much as an accepted fill.
-        let accepted = match fill {
-            Some((fill, ttl)) => self.fill(fill, ttl, lease).await,
-            None => self.release(lease).await,
-        };
-        let below = if accepted && !denied { ALL } else { generation };
-        self.finish(LoadResult::Shared { outcome, below });
-    }
-
-    async fn fill(&self, fill: Fill, ttl: Duration, lease: Lease) -> bool {
-        let repository = &self.repository;
-        let lease_ttl_ms = millis(repository.policy.lease_ttl);
-        match repository
-            .cache
-            .store
-            .fill(&self.key, fill, millis(ttl).max(1), lease_ttl_ms)
-            .await
-        {
+    /// Counts the answer to a fill. Returns whether it was accepted.
+    fn judge_fill(&self, answer: Result<bool, StoreError>, lease: Lease) -> bool {
+        let counters = &self.context.counters;
+        match answer {
             Ok(true) => {
-                repository.counters.fills_accepted.add_one();
+                counters.fills_accepted.add_one();
                 true
             }
             Ok(false) => {
-                repository.counters.fills_refused.add_one();
+                counters.fills_refused.add_one();
                 false
             }
             Err(_) => {
-                repository.counters.store_errors.add_one();
+                counters.store_errors.add_one();
                 self.abandon(lease);
                 false
             }
@@ -279,49 +504,54 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
 
     /// Releases the lease. Returns whether it was still the current one.
     async fn release(&self, lease: Lease) -> bool {
-        let store = &self.repository.cache.store;
+        let store = &self.context.cache.store;
         store.release(&self.key, lease).await.unwrap_or_else(|_| {
-            self.repository.counters.store_errors.add_one();
+            self.context.counters.store_errors.add_one();
             false
         })
     }
 
     /// Releases a lease that may or may not have been granted, without waiting for a store that has just failed.
     fn abandon(&self, lease: Lease) {
-        let (repository, key) = (Arc::clone(&self.repository), self.key.clone());
+        let (context, key) = (Arc::clone(&self.context), self.key.clone());
         tokio::spawn(async move {
             // If this fails too, the lease expires.
-            let _released = repository.cache.store.release(&key, lease).await;
+            let _released = context.cache.store.release(&key, lease).await;
         });
     }
 
-    /// Reads the database and fills nothing.
-    pub(crate) async fn bypass(mut self) {
-        let (repository, flight) = (Arc::clone(&self.repository), Arc::clone(&self.flight));
-        let key = self.key.clone();
-        let loaded = repository
-            .load(&mut self, || {
-                repository.flights.seal(&key, &flight);
-                flight.next_generation()
-            })
-            .await;
-        let result = match loaded {
-            Ok(None) => return,
-            Ok(Some((below, row))) => LoadResult::Shared {
-                outcome: Outcome::store_skipped(row),
-                below,
-            },
-            Err(error) => LoadResult::Failed(error),
-        };
-        self.finish(result);
+    /// Gives the load of this key up if no caller waits for it: closes its flight, so that none can join. Returns whether it
+    /// did.
+    fn gives_up(&mut self) -> bool {
+        let flights = C::flights(&self.context);
+        if !self.is_abandoned
+            && self.early.has_left()
+            && flights.close_unfollowed(&self.key, &self.flight)
+        {
+            self.is_abandoned = true;
+            self.context.counters.abandoned_loads.add_one();
+        }
+        self.is_abandoned
+    }
+
+    /// Waits until no caller waits for this key, and gives its load up.
+    async fn callers_left(&mut self) {
+        self.early.left().await;
+        loop {
+            self.flight.unfollowed().await;
+            // A caller may have joined in the meantime.
+            if self.gives_up() {
+                return;
+            }
+        }
     }
 
     fn close(&self) {
-        self.repository.flights.close(&self.key, &self.flight);
+        C::flights(&self.context).close(&self.key, &self.flight);
     }
 
     /// Ends the flight, and answers all callers that have no answer yet.
-    fn finish(mut self, result: LoadResult<E>) {
+    fn finish(mut self, result: LoadResult<C::Value>) {
         self.close();
         self.early.answer(match &result {
             LoadResult::Shared { outcome, .. } => Ok(outcome.clone()),
@@ -332,98 +562,62 @@ impl<E: Entity, DB: Backend> Load<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Gives a load up if no caller waits for it: closes its flight, so that none can join. Returns whether it did.
-    fn gives_up(&self, key: &Key, flight: &Arc<Flight<E>>, early: &Early<E>) -> bool {
-        let gives_up = early.has_left() && self.flights.close_unfollowed(key, flight);
-        if gives_up {
-            self.counters.abandoned_loads.add_one();
-        }
-        gives_up
-    }
-
-    /// Waits until no caller waits for a load, and gives it up.
-    async fn callers_left(&self, key: &Key, flight: &Arc<Flight<E>>, early: &mut Early<E>) {
-        early.left().await;
-        loop {
-            flight.unfollowed().await;
-            // A caller may have joined in the meantime.
-            if self.gives_up(key, flight, early) {
-                return;
-            }
-        }
-    }
-
-    /// Reads one row from the database. All reads come through here, so this is where their number is limited
-    /// (`turn`), whether they fill the cache or bypass it. `generation` is called when there is a connection, just
-    /// before the statement is sent. Returns `None` if all callers left before that.
-    async fn load<M>(
+    /// Waits for a turn to read the database. Every read takes one, whether it fills the cache or bypasses it. Returns `None`
+    /// if `left` is ready before the turn comes. `count`: how many keys are read.
+    pub(crate) async fn turn(
         &self,
-        load: &mut Load<E, DB>,
-        generation: impl FnOnce() -> M + Send,
-    ) -> Result<Option<(M, Option<Arc<E>>)>, Error> {
-        let Load {
-            key,
-            id,
-            flight,
-            early,
-            ..
-        } = load;
-        let turn = self.turns.take(self.callers_left(key, flight, early)).await;
-        let turn = turn.map_err(|full| {
-            self.counters.rejected_loads.add_one();
-            let row = self.describe_row(key);
+        described: &str,
+        count: u64,
+        left: impl Future<Output = ()>,
+    ) -> Result<Option<Turn<'_>>, Error> {
+        self.turns.take(left).await.map_err(|full| {
+            self.counters.rejected_loads.add(count);
             Error::new(
                 ErrorKind::Overloaded,
-                format!("failed to load {row}: {full}"),
+                format!("failed to load {described}: {full}"),
             )
-        })?;
-        let loaded = async {
-            self.counters.loads.add_one();
-            let failed = |error| {
-                database::describe(
-                    "load",
-                    &self.describe_row(key),
-                    error,
-                    WriteOutcome::Nothing,
-                )
-            };
-            let mut connection = self.database.acquire().await.map_err(failed)?;
-            if self.gives_up(key, flight, early) {
-                return Ok(None);
-            }
-            self.bind_within(&mut connection).await?;
-            let generation = generation();
-            let row = self.database.select(&mut connection, id).await;
-            Ok(Some((generation, row.map_err(failed)?.map(Arc::new))))
-        };
-        let Some(_turn) = turn else {
-            return Ok(None);
-        };
-        loaded
-            .await
-            .inspect_err(|_| self.counters.load_errors.add_one())
+        })
     }
 
-    /// Returns what to store at a key for its row or its absence, and for how long. Returns `None` if it must not be
+    /// Reads the database on a connection of the pool.
+    pub(crate) async fn read_in_turn<T>(
+        &self,
+        _turn: Turn<'_>,
+        described: &str,
+        count: u64,
+        read: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, SelectError>,
+    ) -> Result<T, Error> {
+        self.counters.loads.add(count);
+        let read = async {
+            let mut connection = self.database.acquire().await?;
+            read(&mut connection).await
+        };
+        read.await.map_err(|error| {
+            self.counters.load_errors.add(count);
+            match error {
+                SelectError::Refused(error) => error,
+                SelectError::Database(error) => {
+                    database::describe("load", described, error, WriteOutcome::Nothing)
+                }
+            }
+        })
+    }
+
+    /// Returns what to store at a key for its value or its absence, and for how long. Returns `None` if it must not be
     /// stored.
-    pub(crate) fn fill(
+    pub(crate) fn fill<C: Content<E, DB>>(
         &self,
         key: &Key,
-        row: Option<&Arc<E>>,
+        value: Option<&Arc<C::Value>>,
         meta: Meta,
     ) -> Option<(Fill, Duration)> {
         // The namespace must be bound to this database and table.
         if !self.is_bound() {
             return None;
         }
-        match row {
-            Some(row) => {
-                // The database may treat two spellings of an id as equal. Under this key, only this spelling would be
-                // invalidated.
-                if self.key(&row.id()).ok()? != *key {
-                    return None;
-                }
-                let payload = self.encode_payload(row)?;
+        match value {
+            Some(value) => {
+                let payload = C::encode(self, key, value)?;
                 let ttl = self.jittered_ttl(lease_bits(meta.lease));
                 Some((Fill::Value(meta, payload), ttl))
             }

@@ -1,4 +1,4 @@
-//! One read by id, step by step.
+//! One read, step by step: of a row by its id, of what a lookup found, or of many of them.
 //!
 //! 1. Get the entry with one plain command. A row or an absence of this layout and history is a hit, and is returned.
 //! 2. Otherwise the caller joins the flight of the key (`flight`). The leader's task does the rest for all callers.
@@ -17,12 +17,15 @@
 //! Invariant: errors of the store end here. The caller sees only those of the database.
 //! Not here: what a load does (`load`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
 
+pub(crate) mod content;
 pub(crate) mod flight;
+pub(crate) mod list;
 mod load;
+pub(crate) mod lookup;
 pub(crate) mod outcome;
 pub(crate) mod turn;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -33,8 +36,9 @@ use crate::{
     error::{Error, ErrorKind, StoreError},
     protocol::{key::Key, state::Meta},
     read::{
+        content::{Content, RowOf},
         flight::{Flight, Follower, Joined, LoadResult},
-        load::Load,
+        load::Item,
         outcome::{Origin, Outcome},
     },
     store::{Found, Store, failpoint::Mechanism},
@@ -59,9 +63,43 @@ pub(crate) enum Next {
 }
 
 /// The result of a look into the store.
-pub(crate) enum LookedUp<E> {
-    Served(Outcome<E>),
+pub(crate) enum LookedUp<V> {
+    Served(Outcome<V>),
     Unserved(Next),
+}
+
+/// A key that is not served from the cache, and the next step for it.
+struct Missed<C> {
+    /// Its place in the answers.
+    at: usize,
+    key: Key,
+    content: C,
+    next: Next,
+}
+
+/// Keys, each once.
+pub(crate) struct Distinct<C> {
+    pub(crate) wanted: Vec<(Key, C)>,
+    /// The place among them of each key that was asked for.
+    pub(crate) places: Vec<usize>,
+}
+
+impl<C> Distinct<C> {
+    /// Sorts out the keys that occur twice. `content` returns what is at the key with this index.
+    pub(crate) fn new(keys: Vec<Key>, content: impl Fn(usize) -> C) -> Self {
+        let mut known = HashMap::with_capacity(keys.len());
+        let mut wanted = Vec::with_capacity(keys.len());
+        let mut places = Vec::with_capacity(keys.len());
+        for (at, key) in keys.into_iter().enumerate() {
+            let place = known.get(&key).copied().unwrap_or_else(|| {
+                known.insert(key.clone(), wanted.len());
+                wanted.push((key, content(at)));
+                wanted.len() - 1
+            });
+            places.push(place);
+        }
+        Self { wanted, places }
+    }
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -69,95 +107,271 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         self.bind_now().await?;
+        self.reload_content(key, RowOf(id.into_owned())).await
+    }
+
+    /// Drops the entry of a key and loads it.
+    pub(crate) async fn reload_content<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        key: Key,
+        content: C,
+    ) -> Result<Outcome<C::Value>, Error> {
         let dropped = self.invalidate(&key).await;
-        // A flight that is under way may have read the row before this call.
-        self.flights.close_current(&key);
-        self.miss(key, id.into_owned(), dropped.is_ok()).await
+        // A flight that is under way may have read the database before this call.
+        C::flights(self).close_current(&key);
+        self.miss(key, content, dropped.is_ok()).await
     }
 
     /// Reads a row, from the cache if possible.
     pub(crate) async fn read(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
+        let fingerprint = self.fingerprint;
+        let content = || RowOf(id.into_owned());
+        self.read_content(key, fingerprint, content).await
+    }
+
+    /// Reads rows, from the cache as far as possible. Returns one for each id, in their order.
+    pub(crate) async fn find_many(
+        self: &Arc<Self>,
+        ids: &[E::Id],
+    ) -> Result<Vec<Option<Arc<E>>>, Error> {
+        let Distinct { wanted, places } = self.distinct_ids(ids)?;
+        let rows = self.read_many(wanted, self.fingerprint).await?;
+        let rows = places.into_iter().map(|place| rows[place].row.clone());
+        Ok(rows.collect())
+    }
+
+    /// Returns the keys of ids.
+    pub(crate) fn distinct_ids(&self, ids: &[E::Id]) -> Result<Distinct<RowOf<E>>, Error> {
+        let keys = ids.iter().map(|id| self.key(id));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        Ok(Distinct::new(keys, |at| RowOf(ids[at].clone())))
+    }
+
+    /// Reads what is at a key, from the cache if possible.
+    pub(crate) async fn read_content<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        key: Key,
+        fingerprint: u32,
+        content: impl FnOnce() -> C,
+    ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
         if self.blocks(&key) {
-            return Box::pin(self.miss_from(key, id.into_owned(), Next::Bypass)).await;
+            return Box::pin(self.miss_from(key, content(), Next::Bypass)).await;
         }
         let found = self
             .cache
             .store
-            .get(&key, self.fingerprint, self.codec.number())
+            .get(&key, fingerprint, self.codec.number())
             .await;
-        let next = match self.interpret_bound(&key, found).await? {
+        let next = match self.interpret_bound::<C>(&key, found).await? {
             LookedUp::Served(outcome) => {
-                if outcome.row.is_some() {
-                    self.counters.hits.add_one();
-                } else {
-                    self.counters.negative_hits.add_one();
-                }
+                self.count_hit(&outcome);
                 return Ok(outcome);
             }
             LookedUp::Unserved(next) => next,
         };
         // Boxed, to keep the future of a hit small.
-        Box::pin(self.miss_from(key, id.into_owned(), next)).await
+        Box::pin(self.miss_from(key, content(), next)).await
     }
 
-    /// Reads a row that is known not to be cached. `store_answers` says whether to ask the store at all.
-    pub(crate) async fn miss(
+    /// Reads what is at several keys, each of which is given once, from the cache as far as possible. Returns the answers in
+    /// the order of the keys.
+    pub(crate) async fn read_many<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        wanted: Vec<(Key, C)>,
+        fingerprint: u32,
+    ) -> Result<Vec<Outcome<C::Value>>, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.bind_for_read().await?;
+        let keys: Vec<_> = wanted.iter().map(|(key, _)| key).collect();
+        let found = self
+            .cache
+            .store
+            .get_many(&keys, fingerprint, self.codec.number())
+            .await;
+        let mut answers = Vec::with_capacity(wanted.len());
+        let mut missed = Vec::new();
+        for (at, ((key, content), found)) in wanted.into_iter().zip(found).enumerate() {
+            let next = if self.blocks(&key) {
+                Next::Bypass
+            } else {
+                match self.interpret_bound::<C>(&key, found).await? {
+                    LookedUp::Served(outcome) => {
+                        self.count_hit(&outcome);
+                        answers.push(Some(outcome));
+                        continue;
+                    }
+                    LookedUp::Unserved(next) => next,
+                }
+            };
+            answers.push(None);
+            missed.push(Missed {
+                at,
+                key,
+                content,
+                next,
+            });
+        }
+        if !missed.is_empty() {
+            for (at, answer) in Box::pin(self.miss_many(missed)).await {
+                answers[at] = Some(answer?);
+            }
+        }
+        let answers = answers.into_iter().collect::<Option<_>>();
+        Ok(answers.expect("each key is served or missed"))
+    }
+
+    /// Reads what is at a key that is known not to be cached. `store_answers` says whether to ask the store at all.
+    pub(crate) async fn miss<C: Content<E, DB>>(
         self: &Arc<Self>,
         key: Key,
-        id: E::Id,
+        content: C,
         store_answers: bool,
-    ) -> Result<Outcome<E>, Error> {
+    ) -> Result<Outcome<C::Value>, Error> {
         let next = if store_answers {
             Next::Lease { over: false }
         } else {
             Next::Bypass
         };
-        Box::pin(self.miss_from(key, id, next)).await
+        Box::pin(self.miss_from(key, content, next)).await
     }
 
-    async fn miss_from(
+    async fn miss_from<C: Content<E, DB>>(
         self: &Arc<Self>,
         key: Key,
-        id: E::Id,
+        content: C,
         next: Next,
-    ) -> Result<Outcome<E>, Error> {
-        self.counters.misses.add_one();
-        let mut failed = None;
+    ) -> Result<Outcome<C::Value>, Error> {
+        let missed = Missed {
+            at: 0,
+            key,
+            content,
+            next,
+        };
+        let mut answers = self.miss_many(vec![missed]).await;
+        let (_, answer) = answers.pop().expect("there is an answer for each key");
+        answer
+    }
+
+    /// Joins the flights of keys, and leads those that nobody leads. Returns the place of each key and its answer.
+    async fn miss_many<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        missed: Vec<Missed<C>>,
+    ) -> Vec<(usize, Result<Outcome<C::Value>, Error>)> {
+        for _ in &missed {
+            self.counters.misses.add_one();
+        }
+        let mut answers = Vec::with_capacity(missed.len());
+        let mut open: Vec<_> = missed.into_iter().map(|missed| (missed, None)).collect();
         for _ in 0..MAX_SHARED_LOADS {
-            match self.flights.join(&key) {
-                Joined::Leader(flight, before) => {
-                    return self.lead(key, id, next, flight, before).await;
+            let mut led = Vec::new();
+            let mut followed = Vec::new();
+            let mut leading = Vec::new();
+            for (missed, _) in std::mem::take(&mut open) {
+                match C::flights(self).join(&missed.key) {
+                    Joined::Leader(flight, before) => {
+                        let Missed {
+                            at,
+                            key,
+                            content,
+                            next,
+                        } = missed;
+                        let (item, answer) =
+                            Item::new(Arc::clone(self), key.clone(), content, flight);
+                        led.push((at, key, answer));
+                        match before {
+                            None => leading.push((item, next)),
+                            Some(before) => self.spawn(load::run_after(item, next, before)),
+                        }
+                    }
+                    Joined::Follower(follower) => followed.push((missed, follower)),
                 }
-                Joined::Follower(follower) => match self.follow(follower).await {
-                    Some(Ok(outcome)) => return Ok(outcome),
-                    Some(Err(error)) => failed = Some(error),
-                    None => failed = None,
-                },
+            }
+            if !leading.is_empty() {
+                self.spawn(load::run(Arc::clone(self), leading));
+            }
+            for (at, key, answer) in led {
+                answers.push((at, self.led::<C>(&key, answer.await)));
+            }
+            for (missed, follower) in followed {
+                match self.follow(follower).await {
+                    Some(Ok(outcome)) => answers.push((missed.at, Ok(outcome))),
+                    Some(Err(error)) => open.push((missed, Some(error))),
+                    None => open.push((missed, None)),
+                }
+            }
+            if open.is_empty() {
+                return answers;
             }
         }
         // If the last leader failed, fail too. If writes kept interfering, read alone.
-        if let Some(error) = failed {
-            return Err(error);
+        let mut alone = Vec::new();
+        for (missed, failed) in open {
+            match failed {
+                Some(error) => answers.push((missed.at, Err(error))),
+                None => {
+                    self.counters.uncached_loads.add_one();
+                    alone.push(missed);
+                }
+            }
         }
-        self.counters.uncached_loads.add_one();
-        Ok(Outcome::store_skipped(self.load_alone(key, id).await?))
+        let places: Vec<_> = alone.iter().map(|missed| missed.at).collect();
+        let keys = alone.into_iter().map(|missed| (missed.key, missed.content));
+        let loaded = self.load_alone(keys.collect()).await;
+        answers.extend(places.into_iter().zip(loaded));
+        answers
     }
 
-    /// Reads one row from the database for one caller, and fills nothing.
-    pub(crate) async fn load_alone(
+    /// Reads keys from the database for one caller, and fills nothing.
+    pub(crate) async fn load_alone<C: Content<E, DB>>(
         self: &Arc<Self>,
-        key: Key,
-        id: E::Id,
-    ) -> Result<Option<Arc<E>>, Error> {
-        let flight = Arc::new(Flight::default());
-        let loaded = self.run_load(key, id, flight, Load::bypass).await?;
-        Ok(loaded.row)
+        keys: Vec<(Key, C)>,
+    ) -> Vec<Result<Outcome<C::Value>, Error>> {
+        let mut items = Vec::with_capacity(keys.len());
+        let mut awaited = Vec::with_capacity(keys.len());
+        for (key, content) in keys {
+            let flight = Arc::new(Flight::default());
+            let (item, answer) = Item::new(Arc::clone(self), key.clone(), content, flight);
+            items.push(item);
+            awaited.push((key, answer));
+        }
+        if items.is_empty() {
+            return Vec::new();
+        }
+        self.spawn(load::bypass(Arc::clone(self), items));
+        let mut answers = Vec::with_capacity(awaited.len());
+        for (key, answer) in awaited {
+            answers.push(self.led::<C>(&key, answer.await));
+        }
+        answers
+    }
+
+    /// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
+    #[expect(clippy::unused_self, reason = "its types are those of the load")]
+    fn spawn(&self, load: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(load.in_current_span());
+    }
+
+    /// Returns the answer of a load.
+    fn led<C: Content<E, DB>>(
+        &self,
+        key: &Key,
+        answer: Result<Result<Outcome<C::Value>, Error>, oneshot::error::RecvError>,
+    ) -> Result<Outcome<C::Value>, Error> {
+        answer.unwrap_or_else(|_| {
+            let described = self.describe_row(key);
+            Err(Error::new(
+                ErrorKind::TaskFailed,
+                format!("failed to load {described}: its task panicked or its runtime shut down"),
+            ))
+        })
     }
 
     /// Waits for a flight that another caller leads. Returns `None` if this caller may not share its result.
-    async fn follow(&self, follower: Follower<E>) -> Option<Result<Outcome<E>, Error>> {
+    async fn follow<V>(&self, follower: Follower<V>) -> Option<Result<Outcome<V>, Error>> {
         let joined_at = follower.joined_at();
         match follower.result().await? {
             LoadResult::Failed(error) => Some(Err(error)),
@@ -175,47 +389,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Runs a flight, and returns as soon as the row is loaded, before the fill.
-    async fn lead(
-        self: &Arc<Self>,
-        key: Key,
-        id: E::Id,
-        next: Next,
-        flight: Arc<Flight<E>>,
-        before: Option<Follower<E>>,
-    ) -> Result<Outcome<E>, Error> {
-        let run = move |mut load: Load<E, DB>| async move {
-            if let Some(before) = before
-                && !load.comes_after(before).await
-            {
-                return;
-            }
-            load.run(next).await;
-        };
-        self.run_load(key, id, flight, run).await
-    }
-
-    /// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
-    async fn run_load<F>(
-        self: &Arc<Self>,
-        key: Key,
-        id: E::Id,
-        flight: Arc<Flight<E>>,
-        run: impl FnOnce(Load<E, DB>) -> F,
-    ) -> Result<Outcome<E>, Error>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (early, row) = oneshot::channel();
-        let described = self.describe_row(&key);
-        let load = Load::new(Arc::clone(self), key, id, flight, early);
-        tokio::spawn(run(load).in_current_span());
-        row.await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::TaskFailed,
-                format!("failed to load {described}: its task panicked or its runtime shut down"),
-            ))
-        })
+    fn count_hit<V>(&self, outcome: &Outcome<V>) {
+        if outcome.row.is_some() {
+            self.counters.hits.add_one();
+        } else {
+            self.counters.negative_hits.add_one();
+        }
     }
 
     /// Returns whether a key must be neither served nor filled, because an invalidation of it is not delivered yet.
@@ -231,11 +410,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// As [`Context::interpret`], but binds the repository first if the reply contains a row. Fails if the namespace
     /// belongs to another database.
     #[inline]
-    pub(crate) async fn interpret_bound(
+    pub(crate) async fn interpret_bound<C: Content<E, DB>>(
         &self,
         key: &Key,
         answer: Result<Found, StoreError>,
-    ) -> Result<LookedUp<E>, Error> {
+    ) -> Result<LookedUp<C::Value>, Error> {
         let tells_of_a_row = matches!(
             answer,
             Ok(Found::Value(..) | Found::Negative(_) | Found::StalePending)
@@ -243,12 +422,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if tells_of_a_row && !self.is_servable() {
             self.bind_now().await?;
         }
-        Ok(self.interpret(key, answer))
+        Ok(self.interpret::<C>(key, answer))
     }
 
     /// Decides what a reply of the store means for a read. Failures of the store are counted here. They are logged once
     /// when they begin and once when they end, not for each read.
-    pub(crate) fn interpret(&self, key: &Key, answer: Result<Found, StoreError>) -> LookedUp<E> {
+    pub(crate) fn interpret<C: Content<E, DB>>(
+        &self,
+        key: &Key,
+        answer: Result<Found, StoreError>,
+    ) -> LookedUp<C::Value> {
         let Ok(found) = answer else {
             self.counters.store_errors.add_one();
             return LookedUp::Unserved(Next::Bypass);
@@ -259,7 +442,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.blocks(key) => {
                 LookedUp::Unserved(Next::Bypass)
             }
-            Found::Value(meta, payload) => match self.decode_payload(payload) {
+            Found::Value(meta, payload) => match C::decode(self, payload) {
                 Some(row) => LookedUp::Served(self.cached(Some(row), meta)),
                 None => {
                     self.counters.corrupt_entries.add_one();
@@ -282,7 +465,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    pub(crate) fn cached(&self, row: Option<Arc<E>>, meta: Meta) -> Outcome<E> {
+    pub(crate) fn cached<V>(&self, row: Option<Arc<V>>, meta: Meta) -> Outcome<V> {
         Outcome {
             row,
             origin: Origin::Cache,

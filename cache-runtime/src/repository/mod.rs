@@ -1,15 +1,14 @@
 //! The repository: every public operation on the rows of one entity. It contains no logic of its own: each operation
 //! calls `read`, `write`, `behind` or `schema`.
 
+mod lookups;
 pub(crate) mod within;
 mod write_behind;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
 
 use sqlx::Pool;
 
-#[cfg(doc)]
-use crate::error::ErrorKind;
 #[cfg(feature = "internal-faults")]
 use crate::protocol::state::Identity;
 use crate::{
@@ -20,14 +19,20 @@ use crate::{
         backend::Backend,
         entity::Entity,
         schema::{self, SchemaReport},
-        writes::{DeletesById, DirectWrites, QueuedWrites, RowWrites},
+        writes::{DeletesById, DirectWrites, RowWrites},
     },
-    error::Error,
+    error::{Error, ErrorKind},
     protocol::key::{AsId, Key},
-    read::outcome::Outcome,
+    read::{content::RowOf, outcome::Outcome},
     stats::Stats,
-    write::bulk::{Batch, Done},
+    write::{
+        bulk::{Batch, Done},
+        modify::{ChangeResult, Modified},
+    },
 };
+
+/// How often `modify_or_insert` starts again because the row appears and disappears.
+const MAX_TRIES: u32 = 3;
 
 /// The cached rows of one entity in one database. The derive wraps it in a type of the entity's own.
 ///
@@ -124,7 +129,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Id::Operation::from(async move {
             let id = id.as_id().into_owned();
             let key = self.0.key(&id)?;
-            self.0.load_alone(key, id).await
+            let mut loaded = self.0.load_alone(vec![(key, RowOf(id))]).await;
+            let outcome = loaded.pop().expect("there is an answer for each key");
+            Ok(outcome?.row)
         })
     }
 
@@ -138,6 +145,44 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<bool, Error>>> {
         Id::Operation::from(async move { Ok(self.find(id).await?.is_some()) })
+    }
+
+    /// Returns the rows with these ids, in the order of `ids`, from the cache as far as possible. An id without a row has
+    /// `None`, and an id that is given twice has its row twice.
+    ///
+    /// The store is read in one round trip for 500 ids, and the rows that are missing there are read with one statement, which
+    /// concurrent callers share. Each row is as current as with [`Repository::find`], but the rows are not a snapshot: a
+    /// transaction that is committed meanwhile may be visible in one row and not in another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find`], for the first row that cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::find`].
+    pub async fn find_many(&self, ids: &[E::Id]) -> Result<Vec<Option<Arc<E>>>, Error> {
+        self.0.find_many(ids).await
+    }
+
+    /// As [`Repository::find_many`], but returns the rows that exist by their ids.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find_many`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::find`].
+    pub async fn find_map<Id: AsId<E::Id> + Clone + Eq + Hash>(
+        &self,
+        ids: &[Id],
+    ) -> Result<HashMap<Id, Arc<E>>, Error> {
+        let owned: Vec<_> = ids.iter().map(|id| id.as_id().into_owned()).collect();
+        let rows = ids.iter().zip(self.0.find_many(&owned).await?);
+        Ok(rows
+            .filter_map(|(id, row)| Some((id.clone(), row?)))
+            .collect())
     }
 
     /// Inserts a row and returns it, with the columns that the database fills in.
@@ -203,32 +248,80 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         W::Operation::from(async move { self.write_row(Write::Save(entity.clone())).await })
     }
 
-    /// Changes the row with this id and queues it. If another caller changes the row in between, `change` is called
-    /// again with the current row. For write-behind entities.
+    /// Changes the row with this id. No other write of the row comes between the row that `change` gets and the one that is
+    /// written.
+    ///
+    /// The row is read under a lock, in a transaction of its own, and only the columns that `change` changes are written. A
+    /// row with a version is not locked: if another write comes first, `change` is called again with the current row. For a
+    /// write-behind entity, the row is queued, and `change` is called again in the same case. So `change` should do nothing but
+    /// change the row.
+    ///
+    /// `change` returns nothing, or a `Result`: its value is passed on ([`Modified::value`]), and its error stops the
+    /// operation.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if there is no such row. [`ErrorKind::Conversion`] if `change` gives it another id.
-    /// Otherwise as [`Repository::save`].
+    /// [`ErrorKind::NotFound`] if there is no such row. [`ErrorKind::Refused`] if `change` returns an error, which is the
+    /// source. [`ErrorKind::Conversion`] if `change` gives the row another id. Otherwise as [`Repository::update`], and for a
+    /// write-behind entity as [`Repository::save`].
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it ends, the row may or may not have been changed.
-    pub fn modify<Id: AsId<E::Id>, W: QueuedWrites>(
+    /// If the future is dropped before it ends, the row may or may not have been changed, and no transaction stays open.
+    pub fn modify<Id: AsId<E::Id>, W: RowWrites, R: ChangeResult>(
         &self,
         id: Id,
-        change: impl FnMut(&mut E) + Send,
-    ) -> W::Operation<Id::Operation<impl Future<Output = Result<Arc<E>, Error>>>>
+        change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<Id::Operation<impl Future<Output = Result<Modified<E, R::Value>, Error>>>>
     where
         E: Entity<Writes = W>,
     {
         W::Operation::from(Id::Operation::from(async move {
             let inner = &self.0;
+            if inner.queue.is_none() {
+                return inner.modify_row(&id.as_id(), change).await;
+            }
             inner.bind_for_queue("modify").await?;
-            let written = inner.modify(&id.as_id(), change).await;
+            let written = inner.modify_queued(&id.as_id(), change).await;
             inner.count(&written);
             written
         }))
+    }
+
+    /// Changes the row with the id of `row` as [`Repository::modify`] does, or inserts `row` as it is if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::modify`] and [`Repository::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::modify`].
+    pub fn modify_or_insert<W: RowWrites, R: ChangeResult<Value = ()>>(
+        &self,
+        row: &E,
+        mut change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<impl Future<Output = Result<Arc<E>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            let id = row.id();
+            let mut tries = 0;
+            loop {
+                match self.modify(&id, &mut change).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    modified => return Ok(modified?.row),
+                }
+                match self.insert(row).await {
+                    // Another caller has inserted it in between, unless another unique constraint rejects it.
+                    Err(error) if error.kind() == ErrorKind::Duplicate && tries < MAX_TRIES => {
+                        tries += 1;
+                    }
+                    inserted => return inserted,
+                }
+            }
+        })
     }
 
     /// Deletes the row with this id.
@@ -240,6 +333,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// As [`Repository::insert`].
+    #[expect(
+        clippy::type_complexity,
+        reason = "each layer makes one mistake a single error of rustc"
+    )]
     pub fn delete<Id: AsId<E::Id>, W: RowWrites, D: DeletesById>(
         &self,
         id: Id,

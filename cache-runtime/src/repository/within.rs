@@ -4,7 +4,7 @@
 //! result is not cached, because other callers must not see it yet. A write records its key in the transaction, which
 //! invalidates or updates the cache at its commit.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
     database::{
@@ -15,9 +15,11 @@ use crate::{
     },
     error::Error,
     protocol::key::AsId,
+    read::{Distinct, content::RowOf},
     repository::Repository,
     write::{
         bulk::{Batch, Done},
+        modify::{ChangeResult, Modified},
         transaction::Transaction,
     },
 };
@@ -70,9 +72,33 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
         Id::Operation::from(async move {
-            let id = id.as_id();
-            self.transaction.find(&self.repository.0, &id).await
+            let id = id.as_id().into_owned();
+            let wanted = [(self.repository.0.key(&id)?, RowOf(id))];
+            let mut found = self.transaction.read(&self.repository.0, &wanted).await?;
+            Ok(found.remove(&wanted[0].0).map(Arc::new))
         })
+    }
+
+    /// Returns the rows with these ids as the transaction sees them, in the order of `ids`, with one statement. An id without
+    /// a row has `None`. The cache is neither read nor filled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Within::find`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::find`].
+    pub async fn find_many(&mut self, ids: &[E::Id]) -> Result<Vec<Option<Arc<E>>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Distinct { wanted, places } = self.repository.0.distinct_ids(ids)?;
+        let found = self.transaction.read(&self.repository.0, &wanted).await?;
+        let found = found.into_iter().map(|(key, row)| (key, Arc::new(row)));
+        let found: HashMap<_, _> = found.collect();
+        let rows = places.into_iter().map(|place| &wanted[place].0);
+        Ok(rows.map(|key| found.get(key).cloned()).collect())
     }
 
     /// Returns whether there is a row with this id, as the transaction sees it.
@@ -130,6 +156,31 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// As [`Within::insert`].
     pub async fn save(&mut self, entity: &E) -> Result<Arc<E>, Error> {
         self.write_row(Write::Save(entity.clone())).await
+    }
+
+    /// As [`Repository::modify`]: the row stays locked until the transaction ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::modify`], and kind [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction can
+    /// only be rolled back. After an error of `change`, the transaction can continue.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::update`].
+    pub fn modify<Id: AsId<E::Id>, W: DirectWrites, R: ChangeResult>(
+        &mut self,
+        id: Id,
+        mut change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<Id::Operation<impl Future<Output = Result<Modified<E, R::Value>, Error>>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(Id::Operation::from(async move {
+            let id = id.as_id();
+            let repository = &self.repository.0;
+            self.transaction.modify(repository, &id, &mut change).await
+        }))
     }
 
     /// As [`Repository::delete`].

@@ -90,6 +90,10 @@ pub enum Mechanism {
     LargeConnection,
     /// The limit on the bytes of a batch of queued writes. Without it, only the count limits a read.
     ReadBound,
+    /// The comparison of a row with the values of the lookup that found it. Without it, a row is returned that has left.
+    LookupCheck,
+    /// The announcement of a write at the lookups of the row. Without it, cached absences hide the row.
+    LookupIntent,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }

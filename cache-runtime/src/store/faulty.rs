@@ -25,8 +25,8 @@ use crate::{
         token::Token,
     },
     store::{
-        AnnouncedKey, CacheUpdate, Fill, Found, Mechanism, Payload, Point, RealStore,
-        Representation, Store,
+        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Mechanism, Payload, Point,
+        RealStore, Representation, Store,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         wake::Wakeups,
     },
@@ -404,19 +404,31 @@ impl Store for FaultyStore {
         self.store.get(key, fingerprint, codec).await
     }
 
-    async fn acquire(
+    async fn get_many(
         &self,
-        key: &Key,
-        lease: Lease,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+    ) -> Vec<Result<Found, StoreError>> {
+        match self.before(Operation::Get).await {
+            Ok(()) => self.store.get_many(keys, fingerprint, codec).await,
+            Err(error) => vec![Err(error); keys.len()],
+        }
+    }
+
+    async fn acquire_many(
+        &self,
+        wanted: &[LeaseRequest<'_>],
         lease_ttl_ms: u64,
-        over: bool,
-        partition: Option<&PartitionKeys>,
-    ) -> Result<Option<Found>, StoreError> {
-        self.before(Operation::Acquire).await?;
-        let partition = partition.filter(|_| !self.disables(Mechanism::PendingIndex));
-        self.store
-            .acquire(key, lease, lease_ttl_ms, over, partition)
-            .await
+    ) -> Vec<Result<Option<Found>, StoreError>> {
+        if let Err(error) = self.before(Operation::Acquire).await {
+            return vec![Err(error); wanted.len()];
+        }
+        let mut wanted = wanted.to_vec();
+        if self.disables(Mechanism::PendingIndex) {
+            wanted.iter_mut().for_each(|wanted| wanted.partition = None);
+        }
+        self.store.acquire_many(&wanted, lease_ttl_ms).await
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -424,19 +436,23 @@ impl Store for FaultyStore {
         self.store.wait(key, identity).await
     }
 
-    async fn fill(
+    async fn fill_many(
         &self,
-        key: &Key,
-        fill: Fill,
-        ttl_ms: u64,
+        fills: Vec<FillRequest>,
         lease_ttl_ms: u64,
-    ) -> Result<bool, StoreError> {
-        self.before(Operation::Fill).await?;
-        if self.disables(Mechanism::FillCompare) {
-            self.force(key, Some((fill.into_state(), ttl_ms))).await?;
-            return Ok(true);
+    ) -> Vec<Result<bool, StoreError>> {
+        if let Err(error) = self.before(Operation::Fill).await {
+            return vec![Err(error); fills.len()];
         }
-        self.store.fill(key, fill, ttl_ms, lease_ttl_ms).await
+        if !self.disables(Mechanism::FillCompare) {
+            return self.store.fill_many(fills, lease_ttl_ms).await;
+        }
+        let mut answers = Vec::with_capacity(fills.len());
+        for FillRequest { key, fill, ttl_ms } in fills {
+            let forced = self.force(&key, Some((fill.into_state(), ttl_ms))).await;
+            answers.push(forced.map(|()| true));
+        }
+        answers
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {

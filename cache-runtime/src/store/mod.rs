@@ -118,6 +118,36 @@ pub struct AnnouncedKey {
     pub update: Option<CacheUpdate>,
 }
 
+/// A key whose fill lease is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseRequest<'a> {
+    /// The key.
+    pub key: &'a Key,
+    /// The lease, if it is granted.
+    pub lease: Lease,
+    /// Whether an unusable entry was seen, which may be overwritten.
+    pub over: bool,
+    /// Its partition, if the entity has a queue. A queued write that is missing at the key is restored first.
+    pub partition: Option<&'a PartitionKeys>,
+}
+
+/// A value that was loaded under a lease.
+#[derive(Clone, Debug)]
+pub struct FillRequest {
+    /// Its key.
+    pub key: Key,
+    /// The value, or its absence.
+    pub fill: Fill,
+    /// Its time to live, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// Returns the only answer to a batch of one.
+fn only<T>(answers: Vec<Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answer = answers.into_iter().next();
+    answer.unwrap_or_else(|| Err(StoreError::new("the store has not answered")))
+}
+
 /// The new row, or its absence, that a write leaves at its key.
 #[derive(Clone, Debug)]
 pub struct CacheUpdate {
@@ -183,8 +213,22 @@ pub trait Store: Send + Sync + 'static {
         codec: u8,
     ) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// Takes the fill lease, or returns the entry at the key. `over` means that an unusable entry was seen, which may be
-    /// overwritten. With a partition, a queued write that is missing at the key is restored first.
+    /// Reads several keys, in as few round trips as pipelines of bounded length need. Returns an answer for each.
+    fn get_many(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+    ) -> impl Future<Output = Vec<Result<Found, StoreError>>> + Send;
+
+    /// Takes the fill lease of each key, or returns the entry at it.
+    fn acquire_many(
+        &self,
+        wanted: &[LeaseRequest<'_>],
+        lease_ttl_ms: u64,
+    ) -> impl Future<Output = Vec<Result<Option<Found>, StoreError>>> + Send;
+
+    /// As [`Store::acquire_many`], for one key.
     fn acquire(
         &self,
         key: &Key,
@@ -192,7 +236,17 @@ pub trait Store: Send + Sync + 'static {
         lease_ttl_ms: u64,
         over: bool,
         partition: Option<&PartitionKeys>,
-    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send {
+        async move {
+            let wanted = LeaseRequest {
+                key,
+                lease,
+                over,
+                partition,
+            };
+            only(self.acquire_many(&[wanted], lease_ttl_ms).await)
+        }
+    }
 
     /// Asks to be woken when the present load ends. Returns `None` then, or the entry if there is no load.
     fn wait(
@@ -201,14 +255,27 @@ pub trait Store: Send + Sync + 'static {
         identity: Identity,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
 
-    /// Stores a row that was loaded under a lease. Returns whether the lease was still the current one.
+    /// Stores values that were loaded under leases. Returns for each whether its lease was still the current one.
+    fn fill_many(
+        &self,
+        fills: Vec<FillRequest>,
+        lease_ttl_ms: u64,
+    ) -> impl Future<Output = Vec<Result<bool, StoreError>>> + Send;
+
+    /// As [`Store::fill_many`], for one key.
     fn fill(
         &self,
         key: &Key,
         fill: Fill,
         ttl_ms: u64,
         lease_ttl_ms: u64,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        async move {
+            let key = key.clone();
+            let fill = FillRequest { key, fill, ttl_ms };
+            only(self.fill_many(vec![fill], lease_ttl_ms).await)
+        }
+    }
 
     /// Gives a lease back. Returns whether it was still the current one.
     fn release(
@@ -299,29 +366,33 @@ impl Store for RealStore {
         dispatch!(self, store => store.get(key, fingerprint, codec).await)
     }
 
-    async fn acquire(
+    async fn get_many(
         &self,
-        key: &Key,
-        lease: Lease,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+    ) -> Vec<Result<Found, StoreError>> {
+        dispatch!(self, store => store.get_many(keys, fingerprint, codec).await)
+    }
+
+    async fn acquire_many(
+        &self,
+        wanted: &[LeaseRequest<'_>],
         lease_ttl_ms: u64,
-        over: bool,
-        partition: Option<&PartitionKeys>,
-    ) -> Result<Option<Found>, StoreError> {
-        dispatch!(self, store => store.acquire(key, lease, lease_ttl_ms, over, partition).await)
+    ) -> Vec<Result<Option<Found>, StoreError>> {
+        dispatch!(self, store => store.acquire_many(wanted, lease_ttl_ms).await)
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
         dispatch!(self, store => store.wait(key, identity).await)
     }
 
-    async fn fill(
+    async fn fill_many(
         &self,
-        key: &Key,
-        fill: Fill,
-        ttl_ms: u64,
+        fills: Vec<FillRequest>,
         lease_ttl_ms: u64,
-    ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.fill(key, fill, ttl_ms, lease_ttl_ms).await)
+    ) -> Vec<Result<bool, StoreError>> {
+        dispatch!(self, store => store.fill_many(fills, lease_ttl_ms).await)
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {

@@ -181,7 +181,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for write in batch.writes() {
             let key = self.key(&write.id())?;
             let row = rows.get(&key);
-            self.stage_write(staging, &write, key, row);
+            let lookups = self.announced_lookups(&write)?;
+            self.stage_write(staging, &write, key, lookups, row);
             staged.extend(match row {
                 Some(row) => Some(Arc::clone(row)),
                 None => write.into_row().map(Arc::new),
@@ -203,7 +204,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut staged = Vec::with_capacity(rows.len());
         for (write, row) in batch.writes().into_iter().zip(rows) {
             let row = Arc::new(row);
-            self.stage_write(staging, &write, self.key(&row.id())?, Some(&row));
+            let (key, lookups) = (self.key(&row.id())?, self.announced_lookups(&write)?);
+            self.stage_write(staging, &write, key, lookups, Some(&row));
             staged.push(row);
         }
         Ok(Done::Rows(staged))

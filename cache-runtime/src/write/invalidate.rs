@@ -9,6 +9,7 @@ use crate::{
     protocol::key::Key,
     repair::Repair,
     store::Store,
+    write::announce::WriteTarget,
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -33,8 +34,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Drops the entries of all rows of the entity.
     pub(crate) async fn invalidate_all(&self) -> Result<(), Error> {
         self.counters.invalidations.add_one();
-        let prefix = self.keys.prefix().to_vec();
-        let dropped = self.cache.repairs.drop_all([prefix]).await;
+        let dropped = self
+            .cache
+            .repairs
+            .drop_all(WriteTarget::prefixes(self))
+            .await;
         dropped.map_err(|error| {
             self.counters.store_errors.add_one();
             self.cache.repairs.remember_all(None);

@@ -15,6 +15,7 @@
 mod announce;
 pub(crate) mod bulk;
 mod invalidate;
+pub(crate) mod modify;
 pub(crate) mod row_gate;
 pub(crate) mod transaction;
 
@@ -33,8 +34,9 @@ use crate::{
         state::{Lease, Meta},
         token::Token,
     },
+    read::content::RowOf,
     repair::Repair,
-    store::{CacheUpdate, Store},
+    store::{CacheUpdate, Store, failpoint::Mechanism},
     write::{
         announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
         transaction::Transaction,
@@ -90,9 +92,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// One statement that commits by itself.
     async fn write_announced(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         let key = self.key(&write.id())?;
-        let _entered = self.row_gates.enter(key.clone()).await;
+        let lookups = self.announced_lookups(write)?;
+        let _entered = self.row_gates.enter_all(&key, &lookups).await;
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone());
+        let mut announcement =
+            Announcement::of_one(Token::draw(), target, key.clone(), lookups.clone());
         // Get a connection and announce the write at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
         let failed =
@@ -120,8 +124,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         drop(connection);
         let row = written.row.map(Arc::new);
-        if let Some(other) = self.key_of_other(&key, row.as_ref()) {
-            // A trigger has given the row another id, whose absence may be cached.
+        for other in self.keys_of_other(&key, &lookups, row.as_ref()) {
+            // A trigger has given the row another id or other values, whose absence may be cached.
             if self.cache.store.invalidate(&other).await.is_err() {
                 self.cache.repairs.remember(&other, Repair::Drop);
             }
@@ -142,6 +146,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Insert(_) if self.database.generates_id() => None,
             _ => Some(self.key(&write.id())?),
         };
+        let lookups = self.announced_lookups(write)?;
         let described = || match &known {
             Some(key) => self.describe_row(key),
             None => E::SPEC.name.to_owned(),
@@ -150,9 +155,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Ok(written) => written,
             Err(error) => {
                 let is_done = WriteOutcome::of(&error) != WriteOutcome::Nothing;
-                if let Some(key) = known.clone().filter(|_| is_done) {
+                for key in known.iter().chain(&lookups).filter(|_| is_done) {
                     // The database may have executed it even though its reply could not be read.
-                    staging.mark_changed(Arc::clone(self) as Arc<dyn WriteTarget>, key, None);
+                    let target = Arc::clone(self) as Arc<dyn WriteTarget>;
+                    staging.mark_changed(target, key.clone(), None);
                 }
                 return Err(StagedFailure {
                     dooms: database::aborts_transaction(&error) || (is_done && known.is_none()),
@@ -176,7 +182,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if rows == 0 {
             return Err(self.refused(connection, write, &key).await.into());
         }
-        self.stage_write(staging, write, key, row.as_ref());
+        self.stage_write(staging, write, key, lookups, row.as_ref());
         Ok(row)
     }
 
@@ -186,23 +192,63 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         staging: &mut PendingWrites,
         write: &Write<E>,
         key: Key,
+        lookups: Vec<Key>,
         row: Option<&Arc<E>>,
     ) {
         if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
             staging.cancel_row_updates();
         }
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        if let Some(other) = self.key_of_other(&key, row) {
+        let others = self.keys_of_other(&key, &lookups, row);
+        for other in lookups.into_iter().chain(others) {
             staging.mark_changed(Arc::clone(&target), other, None);
         }
         let update = self.update(write, &key, row);
         staging.mark_changed(target, key, update);
     }
 
-    /// Returns the key of the written row if a trigger has changed its id.
-    fn key_of_other(&self, key: &Key, row: Option<&Arc<E>>) -> Option<Key> {
-        let own = self.key(&row?.id()).ok()?;
-        (own != *key).then_some(own)
+    /// Returns the keys of the written row that differ from those announced, because the database or a trigger has changed
+    /// its id or the values of its lookups.
+    fn keys_of_other(&self, key: &Key, lookups: &[Key], row: Option<&Arc<E>>) -> Vec<Key> {
+        let Some(row) = row else { return Vec::new() };
+        let own = self.key(&row.id()).into_iter();
+        let others = self.lookup_keys(row).unwrap_or_default();
+        own.chain(others)
+            .filter(|other| other != key && !lookups.contains(other))
+            .collect()
+    }
+
+    /// Returns the keys of the lookups that a write changes, as far as the caller knows: those of the values that it writes
+    /// or deletes. Those of the values before need no announcement, because the rows that a lookup found are compared.
+    pub(crate) fn announced_lookups(&self, write: &Write<E>) -> Result<Vec<Key>, Error> {
+        if self.cache.store.disables(Mechanism::LookupIntent) {
+            return Ok(Vec::new());
+        }
+        match write {
+            Write::Insert(row) | Write::Update(row) | Write::Save(row) | Write::DeleteRow(row) => {
+                self.lookup_keys(row)
+            }
+            Write::Delete(_) => Ok(Vec::new()),
+            Write::Modify(row, old) => self.changed_lookups(row, old),
+        }
+    }
+
+    /// Returns the keys of the lookups that a change of a row affects: those that it leaves, those that it enters, and those
+    /// in which it gets another place.
+    fn changed_lookups(&self, row: &E, old: &E) -> Result<Vec<Key>, Error> {
+        let mut changed = Vec::new();
+        for lookup in 0..E::SPEC.lookups.len() {
+            let (before, after) = (
+                self.keys_of_lookup(old, lookup)?,
+                self.keys_of_lookup(row, lookup)?,
+            );
+            let has_same_place = self.database.have_same_place(lookup, row, old);
+            if before != after || !has_same_place.unwrap_or(false) {
+                changed.extend(before);
+                changed.extend(after);
+            }
+        }
+        Ok(changed)
     }
 
     pub(crate) fn untold_id(&self) -> Error {
@@ -220,7 +266,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let row = match write {
             Write::Delete(_) | Write::DeleteRow(_) => None,
-            Write::Insert(_) | Write::Update(_) | Write::Save(_) => Some(row?),
+            Write::Insert(_) | Write::Update(_) | Write::Save(_) | Write::Modify(..) => Some(row?),
         };
         let meta = Meta {
             lease: Lease {
@@ -229,7 +275,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
         };
-        let (fill, ttl) = self.fill(key, row, meta)?;
+        let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta)?;
         Some(CacheUpdate {
             fill,
             ttl_ms: crate::clock::millis(ttl),
@@ -266,7 +312,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Ok(Refusal::Skipped) => {
                 let unless = match write {
                     Write::Insert(_) | Write::Save(_) => "",
-                    Write::Update(_) | Write::Delete(_) | Write::DeleteRow(_) => {
+                    Write::Update(_)
+                    | Write::Delete(_)
+                    | Write::DeleteRow(_)
+                    | Write::Modify(..) => {
                         ", unless another writer has inserted the row at this moment"
                     }
                 };
@@ -290,9 +339,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let (given, versioned) = match write {
             Write::Insert(_) => return Ok(Refusal::Skipped),
             Write::Delete(_) => (None, false),
-            Write::Update(row) | Write::Save(row) | Write::DeleteRow(row) => {
-                (Some(row), E::SPEC.versioned)
-            }
+            Write::Update(row)
+            | Write::Save(row)
+            | Write::DeleteRow(row)
+            | Write::Modify(row, _) => (Some(row), E::SPEC.versioned),
         };
         if !versioned && !DB::DIALECT.skips_rows() {
             return Ok(Refusal::NotFound);

@@ -1,10 +1,11 @@
-//! How many writes of one row may be under way in this process at the same time.
+//! How many writes of one row, or of rows with the same value of a lookup, may be under way in this process at the same time.
 //!
 //! A key lists the intents of its writers, and the list is bounded. Beyond the bound a store can only remember that there
 //! were more, and keeps the row out of the cache until the last intent has expired. The database executes the writes of a
 //! row one after the other anyway, so a write that waits here instead loses nothing.
 //!
-//! 1. A write of one row that commits by itself enters the gate of its key before it announces itself.
+//! 1. A write of one row that commits by itself enters the gates of its keys, in the order of the keys, before it announces
+//!    itself.
 //! 2. It leaves when it has ended.
 //!
 //! Invariant: a write waits here only while it holds no connection and no lock. So transactions and batches, which may hold
@@ -16,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::protocol::key::Key;
@@ -24,7 +26,7 @@ use crate::protocol::key::Key;
 /// (`state::MAX_INTENTS`), because other processes write the row too.
 const MAX_WRITERS: usize = 16;
 
-/// The gates of one repository, one for each row that is being written.
+/// The gates of one repository, one for each key at which writes are announced.
 #[derive(Default)]
 pub(crate) struct RowGates(Mutex<HashMap<Key, Gate>>);
 
@@ -42,6 +44,22 @@ pub(crate) struct Entered<'a> {
 }
 
 impl RowGates {
+    /// Enters the gates of several keys. All writers enter them in the same order, so that none waits for another that waits
+    /// for it.
+    pub(crate) async fn enter_all(&self, key: &Key, others: &[Key]) -> SmallVec<[Entered<'_>; 1]> {
+        if others.is_empty() {
+            return SmallVec::from_iter([self.enter(key.clone()).await]);
+        }
+        let mut keys: Vec<_> = std::iter::once(key).chain(others).collect();
+        keys.sort_unstable_by_key(|key| key.as_bytes());
+        keys.dedup();
+        let mut entered = SmallVec::new();
+        for key in keys {
+            entered.push(self.enter(key.clone()).await);
+        }
+        entered
+    }
+
     /// Enters the gate of a key. Waits while too many writes of the row are under way.
     pub(crate) async fn enter(&self, key: Key) -> Entered<'_> {
         let places = {
@@ -114,6 +132,27 @@ mod tests {
             one_more.as_mut().now_or_never().is_none(),
             "the others are still inside"
         );
+    }
+
+    #[tokio::test]
+    async fn writes_that_share_keys_in_any_order_do_not_block_each_other() {
+        let gates = RowGates::default();
+        let keys: Vec<_> = (0..4).map(key).collect();
+        let write = |number: usize| {
+            let (gates, mut keys) = (&gates, keys.clone());
+            async move {
+                keys.rotate_left(number % 4);
+                if number % 3 == 0 {
+                    keys.reverse();
+                }
+                let _entered = gates.enter_all(&keys[0], &keys[1..]).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let writes = futures_util::future::join_all((0..20 * MAX_WRITERS).map(write));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), writes).await;
+        assert!(ended.is_ok());
+        assert!(gates.lock().is_empty());
     }
 
     #[tokio::test]

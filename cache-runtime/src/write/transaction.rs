@@ -21,6 +21,7 @@
 //! Not here: the announcement (`announce`), and the writes (`write`).
 
 use std::{
+    collections::HashMap,
     fmt,
     pin::Pin,
     sync::{
@@ -45,10 +46,12 @@ use crate::{
     error::{Error, ErrorKind},
     policy::Policy,
     protocol::{key::Key, token::Token},
+    read::content::{self, Content, SelectError},
     write::{
         StagedFailure,
         announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
         bulk::{Batch, Done},
+        modify::{ChangeResult, Modified},
     },
 };
 
@@ -337,38 +340,74 @@ impl<DB: Backend> Transaction<'_, DB> {
         bound
     }
 
-    /// Reads a row of a repository.
-    pub(crate) async fn find<E: Entity>(
+    /// Reads keys of a repository.
+    pub(crate) async fn read<E: Entity, C: Content<E, DB>>(
         &mut self,
         repository: &Context<E, DB>,
+        wanted: &[(Key, C)],
+    ) -> Result<HashMap<Key, C::Value>, Error> {
+        self.bind(repository).await?;
+        let (connection, scope) = self.parts()?;
+        let keys: Vec<_> = wanted.iter().map(|(key, content)| (key, content)).collect();
+        // A dropped read changes nothing, but on MySQL it makes the connection unusable.
+        scope.statements.begin();
+        let found = C::select(repository, connection, &keys).await;
+        self.end_read("load", &content::describe(repository, &keys), found)
+            .await
+    }
+
+    /// Records how a read has ended.
+    async fn end_read<T>(
+        &mut self,
+        verb: &str,
+        described: &str,
+        found: Result<T, SelectError>,
+    ) -> Result<T, Error> {
+        self.scope.statements.end();
+        let error = match found {
+            Ok(found) => return Ok(found),
+            Err(SelectError::Refused(error)) => return Err(error),
+            Err(SelectError::Database(error)) => error,
+        };
+        self.scope.has_failed = true;
+        if database::aborts_transaction(&error) {
+            self.scope.is_doomed.store(true, Ordering::Relaxed);
+            let savepoints = self.scope.savepoints;
+            database::restart_if_rolled_back::<DB>(self.level.connection(), savepoints).await;
+        }
+        Err(database::describe(
+            verb,
+            described,
+            error,
+            WriteOutcome::Nothing,
+        ))
+    }
+
+    /// Reads a row of a repository under a lock, changes it, and writes the columns that differ.
+    pub(crate) async fn modify<E: Entity, R: ChangeResult>(
+        &mut self,
+        repository: &Arc<Context<E, DB>>,
         id: &E::Id,
-    ) -> Result<Option<Arc<E>>, Error> {
+        change: &mut (impl FnMut(&mut E) -> R + Send),
+    ) -> Result<Modified<E, R::Value>, Error> {
         let key = repository.key(id)?;
         self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
-        // A dropped read changes nothing, but on MySQL it makes the connection unusable.
         scope.statements.begin();
-        let found = repository.database.select(connection, id).await;
-        scope.statements.end();
-        scope.has_failed |= found.is_err();
-        match found {
-            Ok(row) => Ok(row.map(Arc::new)),
-            Err(error) => {
-                if database::aborts_transaction(&error) {
-                    scope.is_doomed.store(true, Ordering::Relaxed);
-                    let savepoints = self.scope.savepoints;
-                    database::restart_if_rolled_back::<DB>(self.level.connection(), savepoints)
-                        .await;
-                }
-                let described = repository.describe_row(&key);
-                Err(database::describe(
-                    "load",
-                    &described,
-                    error,
-                    WriteOutcome::Nothing,
-                ))
-            }
+        let found = repository.database.select_locked(connection, id).await;
+        let described = repository.describe_row(&key);
+        let found = found.map_err(SelectError::from);
+        let found = self.end_read("modify", &described, found).await?;
+        let old = Arc::new(found.ok_or_else(|| repository.nothing_to_modify(&key))?);
+        let (row, value) = repository.changed(&key, &old, change)?;
+        let write = Write::Modify(row, Arc::clone(&old));
+        if repository.database.is_unchanged(&write) {
+            return Ok(Modified { row: old, value });
         }
+        let written = self.write(repository, &write).await?;
+        let row = written.or_else(|| write.into_row().map(Arc::new));
+        let row = row.expect("a modification has a row");
+        Ok(Modified { row, value })
     }
 
     /// Records a key that raw SQL has changed or will change.

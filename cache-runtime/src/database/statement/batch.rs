@@ -165,6 +165,36 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
+    /// Reads the rows with ids given as arrays, and possibly rows whose ids are equal for the database in another spelling.
+    /// Binds one array per part of the id.
+    pub(crate) fn select_any(&self) -> SqlStr {
+        match &self.names(Role::is_id)[..] {
+            [id] => sql(self.select(&format!("{id} = ANY({})", self.dialect.placeholder(1)))),
+            _ => self.select_arrays(),
+        }
+    }
+
+    /// Reads the rows with this many ids, and possibly rows whose ids are equal for the database in another spelling. Binds
+    /// the ids one after the other.
+    pub(crate) fn select_in(&self, ids: usize) -> SqlStr {
+        let names = self.names(Role::is_id);
+        let condition = match &names[..] {
+            [id] => {
+                let parameters: Vec<_> = (1..=ids)
+                    .map(|number| self.dialect.placeholder(number))
+                    .collect();
+                format!("{id} IN ({})", parameters.join(", "))
+            }
+            parts => {
+                let ids: Vec<_> = (0..ids)
+                    .map(|id| format!("({})", self.id_conditions(id * parts.len() + 1).0))
+                    .collect();
+                ids.join(" OR ")
+            }
+        };
+        sql(self.select(&condition))
+    }
+
     /// Reads this many rows. Binds their ids, row by row.
     pub(crate) fn select_rows(&self, rows: usize) -> SqlStr {
         sql(self.current(self.select(&self.any_of(rows, false))))

@@ -7,6 +7,7 @@
 //! Invariant: the text never contains a value; values are bound, in the order given by [`Binding`](crate::database::source::Binding).
 
 mod batch;
+mod lookup;
 
 use std::fmt::Write;
 
@@ -26,6 +27,8 @@ pub(crate) struct Statements {
     pub(crate) select: SqlStr,
     /// Reads the current row, also in a transaction that has read before. Binds the id as `select` does.
     pub(crate) select_current: SqlStr,
+    /// Reads the row with an id and locks it. Binds the id as `select` does.
+    pub(crate) select_locked: SqlStr,
     /// Reads a row whose id is equal for the database, in any spelling. Binds the id once.
     pub(crate) select_equal: SqlStr,
     /// Reads the current row with the generated id that the driver reported. Binds that number.
@@ -65,6 +68,7 @@ impl Statements {
         Self {
             select: sql(text.select(&text.id_condition(1))),
             select_current: sql(text.current(text.select(&text.id_condition(1)))),
+            select_locked: sql(text.locked(text.select(&text.id_condition(1)))),
             select_equal: sql(text.select(&text.id_conditions(1).0)),
             select_generated: sql(text.current(text.select_generated())),
             insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
@@ -184,6 +188,14 @@ impl<'a, DB: Backend> Text<'a, DB> {
         }
     }
 
+    /// Returns a read that locks the row until the transaction ends.
+    fn locked(&self, select: String) -> String {
+        match self.dialect {
+            Dialect::Postgres | Dialect::MySql => select + " FOR UPDATE",
+            Dialect::Sqlite => select,
+        }
+    }
+
     fn select_generated(&self) -> String {
         let id = self.names(|role| role == Role::GeneratedId).pop();
         let condition = id.map(|id| format!("{id} = {}", self.dialect.placeholder(1)));
@@ -229,6 +241,17 @@ impl<'a, DB: Backend> Text<'a, DB> {
 
     fn update(&self, reads_back: bool) -> String {
         let plain = self.names(|role| role == Role::Plain);
+        self.update_names(&plain, reads_back)
+    }
+
+    /// Updates a row in the columns with these places. Binds them, then the id, then the version if there is one.
+    pub(crate) fn update_columns(&self, places: &[usize], reads_back: bool) -> SqlStr {
+        let names = places.iter().map(|place| self.columns[*place].name);
+        let names: Vec<_> = names.map(|name| self.dialect.quote(name)).collect();
+        sql(self.update_names(&names, reads_back))
+    }
+
+    fn update_names(&self, plain: &[String], reads_back: bool) -> String {
         let mut assignments: Vec<_> = plain
             .iter()
             .enumerate()

@@ -37,7 +37,8 @@ use crate::{
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, CacheUpdate, Fill, Found, Payload, Representation, Store,
+        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Payload, Representation,
+        Store,
         memory::{
             queue::{JournalHandle, MemoryQueue},
             rows::Rows,
@@ -376,27 +377,43 @@ impl Store for MemoryStore {
         self.visible(key, found(state, identity)).await
     }
 
-    async fn acquire(
+    async fn get_many(
         &self,
-        key: &Key,
-        lease: Lease,
-        lease_ttl_ms: u64,
-        _over: bool,
-        _partition: Option<&PartitionKeys>,
-    ) -> Result<Option<Found>, StoreError> {
-        let mut seen = None;
-        let granted = self.step(key, |slot| {
-            let step = state::acquire(slot, lease, lease_ttl_ms);
-            if !step.reply {
-                seen = slot.map(|slot| slot.state.clone());
-            }
-            step
-        });
-        if granted {
-            return Ok(None);
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+    ) -> Vec<Result<Found, StoreError>> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for key in keys {
+            answers.push(self.get(key, fingerprint, codec).await);
         }
-        let found = found(seen, lease.identity);
-        self.visible(key, found).await.map(Some)
+        answers
+    }
+
+    async fn acquire_many(
+        &self,
+        wanted: &[LeaseRequest<'_>],
+        lease_ttl_ms: u64,
+    ) -> Vec<Result<Option<Found>, StoreError>> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        for &LeaseRequest { key, lease, .. } in wanted {
+            let mut seen = None;
+            let granted = self.step(key, |slot| {
+                let step = state::acquire(slot, lease, lease_ttl_ms);
+                if !step.reply {
+                    seen = slot.map(|slot| slot.state.clone());
+                }
+                step
+            });
+            answers.push(match granted {
+                true => Ok(None),
+                false => {
+                    let found = found(seen, lease.identity);
+                    self.visible(key, found).await.map(Some)
+                }
+            });
+        }
+        answers
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -415,17 +432,18 @@ impl Store for MemoryStore {
         self.visible(key, found).await.map(Some)
     }
 
-    async fn fill(
+    async fn fill_many(
         &self,
-        key: &Key,
-        fill: Fill,
-        ttl_ms: u64,
+        fills: Vec<FillRequest>,
         lease_ttl_ms: u64,
-    ) -> Result<bool, StoreError> {
-        let token = fill.meta().lease.token;
-        Ok(self.step(key, |slot| {
-            state::fill(slot, token, fill.into_state(), ttl_ms, lease_ttl_ms)
-        }))
+    ) -> Vec<Result<bool, StoreError>> {
+        let fills = fills.into_iter().map(|FillRequest { key, fill, ttl_ms }| {
+            let token = fill.meta().lease.token;
+            Ok(self.step(&key, |slot| {
+                state::fill(slot, token, fill.into_state(), ttl_ms, lease_ttl_ms)
+            }))
+        });
+        fills.collect()
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {

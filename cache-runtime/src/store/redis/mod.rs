@@ -40,7 +40,7 @@ use crate::{
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, Fill, Found, Payload, Representation, Store,
+        AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Payload, Representation, Store,
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
@@ -48,6 +48,7 @@ use crate::{
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
             scripts::SCRIPTS,
+            send::calling,
         },
         wake::Wakeups,
     },
@@ -114,6 +115,20 @@ impl RedisStore {
                 "Redis was replaced since the lease was taken",
             ))
         }
+    }
+
+    /// Returns what a read found, of which a reply has the beginning.
+    async fn found_from(
+        &self,
+        link: Link,
+        key: &Key,
+        first: Value,
+        identity: Identity,
+    ) -> Result<Found, StoreError> {
+        if matches!(&first, Value::BulkString(bytes) if bytes.is_empty()) {
+            return Ok(Found::Absent);
+        }
+        found(self.whole("get", link, key, first).await?, identity)
     }
 
     /// Stores an entry without applying the rules, or removes the key.
@@ -192,6 +207,60 @@ fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError
     }
 }
 
+/// Returns the command that reads an entry, or the beginning of a large one.
+fn read_beginning(key: &Key) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    command
+        .arg("GETRANGE")
+        .arg(key.as_bytes())
+        .arg(0)
+        .arg(LARGE_ENTRY - 1);
+    command
+}
+
+/// Returns whether a lease is taken by a script, and not by a plain command.
+fn calls_script(wanted: &LeaseRequest<'_>) -> bool {
+    wanted.over || wanted.partition.is_some()
+}
+
+/// Returns the command that takes a lease, or returns the entry at its key.
+fn take_lease(wanted: &LeaseRequest<'_>, lease_ttl_ms: u64) -> redis::Cmd {
+    let LeaseRequest {
+        key,
+        lease,
+        partition,
+        ..
+    } = wanted;
+    let entry = loading(*lease);
+    if let Some(partition) = partition {
+        let keys = [
+            key.as_bytes(),
+            partition.pending_index.as_bytes(),
+            partition.state.as_bytes(),
+        ];
+        let mut call = calling(&SCRIPTS.acquire_queued, &keys);
+        call.arg(entry)
+            .arg(lease_ttl_ms)
+            .arg(partition.log_prefix());
+        return call;
+    }
+    if calls_script(wanted) {
+        let mut call = calling(&SCRIPTS.acquire, &[key.as_bytes()]);
+        call.arg(entry).arg(lease_ttl_ms);
+        return call;
+    }
+    let mut command = redis::Cmd::new();
+    command
+        .arg("SET")
+        .arg(key.as_bytes())
+        .arg(entry)
+        .arg("NX")
+        .arg("GET")
+        .arg("PX")
+        .arg(lease_ttl_ms);
+    command
+}
+
 fn loading(lease: Lease) -> Vec<u8> {
     entry::encode(&State::Loading(lease, Vec::new()))
 }
@@ -230,71 +299,73 @@ impl Store for RedisStore {
             fingerprint,
             codec,
         };
-        let mut command = redis::Cmd::new();
-        command
-            .arg("GETRANGE")
-            .arg(key.as_bytes())
-            .arg(0)
-            .arg(LARGE_ENTRY - 1);
+        let command = read_beginning(key);
         // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
         let first = self.connector.check_reply(&link, "get", answer)?;
-        if matches!(&first, Value::BulkString(bytes) if bytes.is_empty()) {
-            return Ok(Found::Absent);
-        }
-        found(self.whole("get", link, key, first).await?, identity)
+        self.found_from(link, key, first, identity).await
     }
 
-    async fn acquire(
+    async fn get_many(
         &self,
-        key: &Key,
-        lease: Lease,
-        lease_ttl_ms: u64,
-        over: bool,
-        partition: Option<&PartitionKeys>,
-    ) -> Result<Option<Found>, StoreError> {
-        let link = self.link_of(&lease)?;
-        let entry = loading(lease);
-        let script_reply = if let Some(partition) = partition {
-            let mut invocation = SCRIPTS.acquire_queued.prepare_invoke();
-            invocation
-                .key(key.as_bytes())
-                .key(partition.pending_index.as_bytes())
-                .key(partition.state.as_bytes())
-                .arg(entry)
-                .arg(lease_ttl_ms)
-                .arg(partition.log_prefix());
-            match self
-                .run_script("acquire", link.clone(), &invocation)
-                .await?
-            {
-                Value::Int(0) => return Ok(Some(Found::Writing)),
-                reply => reply,
-            }
-        } else if over {
-            let mut invocation = SCRIPTS.acquire.prepare_invoke();
-            invocation.key(key.as_bytes()).arg(entry).arg(lease_ttl_ms);
-            self.run_script("acquire", link.clone(), &invocation)
-                .await?
-        } else {
-            let mut command = redis::Cmd::new();
-            command
-                .arg("SET")
-                .arg(key.as_bytes())
-                .arg(entry)
-                .arg("NX")
-                .arg("GET")
-                .arg("PX")
-                .arg(lease_ttl_ms);
-            // This reply is whole, and an empty one is a damaged entry.
-            return match self.command("acquire", link, &command).await? {
-                Value::Nil => Ok(None),
-                entry => found(entry, lease.identity).map(Some),
-            };
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+    ) -> Vec<Result<Found, StoreError>> {
+        let link = match self.connector.link() {
+            Ok(link) => link,
+            Err(error) => return vec![Err(error); keys.len()],
         };
-        let reply = self.whole("acquire", link, key, script_reply).await?;
-        instead(reply, lease.identity)
+        let identity = Identity {
+            history: link.history,
+            fingerprint,
+            codec,
+        };
+        let commands = keys.iter().map(|key| read_beginning(key)).collect();
+        let replies = self.run_all("get", link.clone(), &[], commands).await;
+        let mut answers = Vec::with_capacity(keys.len());
+        for (key, reply) in keys.iter().zip(replies) {
+            answers.push(match reply {
+                Ok(first) => self.found_from(link.clone(), key, first, identity).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    async fn acquire_many(
+        &self,
+        wanted: &[LeaseRequest<'_>],
+        lease_ttl_ms: u64,
+    ) -> Vec<Result<Option<Found>, StoreError>> {
+        let link = match wanted.first().map(|first| self.link_of(&first.lease)) {
+            Some(Ok(link)) => link,
+            Some(Err(error)) => return vec![Err(error); wanted.len()],
+            None => return Vec::new(),
+        };
+        let commands = wanted.iter().map(|wanted| take_lease(wanted, lease_ttl_ms));
+        let scripts = [&SCRIPTS.acquire, &SCRIPTS.acquire_queued];
+        let replies = self
+            .run_all("acquire", link.clone(), &scripts, commands.collect())
+            .await;
+        let mut answers = Vec::with_capacity(wanted.len());
+        for (wanted, reply) in wanted.iter().zip(replies) {
+            let identity = wanted.lease.identity;
+            answers.push(match reply {
+                Err(error) => Err(error),
+                Ok(Value::Int(0)) if wanted.partition.is_some() => Ok(Some(Found::Writing)),
+                // The reply of a script may be only the beginning of the entry.
+                Ok(reply) if calls_script(wanted) => self
+                    .whole("acquire", link.clone(), wanted.key, reply)
+                    .await
+                    .and_then(|entry| instead(entry, identity)),
+                // This reply is whole, and an empty one is a damaged entry.
+                Ok(Value::Nil) => Ok(None),
+                Ok(entry) => found(entry, identity).map(Some),
+            });
+        }
+        answers
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
@@ -312,24 +383,46 @@ impl Store for RedisStore {
         instead(self.whole("wait", link, key, reply).await?, identity)
     }
 
-    async fn fill(
+    async fn fill_many(
         &self,
-        key: &Key,
-        fill: Fill,
-        ttl_ms: u64,
+        fills: Vec<FillRequest>,
         lease_ttl_ms: u64,
-    ) -> Result<bool, StoreError> {
-        let lease = fill.meta().lease;
-        let entry = encode(&fill)?;
-        let link = self.link_for(self.link_of(&lease)?, entry.len()).await?;
-        let mut invocation = SCRIPTS.fill.prepare_invoke();
-        invocation
-            .key(key.as_bytes())
-            .arg(&lease.token.0)
-            .arg(entry)
-            .arg(ttl_ms)
-            .arg(lease_ttl_ms);
-        Ok(self.run_script("fill", link, &invocation).await? == Value::Int(1))
+    ) -> Vec<Result<bool, StoreError>> {
+        let mut answers: Vec<_> = fills.iter().map(|_| Ok(false)).collect();
+        // Small and large entries have a connection each.
+        let mut sent = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+        for (at, FillRequest { key, fill, ttl_ms }) in fills.iter().enumerate() {
+            match encode(fill) {
+                Ok(entry) => {
+                    let (places, commands) = &mut sent[usize::from(entry.len() >= LARGE_ENTRY)];
+                    let mut call = calling(&SCRIPTS.fill, &[key.as_bytes()]);
+                    call.arg(&fill.meta().lease.token.0)
+                        .arg(entry)
+                        .arg(ttl_ms)
+                        .arg(lease_ttl_ms);
+                    places.push(at);
+                    commands.push(call);
+                }
+                Err(error) => answers[at] = Err(error),
+            }
+        }
+        for (is_large, (places, commands)) in sent.into_iter().enumerate() {
+            let Some(lease) = places.first().map(|&first| fills[first].fill.meta().lease) else {
+                continue;
+            };
+            let link = match self.link_of(&lease) {
+                Ok(link) if is_large == 1 => self.connector.large_link(link).await,
+                link => link,
+            };
+            let replies = match link {
+                Ok(link) => self.run_all("fill", link, &[&SCRIPTS.fill], commands).await,
+                Err(error) => vec![Err(error); commands.len()],
+            };
+            for (at, reply) in places.into_iter().zip(replies) {
+                answers[at] = reply.map(|reply| reply == Value::Int(1));
+            }
+        }
+        answers
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {

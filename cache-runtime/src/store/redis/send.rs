@@ -86,6 +86,39 @@ impl RedisStore {
         Ok(())
     }
 
+    /// Sends commands, in as few round trips as pipelines of bounded length need. Returns a reply for each: the server may
+    /// refuse one and execute the others. A call of a script that the server does not know is sent again with its text.
+    pub(super) async fn run_all(
+        &self,
+        operation: &'static str,
+        mut link: Link,
+        scripts: &[&Script],
+        commands: Vec<redis::Cmd>,
+    ) -> Vec<Result<Value, StoreError>> {
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut rest = commands.into_iter().peekable();
+        while rest.peek().is_some() {
+            let commands: Vec<_> = rest.by_ref().take(MAX_PIPELINE).collect();
+            let count = commands.len();
+            let heartbeat = Arc::clone(&link.heartbeat);
+            let sent = send_known(&mut link.connection, scripts, commands);
+            match unless_silent(&heartbeat, sent).await {
+                Err(silent) => replies.extend(vec![Err(silent); count]),
+                Ok(Err(error)) => {
+                    let failed = self
+                        .connector
+                        .check_reply::<Value>(&link, operation, Err(error));
+                    replies.extend(vec![failed; count]);
+                }
+                Ok(Ok(answers)) => replies.extend(answers.into_iter().map(|answer| {
+                    self.connector
+                        .check_reply(&link, operation, answer.extract_error())
+                })),
+            }
+        }
+        replies
+    }
+
     /// Runs a command.
     pub(super) async fn command(
         &self,
@@ -102,6 +135,16 @@ impl RedisStore {
     }
 }
 
+/// Returns the call of a script on keys, without its other arguments.
+pub(super) fn calling(script: &Script, keys: &[&[u8]]) -> redis::Cmd {
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(script.get_hash()).arg(keys.len());
+    for key in keys {
+        call.arg(key);
+    }
+    call
+}
+
 /// Sends calls of a script together. Returns the first error of any of them.
 async fn send_all(
     link: &mut Link,
@@ -116,6 +159,51 @@ async fn send_all(
         sent = send(connection, pipeline).await;
     }
     sent.map(drop)
+}
+
+/// Sends commands together. Returns a reply for each. Those that call an unknown script are sent again after the scripts.
+async fn send_known(
+    connection: &mut MultiplexedConnection,
+    scripts: &[&Script],
+    commands: Vec<redis::Cmd>,
+) -> Result<Vec<Value>, RedisError> {
+    let pipeline = pipeline_of(&commands);
+    let mut answers = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await?;
+    let is_unknown = |answer: &Value| {
+        let error = answer.clone().extract_error().err();
+        error.is_some_and(|error| is_unknown_script(&error))
+    };
+    let unknown = |answers: &[Value]| {
+        let errors = answers.iter().enumerate();
+        let errors = errors.filter(|(_, answer)| matches!(answer, Value::ServerError(_)));
+        let unknown = errors.filter(|(_, answer)| is_unknown(answer));
+        unknown.map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let again = unknown(&answers);
+    if again.is_empty() {
+        return Ok(answers);
+    }
+    for script in scripts {
+        script.prepare_invoke().load_async(connection).await?;
+    }
+    let pipeline = pipeline_of(again.iter().map(|&at| &commands[at]));
+    let repeated = connection
+        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .await?;
+    for (at, answer) in again.into_iter().zip(repeated) {
+        answers[at] = answer;
+    }
+    Ok(answers)
+}
+
+fn pipeline_of<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
+    let mut pipeline = redis::pipe();
+    for command in commands {
+        pipeline.add_command(command.clone());
+    }
+    pipeline
 }
 
 /// Sends commands together. Returns their replies, or the first refusal.

@@ -46,8 +46,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What an announcement needs of a repository, of any entity and database.
 pub(crate) trait WriteTarget: Send + Sync {
     fn cache(&self) -> &Arc<cache::Inner>;
-    /// Returns the prefix of all keys.
+    /// Returns what the keys of all rows begin with.
     fn prefix(&self) -> &[u8];
+    /// Returns what the keys of all rows and of all lookups begin with.
+    fn prefixes(&self) -> Vec<Vec<u8>>;
     fn policy(&self) -> &Policy;
     fn counters(&self) -> &Counters;
     fn entity(&self) -> &'static str;
@@ -60,6 +62,10 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
 
     fn prefix(&self) -> &[u8] {
         self.keys.prefix()
+    }
+
+    fn prefixes(&self) -> Vec<Vec<u8>> {
+        self.keys.prefixes(!E::SPEC.lookups.is_empty())
     }
 
     fn policy(&self) -> &Policy {
@@ -126,12 +132,20 @@ impl Announcement {
         }
     }
 
-    /// Returns the announcement of a write of one row.
-    pub(crate) fn of_one(intent: Token, target: Arc<dyn WriteTarget>, key: Key) -> Self {
+    /// Returns the announcement of a write of one row: at its own key, and at those of its lookups.
+    pub(crate) fn of_one(
+        intent: Token,
+        target: Arc<dyn WriteTarget>,
+        key: Key,
+        lookups: Vec<Key>,
+    ) -> Self {
         let mut announcement = Self::new(intent, PendingWrites::default());
         announcement.parts.push(TargetIntent {
             target,
-            keys: vec![AnnouncedKey { key, update: None }],
+            keys: std::iter::once(key)
+                .chain(lookups)
+                .map(|key| AnnouncedKey { key, update: None })
+                .collect(),
             all: false,
             intent: Intent::NotPlaced,
         });
@@ -141,9 +155,9 @@ impl Announcement {
     /// Sets the cache update of a write of one row, once it is known.
     pub(crate) fn set_update(&mut self, update: Option<CacheUpdate>) {
         if let [TargetIntent { keys, .. }] = &mut self.parts[..]
-            && let [one] = &mut keys[..]
+            && let Some(row) = keys.first_mut()
         {
-            one.update = update;
+            row.update = update;
         }
     }
 
@@ -188,7 +202,12 @@ impl Announcement {
         let Some(part) = unannounced else {
             return Ok(());
         };
-        let described = match &part.keys[..] {
+        let prefix = part.target.prefix();
+        let rows = part.keys.iter();
+        let rows: Vec<_> = rows
+            .filter(|announced| announced.key.as_bytes().starts_with(prefix))
+            .collect();
+        let described = match &rows[..] {
             [one] => format!("{} with key {}", part.target.entity(), one.key),
             several => format!("{} rows of {}", several.len(), part.target.entity()),
         };
@@ -365,8 +384,7 @@ impl TargetIntent {
     /// Drops all rows of the repository. If that fails, it is repeated later as a repair.
     async fn drop_all(&self) {
         let cache = self.target.cache();
-        let prefix = self.target.prefix().to_vec();
-        if let Err(error) = cache.repairs.drop_all([prefix]).await {
+        if let Err(error) = cache.repairs.drop_all(self.target.prefixes()).await {
             self.target.counters().store_errors.add_one();
             tracing::debug!(entity = self.target.entity(), %error, "failed to drop the rows of an entity; they are dropped later");
             cache.repairs.remember_all(None);

@@ -33,6 +33,10 @@ impl WriteTarget for Target {
         self.prefix
     }
 
+    fn prefixes(&self) -> Vec<Vec<u8>> {
+        vec![self.prefix().to_vec()]
+    }
+
     fn policy(&self) -> &Policy {
         &self.policy
     }
@@ -113,7 +117,7 @@ impl Scene {
     /// Returns the announcement of a write that has begun.
     async fn begun(&self, key: &Key) -> Announcement {
         let target = self.target();
-        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone());
+        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone(), Vec::new());
         announcement.begin().await;
         announcement
     }

@@ -1,0 +1,440 @@
+//! Lookups: what the entity says about them, how their values are bound, and their methods.
+//!
+//! Invariant: every method is one call of a method on the inner repository of the runtime, with the place of the lookup and a
+//! tuple of its values.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Index, ext::IdentExt};
+
+use super::method::docs;
+use crate::model::{Entity, Lookup, LookupField};
+
+/// How many ids of a list are cached, unless `max` says otherwise.
+const DEFAULT_MAX: u32 = 1_000;
+
+/// ```text
+/// .with_lookups(&[LookupSpec::unique("email", &["email"])])
+/// ```
+pub(super) fn specs(private: &TokenStream, lookups: &[Lookup]) -> Option<TokenStream> {
+    let specs = lookups.iter().map(|lookup| {
+        let name = lookup.key_name();
+        let columns = lookup.fields.iter().map(|field| &field.column);
+        let folded = lookup.folds.then(|| quote!(.folded()));
+        if lookup.is_unique {
+            return quote!(#private::LookupSpec::unique(#name, &[#(#columns),*]) #folded);
+        }
+        let order = lookup
+            .order_by
+            .iter()
+            .map(|(column, descends)| quote!((#column, #descends)));
+        let max = lookup.max.unwrap_or(DEFAULT_MAX);
+        quote!(#private::LookupSpec::index(#name, &[#(#columns),*], &[#(#order),*], #max) #folded)
+    });
+    (!lookups.is_empty()).then(|| quote!(.with_lookups(&[#(#specs),*])))
+}
+
+/// ```text
+/// fn lookup_keys(&self, __cached_keys: &mut LookupKeys<'_>) {
+///     __cached_keys.add(0usize, || Some((&self.tenant, Option::as_ref(&self.email)?,)));
+/// }
+/// ```
+pub(super) fn keys(private: &TokenStream, lookups: &[Lookup]) -> Option<TokenStream> {
+    let adds = lookups.iter().enumerate().map(|(place, lookup)| {
+        let values = lookup.fields.iter().map(|field| {
+            let ident = &field.ident;
+            let value = match field.is_nullable {
+                true => quote!(::core::option::Option::as_ref(&self.#ident)?),
+                false => quote!(&self.#ident),
+            };
+            match field.is_folded {
+                true => quote!(#private::folded(#value)),
+                false => value,
+            }
+        });
+        quote! {
+            #private::LookupKeys::add(__cached_keys, #place, || ::core::option::Option::Some((#(#values,)*)));
+        }
+    });
+    (!lookups.is_empty()).then(|| {
+        quote! {
+            fn lookup_keys(&self, __cached_keys: &mut #private::LookupKeys<'_>) {
+                #(#adds)*
+            }
+        }
+    })
+}
+
+/// The types that a lookup binds, and those of the id, which it reads.
+pub(super) fn bounds(private: &TokenStream, entity: &Entity) -> Vec<TokenStream> {
+    if entity.lookups.is_empty() {
+        return Vec::new();
+    }
+    let fields = entity.lookups.iter().flat_map(|lookup| &lookup.fields);
+    let bound = super::source::distinct(fields.map(LookupField::stored));
+    let ids = entity.id.parts();
+    let read = super::source::distinct(ids.map(|part| part.stored.as_ref().unwrap_or(&part.ty)));
+    let bound = bound
+        .into_iter()
+        .map(|ty| quote!(#ty: #private::Column<__CachedDb>));
+    let read = read
+        .into_iter()
+        .map(|ty| quote!(#ty: for<'__cached> #private::Decode<'__cached, __CachedDb>));
+    bound.chain(read).collect()
+}
+
+/// ```text
+/// fn bind_lookup(
+///     __cached_lookup: usize,
+///     __cached_given: &dyn Any,
+///     __cached_values: &mut Binder<'_, __CachedDb>,
+/// ) -> BindResult {
+///     match __cached_lookup {
+///         0usize => Binder::lookup(__cached_values, __cached_given, |__cached_values, __cached_given: &(String,)| {
+///             __cached_values.value(Role::Id, &__cached_given.0)?;
+///             Ok(())
+///         }),
+///         _ => Err(NO_LOOKUP.into()),
+///     }
+/// }
+/// fn read_id(__cached_row: &__CachedDb::Row) -> Result<i64, sqlx::Error> {
+///     Ok(Backend::read::<i64>(__cached_row, 1usize)?)
+/// }
+/// ```
+pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStream> {
+    if entity.lookups.is_empty() {
+        return None;
+    }
+    let arms = entity.lookups.iter().enumerate().map(|(place, lookup)| {
+        let types = lookup.fields.iter().map(|field| &field.ty);
+        let binds = lookup.fields.iter().enumerate().map(|(index, field)| {
+            let index = Index::from(index);
+            let arguments = quote!(__cached_values, #private::Role::Id, &__cached_given.#index);
+            match &field.stored {
+                Some(stored) => quote!(#private::Binder::converted::<#stored, _>(#arguments)),
+                None => quote!(#private::Binder::value(#arguments)),
+            }
+        });
+        quote! {
+            #place => #private::Binder::lookup(
+                __cached_values,
+                __cached_given,
+                |__cached_values, __cached_given: &(#(#types,)*)| {
+                    #(#binds?;)*
+                    ::core::result::Result::Ok(())
+                },
+            ),
+        }
+    });
+    let id_type = super::entity::id_type(&entity.id);
+    let parts = entity.id.parts().enumerate().map(|(index, part)| {
+        let place = index + 1;
+        let ty = &part.ty;
+        match &part.stored {
+            Some(stored) => quote! {
+                <__CachedDb as #private::Backend>::read_converted::<#stored, #ty>(__cached_row, #place)?
+            },
+            None => quote! {
+                <__CachedDb as #private::Backend>::read::<#ty>(__cached_row, #place)?
+            },
+        }
+    });
+    let id = match entity.id.rest.is_empty() {
+        true => quote!(#(#parts)*),
+        false => quote!((#(#parts),*)),
+    };
+    Some(quote! {
+        fn bind_lookup(
+            __cached_lookup: ::core::primitive::usize,
+            __cached_given: &dyn ::core::any::Any,
+            __cached_values: &mut #private::Binder<'_, __CachedDb>,
+        ) -> #private::BindResult {
+            match __cached_lookup {
+                #(#arms)*
+                _ => ::core::result::Result::Err(::core::convert::Into::into(#private::NO_LOOKUP)),
+            }
+        }
+        fn read_id(__cached_row: &__CachedDb::Row) -> ::core::result::Result<#id_type, #private::SqlxError> {
+            ::core::result::Result::Ok(#id)
+        }
+    })
+}
+
+const UNREADABLE: &str = "Fails if the database cannot be read. An unreachable cache is not an error: the rows are then read \
+                          from the database.";
+
+const CANCEL: &str =
+    "The future may be dropped at any time. A load that other callers wait for continues.";
+
+/// What the methods of a lookup need to know.
+pub(super) struct Methods<'a> {
+    pub(super) entity: &'a Ident,
+    pub(super) private: &'a TokenStream,
+    /// The type parameter for the database.
+    pub(super) database: &'a Ident,
+    /// The place of the lookup.
+    pub(super) place: usize,
+    pub(super) is_unique: bool,
+    pub(super) suffix: String,
+    pub(super) idents: Vec<Ident>,
+    /// `None` after an error: the methods take anything, and are never run.
+    pub(super) fields: Option<&'a [LookupField]>,
+}
+
+impl Methods<'_> {
+    /// ```text
+    /// pub fn find_by_email(&self, email: impl AsId<String>) -> impl Future<Output = Result<Option<Arc<User>>, Error>> {
+    ///     Repository::find_by(&self.inner, 0usize, (AsId::<String>::as_id(&email).into_owned(),))
+    /// }
+    /// ```
+    pub(super) fn tokens(&self) -> TokenStream {
+        let own = match self.is_unique {
+            true => self.of_unique(),
+            false => self.of_index(),
+        };
+        let shared = self.of_both();
+        quote!(#own #shared)
+    }
+
+    fn of_unique(&self) -> TokenStream {
+        let (row, name, words, suffix) = (self.row(), self.name(), self.words(), &self.suffix);
+        let maybe_row = quote!(::core::option::Option<#row>);
+        let unreadable = "Fails if the database cannot be read, and with the kind `Duplicate` if several rows have the values. An \
+                          unreachable cache is not an error: the row is then read from the database.";
+        let find = self.one(
+            "find_by",
+            &maybe_row,
+            &docs(
+                &format!(
+                    "Returns the `{name}` with this {words}, or `None` if there is no such row. The row is compared with the \
+                     values, so a row that does not have them any more is never returned."
+                ),
+                unreadable,
+                CANCEL,
+            ),
+        );
+        let rows = quote!(::std::vec::Vec<#maybe_row>);
+        let find_many = self.many(
+            &format!("find_many_by_{suffix}"),
+            "find_many_by",
+            &rows,
+            &docs(
+                &format!(
+                    "Finds each `{name}` as `find_by_{suffix}` does, in the order of the values; `None` where there is no such \
+                     row. The cache is read in two round trips for 500 values, and what it lacks with one statement for 64 values \
+                     and one for the rows."
+                ),
+                unreadable,
+                CANCEL,
+            ),
+        );
+        quote!(#find #find_many)
+    }
+
+    fn of_index(&self) -> TokenStream {
+        let (entity, private, name, words, suffix) = (
+            self.entity,
+            self.private,
+            self.name(),
+            self.words(),
+            &self.suffix,
+        );
+        let (parameters, values) = self.parameters();
+        let method = format_ident!("find_all_by_{suffix}");
+        let find_docs = docs(
+            &format!(
+                "Returns each `{name}` with this {words}, in the order of the index, when it is awaited. `.limit(n)` and \
+                 `.after(&row)` choose a page. Each row is compared with the values, so a row that does not have them any more is \
+                 never returned."
+            ),
+            UNREADABLE,
+            CANCEL,
+        );
+        let database = self.database;
+        let place = self.place;
+        let find = match self.fields {
+            Some(_) => quote! {
+                #[doc = #find_docs]
+                pub fn #method(&self, #parameters) -> #private::FindAll<'_, #entity, #database> {
+                    #private::Repository::find_all_by(&self.inner, #place, #values)
+                }
+            },
+            None => quote! {
+                #[doc = #find_docs]
+                pub fn #method(&self, #parameters) -> #private::FindAll<'_, #entity, #database> {
+                    ::core::panic!("this entity has a mistake")
+                }
+            },
+        };
+        let page = quote!(#private::Page<#entity>);
+        let find_many = self.many(
+            &format!("find_all_by_{suffix}_many"),
+            "find_all_many",
+            &quote!(::std::vec::Vec<#page>),
+            &docs(
+                &format!(
+                    "Finds the rows of several lists as `find_all_by_{suffix}` does: one page for each value, in their order. The \
+                     cache is read in two round trips, and what it lacks with one statement for 64 values and one for the rows."
+                ),
+                UNREADABLE,
+                CANCEL,
+            ),
+        );
+        let count = self.one(
+            "count_by",
+            &quote!(::core::primitive::u64),
+            &docs(
+                &format!(
+                    "Counts each `{name}` with this {words}. If the cache has all of their ids, their rows are counted, otherwise \
+                     the database counts."
+                ),
+                UNREADABLE,
+                CANCEL,
+            ),
+        );
+        quote!(#find #find_many #count)
+    }
+
+    fn of_both(&self) -> TokenStream {
+        let (name, words) = (self.name(), self.words());
+        let exists = self.one(
+            "exists_by",
+            &quote!(::core::primitive::bool),
+            &docs(
+                &format!("Returns whether there is a `{name}` with this {words}."),
+                UNREADABLE,
+                CANCEL,
+            ),
+        );
+        let invalidate = self.one(
+            "invalidate_by",
+            &quote!(()),
+            &docs(
+                &format!(
+                    "Drops what is cached about the `{name}` with this {words}, but not the rows. Call it after a write of this \
+                     value that did not go through larder, beside `invalidate`."
+                ),
+                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the database until the \
+                 cache has dropped it.",
+                "If the future is dropped before it ends, it may still be in the cache. Call it again.",
+            ),
+        );
+        quote!(#exists #invalidate)
+    }
+
+    fn row(&self) -> TokenStream {
+        let entity = self.entity;
+        quote!(::std::sync::Arc<#entity>)
+    }
+
+    fn name(&self) -> String {
+        self.entity.unraw().to_string()
+    }
+
+    /// A method for the values of one lookup.
+    fn one(&self, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
+        let method = format_ident!("{inner}_{}", self.suffix);
+        let (parameters, values) = self.parameters();
+        self.method(&method, inner, &parameters, &values, returns, docs)
+    }
+
+    /// A method for many values.
+    fn many(&self, method: &str, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
+        let (parameters, values) = self.slice();
+        let method = format_ident!("{method}");
+        self.method(&method, inner, &parameters, &values, returns, docs)
+    }
+
+    fn method(
+        &self,
+        method: &Ident,
+        inner: &str,
+        parameters: &TokenStream,
+        values: &TokenStream,
+        returns: &TokenStream,
+        docs: &str,
+    ) -> TokenStream {
+        let (private, place) = (self.private, self.place);
+        let inner = format_ident!("{inner}");
+        let body = match self.fields {
+            Some(_) => quote!(#private::Repository::#inner(&self.inner, #place, #values)),
+            None => quote!(async move { ::core::panic!("this entity has a mistake") }),
+        };
+        quote! {
+            #[doc = #docs]
+            pub fn #method(
+                &self,
+                #parameters
+            ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {
+                #body
+            }
+        }
+    }
+
+    /// The fields in words.
+    fn words(&self) -> String {
+        let names = self
+            .idents
+            .iter()
+            .map(|ident| format!("`{}`", ident.unraw()));
+        names.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// One parameter for each field, and the tuple of their values.
+    fn parameters(&self) -> (TokenStream, TokenStream) {
+        let idents = &self.idents;
+        let Some(fields) = self.fields else {
+            return (quote!(#(#idents: impl ::core::any::Any),*), quote!());
+        };
+        let private = self.private;
+        let parameters = fields.iter().map(|field| {
+            let LookupField { ident, ty, .. } = field;
+            quote!(#ident: impl #private::AsId<#ty>)
+        });
+        let values = fields.iter().map(|field| {
+            let ident = &field.ident;
+            self.value(field, &quote!(&#ident))
+        });
+        (quote!(#(#parameters),*), quote!((#(#values,)*)))
+    }
+
+    /// A slice of values, and the list of their tuples.
+    fn slice(&self) -> (TokenStream, TokenStream) {
+        let Some(fields) = self.fields else {
+            return (quote!(rows: &[impl ::core::any::Any]), quote!());
+        };
+        let private = self.private;
+        let types = fields.iter().map(|field| {
+            let ty = &field.ty;
+            quote!(impl #private::AsId<#ty>)
+        });
+        let ty = match fields {
+            [_] => quote!(#(#types)*),
+            _ => quote!((#(#types),*)),
+        };
+        let values = fields.iter().enumerate().map(|(index, field)| {
+            let index = Index::from(index);
+            match fields {
+                [_] => self.value(field, &quote!(__cached_value)),
+                _ => self.value(field, &quote!(&__cached_value.#index)),
+            }
+        });
+        let list = quote! {
+            ::core::iter::Iterator::collect(::core::iter::Iterator::map(
+                <[_]>::iter(values),
+                |__cached_value| (#(#values,)*),
+            ))
+        };
+        (quote!(values: &[#ty]), list)
+    }
+
+    fn value(&self, field: &LookupField, given: &TokenStream) -> TokenStream {
+        let private = self.private;
+        let ty = &field.ty;
+        let value = quote!(#private::AsId::<#ty>::as_id(#given));
+        match field.is_folded {
+            true => quote!(#private::folded(&#value)),
+            false => quote!(::std::borrow::Cow::into_owned(#value)),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a key of the cache holds: a row, or the ids that a lookup found.
+//!
+//! A read of either goes through the same steps (`read`, `load`): the same lease, the same fill, the same flights. This is
+//! what differs: the statement, the payload, and which value belongs to which key.
+//!
+//! Not here: the value of a lookup (`lookup`), and when a payload may be stored (`load`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    context::Context,
+    database::{backend::Backend, entity::Entity},
+    error::Error,
+    protocol::{key::Key, state::Identity},
+    read::{LookedUp, flight::Flights},
+    store::Payload,
+};
+
+/// What is read at a key.
+pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static {
+    /// The value, if there is one.
+    type Value: Send + Sync + 'static;
+
+    /// Returns the loads of values of this kind.
+    fn flights(context: &Context<E, DB>) -> &Flights<Self::Value>;
+
+    /// Returns what an entry must have to be read now.
+    fn identity(&self, context: &Context<E, DB>) -> Identity;
+
+    /// Returns the value in a payload, if it can be decoded.
+    fn decode(context: &Context<E, DB>, payload: Payload) -> Option<Arc<Self::Value>>;
+
+    /// Returns the payload of a value, if it may be stored at this key.
+    fn encode(context: &Context<E, DB>, key: &Key, value: &Arc<Self::Value>) -> Option<Payload>;
+
+    /// Decides what to do with a queued write of an earlier history of the store at a key.
+    fn settle(
+        context: &Context<E, DB>,
+        key: &Key,
+    ) -> impl Future<Output = Result<LookedUp<Self::Value>, Error>> + Send;
+
+    /// Describes the value, for messages.
+    fn describe(&self, context: &Context<E, DB>, key: &Key) -> String;
+
+    /// Reads the values of several keys from the database. A key without a value is absent from the result.
+    fn select(
+        context: &Context<E, DB>,
+        connection: &mut DB::Connection,
+        wanted: &[(&Key, &Self)],
+    ) -> impl Future<Output = Result<HashMap<Key, Self::Value>, SelectError>> + Send;
+}
+
+/// Describes what is read, for messages.
+pub(crate) fn describe<E: Entity, DB: Backend, C: Content<E, DB>>(
+    context: &Context<E, DB>,
+    wanted: &[(&Key, &C)],
+) -> String {
+    match wanted {
+        [(key, content)] => content.describe(context, key),
+        several => format!("{} rows of {}", several.len(), E::SPEC.name),
+    }
+}
+
+/// Why values could not be read.
+pub(crate) enum SelectError {
+    /// The database failed.
+    Database(sqlx::Error),
+    /// What it returned contradicts the entity.
+    Refused(Error),
+}
+
+impl From<sqlx::Error> for SelectError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// The row with an id.
+pub(crate) struct RowOf<E: Entity>(pub(crate) E::Id);
+
+impl<E: Entity> Clone for RowOf<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
+    type Value = E;
+
+    fn flights(context: &Context<E, DB>) -> &Flights<E> {
+        &context.flights
+    }
+
+    fn identity(&self, context: &Context<E, DB>) -> Identity {
+        context.identity()
+    }
+
+    fn decode(context: &Context<E, DB>, payload: Payload) -> Option<Arc<E>> {
+        context.decode_payload(payload)
+    }
+
+    fn encode(context: &Context<E, DB>, key: &Key, row: &Arc<E>) -> Option<Payload> {
+        // The database may treat two spellings of an id as equal. Under this key, only this spelling would be invalidated.
+        if context.key(&row.id()).ok()? != *key {
+            return None;
+        }
+        context.encode_payload(row)
+    }
+
+    fn describe(&self, context: &Context<E, DB>, key: &Key) -> String {
+        context.describe_row(key)
+    }
+
+    async fn settle(context: &Context<E, DB>, key: &Key) -> Result<LookedUp<E>, Error> {
+        context.resolve_stale_pending(key).await
+    }
+
+    async fn select(
+        context: &Context<E, DB>,
+        connection: &mut DB::Connection,
+        wanted: &[(&Key, &Self)],
+    ) -> Result<HashMap<Key, E>, SelectError> {
+        let database = &context.database;
+        if let [(key, RowOf(id))] = wanted {
+            let row = database.select(connection, id).await?;
+            return Ok(row.map(|row| ((*key).clone(), row)).into_iter().collect());
+        }
+        let ids: Vec<_> = wanted.iter().map(|(_, RowOf(id))| id).collect();
+        let mut found = HashMap::with_capacity(wanted.len());
+        for row in database.select_many(connection, &ids).await? {
+            // A row whose id is equal for the database in another spelling has another key, and nobody asked for it.
+            if let Ok(key) = context.key(&row.id()) {
+                found.insert(key, row);
+            }
+        }
+        Ok(found)
+    }
+}
