@@ -7,7 +7,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::{Index, ext::IdentExt};
 
-use super::method::docs;
+use super::{method::docs, names};
 use crate::model::{Entity, Lookup, LookupField};
 
 /// How many ids of a list are cached, unless `max` says otherwise.
@@ -98,7 +98,7 @@ pub(super) fn bounds(private: &TokenStream, entity: &Entity) -> Vec<TokenStream>
 ///     }
 /// }
 /// fn read_id(__cached_row: &__CachedDb::Row) -> Result<i64, sqlx::Error> {
-///     Ok(Backend::read::<i64>(__cached_row, 1usize)?)
+///     Backend::read::<i64>(__cached_row, 1usize)
 /// }
 /// ```
 pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStream> {
@@ -132,16 +132,16 @@ pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStre
         let ty = &part.ty;
         match &part.stored {
             Some(stored) => quote! {
-                <__CachedDb as #private::Backend>::read_converted::<#stored, #ty>(__cached_row, #place)?
+                <__CachedDb as #private::Backend>::read_converted::<#stored, #ty>(__cached_row, #place)
             },
             None => quote! {
-                <__CachedDb as #private::Backend>::read::<#ty>(__cached_row, #place)?
+                <__CachedDb as #private::Backend>::read::<#ty>(__cached_row, #place)
             },
         }
     });
     let id = match entity.id.rest.is_empty() {
         true => quote!(#(#parts)*),
-        false => quote!((#(#parts),*)),
+        false => quote!(::core::result::Result::Ok((#(#parts?),*))),
     };
     Some(quote! {
         fn bind_lookup(
@@ -155,7 +155,7 @@ pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStre
             }
         }
         fn read_id(__cached_row: &__CachedDb::Row) -> ::core::result::Result<#id_type, #private::SqlxError> {
-            ::core::result::Result::Ok(#id)
+            #id
         }
     })
 }
@@ -331,11 +331,50 @@ impl Methods<'_> {
         self.entity.unraw().to_string()
     }
 
-    /// A method for the values of one lookup.
+    /// A method for the values of one lookup. Its future depends on the types of the values, so that rustc reports a wrong one
+    /// once (`AsId::Operation`).
     fn one(&self, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
         let method = format_ident!("{inner}_{}", self.suffix);
-        let (parameters, values) = self.parameters();
-        self.method(&method, inner, &parameters, &values, returns, docs)
+        let Some(fields) = self.fields else {
+            let (parameters, values) = self.parameters();
+            return self.method(&method, inner, &parameters, &values, returns, docs);
+        };
+        let (private, place) = (self.private, self.place);
+        let inner = format_ident!("{inner}");
+        let mentioned = fields.iter().map(|field| &field.ty);
+        let mentioned = quote!(#private #(#mentioned)*);
+        let mut generics = Vec::new();
+        let mut parameters = Vec::new();
+        let mut future = quote! {
+            impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>>
+        };
+        let values = fields.iter().map(|field| {
+            let ident = &field.ident;
+            self.value(field, &quote!(&#ident))
+        });
+        let mut body = quote!(#private::Repository::#inner(&self.inner, #place, (#(#values,)*)));
+        for (number, LookupField { ident, ty, .. }) in fields.iter().enumerate() {
+            let plain = match fields {
+                [_] => "V".to_owned(),
+                _ => format!("V{}", number + 1),
+            };
+            let given = names::free(&plain, &mentioned);
+            future = quote!(<#given as #private::AsId<#ty>>::Operation<#future>);
+            body = quote! {
+                <<#given as #private::AsId<#ty>>::Operation<_> as ::core::convert::From<_>>::from(#body)
+            };
+            parameters.push(quote!(#ident: #given));
+            generics.push(quote!(#given: #private::AsId<#ty>));
+        }
+        quote! {
+            #[doc = #docs]
+            pub fn #method<#(#generics),*>(
+                &self,
+                #(#parameters),*
+            ) -> #future {
+                #body
+            }
+        }
     }
 
     /// A method for many values.
@@ -384,7 +423,8 @@ impl Methods<'_> {
     fn parameters(&self) -> (TokenStream, TokenStream) {
         let idents = &self.idents;
         let Some(fields) = self.fields else {
-            return (quote!(#(#idents: impl ::core::any::Any),*), quote!());
+            let parameters = idents.iter().map(|_| quote!(_: impl ::core::any::Any));
+            return (quote!(#(#parameters),*), quote!());
         };
         let private = self.private;
         let parameters = fields.iter().map(|field| {
@@ -401,7 +441,7 @@ impl Methods<'_> {
     /// A slice of values, and the list of their tuples.
     fn slice(&self) -> (TokenStream, TokenStream) {
         let Some(fields) = self.fields else {
-            return (quote!(rows: &[impl ::core::any::Any]), quote!());
+            return (quote!(_: &[impl ::core::any::Any]), quote!());
         };
         let private = self.private;
         let types = fields.iter().map(|field| {

@@ -260,7 +260,8 @@ impl AsId<String> for &str {
 /// A composite id whose texts are borrowed: `(1, "x")` for an id `(i64, String)`.
 macro_rules! borrowed_tuples {
     ($(($($generic:ident)*) ($($id:ty),*) ($($given:ty),*) ($($part:ident $owned:expr),*);)*) => {
-        $(impl<$($generic: Clone),*> AsId<($($id,)*)> for ($($given,)*) {
+        $(#[diagnostic::do_not_recommend]
+        impl<$($generic: Clone),*> AsId<($($id,)*)> for ($($given,)*) {
             type Operation<F: Future> = F;
 
             fn as_id(&self) -> Cow<'_, ($($id,)*)> {

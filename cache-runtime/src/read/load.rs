@@ -61,6 +61,9 @@ pub(crate) struct Item<E: Entity, DB: Backend, C: Content<E, DB>> {
     is_abandoned: bool,
 }
 
+/// Receives the leader's answer.
+pub(crate) type Answer<V> = oneshot::Receiver<Result<Outcome<V>, Error>>;
+
 /// Sends the leader's answer, once.
 struct Early<V>(Option<oneshot::Sender<Result<Outcome<V>, Error>>>);
 
@@ -205,7 +208,6 @@ pub(crate) async fn bypass<E: Entity, DB: Backend, C: Content<E, DB>>(
 }
 
 /// Asks for leases. If one is not granted, returns what is at its key instead.
-#[expect(clippy::type_complexity, reason = "the items are passed through")]
 async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
     context: &Arc<Context<E, DB>>,
     asking: Vec<(Item<E, DB, C>, bool, u32)>,
@@ -337,7 +339,7 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         let accepted = match is_filled {
             true => filled
                 .next()
-                .is_some_and(|answer| item.judge_fill(answer, lease)),
+                .is_some_and(|answer| item.judge_fill(&answer, lease)),
             false => item.release(lease).await,
         };
         let below = if accepted && !denied { ALL } else { generation };
@@ -441,7 +443,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
         key: Key,
         content: C,
         flight: Arc<Flight<C::Value>>,
-    ) -> (Self, oneshot::Receiver<Result<Outcome<C::Value>, Error>>) {
+    ) -> (Self, Answer<C::Value>) {
         let (early, answer) = oneshot::channel();
         let item = Self {
             context,
@@ -483,7 +485,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
     }
 
     /// Counts the answer to a fill. Returns whether it was accepted.
-    fn judge_fill(&self, answer: Result<bool, StoreError>, lease: Lease) -> bool {
+    fn judge_fill(&self, answer: &Result<bool, StoreError>, lease: Lease) -> bool {
         let counters = &self.context.counters;
         match answer {
             Ok(true) => {

@@ -268,6 +268,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Cancel safety
     ///
     /// If the future is dropped before it ends, the row may or may not have been changed, and no transaction stays open.
+    #[expect(
+        clippy::type_complexity,
+        reason = "each layer makes one mistake a single error of rustc"
+    )]
     pub fn modify<Id: AsId<E::Id>, W: RowWrites, R: ChangeResult>(
         &self,
         id: Id,

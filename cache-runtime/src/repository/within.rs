@@ -168,6 +168,10 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// # Cancel safety
     ///
     /// As [`Within::update`].
+    #[expect(
+        clippy::type_complexity,
+        reason = "each layer makes one mistake a single error of rustc"
+    )]
     pub fn modify<Id: AsId<E::Id>, W: DirectWrites, R: ChangeResult>(
         &mut self,
         id: Id,

@@ -142,7 +142,7 @@ mod tests {
             let (gates, mut keys) = (&gates, keys.clone());
             async move {
                 keys.rotate_left(number % 4);
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     keys.reverse();
                 }
                 let _entered = gates.enter_all(&keys[0], &keys[1..]).await;

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 struct Flight {
     #[cached(primary_key)]
     id: i64,
-    #[cached(unique)]
+    #[cached(find_by)]
     code: String,
-    #[cached(index)]
+    #[cached(lookup)]
     origin: String,
     #[cached(rename = "to")]
     destination: String,
