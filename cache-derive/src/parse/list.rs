@@ -27,7 +27,7 @@ pub(super) enum Written {
 /// Splits a list. An entry that does not start with a word is handed back as it is.
 pub(super) fn entries(tokens: TokenStream) -> Vec<Result<Entry, TokenStream>> {
     let mut list: Vec<Vec<TokenTree>> = vec![Vec::new()];
-    for token in tokens {
+    for token in ungrouped(tokens) {
         match (&token, list.last_mut()) {
             (TokenTree::Punct(punct), Some(entry)) if punct.as_char() == ',' => {
                 // The comma stays for the message if there was nothing in front of it.
@@ -42,6 +42,17 @@ pub(super) fn entries(tokens: TokenStream) -> Vec<Result<Entry, TokenStream>> {
     }
     list.retain(|entry| !entry.is_empty());
     list.into_iter().map(entry).collect()
+}
+
+/// The tokens without the invisible groups that `macro_rules!` puts around a `$key:meta`.
+fn ungrouped(tokens: TokenStream) -> Vec<TokenTree> {
+    let tokens = tokens.into_iter().map(|token| match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::None => {
+            ungrouped(group.stream())
+        }
+        token => vec![token],
+    });
+    tokens.flatten().collect()
 }
 
 fn entry(tokens: Vec<TokenTree>) -> Result<Entry, TokenStream> {

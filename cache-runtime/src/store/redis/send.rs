@@ -167,7 +167,10 @@ async fn send_known(
     scripts: &[&Script],
     commands: Vec<redis::Cmd>,
 ) -> Result<Vec<Value>, RedisError> {
-    let pipeline = pipeline_of(&commands);
+    let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command);
+    }
     let mut answers = connection
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await?;
@@ -188,22 +191,19 @@ async fn send_known(
     for script in scripts {
         script.prepare_invoke().load_async(connection).await?;
     }
-    let pipeline = pipeline_of(again.iter().map(|&at| &commands[at]));
+    let mut repetition = redis::pipe();
+    for (at, command) in pipeline.cmd_iter().enumerate() {
+        if again.contains(&at) {
+            repetition.add_command(command.clone());
+        }
+    }
     let repeated = connection
-        .send_packed_commands(&pipeline, 0, pipeline.len())
+        .send_packed_commands(&repetition, 0, repetition.len())
         .await?;
     for (at, answer) in again.into_iter().zip(repeated) {
         answers[at] = answer;
     }
     Ok(answers)
-}
-
-fn pipeline_of<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
-    let mut pipeline = redis::pipe();
-    for command in commands {
-        pipeline.add_command(command.clone());
-    }
-    pipeline
 }
 
 /// Sends commands together. Returns their replies, or the first refusal.
