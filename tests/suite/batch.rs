@@ -6,8 +6,8 @@ use larder::{Cached, Origin, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entities::{Item, ItemRepository},
-    world::{Tested, World, eventually, everywhere, on_both_stores, on_postgres, on_redis},
+    entities::Item,
+    world::{Tested, World, eventually, everywhere, filled, on_both_stores, on_postgres, on_redis},
 };
 
 everywhere!(
@@ -41,16 +41,6 @@ fn names(rows: &[Option<Arc<Item>>]) -> Vec<Option<&str>> {
         .collect()
 }
 
-/// Waits until all fills of a repository have been judged.
-async fn filled<DB: Tested>(items: &ItemRepository<DB>) {
-    eventually("the fills have been judged", async || {
-        let stats = items.stats();
-        stats.fills_accepted + stats.fills_refused + stats.uncached_loads + stats.load_errors
-            >= stats.loads
-    })
-    .await;
-}
-
 async fn rows_come_in_the_order_asked<DB: Tested>(world: &World<DB>) {
     put(world, [1, 2, 3]).await;
     let items = world.items();
@@ -66,7 +56,7 @@ async fn rows_come_in_the_order_asked<DB: Tested>(world: &World<DB>) {
     let before = world.database.statements();
     assert_eq!(names(&items.find_many(&asked).await.unwrap()), expected);
     assert_eq!(world.database.statements() - before, 1);
-    filled(&items).await;
+    filled(|| items.stats()).await;
     assert_eq!(names(&items.find_many(&asked).await.unwrap()), expected);
     assert!(items.find(9).await.unwrap().is_none());
     assert_eq!(
@@ -91,7 +81,7 @@ async fn more_rows_than_one_statement_or_pipeline_takes<DB: Tested>(world: &Worl
             assert_eq!(row.is_some(), (0..ROWS).contains(id), "{id}");
             assert!(row.as_ref().is_none_or(|row| row.id == *id));
         }
-        filled(&items).await;
+        filled(|| items.stats()).await;
     }
     assert_eq!(
         items.stats().loads,
@@ -232,7 +222,7 @@ async fn what_is_cached_needs_no_statement<DB: Tested>(world: &World<DB>) {
     put(world, 1..=4).await;
     let items = world.items();
     items.find_many(&[1, 2, 3]).await.unwrap();
-    filled(&items).await;
+    filled(|| items.stats()).await;
     let gate = world.close_gate().await;
     assert_eq!(
         names(&items.find_many(&[2, 3]).await.unwrap()),
@@ -259,7 +249,7 @@ async fn a_row_under_a_write_is_read_with_the_others_and_not_cached<DB: Tested>(
         [Some("row 1"), Some("new"), Some("row 3")]
     );
     assert_eq!(world.database.statements() - before, 1);
-    filled(&items).await;
+    filled(|| items.stats()).await;
     let stats = items.stats();
     assert_eq!((stats.fills_accepted, stats.uncached_loads), (2, 1));
     end.resume();
@@ -275,7 +265,7 @@ async fn a_damaged_entry_does_not_hold_the_others_up<DB: Tested>(world: &World<D
     put(world, 1..=3).await;
     let items = world.items();
     items.find_many(&[1, 2, 3]).await.unwrap();
-    filled(&items).await;
+    filled(|| items.stats()).await;
     let key = items.inner().key(2).unwrap();
     let store = world.cache.store();
     store.force_bytes(&key, b"damaged", 60_000).await.unwrap();
@@ -303,7 +293,7 @@ async fn a_row_read_before_an_update_is_not_stored_after_it<DB: Tested>(world: &
     fill.reached().await;
     elsewhere.update(&Item::new(1, "new")).await.unwrap();
     fill.resume();
-    filled(&items).await;
+    filled(|| items.stats()).await;
     let stats = items.stats();
     assert_eq!((stats.fills_accepted, stats.fills_refused), (1, 1));
     for repository in [&items, &elsewhere] {
@@ -351,7 +341,7 @@ async fn a_load_error_reaches_the_caller_and_leaves_nothing<DB: Tested>(world: &
         names(&items.find_many(&[1, 2, 3]).await.unwrap()),
         [Some("row 1"), Some("row 2"), None]
     );
-    filled(&items).await;
+    filled(|| items.stats()).await;
     assert_eq!(items.find_outcome(2).await.unwrap().origin, Origin::Cache);
 }
 

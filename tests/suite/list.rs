@@ -8,7 +8,7 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, eventually, everywhere, on_both_stores};
+use crate::world::{Tested, World, everywhere, filled, on_both_stores};
 
 everywhere!(
     a_list_comes_in_its_order_and_is_cached,
@@ -76,19 +76,9 @@ fn ids(page: &Page<Book>) -> Vec<i64> {
     page.iter().map(|book| book.id).collect()
 }
 
-/// Waits until all fills of a repository have been judged.
-async fn filled<DB: Tested>(books: &BookRepository<DB>) {
-    eventually("the fills have been judged", async || {
-        let stats = books.stats();
-        stats.fills_accepted + stats.fills_refused + stats.uncached_loads + stats.load_errors
-            >= stats.loads
-    })
-    .await;
-}
-
 async fn shelf<DB: Tested>(books: &BookRepository<DB>, shelf: i64) -> Vec<i64> {
     let page = books.find_all_by_shelf(shelf).await.unwrap();
-    filled(books).await;
+    filled(|| books.stats()).await;
     ids(&page)
 }
 
@@ -195,7 +185,7 @@ async fn pages_beyond_what_is_cached_come_from_the_database<DB: Tested>(world: &
     }
     let page = books.find_all_by_shelf(7).limit(100).await.unwrap();
     assert_eq!((page.len(), page.has_more), (25, false));
-    filled(&books).await;
+    filled(|| books.stats()).await;
     let before = world.database.statements();
     let page = books.find_all_by_shelf(7).limit(5).after(&rows[14]);
     assert_eq!(ids(&page.await.unwrap()), (16..=20).collect::<Vec<_>>());
@@ -246,7 +236,7 @@ async fn lists_of_many_values_take_two_statements<DB: Tested>(world: &World<DB>)
             };
             assert_eq!(ids(page), expected);
         }
-        filled(&books).await;
+        filled(|| books.stats()).await;
     }
     assert_eq!(world.database.statements() - before, 2);
     // A list that is longer than what is cached.
@@ -265,7 +255,7 @@ async fn rows_are_counted<DB: Tested>(world: &World<DB>) {
         books.insert(&Book::new(id, 7, 1990)).await.unwrap();
     }
     assert_eq!(books.count_by_shelf(7).await.unwrap(), 10);
-    filled(&books).await;
+    filled(|| books.stats()).await;
     let before = world.database.statements();
     assert_eq!(books.count_by_shelf(7).await.unwrap(), 10);
     assert!(books.exists_by_shelf(7).await.unwrap());
@@ -378,7 +368,7 @@ async fn list_filled_after_an_insert<DB: Tested>(world: &World<DB>) -> Vec<i64> 
     let elsewhere = books_elsewhere(world).await;
     books.insert(&Book::new(1, 7, 1990)).await.unwrap();
     elsewhere.find(1).await.unwrap();
-    filled(&elsewhere).await;
+    filled(|| elsewhere.stats()).await;
     let fill = world.faults.pause(Operation::Fill);
     let reader = books.clone();
     let read =
@@ -387,7 +377,7 @@ async fn list_filled_after_an_insert<DB: Tested>(world: &World<DB>) -> Vec<i64> 
     assert_eq!(read.await.unwrap().unwrap(), [1]);
     books.insert(&Book::new(2, 7, 1990)).await.unwrap();
     fill.resume();
-    filled(&books).await;
+    filled(|| books.stats()).await;
     let found = shelf(&books, 7).await;
     assert_eq!(shelf(&elsewhere, 7).await, found);
     found

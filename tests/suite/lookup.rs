@@ -8,7 +8,7 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, eventually, everywhere, on_both_stores};
+use crate::world::{Tested, World, everywhere, filled, on_both_stores};
 
 everywhere!(
     a_hit_makes_no_statement_and_a_miss_two,
@@ -92,22 +92,12 @@ fn id_of(user: Option<Arc<User>>) -> Option<i64> {
     user.map(|user| user.id)
 }
 
-/// Waits until all fills of a repository have been judged.
-async fn filled<DB: Tested>(users: &UserRepository<DB>) {
-    eventually("the fills have been judged", async || {
-        let stats = users.stats();
-        stats.fills_accepted + stats.fills_refused + stats.uncached_loads + stats.load_errors
-            >= stats.loads
-    })
-    .await;
-}
-
 async fn a_hit_makes_no_statement_and_a_miss_two<DB: Tested>(world: &World<DB>) {
     let users = users(world).await;
     users.insert(&User::new(1, "a@x")).await.unwrap();
     let before = world.database.statements();
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), Some(1));
-    filled(&users).await;
+    filled(|| users.stats()).await;
     assert_eq!(
         world.database.statements() - before,
         2,
@@ -119,7 +109,7 @@ async fn a_hit_makes_no_statement_and_a_miss_two<DB: Tested>(world: &World<DB>) 
     }
     assert_eq!(world.database.statements() - before, 2);
     assert_eq!(id_of(users.find_by_email("b@x").await.unwrap()), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     assert!(!users.exists_by_email(&"b@x".to_owned()).await.unwrap());
     assert_eq!(world.database.statements() - before, 3);
     assert_eq!(users.stats().changed_lookups, 0);
@@ -138,7 +128,7 @@ async fn a_changed_value_is_found_at_once_and_the_old_one_is_absent<DB: Tested>(
             id_of(repository.find_by_email("new@x").await.unwrap()),
             None
         );
-        filled(repository).await;
+        filled(|| repository.stats()).await;
     }
     users.update(&User::new(1, "new@x")).await.unwrap();
     for repository in [&elsewhere, &users] {
@@ -161,17 +151,17 @@ async fn a_value_moves_from_a_deleted_row_to_a_new_one<DB: Tested>(world: &World
         id_of(elsewhere.find_by_email("a@x").await.unwrap()),
         Some(1)
     );
-    filled(&elsewhere).await;
+    filled(|| elsewhere.stats()).await;
     users.delete(1).await.unwrap();
     assert_eq!(id_of(elsewhere.find_by_email("a@x").await.unwrap()), None);
-    filled(&elsewhere).await;
+    filled(|| elsewhere.stats()).await;
     users.insert(&User::new(2, "a@x")).await.unwrap();
     assert_eq!(
         id_of(elsewhere.find_by_email("a@x").await.unwrap()),
         Some(2)
     );
     // Without a read between the two writes.
-    filled(&elsewhere).await;
+    filled(|| elsewhere.stats()).await;
     users.delete(2).await.unwrap();
     users.insert(&User::new(3, "a@x")).await.unwrap();
     assert_eq!(
@@ -185,7 +175,7 @@ async fn a_rolled_back_change_leaves_both_values_as_they_were<DB: Tested>(world:
     users.insert(&User::new(1, "a@x")).await.unwrap();
     users.find_by_email("a@x").await.unwrap();
     users.find_by_email("b@x").await.unwrap();
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     let mut within = users.within(&mut transaction);
     within.update(&User::new(1, "b@x")).await.unwrap();
@@ -203,7 +193,7 @@ async fn two_columns_together_are_one_value<DB: Tested>(world: &World<DB>) {
     assert_eq!(id_of(found), Some(1));
     let found = users.find_by_tenant_and_email(2, "a@x").await.unwrap();
     assert_eq!(id_of(found), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let moved = User {
         tenant: 2,
         ..User::new(1, "a@x")
@@ -224,14 +214,14 @@ async fn null_is_no_value<DB: Tested>(world: &World<DB>) {
         users.insert(&user).await.unwrap();
     }
     assert_eq!(id_of(users.find_by_badge(7).await.unwrap()), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let with_badge = User {
         badge: Some(7),
         ..User::new(2, "2@x")
     };
     users.update(&with_badge).await.unwrap();
     assert_eq!(id_of(users.find_by_badge(7).await.unwrap()), Some(2));
-    filled(&users).await;
+    filled(|| users.stats()).await;
     users.update(&User::new(2, "2@x")).await.unwrap();
     assert_eq!(id_of(users.find_by_badge(7).await.unwrap()), None);
 }
@@ -257,7 +247,7 @@ async fn text_is_compared_byte_for_byte<DB: Tested>(world: &World<DB>) {
                 "{email}"
             );
         }
-        filled(&users).await;
+        filled(|| users.stats()).await;
     }
     users.update(&User::new(1, "ada@x")).await.unwrap();
     assert_eq!(id_of(users.find_by_email("ada@x").await.unwrap()), Some(1));
@@ -271,7 +261,7 @@ async fn folded_text_is_compared_in_lower_case<DB: Tested>(world: &World<DB>) {
         assert_eq!(id_of(users.find_by_login(login).await.unwrap()), Some(1));
     }
     assert_eq!(id_of(users.find_by_login("LoGin2").await.unwrap()), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let renamed = User {
         login: "LOGIN2".to_owned(),
         ..User::new(1, "a@x")
@@ -300,7 +290,7 @@ async fn many_values_are_found_with_two_statements<DB: Tested>(world: &World<DB>
             .map(|id| (1..=50).contains(&id).then_some(id))
             .collect();
         assert_eq!(found, expected);
-        filled(&users).await;
+        filled(|| users.stats()).await;
     }
     assert_eq!(world.database.statements() - before, 2);
     assert!(
@@ -392,7 +382,7 @@ async fn check_schema_knows_which_values_the_table_keeps_unique<DB: Tested>(worl
 async fn absences_are_cached_and_end_with_the_write<DB: Tested>(world: &World<DB>) {
     let users = users(world).await;
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let gate = world.close_gate().await;
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), None);
     drop(gate);
@@ -406,13 +396,13 @@ async fn absence_filled_after_an_insert<DB: Tested>(world: &World<DB>) -> Option
     let elsewhere = users_elsewhere(world).await;
     // Bound before.
     elsewhere.find(9).await.unwrap();
-    filled(&elsewhere).await;
+    filled(|| elsewhere.stats()).await;
     let fill = world.faults.pause(Operation::Fill);
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), None);
     fill.reached().await;
     users.insert(&User::new(1, "a@x")).await.unwrap();
     fill.resume();
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let found = id_of(users.find_by_email("a@x").await.unwrap());
     assert_eq!(id_of(elsewhere.find_by_email("a@x").await.unwrap()), found);
     found
@@ -433,7 +423,7 @@ async fn without_the_comparison_a_row_is_returned_that_has_left<DB: Tested>(worl
     let users = users(world).await;
     users.insert(&User::new(1, "a@x")).await.unwrap();
     users.find_by_email("a@x").await.unwrap();
-    filled(&users).await;
+    filled(|| users.stats()).await;
     users.update(&User::new(1, "b@x")).await.unwrap();
     world.faults.leave_out(Mechanism::LookupCheck);
     let found = users.find_by_email("a@x").await.unwrap().unwrap();
@@ -449,7 +439,7 @@ async fn a_row_that_was_changed_without_larder_is_found_by_its_new_value_after_i
     users.insert(&User::new(1, "a@x")).await.unwrap();
     users.find_by_email("a@x").await.unwrap();
     users.find_by_email("b@x").await.unwrap();
-    filled(&users).await;
+    filled(|| users.stats()).await;
     world
         .sql("UPDATE users SET email = 'b@x' WHERE id = 1")
         .await;
@@ -469,7 +459,7 @@ async fn saves_batches_and_transactions_announce_their_values<DB: Tested>(world:
                 "{email}"
             );
         }
-        filled(&users).await;
+        filled(|| users.stats()).await;
     };
     let found = async |email: &str, id: i64| {
         assert_eq!(
@@ -477,7 +467,7 @@ async fn saves_batches_and_transactions_announce_their_values<DB: Tested>(world:
             Some(id),
             "{email}"
         );
-        filled(&users).await;
+        filled(|| users.stats()).await;
     };
     absent(&["a@x", "b@x", "c@x", "d@x", "e@x", "f@x", "g@x"]).await;
     users.save(&User::new(1, "a@x")).await.unwrap();
@@ -518,7 +508,7 @@ async fn an_outage_of_the_store_changes_no_answer<DB: Tested>(world: &World<DB>)
     users.insert(&User::new(1, "a@x")).await.unwrap();
     users.find_by_email("a@x").await.unwrap();
     users.find_by_email("b@x").await.unwrap();
-    filled(&users).await;
+    filled(|| users.stats()).await;
     for operation in [Operation::Begin, Operation::End] {
         world.faults.fail(operation, 1);
     }
@@ -568,14 +558,14 @@ async fn all_is_dropped_with_the_entity<DB: Tested>(world: &World<DB>) {
     for email in ["a@x", "b@x"] {
         users.find_by_email(email).await.unwrap();
     }
-    filled(&users).await;
+    filled(|| users.stats()).await;
     world
         .sql("UPDATE users SET email = 'b@x' WHERE id = 1")
         .await;
     users.invalidate_all().await.unwrap();
     assert_eq!(id_of(users.find_by_email("b@x").await.unwrap()), Some(1));
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), None);
-    filled(&users).await;
+    filled(|| users.stats()).await;
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();
     users.within(&mut transaction).mark_all_changed().unwrap();
     let statement = sqlx::SqlStr::from_static("UPDATE users SET email = 'a@x' WHERE id = 1");

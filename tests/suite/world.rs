@@ -237,6 +237,15 @@ pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache
 /// The maximum time for something that must happen; long enough for slow machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Waits until all fills of a repository have been judged. A read does not wait for its fill.
+pub(crate) async fn filled(stats: impl Fn() -> larder::Stats) {
+    eventually("the fills have been judged", async || {
+        let now = stats();
+        now.fills_accepted + now.fills_refused + now.uncached_loads + now.load_errors >= now.loads
+    })
+    .await;
+}
+
 /// Waits until a condition holds. Panics if it does not hold in time.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let polled = async {

@@ -182,21 +182,9 @@ impl Operation for AnyByHand {
 
 /// `find_many`, with hits or with misses.
 #[derive(Clone)]
-struct FindMany(PlainRepository<Postgres>);
+struct FindMany<E: larder::Entity>(larder::Repository<E, Postgres>);
 
-impl Operation for FindMany {
-    async fn call(&mut self, id: i64) -> Result<(), Failure> {
-        for row in self.0.find_many(&batch(id)).await? {
-            present(row)?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Clone)]
-struct MissMany(FleetingRepository<Postgres>);
-
-impl Operation for MissMany {
+impl<E: larder::Entity<Id = i64>> Operation for FindMany<E> {
     async fn call(&mut self, id: i64) -> Result<(), Failure> {
         for row in self.0.find_many(&batch(id)).await? {
             present(row)?;
@@ -329,7 +317,7 @@ pub(crate) async fn find_many(effort: Effort) -> Result<(), Failure> {
     let misses = plain.stats().misses;
     let contest = Contest::new(1, ROWS)
         .enter("MGET + serde_json by hand", MgetByHand(by_hand))
-        .enter("find_many, all cached", FindMany(plain.clone()));
+        .enter("find_many, all cached", FindMany(plain.inner().clone()));
     compare("find-many-hits", Goal::AtMost(1.15), contest, effort).await?;
     if plain.stats().misses != misses {
         return Err("some reads were no hits".into());
@@ -340,7 +328,10 @@ pub(crate) async fn find_many(effort: Effort) -> Result<(), Failure> {
             "MGET, ANY, pipeline of SET by hand",
             AnyByHand(ByHand::new(&pool, "any").await?),
         )
-        .enter("find_many, nothing cached", MissMany(fleeting));
+        .enter(
+            "find_many, nothing cached",
+            FindMany(fleeting.inner().clone()),
+        );
     compare("find-many-misses", Goal::AtMost(1.1), contest, effort).await?;
     Ok(())
 }

@@ -174,36 +174,19 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         after: Option<E>,
     ) -> Result<Page<E>, Error> {
         let fingerprint = self.lookup_fingerprint(content.lookup);
-        let ids = self
+        let mut ids = self
             .read_content(key.clone(), fingerprint, || content.clone())
             .await?;
-        let cut = self
-            .cut(
-                &key,
-                content.lookup,
-                ids.row.as_deref(),
-                limit,
-                after.as_ref(),
-            )
-            .await?;
-        let has_left = match cut {
-            Cut::Page(page) => return Ok(page),
-            Cut::Beyond { has_left } => has_left,
-        };
-        if has_left {
-            self.counters.changed_lookups.add_one();
-            let ids = self.reload_content(key.clone(), content.clone()).await?;
-            let cut = self
-                .cut(
-                    &key,
-                    content.lookup,
-                    ids.row.as_deref(),
-                    limit,
-                    after.as_ref(),
-                )
-                .await?;
-            if let Cut::Page(page) = cut {
-                return Ok(page);
+        for is_reloaded in [false, true] {
+            let list = ids.row.as_deref();
+            let cut = self.cut(&key, content.lookup, list, limit, after.as_ref());
+            match cut.await? {
+                Cut::Page(page) => return Ok(page),
+                Cut::Beyond { has_left: true } if !is_reloaded => {
+                    self.counters.changed_lookups.add_one();
+                    ids = self.reload_content(key.clone(), content.clone()).await?;
+                }
+                Cut::Beyond { .. } => break,
             }
         }
         self.find_beyond(&key, &content, limit, after.as_ref())

@@ -467,7 +467,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     /// Drops the row with this id from the cache. A load that is under way is not cached either. Call it after a row
-    /// was changed without the repository.
+    /// was changed without the repository. If the row has got other values of a `unique` or an `index`, also call
+    /// `invalidate_by_..` with the new values.
     ///
     /// # Errors
     ///

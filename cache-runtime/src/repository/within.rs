@@ -291,6 +291,9 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     /// Marks a row as changed by raw SQL on [`Transaction::connection`], so that the cache drops it at the commit. Call
     /// it before or after the statement, also for inserted and deleted rows.
     ///
+    /// larder does not know which values the row has got. If the statement inserted the row, or changed columns of a `unique`
+    /// or an `index`, call [`Within::mark_all_changed`] instead.
+    ///
     /// # Errors
     ///
     /// Kind [`Conversion`](crate::ErrorKind::Conversion) for an id that cannot be written as a key, and kind
