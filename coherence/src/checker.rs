@@ -29,7 +29,7 @@ use larder_testing::clock::Moment;
 
 use crate::{
     commits::Fault,
-    history::{Read, Value, Write},
+    history::{Lack, Read, Value, Write},
 };
 
 /// Never: a write that was not answered.
@@ -75,6 +75,13 @@ pub enum Violation {
         earlier: Read,
         /// The place of the write that the earlier read saw.
         earlier_saw: usize,
+    },
+    /// A lookup returned without a row that was in the database, with what it was looked for by, during the whole call.
+    Missed {
+        /// The lookup.
+        lack: Lack,
+        /// The place of the write after which the row was there.
+        there: usize,
     },
     /// A read returned what no committed write stored.
     Invented {
@@ -154,6 +161,22 @@ pub fn check(reads: &[Read], writes: &[Write], losses: &[Loss]) -> Verdict {
     verdict
 }
 
+/// Judges the lookups that returned without a row by the writes of the row in the order of their commits: at some moment of
+/// the call, the row did not have what it was looked for by.
+#[must_use]
+pub fn check_lacks(lacks: &[Lack], writes: &[Write]) -> Vec<Violation> {
+    let order = Order::new(writes);
+    let missed = lacks.iter().filter_map(|lack| {
+        let (lowest, above) = order.window(lack.start, lack.end);
+        let is_there = (lowest..above).all(|place| lack.sought.finds(state_at(writes, place)));
+        (lowest < above && is_there).then(|| Violation::Missed {
+            lack: lack.clone(),
+            there: lowest,
+        })
+    });
+    missed.collect()
+}
+
 /// Why a read has no place.
 enum Misplaced {
     /// Its only place lies before that of a read that had returned.
@@ -220,12 +243,17 @@ impl<'a> Order<'a> {
         }
     }
 
+    /// The places that rules 1 and 2 leave an operation, from the first to before the last: from the first after which no write
+    /// had returned, up to the last whose writes had all begun. Both bounds grow with the place.
+    fn window(&self, start: Moment, end: Moment) -> (usize, usize) {
+        let above = self.begun.partition_point(|(begun, _)| *begun <= end);
+        let lowest = self.returned[1..].partition_point(|(returned, _)| *returned < start);
+        (lowest, above)
+    }
+
     /// The earliest place of a read that is not before the floor.
     fn place(&self, read: &Read, floor: usize) -> Result<usize, Misplaced> {
-        // The places that rules 1 and 2 leave: up to the last whose writes had all begun, from the first after which none had
-        // returned. Both bounds grow with the place.
-        let above = self.begun.partition_point(|(start, _)| *start <= read.end);
-        let lowest = self.returned[1..].partition_point(|(end, _)| *end < read.start);
+        let (lowest, above) = self.window(read.start, read.end);
         match read.value {
             Some(value) => {
                 let Some(&place) = self.places.get(&value) else {

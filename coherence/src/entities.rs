@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use larder::{Backend, Cache, Cached, Error, Transaction};
 use larder_coherence::{
-    history::{Origin, Value, Verb},
+    history::{Origin, Value, Verb, shelf},
     options::Strategy,
 };
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,12 @@ use sqlx::Pool;
 pub(crate) struct AsideRow {
     #[cached(id)]
     id: i64,
+    #[cached(unique)]
     #[serde(with = "unfaithful")]
     value: i64,
+    /// Follows from the value ([`shelf`]).
+    #[cached(index(max = 8))]
+    shelf: i64,
 }
 
 /// A row whose writes store it.
@@ -44,8 +48,12 @@ pub(crate) struct AsideRow {
 pub(crate) struct ThroughRow {
     #[cached(id)]
     id: i64,
+    #[cached(unique)]
     #[serde(with = "unfaithful")]
     value: i64,
+    /// Follows from the value ([`shelf`]).
+    #[cached(index(max = 8))]
+    shelf: i64,
 }
 
 /// How serde writes a value: some of them as another one. Rows that have one must not come from the cache.
@@ -105,6 +113,34 @@ impl<DB: Backend> Rows<DB> {
         })
     }
 
+    /// A read of several rows, through the cache.
+    pub(crate) async fn read_many(&self, ids: &[i64]) -> Result<Vec<Value>, Error> {
+        either!(self, Row, rows => {
+            let found: Vec<Option<Arc<Row>>> = rows.find_many(ids).await?;
+            Ok(found.into_iter().map(|row| row.map(|row| row.value)).collect())
+        })
+    }
+
+    /// A read of the row with this value. Returns its id and the value that it has.
+    pub(crate) async fn find_by_value(&self, value: i64) -> Result<Option<(i64, i64)>, Error> {
+        either!(self, Row, rows => {
+            let found: Option<Arc<Row>> = rows.find_by_value(value).await?;
+            Ok(found.map(|row| (row.id, row.value)))
+        })
+    }
+
+    /// A read of all rows of a shelf. Returns their ids and values.
+    pub(crate) async fn find_all(
+        &self,
+        shelf: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        either!(self, Row, rows => {
+            let page = rows.find_all_by_shelf(shelf).limit(limit).await?;
+            Ok(page.iter().map(|row: &Arc<Row>| (row.id, row.value)).collect())
+        })
+    }
+
     /// A read by id, past the cache.
     pub(crate) async fn read_uncached(&self, id: i64) -> Result<Value, Error> {
         either!(self, Row, rows => {
@@ -116,7 +152,8 @@ impl<DB: Backend> Rows<DB> {
     /// A write that commits by itself. A delete has no value.
     pub(crate) async fn write(&self, verb: Verb, id: i64, value: Value) -> Result<(), Error> {
         either!(self, Row, rows => {
-            let row = Row { id, value: value.unwrap_or_default() };
+            let value = value.unwrap_or_default();
+            let row = Row { id, value, shelf: shelf(value) };
             match verb {
                 Verb::Insert => rows.insert(&row).await.map(drop),
                 Verb::Update => rows.update(&row).await.map(drop),
@@ -131,7 +168,7 @@ impl<DB: Backend> Rows<DB> {
     /// A write of several rows at once, all or none.
     pub(crate) async fn update_many(&self, values: &[(i64, i64)]) -> Result<(), Error> {
         either!(self, Row, rows => {
-            let row = |&(id, value): &(i64, i64)| Row { id, value };
+            let row = |&(id, value): &(i64, i64)| Row { id, value, shelf: shelf(value) };
             let changed: Vec<Row> = values.iter().map(row).collect();
             rows.update_many(&changed).await.map(drop)
         })
@@ -146,7 +183,8 @@ impl<DB: Backend> Rows<DB> {
         value: Value,
     ) -> Result<Value, Error> {
         either!(self, Row, rows => {
-            let row = Row { id, value: value.unwrap_or_default() };
+            let value = value.unwrap_or_default();
+            let row = Row { id, value, shelf: shelf(value) };
             let mut within = rows.within(transaction);
             match verb {
                 Verb::Insert => within.insert(&row).await.map(drop)?,

@@ -32,6 +32,8 @@ pub enum Origin {
     Shared,
     /// From the database, past the cache, because the worker asked for that.
     Uncached,
+    /// It was one of several rows of a batch, a list or a lookup, which do not tell.
+    Several,
 }
 
 /// What came of a write, as its caller was told.
@@ -99,6 +101,48 @@ impl Write {
     }
 }
 
+/// How many lists there are.
+pub const SHELVES: i64 = 3;
+
+/// The list that a row with this value is in.
+#[must_use]
+pub const fn shelf(value: i64) -> i64 {
+    value % SHELVES
+}
+
+/// What a row was looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// By this value.
+    Value(i64),
+    /// In this list.
+    Shelf(i64),
+}
+
+impl Sought {
+    /// Whether a row that holds this is found.
+    #[must_use]
+    pub fn finds(self, held: Value) -> bool {
+        held.is_some_and(|held| match self {
+            Self::Value(value) => held == value,
+            Self::Shelf(list) => shelf(held) == list,
+        })
+    }
+}
+
+/// A lookup that returned without this row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// When it was called.
+    pub start: Moment,
+    /// When it returned.
+    pub end: Moment,
+    /// What the row was looked for by.
+    pub sought: Sought,
+    /// Which worker called it.
+    pub by: Arc<str>,
+}
+
 /// What was done to one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
@@ -106,6 +150,8 @@ pub struct History {
     pub reads: Vec<Read>,
     /// The writes, in no particular order.
     pub writes: Vec<Write>,
+    /// The lookups that returned without the row, in no particular order.
+    pub lacks: Vec<Lack>,
 }
 
 /// Names a key of a configuration: the table, which says the strategy, and the id.
@@ -137,6 +183,15 @@ impl Log {
         self.line(format_args!(
             "r {table} {id} {start} {end} {value} {origin}"
         ));
+    }
+
+    /// Notes a lookup that returned without a row.
+    pub fn lack(&self, (table, id): (&str, i64), (start, end): (Moment, Moment), sought: Sought) {
+        let (kind, number) = match sought {
+            Sought::Value(value) => ('v', value),
+            Sought::Shelf(shelf) => ('s', shelf),
+        };
+        self.line(format_args!("l {table} {id} {start} {end} {kind} {number}"));
     }
 
     /// Notes a write that is about to begin, under a number that is this worker's own.
@@ -214,6 +269,21 @@ fn take(
             let history = histories.entry(series(table, id)?).or_default();
             history.reads.push(read);
         }
+        ["l", table, id, start, end, kind, number] => {
+            let number = number.parse().ok()?;
+            let lack = Lack {
+                start: start.parse().ok()?,
+                end: end.parse().ok()?,
+                sought: match kind {
+                    "v" => Sought::Value(number),
+                    "s" => Sought::Shelf(number),
+                    _ => return None,
+                },
+                by: Arc::clone(worker),
+            };
+            let history = histories.entry(series(table, id)?).or_default();
+            history.lacks.push(lack);
+        }
         ["w", table, id, number, start, verb, value] => {
             let write = Write {
                 start: start.parse().ok()?,
@@ -274,7 +344,7 @@ macro_rules! words {
     };
 }
 
-words!(Origin { Cache = "cache", Database = "database", Shared = "shared", Uncached = "uncached" });
+words!(Origin { Cache = "cache", Database = "database", Shared = "shared", Uncached = "uncached", Several = "several" });
 words!(Answer { Done = "done", Refused = "refused", Unknown = "unknown" });
 words!(Verb { Insert = "insert", Update = "update", Save = "save", Delete = "delete" });
 
@@ -291,6 +361,7 @@ mod tests {
         log.read(("rows", 7), (11, 12), None, Origin::Shared);
         log.write(("rows", 7), 2, 13, Verb::Delete, None);
         log.answer(1, 14, Answer::Done);
+        log.lack(("rows", 7), (14, 15), Sought::Shelf(2));
         let mut text = std::fs::read_to_string(&path).unwrap();
         text.push_str("a 2 15 do");
         let worker: Arc<str> = "w1".into();
@@ -299,6 +370,8 @@ mod tests {
         let history = &histories[&(Arc::from("rows"), 7)];
         assert_eq!(history.reads.len(), 1);
         assert_eq!(history.reads[0].origin, Origin::Shared);
+        assert_eq!(history.lacks.len(), 1);
+        assert_eq!(history.lacks[0].sought, Sought::Shelf(2));
         assert_eq!(history.writes[0].answer, Some((14, Answer::Done)));
         assert_eq!(history.writes[0].value, Some(42));
         assert_eq!(history.writes[1].answer, None);

@@ -134,6 +134,12 @@ named! {
         DroppedBegin = "dropped-begin",
         /// The comparison of a row with what the codec gives back.
         RoundTrip = "round-trip",
+        /// The comparison of a row with the value that it was found by.
+        LookupCheck = "lookup-check",
+        /// The announcement of a write at the value that its row gets.
+        PointerIntent = "pointer-intent",
+        /// The announcement of a write at the list that its row gets into.
+        ListIntent = "list-intent",
     }
 }
 

@@ -56,6 +56,7 @@ const ROUNDS: [(&[Fault], Duration); 3] = [
 pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
     match broken {
         Broken::FillCompare | Broken::Contended | Broken::Intent => vec![Fault::Stall],
+        Broken::LookupCheck | Broken::PointerIntent | Broken::ListIntent => vec![Fault::Stall],
         // They need no fault to show.
         Broken::DroppedBegin | Broken::RoundTrip => vec![Fault::Stall],
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],

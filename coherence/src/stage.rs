@@ -14,7 +14,7 @@ use std::{
 };
 
 use larder_coherence::{
-    checker::{Loss, Violation, check},
+    checker::{Loss, Violation, check, check_lacks},
     commits::{self, Commit},
     harness::{
         process::Process,
@@ -216,7 +216,10 @@ where
         summary.histories = histories.len();
         summary.faults = self.injected.len();
         for (series, history) in histories {
-            summary.reads += history.reads.len();
+            let several = |read: &&history::Read| read.origin == Origin::Several;
+            let of_several = history.reads.iter().filter(several).count();
+            summary.reads += history.reads.len() - of_several;
+            summary.rows_of_several += of_several + history.lacks.len();
             summary.writes += history.writes.len();
             let cached = |read: &&history::Read| read.origin == Origin::Cache;
             summary.cached_reads += history.reads.iter().filter(cached).count();
@@ -226,7 +229,9 @@ where
                 Ok(ordered) => {
                     let verdict = check(&history.reads, &ordered, &self.losses);
                     outcome.excused += verdict.excused;
-                    (verdict.violations, ordered)
+                    let mut violations = verdict.violations;
+                    violations.extend(check_lacks(&history.lacks, &ordered));
+                    (violations, ordered)
                 }
                 Err(faults) => (
                     faults.into_iter().map(Violation::Write).collect(),

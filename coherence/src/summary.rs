@@ -9,10 +9,12 @@ use std::{fmt, ops::AddAssign};
 pub struct Summary {
     /// Keys of configurations.
     pub histories: usize,
-    /// Reads that returned.
+    /// Reads by id that returned.
     pub reads: usize,
     /// Those among them that the cache answered.
     pub cached_reads: usize,
+    /// Rows of batches, lists and lookups, and rows that these did not return.
+    pub rows_of_several: usize,
     /// Writes that began.
     pub writes: usize,
     /// Faults that were injected.
@@ -40,6 +42,7 @@ impl AddAssign for Summary {
         self.histories += other.histories;
         self.reads += other.reads;
         self.cached_reads += other.cached_reads;
+        self.rows_of_several += other.rows_of_several;
         self.writes += other.writes;
         self.faults += other.faults;
         self.violations += other.violations;
@@ -50,11 +53,12 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "histories={} operations={} reads={} cached_reads={} writes={} faults={} violations={}",
+            "histories={} operations={} reads={} cached_reads={} rows_of_several={} writes={} faults={} violations={}",
             self.histories,
-            self.reads + self.writes,
+            self.reads + self.rows_of_several + self.writes,
             self.reads,
             self.cached_reads,
+            self.rows_of_several,
             self.writes,
             self.faults,
             self.violations
@@ -70,6 +74,7 @@ mod tests {
         histories: 2,
         reads: 10,
         cached_reads: 5,
+        rows_of_several: 4,
         writes: 3,
         faults: 1,
         violations: 0,
@@ -77,8 +82,7 @@ mod tests {
 
     #[test]
     fn last_line_counts_everything() {
-        let expected =
-            "histories=2 operations=13 reads=10 cached_reads=5 writes=3 faults=1 violations=0";
+        let expected = "histories=2 operations=17 reads=10 cached_reads=5 rows_of_several=4 writes=3 faults=1 violations=0";
         assert_eq!(GOOD.to_string(), expected);
     }
 

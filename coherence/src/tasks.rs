@@ -4,7 +4,7 @@
 //! Invariant: what an error says of its write is believed, so that the judge can find it out: only an unknown outcome is one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +18,7 @@ use larder_coherence::{
         leaving::{STAYS, leaving},
         site::Site,
     },
-    history::{Answer, Log, Origin, Value, Verb},
+    history::{Answer, Log, Origin, SHELVES, Sought, Value, Verb, shelf},
     options::{Broken, Strategy},
     random::Random,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Shared<DB: Site> {
     next_number: AtomicU64,
     /// Rows that must not be deleted now: a delete is under way, or one has ended nobody knows how.
     deleting: Mutex<HashSet<(Strategy, i64)>>,
+    /// The value that each row was last given or seen with; a hint for what to look for.
+    known: Mutex<HashMap<(Strategy, i64), i64>>,
     /// Rows that were not there when last seen; a hint for the choice of verbs.
     absent: Mutex<HashSet<(Strategy, i64)>>,
 }
@@ -87,6 +89,7 @@ impl<DB: Site> Shared<DB> {
             stopping: AtomicBool::new(false),
             next_number: AtomicU64::new(0),
             deleting: Mutex::default(),
+            known: Mutex::default(),
             absent: Mutex::default(),
             mix,
             orders,
@@ -111,6 +114,13 @@ impl<DB: Site> Shared<DB> {
     }
 
     async fn read(&self, random: &mut Random, (table, id): Row) {
+        if random.per_mille(self.mix.lookups) {
+            return match random.below(4) {
+                0 => self.read_many(random, table).await,
+                1 => self.read_list(random, table).await,
+                _ => self.look_up(random, (table, id)).await,
+            };
+        }
         let (strategy, rows) = &self.tables[table];
         let uncached = random.per_mille(self.mix.uncached);
         let start = now();
@@ -135,6 +145,79 @@ impl<DB: Site> Shared<DB> {
             // The database is away, or the pool has no connection that works; a short breath, not a busy loop.
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
+    }
+
+    /// Reads several rows at once, each of which is a read of its own.
+    async fn read_many(&self, random: &mut Random, table: usize) {
+        let (strategy, rows) = &self.tables[table];
+        let ids: Vec<i64> = (0..5).map(|_| self.any_row(random).1).collect();
+        let start = now();
+        let Some(Ok(found)) = self.leaving(random).run(rows.read_many(&ids)).await else {
+            return;
+        };
+        let end = now();
+        for (id, value) in ids.into_iter().zip(found) {
+            let series = (strategy.name(), id);
+            self.log.read(series, (start, end), value, Origin::Several);
+            self.saw(*strategy, id, value);
+        }
+    }
+
+    /// Reads a list: each of its rows is a read, and each other row is missing.
+    async fn read_list(&self, random: &mut Random, table: usize) {
+        let (strategy, rows) = &self.tables[table];
+        let list = i64::try_from(random.below(SHELVES as u64)).expect("lists are few");
+        let all = usize::try_from(self.mix.rows).expect("rows are few") + 1;
+        let start = now();
+        let found = self.leaving(random).run(rows.find_all(list, all)).await;
+        let Some(Ok(found)) = found else { return };
+        let end = now();
+        for &(id, value) in &found {
+            self.found(*strategy, id, (start, end), value, shelf(value) == list);
+        }
+        for id in 0..i64::try_from(self.mix.rows).expect("rows are few") {
+            if found.iter().all(|(other, _)| *other != id) {
+                let series = (strategy.name(), id);
+                self.log.lack(series, (start, end), Sought::Shelf(list));
+            }
+        }
+    }
+
+    /// Looks for a row by a value that it has or had.
+    async fn look_up(&self, random: &mut Random, (table, id): Row) {
+        let (strategy, rows) = &self.tables[table];
+        let Some(value) = lock(&self.known).get(&(*strategy, id)).copied() else {
+            return;
+        };
+        let start = now();
+        let found = self.leaving(random).run(rows.find_by_value(value)).await;
+        let Some(Ok(found)) = found else { return };
+        let end = now();
+        match found {
+            Some((found, held)) => {
+                let is_it = found == id && held == value;
+                self.found(*strategy, found, (start, end), held, is_it);
+            }
+            None => {
+                let series = (strategy.name(), id);
+                self.log.lack(series, (start, end), Sought::Value(value));
+            }
+        }
+    }
+
+    /// Logs a row that a lookup returned: as a read, and as one of nothing that was ever there if it has not what it was looked
+    /// for by.
+    fn found(
+        &self,
+        strategy: Strategy,
+        id: i64,
+        during: (larder_testing::clock::Moment, larder_testing::clock::Moment),
+        value: i64,
+        is_it: bool,
+    ) {
+        let value = if is_it { value } else { -1 };
+        let series = (strategy.name(), id);
+        self.log.read(series, during, Some(value), Origin::Several);
     }
 
     async fn write(&self, random: &mut Random, row: Row) {
@@ -285,6 +368,9 @@ impl<DB: Site> Shared<DB> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let value = (verb != Verb::Delete).then(|| self.value(number));
         self.log.write((table, row.1), number, now(), verb, value);
+        if let Some(value) = value {
+            lock(&self.known).insert((self.tables[row.0].0, row.1), value);
+        }
         Begun {
             row,
             number,

@@ -85,6 +85,13 @@ pub fn tell(row: &str, violation: &Violation, writes: &[Write], faults: &[Inject
                 millis(read.start.saturating_sub(earlier.end))
             )
         }
+        Violation::Missed { lack, there } => {
+            scene.write(Some(*there), &writes[*there - 1]);
+            format!(
+                "a lookup by {:?} of {} returned without the row, which had it from before {} until after {}",
+                lack.sought, lack.by, lack.start, lack.end
+            )
+        }
         Violation::Invented { read } => {
             scene.read(None, read);
             "a read returned what no committed write stored".to_owned()

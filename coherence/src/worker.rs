@@ -97,6 +97,9 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::Contended => Mechanism::Contended,
         Broken::End => Mechanism::End,
         Broken::RoundTrip => Mechanism::RoundTrip,
+        Broken::LookupCheck => Mechanism::LookupCheck,
+        Broken::PointerIntent => Mechanism::PointerIntent,
+        Broken::ListIntent => Mechanism::ListIntent,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })

@@ -15,6 +15,8 @@ pub(crate) struct Mix {
     pub(crate) writes: u64,
     /// Of a thousand reads, how many go past the cache: they show what the cache should have known.
     pub(crate) uncached: u64,
+    /// Of a thousand reads, how many are of several rows, of a list, or by another column.
+    pub(crate) lookups: u64,
     /// Of a thousand writes, how many are deletes or inserts.
     pub(crate) existence: u64,
     /// Of a thousand writes, how many are transactions.
@@ -46,6 +48,7 @@ impl Mix {
             tasks: 6,
             writes: 20,
             uncached: 30,
+            lookups: 0,
             existence: 250,
             transactions: 200,
             batches: 50,
@@ -94,6 +97,24 @@ impl Mix {
                 writes: 150,
                 transactions: 300,
                 abandoned: 0,
+                ..usual
+            },
+            // Values that readers look for while they are being written.
+            Some(Broken::PointerIntent) => Self {
+                rows: 3,
+                writes: 150,
+                lookups: 950,
+                ..usual
+            },
+            // Rows that move from list to list, and readers of these.
+            Some(Broken::LookupCheck | Broken::ListIntent) => Self {
+                rows: 6,
+                writes: 60,
+                lookups: 800,
+                ..usual
+            },
+            None => Self {
+                lookups: 300,
                 ..usual
             },
             _ => usual,

@@ -1,8 +1,8 @@
 //! The judge on trial: histories made by hand, each rule broken once, and random ones against an exhaustive search.
 
 use larder_coherence::{
-    checker::{Loss, Verdict, Violation, check},
-    history::{Answer, Origin, Read, Value, Verb, Write},
+    checker::{Loss, Verdict, Violation, check, check_lacks},
+    history::{Answer, Lack, Origin, Read, Sought, Value, Verb, Write},
     random::Random,
 };
 
@@ -267,6 +267,47 @@ fn writes_committed_against_the_clock_are_found() {
         second: 2,
     };
     assert_eq!(violation, expected);
+}
+
+#[test]
+fn lookup_misses_a_row_only_if_it_had_the_value_all_the_time() {
+    // In list 1, in list 1 again, deleted, in list 2.
+    let writes = [
+        write(10, 20, Some(1)),
+        write(30, 40, Some(4)),
+        write(50, 60, None),
+        write(70, 80, Some(5)),
+    ];
+    let missed = |start, end, sought| {
+        let by = "reader".into();
+        let lack = Lack {
+            start,
+            end,
+            sought,
+            by,
+        };
+        !check_lacks(&[lack], &writes).is_empty()
+    };
+    for (start, end, is_missed) in [
+        (0, 15, false),
+        (21, 29, true),
+        (21, 45, true),
+        (35, 49, true),
+        (35, 55, false),
+        (15, 25, false),
+        (61, 69, false),
+        (81, 99, false),
+    ] {
+        assert_eq!(
+            missed(start, end, Sought::Shelf(1)),
+            is_missed,
+            "{start} to {end}"
+        );
+    }
+    assert!(missed(21, 29, Sought::Value(1)));
+    assert!(!missed(21, 35, Sought::Value(1)), "it may have changed");
+    assert!(missed(81, 99, Sought::Value(5)) && missed(81, 99, Sought::Shelf(2)));
+    assert!(!missed(81, 99, Sought::Value(4)));
 }
 
 #[test]

@@ -39,7 +39,11 @@ fn reads_are_linearizable_on_sqlite_while_things_go_wrong() {
 }
 
 fn is_caught(mechanism: &str) {
-    let options = ["--seconds", "6", "--database", "postgres", "--break"];
+    is_caught_within("6", mechanism);
+}
+
+fn is_caught_within(seconds: &str, mechanism: &str) {
+    let options = ["--seconds", seconds, "--database", "postgres", "--break"];
     let (passed, printed) = run(&[&options[..], &[mechanism]].concat());
     assert!(!passed, "a run with violations passes");
     assert!(count(&printed, "violations") > 0, "nothing was noticed");
@@ -78,6 +82,22 @@ fn writes_without_an_end_are_caught() {
 #[test]
 fn rows_that_the_codec_changes_are_caught() {
     is_caught("round-trip");
+}
+
+#[test]
+fn rows_that_have_left_what_they_were_found_by_are_caught() {
+    is_caught("lookup-check");
+}
+
+#[test]
+fn values_that_are_not_announced_are_caught() {
+    // Somebody must look for a value while it is being written.
+    is_caught_within("12", "pointer-intent");
+}
+
+#[test]
+fn lists_that_are_not_announced_are_caught() {
+    is_caught("list-intent");
 }
 
 #[test]

@@ -388,7 +388,7 @@ async fn a_list_read_before_an_insert_is_not_stored_after_it<DB: Tested>(world: 
 }
 
 async fn without_the_announcement_a_list_misses_a_row<DB: Tested>(world: &World<DB>) {
-    world.faults.leave_out(Mechanism::LookupIntent);
+    world.faults.leave_out(Mechanism::ListIntent);
     assert_eq!(list_filled_after_an_insert(world).await, [1]);
 }
 

@@ -121,6 +121,8 @@ async fn a_load_that_is_given_up_releases_its_lease<DB: Tested>(world: &World<DB
     // A load takes the lease first, then its turn. It waits for a connection.
     until("it has the lease", || items.stats().loads == 1).await;
     reader.abort();
+    // Only a caller that has been dropped has left.
+    assert!(reader.await.is_err_and(|error| error.is_cancelled()));
     drop(gate);
     until("the load is given up", || {
         items.stats().abandoned_loads == 1
@@ -137,7 +139,10 @@ async fn a_reader_that_has_left_waits_for_no_other_process<DB: Tested>(world: &W
     world.put(&Item::new(1, "one")).await;
     let gate = world.close_gate().await;
     let loading = read(&elsewhere, 1);
-    until("another process loads", || elsewhere.stats().misses == 1).await;
+    until("another process has the lease", || {
+        elsewhere.stats().loads == 1
+    })
+    .await;
     let tasks = || Handle::current().metrics().num_alive_tasks();
     let waiting = read(&items, 1);
     until("it waits for the lease", || items.stats().lease_waits == 1).await;

@@ -415,7 +415,7 @@ async fn a_committed_row_is_not_hidden_by_an_absence_that_was_read_before<DB: Te
 }
 
 async fn without_the_announcement_an_absence_hides_a_committed_row<DB: Tested>(world: &World<DB>) {
-    world.faults.leave_out(Mechanism::LookupIntent);
+    world.faults.leave_out(Mechanism::PointerIntent);
     assert_eq!(absence_filled_after_an_insert(world).await, None);
 }
 

@@ -92,8 +92,10 @@ pub enum Mechanism {
     ReadBound,
     /// The comparison of a row with the values of the lookup that found it. Without it, a row is returned that has left.
     LookupCheck,
-    /// The announcement of a write at the lookups of the row. Without it, cached absences hide the row.
-    LookupIntent,
+    /// The announcement of a write at the unique lookups of the row. Without it, cached absences hide the row.
+    PointerIntent,
+    /// The announcement of a write at the lists of the row. Without it, cached lists miss the row.
+    ListIntent,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }

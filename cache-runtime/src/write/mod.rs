@@ -221,12 +221,21 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the keys of the lookups that a write changes, as far as the caller knows: those of the values that it writes
     /// or deletes. Those of the values before need no announcement, because the rows that a lookup found are compared.
     pub(crate) fn announced_lookups(&self, write: &Write<E>) -> Result<Vec<Key>, Error> {
-        if self.cache.store.disables(Mechanism::LookupIntent) {
-            return Ok(Vec::new());
-        }
+        let store = &self.cache.store;
+        let announced = |lookup: &usize| match E::SPEC.lookups[*lookup].is_unique {
+            true => !store.disables(Mechanism::PointerIntent),
+            false => !store.disables(Mechanism::ListIntent),
+        };
+        let lookups = 0..E::SPEC.lookups.len();
         match write {
             Write::Insert(row) | Write::Update(row) | Write::Save(row) | Write::DeleteRow(row) => {
-                self.lookup_keys(row)
+                if lookups.clone().all(|lookup| announced(&lookup)) {
+                    return self.lookup_keys(row);
+                }
+                let keys = lookups
+                    .filter(announced)
+                    .map(|lookup| self.keys_of_lookup(row, lookup));
+                Ok(keys.collect::<Result<Vec<_>, _>>()?.concat())
             }
             Write::Delete(_) => Ok(Vec::new()),
             Write::Modify(row, old) => self.changed_lookups(row, old),

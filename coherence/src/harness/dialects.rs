@@ -25,7 +25,7 @@ fn plain_tables(number: &str, text: &str) -> Vec<String> {
         "CREATE TABLE record (seq {number}, tab {text} NOT NULL, id BIGINT NOT NULL, value BIGINT, worker {text} NOT NULL)"
     )];
     all.extend(table_names().map(|table| {
-        format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)")
+        format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, value BIGINT NOT NULL, shelf BIGINT NOT NULL)")
     }));
     all
 }
