@@ -36,7 +36,8 @@ pub enum ErrorKind {
     /// Nothing was written.
     TooLarge,
     /// Too many loads of this repository wait for their turn
-    /// ([`max_waiting_loads`](crate::CacheBuilder::max_waiting_loads)). Nothing was read.
+    /// ([`max_waiting_loads`](crate::CacheBuilder::max_waiting_loads)), and nothing was read. Or the row of a lookup was
+    /// changed again and again while it was being read. Try again.
     Overloaded,
     /// The queue is full (`max_pending`) and the entity's `on_full` is `refuse`. Nothing was written.
     Backpressure,

@@ -49,6 +49,11 @@ pub struct LookupSpec {
 }
 
 impl LookupSpec {
+    /// Returns the maximum number of ids that are cached.
+    pub(crate) fn most(&self) -> usize {
+        usize::try_from(self.max).unwrap_or(usize::MAX)
+    }
+
     /// Returns a lookup of one row. Called by generated code.
     #[doc(hidden)]
     #[must_use]
@@ -201,7 +206,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
                     ids.push((self.binding.read_id)(&row)?);
                 }
             }
-            let most = usize::try_from(spec.max).unwrap_or(usize::MAX);
+            let most = spec.most();
             lists.extend(found.into_iter().map(|mut ids| {
                 let has_more = ids.len() > most;
                 ids.truncate(most);

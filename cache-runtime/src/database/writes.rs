@@ -66,7 +66,7 @@ impl DirectWrites for ToDatabase {
 #[diagnostic::on_unimplemented(
     message = "only an entity with `strategy = \"write_behind\"` has a queue",
     label = "this entity has no queue",
-    note = "without a queue a write is in the database when the call returns; change a row with `update` or `save`"
+    note = "without a queue a write is in the database when the call returns; change a row with `update`, `save` or `modify`"
 )]
 pub trait QueuedWrites {
     /// `F` itself.

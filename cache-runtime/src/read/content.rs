@@ -20,6 +20,8 @@ use crate::{
 pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static {
     /// The value, if there is one.
     type Value: Send + Sync + 'static;
+    /// What several of them are called in messages.
+    const PLURAL: &'static str;
 
     /// Returns the loads of values of this kind.
     fn flights(context: &Context<E, DB>) -> &Flights<Self::Value>;
@@ -57,7 +59,7 @@ pub(crate) fn describe<E: Entity, DB: Backend, C: Content<E, DB>>(
 ) -> String {
     match wanted {
         [(key, content)] => content.describe(context, key),
-        several => format!("{} rows of {}", several.len(), E::SPEC.name),
+        several => format!("{} {} of {}", several.len(), C::PLURAL, E::SPEC.name),
     }
 }
 
@@ -86,6 +88,7 @@ impl<E: Entity> Clone for RowOf<E> {
 
 impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
     type Value = E;
+    const PLURAL: &'static str = "rows";
 
     fn flights(context: &Context<E, DB>) -> &Flights<E> {
         &context.flights

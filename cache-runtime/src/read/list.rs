@@ -10,7 +10,7 @@
 //!
 //! Invariant: a list misses no row that had the values and its place during the whole call. It is not a snapshot: two changes of
 //! one transaction may be visible in one row and not in another.
-//! Not here: the statements (`database::lookup`).
+//! Not here: the statements (`database::lookup`), and how a statement runs that fills nothing (`once`).
 
 use std::{
     fmt,
@@ -20,17 +20,14 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::BoxFuture;
 use serde::Serialize;
-use tokio::sync::oneshot;
-use tracing::Instrument;
 
 use crate::{
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, lookup::IdList},
-    error::{Error, ErrorKind},
+    error::Error,
     protocol::key::Key,
-    read::{Distinct, content::SelectError, lookup::LookupOf},
+    read::{Distinct, lookup::LookupOf},
 };
 
 /// How often a page beyond the cached ids is read again because rows have left it in between.
@@ -115,11 +112,8 @@ impl<'r, E: Entity, DB: Backend> FindAll<'r, E, DB> {
         Self {
             context,
             key: context.lookup_key(lookup, &values),
-            content: LookupOf {
-                lookup,
-                values: Arc::new(values),
-            },
-            limit: usize::try_from(E::SPEC.lookups[lookup].max).unwrap_or(usize::MAX),
+            content: LookupOf::new(lookup, values),
+            limit: E::SPEC.lookups[lookup].most(),
             after: None,
         }
     }
@@ -315,19 +309,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         values: V,
     ) -> Result<u64, Error> {
         let key = self.lookup_key(lookup, &values)?;
-        let content = LookupOf {
-            lookup,
-            values: Arc::new(values),
-        };
+        let content = LookupOf::new(lookup, values);
         let fingerprint = self.lookup_fingerprint(lookup);
         let ids = self
             .read_content(key.clone(), fingerprint, || content.clone())
             .await?;
-        let all = usize::MAX - 1;
-        match self
-            .cut(&key, lookup, ids.row.as_deref(), all, None)
-            .await?
-        {
+        let list = ids.row.as_deref();
+        match self.cut(&key, lookup, list, usize::MAX, None).await? {
             Cut::Page(page) => Ok(page.rows.len() as u64),
             Cut::Beyond { .. } => {
                 let values = content.values;
@@ -350,13 +338,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Vec<Page<E>>, Error> {
         let keys = values.iter().map(|values| self.lookup_key(lookup, values));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let contents: Vec<_> = values
-            .into_iter()
-            .map(|values| LookupOf {
-                lookup,
-                values: Arc::new(values),
-            })
-            .collect();
+        let contents = values.into_iter().map(|one| LookupOf::new(lookup, one));
+        let contents: Vec<_> = contents.collect();
         let Distinct { wanted, places } = Distinct::new(keys, |at| contents[at].clone());
         let lists = self
             .read_many(wanted.clone(), self.lookup_fingerprint(lookup))
@@ -368,7 +351,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .cloned()
             .collect();
         let mut found = self.find_many(&ids).await?.into_iter();
-        let limit = usize::try_from(E::SPEC.lookups[lookup].max).unwrap_or(usize::MAX);
+        let limit = E::SPEC.lookups[lookup].most();
         let mut pages = Vec::with_capacity(wanted.len());
         for ((key, content), list) in wanted.into_iter().zip(lists) {
             let (count, has_more) = match &list.row {
@@ -388,63 +371,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .into_iter()
             .map(|place| pages[place].clone())
             .collect())
-    }
-
-    /// Reads the database for one caller, in a task of its own, and fills nothing. The task ends early if the caller leaves
-    /// before its statement is sent.
-    async fn load_once<T: Send + 'static>(
-        self: &Arc<Self>,
-        key: &Key,
-        read: impl for<'c> FnOnce(
-            &'c Self,
-            &'c mut DB::Connection,
-        ) -> BoxFuture<'c, Result<T, sqlx::Error>>
-        + Send
-        + 'static,
-    ) -> Result<T, Error> {
-        self.counters.misses.add_one();
-        self.counters.uncached_loads.add_one();
-        let described = self.describe_row(key);
-        let stopped =
-            format!("failed to load {described}: its task panicked or its runtime shut down");
-        let (mut answer, answered) = oneshot::channel();
-        let context = Arc::clone(self);
-        let load = async move {
-            let loaded = context.load_for(&described, &mut answer, read).await;
-            if let Some(loaded) = loaded.transpose() {
-                // The caller may have been dropped.
-                let _gone = answer.send(loaded);
-            }
-        };
-        tokio::spawn(load.in_current_span());
-        answered
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::TaskFailed, stopped)))
-    }
-
-    /// Returns `None` if the caller left before the statement was sent.
-    async fn load_for<T>(
-        &self,
-        described: &str,
-        answer: &mut oneshot::Sender<Result<T, Error>>,
-        read: impl for<'c> FnOnce(
-            &'c Self,
-            &'c mut DB::Connection,
-        ) -> BoxFuture<'c, Result<T, sqlx::Error>>,
-    ) -> Result<Option<T>, Error> {
-        let Some(turn) = self.turn(described, 1, answer.closed()).await? else {
-            return Ok(None);
-        };
-        let read = async |connection: &mut DB::Connection| {
-            if answer.is_closed() {
-                self.counters.abandoned_loads.add_one();
-                return Ok(None);
-            }
-            let bound = self.bind_within(connection).await;
-            bound.map_err(SelectError::Refused)?;
-            Ok(Some(read(self, connection).await?))
-        };
-        self.read_in_turn(turn, described, 1, read).await
     }
 }
 

@@ -64,6 +64,14 @@ pub(crate) struct Item<E: Entity, DB: Backend, C: Content<E, DB>> {
 /// Receives the leader's answer.
 pub(crate) type Answer<V> = oneshot::Receiver<Result<Outcome<V>, Error>>;
 
+/// Returns the error for the callers of a load whose task did not answer.
+pub(crate) fn load_stopped(described: &str) -> Error {
+    Error::new(
+        ErrorKind::TaskFailed,
+        format!("failed to load {described}: its task panicked or its runtime shut down"),
+    )
+}
+
 /// Sends the leader's answer, once.
 struct Early<V>(Option<oneshot::Sender<Result<Outcome<V>, Error>>>);
 

@@ -47,8 +47,18 @@ pub(crate) struct LookupOf {
     pub(crate) values: Arc<Values>,
 }
 
+impl LookupOf {
+    pub(crate) fn new<V: Send + Sync + 'static>(lookup: usize, values: V) -> Self {
+        Self {
+            lookup,
+            values: Arc::new(values),
+        }
+    }
+}
+
 impl<E: Entity, DB: Backend> Content<E, DB> for LookupOf {
     type Value = IdList<E::Id>;
+    const PLURAL: &'static str = "lookups";
 
     fn flights(context: &Context<E, DB>) -> &Flights<Self::Value> {
         &context.lookup_flights
@@ -167,32 +177,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         values: V,
     ) -> Result<Outcome<E>, Error> {
         let key = self.lookup_key(lookup, &values)?;
+        let content = LookupOf::new(lookup, values);
         let fingerprint = self.lookup_fingerprint(lookup);
-        let mut values = Some(values);
-        // Boxed and shared only if the ids are not cached.
-        let mut content = None;
         let ids = self
-            .read_content(key.clone(), fingerprint, || {
-                let values = values.take().expect("the values are taken once");
-                let made = LookupOf {
-                    lookup,
-                    values: Arc::new(values),
-                };
-                content.insert(made).clone()
-            })
+            .read_content(key.clone(), fingerprint, || content.clone())
             .await?;
-        if let Some(outcome) = self.row_of(lookup, &key, &ids).await? {
-            return Ok(outcome);
+        match self.row_of(lookup, &key, &ids).await? {
+            Some(outcome) => Ok(outcome),
+            None => Box::pin(self.find_again(key, content)).await,
         }
-        let content = match (content, values) {
-            (Some(content), _) => content,
-            (None, Some(values)) => LookupOf {
-                lookup,
-                values: Arc::new(values),
-            },
-            (None, None) => unreachable!("the values are moved into the content"),
-        };
-        Box::pin(self.find_again(key, content)).await
     }
 
     /// Loads the ids again until their row has the values.
@@ -268,14 +261,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Vec<Option<Arc<E>>>, Error> {
         let keys = values.iter().map(|values| self.lookup_key(lookup, values));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let values: Vec<Arc<Values>> = values
-            .into_iter()
-            .map(|values| Arc::new(values) as Arc<Values>)
-            .collect();
-        let Distinct { wanted, places } = Distinct::new(keys, |at| LookupOf {
-            lookup,
-            values: Arc::clone(&values[at]),
-        });
+        let contents = values.into_iter().map(|one| LookupOf::new(lookup, one));
+        let contents: Vec<_> = contents.collect();
+        let Distinct { wanted, places } = Distinct::new(keys, |at| contents[at].clone());
         let lists = self
             .read_many(wanted.clone(), self.lookup_fingerprint(lookup))
             .await?;

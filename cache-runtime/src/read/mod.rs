@@ -15,30 +15,30 @@
 //! transaction. An error is never stored, and never becomes "does not exist".
 //! Invariant: nothing is served from a store that is not known to contain rows of this database (`binding`).
 //! Invariant: errors of the store end here. The caller sees only those of the database.
-//! Not here: what a load does (`load`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
+//! Not here: what a load does (`load`), statements that fill nothing (`once`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
 
 pub(crate) mod content;
 pub(crate) mod flight;
 pub(crate) mod list;
 mod load;
 pub(crate) mod lookup;
+mod once;
 pub(crate) mod outcome;
 pub(crate) mod turn;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
-    error::{Error, ErrorKind, StoreError},
+    error::{Error, StoreError},
     protocol::{key::Key, state::Meta},
     read::{
         content::{Content, RowOf},
         flight::{Flight, Follower, Joined, LoadResult},
-        load::Item,
+        load::{Answer, Item, load_stopped},
         outcome::{Origin, Outcome},
     },
     store::{Found, Store, failpoint::Mechanism},
@@ -284,17 +284,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                         led.push((at, key, answer));
                         match before {
                             None => leading.push((item, next)),
-                            Some(before) => self.spawn(load::run_after(item, next, before)),
+                            Some(before) => spawn(load::run_after(item, next, before)),
                         }
                     }
                     Joined::Follower(follower) => followed.push((missed, follower)),
                 }
             }
             if !leading.is_empty() {
-                self.spawn(load::run(Arc::clone(self), leading));
+                spawn(load::run(Arc::clone(self), leading));
             }
             for (at, key, answer) in led {
-                answers.push((at, self.led::<C>(&key, answer.await)));
+                answers.push((at, self.led(&key, answer).await));
             }
             for (missed, follower) in followed {
                 match self.follow(follower).await {
@@ -341,33 +341,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if items.is_empty() {
             return Vec::new();
         }
-        self.spawn(load::bypass(Arc::clone(self), items));
+        spawn(load::bypass(Arc::clone(self), items));
         let mut answers = Vec::with_capacity(awaited.len());
         for (key, answer) in awaited {
-            answers.push(self.led::<C>(&key, answer.await));
+            answers.push(self.led(&key, answer).await);
         }
         answers
     }
 
-    /// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
-    #[expect(clippy::unused_self, reason = "its types are those of the load")]
-    fn spawn(&self, load: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(load.in_current_span());
-    }
-
-    /// Returns the answer of a load.
-    fn led<C: Content<E, DB>>(
-        &self,
-        key: &Key,
-        answer: Result<Result<Outcome<C::Value>, Error>, oneshot::error::RecvError>,
-    ) -> Result<Outcome<C::Value>, Error> {
-        answer.unwrap_or_else(|_| {
-            let described = self.describe_row(key);
-            Err(Error::new(
-                ErrorKind::TaskFailed,
-                format!("failed to load {described}: its task panicked or its runtime shut down"),
-            ))
-        })
+    /// Waits for the answer of a load.
+    async fn led<V>(&self, key: &Key, answer: Answer<V>) -> Result<Outcome<V>, Error> {
+        let answer = answer.await;
+        answer.unwrap_or_else(|_| Err(load_stopped(&self.describe_row(key))))
     }
 
     /// Waits for a flight that another caller leads. Returns `None` if this caller may not share its result.
@@ -473,4 +458,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             store_was_skipped: false,
         }
     }
+}
+
+/// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
+fn spawn(load: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(load.in_current_span());
 }

@@ -58,16 +58,11 @@ impl<DB: Backend> Text<'_, DB> {
             let after = self.comes_after(&self.order(spec), &mut parameter);
             write!(condition, " AND {after}").expect("writing to a string cannot fail");
         }
-        let order: Vec<_> = self
-            .order(spec)
-            .iter()
-            .map(|(column, descends)| self.dialect.quote(column) + direction(*descends))
-            .collect();
         sql(format!(
             "SELECT {} AS larder_place, {ids} FROM {} WHERE {condition} ORDER BY {} LIMIT {}",
             self.number(0),
             self.table,
-            order.join(", "),
+            self.in_order(spec),
             self.dialect.placeholder(next)
         ))
     }
@@ -133,24 +128,30 @@ impl<DB: Backend> Text<'_, DB> {
         order
     }
 
+    /// Returns the columns of a lookup's order with their directions.
+    fn in_order(&self, spec: &LookupSpec) -> String {
+        let order = self.order(spec).into_iter();
+        let order =
+            order.map(|(column, descends)| self.dialect.quote(column) + direction(descends));
+        order.collect::<Vec<_>>().join(", ")
+    }
+
     /// Reads the ids of the rows that have the values with this number. `with_order`: also the columns they are ordered by.
     fn found_by(&self, spec: &LookupSpec, place: usize, with_order: bool) -> String {
         let ids = self.names(Role::is_id).join(", ");
         let mut selected = format!("{} AS larder_place, {ids}", self.number(place));
-        let mut order = Vec::new();
-        for (at, (column, descends)) in self.order(spec).iter().enumerate() {
-            let column = self.dialect.quote(column);
-            if with_order {
+        if with_order {
+            for (at, (column, _)) in self.order(spec).iter().enumerate() {
+                let column = self.dialect.quote(column);
                 write!(selected, ", {column} AS larder_order_{at}")
                     .expect("writing to a string cannot fail");
             }
-            order.push(column + direction(*descends));
         }
         format!(
             "SELECT {selected} FROM {} WHERE {} ORDER BY {} LIMIT {}",
             self.table,
             self.has_values(spec, place * spec.columns.len() + 1),
-            order.join(", "),
+            self.in_order(spec),
             u64::from(spec.max) + 1
         )
     }
