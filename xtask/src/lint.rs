@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::cargo::{cargo, is_installed, status};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::tidy;
+use crate::{package, tidy};
 
 /// Feature sets that must compile without warnings on their own.
 const SUBSETS: [&[&str]; 3] = [
@@ -45,9 +45,11 @@ pub(crate) fn run(interrupt: &Interrupt) -> Outcome {
             failed.push(name);
         }
     }
-    if let Err(failure) = tidy::run() {
-        eprintln!("xtask: {failure}");
-        failed.push("tidy".to_owned());
+    for (name, outcome) in [("package", package::run(interrupt)), ("tidy", tidy::run())] {
+        if let Err(failure) = outcome {
+            eprintln!("xtask: {failure}");
+            failed.push(name.to_owned());
+        }
     }
     if failed.is_empty() {
         eprintln!("xtask: no complaints");
@@ -76,23 +78,6 @@ fn steps() -> Vec<(String, Command)> {
             cargo(["deny", "--all-features", "check"]),
         ));
     }
-    // Each is built from nothing but what it ships, and none can be built without a database.
-    let mut package = cargo([
-        "package",
-        "--locked",
-        "--allow-dirty",
-        "--quiet",
-        "--all-features",
-    ]);
-    package.args([
-        "-p",
-        "larder",
-        "-p",
-        "larder-derive",
-        "-p",
-        "larder-runtime",
-    ]);
-    steps.push(("package".to_owned(), package));
     steps
 }
 

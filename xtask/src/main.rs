@@ -19,6 +19,7 @@ mod layers;
 mod lint;
 mod model;
 mod mutants;
+mod package;
 mod servers;
 mod test;
 mod tidy;
