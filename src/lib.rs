@@ -15,9 +15,10 @@ pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
-    AsId, Backend, Cache, CacheBuilder, Clock, Codec, DeadLetter, DeadLetters, Entity, EntitySpec,
-    Error, ErrorKind, FindAll, Flusher, Origin, Outcome, Page, Pending, RepairStats, Repository,
-    SchemaReport, Stats, Transaction, Within, policy, schema, writes,
+    AdoptedTransaction, Announced, AsId, Backend, Cache, CacheBuilder, ChangeResult, Clock, Codec,
+    DeadLetter, DeadLetters, Entity, EntitySpec, Error, ErrorKind, FindAll, FindAllWithin, Flusher,
+    Modified, Origin, Outcome, Page, Pending, RepairStats, Repository, SchemaReport, Stats,
+    Transaction, Within, policy, schema, writes,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

@@ -110,6 +110,14 @@ pub(crate) enum Value {
     Name(Ident),
     Group(Settings),
     Lookup(Lookup),
+    Relation(Relation),
+}
+
+/// What stands after `belongs_to` or `has_many`.
+pub(crate) struct Relation {
+    pub(crate) path: Path,
+    /// What the other rows are called, if that was chosen.
+    pub(crate) name: Option<Ident>,
 }
 
 /// What stands after `unique` or `index`.

@@ -74,6 +74,8 @@ pub(crate) enum Form {
     Group(Place),
     /// Nothing on a field, or `(..)` with the names of fields and keys of its own.
     Lookup(Place),
+    /// `= path` or `(path, name = "word")`.
+    Relation,
 }
 
 impl Form {
@@ -103,6 +105,7 @@ impl Form {
             Self::Path => "the path of a crate".to_owned(),
             Self::Name => "the name of a type in a string".to_owned(),
             Self::Lookup(_) => "nothing, or names of fields and keys in parentheses".to_owned(),
+            Self::Relation => "a path, or a path and `name = \"..\"` in parentheses".to_owned(),
             Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
         }
     }
@@ -265,6 +268,12 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Lookup(Place::Index),
         r#"index(country, order_by = "created_at desc")"#,
     ),
+    key(
+        "has_many",
+        Place::Struct,
+        Form::Relation,
+        "has_many(Book::author_id)",
+    ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
     key(
@@ -314,6 +323,13 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Choice(&["lower"]),
         r#"index(fold = "lower")"#,
     ),
+    key(
+        "belongs_to",
+        Place::Field,
+        Form::Relation,
+        "belongs_to = Author",
+    ),
+    key("immutable", Place::Field, Form::Flag, "immutable"),
     key("generated", Place::Field, Form::Flag, "generated"),
     key("version", Place::Field, Form::Flag, "version"),
     key("skip", Place::Field, Form::Flag, "skip"),

@@ -4,8 +4,8 @@
 //! Facts that follow from others are methods, so they cannot disagree.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
-use quote::ToTokens;
-use syn::{Type, Visibility, ext::IdentExt};
+use quote::{ToTokens, format_ident};
+use syn::{Path, Type, Visibility, ext::IdentExt};
 
 use crate::{ast::Word, paths::Paths};
 
@@ -57,6 +57,7 @@ pub(crate) struct Entity {
     pub(crate) is_read_only: bool,
     pub(crate) policy: Policy,
     pub(crate) lookups: Vec<Lookup>,
+    pub(crate) relations: Vec<Relation>,
     pub(crate) id: Id,
 }
 
@@ -112,6 +113,7 @@ pub(crate) enum Role {
     Id,
     GeneratedId,
     Plain,
+    Immutable,
     Version,
     Generated,
 }
@@ -169,6 +171,30 @@ impl LookupField {
     /// The type that is sent to the database.
     pub(crate) fn stored(&self) -> &Type {
         self.stored.as_ref().unwrap_or(&self.ty)
+    }
+}
+
+/// Rows of another entity that belong to a row, or that it belongs to.
+pub(crate) struct Relation {
+    /// The other entity.
+    pub(crate) entity: Path,
+    /// What its rows are called.
+    pub(crate) name: Ident,
+    pub(crate) kind: RelationKind,
+}
+
+/// How the other rows are found.
+pub(crate) enum RelationKind {
+    /// By their ids, which this field has.
+    BelongsTo { field: Ident, ty: Box<Type> },
+    /// By the id of this row, with this index of theirs.
+    HasMany { index: Ident },
+}
+
+impl Relation {
+    /// The name of the method.
+    pub(crate) fn method(&self) -> Ident {
+        format_ident!("{}_of", self.name, span = self.name.span())
     }
 }
 

@@ -15,7 +15,8 @@ pub enum ErrorKind {
     Duplicate,
     /// Another write changed the row since it was read, so its version differs. [`Error::current`] has the current row.
     Conflict,
-    /// The change of a `modify` returned an error, which is the [`source`](StdError::source). Nothing was written.
+    /// The change of a `modify` returned an error, which is the [`source`](StdError::source). Or a write would have changed an
+    /// `immutable` column. Nothing was written.
     Refused,
     /// The database failed or rejected a statement. The cause is in [`source`](StdError::source). Or it accepted a write and
     /// skipped the row, because of a trigger or a rule.

@@ -70,8 +70,11 @@ pub use crate::{
         list::{FindAll, Page},
         outcome::{Origin, Outcome},
     },
-    repository::{Repository, within::Within},
+    repository::{Repository, within::Within, within_lookups::FindAllWithin},
     stats::{RepairStats, Stats},
-    write::modify::{ChangeResult, Modified},
-    write::transaction::Transaction,
+    write::{
+        adopted::{AdoptedTransaction, Announced},
+        modify::{ChangeResult, Modified},
+        transaction::Transaction,
+    },
 };

@@ -1,7 +1,7 @@
 //! The items that generated code calls. Only the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` use them.
 //! They change without notice, so the derive and the runtime must have the same version.
 
-pub use sqlx::{Decode, Error as SqlxError, FromRow, Pool, error::BoxDynError};
+pub use sqlx::{Database, Decode, Error as SqlxError, FromRow, Pool, error::BoxDynError};
 
 pub use crate::{
     behind::{DeadLetters, Flusher, Pending},
@@ -26,13 +26,24 @@ pub use crate::{
         list::{FindAll, Page},
         outcome::Outcome,
     },
-    repository::{Repository, within::Within},
+    repository::{QueryFuture, Repository, within::Within, within_lookups::FindAllWithin},
     stats::Stats,
     write::{
         modify::{ChangeResult, Modified},
         transaction::Transaction,
     },
 };
+
+/// An entity: a struct whose derive has generated a repository.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no entity",
+    label = "has no repository",
+    note = "a relation names a struct with `#[derive(Cached)]`"
+)]
+pub trait HasRepository {
+    /// The repository that the derive has generated.
+    type Repository<DB: Backend>;
+}
 
 /// A function with a name that is free to be shadowed. Generated code imports it under the names of its parameters: a
 /// parameter cannot have the name of a unit struct, a constant or a static in scope, but that of a function it can.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use larder::{Cached, Origin, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
+use sqlx::SqlStr;
 
 use crate::{
-    entities::Item,
+    entities::{Item, ItemRepository},
     world::{Tested, World, eventually, everywhere, filled, on_both_stores, on_postgres, on_redis},
 };
 
@@ -25,6 +26,8 @@ on_both_stores!(
     without_the_store_one_statement_reads_all,
     a_load_error_reaches_the_caller_and_leaves_nothing,
     rows_are_found_by_their_ids,
+    rows_of_a_query_are_cached,
+    a_row_that_changes_after_the_query_is_not_cached_as_it_was,
 );
 on_redis!(a_damaged_entry_does_not_hold_the_others_up);
 on_postgres!(overlapping_batches_and_single_reads_share_their_loads);
@@ -391,4 +394,66 @@ async fn overlapping_batches_and_single_reads_share_their_loads<DB: Tested>(worl
     assert_eq!(world.database.statements() - before, 2);
     let stats = items.stats();
     assert_eq!((stats.loads, stats.coalesced), (9, 3));
+}
+
+/// Reads the items with a query of the user, which says only which rows there are. `before_it_returns` runs after the query.
+async fn queried<DB: Tested>(
+    items: &ItemRepository<DB>,
+    before_it_returns: impl Future<Output = ()> + Send + 'static,
+) -> Result<Vec<(i64, String)>, larder::Error> {
+    let found = items.fill_from(move |connection| {
+        Box::pin(async move {
+            let text =
+                SqlStr::from_static("SELECT id FROM items WHERE quantity = 1 ORDER BY id DESC");
+            let rows = DB::fetch_all(connection, text, DB::Arguments::default()).await?;
+            before_it_returns.await;
+            let rows = rows.iter();
+            rows.map(|row| Ok(Item::new(DB::integer(row, 0)?, "of the query")))
+                .collect()
+        })
+    });
+    let found = found.await?.into_iter();
+    Ok(found.map(|item| (item.id, item.name.clone())).collect())
+}
+
+async fn rows_of_a_query_are_cached<DB: Tested>(world: &World<DB>) {
+    put(world, 1..=3).await;
+    let items = world.items();
+    let expected = [3, 2, 1].map(|id| (id, format!("row {id}")));
+    for statements in [2, 1] {
+        let before = world.database.statements();
+        assert_eq!(queried(&items, async {}).await.unwrap(), expected);
+        assert_eq!(
+            world.database.statements() - before,
+            statements,
+            "the query, and the rows that the cache lacks"
+        );
+        filled(|| items.stats()).await;
+    }
+    let before = world.database.statements();
+    assert_eq!(items.find(2).await.unwrap().unwrap().name, "row 2");
+    assert_eq!(world.database.statements(), before);
+    world.sql("ALTER TABLE items RENAME TO gone").await;
+    let error = queried(&items, async {}).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("failed to load rows of Item with a query: "),
+        "{text}"
+    );
+    assert!(error.database_error().is_some(), "{error:?}");
+    world.sql("ALTER TABLE gone RENAME TO items").await;
+}
+
+async fn a_row_that_changes_after_the_query_is_not_cached_as_it_was<DB: Tested>(world: &World<DB>) {
+    put(world, 1..=3).await;
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    let changed = async move {
+        elsewhere.update(&Item::new(2, "changed")).await.unwrap();
+        elsewhere.delete(1).await.unwrap();
+    };
+    let expected = [(3, "row 3".to_owned()), (2, "changed".to_owned())];
+    assert_eq!(queried(&items, changed).await.unwrap(), expected);
+    filled(|| items.stats()).await;
+    assert_eq!(items.find(2).await.unwrap().unwrap().name, "changed");
+    assert!(items.find(1).await.unwrap().is_none());
 }

@@ -76,6 +76,7 @@ const REPOSITORY: &[&str] = &[
     "find_uncached",
     "find_many",
     "find_map",
+    "fill_from",
     "exists",
     "insert",
     "update",
@@ -99,7 +100,15 @@ const LOOKUPS: &[&str] = &[
     "find_many_by",
     "find_all_many",
     "count_by",
+    "find_each",
     "invalidate_by",
+];
+const WITHIN_LOOKUPS: &[&str] = &[
+    "find_by",
+    "exists_by",
+    "find_many_by",
+    "find_all_many",
+    "count_by",
 ];
 const WITHIN: &[&str] = &[
     "find",
@@ -117,6 +126,7 @@ const WITHIN: &[&str] = &[
     "delete_rows",
 ];
 const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "rollback"];
+const ADOPTED: &[&str] = &["adopt", "announce", "commit", "rollback"];
 const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
 const DEAD_LETTERS: &[&str] = &["list", "replay", "replay_over", "discard", "install"];
 const CACHE: &[&str] = &["connect", "rebind"];
@@ -141,6 +151,7 @@ const OTHERWISE: &[&str] = &[
     "the id of the database is installed",
     "a page of a list",
     "a page beyond what is cached of a list",
+    "a page of a list in a transaction",
 ];
 
 macro_rules! lists_all {
@@ -164,7 +175,9 @@ macro_rules! lists_all {
 lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
 lists_all!(LOOKUPS, "repository/lookups.rs", but & []);
 lists_all!(WITHIN, "repository/within.rs", but & []);
+lists_all!(WITHIN_LOOKUPS, "repository/within_lookups.rs", but & []);
 lists_all!(TRANSACTION, "write/transaction.rs", but & []);
+lists_all!(ADOPTED, "write/adopted.rs", but & []);
 lists_all!(FLUSHER, "behind/flusher.rs", but & []);
 lists_all!(FLUSHER, "repository/write_behind.rs", but DEAD_LETTERS);
 lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
@@ -597,8 +610,12 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             self.run_lookup(name, cut).await
         } else if group == WITHIN {
             self.run_within(name, cut).await
+        } else if group == WITHIN_LOOKUPS {
+            self.run_within_lookup(name, cut).await
         } else if group == TRANSACTION {
             self.run_transaction(name, cut).await
+        } else if group == ADOPTED {
+            self.run_adopted(name, cut).await
         } else if group == FLUSHER || group == DEAD_LETTERS {
             self.run_queue(name, cut).await
         } else if group == CACHE && name == "rebind" {
@@ -632,6 +649,16 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                     _ => Left::of(&cut.run(items.find_map(&ids)).await),
                 };
                 left.row(Rows::Items, ids[0]).row(Rows::Items, ids[1])
+            }
+            "fill_from" => {
+                let query = items.fill_from(move |connection| {
+                    Box::pin(async move {
+                        let text = format!("SELECT * FROM items WHERE id = {id}");
+                        DB::run(connection, AssertSqlSafe(text).into_sql_str()).await?;
+                        Ok(vec![Item::new(id, "old")])
+                    })
+                });
+                Left::of(&cut.run(query).await).row(Rows::Items, id)
             }
             "refresh" => Left::of(&cut.run(items.refresh(id)).await).row(Rows::Items, id),
             "invalidate" => Left::of(&cut.run(items.invalidate(id)).await).row(Rows::Items, id),
@@ -817,6 +844,43 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         }
     }
 
+    /// A transaction of sqlx, in which a repository writes too.
+    async fn run_adopted(&self, name: &str, cut: Cut) -> Left {
+        let id = self.id();
+        let mut transaction = self.pool.begin().await.unwrap();
+        let announced = {
+            let adopted = match name {
+                "adopt" => cut.run(Transaction::adopt(&mut transaction)).await,
+                _ => Some(Transaction::adopt(&mut transaction).await),
+            };
+            let Some(adopted) = adopted else {
+                return Left::of(&None::<()>).row(Rows::Through, id);
+            };
+            let mut adopted = adopted.unwrap();
+            let mut within = self.through.within(&mut adopted);
+            within.insert(&Through::new(id, "new")).await.unwrap();
+            if name == "rollback" {
+                let done = cut.run(adopted.rollback()).await;
+                return Left::of(&done).then(&done, Rows::Through, id, None);
+            }
+            let announced = match name {
+                "announce" => cut.run(adopted.announce()).await,
+                _ => Some(adopted.announce().await),
+            };
+            match announced {
+                Some(announced) => announced.unwrap(),
+                None => return Left::of(&None::<()>).row(Rows::Through, id),
+            }
+        };
+        if name == "commit" {
+            let done = cut.run(announced.commit(transaction)).await;
+            return Left::of(&done).then(&done, Rows::Through, id, Some("new"));
+        }
+        announced.commit(transaction).await.unwrap();
+        let done = Some(Ok(()));
+        Left::of(&done).then(&done, Rows::Through, id, Some("new"))
+    }
+
     /// Ends a transaction that has written a row, and records the result.
     async fn ended(
         &self,
@@ -908,6 +972,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 Left::of(&cut.run(found.find_all_many(1, vec![(id,), (-id,)])).await)
             }
             "count_by" => Left::of(&cut.run(found.count_by(1, (1_i64,))).await),
+            "find_each" => {
+                let ids = vec![Some(id), None, Some(-id)];
+                Left::of(&cut.run(found.find_each(ids)).await)
+            }
             "a page of a list" => {
                 let page = found.find_all_by(1, (id,)).limit(1);
                 Left::of(&cut.run(page.into_future()).await)
@@ -921,6 +989,42 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         left.row(Rows::Items, id)
     }
 
+    /// A lookup inside a transaction that has written before.
+    async fn run_within_lookup(&self, name: &str, cut: Cut) -> Left {
+        let (id, first) = (self.old_row().await, self.id());
+        let one = (1_i64, "old".to_owned());
+        let mut transaction = Transaction::begin(&self.pool).await.unwrap();
+        let mut through = self.through.within(&mut transaction);
+        through.insert(&Through::new(first, "new")).await.unwrap();
+        let mut within = self.found.within(&mut transaction);
+        let outcome = match name {
+            "find_by" => cut.run(within.find_by(0, (-id, one.1))).await.map(unit),
+            "exists_by" => cut.run(within.exists_by(1, (1_i64,))).await.map(unit),
+            "find_many_by" => {
+                let values = vec![(-id, one.1), (id, "none".to_owned())];
+                cut.run(within.find_many_by(0, values)).await.map(unit)
+            }
+            "find_all_many" => {
+                let lists = within.find_all_many(1, vec![(1_i64,), (-id,)]);
+                cut.run(lists).await.map(unit)
+            }
+            "count_by" => cut.run(within.count_by(1, (1_i64,))).await.map(unit),
+            "a page of a list in a transaction" => {
+                let page = within.find_all_by(1, (1_i64,)).limit(1);
+                cut.run(page.into_future()).await.map(unit)
+            }
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
+        };
+        if let Some(Err(error)) = &outcome {
+            panic!("{name} fails: {error}");
+        }
+        let left = Left::of(&outcome).row(Rows::Items, id);
+        let mut left = left.row(Rows::Through, first);
+        let name = finish(transaction, cut).await.then_some("new");
+        left.acknowledged.push((Rows::Through, first, name));
+        left
+    }
+
     async fn run_otherwise(&self, name: &str, cut: Cut) -> Left {
         let (id, new) = (self.old_row().await, self.id());
         let (behind, row) = (&self.behind, |id| Behind::new(id, "new"));
@@ -928,6 +1032,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "a page of a list" | "a page beyond what is cached of a list" => {
                 self.run_lookup(name, cut).await
             }
+            "a page of a list in a transaction" => self.run_within_lookup(name, cut).await,
             "the id of the database is installed" => {
                 Left::of(&cut.run(larder::schema::install(&self.pool)).await)
             }
@@ -1156,7 +1261,9 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world:
         REPOSITORY,
         LOOKUPS,
         WITHIN,
+        WITHIN_LOOKUPS,
         TRANSACTION,
+        ADOPTED,
         FLUSHER,
         DEAD_LETTERS,
         CACHE,

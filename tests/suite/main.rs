@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+mod adopted;
 mod altered_table;
 mod batch;
 mod behind;
@@ -16,6 +17,7 @@ mod entities;
 mod examples;
 mod expiry;
 mod generated_ids;
+mod immutable;
 mod journal;
 mod key;
 mod large_rows;
@@ -24,6 +26,7 @@ mod list;
 mod loads;
 mod log_lines;
 mod lookup;
+mod lookup_processes;
 mod lost_transactions;
 mod modify;
 mod negative;
@@ -33,6 +36,7 @@ mod panics;
 mod processes;
 mod read;
 mod redis;
+mod relations;
 mod repair;
 mod round_trip;
 mod schema;
@@ -46,6 +50,7 @@ mod type_matrix;
 mod types;
 mod upgrade;
 mod version;
+mod within_lookups;
 mod world;
 mod write;
 mod write_through;
@@ -59,6 +64,7 @@ fn worker_entry() {
         binding::FORKING,
         crash::WRITER,
         journal::APPENDER,
+        lookup_processes::MEMBER,
         processes::CROWD,
         processes::DOOMED,
     ]);

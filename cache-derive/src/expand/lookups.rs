@@ -166,8 +166,18 @@ const UNREADABLE: &str = "Fails if the database cannot be read. An unreachable c
 const CANCEL: &str =
     "The future may be dropped at any time. A load that other callers wait for continues.";
 
+/// Where a lookup reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Through the cache.
+    Repository,
+    /// Inside a transaction.
+    Within,
+}
+
 /// What the methods of a lookup need to know.
 pub(super) struct Methods<'a> {
+    pub(super) reads: Place,
     pub(super) entity: &'a Ident,
     pub(super) private: &'a TokenStream,
     /// The type parameter for the database.
@@ -192,8 +202,43 @@ impl Methods<'_> {
             true => self.of_unique(),
             false => self.of_index(),
         };
-        let shared = self.of_both();
-        quote!(#own #shared)
+        let exists = self.exists();
+        let invalidate = match self.reads {
+            Place::Repository => Some(self.invalidate()),
+            Place::Within => None,
+        };
+        quote!(#own #exists #invalidate)
+    }
+
+    /// The documentation of a method: inside a transaction it points to the method outside.
+    fn docs(&self, method: &str, does: &str, fails: &str) -> String {
+        match self.reads {
+            Place::Repository => docs(does, fails, CANCEL),
+            Place::Within => docs(
+                &format!(
+                    "As `{method}` of the repository, as the transaction sees the rows. The cache is neither read nor filled."
+                ),
+                "Fails if the database cannot be read, or if the transaction can only be rolled back.",
+                "Dropping the future changes nothing. On MySQL and MariaDB the transaction can then only be rolled back.",
+            ),
+        }
+    }
+
+    /// The receiver of a method, and the inner value with the method that it calls.
+    fn receiver(&self) -> (TokenStream, TokenStream, TokenStream) {
+        let private = self.private;
+        match self.reads {
+            Place::Repository => (
+                quote!(&self),
+                quote!(#private::Repository),
+                quote!(&self.inner),
+            ),
+            Place::Within => (
+                quote!(&mut self),
+                quote!(#private::Within),
+                quote!(&mut self.inner),
+            ),
+        }
     }
 
     fn of_unique(&self) -> TokenStream {
@@ -204,29 +249,23 @@ impl Methods<'_> {
         let find = self.one(
             "find_by",
             &maybe_row,
-            &docs(
-                &format!(
-                    "Returns the `{name}` with this {words}, or `None` if there is no such row. The row is compared with the \
-                     values, so a row that does not have them any more is never returned."
-                ),
-                unreadable,
-                CANCEL,
+            &format!(
+                "Returns the `{name}` with this {words}, or `None` if there is no such row. The row is compared with the \
+                 values, so a row that does not have them any more is never returned."
             ),
+            unreadable,
         );
         let rows = quote!(::std::vec::Vec<#maybe_row>);
         let find_many = self.many(
             &format!("find_many_by_{suffix}"),
             "find_many_by",
             &rows,
-            &docs(
-                &format!(
-                    "Finds each `{name}` as `find_by_{suffix}` does, in the order of the values; `None` where there is no such \
-                     row. The cache is read in two round trips for 500 values, and what it lacks with one statement for 64 values \
-                     and one for the rows."
-                ),
-                unreadable,
-                CANCEL,
+            &format!(
+                "Finds each `{name}` as `find_by_{suffix}` does, in the order of the values; `None` where there is no such \
+                 row. The cache is read in two round trips for 500 values, and what it lacks with one statement for 64 values \
+                 and one for the rows."
             ),
+            unreadable,
         );
         quote!(#find #find_many)
     }
@@ -241,85 +280,76 @@ impl Methods<'_> {
         );
         let (parameters, values) = self.parameters();
         let method = format_ident!("find_all_by_{suffix}");
-        let find_docs = docs(
+        let find_docs = self.docs(
+            &method.to_string(),
             &format!(
                 "Returns each `{name}` with this {words}, in the order of the index, when it is awaited. `.limit(n)` and \
                  `.after(&row)` choose a page. Each row is compared with the values, so a row that does not have them any more is \
                  never returned."
             ),
             UNREADABLE,
-            CANCEL,
         );
-        let database = self.database;
-        let place = self.place;
-        let find = match self.fields {
-            Some(_) => quote! {
-                #[doc = #find_docs]
-                pub fn #method(&self, #parameters) -> #private::FindAll<'_, #entity, #database> {
-                    #private::Repository::find_all_by(&self.inner, #place, #values)
-                }
-            },
-            None => quote! {
-                #[doc = #find_docs]
-                pub fn #method(&self, #parameters) -> #private::FindAll<'_, #entity, #database> {
-                    ::core::panic!("this entity has a mistake")
-                }
-            },
+        let (database, place) = (self.database, self.place);
+        let (receiver, callee, inner) = self.receiver();
+        let list = match self.reads {
+            Place::Repository => quote!(#private::FindAll<'_, #entity, #database>),
+            Place::Within => quote!(#private::FindAllWithin<'_, 'c, #entity, #database>),
+        };
+        let body = match self.fields {
+            Some(_) => quote!(#callee::find_all_by(#inner, #place, #values)),
+            None => quote!(::core::panic!("this entity has a mistake")),
+        };
+        let find = quote! {
+            #[doc = #find_docs]
+            pub fn #method(#receiver, #parameters) -> #list {
+                #body
+            }
         };
         let page = quote!(#private::Page<#entity>);
         let find_many = self.many(
             &format!("find_all_by_{suffix}_many"),
             "find_all_many",
             &quote!(::std::vec::Vec<#page>),
-            &docs(
-                &format!(
-                    "Finds the rows of several lists as `find_all_by_{suffix}` does: one page for each value, in their order. The \
-                     cache is read in two round trips, and what it lacks with one statement for 64 values and one for the rows."
-                ),
-                UNREADABLE,
-                CANCEL,
+            &format!(
+                "Finds the rows of several lists as `find_all_by_{suffix}` does: one page for each value, in their order. The \
+                 cache is read in two round trips, and what it lacks with one statement for 64 values and one for the rows."
             ),
+            UNREADABLE,
         );
         let count = self.one(
             "count_by",
             &quote!(::core::primitive::u64),
-            &docs(
-                &format!(
-                    "Counts each `{name}` with this {words}. If the cache has all of their ids, their rows are counted, otherwise \
-                     the database counts."
-                ),
-                UNREADABLE,
-                CANCEL,
+            &format!(
+                "Counts each `{name}` with this {words}. If the cache has all of their ids, their rows are counted, otherwise \
+                 the database counts."
             ),
+            UNREADABLE,
         );
         quote!(#find #find_many #count)
     }
 
-    fn of_both(&self) -> TokenStream {
+    fn exists(&self) -> TokenStream {
         let (name, words) = (self.name(), self.words());
-        let exists = self.one(
+        self.one(
             "exists_by",
             &quote!(::core::primitive::bool),
-            &docs(
-                &format!("Returns whether there is a `{name}` with this {words}."),
-                UNREADABLE,
-                CANCEL,
+            &format!("Returns whether there is a `{name}` with this {words}."),
+            UNREADABLE,
+        )
+    }
+
+    fn invalidate(&self) -> TokenStream {
+        let (name, words) = (self.name(), self.words());
+        let docs = docs(
+            &format!(
+                "Drops what is cached about the `{name}` with this {words}, but not the rows. Call it after a write of this \
+                 value that did not go through larder, beside `invalidate`."
             ),
+            "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the database until the \
+             cache has dropped it.",
+            "If the future is dropped before it ends, it may still be in the cache. Call it again.",
         );
-        let invalidate = self.one(
-            "invalidate_by",
-            &quote!(()),
-            &docs(
-                &format!(
-                    "Drops what is cached about the `{name}` with this {words}, but not the rows. Call it after a write of this \
-                     value that did not go through larder, beside `invalidate`."
-                ),
-                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the database until the \
-                 cache has dropped it.",
-                "If the future is dropped before it ends, it may still be in the cache. Call it again.",
-            ),
-        );
-        quote!(#exists #invalidate)
+        self.documented("invalidate_by", &quote!(()), &docs)
     }
 
     fn row(&self) -> TokenStream {
@@ -333,7 +363,12 @@ impl Methods<'_> {
 
     /// A method for the values of one lookup. Its future depends on the types of the values, so that rustc reports a wrong one
     /// once (`AsId::Operation`).
-    fn one(&self, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
+    fn one(&self, inner: &str, returns: &TokenStream, does: &str, fails: &str) -> TokenStream {
+        let docs = self.docs(&format!("{inner}_{}", self.suffix), does, fails);
+        self.documented(inner, returns, &docs)
+    }
+
+    fn documented(&self, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
         let method = format_ident!("{inner}_{}", self.suffix);
         let Some(fields) = self.fields else {
             let (parameters, values) = self.parameters();
@@ -352,7 +387,8 @@ impl Methods<'_> {
             let ident = &field.ident;
             self.value(field, &quote!(&#ident))
         });
-        let mut body = quote!(#private::Repository::#inner(&self.inner, #place, (#(#values,)*)));
+        let (receiver, callee, own) = self.receiver();
+        let mut body = quote!(#callee::#inner(#own, #place, (#(#values,)*)));
         for (number, LookupField { ident, ty, .. }) in fields.iter().enumerate() {
             let plain = match fields {
                 [_] => "V".to_owned(),
@@ -369,7 +405,7 @@ impl Methods<'_> {
         quote! {
             #[doc = #docs]
             pub fn #method<#(#generics),*>(
-                &self,
+                #receiver,
                 #(#parameters),*
             ) -> #future {
                 #body
@@ -378,10 +414,18 @@ impl Methods<'_> {
     }
 
     /// A method for many values.
-    fn many(&self, method: &str, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
+    fn many(
+        &self,
+        method: &str,
+        inner: &str,
+        returns: &TokenStream,
+        does: &str,
+        fails: &str,
+    ) -> TokenStream {
         let (parameters, values) = self.slice();
+        let docs = self.docs(method, does, fails);
         let method = format_ident!("{method}");
-        self.method(&method, inner, &parameters, &values, returns, docs)
+        self.method(&method, inner, &parameters, &values, returns, &docs)
     }
 
     fn method(
@@ -394,15 +438,16 @@ impl Methods<'_> {
         docs: &str,
     ) -> TokenStream {
         let (private, place) = (self.private, self.place);
+        let (receiver, callee, own) = self.receiver();
         let inner = format_ident!("{inner}");
         let body = match self.fields {
-            Some(_) => quote!(#private::Repository::#inner(&self.inner, #place, #values)),
+            Some(_) => quote!(#callee::#inner(#own, #place, #values)),
             None => quote!(async move { ::core::panic!("this entity has a mistake") }),
         };
         quote! {
             #[doc = #docs]
             pub fn #method(
-                &self,
+                #receiver,
                 #parameters
             ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {
                 #body

@@ -26,6 +26,8 @@ pub(super) enum Parameter {
     Change,
     /// A row and what to do with the one in its place.
     RowChange,
+    /// A query of the user.
+    Query,
 }
 
 /// Where writes go, which decides what the repository can do.

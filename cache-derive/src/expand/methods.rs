@@ -141,6 +141,18 @@ fn reads(
                 unreadable,
             )
         },
+        Method {
+            parameter: Parameter::Query,
+            ..read(
+                "fill_from",
+                &quote!(::std::vec::Vec<#row>),
+                &format!(
+                    "Returns each `{name}` that a query of your own finds, in its order, and caches it. The query says which rows \
+                     there are; they are then read as `find_many` reads them."
+                ),
+                "Fails if the query fails, or if the database cannot be read.",
+            )
+        },
         read(
             "exists",
             &quote!(::core::primitive::bool),

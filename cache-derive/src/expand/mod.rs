@@ -13,6 +13,7 @@ mod method;
 mod methods;
 mod names;
 mod queued;
+mod relations;
 mod repository;
 mod skeleton;
 mod source;

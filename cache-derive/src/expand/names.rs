@@ -18,6 +18,8 @@ pub(crate) const PARAMETERS: &[&str] = &[
     "id",
     "ids",
     "pool",
+    "query",
+    "repository",
     "row",
     "rows",
     "transaction",

@@ -10,7 +10,7 @@ use syn::{Visibility, ext::IdentExt};
 use super::{
     entity, lookups,
     method::{Method, Parameter, Writes},
-    methods, names, queued,
+    methods, names, queued, relations,
 };
 use crate::{
     ast::Input,
@@ -59,6 +59,11 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
         writes,
     );
     repository.lookups = lookups.collect();
+    repository.relations = entity
+        .relations
+        .iter()
+        .map(|relation| relations::method(ident, &repository.private, relation))
+        .collect();
     repository.items()
 }
 
@@ -78,6 +83,11 @@ pub(super) fn of_faulty(input: &Input) -> Items {
             idents,
             fields: None,
         })
+        .collect();
+    let relations = validate::relations(input);
+    repository.relations = relations
+        .iter()
+        .map(|relation| relations::method(&input.ident, &repository.private, relation))
         .collect();
     repository.items()
 }
@@ -104,6 +114,8 @@ struct Repository<'a> {
     id: Option<TokenStream>,
     writes: Writes,
     lookups: Vec<RepositoryLookup<'a>>,
+    /// The methods of relations.
+    relations: Vec<TokenStream>,
 }
 
 /// A lookup that the repository has methods for.
@@ -143,6 +155,7 @@ impl<'a> Repository<'a> {
             id,
             writes,
             lookups: Vec::new(),
+            relations: Vec::new(),
         }
     }
 
@@ -150,14 +163,17 @@ impl<'a> Repository<'a> {
         let fields = self.lookups.iter().flat_map(|lookup| lookup.idents.clone());
         let shadows = names::shadows(&self.private, &fields.collect::<Vec<_>>());
         let (traits, constructors, methods) = (self.traits(), self.constructors(), self.methods());
+        let (type_item, within_type, within_impls) =
+            (self.type_item(), self.within_type(), self.within_impls());
         Items {
-            type_item: self.type_item(),
+            type_item: quote!(#type_item #within_type),
             impls: quote! {
                 const _: () = {
                     #shadows
                     #traits
                     #constructors
                     #methods
+                    #within_impls
                 };
             },
         }
@@ -203,7 +219,12 @@ impl<'a> Repository<'a> {
             ..
         } = self;
         let name = ident.unraw().to_string();
+        let entity = self.entity;
         quote! {
+            #[automatically_derived]
+            impl #private::HasRepository for #entity {
+                type Repository<#database: #private::Backend> = #ident<#database>;
+            }
             #[automatically_derived]
             impl<#database: #private::Backend> ::core::clone::Clone for #ident<#database> {
                 fn clone(&self) -> Self {
@@ -292,26 +313,17 @@ impl<'a> Repository<'a> {
         } = self;
         let methods = methods::methods(entity, private, any_id, &self.any_result, self.writes);
         let methods = methods.iter().map(|method| self.method(method));
-        let lookups = self.lookups.iter().enumerate().map(|(place, lookup)| {
-            let methods = lookups::Methods {
-                entity,
-                private,
-                database,
-                place,
-                is_unique: lookup.is_unique,
-                suffix: lookup.suffix.clone(),
-                idents: lookup.idents.clone(),
-                fields: lookup.fields,
-            };
-            methods.tokens()
-        });
+        let lookups = self.lookups(lookups::Place::Repository);
+        let relations = &self.relations;
         let within = self.within();
         let dead_letters = self.dead_letters();
         quote! {
             impl<#database: #private::Backend> #ident<#database> {
                 #(#methods)*
 
-                #(#lookups)*
+                #lookups
+
+                #(#relations)*
 
                 #within
                 #dead_letters
@@ -337,6 +349,35 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// The methods of the lookups.
+    fn lookups(&self, reads: lookups::Place) -> TokenStream {
+        let lookups = self.lookups.iter().enumerate().map(|(place, lookup)| {
+            let methods = lookups::Methods {
+                reads,
+                entity: self.entity,
+                private: &self.private,
+                database: &self.database,
+                place,
+                is_unique: lookup.is_unique,
+                suffix: lookup.suffix.clone(),
+                idents: lookup.idents.clone(),
+                fields: lookup.fields,
+            };
+            methods.tokens()
+        });
+        quote!(#(#lookups)*)
+    }
+
+    /// The type of the operations inside a transaction: a type of the entity's own if it has lookups.
+    fn within_ident(&self) -> Option<Ident> {
+        let has_own = !self.lookups.is_empty() && self.within_docs().is_some();
+        has_own.then(|| format_ident!("{}Within", self.ident, span = self.ident.span()))
+    }
+
+    fn within_docs(&self) -> Option<String> {
+        methods::within(&self.entity.unraw().to_string(), self.writes)
+    }
+
     fn within(&self) -> Option<TokenStream> {
         let Self {
             entity,
@@ -344,15 +385,90 @@ impl<'a> Repository<'a> {
             database,
             ..
         } = self;
-        let docs = methods::within(&entity.unraw().to_string(), self.writes)?;
+        let docs = self.within_docs()?;
         let body = self.body("within", &quote!(transaction));
+        let (ty, body) = match (self.within_ident(), &self.id) {
+            (Some(own), Some(_)) => (
+                quote!(#own<'t, 'c, #database>),
+                quote!(#own { inner: #body }),
+            ),
+            (Some(own), None) => (quote!(#own<'t, 'c, #database>), body),
+            (None, _) => (quote!(#private::Within<'t, 'c, #entity, #database>), body),
+        };
         Some(quote! {
             #[doc = #docs]
             pub fn within<'t, 'c>(
                 &'t self,
                 transaction: &'t mut #private::Transaction<'c, #database>,
-            ) -> #private::Within<'t, 'c, #entity, #database> {
+            ) -> #ty {
                 #body
+            }
+        })
+    }
+
+    /// ```text
+    /// /// The operations of a [`UserRepository`] inside a transaction.
+    /// pub struct UserRepositoryWithin<'t, 'c, DB: Backend> {
+    ///     inner: Within<'t, 'c, User, DB>,
+    /// }
+    /// ```
+    fn within_type(&self) -> Option<TokenStream> {
+        let Self {
+            entity,
+            visibility,
+            private,
+            database,
+            ..
+        } = self;
+        let ident = self.within_ident()?;
+        let docs = format!(
+            "The rows of [`{}`], read and written inside a transaction. It has all operations of `larder::Within`, and the \
+             lookups.",
+            entity.unraw()
+        );
+        Some(quote! {
+            #[doc = #docs]
+            #visibility struct #ident<'t, 'c, #database: #private::Backend> {
+                inner: #private::Within<'t, 'c, #entity, #database>,
+            }
+        })
+    }
+
+    /// Besides the lookups it has the operations of every entity.
+    fn within_impls(&self) -> Option<TokenStream> {
+        let Self {
+            entity,
+            private,
+            database,
+            ..
+        } = self;
+        let ident = self.within_ident()?;
+        let name = ident.unraw().to_string();
+        let lookups = self.lookups(lookups::Place::Within);
+        Some(quote! {
+            #[automatically_derived]
+            impl<#database: #private::Backend> ::core::fmt::Debug for #ident<'_, '_, #database> {
+                fn fmt(&self, __cached_formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    ::core::fmt::DebugStruct::finish_non_exhaustive(
+                        &mut ::core::fmt::Formatter::debug_struct(__cached_formatter, #name),
+                    )
+                }
+            }
+            #[automatically_derived]
+            impl<'t, 'c, #database: #private::Backend> ::core::ops::Deref for #ident<'t, 'c, #database> {
+                type Target = #private::Within<'t, 'c, #entity, #database>;
+                fn deref(&self) -> &Self::Target {
+                    &self.inner
+                }
+            }
+            #[automatically_derived]
+            impl<#database: #private::Backend> ::core::ops::DerefMut for #ident<'_, '_, #database> {
+                fn deref_mut(&mut self) -> &mut Self::Target {
+                    &mut self.inner
+                }
+            }
+            impl<'c, #database: #private::Backend> #ident<'_, 'c, #database> {
+                #lookups
             }
         })
     }
@@ -399,6 +515,7 @@ impl<'a> Repository<'a> {
         let Self {
             entity,
             private,
+            database,
             any_id,
             any_result,
             ..
@@ -418,6 +535,14 @@ impl<'a> Repository<'a> {
             (Parameter::Change, _) => (quote!(id: #any_id, change: #change), quote!(id, change)),
             (Parameter::RowChange, _) => {
                 (quote!(row: &#entity, change: #change), quote!(row, change))
+            }
+            (Parameter::Query, _) => {
+                let connection = quote!(<#database as #private::Database>::Connection);
+                let future = quote!(#private::QueryFuture<'c, #entity>);
+                let query = quote! {
+                    impl for<'c> ::core::ops::FnOnce(&'c mut #connection) -> #future + ::core::marker::Send + 'static
+                };
+                (quote!(query: #query), quote!(query))
             }
         };
         let future = quote! {

@@ -311,6 +311,7 @@ fn role(private: &TokenStream, column: &Column) -> TokenStream {
         Role::Id => quote!(#private::Role::Id),
         Role::GeneratedId => quote!(#private::Role::GeneratedId),
         Role::Plain => quote!(#private::Role::Plain),
+        Role::Immutable => quote!(#private::Role::Immutable),
         Role::Version => quote!(#private::Role::Version),
         Role::Generated => quote!(#private::Role::Generated),
     }

@@ -1,11 +1,14 @@
 //! Reads the value of a `#[cached(..)]` key in the form that the grammar gives it.
 
 use proc_macro2::TokenStream;
-use syn::{Lit, LitStr, Path, parse::Parser};
+use syn::{
+    Ident, Lit, LitStr, Path, Token,
+    parse::{ParseStream, Parser},
+};
 
 use super::{duration, list::Written, size, words};
 use crate::{
-    ast::{Value, Word},
+    ast::{Relation, Value, Word},
     diagnostics::{Errors, nearest},
     grammar::{Form, Key, list},
 };
@@ -33,6 +36,12 @@ pub(super) fn read(
         }
         (Form::Path, Written::Equals(tokens)) => path(tokens).map(Value::Path),
         (Form::Name, Written::Equals(tokens)) => identifier(errors, key, tokens),
+        (Form::Relation, Written::Equals(tokens)) => {
+            path(tokens).map(|path| Value::Relation(Relation { path, name: None }))
+        }
+        (Form::Relation, Written::Parentheses(tokens)) => {
+            relation.parse2(tokens.clone()).ok().map(Value::Relation)
+        }
         _ => None,
     };
     value.unwrap_or_else(|| {
@@ -45,6 +54,22 @@ pub(super) fn read(
         errors.report(tokens, message);
         Value::Unreadable
     })
+}
+
+/// `Author`, or `Author, name = "writers"`.
+fn relation(input: ParseStream<'_>) -> syn::Result<Relation> {
+    let path = input.parse()?;
+    let mut name = None;
+    if input.parse::<Option<Token![,]>>()?.is_some() && !input.is_empty() {
+        let word = input.parse::<Ident>()?;
+        if word != "name" {
+            return Err(syn::Error::new(word.span(), "not `name`"));
+        }
+        input.parse::<Token![=]>()?;
+        name = Some(input.parse::<LitStr>()?.parse()?);
+        input.parse::<Option<Token![,]>>()?;
+    }
+    Ok(Relation { path, name })
 }
 
 fn text(tokens: &TokenStream) -> Option<LitStr> {

@@ -1279,3 +1279,120 @@ fn queued_writes_are_not_found_by_lookups() {
         );
     }
 }
+
+#[test]
+fn an_immutable_column_is_one_that_an_update_could_write_and_compare() {
+    for (field, message) in [
+        (
+            "#[cached(immutable, version)] a: i64",
+            "`a` is the version, which every update changes",
+        ),
+        (
+            "#[cached(immutable, generated)] a: i64",
+            "`a` is generated, so larder never writes it",
+        ),
+        (
+            "#[cached(immutable)] #[sqlx(skip)] a: i64",
+            "`a` is left out of every statement",
+        ),
+        (
+            "#[cached(immutable, skip)] a: i64",
+            "`a` is left out of every statement",
+        ),
+        (
+            "#[cached(immutable)] #[sqlx(flatten)] a: Address",
+            "a flattened field is no column",
+        ),
+        (
+            "#[cached(immutable)] #[sqlx(json)] a: Vec<i64>",
+            "a column of JSON cannot be `immutable`",
+        ),
+        (
+            "#[cached(immutable)] a: Option<f64>",
+            "a floating point number cannot be `immutable`",
+        ),
+    ] {
+        one(&with_field(field), message);
+    }
+    one(
+        &with_only("#[cached(id, immutable)] id: i64"),
+        "`id` is the id, which never changes",
+    );
+    assert_eq!(
+        faults(&with_field(
+            "#[cached(immutable, unique)] a: Option<String>"
+        )),
+        [""; 0]
+    );
+    one(
+        r#"#[cached(table = "t", strategy = "write_behind")] struct T { #[cached(id)] id: i64, #[cached(immutable)] a: i64 }"#,
+        "a column cannot be `immutable` with `strategy = \"write_behind\"`",
+    );
+    one(
+        r#"#[cached(table = "t", read_only)] struct T { #[cached(id)] id: i64, #[cached(immutable)] a: i64 }"#,
+        "`immutable` is about writes",
+    );
+    let nested = messages(
+        Derive::Columns,
+        "struct N { #[cached(immutable)] a: i64, #[cached(belongs_to = B)] b: i64 }",
+    );
+    assert_eq!(nested.len(), 2, "{nested:?}");
+}
+
+#[test]
+fn two_relations_cannot_have_the_same_method() {
+    let entity = |relations: &str, fields: &str| {
+        format!(
+            r#"#[cached(table = "t", {relations})] struct T {{ #[cached(id)] id: i64, {fields} }}"#
+        )
+    };
+    one(
+        &entity(
+            "has_many(Book::author), has_many(library::Book::editor)",
+            "",
+        ),
+        "two relations would have the method `books_of`; give one a name of its own: \
+         `has_many(library::Book::editor, name = \"..\")`",
+    );
+    one(
+        &entity(
+            "has_many(Book::author)",
+            "#[cached(belongs_to(Shelf, name = \"books\"))] shelf: i64",
+        ),
+        "two relations would have the method `books_of`",
+    );
+    let named = "has_many(Book::author), has_many(Book::editor, name = \"edited\",)";
+    let fields = "#[cached(belongs_to = a::Author)] a: Option<i64>, #[cached(belongs_to(Author, name = \"editors\"))] b: i64";
+    assert_eq!(faults(&entity(named, fields)), [""; 0]);
+    one(
+        &entity("has_many = Book", ""),
+        "`has_many` names an entity and its index",
+    );
+    for wrong in [
+        "has_many(Book::a, called = \"b\")",
+        "has_many(Book::a, name = b)",
+        "has_many(\"Book::a\")",
+        "has_many",
+        "has_many(Book::a Book::b)",
+    ] {
+        one(
+            &entity(wrong, ""),
+            "`has_many` expects a path, or a path and `name = \"..\"` in parentheses",
+        );
+    }
+    one(
+        &entity(
+            "ttl = \"1m\"",
+            "#[cached(belongs_to = Author, skip)] #[sqlx(skip)] a: i64",
+        ),
+        "`a` is no column, so no row belongs to another one by it",
+    );
+    one(
+        &entity("belongs_to = Author", ""),
+        "`belongs_to` belongs on a field, not on the struct",
+    );
+    one(
+        &with_field("#[cached(belongs_to = A, belongs_to = B)] a: i64"),
+        "`belongs_to` is named twice",
+    );
+}

@@ -3,7 +3,9 @@
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-use super::{help, lookup, named, policy, queue, read_only, repository, table, text, word};
+use super::{
+    help, lookup, named, policy, queue, read_only, relation, repository, table, text, word,
+};
 use crate::{
     ast::{Field, Input, Serde, Value},
     diagnostics::Errors,
@@ -23,6 +25,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     check_versions(errors, input.fields());
     check_positions(errors, input);
     let lookups = lookup::check(errors, input);
+    let relations = relation::check(errors, input);
     Some(Entity {
         table: table(input),
         visibility: input.visibility.clone(),
@@ -34,6 +37,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         is_read_only: input.settings.names("read_only"),
         policy,
         lookups,
+        relations,
         id: id?,
     })
 }

@@ -14,12 +14,15 @@ pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
         Derive::Cached => {
             check_id(errors, field);
             check_version(errors, field);
+            check_immutable(errors, field);
         }
         Derive::Columns => {
             check_nested(errors, field, "id");
             check_nested(errors, field, "version");
             check_nested(errors, field, "unique");
             check_nested(errors, field, "index");
+            check_nested(errors, field, "belongs_to");
+            check_nested(errors, field, "immutable");
         }
     }
     check_generated(errors, field);
@@ -121,6 +124,45 @@ fn check_version(errors: &mut Errors, field: &Field) {
     }
 }
 
+/// An update compares the column in SQL and does not write it.
+fn check_immutable(errors: &mut Errors, field: &Field) {
+    let Some(immutable) = named(field, "immutable") else {
+        return;
+    };
+    let (name, sqlx) = (&field.ident, &field.sqlx);
+    if field.settings.names("id") {
+        let message = format!("`{name}` is the id, which never changes; remove `immutable`");
+        errors.report(immutable, message);
+    } else if field.settings.names("version") {
+        let message =
+            format!("`{name}` is the version, which every update changes; remove `immutable`");
+        errors.report(immutable, message);
+    } else if field.settings.names("generated") {
+        let message = format!(
+            "`{name}` is generated, so larder never writes it; remove `immutable` or `generated`"
+        );
+        errors.report(immutable, message);
+    } else if is_skipped(field) {
+        let message = format!(
+            "`{name}` is left out of every statement, so no update could change it; remove `immutable` or `skip`"
+        );
+        errors.report(immutable, message);
+    } else if let Some(flatten) = &sqlx.flatten {
+        let message = "a flattened field is no column of its own, so it cannot be `immutable`";
+        errors.report(flatten, message);
+    } else if let Some(json) = &sqlx.json {
+        let message = "a column of JSON cannot be `immutable`: an update compares the column, and databases do not compare JSON";
+        errors.report(&json.name, message);
+    } else {
+        let inner = option_argument(&field.ty).unwrap_or(&field.ty);
+        if type_name(inner).is_some_and(|name| name == "f32" || name == "f64") {
+            let message = "a floating point number cannot be `immutable`: an update compares the column, and such a number is not \
+                           reliably equal to itself";
+            errors.report(&field.ty, message);
+        }
+    }
+}
+
 /// Types that are mistaken for a version. An unknown name may be that of an integer.
 const NO_INTEGERS: &[&str] = &[
     "f32",
@@ -175,7 +217,7 @@ fn check_skip(errors: &mut Errors, input: &Input, field: &Field) {
     };
     let filled = field.sqlx.skip.is_some() || field.sqlx.default.is_some() || input.sqlx.default;
     // A skipped id, generated field or version has been reported; how it would be filled does not matter then.
-    let is_reported = ["id", "generated", "version"]
+    let is_reported = ["id", "generated", "version", "immutable"]
         .iter()
         .any(|key| field.settings.names(key));
     if filled || is_reported {

@@ -2,7 +2,7 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, those of lookups in `lookup`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
+//! writes in `queue`, those of lookups in `lookup`, those of relations in `relation`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
@@ -14,6 +14,7 @@ mod payload;
 mod policy;
 mod queue;
 mod read_only;
+mod relation;
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::Ident;
@@ -24,7 +25,7 @@ use crate::{
     ast::{Derive, Field, Input, RenameAll, Setting, Settings, Shape, Value, Word},
     diagnostics::Errors,
     grammar::{self, Place},
-    model::{Column, Kind, Member, Model, Role, Skipped, Table},
+    model::{Column, Kind, Member, Model, Relation, Role, Skipped, Table},
     paths::Paths,
 };
 
@@ -105,6 +106,9 @@ fn check_repeated(errors: &mut Errors, settings: &Settings) {
             _ => {}
         }
         let name = setting.key.name;
+        if name == "has_many" {
+            continue;
+        }
         let earlier = settings.list[..index]
             .iter()
             .any(|other| other.name == name);
@@ -207,6 +211,7 @@ fn role(field: &Field) -> Role {
         (true, false) => Role::Id,
         (false, true) => Role::Generated,
         (false, false) if field.settings.names("version") => Role::Version,
+        (false, false) if field.settings.names("immutable") => Role::Immutable,
         (false, false) => Role::Plain,
     }
 }
@@ -239,6 +244,11 @@ pub(crate) fn queues(settings: &Settings) -> bool {
 /// The lookups, as far as the input says. Also asked after an error, by the skeleton.
 pub(crate) fn lookups(input: &Input) -> Vec<(bool, Vec<Ident>)> {
     lookup::suffixes(input)
+}
+
+/// The relations, as far as the input says. Also asked after an error, by the skeleton.
+pub(crate) fn relations(input: &Input) -> Vec<Relation> {
+    relation::check(&mut Errors::default(), input)
 }
 
 /// Whether the field takes part in no statement.

@@ -22,6 +22,7 @@ pub(super) fn check(errors: &mut Errors, input: &Input) {
     if is_named(settings) {
         check_id(errors, input);
         check_version(errors, input);
+        check_immutable(errors, input);
         check_coherence(errors, settings);
         check_on_outage(errors, settings);
         check_intent(errors, settings);
@@ -98,6 +99,19 @@ fn check_version(errors: &mut Errors, input: &Input) {
          `strategy = \"write_through\"`"
     );
     errors.report(version, message);
+}
+
+/// As with a version: the database would compare the column too late.
+fn check_immutable(errors: &mut Errors, input: &Input) {
+    let mut fields = input.fields().iter();
+    let Some(immutable) = fields.find_map(|field| named(field, "immutable")) else {
+        return;
+    };
+    let message = format!(
+        "a column cannot be `immutable` with {STRATEGY}: that an update changes it would be found after the write was acknowledged\n\
+         help: remove `immutable`, or use `strategy = \"write_through\"`"
+    );
+    errors.report(immutable, message);
 }
 
 /// A queued write is served at once. A weaker promise cannot be had, nor would it save anything.

@@ -14,6 +14,7 @@ const MARKS: &[(&str, &str)] = &[
         "the database fills the column in when a row is inserted",
     ),
     ("version", "an update compares it"),
+    ("immutable", "an update does not change it"),
 ];
 
 /// Judges what stands beside `read_only`.

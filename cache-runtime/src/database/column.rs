@@ -23,6 +23,8 @@ pub enum Role {
     GeneratedId,
     /// Written by insert and update.
     Plain,
+    /// Written by insert. Update compares it and does not write it.
+    Immutable,
     /// The version of the row. Insert writes it, and update compares and increments it.
     Version,
     /// Never written by insert or update: the database fills it in.

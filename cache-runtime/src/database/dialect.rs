@@ -124,6 +124,22 @@ impl Dialect {
             Self::Sqlite => format!("{column} = {parameter} COLLATE BINARY"),
         }
     }
+
+    /// Returns the condition that two values are the same, or both `NULL`. Texts are compared byte for byte.
+    pub(super) fn is_same(self, column: &str, value: &str, is_text: bool) -> String {
+        match (self, is_text) {
+            (Self::Postgres, true) => format!(
+                "{column}::text COLLATE \"C\" IS NOT DISTINCT FROM {value}::text COLLATE \"C\""
+            ),
+            (Self::Postgres, false) => format!("{column} IS NOT DISTINCT FROM {value}"),
+            (Self::MySql, true) => format!(
+                "CAST(CONVERT({column} USING utf8mb4) AS BINARY) <=> CAST({value} AS BINARY)"
+            ),
+            (Self::MySql, false) => format!("{column} <=> {value}"),
+            (Self::Sqlite, true) => format!("{column} IS {value} COLLATE BINARY"),
+            (Self::Sqlite, false) => format!("{column} IS {value}"),
+        }
+    }
 }
 
 /// The statements that limit how long a transaction may be idle, or its commit may run.
@@ -184,6 +200,18 @@ impl Dialect {
             }),
             // The database runs in this process, so no commit happens after a crash.
             Self::Sqlite => None,
+        }
+    }
+
+    /// As [`Dialect::deadline`], for a transaction on a connection of the caller. On MySQL its session cannot be reset if the
+    /// commit is dropped half-way, so the statement shows only whether the transaction is still open.
+    pub(crate) fn deadline_elsewhere(self, intent_ttl: Duration) -> Option<DeadlineSql> {
+        match self {
+            Self::MySql => Some(DeadlineSql {
+                set: sql(format!("RELEASE {BEGUN}")),
+                reset: None,
+            }),
+            Self::Postgres | Self::Sqlite => self.deadline(intent_ttl),
         }
     }
 }

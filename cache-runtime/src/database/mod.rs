@@ -50,6 +50,8 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
     pub(crate) columns: Vec<ColumnSpec<DB>>,
     pub(crate) binding: Binding<E, DB>,
     pub(crate) statements: Statements,
+    /// For each lookup, whether an update never moves a row in it: its values and its order are immutable.
+    pub(crate) fixed_lookups: Vec<bool>,
 }
 
 /// One write.
@@ -73,6 +75,17 @@ pub(crate) struct Written<E> {
 }
 
 impl<E: Entity> Write<E> {
+    /// Returns the row that is to be written, if any.
+    pub(crate) fn row(&self) -> Option<&E> {
+        match self {
+            Self::Insert(entity)
+            | Self::Update(entity)
+            | Self::Save(entity)
+            | Self::Modify(entity, _) => Some(entity),
+            Self::Delete(_) | Self::DeleteRow(_) => None,
+        }
+    }
+
     /// Returns the row that was to be written, if any.
     pub(crate) fn into_row(self) -> Option<E> {
         match self {
@@ -112,7 +125,21 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     /// Returns the rows that a pool connects to. `wants_rows`: read back every written row.
     pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
         let columns = ColumnList::of(binding.describe);
+        let is_fixed = |name: &str| {
+            let mut columns = columns.iter();
+            let column = columns.find(|column| column.name == name);
+            column.is_some_and(|column| column.role.is_id() || column.role == Role::Immutable)
+        };
+        let fixed_lookups = E::SPEC.lookups.iter().map(|lookup| {
+            let ordered = lookup.order_by.iter().map(|(name, _)| name);
+            lookup
+                .columns
+                .iter()
+                .chain(ordered)
+                .all(|name| is_fixed(name))
+        });
         Self {
+            fixed_lookups: fixed_lookups.collect(),
             statements: Statements::new(E::SPEC.table, &columns, wants_rows),
             pool,
             columns,
@@ -337,6 +364,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     ) -> Result<Written<E>, sqlx::Error> {
         let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
         self.bind_row(entity, &mut arguments)?;
+        let mut binder = Binder::new(&mut arguments, |role| role == Role::Immutable);
+        (self.binding.bind)(entity, &mut binder).map_err(sqlx::Error::Encode)?;
         let sql = self.statements.update.clone();
         self.run_update(connection, entity, sql, arguments).await
     }
@@ -362,12 +391,35 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
 
     /// Returns the places of the columns that an update writes and in which two rows differ.
     fn changed_columns(&self, one: &E, other: &E) -> Result<Vec<usize>, sqlx::Error> {
+        self.differing_columns(Role::Plain, one, other)
+    }
+
+    /// Returns the first immutable column in which two rows differ.
+    pub(crate) fn changed_immutable(
+        &self,
+        one: &E,
+        other: &E,
+    ) -> Result<Option<&'static str>, sqlx::Error> {
+        if !self.has_immutable() {
+            return Ok(None);
+        }
+        let changed = self.differing_columns(Role::Immutable, one, other)?;
+        Ok(changed.first().map(|place| self.columns[*place].name))
+    }
+
+    /// Returns whether there are columns that updates compare and do not write.
+    pub(crate) fn has_immutable(&self) -> bool {
+        let mut columns = self.columns.iter();
+        columns.any(|column| column.role == Role::Immutable)
+    }
+
+    /// Returns the places of the columns with a role in which two rows differ.
+    fn differing_columns(&self, role: Role, one: &E, other: &E) -> Result<Vec<usize>, sqlx::Error> {
         let (one, other) = (self.values(one)?, self.values(other)?);
         let columns = self.columns.iter().enumerate();
-        let changed = columns.filter(|(place, column)| {
-            column.role == Role::Plain && one.get(*place) != other.get(*place)
-        });
-        Ok(changed.map(|(place, _)| place).collect())
+        let differing = columns
+            .filter(|(place, column)| column.role == role && one.get(*place) != other.get(*place));
+        Ok(differing.map(|(place, _)| place).collect())
     }
 
     /// Returns whether a modification changes no column. Values that cannot be compared count as changed.
@@ -439,14 +491,15 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             }),
             Err(refused) if is_duplicate(&refused) => {
                 let updated = self.update(connection, entity).await?;
-                let is_of_another_version = updated.rows == 0
-                    && E::SPEC.versioned
+                let may_differ = E::SPEC.versioned || self.has_immutable();
+                let differs = updated.rows == 0
+                    && may_differ
                     && self
                         .select_current(connection, &entity.id())
                         .await?
                         .is_some();
                 // It still does not exist: another unique key, or another spelling of the id, rejected the insert.
-                if updated.rows > 0 || is_of_another_version {
+                if updated.rows > 0 || differs {
                     Ok(updated)
                 } else {
                     Err(refused)

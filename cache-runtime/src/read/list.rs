@@ -20,14 +20,16 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
-
 use crate::{
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, lookup::IdList},
     error::Error,
     protocol::key::Key,
-    read::{Distinct, lookup::LookupOf},
+    read::{
+        Distinct,
+        lookup::{LookupOf, Values},
+        reader::Reader,
+    },
 };
 
 /// How often a page beyond the cached ids is read again because rows have left it in between.
@@ -104,7 +106,7 @@ impl<E: Entity, DB: Backend> fmt::Debug for FindAll<'_, E, DB> {
 }
 
 impl<'r, E: Entity, DB: Backend> FindAll<'r, E, DB> {
-    pub(crate) fn new<V: Serialize + Send + Sync + 'static>(
+    pub(crate) fn new<V: Values>(
         context: &'r Arc<Context<E, DB>>,
         lookup: usize,
         values: V,
@@ -160,7 +162,7 @@ enum Cut<E> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    async fn find_all(
+    pub(crate) async fn find_all(
         self: &Arc<Self>,
         key: Key,
         content: LookupOf,
@@ -183,8 +185,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 Cut::Beyond { .. } => break,
             }
         }
-        self.find_beyond(&key, &content, limit, after.as_ref())
-            .await
+        let mut reader = self;
+        read_page(&mut reader, &key, &content, limit, after.as_ref()).await
     }
 
     /// Takes a page out of the cached ids.
@@ -258,31 +260,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(same.then_some(place))
     }
 
-    /// Reads the ids of a page from the database, and its rows from the cache as far as possible.
-    async fn find_beyond(
-        self: &Arc<Self>,
-        key: &Key,
-        content: &LookupOf,
-        limit: usize,
-        after: Option<&E>,
-    ) -> Result<Page<E>, Error> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let IdList { ids, has_more } = self.load_page(key, content, limit, after).await?;
-            let rows = self.find_many(&ids).await?.into_iter().flatten();
-            let rows: Vec<_> = rows
-                .filter(|row| self.has_values(row, content.lookup, key))
-                .collect();
-            // A page that is short because rows have left it is read again, and at last returned as it is.
-            if rows.len() == ids.len() || !has_more || tries == MAX_TRIES {
-                return Ok(Page { rows, has_more });
-            }
-        }
-    }
-
     /// Reads the ids of a page from the database, for one caller.
-    async fn load_page(
+    pub(crate) async fn load_page(
         self: &Arc<Self>,
         key: &Key,
         content: &LookupOf,
@@ -291,7 +270,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<IdList<E::Id>, Error> {
         let LookupOf { lookup, values } = content.clone();
         let after = after.cloned();
-        self.load_once(key, move |context, connection| {
+        self.load_once(self.describe_row(key), move |context, connection| {
             Box::pin(async move {
                 let database = &context.database;
                 database
@@ -303,7 +282,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Counts the rows of a list.
-    pub(crate) async fn count_by<V: Serialize + Send + Sync + 'static>(
+    pub(crate) async fn count_by<V: Values>(
         self: &Arc<Self>,
         lookup: usize,
         values: V,
@@ -319,7 +298,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Cut::Page(page) => Ok(page.rows.len() as u64),
             Cut::Beyond { .. } => {
                 let values = content.values;
-                self.load_once(&key, move |context, connection| {
+                self.load_once(self.describe_row(&key), move |context, connection| {
                     Box::pin(async move {
                         let database = &context.database;
                         database.count_lookup(connection, lookup, &*values).await
@@ -329,49 +308,56 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             }
         }
     }
+}
 
-    /// Finds the rows of many lists. Returns one page for each of `values`, in their order.
-    pub(crate) async fn find_all_many<V: Serialize + Send + Sync + 'static>(
-        self: &Arc<Self>,
-        lookup: usize,
-        values: Vec<V>,
-    ) -> Result<Vec<Page<E>>, Error> {
-        let keys = values.iter().map(|values| self.lookup_key(lookup, values));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let contents = values.into_iter().map(|one| LookupOf::new(lookup, one));
-        let contents: Vec<_> = contents.collect();
-        let Distinct { wanted, places } = Distinct::new(keys, |at| contents[at].clone());
-        let lists = self
-            .read_many(wanted.clone(), self.lookup_fingerprint(lookup))
-            .await?;
-        let ids: Vec<_> = lists
-            .iter()
-            .filter_map(|list| Some(&list.row.as_ref()?.ids))
-            .flatten()
-            .cloned()
+/// Reads a page of a list whose ids are not cached: its ids from the database, and then its rows.
+pub(crate) async fn read_page<E: Entity, DB: Backend, R: Reader<E, DB>>(
+    reader: &mut R,
+    key: &Key,
+    content: &LookupOf,
+    limit: usize,
+    after: Option<&E>,
+) -> Result<Page<E>, Error> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let IdList { ids, has_more } = reader.page(key, content, limit, after).await?;
+        let rows = reader.rows(&ids).await?.into_iter().flatten();
+        let rows: Vec<_> = rows
+            .filter(|row| reader.context().has_values(row, content.lookup, key))
             .collect();
-        let mut found = self.find_many(&ids).await?.into_iter();
-        let limit = E::SPEC.lookups[lookup].most();
-        let mut pages = Vec::with_capacity(wanted.len());
-        for ((key, content), list) in wanted.into_iter().zip(lists) {
-            let (count, has_more) = match &list.row {
-                Some(list) => (list.ids.len(), list.has_more),
-                None => (0, false),
-            };
-            let rows = found.by_ref().take(count).flatten();
-            let rows: Vec<_> = rows
-                .filter(|row| self.has_values(row, lookup, &key))
-                .collect();
-            pages.push(match rows.len() < count && has_more {
-                true => self.find_all(key, content, limit, None).await?,
-                false => Page { rows, has_more },
-            });
+        // A page that is short because rows have left it is read again, and at last returned as it is.
+        if rows.len() == ids.len() || !has_more || tries == MAX_TRIES {
+            return Ok(Page { rows, has_more });
         }
-        Ok(places
-            .into_iter()
-            .map(|place| pages[place].clone())
-            .collect())
     }
+}
+
+/// Finds the rows of many lists. Returns one page for each of `values`, in their order.
+pub(crate) async fn find_all_many<E: Entity, DB: Backend, R: Reader<E, DB>, V: Values>(
+    reader: &mut R,
+    lookup: usize,
+    values: Vec<V>,
+) -> Result<Vec<Page<E>>, Error> {
+    let Distinct { wanted, places } = reader.context().distinct_lookups(lookup, values)?;
+    let lists = reader.ids(&wanted).await?;
+    let listed = lists.iter().flatten().flat_map(|list| &list.ids);
+    let ids: Vec<_> = listed.cloned().collect();
+    let mut found = reader.rows(&ids).await?.into_iter();
+    let mut pages = Vec::with_capacity(wanted.len());
+    for ((key, content), list) in wanted.into_iter().zip(lists) {
+        let (count, has_more) = list.map_or((0, false), |list| (list.ids.len(), list.has_more));
+        let rows = found.by_ref().take(count).flatten();
+        let rows: Vec<_> = rows
+            .filter(|row| reader.context().has_values(row, lookup, &key))
+            .collect();
+        pages.push(match rows.len() < count && has_more {
+            true => reader.first_page(key, content).await?,
+            false => Page { rows, has_more },
+        });
+    }
+    let pages = places.into_iter().map(|place| pages[place].clone());
+    Ok(pages.collect())
 }
 
 impl<E> Page<E> {

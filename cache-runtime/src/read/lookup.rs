@@ -23,7 +23,7 @@ use crate::{
     database::{
         backend::Backend,
         entity::Entity,
-        lookup::{IdList, LookupKeys, LookupSpec, Values},
+        lookup::{IdList, LookupKeys, LookupSpec, Values as AnyValues},
     },
     error::{Error, ErrorKind},
     protocol::{key::Key, state::Identity},
@@ -31,7 +31,7 @@ use crate::{
         Distinct, LookedUp, Next,
         content::{Content, SelectError},
         flight::Flights,
-        outcome::{Origin, Outcome},
+        reader::Reader,
     },
     store::{Payload, Store, failpoint::Mechanism},
 };
@@ -39,16 +39,21 @@ use crate::{
 /// How often the ids are loaded again because a row has changed in between, before the lookup fails.
 const MAX_TRIES: u32 = 100;
 
+/// The values of a lookup: a tuple of the types of its fields.
+pub trait Values: Serialize + Send + Sync + 'static {}
+
+impl<V: Serialize + Send + Sync + 'static> Values for V {}
+
 /// The ids of the rows that have the values of a lookup.
 #[derive(Clone)]
 pub(crate) struct LookupOf {
     /// The place of the lookup in the list of the entity.
     pub(crate) lookup: usize,
-    pub(crate) values: Arc<Values>,
+    pub(crate) values: Arc<AnyValues>,
 }
 
 impl LookupOf {
-    pub(crate) fn new<V: Send + Sync + 'static>(lookup: usize, values: V) -> Self {
+    pub(crate) fn new<V: Values>(lookup: usize, values: V) -> Self {
         Self {
             lookup,
             values: Arc::new(values),
@@ -98,7 +103,7 @@ impl<E: Entity, DB: Backend> Content<E, DB> for LookupOf {
         let Some(lookup) = wanted.first().map(|(_, first)| first.lookup) else {
             return Ok(found);
         };
-        let values: Vec<&Values> = wanted.iter().map(|(_, wanted)| &*wanted.values).collect();
+        let values: Vec<&AnyValues> = wanted.iter().map(|(_, wanted)| &*wanted.values).collect();
         let database = &context.database;
         let lists = database.select_lookup(connection, lookup, &values).await?;
         for ((key, _), ids) in wanted.iter().zip(lists) {
@@ -171,38 +176,28 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Finds the row with the values of a unique lookup.
-    pub(crate) async fn find_by<V: Serialize + Send + Sync + 'static>(
+    pub(crate) async fn find_by<V: Values>(
         self: &Arc<Self>,
         lookup: usize,
         values: V,
-    ) -> Result<Outcome<E>, Error> {
+    ) -> Result<Option<Arc<E>>, Error> {
         let key = self.lookup_key(lookup, &values)?;
         let content = LookupOf::new(lookup, values);
         let fingerprint = self.lookup_fingerprint(lookup);
         let ids = self
             .read_content(key.clone(), fingerprint, || content.clone())
             .await?;
-        match self.row_of(lookup, &key, &ids).await? {
-            Some(outcome) => Ok(outcome),
-            None => Box::pin(self.find_again(key, content)).await,
-        }
-    }
-
-    /// Loads the ids again until their row has the values.
-    async fn find_again(
-        self: &Arc<Self>,
-        key: Key,
-        content: LookupOf,
-    ) -> Result<Outcome<E>, Error> {
-        let lookup = content.lookup;
-        for _ in 0..MAX_TRIES {
-            self.counters.changed_lookups.add_one();
-            let ids = self.reload_content(key.clone(), content.clone()).await?;
-            if let Some(outcome) = self.row_of(lookup, &key, &ids).await? {
-                return Ok(outcome);
+        let Some(id) = ids.row.as_ref().and_then(|ids| ids.ids.first()) else {
+            return Ok(None);
+        };
+        let row = self.read(std::borrow::Cow::Borrowed(id)).await?.row;
+        match row.filter(|row| self.has_values(row, lookup, &key)) {
+            Some(row) => Ok(Some(row)),
+            None => {
+                let mut reader = self;
+                Box::pin(find_again(&mut reader, &key, &content)).await
             }
         }
-        Err(self.unsettled(lookup, &key))
     }
 
     /// Returns the error of a lookup whose rows were changed again and again.
@@ -223,69 +218,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         )
     }
 
-    /// Returns the row of a unique lookup, or `None` if it does not have the values any more.
-    async fn row_of(
-        self: &Arc<Self>,
-        lookup: usize,
-        key: &Key,
-        ids: &Outcome<IdList<E::Id>>,
-    ) -> Result<Option<Outcome<E>>, Error> {
-        let Some(id) = ids.row.as_ref().and_then(|ids| ids.ids.first()) else {
-            return Ok(Some(Outcome {
-                row: None,
-                origin: ids.origin,
-                age: ids.age,
-                store_was_skipped: ids.store_was_skipped,
-            }));
-        };
-        let outcome = self.read(std::borrow::Cow::Borrowed(id)).await?;
-        let has_values = outcome
-            .row
-            .as_ref()
-            .is_some_and(|row| self.has_values(row, lookup, key));
-        Ok(has_values.then(|| Outcome {
-            // The answer came from the cache only if both parts did.
-            origin: match ids.origin {
-                Origin::Cache => outcome.origin,
-                other => other,
-            },
-            ..outcome
-        }))
-    }
-
-    /// Finds the rows with many values of a unique lookup. Returns one for each, in their order.
-    pub(crate) async fn find_many_by<V: Serialize + Send + Sync + 'static>(
-        self: &Arc<Self>,
+    /// Returns the keys of values of a lookup.
+    pub(crate) fn distinct_lookups<V: Values>(
+        &self,
         lookup: usize,
         values: Vec<V>,
-    ) -> Result<Vec<Option<Arc<E>>>, Error> {
+    ) -> Result<Distinct<LookupOf>, Error> {
         let keys = values.iter().map(|values| self.lookup_key(lookup, values));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let contents = values.into_iter().map(|one| LookupOf::new(lookup, one));
         let contents: Vec<_> = contents.collect();
-        let Distinct { wanted, places } = Distinct::new(keys, |at| contents[at].clone());
-        let lists = self
-            .read_many(wanted.clone(), self.lookup_fingerprint(lookup))
-            .await?;
-        let ids: Vec<_> = lists
-            .iter()
-            .map(|list| list.row.as_ref()?.ids.first().cloned())
-            .collect();
-        let found: Vec<_> = ids.iter().flatten().cloned().collect();
-        let mut found = self.find_many(&found).await?.into_iter();
-        let mut rows = Vec::with_capacity(wanted.len());
-        for ((key, content), id) in wanted.into_iter().zip(ids) {
-            rows.push(match id.and_then(|_| found.next()) {
-                // The lookup is absent.
-                None => None,
-                Some(Some(row)) if self.has_values(&row, lookup, &key) => Some(row),
-                Some(_) => Box::pin(self.find_again(key, content)).await?.row,
-            });
-        }
-        Ok(places
-            .into_iter()
-            .map(|place| rows[place].clone())
-            .collect())
+        Ok(Distinct::new(keys, |at| contents[at].clone()))
     }
 
     /// Drops the ids of a lookup from the cache.
@@ -298,4 +241,52 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.bind_now().await?;
         self.invalidate(&key).await
     }
+}
+
+/// Finds the rows with many values of a unique lookup. Returns one for each, in their order.
+pub(crate) async fn find_many_by<E: Entity, DB: Backend, R: Reader<E, DB>, V: Values>(
+    reader: &mut R,
+    lookup: usize,
+    values: Vec<V>,
+) -> Result<Vec<Option<Arc<E>>>, Error> {
+    let Distinct { wanted, places } = reader.context().distinct_lookups(lookup, values)?;
+    let lists = reader.ids(&wanted).await?;
+    let ids = lists.iter().map(|list| list.as_ref()?.ids.first());
+    let ids: Vec<_> = ids.collect();
+    let found: Vec<_> = ids.iter().copied().flatten().cloned().collect();
+    let mut found = reader.rows(&found).await?.into_iter();
+    let mut rows = Vec::with_capacity(wanted.len());
+    for ((key, content), id) in wanted.iter().zip(ids) {
+        rows.push(match id.and_then(|_| found.next()) {
+            // No row has the values.
+            None => None,
+            Some(Some(row)) if reader.context().has_values(&row, lookup, key) => Some(row),
+            Some(_) => Box::pin(find_again(reader, key, content)).await?,
+        });
+    }
+    Ok(places
+        .into_iter()
+        .map(|place| rows[place].clone())
+        .collect())
+}
+
+/// Reads the ids of a unique lookup again until their row has the values.
+async fn find_again<E: Entity, DB: Backend, R: Reader<E, DB>>(
+    reader: &mut R,
+    key: &Key,
+    content: &LookupOf,
+) -> Result<Option<Arc<E>>, Error> {
+    for _ in 0..MAX_TRIES {
+        let list = reader.ids_again(key, content).await?;
+        let Some(id) = list.as_ref().and_then(|list| list.ids.first()) else {
+            return Ok(None);
+        };
+        let mut rows = reader.rows(std::slice::from_ref(id)).await?;
+        let row = rows.pop().flatten();
+        let row = row.filter(|row| reader.context().has_values(row, content.lookup, key));
+        if row.is_some() {
+            return Ok(row);
+        }
+    }
+    Err(reader.context().unsettled(content.lookup, key))
 }

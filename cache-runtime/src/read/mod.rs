@@ -24,6 +24,7 @@ mod load;
 pub(crate) mod lookup;
 mod once;
 pub(crate) mod outcome;
+pub(crate) mod reader;
 pub(crate) mod turn;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};

@@ -1,4 +1,5 @@
-//! A statement that reads the database for one caller and fills nothing: a page beyond the cached ids, or a count.
+//! A statement that reads the database for one caller and fills nothing: a page beyond the cached ids, a count, or a query
+//! of the user.
 //!
 //! It runs in a task of its own, and waits for its turn as a load does. Nobody else waits for its result.
 //!
@@ -15,7 +16,6 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
-    protocol::key::Key,
     read::{content::SelectError, load::load_stopped},
 };
 
@@ -24,7 +24,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// before its statement is sent.
     pub(crate) async fn load_once<T: Send + 'static>(
         self: &Arc<Self>,
-        key: &Key,
+        described: String,
         read: impl for<'c> FnOnce(
             &'c Self,
             &'c mut DB::Connection,
@@ -34,7 +34,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<T, Error> {
         self.counters.misses.add_one();
         self.counters.uncached_loads.add_one();
-        let described = self.describe_row(key);
         let stopped = load_stopped(&described);
         let (mut answer, answered) = oneshot::channel();
         let context = Arc::clone(self);

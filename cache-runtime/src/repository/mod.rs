@@ -3,9 +3,10 @@
 
 mod lookups;
 pub(crate) mod within;
+pub(crate) mod within_lookups;
 mod write_behind;
 
-use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
+use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc};
 
 use sqlx::Pool;
 
@@ -30,6 +31,10 @@ use crate::{
         modify::{ChangeResult, Modified},
     },
 };
+
+/// The query of a [`Repository::fill_from`].
+pub type QueryFuture<'c, E> =
+    Pin<Box<dyn Future<Output = Result<Vec<E>, sqlx::Error>> + Send + 'c>>;
 
 /// How often `modify_or_insert` starts again because the row appears and disappears.
 const MAX_TRIES: u32 = 3;
@@ -163,6 +168,42 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// As [`Repository::find`].
     pub async fn find_many(&self, ids: &[E::Id]) -> Result<Vec<Option<Arc<E>>>, Error> {
         self.0.find_many(ids).await
+    }
+
+    /// Returns the rows that a query of your own finds, in its order, and caches them.
+    ///
+    /// The query runs first, on a connection of the pool, and says which rows there are. Then they are read as with
+    /// [`Repository::find_many`]: what is cached comes from the cache, and the rest with one statement, under leases that were
+    /// taken before it. So no row is cached that was changed after the query. A row that was deleted in between is left out.
+    ///
+    /// ```
+    /// # use larder_runtime::{Error, Repository, sqlx, writes::DirectWrites, Entity};
+    /// # use std::sync::Arc;
+    /// # async fn example<E>(products: Repository<E, sqlx::Sqlite>) -> Result<Vec<Arc<E>>, Error>
+    /// # where E: Entity + Unpin + for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> {
+    /// let cheapest = "SELECT * FROM products ORDER BY price LIMIT 100";
+    /// products.fill_from(move |connection| Box::pin(sqlx::query_as(cheapest).fetch_all(connection))).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::find_many`], and the error of the query, as its source.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Repository::find`].
+    pub async fn fill_from(
+        &self,
+        query: impl for<'c> FnOnce(&'c mut DB::Connection) -> QueryFuture<'c, E> + Send + 'static,
+    ) -> Result<Vec<Arc<E>>, Error> {
+        let described = format!("rows of {} with a query", E::SPEC.name);
+        let found = self
+            .0
+            .load_once(described, |_, connection| query(connection));
+        let ids: Vec<_> = found.await?.iter().map(Entity::id).collect();
+        let rows = self.0.find_many(&ids).await?;
+        Ok(rows.into_iter().flatten().collect())
     }
 
     /// As [`Repository::find_many`], but returns the rows that exist by their ids.

@@ -26,8 +26,8 @@ use crate::{
 
 /// The rows of one entity, read and written inside a transaction. Returned by [`Repository::within`].
 pub struct Within<'t, 'c, E: Entity, DB: Backend> {
-    repository: &'t Repository<E, DB>,
-    transaction: &'t mut Transaction<'c, DB>,
+    pub(super) repository: &'t Repository<E, DB>,
+    pub(super) transaction: &'t mut Transaction<'c, DB>,
 }
 
 impl<E: Entity, DB: Backend> fmt::Debug for Within<'_, '_, E, DB> {

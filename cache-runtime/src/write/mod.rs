@@ -12,6 +12,7 @@
 //! Invariant: the row in a cache update was returned by the statement itself, or by a read in the same transaction.
 //! Not here: the announcement (`announce`), and the statements (`database`).
 
+pub(crate) mod adopted;
 mod announce;
 pub(crate) mod bulk;
 mod invalidate;
@@ -95,8 +96,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let lookups = self.announced_lookups(write)?;
         let _entered = self.row_gates.enter_all(&key, &lookups).await;
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        let mut announcement =
-            Announcement::of_one(Token::draw(), target, key.clone(), lookups.clone());
+        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone(), lookups);
         // Get a connection and announce the write at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
         let failed =
@@ -124,7 +124,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         drop(connection);
         let row = written.row.map(Arc::new);
-        for other in self.keys_of_other(&key, &lookups, row.as_ref()) {
+        for other in self.keys_of_other(write, &key, row.as_ref()) {
             // A trigger has given the row another id or other values, whose absence may be cached.
             if self.cache.store.invalidate(&other).await.is_err() {
                 self.cache.repairs.remember(&other, Repair::Drop);
@@ -199,7 +199,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             staging.cancel_row_updates();
         }
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        let others = self.keys_of_other(&key, &lookups, row);
+        let others = self.keys_of_other(write, &key, row);
         for other in lookups.into_iter().chain(others) {
             staging.mark_changed(Arc::clone(&target), other, None);
         }
@@ -207,14 +207,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         staging.mark_changed(target, key, update);
     }
 
-    /// Returns the keys of the written row that differ from those announced, because the database or a trigger has changed
-    /// its id or the values of its lookups.
-    fn keys_of_other(&self, key: &Key, lookups: &[Key], row: Option<&Arc<E>>) -> Vec<Key> {
+    /// Returns the keys of the written row that are not those of the row that was to be written, because the database or a
+    /// trigger has changed its id or the values of its lookups.
+    fn keys_of_other(&self, write: &Write<E>, key: &Key, row: Option<&Arc<E>>) -> Vec<Key> {
         let Some(row) = row else { return Vec::new() };
+        let lookups = |row: &E| self.lookup_keys(row).unwrap_or_default();
+        let expected = write.row().map(lookups).unwrap_or_default();
         let own = self.key(&row.id()).into_iter();
-        let others = self.lookup_keys(row).unwrap_or_default();
-        own.chain(others)
-            .filter(|other| other != key && !lookups.contains(other))
+        own.chain(lookups(row))
+            .filter(|other| other != key && !expected.contains(other))
             .collect()
     }
 
@@ -226,14 +227,22 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             true => !store.disables(Mechanism::PointerIntent),
             false => !store.disables(Mechanism::ListIntent),
         };
+        // An update that would move the row in a fixed lookup matches no row.
+        let affected = |lookup: &usize| match write {
+            Write::Update(_) => !self.database.fixed_lookups[*lookup],
+            _ => true,
+        };
         let lookups = 0..E::SPEC.lookups.len();
         match write {
             Write::Insert(row) | Write::Update(row) | Write::Save(row) | Write::DeleteRow(row) => {
-                if lookups.clone().all(|lookup| announced(&lookup)) {
+                if lookups
+                    .clone()
+                    .all(|lookup| announced(&lookup) && affected(&lookup))
+                {
                     return self.lookup_keys(row);
                 }
                 let keys = lookups
-                    .filter(announced)
+                    .filter(|lookup| announced(lookup) && affected(lookup))
                     .map(|lookup| self.keys_of_lookup(row, lookup));
                 Ok(keys.collect::<Result<Vec<_>, _>>()?.concat())
             }
@@ -307,6 +316,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 );
                 Error::conflict(message, Arc::new(current))
             }
+            Ok(Refusal::Immutable(column)) => self.changes_immutable(verb, key, column),
             Ok(Refusal::NotFound) => Error::new(
                 ErrorKind::NotFound,
                 format!("failed to {verb} {described}: there is no such row"),
@@ -340,6 +350,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
+    /// Returns the error of a write that would change an immutable column.
+    pub(crate) fn changes_immutable(&self, verb: &str, key: &Key, column: &str) -> Error {
+        Error::new(
+            ErrorKind::Refused,
+            format!(
+                "failed to {verb} {}: the row has another value in `{column}`, which is declared `immutable`; nothing was \
+                 written; give the value that the row has, or delete the row and insert it again",
+                self.describe_row(key)
+            ),
+        )
+    }
+
     async fn why_refused(
         &self,
         connection: &mut DB::Connection,
@@ -353,10 +375,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             | Write::DeleteRow(row)
             | Write::Modify(row, _) => (Some(row), E::SPEC.versioned),
         };
-        if !versioned && !DB::DIALECT.skips_rows() {
+        let database = &self.database;
+        let compares = versioned || (given.is_some() && database.has_immutable());
+        if !compares && !DB::DIALECT.skips_rows() {
             return Ok(Refusal::NotFound);
         }
-        let database = &self.database;
         let id = write.id();
         let Some(current) = database.select_current(connection, &id).await? else {
             return Ok(match write {
@@ -367,10 +390,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 _ => Refusal::NotFound,
             });
         };
-        match given {
-            Some(given) if versioned && !database.have_same_version(given, &current)? => {
-                Ok(Refusal::Conflict(current))
-            }
+        let Some(given) = given else {
+            return Ok(Refusal::Skipped);
+        };
+        if versioned && !database.have_same_version(given, &current)? {
+            return Ok(Refusal::Conflict(current));
+        }
+        let deletes = matches!(write, Write::DeleteRow(_));
+        match database.changed_immutable(given, &current)? {
+            Some(column) if !deletes => Ok(Refusal::Immutable(column)),
             _ => Ok(Refusal::Skipped),
         }
     }
@@ -380,6 +408,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 enum Refusal<E> {
     /// The row has another version.
     Conflict(E),
+    /// The row has another value in this immutable column.
+    Immutable(&'static str),
     /// There is no such row.
     NotFound,
     /// There is a row whose id is equal for the database in another spelling.

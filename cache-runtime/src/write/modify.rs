@@ -180,6 +180,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 ),
             ));
         }
+        // Values that cannot be encoded are reported by the statement.
+        if let Ok(Some(column)) = self.database.changed_immutable(&row, old) {
+            return Err(self.changes_immutable("modify", key, column));
+        }
         Ok((row, value))
     }
 

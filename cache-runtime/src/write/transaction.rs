@@ -28,9 +28,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use sqlx::{Connection, Pool, SqlSafeStr};
+use sqlx::{Connection, Pool, SqlSafeStr, SqlStr};
 use tracing::Instrument;
 
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     database::{
         self, Write, WriteOutcome,
         backend::Backend,
-        dialect::Dialect,
+        dialect::{DeadlineSql, Dialect},
         entity::Entity,
         open_transaction::{OpenTransaction, Statements},
     },
@@ -69,22 +70,24 @@ use crate::{
 /// ```
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct Transaction<'c, DB: Backend> {
-    level: Level<'c, DB>,
-    scope: Scope,
+    pub(super) level: Level<'c, DB>,
+    pub(super) scope: Scope,
 }
 
-enum Level<'c, DB: Backend> {
+pub(super) enum Level<'c, DB: Backend> {
     Top(OpenTransaction<DB>),
     Savepoint {
         open: sqlx::Transaction<'c, DB>,
         parent: &'c mut Scope,
     },
+    /// A savepoint inside a transaction of the caller (`adopted`).
+    Adopted(sqlx::Transaction<'c, DB>),
 }
 
 /// What was recorded at one level.
 pub(crate) struct Scope {
-    staging: PendingWrites,
-    callbacks: Vec<Callback>,
+    pub(super) staging: PendingWrites,
+    pub(super) callbacks: Vec<Callback>,
     /// A statement is under way, or was dropped half-way.
     is_running: bool,
     /// Statements have run here that larder has not seen.
@@ -99,7 +102,7 @@ pub(crate) struct Scope {
     is_doomed: Arc<AtomicBool>,
 }
 
-type Callback = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Callback = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<DB: Backend> fmt::Debug for Transaction<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,7 +144,7 @@ impl<DB: Backend> Transaction<'static, DB> {
         Self::open(pool, Some(statement.into_sql_str())).await
     }
 
-    async fn open(pool: &Pool<DB>, statement: Option<sqlx::SqlStr>) -> Result<Self, Error> {
+    async fn open(pool: &Pool<DB>, statement: Option<SqlStr>) -> Result<Self, Error> {
         let (begin, then) = match statement {
             None => (DB::DIALECT.begin(), None),
             Some(own) => (Some(own), DB::DIALECT.begun()),
@@ -227,17 +230,7 @@ impl<DB: Backend> Transaction<'_, DB> {
     ///
     /// A commit that has begun runs to its end even if the future is dropped.
     pub async fn commit(self) -> Result<(), Error> {
-        let Self { mut level, scope } = self;
-        let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
-        if recovered.await.is_err() {
-            scope.check::<DB>()?;
-        }
-        if scope.is_raw
-            && database::restart_if_rolled_back::<DB>(level.connection(), scope.savepoints).await
-        {
-            scope.is_doomed.store(true, Ordering::Relaxed);
-        }
-        scope.check::<DB>()?;
+        let Self { level, scope } = self.checked().await?;
         match level {
             Level::Top(open) => {
                 let committed = detached::run(commit(open, scope));
@@ -262,7 +255,27 @@ impl<DB: Backend> Transaction<'_, DB> {
                 parent.absorb(scope);
                 Ok(())
             }
+            Level::Adopted(_) => Err(Error::new(
+                ErrorKind::Configuration,
+                "failed to commit an adopted transaction: announce it, and commit the transaction that it was adopted from",
+            )),
         }
+    }
+
+    /// Makes the connection ready for the end of the transaction. Fails if it can only be rolled back.
+    pub(super) async fn checked(mut self) -> Result<Self, Error> {
+        let (level, scope) = (&mut self.level, &mut self.scope);
+        let recovered = OpenTransaction::<DB>::recover(level.connection(), &scope.statements);
+        if recovered.await.is_err() {
+            scope.check::<DB>()?;
+        }
+        if scope.is_raw
+            && database::restart_if_rolled_back::<DB>(level.connection(), scope.savepoints).await
+        {
+            scope.is_doomed.store(true, Ordering::Relaxed);
+        }
+        scope.check::<DB>()?;
+        Ok(self)
     }
 
     /// Rolls back the transaction, or the savepoint. The cache does not change.
@@ -312,6 +325,7 @@ impl<DB: Backend> Transaction<'_, DB> {
                 parent.end_statement();
                 rolled_back
             }
+            Level::Adopted(open) => open.rollback().await,
         };
         rolled_back.map_err(|error| failed("roll back", error, WriteOutcome::Nothing))
     }
@@ -346,14 +360,27 @@ impl<DB: Backend> Transaction<'_, DB> {
         repository: &Context<E, DB>,
         wanted: &[(Key, C)],
     ) -> Result<HashMap<Key, C::Value>, Error> {
+        let keys: Vec<_> = wanted.iter().map(|(key, content)| (key, content)).collect();
+        let described = content::describe(repository, &keys);
+        self.query(repository, &described, async |connection| {
+            C::select(repository, connection, &keys).await
+        })
+        .await
+    }
+
+    /// Runs a statement that reads rows of a repository.
+    pub(crate) async fn query<E: Entity, T>(
+        &mut self,
+        repository: &Context<E, DB>,
+        described: &str,
+        read: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, SelectError>,
+    ) -> Result<T, Error> {
         self.bind(repository).await?;
         let (connection, scope) = self.parts()?;
-        let keys: Vec<_> = wanted.iter().map(|(key, content)| (key, content)).collect();
         // A dropped read changes nothing, but on MySQL it makes the connection unusable.
         scope.statements.begin();
-        let found = C::select(repository, connection, &keys).await;
-        self.end_read("load", &content::describe(repository, &keys), found)
-            .await
+        let found = read(connection).await;
+        self.end_read("load", described, found).await
     }
 
     /// Records how a read has ended.
@@ -480,13 +507,17 @@ impl<DB: Backend> Level<'_, DB> {
     fn connection(&mut self) -> &mut DB::Connection {
         match self {
             Self::Top(open) => open.connection(),
-            Self::Savepoint { open, .. } => open,
+            Self::Savepoint { open, .. } | Self::Adopted(open) => open,
         }
     }
 }
 
 impl Scope {
-    fn new(statements: Statements, is_doomed: Arc<AtomicBool>, savepoints: usize) -> Self {
+    pub(super) fn new(
+        statements: Statements,
+        is_doomed: Arc<AtomicBool>,
+        savepoints: usize,
+    ) -> Self {
         Self {
             staging: PendingWrites::default(),
             callbacks: Vec::new(),
@@ -577,26 +608,64 @@ impl Scope {
 /// Commits the outermost transaction, announced.
 async fn commit<DB: Backend>(open: OpenTransaction<DB>, scope: Scope) -> Result<(), Error> {
     let is_seen = !scope.is_raw && !scope.has_failed && scope.callbacks.is_empty();
-    commit_announced(open, scope.staging, is_seen).await?;
-    for callback in scope.callbacks {
+    let ttl = scope.staging.intent_ttl();
+    // Set a deadline even if nothing is announced: the statement shows whether the transaction is still open.
+    let ttl = ttl.or((!is_seen).then_some(Policy::DEFAULT.intent_ttl));
+    let announcement = Announcement::new(Token::draw(), scope.staging);
+    commit_announced(open, announcement, ttl).await?;
+    run_callbacks(scope.callbacks).await;
+    Ok(())
+}
+
+/// Runs the callbacks of a committed transaction.
+pub(super) async fn run_callbacks(callbacks: Vec<Callback>) {
+    for callback in callbacks {
         if let Err(stopped) = tokio::spawn(callback.in_current_span()).await {
             tracing::error!(%stopped, "an `after_commit` callback panicked; the transaction is committed");
         }
     }
-    Ok(())
 }
 
-/// Commits. `is_seen` says that only the staged statements were executed, and no raw SQL.
-async fn commit_announced<DB: Backend>(
-    mut open: OpenTransaction<DB>,
-    staging: PendingWrites,
-    is_seen: bool,
+/// A transaction that is about to be committed.
+pub(super) trait Committable: Send {
+    /// Returns the statement that sets a deadline for the commit.
+    fn deadline(intent_ttl: Duration) -> Option<DeadlineSql>;
+
+    /// Runs a statement without parameters.
+    fn run(&mut self, statement: SqlStr) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Commits. If the commit fails, dropping the transaction rolls it back.
+    fn commit(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Rolls back.
+    fn rollback(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+impl<DB: Backend> Committable for OpenTransaction<DB> {
+    fn deadline(intent_ttl: Duration) -> Option<DeadlineSql> {
+        DB::DIALECT.deadline(intent_ttl)
+    }
+
+    async fn run(&mut self, statement: SqlStr) -> Result<(), sqlx::Error> {
+        Self::run(self, statement).await
+    }
+
+    async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        Self::commit(self).await
+    }
+
+    async fn rollback(&mut self) -> Result<(), sqlx::Error> {
+        Self::rollback(self).await
+    }
+}
+
+/// Commits. With a `ttl`, the database aborts a commit that comes later than intents with this life allow.
+pub(super) async fn commit_announced<T: Committable>(
+    mut open: T,
+    mut announcement: Announcement,
+    ttl: Option<Duration>,
 ) -> Result<(), Error> {
-    let ttl = staging.intent_ttl();
-    // Set a deadline even if nothing is announced: the statement shows whether the transaction is still open.
-    let ttl = ttl.or((!is_seen).then_some(Policy::DEFAULT.intent_ttl));
-    let deadline = ttl.and_then(|ttl| DB::DIALECT.deadline(ttl));
-    let mut announcement = Announcement::new(Token::draw(), staging);
+    let deadline = ttl.and_then(T::deadline);
     // The intent is placed and the deadline set at the same time.
     let (limited, ()) = tokio::join!(
         async {
@@ -605,7 +674,7 @@ async fn commit_announced<DB: Backend>(
                 None => Ok(()),
             }
         },
-        announcement.begin()
+        announcement.begin_once()
     );
     let reset = deadline.and_then(|deadline| deadline.reset);
     if let Err(error) = limited {
@@ -647,7 +716,7 @@ async fn conclude(
 }
 
 /// Rolls back what is still open, and resets the session for the next user of the connection.
-async fn undo<DB: Backend>(mut open: OpenTransaction<DB>, reset: Option<sqlx::SqlStr>) {
+async fn undo(mut open: impl Committable, reset: Option<SqlStr>) {
     let undone = async {
         if let Some(reset) = reset {
             open.run(reset).await?;
@@ -659,6 +728,6 @@ async fn undo<DB: Backend>(mut open: OpenTransaction<DB>, reset: Option<sqlx::Sq
     }
 }
 
-fn failed(verb: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
+pub(super) fn failed(verb: &str, error: sqlx::Error, fate: WriteOutcome) -> Error {
     database::describe(verb, "a transaction", error, fate)
 }

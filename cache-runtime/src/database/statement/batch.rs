@@ -115,6 +115,8 @@ impl<DB: Backend> Text<'_, DB> {
             let ids = self.names(Role::is_id);
             assignments.extend(ids.iter().map(|id| format!("{id} = {TARGET}.{id}")));
         }
+        let mut conditions = vec![self.is_given(true)];
+        conditions.extend(self.same_immutable(TARGET, GIVEN));
         let returned: Vec<_> = self
             .names(|_| true)
             .iter()
@@ -125,7 +127,7 @@ impl<DB: Backend> Text<'_, DB> {
             self.table,
             assignments.join(", "),
             self.given(Role::is_saved, "", ""),
-            self.is_given(true),
+            conditions.join(" AND "),
             returned.join(", ")
         ))
     }

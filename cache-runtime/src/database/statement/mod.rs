@@ -35,7 +35,7 @@ pub(crate) struct Statements {
     pub(crate) select_generated: SqlStr,
     /// Inserts a row. Binds the columns that the database does not fill in.
     pub(crate) insert: SqlStr,
-    /// Updates a row. Binds the plain columns, then the id, then the version if there is one.
+    /// Updates a row. Binds the plain columns, then the id, then the version if there is one, then the immutable columns.
     pub(crate) update: SqlStr,
     /// Inserts a row or updates it. Binds all columns but the generated ones in field order.
     pub(crate) upsert: SqlStr,
@@ -167,6 +167,37 @@ impl<'a, DB: Backend> Text<'a, DB> {
         condition
     }
 
+    /// As [`Text::row_condition`], with the condition that the immutable columns have the values that follow.
+    fn update_condition(&self, first: usize) -> String {
+        let mut condition = self.row_condition(first);
+        let compared = self.names(|role| role.is_id() || role == Role::Version);
+        for (at, column) in self.immutable().enumerate() {
+            let name = self.dialect.quote(column.name);
+            let value = self.dialect.placeholder(first + compared.len() + at);
+            let is_text = self.dialect.is_text(column.type_name());
+            let is_same = self.dialect.is_same(&name, &value, is_text);
+            write!(condition, " AND {is_same}").expect("writing to a string cannot fail");
+        }
+        condition
+    }
+
+    /// Returns the columns that updates compare and do not write.
+    fn immutable(&self) -> impl Iterator<Item = &ColumnSpec<DB>> {
+        let mut columns = self.columns.iter();
+        std::iter::from_fn(move || columns.find(|column| column.role == Role::Immutable))
+    }
+
+    /// Returns the conditions that the immutable columns of two rows, each given by what comes before the name of a
+    /// column, are the same.
+    fn same_immutable(&self, one: &str, other: &str) -> impl Iterator<Item = String> {
+        self.immutable().map(move |column| {
+            let name = self.dialect.quote(column.name);
+            let is_text = self.dialect.is_text(column.type_name());
+            let (one, other) = (format!("{one}.{name}"), format!("{other}.{name}"));
+            self.dialect.is_same(&one, &other, is_text)
+        })
+    }
+
     fn version(&self) -> Option<String> {
         self.names(|role| role == Role::Version).pop()
     }
@@ -241,17 +272,18 @@ impl<'a, DB: Backend> Text<'a, DB> {
 
     fn update(&self, reads_back: bool) -> String {
         let plain = self.names(|role| role == Role::Plain);
-        self.update_names(&plain, reads_back)
+        let condition = self.update_condition(plain.len() + 1);
+        self.update_names(&plain, &condition, reads_back)
     }
 
     /// Updates a row in the columns with these places. Binds them, then the id, then the version if there is one.
     pub(crate) fn update_columns(&self, places: &[usize], reads_back: bool) -> SqlStr {
         let names = places.iter().map(|place| self.columns[*place].name);
         let names: Vec<_> = names.map(|name| self.dialect.quote(name)).collect();
-        sql(self.update_names(&names, reads_back))
+        sql(self.update_names(&names, &self.row_condition(names.len() + 1), reads_back))
     }
 
-    fn update_names(&self, plain: &[String], reads_back: bool) -> String {
+    fn update_names(&self, plain: &[String], condition: &str, reads_back: bool) -> String {
         let mut assignments: Vec<_> = plain
             .iter()
             .enumerate()
@@ -267,10 +299,9 @@ impl<'a, DB: Backend> Text<'a, DB> {
             assignments.extend(ids.iter().map(|id| format!("{id} = {id}")));
         }
         format!(
-            "UPDATE {} SET {} WHERE {}{}",
+            "UPDATE {} SET {} WHERE {condition}{}",
             self.table,
             assignments.join(", "),
-            self.row_condition(plain.len() + 1),
             self.returning(reads_back)
         )
     }
@@ -286,8 +317,8 @@ impl<'a, DB: Backend> Text<'a, DB> {
         insert + &self.on_conflict() + &self.returning(reads_back)
     }
 
-    /// Returns the clause of an insert for an existing id: update that row if it has the given version, and no other
-    /// row.
+    /// Returns the clause of an insert for an existing id: update that row if it has the given version and the given values
+    /// of the immutable columns, and no other row.
     fn on_conflict(&self) -> String {
         let ids = self.names(Role::is_id);
         let version = self.version();
@@ -329,6 +360,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
                 .iter()
                 .map(|version| format!("{}.{version} = excluded.{version}", self.table)),
         );
+        conditions.extend(self.same_immutable(&self.table, "excluded"));
         if !conditions.is_empty() {
             write!(text, " WHERE {}", conditions.join(" AND "))
                 .expect("writing to a string cannot fail");

@@ -186,6 +186,14 @@ impl Announcement {
         self.reach(Point::AfterBegin);
     }
 
+    /// Places the intent unless it was placed before. [`Announcement::attempt`] renews it if it is old.
+    pub(crate) async fn begin_once(&mut self) {
+        let is_new = |part: &TargetIntent| part.intent == Intent::NotPlaced;
+        if self.parts.iter().any(is_new) {
+            self.begin().await;
+        }
+    }
+
     /// Announces again, just before a step that may commit, if the announcement is old, if the connection was replaced, or
     /// if the write would otherwise be refused.
     async fn confirm(&mut self) {
@@ -269,11 +277,26 @@ impl Announcement {
             }
         }
         self.reach(Point::AfterEnd);
+        self.parts.clear();
     }
 
     fn reach(&self, point: Point) {
         for part in &self.parts {
             part.target.cache().store.reach(point);
+        }
+    }
+}
+
+/// An announcement that is dropped before its end: the write may still be committed.
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        for part in &self.parts {
+            match part.target.policy().coherence {
+                Coherence::Ttl => {}
+                Coherence::Lease => part.remember(Repair::Drop),
+                Coherence::Intent if part.intent == Intent::NotPlaced => {}
+                Coherence::Intent => part.leave(self.intent),
+            }
         }
     }
 }
