@@ -3,9 +3,11 @@
 //! The tests inside `examples/testing.rs` are tests of their own. `cargo xtask fresh` copies the files into new crates.
 
 use std::{
+    fmt::Write as _,
+    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
@@ -65,20 +67,25 @@ fn write_behind_runs() {
     assert!(printed.contains("left in the queue: 1"), "{printed}");
 }
 
-/// The service of the example, which is killed if a test ends early.
-struct Service {
+/// The shop of the example, which is killed if a test ends early.
+struct Shop {
     process: Child,
     output: BufReader<std::process::ChildStdout>,
     address: String,
+    /// What it has logged.
+    log: PathBuf,
 }
 
-impl Service {
-    fn start(folder: &std::path::Path) -> Self {
+impl Shop {
+    fn start(folder: &Path) -> Self {
+        let log = folder.join("log");
         let mut process = Command::new(program("axum"))
             .env("ADDRESS", "127.0.0.1:0")
-            .env("DATABASE", folder.join("flights.db"))
+            .env("DATABASE", folder.join("shop.db"))
+            .env("LOG", "sqlx=debug")
             .env_remove("REDIS_URL")
             .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let mut output = BufReader::new(process.stdout.take().unwrap());
@@ -92,6 +99,7 @@ impl Service {
             address: address.to_owned(),
             process,
             output,
+            log,
         }
     }
 
@@ -112,6 +120,26 @@ impl Service {
         (status.parse().unwrap(), body.to_owned())
     }
 
+    /// Sends a request that must succeed. Returns the body.
+    #[track_caller]
+    fn done(&self, request: &str, body: &str) -> String {
+        let (status, answer) = self.send(request, body);
+        assert!(matches!(status, 200 | 201), "{request}: {status} {answer}");
+        answer
+    }
+
+    /// Returns the number of statements on the tables of the shop since it was started. Those of the queue of views are made
+    /// in the background.
+    fn statements(&self) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        let lines = log.lines().filter(|line| line.contains("sqlx::query"));
+        let tables = ["`users`", "`products`", "`orders`", "`order_lines`"];
+        lines
+            .filter(|line| tables.iter().any(|table| line.contains(table)))
+            .filter(|line| !line.contains("pragma"))
+            .count()
+    }
+
     /// Asks it to end. Returns what it printed last.
     fn stop(mut self) -> String {
         let id = self.process.id().to_string();
@@ -124,7 +152,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for Shop {
     fn drop(&mut self) {
         // It may have ended already.
         let _killed = self.process.kill();
@@ -132,43 +160,139 @@ impl Drop for Service {
     }
 }
 
+const ADA: &str = r#"{"email": "Ada@example.org", "name": "Ada"}"#;
+
+fn tea(number: u32, stock: u32) -> String {
+    format!(
+        r#"{{"sku": "TEA-{number}", "category": "tea", "name": "Tea {number}", "price": {}, "stock": {stock}}}"#,
+        number * 100
+    )
+}
+
+fn order(lines: &[(u32, u32)]) -> String {
+    let lines = lines.iter();
+    let lines =
+        lines.map(|(tea, quantity)| format!(r#"{{"sku": "TEA-{tea}", "quantity": {quantity}}}"#));
+    let lines = lines.collect::<Vec<_>>().join(", ");
+    format!(r#"{{"email": "ada@example.org", "lines": [{lines}]}}"#)
+}
+
 #[test]
 fn axum_answers_with_the_right_status_and_stops_without_losing_a_write() {
     let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path());
-    let flight = r#"{"code": "LH400", "gate": null}"#;
-    assert_eq!(service.send("GET /flights/1", "").0, 404);
-    let (status, body) = service.send("POST /flights", flight);
-    assert_eq!(status, 201, "{body}");
-    assert!(
-        body.contains(r#""id":1"#) && body.contains(r#""version":1"#),
-        "{body}"
-    );
-    assert_eq!(service.send("POST /flights", flight).0, 409);
-    assert_eq!(service.send("GET /flights/1", ""), (200, body));
-    let moved = r#"{"code": "LH400", "gate": "A12", "version": 1}"#;
-    let (status, body) = service.send("PUT /flights/1", moved);
-    assert_eq!(status, 200, "{body}");
+    let shop = Shop::start(folder.path());
+    assert_eq!(shop.send("GET /users/ada@example.org", "").0, 404);
+    shop.done("POST /users", ADA);
+    assert_eq!(shop.send("POST /users", ADA).0, 409);
+    let ada = shop.done("GET /users/ADA@example.org", "");
+    assert!(ada.contains(r#""id":1,"email":"Ada@example.org""#), "{ada}");
+
+    assert_eq!(shop.send("GET /products/TEA-1", "").0, 404);
+    for number in 1..=3 {
+        shop.done("POST /products", &tea(number, 5));
+    }
+    let first = shop.done("GET /products/TEA-1", "");
+    assert!(first.contains(r#""stock":5,"version":1"#), "{first}");
+    let cheaper = tea(1, 5).replace('}', r#", "version": 1}"#);
+    let changed = shop.done("PUT /products/TEA-1", &cheaper);
+    assert!(changed.contains(r#""version":2"#), "{changed}");
     // The same change again is based on an old row: the answer has the current one.
-    let (status, current) = service.send("PUT /flights/1", moved);
-    assert_eq!((status, current), (409, body.clone()));
-    assert_eq!(service.send("GET /flights/1", ""), (200, body));
-    assert_eq!(service.send("PUT /flights/7", moved).0, 404);
-    assert_eq!(
-        service.send("GET /flights/1/views", ""),
-        (200, "2".to_owned())
+    let (status, current) = shop.send("PUT /products/TEA-1", &cheaper);
+    assert_eq!((status, current), (409, changed.clone()));
+    assert_eq!(shop.done("GET /products/TEA-1", ""), changed);
+    assert_eq!(shop.send("PUT /products/TEA-7", &cheaper).0, 404);
+    let moved = cheaper
+        .replace("\"tea\"", "\"coffee\"")
+        .replace("\"version\": 1", "\"version\": 2");
+    assert_eq!(shop.send("PUT /products/TEA-1", &moved).0, 409);
+
+    let page = shop.done("GET /categories/tea?limit=2", "");
+    assert!(page.contains(r#""next":"TEA-2""#), "{page}");
+    let page = shop.done("GET /categories/tea?limit=2&after=TEA-2", "");
+    assert!(
+        page.contains("TEA-3") && page.contains(r#""next":null"#),
+        "{page}"
     );
-    assert_eq!(service.stop(), "stopped\n");
+
+    let placed = shop.done("POST /orders", &order(&[(3, 1), (1, 2)]));
+    assert!(
+        placed.contains(r#""products":["Tea 1","Tea 3"]"#),
+        "{placed}"
+    );
+    let (status, reason) = shop.send("POST /orders", &order(&[(3, 1), (1, 4)]));
+    assert_eq!((status, &*reason), (409, "only 3 of TEA-1 are left"));
+    assert_eq!(shop.send("POST /orders", &order(&[(9, 1)])).0, 404);
+    let stocks = [1, 3].map(|number| shop.done(&format!("GET /products/TEA-{number}"), ""));
+    assert!(stocks[0].contains(r#""stock":3"#), "{stocks:?}");
+    assert!(
+        stocks[1].contains(r#""stock":4"#),
+        "what was refused took nothing: {stocks:?}"
+    );
+    assert_eq!(shop.done("GET /orders/1", ""), placed);
+    let all = shop.done("GET /users/ada@example.org/orders", "");
+    assert_eq!(all, format!("[{placed}]"));
+    assert_eq!(shop.done("GET /products/TEA-1/views", ""), "3");
+    assert_eq!(shop.stop(), "stopped\n");
 
     // The views were only queued, and are in the database.
-    let service = Service::start(folder.path());
-    assert_eq!(
-        service.send("GET /flights/1/views", ""),
-        (200, "2".to_owned())
+    let shop = Shop::start(folder.path());
+    assert_eq!(shop.done("GET /products/TEA-1/views", ""), "3");
+    assert_eq!(shop.done("GET /orders/1", ""), placed);
+    assert_eq!(shop.send("DELETE /products/TEA-2", "").0, 204);
+    assert_eq!(shop.send("GET /products/TEA-2", "").0, 404);
+    assert_eq!(shop.send("DELETE /products/TEA-2", "").0, 404);
+}
+
+/// Each route in a new process, whose cache is empty, and the same again.
+#[test]
+fn the_routes_of_the_shop_make_the_statements_that_the_readme_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Shop::start(folder.path());
+    shop.done("POST /users", ADA);
+    for number in 1..=50 {
+        shop.done("POST /products", &tea(number, 1_000));
+    }
+    for number in 1..=20 {
+        shop.done("POST /orders", &order(&[(number, 1), (number + 1, 2)]));
+    }
+    shop.stop();
+    let two = order(&[(1, 1), (2, 2)]);
+    let mut measured = String::from("| route | cold | warm |\n|---|---|---|\n");
+    for (route, request, body) in [
+        ("GET /users/{email}", "GET /users/ada@example.org", ""),
+        ("GET /products/{sku}", "GET /products/TEA-1", ""),
+        (
+            "GET /categories/{category}",
+            "GET /categories/tea?limit=20",
+            "",
+        ),
+        (
+            "GET /categories/{category}?after={sku}",
+            "GET /categories/tea?limit=20&after=TEA-20",
+            "",
+        ),
+        ("GET /orders/{id}", "GET /orders/1", ""),
+        (
+            "GET /users/{email}/orders",
+            "GET /users/ada@example.org/orders",
+            "",
+        ),
+        ("POST /orders, of two products", "POST /orders", &two),
+    ] {
+        let shop = Shop::start(folder.path());
+        let mut counts = Vec::new();
+        for _ in 0..2 {
+            let before = shop.statements();
+            shop.done(request, body);
+            counts.push(shop.statements() - before);
+        }
+        writeln!(measured, "| `{route}` | {} | {} |", counts[0], counts[1]).unwrap();
+    }
+    let readme = include_str!("../../examples/README.md");
+    assert!(
+        readme.contains(&measured),
+        "the README should have\n{measured}"
     );
-    assert_eq!(service.send("DELETE /flights/1", "").0, 204);
-    assert_eq!(service.send("GET /flights/1", "").0, 404);
-    assert_eq!(service.send("DELETE /flights/1", "").0, 404);
 }
 
 /// The README shows the file that the tests run.
