@@ -1,6 +1,8 @@
 //! The items that generated code calls. Only the expansions of `#[derive(Cached)]` and `#[derive(Columns)]` use them.
 //! They change without notice, so the derive and the runtime must have the same version.
 
+use std::sync::Arc;
+
 pub use sqlx::{Database, Decode, Error as SqlxError, FromRow, Pool, error::BoxDynError};
 
 pub use crate::{
@@ -40,9 +42,25 @@ pub use crate::{
     label = "has no repository",
     note = "a relation names a struct with `#[derive(Cached)]`"
 )]
-pub trait HasRepository {
+pub trait HasRepository: Entity {
     /// The repository that the derive has generated.
     type Repository<DB: Backend>;
+
+    /// Returns the repository of the runtime.
+    fn inner<DB: Backend>(repository: &Self::Repository<DB>) -> &Repository<Self, DB>;
+
+    /// Returns the rows that others refer to by their ids, in the order of `ids`.
+    fn find_each<DB: Backend>(
+        repository: &Self::Repository<DB>,
+        ids: Vec<Option<Self::Id>>,
+    ) -> impl Future<Output = Result<Vec<Option<Arc<Self>>>, Error>> {
+        Repository::find_each(Self::inner(repository), ids)
+    }
+
+    /// Returns the id that a column of another entity has.
+    fn id_of(column: &Self::Id) -> Self::Id {
+        column.clone()
+    }
 }
 
 /// A function with a name that is free to be shadowed. Generated code imports it under the names of its parameters: a

@@ -1,7 +1,7 @@
 //! Transactions of sqlx in which repositories write too: what others see at each step, and what happens if a step is left out.
 
 use larder::{ErrorKind, Repository, Transaction, store::Mechanism};
-use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, Sqlite};
 
 use crate::{
     entities::{Item, Through, of_items},
@@ -13,6 +13,7 @@ everywhere!(
     what_is_dropped_before_it_is_announced_is_not_written,
     a_savepoint_is_not_adopted,
     a_transaction_that_is_not_committed_changes_nothing,
+    another_transaction_is_not_committed_in_its_place,
 );
 on_both_stores!(
     a_reader_after_the_announcement_caches_no_old_row,
@@ -20,7 +21,19 @@ on_both_stores!(
     a_commit_without_larder_leaves_no_old_row,
     callbacks_run_after_the_commit,
 );
-on_postgres!(a_transaction_that_has_failed_is_not_committed);
+on_postgres!(
+    a_transaction_that_has_failed_is_not_committed,
+    a_transaction_that_has_failed_is_not_adopted,
+);
+
+mod a_transaction_that_sqlite_has_rolled_back_is_given_up {
+    crate::world::case!(
+        a_transaction_that_sqlite_has_rolled_back_is_given_up,
+        memory,
+        Memory,
+        Sqlite
+    );
+}
 
 of_items! {
     /// The same row, whose intents end soon.
@@ -230,4 +243,103 @@ async fn a_transaction_that_has_failed_is_not_committed(world: &World<Postgres>)
     let error = announced.commit(transaction).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Database, "{error}");
     assert!(items.find(1).await.unwrap().is_none());
+}
+
+async fn a_transaction_that_has_failed_is_not_adopted(world: &World<Postgres>) {
+    let mut transaction = world.pool.begin().await.unwrap();
+    let failed = sqlx::query("SELECT 1 / 0").execute(&mut *transaction).await;
+    assert!(failed.is_err());
+    for _ in 0..2 {
+        let error = Transaction::adopt(&mut transaction).await.unwrap_err();
+        let kinds = [ErrorKind::Database, ErrorKind::TransactionAborted];
+        assert!(kinds.contains(&error.kind()), "{error}");
+    }
+    transaction.rollback().await.unwrap();
+}
+
+async fn another_transaction_is_not_committed_in_its_place<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "old")).await;
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    items.find(1).await.unwrap();
+    filled(|| items.stats()).await;
+    let mut transaction = world.pool.begin().await.unwrap();
+    let mut adopted = Transaction::adopt(&mut transaction).await.unwrap();
+    let mut within = items.within(&mut adopted);
+    within.update(&Item::new(1, "new")).await.unwrap();
+    let announced = adopted.announce().await.unwrap();
+    let other = world.pool.begin().await.unwrap();
+    let error = announced.commit(other).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    for repository in [&items, &elsewhere] {
+        assert_eq!(name_of(repository.find(1).await.unwrap()).unwrap(), "old");
+    }
+    // The intents are still there, so a commit without larder leaves no old row.
+    transaction.commit().await.unwrap();
+    for repository in [&items, &elsewhere] {
+        assert_eq!(name_of(repository.find(1).await.unwrap()).unwrap(), "new");
+    }
+}
+
+async fn a_transaction_that_sqlite_has_rolled_back_is_given_up(world: &World<Sqlite>) {
+    world
+        .sql("CREATE TRIGGER strict BEFORE INSERT ON items WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'bad'); END")
+        .await;
+    let items = world.items();
+    let insert_bad = "INSERT INTO items VALUES (9, 'bad', NULL, 1)";
+    // Before the adoption.
+    let mut transaction = world.pool.begin().await.unwrap();
+    raw(
+        &mut transaction,
+        "INSERT INTO items VALUES (1, 'first', NULL, 1)",
+    )
+    .await;
+    let refused = sqlx::query(insert_bad).execute(&mut *transaction).await;
+    assert!(refused.is_err());
+    let error = Transaction::adopt(&mut transaction).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
+    transaction.rollback().await.unwrap();
+    // By larder, and by raw SQL in the adopted part: the caller is told that its own statements are gone as well.
+    for is_raw in [false, true] {
+        let mut transaction = world.pool.begin().await.unwrap();
+        raw(
+            &mut transaction,
+            "INSERT INTO items VALUES (1, 'first', NULL, 1)",
+        )
+        .await;
+        let mut adopted = Transaction::adopt(&mut transaction).await.unwrap();
+        match is_raw {
+            false => {
+                let mut within = items.within(&mut adopted);
+                within.insert(&Item::new(9, "bad")).await.unwrap_err();
+            }
+            true => {
+                let connection = adopted.connection();
+                let refused = sqlx::query(insert_bad).execute(connection).await;
+                refused.map(drop).unwrap_err();
+            }
+        }
+        let error = adopted.rollback().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
+        transaction.rollback().await.unwrap();
+        assert!(items.find_uncached(1).await.unwrap().is_none());
+    }
+    // Between the announcement and the commit.
+    let mut transaction = world.pool.begin().await.unwrap();
+    let mut adopted = Transaction::adopt(&mut transaction).await.unwrap();
+    let mut within = items.within(&mut adopted);
+    within.insert(&Item::new(2, "second")).await.unwrap();
+    let announced = adopted.announce().await.unwrap();
+    let refused = sqlx::query(insert_bad).execute(&mut *transaction).await;
+    assert!(refused.is_err());
+    let error = announced.commit(transaction).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TransactionAborted, "{error}");
+    assert!(items.find(2).await.unwrap().is_none());
+    // The connections are as before.
+    for id in 3..10 {
+        let begun = Transaction::begin_with(&world.pool, "BEGIN IMMEDIATE").await;
+        let mut transaction = begun.unwrap();
+        let mut within = items.within(&mut transaction);
+        within.insert(&Item::new(id, "later")).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
 }

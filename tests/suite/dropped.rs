@@ -118,6 +118,7 @@ const WITHIN: &[&str] = &[
     "update",
     "save",
     "modify",
+    "modify_or_insert",
     "delete",
     "delete_row",
     "insert_many",
@@ -755,6 +756,16 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 (
                     cut.run(within.modify(id, change)).await.map(unit),
                     vec![(id, Some("new"))],
+                )
+            }
+            "modify_or_insert" => {
+                let change = |row: &mut Through| "new".clone_into(&mut row.name);
+                let row = row(new);
+                (
+                    cut.run(within.modify_or_insert(&row, change))
+                        .await
+                        .map(unit),
+                    vec![(new, Some("new"))],
                 )
             }
             "save" => (

@@ -2,6 +2,7 @@
 
 use larder::{Cached, Error, ErrorKind, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
+use sqlx::Sqlite;
 
 use crate::world::{Tested, World, everywhere, filled, on_both_stores};
 
@@ -10,6 +11,15 @@ everywhere!(
     a_version_and_immutable_columns_are_both_compared,
     an_update_leaves_the_lists_of_immutable_columns_alone,
 );
+mod a_value_that_the_database_holds_unequal_is_named {
+    crate::world::case!(
+        a_value_that_the_database_holds_unequal_is_named,
+        sqlite,
+        Memory,
+        Sqlite
+    );
+}
+
 on_both_stores!(
     inserts_and_deletes_change_the_lists_of_immutable_columns,
     a_write_through_update_leaves_them_alone,
@@ -316,4 +326,38 @@ async fn a_write_through_update_leaves_them_alone<DB: Tested>(world: &World<DB>)
         "the list and its rows are still cached"
     );
     assert_eq!(world.faults.calls(Operation::Invalidate), invalidations);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "stamped", ttl = "10m", jitter = 0)]
+struct Stamped {
+    #[cached(id)]
+    id: i64,
+    #[cached(immutable)]
+    created: chrono::DateTime<chrono::Utc>,
+    name: String,
+}
+
+/// SQLite has a time as a text, and there is more than one of the same time.
+async fn a_value_that_the_database_holds_unequal_is_named(world: &World<Sqlite>) {
+    world
+        .sql("CREATE TABLE stamped (id BIGINT PRIMARY KEY, created DATETIME NOT NULL, name TEXT NOT NULL)")
+        .await;
+    world
+        .sql("INSERT INTO stamped VALUES (1, '2024-01-01 00:00:00', 'one')")
+        .await;
+    let rows = Stamped::repository(&world.cache, world.pool.clone());
+    let mut row = (*rows.find(1).await.unwrap().unwrap()).clone();
+    "changed".clone_into(&mut row.name);
+    let error = rows.update(&row).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("in an `immutable` column (`created`)"),
+        "{text}"
+    );
+    row.id = 2;
+    rows.insert(&row).await.unwrap();
+    "changed again".clone_into(&mut row.name);
+    rows.update(&row).await.unwrap();
 }

@@ -19,6 +19,7 @@ everywhere!(
     lists_of_many_values_take_two_statements,
     rows_are_counted,
     a_list_of_two_columns_and_a_composite_id,
+    a_list_in_the_order_of_what_the_database_counts,
 );
 on_both_stores!(
     inserts_and_deletes_are_seen_at_once,
@@ -424,4 +425,65 @@ async fn an_outage_of_the_store_changes_no_list<DB: Tested>(world: &World<DB>) {
     assert_eq!(shelf(&books, 7).await, [4, 3, 2, 1]);
     world.faults.fail(Operation::Get, 2);
     assert_eq!(shelf(&books, 7).await, [4, 3, 2, 1]);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "posts",
+    ttl = "10m",
+    jitter = 0,
+    index(thread, order_by = "version desc")
+)]
+struct Post {
+    #[cached(id)]
+    id: i64,
+    #[cached(immutable)]
+    thread: i64,
+    text: String,
+    #[cached(version)]
+    version: i64,
+}
+
+async fn a_list_in_the_order_of_what_the_database_counts<DB: Tested>(world: &World<DB>) {
+    world
+        .sql("CREATE TABLE posts (id BIGINT NOT NULL PRIMARY KEY, thread BIGINT NOT NULL, text VARCHAR(100) NOT NULL, version BIGINT NOT NULL)")
+        .await;
+    let posts = Post::repository(&world.cache, world.pool.clone());
+    let elsewhere = Post::repository(&world.cache_elsewhere().await, world.pool.clone());
+    for id in 1..=3 {
+        let post = Post {
+            id,
+            thread: 7,
+            text: String::new(),
+            version: 1,
+        };
+        posts.insert(&post).await.unwrap();
+    }
+    let read = async || {
+        let mut seen = Vec::new();
+        for repository in [&posts, &elsewhere] {
+            let page = repository.find_all_by_thread(7).limit(2).await.unwrap();
+            filled(|| repository.stats()).await;
+            seen.push(page.iter().map(|post| post.id).collect::<Vec<_>>());
+        }
+        assert_eq!(seen[0], seen[1]);
+        seen.pop().unwrap()
+    };
+    assert_eq!(read().await, [1, 2]);
+    let edit = |post: &mut Post| post.text.push('x');
+    posts.modify(3, edit).await.unwrap();
+    assert_eq!(read().await, [3, 1]);
+    let mut post = (*elsewhere.find(2).await.unwrap().unwrap()).clone();
+    edit(&mut post);
+    let post = elsewhere.update(&post).await.unwrap();
+    elsewhere.modify(post.id, edit).await.unwrap();
+    assert_eq!(read().await, [2, 3]);
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = posts.within(&mut transaction);
+    for _ in 0..3 {
+        within.modify(1, edit).await.unwrap();
+    }
+    assert_eq!(read().await, [2, 3]);
+    transaction.commit().await.unwrap();
+    assert_eq!(read().await, [1, 2]);
 }

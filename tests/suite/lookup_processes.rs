@@ -47,7 +47,7 @@ pub(crate) const MEMBER: (&str, WorkerFn) = ("member", |arguments| Box::pin(memb
 
 const PROCESSES: usize = 3;
 const IDS: [i64; 4] = [1, 2, 3, 4];
-const EMAILS: [&str; 5] = ["a@x", "B@x", "c@x", "d@x", "e@x"];
+const EMAILS: [&str; 5] = ["a@x", "b@x", "c@x", "d@x", "e@x"];
 const TEAMS: [i64; 3] = [1, 2, 3];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -226,7 +226,6 @@ impl Team {
     async fn start<DB: Tested>(world: &World<DB>, left_out: &str) -> Self {
         let collation = match DB::NAME {
             "PostgreSQL" => " COLLATE \"C\"",
-            // Two spellings of an address are two for larder, whatever the column says.
             "MySQL" => " COLLATE utf8mb4_general_ci",
             _ => "",
         };

@@ -7,10 +7,11 @@ use std::{
 
 use larder::{Cached, ErrorKind, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
+use sqlx::Postgres;
 
 use crate::{
     entities::{Behind, Item, Through},
-    world::{Tested, World, everywhere, on_both_stores},
+    world::{Tested, World, eventually, everywhere, on_both_stores, on_postgres},
 };
 
 everywhere!(
@@ -19,6 +20,7 @@ everywhere!(
     only_what_changed_is_written,
     a_refusal_writes_nothing_and_is_passed_on,
     a_row_is_changed_or_inserted,
+    a_transaction_changes_or_inserts_a_row,
     a_change_in_a_transaction_belongs_to_it,
 );
 on_both_stores!(
@@ -26,6 +28,7 @@ on_both_stores!(
     a_changed_row_is_served_at_once,
     a_change_that_changes_nothing_writes_nothing,
 );
+on_postgres!(two_transactions_that_insert_one_row_both_count);
 
 /// A reason to refuse a change.
 #[derive(Debug)]
@@ -193,6 +196,58 @@ async fn a_row_is_changed_or_inserted<DB: Tested>(world: &World<DB>) {
     }
     let quantity = Item::new(2, "two").quantity;
     assert_eq!(items.find(2).await.unwrap().unwrap().quantity, quantity + 7);
+}
+
+async fn a_transaction_changes_or_inserts_a_row<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    assert!(items.find(1).await.unwrap().is_none());
+    let first = Item {
+        quantity: 1,
+        ..Item::new(1, "one")
+    };
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = items.within(&mut transaction);
+    let inserted = within.modify_or_insert(&first, |item| item.quantity += 1);
+    assert_eq!(inserted.await.unwrap().quantity, 1);
+    let changed = within.modify_or_insert(&first, |item| item.quantity += 1);
+    assert_eq!(changed.await.unwrap().quantity, 2);
+    let refused = within.modify_or_insert(&first, |_| Err::<(), _>(SoldOut));
+    assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Refused);
+    assert!(items.find(1).await.unwrap().is_none());
+    transaction.commit().await.unwrap();
+    assert_eq!(items.find(1).await.unwrap().unwrap().quantity, 2);
+}
+
+/// Who comes second finds the row that the first has inserted after its own look, and its transaction continues.
+async fn two_transactions_that_insert_one_row_both_count(world: &World<Postgres>) {
+    let items = world.items();
+    let mut first = Transaction::begin(&world.pool).await.unwrap();
+    let one = Item {
+        quantity: 1,
+        ..Item::new(1, "one")
+    };
+    items.within(&mut first).insert(&one).await.unwrap();
+    let second = tokio::spawn({
+        let (items, pool, one) = (items.clone(), world.pool.clone(), one.clone());
+        async move {
+            let mut transaction = Transaction::begin(&pool).await?;
+            let mut within = items.within(&mut transaction);
+            within.insert(&Item::new(2, "two")).await?;
+            let changed = within.modify_or_insert(&one, |item| item.quantity += 1);
+            let changed = changed.await?;
+            transaction.commit().await?;
+            Ok::<_, larder::Error>(changed.quantity)
+        }
+    });
+    eventually("the second waits for the first", async || {
+        let waits = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        world.text(waits).await == "1"
+    })
+    .await;
+    first.commit().await.unwrap();
+    assert_eq!(second.await.unwrap().unwrap(), 2);
+    assert_eq!(items.find(1).await.unwrap().unwrap().quantity, 2);
+    assert!(items.find(2).await.unwrap().is_some());
 }
 
 async fn a_change_in_a_transaction_belongs_to_it<DB: Tested>(world: &World<DB>) {

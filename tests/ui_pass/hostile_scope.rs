@@ -127,17 +127,24 @@ macro_rules! entities {
         }
 
         #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Cached)]
-        #[cached(table = "found", unique(user, name), index(find, values, order_by = "row desc"))]
+        #[cached(
+            table = "found",
+            unique(user, name),
+            index(find, values, order_by = "row desc"),
+            has_many(Found::user, name = "rows"),
+            has_many(self::Found::user, name = "repository")
+        )]
         pub struct Found {
             #[cached(id)]
             id: i64,
+            #[cached(immutable, index, belongs_to = Found)]
             user: i64,
             #[cached(unique(fold = "lower"))]
             name: ::std::string::String,
             #[cached(index)]
             #[sqlx(try_from = "i64")]
             find: u64,
-            #[cached(unique)]
+            #[cached(unique, belongs_to(self::Found, name = "query"))]
             values: ::core::option::Option<i64>,
             row: i64,
         }

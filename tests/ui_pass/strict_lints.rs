@@ -41,10 +41,15 @@ pub mod entities {
     pub(crate) struct Gate {
         #[cached(id)]
         pub(crate) name: String,
+        #[cached(unique, immutable, belongs_to = Gate)]
+        pub(crate) next: Option<String>,
     }
 }
 
 fn main() {
-    let gate = entities::Gate { name: "A1".to_owned() };
-    println!("{gate:?} {}", gate.name);
+    let gate = entities::Gate {
+        name: "A1".to_owned(),
+        next: None,
+    };
+    println!("{gate:?} {} {:?}", gate.name, gate.next);
 }

@@ -3,7 +3,7 @@
 //! Nothing is loaded when a field is read. So a page of rows and what belongs to them is a fixed number of statements, and each
 //! of them can be seen in the code.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{ext::IdentExt, spanned::Spanned};
 
@@ -22,34 +22,48 @@ const CANCEL: &str =
 ///     rows: &[Arc<Book>],
 ///     repository: &<Author as HasRepository>::Repository<D>,
 /// ) -> impl Future<Output = Result<Vec<Option<Arc<Author>>>, Error>> {
-///     Repository::find_each(<Author as HasRepository>::Repository::<D>::inner(repository), ..)
+///     <Author as HasRepository>::find_each(repository, ..)
 /// }
 /// ```
-pub(super) fn method(entity: &Ident, private: &TokenStream, relation: &Relation) -> TokenStream {
+///
+/// All of it is located at the path of the other entity, so that rustc reports once what is wrong with it. `is_faulty`: the entity
+/// has a mistake, and the method is never run.
+pub(super) fn method(
+    entity: &Ident,
+    private: &TokenStream,
+    relation: &Relation,
+    is_faulty: bool,
+) -> TokenStream {
     let method = relation.method();
     let other = &relation.entity;
+    let span = Span::call_site().located_at(other.span());
     let mentioned = quote!(#entity #private #other);
     let database = names::free("D", &mentioned);
-    let repository = quote!(<#other as #private::HasRepository>::Repository<#database>);
     let own_name = entity.unraw().to_string();
     let other_name = other.to_token_stream().to_string().replace(' ', "");
     let (does, returns, body) = match &relation.kind {
         RelationKind::BelongsTo { field, ty } => {
-            let is_nullable = option_argument(ty).is_some();
             let field_name = field.unraw();
-            let ty = quote_spanned!(ty.span()=> ::core::clone::Clone::clone(&__cached_row.#field));
-            let id = match is_nullable {
-                true => ty,
-                false => quote!(::core::option::Option::Some(#ty)),
-            };
             let does = format!(
                 "Returns the `{other_name}` that each `{own_name}` belongs to by `{field_name}`, in the order of `rows`; `None` where there \
                  is none. They are found in one batch, as `find_many` does."
             );
-            let returns = quote!(::core::option::Option<::std::sync::Arc<#other>>);
-            let body = quote! {
-                #private::Repository::find_each(
-                    <#repository>::inner(repository),
+            let returns = quote_spanned!(span=> ::core::option::Option<::std::sync::Arc<#other>>);
+            let at_type = Span::call_site().located_at(ty.span());
+            let id = match option_argument(ty) {
+                Some(_) => quote_spanned! {at_type=>
+                    ::core::option::Option::map(
+                        ::core::option::Option::as_ref(&__cached_row.#field),
+                        <#other as #private::HasRepository>::id_of,
+                    )
+                },
+                None => quote_spanned! {at_type=>
+                    ::core::option::Option::Some(<#other as #private::HasRepository>::id_of(&__cached_row.#field))
+                },
+            };
+            let body = quote_spanned! {span=>
+                <#other as #private::HasRepository>::find_each(
+                    repository,
                     ::core::iter::Iterator::collect(::core::iter::Iterator::map(
                         <[_]>::iter(rows),
                         |__cached_row| #id,
@@ -65,10 +79,10 @@ pub(super) fn method(entity: &Ident, private: &TokenStream, relation: &Relation)
                 "Returns each `{other_name}` that belongs to each `{own_name}`, in the order of `rows`: one page for each, as \
                  `find_all_by_{index_name}_many` of their repository returns it."
             );
-            let returns = quote!(#private::Page<#other>);
-            let body = quote! {
+            let returns = quote_spanned!(span=> #private::Page<#other>);
+            let body = quote_spanned! {span=>
                 async move {
-                    <#repository>::#find(
+                    <<#other as #private::HasRepository>::Repository<#database>>::#find(
                         repository,
                         &::core::iter::Iterator::collect::<::std::vec::Vec<_>>(::core::iter::Iterator::map(
                             <[_]>::iter(rows),
@@ -80,13 +94,17 @@ pub(super) fn method(entity: &Ident, private: &TokenStream, relation: &Relation)
             (does, returns, body)
         }
     };
+    let body = match is_faulty {
+        true => quote!(async move { ::core::panic!("this entity has a mistake") }),
+        false => body,
+    };
     let docs = docs(&does, UNREADABLE, CANCEL);
-    quote! {
+    quote_spanned! {span=>
         #[doc = #docs]
         pub fn #method<#database: #private::Backend>(
             &self,
             rows: &[::std::sync::Arc<#entity>],
-            repository: &#repository,
+            repository: &<#other as #private::HasRepository>::Repository<#database>,
         ) -> impl ::core::future::Future<Output = ::core::result::Result<::std::vec::Vec<#returns>, #private::Error>> {
             #body
         }

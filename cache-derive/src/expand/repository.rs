@@ -62,7 +62,7 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
     repository.relations = entity
         .relations
         .iter()
-        .map(|relation| relations::method(ident, &repository.private, relation))
+        .map(|relation| relations::method(ident, &repository.private, relation, false))
         .collect();
     repository.items()
 }
@@ -87,7 +87,7 @@ pub(super) fn of_faulty(input: &Input) -> Items {
     let relations = validate::relations(input);
     repository.relations = relations
         .iter()
-        .map(|relation| relations::method(&input.ident, &repository.private, relation))
+        .map(|relation| relations::method(&input.ident, &repository.private, relation, true))
         .collect();
     repository.items()
 }
@@ -224,6 +224,11 @@ impl<'a> Repository<'a> {
             #[automatically_derived]
             impl #private::HasRepository for #entity {
                 type Repository<#database: #private::Backend> = #ident<#database>;
+                fn inner<#database: #private::Backend>(
+                    repository: &Self::Repository<#database>,
+                ) -> &#private::Repository<Self, #database> {
+                    &repository.inner
+                }
             }
             #[automatically_derived]
             impl<#database: #private::Backend> ::core::clone::Clone for #ident<#database> {

@@ -1308,6 +1308,10 @@ fn an_immutable_column_is_one_that_an_update_could_write_and_compare() {
             "a column of JSON cannot be `immutable`",
         ),
         (
+            "#[cached(immutable)] a: Option<serde_json::Value>",
+            "a column of JSON cannot be `immutable`",
+        ),
+        (
             "#[cached(immutable)] a: Option<f64>",
             "a floating point number cannot be `immutable`",
         ),

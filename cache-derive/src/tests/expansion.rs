@@ -295,6 +295,7 @@ fn an_entity_that_is_only_read_has_no_writing_methods() {
             "find_uncached",
             "find_many",
             "find_map",
+            "fill_from",
             "exists",
             "invalidate",
             "invalidate_all",

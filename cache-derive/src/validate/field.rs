@@ -155,7 +155,11 @@ fn check_immutable(errors: &mut Errors, field: &Field) {
         errors.report(&json.name, message);
     } else {
         let inner = option_argument(&field.ty).unwrap_or(&field.ty);
-        if type_name(inner).is_some_and(|name| name == "f32" || name == "f64") {
+        let name = type_name(inner).unwrap_or_default();
+        if name == "Json" || name == "Value" {
+            let message = "a column of JSON cannot be `immutable`: an update compares the column, and databases do not compare JSON";
+            errors.report(&field.ty, message);
+        } else if name == "f32" || name == "f64" {
             let message = "a floating point number cannot be `immutable`: an update compares the column, and such a number is not \
                            reliably equal to itself";
             errors.report(&field.ty, message);

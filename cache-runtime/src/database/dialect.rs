@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
+use crate::protocol::token::Token;
+
 /// The SQL dialect of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -203,15 +205,24 @@ impl Dialect {
         }
     }
 
-    /// As [`Dialect::deadline`], for a transaction on a connection of the caller. On MySQL its session cannot be reset if the
-    /// commit is dropped half-way, so the statement shows only whether the transaction is still open.
+    /// As [`Dialect::deadline`], for a transaction on a connection of the caller. On MySQL there is none: its session could not
+    /// be reset if the commit is dropped half-way.
     pub(crate) fn deadline_elsewhere(self, intent_ttl: Duration) -> Option<DeadlineSql> {
         match self {
-            Self::MySql => Some(DeadlineSql {
-                set: sql(format!("RELEASE {BEGUN}")),
-                reset: None,
-            }),
+            Self::MySql => None,
             Self::Postgres | Self::Sqlite => self.deadline(intent_ttl),
         }
+    }
+
+    /// Returns the statements that mark a transaction with a savepoint, and take the mark away. The second fails in any other
+    /// transaction, and in one that the database has rolled back.
+    pub(crate) fn mark(self, token: Token) -> (SqlStr, SqlStr) {
+        let name = format!("larder_{:032x}", u128::from_be_bytes(token.0));
+        let set = match self {
+            // Outside a transaction MySQL accepts a savepoint, and forgets it at once.
+            Self::MySql => format!("SAVEPOINT {name}; ROLLBACK TO SAVEPOINT {name}"),
+            Self::Postgres | Self::Sqlite => format!("SAVEPOINT {name}"),
+        };
+        (sql(set), sql(format!("RELEASE SAVEPOINT {name}")))
     }
 }

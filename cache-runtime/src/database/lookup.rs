@@ -272,6 +272,9 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         other: &E,
     ) -> Result<bool, sqlx::Error> {
         let spec = &E::SPEC.lookups[lookup];
+        if spec.order_by.is_empty() {
+            return Ok(true);
+        }
         let (one, other) = (self.values(one)?, self.values(other)?);
         let mut names = spec.order_by.iter().map(|(name, _)| name);
         Ok(names.all(|name| {

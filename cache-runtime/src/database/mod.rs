@@ -52,6 +52,9 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
     pub(crate) statements: Statements,
     /// For each lookup, whether an update never moves a row in it: its values and its order are immutable.
     pub(crate) fixed_lookups: Vec<bool>,
+    /// For each lookup, whether the database itself gives a row another place in it: its order has a column that the database
+    /// fills in.
+    pub(crate) moving_lookups: Vec<bool>,
 }
 
 /// One write.
@@ -138,7 +141,16 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 .chain(ordered)
                 .all(|name| is_fixed(name))
         });
+        let moves = |name: &str| {
+            let mut columns = columns.iter();
+            let column = columns.find(|column| column.name == name);
+            column.is_some_and(|column| matches!(column.role, Role::Generated | Role::Version))
+        };
+        let moving_lookups = E::SPEC.lookups.iter();
+        let moving_lookups =
+            moving_lookups.map(|lookup| lookup.order_by.iter().any(|(name, _)| moves(name)));
         Self {
+            moving_lookups: moving_lookups.collect(),
             fixed_lookups: fixed_lookups.collect(),
             statements: Statements::new(E::SPEC.table, &columns, wants_rows),
             pool,
@@ -409,8 +421,14 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
 
     /// Returns whether there are columns that updates compare and do not write.
     pub(crate) fn has_immutable(&self) -> bool {
-        let mut columns = self.columns.iter();
-        columns.any(|column| column.role == Role::Immutable)
+        !self.immutable().is_empty()
+    }
+
+    /// Returns the columns that updates compare and do not write.
+    pub(crate) fn immutable(&self) -> Vec<&'static str> {
+        let columns = self.columns.iter();
+        let immutable = columns.filter(|column| column.role == Role::Immutable);
+        immutable.map(|column| column.name).collect()
     }
 
     /// Returns the places of the columns with a role in which two rows differ.

@@ -13,10 +13,10 @@ use crate::{
         entity::Entity,
         writes::{DeletesById, DirectWrites},
     },
-    error::Error,
+    error::{Error, ErrorKind},
     protocol::key::AsId,
     read::{Distinct, content::RowOf},
-    repository::Repository,
+    repository::{MAX_TRIES, Repository},
     write::{
         bulk::{Batch, Done},
         modify::{ChangeResult, Modified},
@@ -185,6 +185,56 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
             let repository = &self.repository.0;
             self.transaction.modify(repository, &id, &mut change).await
         }))
+    }
+
+    /// As [`Repository::modify_or_insert`]. An insert is made in a savepoint, so that the transaction can continue if another one
+    /// has inserted the row in between.
+    ///
+    /// # Errors
+    ///
+    /// As [`Within::modify`] and [`Within::insert`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::insert`].
+    pub fn modify_or_insert<W: DirectWrites, R: ChangeResult<Value = ()>>(
+        &mut self,
+        row: &E,
+        mut change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<impl Future<Output = Result<Arc<E>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            let id = row.id();
+            let mut tries = 0;
+            loop {
+                match self.modify(&id, &mut change).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    modified => return Ok(modified?.row),
+                }
+                let mut savepoint = self.transaction.savepoint().await?;
+                let inserted = self.repository.within(&mut savepoint).insert(row).await;
+                match inserted {
+                    Ok(row) => {
+                        savepoint.commit().await?;
+                        return Ok(row);
+                    }
+                    // As outside a transaction.
+                    Err(error) if error.kind() == ErrorKind::Duplicate && tries < MAX_TRIES => {
+                        savepoint.rollback().await?;
+                        tries += 1;
+                    }
+                    Err(error) => {
+                        // After a deadlock there may be no savepoint any more.
+                        if let Err(undone) = savepoint.rollback().await {
+                            tracing::debug!(error = %undone, "failed to roll back the savepoint of a failed insert");
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        })
     }
 
     /// As [`Repository::delete`].

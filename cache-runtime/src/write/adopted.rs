@@ -3,10 +3,11 @@
 //! Existing code passes its `sqlx::Transaction` around, and commits it at one place. It can be moved over step by step: one
 //! function after the other writes through repositories, on the same transaction.
 //!
-//! 1. [`Transaction::adopt`] sets a savepoint inside the caller's transaction. `repository.within(&mut adopted)` has the
-//!    operations of the repository.
+//! 1. [`Transaction::adopt`] sets a savepoint inside the caller's transaction, and another one that marks the transaction.
+//!    `repository.within(&mut adopted)` has the operations of the repository.
 //! 2. [`AdoptedTransaction::announce`] places the intents on all recorded keys, and releases the savepoint.
-//! 3. [`Announced::commit`] commits the caller's transaction as larder's own are committed, and ends the intents.
+//! 3. [`Announced::commit`] releases the mark, which no other transaction has, commits the caller's transaction as larder's own
+//!    are committed, and ends the intents.
 //!
 //! Invariant: a write of larder is part of the caller's transaction only after it was announced. Until then it is lost with the
 //! savepoint.
@@ -35,24 +36,33 @@ use crate::{
     write::{
         announce::{Announcement, WriteEnd},
         transaction::{
-            Callback, Committable, Level, Scope, Transaction, commit_announced, failed,
-            run_callbacks,
+            Callback, Committable, Level, ROLLED_BACK, Scope, Transaction, aborted,
+            commit_announced, failed, run_callbacks,
         },
     },
 };
 
 /// A part of a transaction that the caller has begun with sqlx. It has the operations of a [`Transaction`]. If it is dropped
 /// before it is announced, its writes are rolled back, and the caller's transaction can continue.
+///
+/// After an error of the kind [`ErrorKind::TransactionAborted`], the database has rolled back the whole transaction, with what
+/// the caller had done before. Roll it back too, and begin again.
 #[must_use = "an adopted transaction that is dropped is rolled back; announce it"]
-pub struct AdoptedTransaction<'c, DB: Backend>(Transaction<'c, DB>);
+pub struct AdoptedTransaction<'c, DB: Backend> {
+    part: Transaction<'c, DB>,
+    /// The name of the announcement and of the mark.
+    token: Token,
+}
 
 /// The announced writes of a part of a transaction. Commit the transaction with [`Announced::commit`].
 ///
 /// If it is dropped, the rows stay uncached until their intents expire (`intent(ttl)`), because the transaction may be committed
-/// without it. Commit within that time, or old rows may be cached.
+/// without it. Commit within that time, or old rows may be cached. Entities with `coherence = "lease"` have no intents, so
+/// do not drop it there before the commit.
 #[must_use = "commit the transaction with `Announced::commit`; otherwise its rows stay uncached until their intents expire"]
 pub struct Announced<DB: Backend> {
     announcement: Announcement,
+    token: Token,
     ttl: Duration,
     callbacks: Vec<Callback>,
     database: PhantomData<fn() -> DB>,
@@ -60,7 +70,9 @@ pub struct Announced<DB: Backend> {
 
 impl<DB: Backend> fmt::Debug for AdoptedTransaction<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AdoptedTransaction").field(&self.0).finish()
+        f.debug_tuple("AdoptedTransaction")
+            .field(&self.part)
+            .finish()
     }
 }
 
@@ -76,13 +88,13 @@ impl<'c, DB: Backend> Deref for AdoptedTransaction<'c, DB> {
     type Target = Transaction<'c, DB>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.part
     }
 }
 
 impl<DB: Backend> DerefMut for AdoptedTransaction<'_, DB> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.part
     }
 }
 
@@ -109,7 +121,10 @@ impl<'c, DB: Backend> Transaction<'c, DB> {
     ///
     /// # Errors
     ///
-    /// Errors of the database, and kind [`ErrorKind::Configuration`] for a savepoint: adopt the outermost transaction.
+    /// Errors of the database, and these kinds. After any of them, roll the transaction back.
+    ///
+    /// - [`ErrorKind::Configuration`] for a savepoint: adopt the outermost transaction.
+    /// - [`ErrorKind::TransactionAborted`] if the database has rolled the transaction back.
     ///
     /// # Cancel safety
     ///
@@ -118,19 +133,23 @@ impl<'c, DB: Backend> Transaction<'c, DB> {
         transaction: &'c mut sqlx::Transaction<'_, DB>,
     ) -> Result<AdoptedTransaction<'c, DB>, Error> {
         check_outermost("adopt", transaction)?;
-        let failed = |error| failed("adopt", error, WriteOutcome::Nothing);
-        if let Some(begun) = DB::DIALECT.begun() {
-            DB::run(transaction, begun).await.map_err(failed)?;
+        if database::restart_if_rolled_back::<DB>(transaction, 0).await {
+            return Err(aborted(ROLLED_BACK));
         }
+        let failed = |error| failed("adopt", error, WriteOutcome::Nothing);
+        let token = Token::draw();
+        let (mark, _) = DB::DIALECT.mark(token);
+        DB::run(transaction, mark).await.map_err(failed)?;
         let open = transaction.begin().await.map_err(failed)?;
         let statements = Statements::default();
         // What the caller has sent before is unknown.
         statements.raw();
         let scope = Scope::new(statements, Arc::default(), 1);
-        Ok(AdoptedTransaction(Self {
-            level: Level::Adopted(open),
-            scope,
-        }))
+        let level = Level::Adopted(open);
+        Ok(AdoptedTransaction {
+            part: Self { level, scope },
+            token,
+        })
     }
 }
 
@@ -146,7 +165,7 @@ impl<DB: Backend> AdoptedTransaction<'_, DB> {
     ///
     /// If the future is dropped half-way, roll the transaction back.
     pub async fn announce(self) -> Result<Announced<DB>, Error> {
-        let Transaction { level, mut scope } = self.0.checked().await?;
+        let Transaction { level, mut scope } = self.part.checked().await?;
         let Level::Adopted(open) = level else {
             return Err(Error::new(
                 ErrorKind::Configuration,
@@ -156,7 +175,7 @@ impl<DB: Backend> AdoptedTransaction<'_, DB> {
         // The caller's later statements may change the rows again.
         scope.staging.cancel_updates();
         let ttl = scope.staging.intent_ttl();
-        let mut announcement = Announcement::new(Token::draw(), scope.staging);
+        let mut announcement = Announcement::new(self.token, scope.staging);
         announcement.begin().await;
         let (released, announcement) = announcement.attempt("announce", open.commit()).await?;
         if let Err(error) = released {
@@ -165,6 +184,7 @@ impl<DB: Backend> AdoptedTransaction<'_, DB> {
         }
         Ok(Announced {
             announcement,
+            token: self.token,
             ttl: ttl.unwrap_or(Policy::DEFAULT.intent_ttl),
             callbacks: scope.callbacks,
             database: PhantomData,
@@ -175,13 +195,14 @@ impl<DB: Backend> AdoptedTransaction<'_, DB> {
     ///
     /// # Errors
     ///
-    /// Errors of the database.
+    /// Errors of the database, and kind [`ErrorKind::TransactionAborted`] if the database has rolled back the caller's
+    /// transaction too.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future is the same as dropping the adopted transaction.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.0.rollback().await
+        self.part.rollback().await
     }
 }
 
@@ -190,7 +211,8 @@ impl<DB: Backend> Announced<DB> {
     ///
     /// # Errors
     ///
-    /// As [`Transaction::commit`]. Kind [`ErrorKind::Configuration`] for a savepoint: pass the outermost transaction.
+    /// As [`Transaction::commit`]. Also for a transaction that is not the adopted one, or that was rolled back in between: then
+    /// nothing is committed. Kind [`ErrorKind::Configuration`] for a savepoint: pass the outermost transaction.
     ///
     /// # Cancel safety
     ///
@@ -199,12 +221,12 @@ impl<DB: Backend> Announced<DB> {
     pub async fn commit(self, mut transaction: sqlx::Transaction<'_, DB>) -> Result<(), Error> {
         check_outermost("commit", &transaction)?;
         if database::restart_if_rolled_back::<DB>(&mut transaction, 0).await {
-            self.announcement.end(WriteEnd::Undone).await;
-            return Err(Error::new(
-                ErrorKind::TransactionAborted,
-                "failed to commit a transaction: the database has rolled it back; begin a new transaction",
-            ));
+            return Err(aborted(ROLLED_BACK));
         }
+        // If this fails, the adopted transaction may still be committed, so its intents stay.
+        let (_, release) = DB::DIALECT.mark(self.token);
+        let released = DB::run(&mut transaction, release).await;
+        released.map_err(|error| failed("commit", error, WriteOutcome::Nothing))?;
         commit_announced(transaction, self.announcement, Some(self.ttl)).await?;
         run_callbacks(self.callbacks).await;
         Ok(())
@@ -216,7 +238,8 @@ fn check_outermost<DB: Backend>(
     transaction: &sqlx::Transaction<'_, DB>,
 ) -> Result<(), Error> {
     match DB::TransactionManager::get_transaction_depth(transaction) {
-        0 | 1 => Ok(()),
+        1 => Ok(()),
+        0 => Err(aborted(ROLLED_BACK)),
         _ => Err(Error::new(
             ErrorKind::Configuration,
             format!(

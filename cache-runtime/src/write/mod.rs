@@ -96,7 +96,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let lookups = self.announced_lookups(write)?;
         let _entered = self.row_gates.enter_all(&key, &lookups).await;
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone(), lookups);
+        let mut announcement =
+            Announcement::of_one(Token::draw(), target, key.clone(), lookups.clone());
         // Get a connection and announce the write at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
         let failed =
@@ -124,7 +125,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         drop(connection);
         let row = written.row.map(Arc::new);
-        for other in self.keys_of_other(write, &key, row.as_ref()) {
+        for other in self.keys_of_other(write, &key, &lookups, row.as_ref()) {
             // A trigger has given the row another id or other values, whose absence may be cached.
             if self.cache.store.invalidate(&other).await.is_err() {
                 self.cache.repairs.remember(&other, Repair::Drop);
@@ -199,7 +200,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             staging.cancel_row_updates();
         }
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-        let others = self.keys_of_other(write, &key, row);
+        let others = self.keys_of_other(write, &key, &lookups, row);
         for other in lookups.into_iter().chain(others) {
             staging.mark_changed(Arc::clone(&target), other, None);
         }
@@ -207,16 +208,32 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         staging.mark_changed(target, key, update);
     }
 
-    /// Returns the keys of the written row that are not those of the row that was to be written, because the database or a
-    /// trigger has changed its id or the values of its lookups.
-    fn keys_of_other(&self, write: &Write<E>, key: &Key, row: Option<&Arc<E>>) -> Vec<Key> {
+    /// Returns the keys of the written row that were not announced and differ from those of the row that was to be written, because
+    /// the database or a trigger has changed its id, the values of its lookups, or its place in a list.
+    fn keys_of_other(
+        &self,
+        write: &Write<E>,
+        key: &Key,
+        announced: &[Key],
+        row: Option<&Arc<E>>,
+    ) -> Vec<Key> {
         let Some(row) = row else { return Vec::new() };
-        let lookups = |row: &E| self.lookup_keys(row).unwrap_or_default();
-        let expected = write.row().map(lookups).unwrap_or_default();
-        let own = self.key(&row.id()).into_iter();
-        own.chain(lookups(row))
-            .filter(|other| other != key && !expected.contains(other))
-            .collect()
+        let mut others: Vec<_> = self.key(&row.id()).into_iter().collect();
+        for lookup in 0..E::SPEC.lookups.len() {
+            let keys = self.keys_of_lookup(row, lookup).unwrap_or_default();
+            let is_as_written = write.row().is_some_and(|written| {
+                let same_keys = self
+                    .keys_of_lookup(written, lookup)
+                    .is_ok_and(|own| own == keys);
+                let same_place = self.database.have_same_place(lookup, row, written);
+                same_keys && same_place.unwrap_or(false)
+            });
+            if !is_as_written {
+                others.extend(keys);
+            }
+        }
+        others.retain(|other| other != key && !announced.contains(other));
+        others
     }
 
     /// Returns the keys of the lookups that a write changes, as far as the caller knows: those of the values that it writes
@@ -261,7 +278,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.keys_of_lookup(row, lookup)?,
             );
             let has_same_place = self.database.have_same_place(lookup, row, old);
-            if before != after || !has_same_place.unwrap_or(false) {
+            let is_moved = self.database.moving_lookups[lookup];
+            if before != after || is_moved || !has_same_place.unwrap_or(false) {
                 changed.extend(before);
                 changed.extend(after);
             }
@@ -329,6 +347,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 ),
             ),
             Ok(Refusal::Skipped) => {
+                let immutable = self.database.immutable();
+                let unequal = match write {
+                    Write::Update(_) | Write::Save(_) if !immutable.is_empty() => format!(
+                        "; or the database does not regard what it has stored in an `immutable` column (`{}`) as equal to what was \
+                         read from it",
+                        immutable.join("`, `")
+                    ),
+                    _ => String::new(),
+                };
                 let unless = match write {
                     Write::Insert(_) | Write::Save(_) => "",
                     Write::Update(_)
@@ -342,7 +369,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     ErrorKind::Database,
                     format!(
                         "failed to {verb} {described}: the database accepted the statement and skipped the row; look for a \
-                         trigger or a rule of the table that suppresses the write{unless}"
+                         trigger or a rule of the table that suppresses the write{unless}{unequal}"
                     ),
                 )
             }

@@ -325,7 +325,17 @@ impl<DB: Backend> Transaction<'_, DB> {
                 parent.end_statement();
                 rolled_back
             }
-            Level::Adopted(open) => open.rollback().await,
+            Level::Adopted(mut open) => {
+                if scope.is_raw
+                    && database::restart_if_rolled_back::<DB>(&mut open, scope.savepoints).await
+                {
+                    scope.is_doomed.store(true, Ordering::Relaxed);
+                }
+                let rolled_back = open.rollback().await;
+                // The caller would otherwise commit what is left of its own statements.
+                scope.check_doomed()?;
+                rolled_back
+            }
         };
         rolled_back.map_err(|error| failed("roll back", error, WriteOutcome::Nothing))
     }
@@ -558,19 +568,21 @@ impl Scope {
     }
 
     fn check<DB: Backend>(&self) -> Result<(), Error> {
-        let why = if self.is_doomed() {
-            "the database has rolled it back, because of a deadlock or another failure that ends a transaction; begin a new \
-             transaction"
-        } else if self.is_busy::<DB>() {
-            "one of its statements or savepoints was dropped half-way or failed, so it is unknown what was executed; \
-             roll the transaction back"
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(
-            ErrorKind::TransactionAborted,
-            format!("failed to continue a transaction: {why}"),
-        ))
+        self.check_doomed()?;
+        match self.is_busy::<DB>() {
+            true => Err(aborted(
+                "one of its statements or savepoints was dropped half-way or failed, so it is unknown what was executed; \
+                 roll the transaction back",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn check_doomed(&self) -> Result<(), Error> {
+        match self.is_doomed() {
+            true => Err(aborted(ROLLED_BACK)),
+            false => Ok(()),
+        }
     }
 
     fn is_doomed(&self) -> bool {
@@ -603,6 +615,18 @@ impl Scope {
         self.staging.absorb(savepoint.staging);
         self.callbacks.extend(savepoint.callbacks);
     }
+}
+
+/// Why a transaction cannot continue that the database has ended.
+pub(super) const ROLLED_BACK: &str = "the database has rolled it back, because of a deadlock or another failure that ends a transaction; \
+                                      begin a new transaction";
+
+/// Returns the error of a transaction that can only be rolled back.
+pub(super) fn aborted(why: &str) -> Error {
+    Error::new(
+        ErrorKind::TransactionAborted,
+        format!("failed to continue a transaction: {why}"),
+    )
 }
 
 /// Commits the outermost transaction, announced.

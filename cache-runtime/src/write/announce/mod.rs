@@ -293,7 +293,12 @@ impl Drop for Announcement {
         for part in &self.parts {
             match part.target.policy().coherence {
                 Coherence::Ttl => {}
-                Coherence::Lease => part.remember(Repair::Drop),
+                Coherence::Lease => {
+                    part.remember(Repair::Drop);
+                    if part.all {
+                        part.target.cache().repairs.remember_all(None);
+                    }
+                }
                 Coherence::Intent if part.intent == Intent::NotPlaced => {}
                 Coherence::Intent => part.leave(self.intent),
             }
