@@ -42,25 +42,21 @@ pub use crate::{
     label = "has no repository",
     note = "a relation names a struct with `#[derive(Cached)]`"
 )]
-pub trait HasRepository: Entity {
+pub trait HasRepository: Sized {
+    /// Its id.
+    type Id;
+
     /// The repository that the derive has generated.
     type Repository<DB: Backend>;
-
-    /// Returns the repository of the runtime.
-    fn inner<DB: Backend>(repository: &Self::Repository<DB>) -> &Repository<Self, DB>;
 
     /// Returns the rows that others refer to by their ids, in the order of `ids`.
     fn find_each<DB: Backend>(
         repository: &Self::Repository<DB>,
         ids: Vec<Option<Self::Id>>,
-    ) -> impl Future<Output = Result<Vec<Option<Arc<Self>>>, Error>> {
-        Repository::find_each(Self::inner(repository), ids)
-    }
+    ) -> impl Future<Output = Result<Vec<Option<Arc<Self>>>, Error>> + Send;
 
     /// Returns the id that a column of another entity has.
-    fn id_of(column: &Self::Id) -> Self::Id {
-        column.clone()
-    }
+    fn id_of(column: &Self::Id) -> Self::Id;
 }
 
 /// A function with a name that is free to be shadowed. Generated code imports it under the names of its parameters: a

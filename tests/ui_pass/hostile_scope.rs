@@ -132,7 +132,7 @@ macro_rules! entities {
             unique(user, name),
             index(find, values, order_by = "row desc"),
             has_many(Found::user, name = "rows"),
-            has_many(self::Found::user, name = "repository")
+            has_many(Found::user, name = "repository")
         )]
         pub struct Found {
             #[cached(id)]
@@ -144,7 +144,7 @@ macro_rules! entities {
             #[cached(index)]
             #[sqlx(try_from = "i64")]
             find: u64,
-            #[cached(unique, belongs_to(self::Found, name = "query"))]
+            #[cached(unique, belongs_to(Found, name = "query"))]
             values: ::core::option::Option<i64>,
             row: i64,
         }

@@ -15,6 +15,7 @@ use syn::ext::IdentExt;
 pub(crate) const PARAMETERS: &[&str] = &[
     "cache",
     "change",
+    "column",
     "id",
     "ids",
     "pool",

@@ -35,12 +35,19 @@ pub(super) fn method(
     is_faulty: bool,
 ) -> TokenStream {
     let method = relation.method();
-    let other = &relation.entity;
-    let span = Span::call_site().located_at(other.span());
+    let span = Span::call_site().located_at(relation.entity.span());
+    let mut other = relation.entity.clone();
+    for segment in &mut other.segments {
+        segment.ident.set_span(span);
+    }
     let mentioned = quote!(#entity #private #other);
     let database = names::free("D", &mentioned);
     let own_name = entity.unraw().to_string();
-    let other_name = other.to_token_stream().to_string().replace(' ', "");
+    let other_name = relation
+        .entity
+        .to_token_stream()
+        .to_string()
+        .replace(' ', "");
     let (does, returns, body) = match &relation.kind {
         RelationKind::BelongsTo { field, ty } => {
             let field_name = field.unraw();

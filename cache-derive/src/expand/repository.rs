@@ -220,14 +220,34 @@ impl<'a> Repository<'a> {
         } = self;
         let name = ident.unraw().to_string();
         let entity = self.entity;
+        let (id, find_each) = match &self.id {
+            Some(id) => (
+                id.clone(),
+                quote!(#private::Repository::find_each(&repository.inner, ids)),
+            ),
+            None => (
+                quote!(()),
+                quote!(async move { ::core::panic!("this entity has a mistake") }),
+            ),
+        };
         quote! {
             #[automatically_derived]
             impl #private::HasRepository for #entity {
+                type Id = #id;
                 type Repository<#database: #private::Backend> = #ident<#database>;
-                fn inner<#database: #private::Backend>(
+                fn find_each<#database: #private::Backend>(
                     repository: &Self::Repository<#database>,
-                ) -> &#private::Repository<Self, #database> {
-                    &repository.inner
+                    ids: ::std::vec::Vec<::core::option::Option<Self::Id>>,
+                ) -> impl ::core::future::Future<
+                    Output = ::core::result::Result<
+                        ::std::vec::Vec<::core::option::Option<::std::sync::Arc<Self>>>,
+                        #private::Error,
+                    >,
+                > + ::core::marker::Send {
+                    #find_each
+                }
+                fn id_of(column: &Self::Id) -> Self::Id {
+                    ::core::clone::Clone::clone(column)
                 }
             }
             #[automatically_derived]
