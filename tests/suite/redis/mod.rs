@@ -6,5 +6,6 @@ pub(crate) mod deleted_keys;
 pub(crate) mod failover;
 pub(crate) mod large;
 pub(crate) mod messages;
+pub(crate) mod round_trips;
 pub(crate) mod scripts;
 pub(crate) mod server_status;
