@@ -20,7 +20,7 @@ use crate::{
     database::{
         Database,
         backend::Backend,
-        column::{BindResult, Binder, Role},
+        column::{BindResult, Binder, ColumnSpec, Role},
         entity::Entity as AnyEntity,
         statement::Text,
     },
@@ -92,6 +92,45 @@ impl LookupSpec {
     pub const fn folded(mut self) -> Self {
         self.folds = true;
         self
+    }
+}
+
+/// What an update does to the place of a row in a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moves {
+    /// Nothing: the values and the order are immutable. An update that would change them matches no row.
+    Never,
+    /// It moves the row if it changes a value or the order.
+    WithItsColumns,
+    /// It may move the row in any case: the order has a column that the database fills in.
+    Always,
+}
+
+impl Moves {
+    /// Returns what an update does in each of these lookups.
+    pub(crate) fn in_lookups<DB: Backend>(
+        lookups: &[LookupSpec],
+        columns: &[ColumnSpec<DB>],
+    ) -> Vec<Self> {
+        let role = |name: &str| {
+            let column = columns.iter().find(|column| column.name == name);
+            column.map(|column| column.role)
+        };
+        let is_fixed =
+            |name: &str| role(name).is_some_and(|role| role.is_id() || role == Role::Immutable);
+        let is_filled_in = |name: &str| matches!(role(name), Some(Role::Generated | Role::Version));
+        let of = |lookup: &LookupSpec| {
+            let mut order = lookup.order_by.iter().map(|(name, _)| *name);
+            let mut named = lookup.columns.iter().copied().chain(order.clone());
+            if named.all(is_fixed) {
+                Self::Never
+            } else if order.any(is_filled_in) {
+                Self::Always
+            } else {
+                Self::WithItsColumns
+            }
+        };
+        lookups.iter().map(of).collect()
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
         column::{Binder, ColumnList, ColumnSpec, Role, Values},
         dialect::Dialect,
         entity::Entity,
+        lookup::Moves,
         source::{Binding, TypePanic},
         statement::{Statements, Text},
     },
@@ -50,11 +51,8 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
     pub(crate) columns: Vec<ColumnSpec<DB>>,
     pub(crate) binding: Binding<E, DB>,
     pub(crate) statements: Statements,
-    /// For each lookup, whether an update never moves a row in it: its values and its order are immutable.
-    pub(crate) fixed_lookups: Vec<bool>,
-    /// For each lookup, whether the database itself gives a row another place in it: its order has a column that the database
-    /// fills in.
-    pub(crate) moving_lookups: Vec<bool>,
+    /// What an update does to the place of a row in each lookup.
+    pub(crate) moves: Vec<Moves>,
 }
 
 /// One write.
@@ -128,30 +126,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     /// Returns the rows that a pool connects to. `wants_rows`: read back every written row.
     pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
         let columns = ColumnList::of(binding.describe);
-        let is_fixed = |name: &str| {
-            let mut columns = columns.iter();
-            let column = columns.find(|column| column.name == name);
-            column.is_some_and(|column| column.role.is_id() || column.role == Role::Immutable)
-        };
-        let fixed_lookups = E::SPEC.lookups.iter().map(|lookup| {
-            let ordered = lookup.order_by.iter().map(|(name, _)| name);
-            lookup
-                .columns
-                .iter()
-                .chain(ordered)
-                .all(|name| is_fixed(name))
-        });
-        let moves = |name: &str| {
-            let mut columns = columns.iter();
-            let column = columns.find(|column| column.name == name);
-            column.is_some_and(|column| matches!(column.role, Role::Generated | Role::Version))
-        };
-        let moving_lookups = E::SPEC.lookups.iter();
-        let moving_lookups =
-            moving_lookups.map(|lookup| lookup.order_by.iter().any(|(name, _)| moves(name)));
         Self {
-            moving_lookups: moving_lookups.collect(),
-            fixed_lookups: fixed_lookups.collect(),
+            moves: Moves::in_lookups(E::SPEC.lookups, &columns),
             statements: Statements::new(E::SPEC.table, &columns, wants_rows),
             pool,
             columns,

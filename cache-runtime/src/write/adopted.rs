@@ -13,7 +13,7 @@
 //! savepoint.
 //! Invariant: an announcement that is dropped keeps its intents until they expire (`announce`): the caller may have committed
 //! without it.
-//! Not here: the operations and the commit (`transaction`).
+//! Not here: the operations (`transaction`) and the commit (`commit`).
 
 use std::{
     fmt,
@@ -35,9 +35,9 @@ use crate::{
     protocol::token::Token,
     write::{
         announce::{Announcement, WriteEnd},
+        commit::{Committable, commit_announced},
         transaction::{
-            Callback, Committable, Level, ROLLED_BACK, Scope, Transaction, aborted,
-            commit_announced, failed, run_callbacks,
+            Callback, Level, ROLLED_BACK, Scope, Transaction, aborted, failed, run_callbacks,
         },
     },
 };

@@ -15,6 +15,7 @@
 pub(crate) mod adopted;
 mod announce;
 pub(crate) mod bulk;
+mod commit;
 mod invalidate;
 pub(crate) mod modify;
 pub(crate) mod row_gate;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use crate::{
     context::Context,
     database::{
-        self, Write, WriteOutcome, Written, backend::Backend, entity::Entity,
+        self, Write, WriteOutcome, Written, backend::Backend, entity::Entity, lookup::Moves,
         stale_plan::Repetitions,
     },
     error::{Error, ErrorKind},
@@ -246,7 +247,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         };
         // An update that would move the row in a fixed lookup matches no row.
         let affected = |lookup: &usize| match write {
-            Write::Update(_) => !self.database.fixed_lookups[*lookup],
+            Write::Update(_) => self.database.moves[*lookup] != Moves::Never,
             _ => true,
         };
         let lookups = 0..E::SPEC.lookups.len();
@@ -278,7 +279,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.keys_of_lookup(row, lookup)?,
             );
             let has_same_place = self.database.have_same_place(lookup, row, old);
-            let is_moved = self.database.moving_lookups[lookup];
+            let is_moved = self.database.moves[lookup] == Moves::Always;
             if before != after || is_moved || !has_same_place.unwrap_or(false) {
                 changed.extend(before);
                 changed.extend(after);
