@@ -4,12 +4,17 @@
 //!
 //! Not here: which callers share a load (`stampede`), and that a dropped read leaves nothing behind (`dropped`).
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use larder::{Cache, ErrorKind, Origin};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     entities::{Item, ItemRepository},
-    world::{Kind, Tested, World, on_both_stores, redis_url, unique, until},
+    world::{Kind, Tested, World, filled, on_both_stores, redis_url, unique, until},
 };
 
 on_both_stores!(
@@ -40,29 +45,33 @@ fn read<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> Read {
     tokio::spawn(async move { Ok(items.find(id).await?.map(|item| item.name.clone())) })
 }
 
-fn read_uncached<DB: Tested>(items: &ItemRepository<DB>, id: i64) -> Read {
-    let items = items.clone();
-    tokio::spawn(async move { Ok(items.find_uncached(id).await?.map(|item| item.name.clone())) })
-}
-
 async fn loads_are_given_up_when_their_callers_have_left<DB: Tested>(world: &World<DB>) {
     const READS: u64 = 500;
     const RUNNING: u64 = 2;
     let items = limited(world, RUNNING as usize, 5_000);
     world.put(&Item::new(1, "one")).await;
     assert!(items.find(1).await.unwrap().is_some(), "it is bound");
+    filled(|| items.stats()).await;
     let before = items.stats();
     let gate = world.close_gate().await;
     let tasks = || Handle::current().metrics().num_alive_tasks();
     let idle = tasks();
+    let polled = Arc::new(AtomicU64::new(0));
     let reads: Vec<_> = (0..READS)
-        .map(|id| match id % 2 {
-            0 => read(&items, 10 + id as i64),
-            _ => read_uncached(&items, 10 + id as i64),
+        .map(|number| {
+            let (items, polled, id) = (items.clone(), Arc::clone(&polled), 10 + number as i64);
+            tokio::spawn(async move {
+                polled.fetch_add(1, Ordering::AcqRel);
+                // Both sorts of reads load.
+                match number % 2 {
+                    0 => drop(items.find(id).await),
+                    _ => drop(items.find_uncached(id).await),
+                }
+            })
         })
         .collect();
     until("all loads have begun", || {
-        items.stats().misses - before.misses == READS / 2 && tasks() >= idle + 2 * READS as usize
+        items.stats().misses - before.misses == READS / 2 && polled.load(Ordering::Acquire) == READS
     })
     .await;
     for read in &reads {

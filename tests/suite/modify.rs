@@ -7,11 +7,11 @@ use std::{
 
 use larder::{Cached, ErrorKind, Transaction, store::faulty::Operation};
 use serde::{Deserialize, Serialize};
-use sqlx::Postgres;
+use sqlx::{MySql, Postgres};
 
 use crate::{
     entities::{Behind, Item, Through},
-    world::{Tested, World, eventually, everywhere, on_both_stores, on_postgres},
+    world::{Tested, World, eventually, everywhere, on_both_stores, on_mysql, on_postgres},
 };
 
 everywhere!(
@@ -29,6 +29,7 @@ on_both_stores!(
     a_change_that_changes_nothing_writes_nothing,
 );
 on_postgres!(two_transactions_that_insert_one_row_both_count);
+on_mysql!(of_two_transactions_that_block_each_other_one_is_rolled_back);
 
 /// A reason to refuse a change.
 #[derive(Debug)]
@@ -248,6 +249,47 @@ async fn two_transactions_that_insert_one_row_both_count(world: &World<Postgres>
     assert_eq!(second.await.unwrap().unwrap(), 2);
     assert_eq!(items.find(1).await.unwrap().unwrap().quantity, 2);
     assert!(items.find(2).await.unwrap().is_some());
+}
+
+/// Both have locked the gap that each inserts into. The database takes the savepoint of one with its transaction.
+async fn of_two_transactions_that_block_each_other_one_is_rolled_back(world: &World<MySql>) {
+    let items = world.items();
+    items.insert(&Item::new(1, "old")).await.unwrap();
+    let begin = async |id: i64| {
+        let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+        let mut within = items.within(&mut transaction);
+        let nothing = within.modify(id, |_| ()).await.map(drop);
+        assert_eq!(nothing.unwrap_err().kind(), ErrorKind::NotFound);
+        transaction
+    };
+    let (mut one, mut two) = (begin(10).await, begin(11).await);
+    let insert = async |transaction: &mut Transaction<'_, MySql>, id: i64| {
+        let mut within = items.within(transaction);
+        let row = Item::new(id, "new");
+        let inserted = within.modify_or_insert(&row, |_| ()).await.map(drop);
+        inserted.map(|()| id)
+    };
+    let inserted = tokio::join!(insert(&mut one, 10), insert(&mut two, 11));
+    let (mut victim, error, survivor, id) = match inserted {
+        (Err(error), Ok(id)) => (one, error, two, id),
+        (Ok(id), Err(error)) => (two, error, one, id),
+        both => panic!("one of two was not rolled back: {both:?}"),
+    };
+    let text = error.to_string().to_lowercase();
+    assert!(text.contains("deadlock"), "{text}");
+    // It would be committed by itself.
+    let late = items
+        .within(&mut victim)
+        .update(&Item::new(1, "late"))
+        .await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::TransactionAborted);
+    let aborted = victim.commit().await.unwrap_err();
+    assert_eq!(aborted.kind(), ErrorKind::TransactionAborted);
+    survivor.commit().await.unwrap();
+    let rows = items.find_many(&[1, 10, 11]).await.unwrap();
+    let names = rows.iter().map(|row| Some(row.as_ref()?.name.as_str()));
+    let new = |of: i64| (of == id).then_some("new");
+    assert_eq!(names.collect::<Vec<_>>(), [Some("old"), new(10), new(11)]);
 }
 
 async fn a_change_in_a_transaction_belongs_to_it<DB: Tested>(world: &World<DB>) {
