@@ -36,6 +36,9 @@ pub(crate) const WRITERS: u64 = 3;
 const ROWS: u64 = 2;
 /// Of a thousand operations, how many are given up by their caller, after any number of polls.
 pub(crate) const LEAVING: u64 = 20;
+/// Of a thousand writes of a row, how many the codec changes. A batch hides a change behind a later one of the same row, so
+/// there are enough of them for a few rounds to show one.
+const CHANGED: u64 = 40;
 /// How long a task waits after an error, which mostly means that a server is away.
 const REST: Duration = Duration::from_millis(20);
 
@@ -144,7 +147,11 @@ impl<E: Row, DB: Site> Shared<E, DB> {
     /// Makes one write of a row of this task's own. Whether the row can be written again.
     async fn write_own(&self, own: &mut Own, random: &mut Random) -> bool {
         let number = own.number + 1;
-        let weight = if random.per_mille(10) { UNFAITHFUL } else { 1 };
+        let weight = if random.per_mille(CHANGED) {
+            UNFAITHFUL
+        } else {
+            1
+        };
         let row = E::image(own.id, number, weight);
         let is_deletion = own.exists && random.per_mille(120);
         let deed = if is_deletion {
