@@ -275,8 +275,9 @@ async fn of_two_transactions_that_block_each_other_one_is_rolled_back(world: &Wo
         (Ok(id), Err(error)) => (two, error, one, id),
         both => panic!("one of two was not rolled back: {both:?}"),
     };
-    let cause = error.database_error().and_then(sqlx::Error::as_database_error);
-    let code = cause.and_then(|error| error.code());
+    let cause = error.database_error();
+    let cause = cause.and_then(sqlx::Error::as_database_error);
+    let code = cause.and_then(sqlx::error::DatabaseError::code);
     assert_eq!(code.as_deref(), Some("40001"), "a deadlock: {error:?}");
     // It would be committed by itself.
     let late = items
