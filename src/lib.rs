@@ -26,7 +26,7 @@ pub use larder_runtime::{
     behind,
     database::tables,
     journal,
-    protocol::{claim, entry, key, partition_keys, queue_position, state, token},
+    protocol::{claim, entry, key, partition_keys, queue_position, state, tags, token},
     store,
 };
 

@@ -111,6 +111,8 @@ pub(crate) enum Value {
     Group(Settings),
     Lookup(Lookup),
     Relation(Relation),
+    /// At least one string.
+    Texts(Vec<LitStr>),
 }
 
 /// What stands after `belongs_to` or `has_many`.

@@ -76,6 +76,8 @@ pub(crate) enum Form {
     Lookup(Place),
     /// `= path` or `(path, name = "word")`.
     Relation,
+    /// `("text", "text")`.
+    Texts,
 }
 
 impl Form {
@@ -106,6 +108,7 @@ impl Form {
             Self::Name => "the name of a type in a string".to_owned(),
             Self::Lookup(_) => "nothing, or names of fields and keys in parentheses".to_owned(),
             Self::Relation => "a path, or a path and `name = \"..\"` in parentheses".to_owned(),
+            Self::Texts => "strings in parentheses".to_owned(),
             Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
         }
     }
@@ -273,6 +276,12 @@ pub(crate) const KEYS: &[Key] = &[
         Place::Struct,
         Form::Relation,
         "has_many(Book::author_id)",
+    ),
+    key(
+        "tags",
+        Place::Struct,
+        Form::Texts,
+        r#"tags("catalog", "country:{country}")"#,
     ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),

@@ -58,6 +58,7 @@ pub(crate) struct Entity {
     pub(crate) policy: Policy,
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) relations: Vec<Relation>,
+    pub(crate) tags: Vec<Tag>,
     pub(crate) id: Id,
 }
 
@@ -196,6 +197,44 @@ impl Relation {
     pub(crate) fn method(&self) -> Ident {
         format_ident!("{}_of", self.name, span = self.name.span())
     }
+}
+
+/// What rows are invalidated by together.
+pub(crate) struct Tag {
+    /// The texts before, between and after the fields: one more than there are fields.
+    pub(crate) texts: Vec<String>,
+    pub(crate) fields: Vec<TagField>,
+    /// The part of a method's name that says what is invalidated.
+    pub(crate) suffix: Ident,
+}
+
+impl Tag {
+    /// The name of the method.
+    pub(crate) fn method(&self) -> Ident {
+        let suffix = self.suffix.unraw();
+        format_ident!("invalidate_{suffix}", span = self.suffix.span())
+    }
+
+    /// The tag as it was written.
+    pub(crate) fn shown(&self) -> String {
+        let names = self.fields.iter().map(|field| field.ident.unraw());
+        let names = names.map(|name| format!("{{{name}}}"));
+        let mut texts = self
+            .texts
+            .iter()
+            .map(|text| text.replace('{', "{{").replace('}', "}}"));
+        let first = texts.next().unwrap_or_default();
+        let rest = names.zip(texts).map(|(name, text)| name + &text);
+        first + &rest.collect::<String>()
+    }
+}
+
+/// One field of a tag.
+pub(crate) struct TagField {
+    pub(crate) ident: Ident,
+    /// The type of its values that are not `NULL`.
+    pub(crate) ty: Type,
+    pub(crate) is_nullable: bool,
 }
 
 /// The fields that identify a row: at least one.

@@ -23,7 +23,10 @@ pub use crate::{
     },
     error::Error,
     policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
-    protocol::key::AsId,
+    protocol::{
+        key::AsId,
+        tags::{TagPattern, Tags},
+    },
     read::{
         list::{FindAll, Page},
         outcome::Outcome,

@@ -72,6 +72,8 @@ counters! {
     changed_lookups,
     /// Entries of another struct layout, or from before the server's last restart, that were overwritten.
     incompatible_entries,
+    /// Entries that were overwritten, because one of their tags was invalidated, or because that could not be excluded.
+    outdated_entries,
     /// Entries whose bytes could not be read, and that were overwritten.
     corrupt_entries,
     /// Rows that the codec would not give back as they are. They were not cached, or not queued.

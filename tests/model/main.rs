@@ -11,7 +11,8 @@
 //! 3. `split_brain`: two servers that both act as the primary.
 //! 4. `outage`: writes that could not be announced.
 //! 5. `lookup`: rows that move between the values that they are found by.
-//! 6. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
+//! 6. `tags`: rows that are invalidated together, and the clock of their tags.
+//! 7. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
 //!    queue (`behind::queue`), loses it (`behind::history`), or is replaced (`behind::promotion`).
 //!
 //! Small bounds run with all other tests. `cargo xtask model --wide` runs the same tests with larger bounds.
@@ -32,5 +33,6 @@ mod protocol;
 mod rollback;
 mod split_brain;
 mod store;
+mod tags;
 mod world;
 mod write_through;

@@ -42,6 +42,7 @@ pub(crate) fn entry<P>(row: Option<P>, stamp: u8) -> State<P> {
         // No step compares which fill has stored an entry.
         lease: lease(Token::numbered(0), stamp),
         loaded_at_ms: 0,
+        stamp: None,
     };
     row.map_or(State::Negative(meta), |row| State::Value(meta, row))
 }

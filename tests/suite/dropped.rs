@@ -103,6 +103,7 @@ const LOOKUPS: &[&str] = &[
     "find_each",
     "invalidate_by",
 ];
+const TAGS: &[&str] = &["invalidate_tag", "invalidate_tags"];
 const WITHIN_LOOKUPS: &[&str] = &[
     "find_by",
     "exists_by",
@@ -153,6 +154,8 @@ const OTHERWISE: &[&str] = &[
     "a page of a list",
     "a page beyond what is cached of a list",
     "a page of a list in a transaction",
+    "a row whose tags are compared",
+    "a row whose tag was invalidated",
 ];
 
 macro_rules! lists_all {
@@ -175,6 +178,7 @@ macro_rules! lists_all {
 // Functions that only tests can call are not in the tables.
 lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
 lists_all!(LOOKUPS, "repository/lookups.rs", but & []);
+lists_all!(TAGS, "repository/tags.rs", but & []);
 lists_all!(WITHIN, "repository/within.rs", but & []);
 lists_all!(WITHIN_LOOKUPS, "repository/within_lookups.rs", but & []);
 lists_all!(TRANSACTION, "write/transaction.rs", but & []);
@@ -289,14 +293,15 @@ struct Checked {
 }
 
 of_items! {
-    /// The same row, found by its number and its name.
+    /// The same row, found by its number and its name, and invalidated by its number.
     #[cached(
         name = "Found",
         ttl = "10m",
         negative_ttl = "30s",
         jitter = 0,
         unique(quantity, name),
-        index(quantity, order_by = "name", max = 2)
+        index(quantity, order_by = "name", max = 2),
+        tags("items", "quantity:{quantity}")
     )]
     struct Found
 }
@@ -607,7 +612,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     async fn run(&self, group: &[&str], name: &str, cut: Cut) -> Left {
         if group == REPOSITORY {
             self.run_alone(name, cut).await
-        } else if group == LOOKUPS {
+        } else if group == LOOKUPS || group == TAGS {
             self.run_lookup(name, cut).await
         } else if group == WITHIN {
             self.run_within(name, cut).await
@@ -975,6 +980,24 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "find_by" => Left::of(&cut.run(found.find_by(0, one)).await),
             "exists_by" => Left::of(&cut.run(found.exists_by(0, one)).await),
             "invalidate_by" => Left::of(&cut.run(found.invalidate_by(0, one)).await),
+            "invalidate_tag" => {
+                let tag = format!("quantity:{id}");
+                Left::of(&cut.run(found.invalidate_tag(tag)).await)
+            }
+            "invalidate_tags" => {
+                let tags = ["items", "quantity:1"];
+                Left::of(&cut.run(found.invalidate_tags(tags)).await)
+            }
+            "a row whose tags are compared" => {
+                found.find(id).await.unwrap();
+                found.invalidate_tag("quantity:1").await.unwrap();
+                Left::of(&cut.run(found.find(id)).await)
+            }
+            "a row whose tag was invalidated" => {
+                found.find(id).await.unwrap();
+                found.invalidate_tag("items").await.unwrap();
+                Left::of(&cut.run(found.find(id)).await)
+            }
             "find_many_by" => {
                 let values = vec![one, (id, "none".to_owned())];
                 Left::of(&cut.run(found.find_many_by(0, values)).await)
@@ -1271,6 +1294,7 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world:
     for group in [
         REPOSITORY,
         LOOKUPS,
+        TAGS,
         WITHIN,
         WITHIN_LOOKUPS,
         TRANSACTION,

@@ -207,7 +207,7 @@ struct SlowItem {
 }
 
 /// Creates the view of [`SlowItem`], and takes the lock that its readers wait for.
-async fn slow_items(world: &World<Postgres>) -> PoolConnection<Postgres> {
+pub(crate) async fn slow_items(world: &World<Postgres>) -> PoolConnection<Postgres> {
     world
         .sql(
             "CREATE VIEW slow_items AS SELECT id, name FROM (SELECT id, name::text, \
@@ -223,7 +223,7 @@ async fn slow_items(world: &World<Postgres>) -> PoolConnection<Postgres> {
 }
 
 /// Returns when a statement has read its row and waits for the lock.
-async fn a_statement_waits(world: &World<Postgres>) {
+pub(crate) async fn a_statement_waits(world: &World<Postgres>) {
     eventually("a statement has read its row and waits", async || {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = \
@@ -237,7 +237,7 @@ async fn a_statement_waits(world: &World<Postgres>) {
     .await;
 }
 
-async fn let_go(mut holder: PoolConnection<Postgres>) {
+pub(crate) async fn let_go(mut holder: PoolConnection<Postgres>) {
     sqlx::query("SELECT pg_advisory_unlock(4711)")
         .execute(&mut *holder)
         .await

@@ -45,6 +45,7 @@ mod secrets;
 mod skipped_writes;
 mod stampede;
 mod stats;
+mod tags;
 mod transaction;
 mod type_matrix;
 mod types;

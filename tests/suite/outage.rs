@@ -7,7 +7,7 @@ use larder::{
     Cache, ErrorKind, Origin,
     state::{Lease, Meta, State},
     store::{
-        Payload, Store,
+        Over, Payload, Store,
         faulty::{Faults, Operation},
     },
     token::Token,
@@ -596,7 +596,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
             Met::Row | Met::NoRow => {}
             Met::Loading => {
                 let granted = store
-                    .acquire(&key, lease, 60_000, false, None)
+                    .acquire(&key, lease, 60_000, Over::Nothing, None)
                     .await
                     .unwrap();
                 assert!(granted.is_none(), "the lease was free");
@@ -605,6 +605,7 @@ async fn a_store_that_fails_at_any_step_never_fails_a_read<DB: Tested>(world: &W
                 let meta = Meta {
                     lease,
                     loaded_at_ms: 0,
+                    stamp: None,
                 };
                 let nonsense = State::Value(meta, Payload::Shared(Arc::new(()), 0));
                 store.force(&key, Some((nonsense, 60_000))).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::{
     Cached, ErrorKind, Origin,
     state::Lease,
-    store::{Store, faulty::Operation},
+    store::{Over, Store, faulty::Operation},
     token::Token,
 };
 use serde::{Deserialize, Serialize};
@@ -345,7 +345,7 @@ async fn abandon_lease<DB: Tested>(
     let granted = world
         .cache
         .store()
-        .acquire(&key, lease, 1_000, false, None)
+        .acquire(&key, lease, 1_000, Over::Nothing, None)
         .await
         .unwrap();
     assert!(granted.is_none(), "the lease was free");

@@ -4,6 +4,7 @@ use larder::{
     Cached, Codec, Origin, entry,
     queue_position::{Incarnation, QUEUE_POSITION_LENGTH, QueuePosition},
     state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
+    tags::Stamp,
     token::{ProcessId, Token},
 };
 use proptest::prelude::*;
@@ -281,6 +282,7 @@ fn meta() -> Meta {
             },
         },
         loaded_at_ms: 1_700_000_000_123,
+        stamp: None,
     }
 }
 
@@ -425,9 +427,13 @@ fn any_state() -> impl Strategy<Value = State<Vec<u8>>> {
             }
         });
     let lease = (token.clone(), identity).prop_map(|(token, identity)| Lease { token, identity });
-    let meta = (lease.clone(), any::<u64>()).prop_map(|(lease, loaded_at_ms)| Meta {
+    let stamp =
+        (any::<u64>(), any::<u64>()).prop_map(|(incarnation, time)| Stamp { incarnation, time });
+    let stamp = prop::option::of(stamp);
+    let meta = (lease.clone(), any::<u64>(), stamp).prop_map(|(lease, loaded_at_ms, stamp)| Meta {
         lease,
         loaded_at_ms,
+        stamp,
     });
     prop_oneof![
         (

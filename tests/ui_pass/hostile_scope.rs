@@ -132,7 +132,8 @@ macro_rules! entities {
             unique(user, name),
             index(find, values, order_by = "row desc"),
             has_many(Found::user, name = "rows"),
-            has_many(Found::user, name = "repository")
+            has_many(Found::user, name = "repository"),
+            tags("rows", "tag:{user}", "{name}/{find}", "id {values}")
         )]
         pub struct Found {
             #[cached(id)]

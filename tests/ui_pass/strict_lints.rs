@@ -37,7 +37,7 @@ pub mod entities {
 
     // Nobody uses its repository, and that is no dead code of the user's.
     #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-    #[cached(table = "gates")]
+    #[cached(table = "gates", tags("gates", "next:{next}"))]
     pub(crate) struct Gate {
         #[cached(id)]
         pub(crate) name: String,

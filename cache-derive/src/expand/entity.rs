@@ -4,7 +4,7 @@ use proc_macro2::{Literal, Span, TokenStream};
 use quote::quote;
 use syn::Ident;
 
-use super::lookups;
+use super::{lookups, tags};
 use crate::{
     ast::Word,
     model::{Entity, Id, Negative, Policy},
@@ -50,6 +50,8 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     );
     let lookups = lookups::specs(&private, &entity.lookups);
     let lookup_keys = lookups::keys(&private, &entity.lookups);
+    let patterns = tags::patterns(&private, &entity.tags);
+    let tags = tags::of_row(&private, &entity.tags);
     let id_type = id_type(&entity.id);
     let id_value = id_value(&entity.id);
     quote! {
@@ -57,11 +59,12 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
             #lookup_keys
+            #tags
             #private::bindings! { #ident }
         }
     }

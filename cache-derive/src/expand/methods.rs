@@ -349,8 +349,8 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
             returns: quote!(()),
             docs: docs(
                 &format!(
-                    "Drops every `{name}` from the cache. Call it after writes that did not go through larder. It scans all keys \
-                     of the cache once.{invalidated}"
+                    "Drops every `{name}` from the cache. Call it after writes that did not go through larder. An entity with `tags` \
+                     needs one round trip for it; without, it scans all keys of the cache once.{invalidated}"
                 ),
                 "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then bypasses the cache until \
                  all rows have been dropped. Other processes may serve old rows until their time to live ends.",

@@ -17,6 +17,7 @@ mod relations;
 mod repository;
 mod skeleton;
 mod source;
+mod tags;
 
 #[cfg(test)]
 pub(crate) use names::PARAMETERS;
@@ -65,6 +66,7 @@ fn expand_entity(entity: &Entity) -> TokenStream {
     let columns_impl = source::columns_impl(&entity.table);
     let source_impl = source::source_impl(entity);
     let bounds = bounds::entity(&entity.table);
+    let tag_texts = tags::texts(&entity.tags);
     quote! {
         #type_item
         const _: () = {
@@ -74,6 +76,7 @@ fn expand_entity(entity: &Entity) -> TokenStream {
             #fields_impl
             #columns_impl
             #source_impl
+            #tag_texts
             #impls
             #bounds
         };

@@ -10,11 +10,11 @@ use syn::{Visibility, ext::IdentExt};
 use super::{
     entity, lookups,
     method::{Method, Parameter, Writes},
-    methods, names, queued, relations,
+    methods, names, queued, relations, tags,
 };
 use crate::{
     ast::Input,
-    model::{Entity, LookupField, Table, lookup_suffix},
+    model::{Entity, LookupField, Table, Tag, lookup_suffix},
     validate,
 };
 
@@ -64,6 +64,7 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
         .iter()
         .map(|relation| relations::method(ident, &repository.private, relation, false))
         .collect();
+    repository.tag(&entity.tags, false);
     repository.items()
 }
 
@@ -89,6 +90,7 @@ pub(super) fn of_faulty(input: &Input) -> Items {
         .iter()
         .map(|relation| relations::method(&input.ident, &repository.private, relation, true))
         .collect();
+    repository.tag(&validate::tags(input), true);
     repository.items()
 }
 
@@ -116,6 +118,10 @@ struct Repository<'a> {
     lookups: Vec<RepositoryLookup<'a>>,
     /// The methods of relations.
     relations: Vec<TokenStream>,
+    /// The methods of tags.
+    tags: Option<TokenStream>,
+    /// The parameters of these methods.
+    tag_parameters: Vec<Ident>,
 }
 
 /// A lookup that the repository has methods for.
@@ -156,11 +162,25 @@ impl<'a> Repository<'a> {
             writes,
             lookups: Vec::new(),
             relations: Vec::new(),
+            tags: None,
+            tag_parameters: Vec::new(),
         }
+    }
+
+    fn tag(&mut self, tags: &[Tag], is_faulty: bool) {
+        self.tags = tags::methods(self.entity, &self.private, tags, is_faulty);
+        if tags.is_empty() {
+            return;
+        }
+        let fields = tags.iter().flat_map(|tag| &tag.fields);
+        let fields = fields.map(|field| field.ident.clone());
+        let own = tags::PARAMETERS.map(|name| Ident::new(name, Span::call_site()));
+        self.tag_parameters = fields.chain(own).collect();
     }
 
     fn items(&self) -> Items {
         let fields = self.lookups.iter().flat_map(|lookup| lookup.idents.clone());
+        let fields = fields.chain(self.tag_parameters.clone());
         let shadows = names::shadows(&self.private, &fields.collect::<Vec<_>>());
         let (traits, constructors, methods) = (self.traits(), self.constructors(), self.methods());
         let (type_item, within_type, within_impls) =
@@ -339,7 +359,7 @@ impl<'a> Repository<'a> {
         let methods = methods::methods(entity, private, any_id, &self.any_result, self.writes);
         let methods = methods.iter().map(|method| self.method(method));
         let lookups = self.lookups(lookups::Place::Repository);
-        let relations = &self.relations;
+        let (relations, tags) = (&self.relations, &self.tags);
         let within = self.within();
         let dead_letters = self.dead_letters();
         quote! {
@@ -349,6 +369,8 @@ impl<'a> Repository<'a> {
                 #lookups
 
                 #(#relations)*
+
+                #tags
 
                 #within
                 #dead_letters

@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use syn::{
     Ident, Lit, LitStr, Path, Token,
     parse::{ParseStream, Parser},
+    punctuated::Punctuated,
 };
 
 use super::{duration, list::Written, size, words};
@@ -39,6 +40,7 @@ pub(super) fn read(
         (Form::Relation, Written::Equals(tokens)) => {
             path(tokens).map(|path| Value::Relation(Relation { path, name: None }))
         }
+        (Form::Texts, Written::Parentheses(tokens)) => texts(tokens).map(Value::Texts),
         (Form::Relation, Written::Parentheses(tokens)) => {
             relation.parse2(tokens.clone()).ok().map(Value::Relation)
         }
@@ -70,6 +72,13 @@ fn relation(input: ParseStream<'_>) -> syn::Result<Relation> {
         input.parse::<Option<Token![,]>>()?;
     }
     Ok(Relation { path, name })
+}
+
+/// At least one string, with commas between.
+fn texts(tokens: &TokenStream) -> Option<Vec<LitStr>> {
+    let parser = Punctuated::<LitStr, Token![,]>::parse_terminated;
+    let texts = parser.parse2(tokens.clone()).ok()?;
+    (!texts.is_empty()).then(|| texts.into_iter().collect())
 }
 
 fn text(tokens: &TokenStream) -> Option<LitStr> {

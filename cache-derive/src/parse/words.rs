@@ -162,9 +162,8 @@ const VALUES: &[(&str, &str, &[&str])] = &[
 /// Names of keys that larder does not have, as [`plain`] writes them, and the end of the message about them.
 const ABSENT: &[(&[&str], &str)] = &[
     (
-        &["tag", "tags", "group", "groups"],
-        "larder has no tags\n\
-         help: drop a row with `invalidate(id)`, or all rows of the entity with `invalidate_all()`",
+        &["tag", "group", "groups"],
+        "rows are invalidated together by their tags\nhelp: the correct form is `#[cached(tags(\"catalog\", \"country:{country}\"))]`",
     ),
     (
         &["rename", "renameall", "column", "columnname"],

@@ -253,7 +253,7 @@ fn key_that_larder_does_not_have_is_answered_with_what_it_has() {
         );
     }
     for (written, instead) in [
-        ("tags", "larder has no tags"),
+        ("groups", "rows are invalidated together by their tags"),
         (
             "capacity",
             "how many rows fit is an option of the in-process store",
@@ -1399,4 +1399,56 @@ fn two_relations_cannot_have_the_same_method() {
         &with_field("#[cached(belongs_to = A, belongs_to = B)] a: i64"),
         "`belongs_to` is named twice",
     );
+}
+
+#[test]
+fn tags_name_fields_that_rows_have() {
+    let with_tags = |tags: &str| {
+        format!(
+            r#"#[cached(table = "t", {tags})] struct E {{ #[cached(id)] id: i64, country: String, size: f64, #[sqlx(skip)] note: String, #[sqlx(json)] extra: Vec<i64> }}"#
+        )
+    };
+    for (tags, message) in [
+        (
+            r#"tags("c:{contry}")"#,
+            "there is no field `contry` for `tags`; did you mean `country`?",
+        ),
+        (
+            r#"tags("c:{size}")"#,
+            "a floating point number cannot be in `tags`",
+        ),
+        (
+            r#"tags("c:{note}")"#,
+            "`note` is left out of every statement, so it cannot be in `tags`",
+        ),
+        (r#"tags("c:{extra}")"#, "`extra` is stored as JSON"),
+        (
+            r#"tags("c:{country")"#,
+            "`c:{country` has a brace without its partner",
+        ),
+        (r#"tags("c:{country:?}")"#, "`{country:?}` is no field"),
+        (r#"tags("")"#, "a tag is empty"),
+        (
+            r#"tags("c", "c:{country}")"#,
+            "two tags would have the method `invalidate_c`",
+        ),
+        (
+            r#"tags("all")"#,
+            "the tag would have the method `invalidate_all`, which larder needs",
+        ),
+        (r#"tags("by {country}")"#, ""),
+        (r#"tags = "c""#, "`tags` expects strings in parentheses"),
+        ("tags(country)", "`tags` expects strings in parentheses"),
+        ("tags()", "`tags` expects strings in parentheses"),
+        (
+            r#"strategy = "write_behind", tags("c")"#,
+            "`tags` cannot be used with `strategy = \"write_behind\"`",
+        ),
+    ] {
+        if message.is_empty() {
+            assert_eq!(faults(&with_tags(tags)), [""; 0], "{tags}");
+        } else {
+            one(&with_tags(tags), message);
+        }
+    }
 }

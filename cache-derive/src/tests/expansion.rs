@@ -534,3 +534,25 @@ fn error_leaves_the_names_in_place() {
         !cached(r#"#[cached(table = "t")] struct E<T> { #[cached(id)] id: T }"#).contains("impl")
     );
 }
+
+#[test]
+fn a_row_has_its_tags_and_the_repository_a_method_for_each() {
+    let input = r#"
+        #[cached(table = "flights", tags("board", "origin:{origin}", "{gate}/{{{origin}}}"))]
+        pub struct Flight {
+            #[cached(id)]
+            pub id: i64,
+            pub origin: String,
+            pub gate: Option<i64>,
+        }
+    "#;
+    let repository = methods(&[
+        "invalidate_tag",
+        "invalidate_tags",
+        "invalidate_board",
+        "invalidate_origin",
+        "invalidate_gate_and_origin",
+    ]);
+    check("tags_entity", only("Entity"), &[("with tags", input)]);
+    check("tags_methods", repository, &[("with tags", input)]);
+}

@@ -28,9 +28,15 @@ fn entity_with(key: &str, place: Place) -> String {
         r#"#[cached(table = "t")]"#
     };
     match place {
-        Place::Struct if key.starts_with("unique(") || key.starts_with("index(") => format!(
-            "#[cached({key})] {table} struct E {{ #[cached(id)] id: i64, tenant: i64, email: String, country: String, created_at: i64 }}"
-        ),
+        Place::Struct
+            if ["unique(", "index(", "tags("]
+                .iter()
+                .any(|name| key.starts_with(name)) =>
+        {
+            format!(
+                "#[cached({key})] {table} struct E {{ #[cached(id)] id: i64, tenant: i64, email: String, country: String, created_at: i64 }}"
+            )
+        }
         Place::Struct | Place::Lease | Place::Intent => {
             format!("#[cached({key})] {table} struct E {{ #[cached(id)] id: i64 }}")
         }

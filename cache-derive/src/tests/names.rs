@@ -9,8 +9,8 @@ use crate::expand::PARAMETERS;
 const NESTED: &str =
     "struct Route { status: Status, #[sqlx(flatten)] part: Part, #[sqlx(json)] note: Note }";
 
-/// The fields of lookups, which their parameters are named after.
-const FIELDS: &[&str] = &["email", "number", "tenant"];
+/// The fields of lookups and tags, which their parameters are named after, and the other parameters of tags.
+const FIELDS: &[&str] = &["email", "number", "tag", "tags", "tenant"];
 
 /// Entities that together have every method and every kind of field.
 const ENTITIES: &[&str] = &[
@@ -34,7 +34,10 @@ const ENTITIES: &[&str] = &[
        }"#,
     r#"#[cached(table = "t", has_many(Seat::flight))]
        struct Flight { #[cached(id)] id: i64, #[cached(belongs_to = Airport)] origin: Option<i64>, #[cached(immutable)] day: i64 }"#,
-    // Two with a mistake.
+    r#"#[cached(table = "t", tags("all of them", "number:{number}", "{email}/{tenant}"))]
+       struct Flight { #[cached(id)] id: i64, number: Option<i64>, email: String, tenant: i64 }"#,
+    // Three with a mistake.
+    r#"#[cached(table = "t", ttl = 5, tags("number:{number}"))] struct Flight { #[cached(id)] id: i64, number: i64 }"#,
     r#"#[cached(table = "t", ttl = 5)] struct Flight { #[cached(id)] id: i64, #[cached(unique)] email: String }"#,
     r#"#[cached(table = "t", ttl = 5)] struct Flight { #[cached(id)] id: i64 }"#,
 ];
@@ -63,7 +66,7 @@ impl Introduced {
                 self.add_generics(&item.generics);
                 for item in &item.items {
                     if let syn::ImplItem::Fn(method) = item {
-                        self.add_method(method);
+                        self.add_function(&method.sig, &method.block);
                     }
                 }
             }
@@ -77,6 +80,10 @@ impl Introduced {
                         }
                     }
                 }
+            }
+            syn::Item::Fn(function) => {
+                self.items.push(function.sig.ident.to_string());
+                self.add_function(&function.sig, &function.block);
             }
             syn::Item::Macro(_) => {}
             item => panic!("an unknown item: {}", item.to_token_stream()),
@@ -104,9 +111,9 @@ impl Introduced {
         }
     }
 
-    fn add_method(&mut self, method: &syn::ImplItemFn) {
-        self.add_generics(&method.sig.generics);
-        for input in &method.sig.inputs {
+    fn add_function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        self.add_generics(&signature.generics);
+        for input in &signature.inputs {
             match input {
                 syn::FnArg::Receiver(_) => {}
                 syn::FnArg::Typed(input) => match &*input.pat {
@@ -116,7 +123,6 @@ impl Introduced {
                 },
             }
         }
-        let block = &method.block;
         let text = block.to_token_stream().to_string();
         // Between every other pair of strokes are the parameters of a closure.
         let mut closures = text.split('|').skip(1).step_by(2).map(str::trim);

@@ -4,7 +4,7 @@ use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
 use super::{
-    help, lookup, named, policy, queue, read_only, relation, repository, table, text, word,
+    help, lookup, named, policy, queue, read_only, relation, repository, table, tag, text, word,
 };
 use crate::{
     ast::{Field, Input, Serde, Value},
@@ -26,6 +26,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     check_positions(errors, input);
     let lookups = lookup::check(errors, input);
     let relations = relation::check(errors, input);
+    let tags = tag::check(errors, input);
     Some(Entity {
         table: table(input),
         visibility: input.visibility.clone(),
@@ -38,6 +39,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         policy,
         lookups,
         relations,
+        tags,
         id: id?,
     })
 }

@@ -187,7 +187,7 @@ fn lookup(errors: &mut Errors, input: &Input, declared: &Declared<'_>) -> Option
 }
 
 /// The field of a name. Without a column there is nothing to find rows by.
-fn field<'a>(
+pub(super) fn field<'a>(
     errors: &mut Errors,
     input: &'a Input,
     ident: &Ident,
@@ -231,7 +231,7 @@ fn unknown(name: &str, what: &str, fields: &[String]) -> String {
 }
 
 /// A key is written from the value, so a value must be written in one way only.
-fn check_type(errors: &mut Errors, field: &Field, what: &str) -> Option<()> {
+pub(super) fn check_type(errors: &mut Errors, field: &Field, what: &str) -> Option<()> {
     let inner = option_argument(&field.ty).unwrap_or(&field.ty);
     let name = type_name(inner)?;
     if name == "f32" || name == "f64" {
@@ -313,7 +313,7 @@ fn order_by(
 }
 
 /// The identifier of a text, if it is one.
-fn identifier(text: &str, span: Span) -> Option<Ident> {
+pub(super) fn identifier(text: &str, span: Span) -> Option<Ident> {
     let plain = syn::parse_str::<Ident>(text);
     let mut ident = plain
         .or_else(|_| syn::parse_str(&format!("r#{text}")))

@@ -2,7 +2,7 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, those of lookups in `lookup`, those of relations in `relation`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
+//! writes in `queue`, those of lookups in `lookup`, those of relations in `relation`, those of tags in `tag`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.
@@ -15,6 +15,7 @@ mod policy;
 mod queue;
 mod read_only;
 mod relation;
+mod tag;
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::Ident;
@@ -25,7 +26,7 @@ use crate::{
     ast::{Derive, Field, Input, RenameAll, Setting, Settings, Shape, Value, Word},
     diagnostics::Errors,
     grammar::{self, Place},
-    model::{Column, Kind, Member, Model, Relation, Role, Skipped, Table},
+    model::{Column, Kind, Member, Model, Relation, Role, Skipped, Table, Tag},
     paths::Paths,
 };
 
@@ -249,6 +250,11 @@ pub(crate) fn lookups(input: &Input) -> Vec<(bool, Vec<Ident>)> {
 /// The relations, as far as the input says. Also asked after an error, by the skeleton.
 pub(crate) fn relations(input: &Input) -> Vec<Relation> {
     relation::check(&mut Errors::default(), input)
+}
+
+/// The tags, as far as the input says. Also asked after an error, by the skeleton.
+pub(crate) fn tags(input: &Input) -> Vec<Tag> {
+    tag::check(&mut Errors::default(), input)
 }
 
 /// Whether the field takes part in no statement.

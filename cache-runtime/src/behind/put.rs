@@ -323,6 +323,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 identity: self.identity(),
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
+            stamp: None,
         }
     }
 

@@ -239,6 +239,7 @@ mod tests {
                     },
                 },
                 loaded_at_ms: 0,
+                stamp: None,
             },
         };
         let write = || {

@@ -16,7 +16,7 @@ use crate::{
     protocol::key::Key,
     read::{LookedUp, Next, content::RowOf},
     store::{
-        Store,
+        Over, Store,
         failpoint::Mechanism,
         queue::{QueueStore, Settled},
     },
@@ -37,7 +37,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let partition = self.partition_of(key);
         let (pending, payload) = match store.queued(key).await {
             Ok(Some(queued)) => queued,
-            Ok(None) => return Ok(LookedUp::Unserved(Next::Lease { over: false })),
+            Ok(None) => {
+                return Ok(LookedUp::Unserved(Next::Lease {
+                    over: Over::Nothing,
+                }));
+            }
             Err(error) => return Ok(self.interpret::<RowOf<E>>(key, Err(error))),
         };
         let identity = pending.meta.lease.identity;
@@ -56,7 +60,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let incarnation = pending.position.incarnation;
                 let dropped = store.settle(&partition.state.keys, incarnation, &settled, 0);
                 return Ok(match dropped.await {
-                    Ok(()) => LookedUp::Unserved(Next::Lease { over: false }),
+                    Ok(()) => LookedUp::Unserved(Next::Lease {
+                        over: Over::Nothing,
+                    }),
                     Err(error) => self.interpret::<RowOf<E>>(key, Err(error)),
                 });
             }

@@ -5,7 +5,7 @@
 
 pub(crate) mod payload;
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use sqlx::Pool;
 
@@ -32,6 +32,7 @@ use crate::{
         key::{self, Key, KeySpace},
         partition_keys::PartitionKeys,
         state::Identity,
+        tags::Stamp,
     },
     read::{flight::Flights, turn::Turns},
     stats::Counters,
@@ -58,6 +59,10 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) queue: Option<Queue>,
     /// The namespace, and its binding.
     pub(crate) bond: Bond<DB>,
+    /// The key of the clock of the tags, for an entity with tags.
+    pub(crate) tag_clock: Option<Key>,
+    /// The time of that clock when this process last began a load.
+    last_stamp: Mutex<Option<Stamp>>,
     /// Set when a row that is too large was logged.
     pub(crate) size_was_logged: OnceLock<()>,
 }
@@ -111,6 +116,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         });
         let queue = queue.transpose()?;
         let inner = Arc::new(Self {
+            tag_clock: (!spec.tags.is_empty()).then(|| keys.clock_key()),
+            last_stamp: Mutex::default(),
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
             lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns),
@@ -166,6 +173,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             fingerprint: self.fingerprint,
             codec: self.codec.number(),
         }
+    }
+
+    /// Returns the time of the clock of the tags when this process last began a load.
+    pub(crate) fn last_stamp(&self) -> MutexGuard<'_, Option<Stamp>> {
+        self.last_stamp
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the queue of a write-behind entity.
@@ -234,6 +248,7 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
         hash.write(column.name.as_bytes());
         hash.write(column.type_name().as_bytes());
     }
+    write_tags::<E>(&mut hash);
     hash.write(&codec::shape::<E>().to_le_bytes());
     hash.finish()
 }
@@ -248,10 +263,18 @@ fn lookup_layouts<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> Vec<u32
             hash.write(column.name.as_bytes());
             hash.write(column.type_name().as_bytes());
         }
+        write_tags::<E>(&mut hash);
         hash.write(&codec::shape::<IdList<E::Id>>().to_le_bytes());
         hash.finish()
     });
     lookups.collect()
+}
+
+/// An entry says nothing of the tags that it has, so programs with other tags must not use it.
+fn write_tags<E: Entity>(hash: &mut Fingerprint) {
+    for tag in E::SPEC.tags {
+        hash.write(tag.to_string().as_bytes());
+    }
 }
 
 fn check_codec<E: Entity>(codec: Codec, hazard: Option<&'static str>) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use crate::{
         lookup::{LookupKeys, LookupSpec},
     },
     policy::Policy,
+    protocol::tags::{TagPattern, Tags},
 };
 
 /// A struct whose rows can be cached. Implemented by `#[derive(Cached)]`.
@@ -43,6 +44,10 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     /// Writes the keys of the lookups that find this row.
     #[doc(hidden)]
     fn lookup_keys(&self, _keys: &mut LookupKeys<'_>) {}
+
+    /// Collects the tags of this row.
+    #[doc(hidden)]
+    fn tags(&self, _tags: &mut Tags) {}
 
     /// How Postgres stores this entity, if all of its columns have a type Postgres knows.
     #[cfg(feature = "postgres")]
@@ -78,6 +83,8 @@ pub struct EntitySpec {
     pub read_only: bool,
     /// The lookups by other columns than the id.
     pub lookups: &'static [LookupSpec],
+    /// The tags of its rows.
+    pub tags: &'static [TagPattern],
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -95,6 +102,7 @@ impl EntitySpec {
             versioned: false,
             read_only: false,
             lookups: &[],
+            tags: &[],
             policy: Policy::DEFAULT,
         }
     }
@@ -128,6 +136,14 @@ impl EntitySpec {
     #[must_use]
     pub const fn with_lookups(mut self, lookups: &'static [LookupSpec]) -> Self {
         self.lookups = lookups;
+        self
+    }
+
+    /// Records the tags. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_tags(mut self, tags: &'static [TagPattern]) -> Self {
+        self.tags = tags;
         self
     }
 

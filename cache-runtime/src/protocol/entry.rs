@@ -14,6 +14,7 @@
 use crate::protocol::{
     queue_position::{QUEUE_POSITION_LENGTH, QueuePosition},
     state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
+    tags::Stamp,
     token::{ProcessId, TOKEN_LENGTH, Token},
 };
 
@@ -48,7 +49,12 @@ pub mod flag {
     pub const DELETION: u8 = 4;
     /// The row was a queued write. Its queue position is still between the header and the payload.
     pub const POSITIONED: u8 = 8;
+    /// The entry has a stamp, the time of the clock of its entity's tags, directly after the header.
+    pub const STAMPED: u8 = 16;
 }
+
+/// The length of a stamp in bytes: the incarnation of the clock, and its time.
+pub const STAMP_LENGTH: usize = 16;
 
 const PROCESS_LENGTH: usize = 8;
 
@@ -63,11 +69,11 @@ pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
             bytes
         }
         State::Value(meta, payload) => {
-            let mut bytes = header(kind::VALUE, 0, Some(&meta.lease), Some(meta));
+            let mut bytes = stamped(kind::VALUE, meta);
             bytes.extend_from_slice(payload);
             bytes
         }
-        State::Negative(meta) => header(kind::NEGATIVE, 0, Some(&meta.lease), Some(meta)),
+        State::Negative(meta) => stamped(kind::NEGATIVE, meta),
         State::Writing(writers) => {
             let mut flags = 0;
             if writers.contended {
@@ -113,6 +119,16 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
         return Some(State::Unreadable(Unreadable::LaterFormat { writing }));
     }
     let (header, body) = bytes.split_at_checked(HEADER_LENGTH)?;
+    let (kind, flags) = (*header.get(2)?, *header.get(3)?);
+    let has_stamp = flags & flag::STAMPED != 0 && matches!(kind, kind::VALUE | kind::NEGATIVE);
+    let (stamp, body) = body.split_at_checked(if has_stamp { STAMP_LENGTH } else { 0 })?;
+    let stamp = match has_stamp {
+        true => Some(Stamp {
+            incarnation: u64::from_le_bytes(array(stamp, 0)?),
+            time: u64::from_le_bytes(array(stamp, 8)?),
+        }),
+        false => None,
+    };
     let meta = Meta {
         lease: Lease {
             token: Token(array(header, 28)?),
@@ -123,9 +139,9 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
             },
         },
         loaded_at_ms: u64::from_le_bytes(array(header, 16)?),
+        stamp,
     };
-    let flags = *header.get(3)?;
-    match *header.get(2)? {
+    match kind {
         kind::LOADING => {
             let waiters = list::<PROCESS_LENGTH>(body)?.map(ProcessId).collect();
             Some(State::Loading(meta.lease, waiters))
@@ -152,6 +168,24 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
         }
         _ => None,
     }
+}
+
+/// Returns the header of an entry that ends a load, and its stamp if it has one.
+fn stamped(kind: u8, meta: &Meta) -> Vec<u8> {
+    let Some(stamp) = meta.stamp else {
+        return header(kind, 0, Some(&meta.lease), Some(meta));
+    };
+    let mut bytes = header(kind, flag::STAMPED, Some(&meta.lease), Some(meta));
+    bytes.extend_from_slice(&encode_stamp(stamp));
+    bytes
+}
+
+/// Returns the bytes of a stamp.
+pub fn encode_stamp(stamp: Stamp) -> [u8; STAMP_LENGTH] {
+    let mut bytes = [0; STAMP_LENGTH];
+    bytes[..8].copy_from_slice(&stamp.incarnation.to_le_bytes());
+    bytes[8..].copy_from_slice(&stamp.time.to_le_bytes());
+    bytes
 }
 
 fn header(kind: u8, flags: u8, lease: Option<&Lease>, meta: Option<&Meta>) -> Vec<u8> {

@@ -136,6 +136,11 @@ impl KeySpace {
         prefixes
     }
 
+    /// Returns the key of the clock of the tags.
+    pub(crate) fn clock_key(&self) -> Key {
+        Key::from_bytes(&[self.before_lookup(), b"@tags"].concat())
+    }
+
     /// Returns the prefix without its last colon.
     fn before_lookup(&self) -> &[u8] {
         &self.prefix[..self.prefix.len() - 1]

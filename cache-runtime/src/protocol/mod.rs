@@ -3,7 +3,7 @@
 //! `state` is the state machine of one key. Every store executes it, the models check it, and no other module decides what
 //! an operation does to a key. `entry` is the binary form of a state, `codec` encodes the payload in it, `key` names a key,
 //! and `token` names loads and writes. `queue_position` is the position of a write in a queue, and `partition_keys` names
-//! the keys of a queue.
+//! the keys of a queue. `tags` is the clock that many entries are invalidated by.
 //!
 //! Not here: the stores that execute the rules (`store`), and the operations that use them (`read`, `write`, `behind`).
 
@@ -17,4 +17,5 @@ pub mod queue_position;
 pub mod row_change;
 pub(crate) mod size;
 pub mod state;
+pub mod tags;
 pub mod token;

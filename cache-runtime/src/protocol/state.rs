@@ -20,6 +20,7 @@
 
 use crate::protocol::{
     queue_position::QueuePosition,
+    tags::Stamp,
     token::{ProcessId, Token},
 };
 
@@ -74,6 +75,8 @@ pub struct Meta {
     pub lease: Lease,
     /// When it was loaded, in milliseconds since 1970 by the loader's clock. For people only: no decision uses it.
     pub loaded_at_ms: u64,
+    /// When its load began, by the clock of its entity. Only entries of entities with tags have one.
+    pub stamp: Option<Stamp>,
 }
 
 /// What an entry says about a queued write, besides the payload.
@@ -192,6 +195,8 @@ pub enum Lookup<P> {
     },
     /// Another process is loading: wait.
     Loading,
+    /// A tag of the entry was invalidated since it was loaded: take the lease, which overwrites the entry with this token.
+    Outdated(Token),
     /// A write is in progress: read the database and store nothing.
     Writing,
     /// A queued write of another history or layout: find out whether it is in the database.
@@ -207,6 +212,7 @@ impl<P> Lookup<P> {
             Self::Absent => Lookup::Absent,
             Self::Foreign { damaged } => Lookup::Foreign { damaged },
             Self::Loading => Lookup::Loading,
+            Self::Outdated(token) => Lookup::Outdated(token),
             Self::Writing => Lookup::Writing,
             Self::StalePending => Lookup::StalePending,
         }
@@ -258,7 +264,23 @@ pub fn lookup<P>(state: Option<&State<P>>, identity: Identity) -> Lookup<&P> {
 
 /// A reader asks for the fill lease. Grants it unless the row is known, or a load or a write is in progress.
 pub fn acquire<P>(slot: Option<&Slot<P>>, lease: Lease, lease_ttl_ms: u64) -> Step<P, bool> {
-    if lookup(slot.map(|slot| &slot.state), lease.identity).is_free() {
+    acquire_over(slot, lease, lease_ttl_ms, None)
+}
+
+/// As [`acquire`], for a reader that has found an entry which must not be served any more: the one with this token may be
+/// overwritten as well.
+pub fn acquire_over<P>(
+    slot: Option<&Slot<P>>,
+    lease: Lease,
+    lease_ttl_ms: u64,
+    outdated: Option<Token>,
+) -> Step<P, bool> {
+    let found = lookup(slot.map(|slot| &slot.state), lease.identity);
+    let is_outdated = match slot.map(|slot| &slot.state) {
+        Some(State::Value(meta, _) | State::Negative(meta)) => Some(meta.lease.token) == outdated,
+        _ => false,
+    };
+    if found.is_free() || is_outdated {
         Step {
             change: Change::Put(State::Loading(lease, Vec::new()), lease_ttl_ms),
             reply: true,
@@ -430,6 +452,32 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
             wake: Vec::new(),
         },
         _ => erase(slot, ()),
+    }
+}
+
+/// A reader has found that no tag of an entry was invalidated until this time. The entry with this token gets it as its stamp.
+pub fn restamp<P: Clone>(slot: Option<&Slot<P>>, token: Token, stamp: Stamp) -> Step<P, bool> {
+    let Some(Slot {
+        state: State::Value(meta, payload),
+        remaining_ms,
+    }) = slot
+    else {
+        return Step::unchanged(false);
+    };
+    let is_later = meta
+        .stamp
+        .is_some_and(|old| old.incarnation == stamp.incarnation && old.time < stamp.time);
+    if meta.lease.token != token || !is_later {
+        return Step::unchanged(false);
+    }
+    let meta = Meta {
+        stamp: Some(stamp),
+        ..*meta
+    };
+    Step {
+        change: Change::Put(State::Value(meta, payload.clone()), *remaining_ms),
+        reply: true,
+        wake: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::Error,
-    protocol::{key::Key, state::Identity},
+    protocol::{key::Key, state::Identity, tags::Tags},
     read::{LookedUp, flight::Flights},
     store::Payload,
 };
@@ -34,6 +34,11 @@ pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static 
 
     /// Returns the payload of a value, if it may be stored at this key.
     fn encode(context: &Context<E, DB>, key: &Key, value: &Arc<Self::Value>) -> Option<Payload>;
+
+    /// Returns the tags of a value, if they are known from it.
+    fn tags(_value: &Self::Value) -> Option<Tags> {
+        None
+    }
 
     /// Decides what to do with a queued write of an earlier history of the store at a key.
     fn settle(
@@ -108,6 +113,12 @@ impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
             return None;
         }
         context.encode_payload(row)
+    }
+
+    fn tags(row: &E) -> Option<Tags> {
+        let mut tags = Tags::default();
+        row.tags(&mut tags);
+        Some(tags)
     }
 
     fn describe(&self, context: &Context<E, DB>, key: &Key) -> String {

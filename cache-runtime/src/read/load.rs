@@ -29,6 +29,7 @@ use crate::{
     protocol::{
         key::Key,
         state::{Lease, Meta},
+        tags::Stamp,
         token::Token,
         token::random_fraction_of,
     },
@@ -37,9 +38,10 @@ use crate::{
         content::{self, Content, SelectError},
         flight::{ALL, Flight, Follower, LoadResult},
         outcome::Outcome,
+        tagged::Clock,
         turn::Turn,
     },
-    store::{Fill, FillRequest, Found, LeaseRequest, Store},
+    store::{Fill, FillRequest, Found, LeaseRequest, Over, Store},
 };
 
 /// The maximum number of steps before a load bypasses the cache. Only an inconsistent store needs more.
@@ -95,11 +97,19 @@ impl<V> Early<V> {
     }
 }
 
+/// The permission to fill a key.
+#[derive(Clone, Copy)]
+struct Held {
+    lease: Lease,
+    /// When the load began, by the clock of the tags.
+    stamp: Option<Stamp>,
+}
+
 /// A key whose value is read next.
 struct Ready<E: Entity, DB: Backend, C: Content<E, DB>> {
     item: Item<E, DB, C>,
     /// Its lease. Without one, the value is not cached.
-    lease: Option<Lease>,
+    held: Option<Held>,
     /// The generation of the flight in which its statement is sent.
     generation: u32,
 }
@@ -135,7 +145,9 @@ pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
                 Next::Repair => {
                     let repaired = context.cache.store.invalidate(&item.key).await;
                     let answer = repaired.map(|()| Found::Absent);
-                    let answer = context.interpret_bound::<C>(&item.key, answer).await;
+                    let clock = Clock::None;
+                    let answer = context.interpret_bound::<C>(&item.key, answer, &clock);
+                    let answer = answer.await;
                     judged.push((item, answer, generation));
                 }
                 Next::Wait => {
@@ -150,11 +162,13 @@ pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
                 }
             }
         }
-        for ((item, _, generation), granted) in take_leases(&context, asking).await {
+        let (leases, clock) = take_leases(&context, asking).await;
+        for ((item, _, generation), granted) in leases {
             match granted {
-                Ok(lease) => ready.push(Ready::under(item, lease)),
+                Ok(held) => ready.push(Ready::under(item, held)),
                 Err(found) => {
-                    let answer = context.interpret_bound::<C>(&item.key, found).await;
+                    let answer = context.interpret_bound::<C>(&item.key, found, &clock);
+                    let answer = answer.await;
                     judged.push((item, answer, generation));
                 }
             }
@@ -215,16 +229,19 @@ pub(crate) async fn bypass<E: Entity, DB: Backend, C: Content<E, DB>>(
     load(&context, items.into_iter().map(Ready::bypass).collect()).await;
 }
 
-/// Asks for leases. If one is not granted, returns what is at its key instead.
+/// A key that asks for a lease: its item, the entry that may be overwritten, and the generation of its flight.
+type Asking<E, DB, C> = (Item<E, DB, C>, Over, u32);
+
+/// Asks for leases, and reads the clock at the same time. If one is not granted, returns what is at its key instead.
 async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
     context: &Arc<Context<E, DB>>,
-    asking: Vec<(Item<E, DB, C>, bool, u32)>,
-) -> Vec<(
-    (Item<E, DB, C>, bool, u32),
-    Result<Lease, Result<Found, StoreError>>,
-)> {
+    asking: Vec<Asking<E, DB, C>>,
+) -> (
+    Vec<(Asking<E, DB, C>, Result<Held, Result<Found, StoreError>>)>,
+    Clock,
+) {
     if asking.is_empty() {
-        return Vec::new();
+        return (Vec::new(), Clock::None);
     }
     let leases: Vec<_> = asking
         .iter()
@@ -244,26 +261,28 @@ async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
         })
         .collect();
     let lease_ttl_ms = millis(context.policy.lease_ttl);
-    let answers = context
-        .cache
-        .store
-        .acquire_many(&wanted, lease_ttl_ms)
+    let store = &context.cache.store;
+    let (answers, clock) = context
+        .with_clock(store.acquire_many(&wanted, lease_ttl_ms))
         .await;
+    let stamp = match answers.iter().any(|answer| matches!(answer, Ok(None))) {
+        true => context.stamp_of_load(&clock).await,
+        false => Ok(None),
+    };
     let answers = asking.into_iter().zip(leases.into_iter().zip(answers));
-    answers
-        .map(|(asked, (lease, answer))| {
-            let granted = match answer {
-                Ok(None) => Ok(lease),
-                Ok(Some(found)) => Err(Ok(found)),
-                Err(error) => {
-                    // The store may have executed the command even though its reply was lost.
-                    asked.0.abandon(lease);
-                    Err(Err(error))
-                }
-            };
-            (asked, granted)
-        })
-        .collect()
+    let answers = answers.map(|(asked, (lease, answer))| {
+        let granted = match (answer, stamp.clone()) {
+            (Ok(None), Ok(stamp)) => Ok(Held { lease, stamp }),
+            (Ok(Some(found)), _) => Err(Ok(found)),
+            (Err(error), _) | (Ok(None), Err(error)) => {
+                // The store may have executed the command even though its reply was lost.
+                asked.0.abandon(lease);
+                Err(Err(error))
+            }
+        };
+        (asked, granted)
+    });
+    (answers.collect(), clock)
 }
 
 /// Reads the database, and fills the keys that have a lease.
@@ -289,12 +308,12 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     let mut leased = Vec::with_capacity(ready.len());
     for Ready {
         mut item,
-        lease,
+        held,
         generation,
     } in ready
     {
         let value = values.remove(&item.key).map(Arc::new);
-        let Some(lease) = lease else {
+        let Some(held) = held else {
             item.finish(LoadResult::Shared {
                 outcome: Outcome::store_skipped(value),
                 below: generation,
@@ -305,17 +324,18 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         // A caller that asks from now on may ask after a write that follows the fill, so no caller may join any more.
         item.close();
         item.early.answer(Ok(outcome.clone()));
-        leased.push((item, outcome, lease, generation));
+        leased.push((item, outcome, held, generation));
     }
     if leased.is_empty() {
         return;
     }
     let mut fills = Vec::with_capacity(leased.len());
     let mut ends = Vec::with_capacity(leased.len());
-    for (item, outcome, lease, generation) in leased {
+    for (item, outcome, held, generation) in leased {
         let meta = Meta {
-            lease,
+            lease: held.lease,
             loaded_at_ms: context.cache.clock.wall_ms(),
+            stamp: context.stamp_of_entry(held.stamp).await,
         };
         // Check after the flight was closed: if a repair was recorded before a caller joined, then either the key is still
         // blocked, or the repair has ended the lease.
@@ -333,16 +353,18 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
                 ttl_ms: millis(ttl).max(1),
             });
         }
-        ends.push((item, outcome, lease, generation, denied, is_filled));
+        ends.push((item, outcome, held, generation, denied, is_filled));
     }
     let lease_ttl_ms = millis(context.policy.lease_ttl);
-    let mut filled = if fills.is_empty() {
-        Vec::new()
-    } else {
-        context.cache.store.fill_many(fills, lease_ttl_ms).await
-    }
-    .into_iter();
-    for (item, outcome, lease, generation, denied, is_filled) in ends {
+    let filling = async {
+        match fills.is_empty() {
+            true => Vec::new(),
+            false => context.cache.store.fill_many(fills, lease_ttl_ms).await,
+        }
+    };
+    let (filled, clock) = context.with_clock(filling).await;
+    let mut filled = filled.into_iter();
+    for (item, outcome, Held { lease, stamp }, generation, denied, is_filled) in ends {
         // A lease that was still current when it was released proves as much as an accepted fill.
         let accepted = match is_filled {
             true => filled
@@ -350,7 +372,8 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
                 .is_some_and(|answer| item.judge_fill(&answer, lease)),
             false => item.release(lease).await,
         };
-        let below = if accepted && !denied { ALL } else { generation };
+        let is_shared = accepted && !denied && context.is_undisturbed(stamp, &clock);
+        let below = if is_shared { ALL } else { generation };
         item.finish(LoadResult::Shared { outcome, below });
     }
 }
@@ -358,8 +381,8 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
 /// Gives the leases of a load back that has read nothing.
 async fn release_all<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) {
     let leased = ready.iter().filter_map(|ready| {
-        let lease = ready.lease?;
-        Some(ready.item.release(lease))
+        let held = ready.held?;
+        Some(ready.item.release(held.lease))
     });
     join_all(leased).await;
 }
@@ -407,10 +430,10 @@ fn wanted<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) 
 }
 
 impl<E: Entity, DB: Backend, C: Content<E, DB>> Ready<E, DB, C> {
-    fn under(item: Item<E, DB, C>, lease: Lease) -> Self {
+    fn under(item: Item<E, DB, C>, held: Held) -> Self {
         Self {
             item,
-            lease: Some(lease),
+            held: Some(held),
             generation: 0,
         }
     }
@@ -418,7 +441,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Ready<E, DB, C> {
     fn bypass(item: Item<E, DB, C>) -> Self {
         Self {
             item,
-            lease: None,
+            held: None,
             generation: 0,
         }
     }
@@ -437,7 +460,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Ready<E, DB, C> {
             flight,
             ..
         } = &self.item;
-        if self.lease.is_none() {
+        if self.held.is_none() {
             C::flights(context).seal(key, flight);
         }
         self.generation = flight.next_generation();
@@ -477,14 +500,23 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
         // Listen before asking the store, so that a wake-up in between is not lost.
         let listener = context.cache.store.wakeups().listen(&self.key);
         let identity = self.content.identity(&context);
-        match context.cache.store.wait(&self.key, identity).await {
-            Ok(Some(found)) => Some(context.interpret_bound::<C>(&self.key, Ok(found)).await),
-            Err(error) => Some(context.interpret_bound::<C>(&self.key, Err(error)).await),
+        let waiting = context.cache.store.wait(&self.key, identity);
+        let (answer, clock) = context.with_clock(waiting).await;
+        let found = match answer {
+            Ok(None) => None,
+            Ok(Some(found)) => Some(Ok(found)),
+            Err(error) => Some(Err(error)),
+        };
+        match found {
+            Some(found) => {
+                let answer = context.interpret_bound::<C>(&self.key, found, &clock);
+                Some(answer.await)
+            }
             // After a wake-up or a time-out, look again, and take the lease if the other one has ended.
-            Ok(None) => {
+            None => {
                 tokio::select! {
                     _in_time = deadline.bound(listener.woken()) => {
-                        Some(Ok(LookedUp::Unserved(Next::Lease { over: false })))
+                        Some(Ok(LookedUp::Unserved(Next::Lease { over: Over::Nothing })))
                     }
                     () = self.callers_left() => None,
                 }

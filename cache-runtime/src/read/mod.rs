@@ -9,7 +9,8 @@
 //! 5. A write is under way, the store does not answer, or the key has a pending repair (`repair`): read the database,
 //!    and do not fill the key.
 //!
-//! `load` describes steps 3 to 5.
+//! `load` describes steps 3 to 5. For an entity with tags, each step that returns an entry or takes a lease also reads the clock
+//! of its tags, at the same time (`tagged`).
 //!
 //! Invariant: a row is filled only under the lease it was loaded under, and only from a fresh read outside any
 //! transaction. An error is never stored, and never becomes "does not exist".
@@ -25,6 +26,7 @@ pub(crate) mod lookup;
 mod once;
 pub(crate) mod outcome;
 pub(crate) mod reader;
+pub(crate) mod tagged;
 pub(crate) mod turn;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
@@ -41,8 +43,9 @@ use crate::{
         flight::{Flight, Follower, Joined, LoadResult},
         load::{Answer, Item, load_stopped},
         outcome::{Origin, Outcome},
+        tagged::Clock,
     },
-    store::{Found, Store, failpoint::Mechanism},
+    store::{Found, Over, Store, failpoint::Mechanism},
 };
 
 /// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
@@ -51,8 +54,8 @@ const MAX_SHARED_LOADS: u32 = 4;
 /// The next step for a key that could not be served.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
-    /// Take the fill lease. `over`: replace a foreign entry.
-    Lease { over: bool },
+    /// Take the fill lease, and replace this entry.
+    Lease { over: Over },
     /// Drop an unreadable entry, then take the lease.
     Repair,
     /// Wait for another process's load.
@@ -160,12 +163,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.blocks(&key) {
             return Box::pin(self.miss_from(key, content(), Next::Bypass)).await;
         }
-        let found = self
-            .cache
-            .store
-            .get(&key, fingerprint, self.codec.number())
+        let store = &self.cache.store;
+        let (found, clock) = self
+            .with_clock(store.get(&key, fingerprint, self.codec.number()))
             .await;
-        let next = match self.interpret_bound::<C>(&key, found).await? {
+        let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
             LookedUp::Served(outcome) => {
                 self.count_hit(&outcome);
                 return Ok(outcome);
@@ -188,10 +190,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         self.bind_for_read().await?;
         let keys: Vec<_> = wanted.iter().map(|(key, _)| key).collect();
-        let found = self
-            .cache
-            .store
-            .get_many(&keys, fingerprint, self.codec.number())
+        let store = &self.cache.store;
+        let (found, clock) = self
+            .with_clock(store.get_many(&keys, fingerprint, self.codec.number()))
             .await;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut missed = Vec::new();
@@ -199,7 +200,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let next = if self.blocks(&key) {
                 Next::Bypass
             } else {
-                match self.interpret_bound::<C>(&key, found).await? {
+                match self.interpret_bound::<C>(&key, found, &clock).await? {
                     LookedUp::Served(outcome) => {
                         self.count_hit(&outcome);
                         answers.push(Some(outcome));
@@ -233,7 +234,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         store_answers: bool,
     ) -> Result<Outcome<C::Value>, Error> {
         let next = if store_answers {
-            Next::Lease { over: false }
+            Next::Lease {
+                over: Over::Nothing,
+            }
         } else {
             Next::Bypass
         };
@@ -393,13 +396,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         denied
     }
 
-    /// As [`Context::interpret`], but binds the repository first if the reply contains a row. Fails if the namespace
-    /// belongs to another database.
+    /// As [`Context::interpret`], but binds the repository first if the reply contains a row, and compares it with the clock of
+    /// its tags. Fails if the namespace belongs to another database.
     #[inline]
     pub(crate) async fn interpret_bound<C: Content<E, DB>>(
         &self,
         key: &Key,
         answer: Result<Found, StoreError>,
+        clock: &Clock,
     ) -> Result<LookedUp<C::Value>, Error> {
         let tells_of_a_row = matches!(
             answer,
@@ -408,6 +412,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if tells_of_a_row && !self.is_servable() {
             self.bind_now().await?;
         }
+        let answer = match clock {
+            Clock::None => answer,
+            // Boxed, to keep the future of a hit without tags small.
+            Clock::Read(_) => Box::pin(self.check_tags::<C>(key, answer, clock)).await,
+        };
         Ok(self.interpret::<C>(key, answer))
     }
 
@@ -436,14 +445,21 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
             },
             Found::Negative(meta) => LookedUp::Served(self.cached(None, meta)),
-            Found::Absent => LookedUp::Unserved(Next::Lease { over: false }),
+            Found::Absent => LookedUp::Unserved(Next::Lease {
+                over: Over::Nothing,
+            }),
+            Found::Outdated(token) => LookedUp::Unserved(Next::Lease {
+                over: Over::Outdated(token),
+            }),
             Found::Foreign { damaged } => {
                 if damaged {
                     self.counters.corrupt_entries.add_one();
                 } else {
                     self.counters.incompatible_entries.add_one();
                 }
-                LookedUp::Unserved(Next::Lease { over: true })
+                LookedUp::Unserved(Next::Lease {
+                    over: Over::Foreign,
+                })
             }
             Found::Loading => LookedUp::Unserved(Next::Wait),
             Found::Writing => LookedUp::Unserved(Next::Bypass),

@@ -174,7 +174,7 @@ impl Repairs {
     }
 
     /// As [`Repairs::note_write`], for all keys.
-    pub(super) fn note_write_of_all(&self) {
+    pub(crate) fn note_write_of_all(&self) {
         #[cfg(feature = "redis")]
         if let Some(recent) = &mut *self.recent() {
             recent.note_everything();

@@ -2,6 +2,7 @@
 //! calls `read`, `write`, `behind` or `schema`.
 
 mod lookups;
+mod tags;
 pub(crate) mod within;
 pub(crate) mod within_lookups;
 mod write_behind;
@@ -528,7 +529,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     }
 
     /// Drops every row of the entity from the cache. Loads that are under way are not cached either. Call it after rows
-    /// were changed without the repository, for example by a migration. It scans all keys of the store once (`SCAN`).
+    /// were changed without the repository, for example by a migration. For an entity with `tags`, it is one round trip. Without, it
+    /// scans all keys of the store once (`SCAN`).
     ///
     /// # Errors
     ///

@@ -96,6 +96,15 @@ pub enum Mechanism {
     PointerIntent,
     /// The announcement of a write at the lists of the row. Without it, cached lists miss the row.
     ListIntent,
+    /// The comparison of an entry with the clock of its tags. Without it, invalidations of tags are not noticed.
+    TagClock,
+    /// The rule that a load reads the clock of the tags before it reads the database. Without it, the clock is read afterwards.
+    TagStamp,
+    /// The floor of a clock. Without it, entries whose mark was dropped are served.
+    TagFloor,
+    /// The rule that a caller shares a load only if no tag was invalidated since it began. Without it, an accepted fill is
+    /// enough.
+    TagFlight,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }

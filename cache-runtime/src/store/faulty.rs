@@ -22,12 +22,14 @@ use crate::{
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, QueuePosition},
         state::{Change, Identity, Lease, Pending, State},
+        tags::{Reading, Stamp, Tag},
         token::Token,
     },
     store::{
         AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Mechanism, Payload, Point,
         RealStore, Representation, Store,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
+        tags::{Covered, Marks, TagStore},
         wake::Wakeups,
     },
 };
@@ -46,6 +48,11 @@ pub enum Operation {
     Invalidate,
     Bind,
     Scan,
+    ReadClock,
+    ReadMarks,
+    StartClock,
+    AdvanceClock,
+    Restamp,
     Put,
     StartIncarnation,
     Fetch,
@@ -588,5 +595,32 @@ impl QueueStore for FaultyStore {
 
     async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
         self.store.disclaim(partition).await
+    }
+}
+
+impl TagStore for FaultyStore {
+    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
+        self.before(Operation::ReadClock).await?;
+        self.store.read_clock(clock).await
+    }
+
+    async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
+        self.before(Operation::ReadMarks).await?;
+        self.store.read_marks(clock, tags).await
+    }
+
+    async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
+        self.before(Operation::StartClock).await?;
+        self.store.start_clock(clock).await
+    }
+
+    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
+        self.before(Operation::AdvanceClock).await?;
+        self.store.advance_clock(clock, covered).await
+    }
+
+    async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
+        self.before(Operation::Restamp).await?;
+        self.store.restamp(key, token, stamp).await
     }
 }

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod tags;
 pub(crate) mod wake;
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
@@ -118,6 +119,17 @@ pub struct AnnouncedKey {
     pub update: Option<CacheUpdate>,
 }
 
+/// An entry that cannot be served, in the way of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// None was seen.
+    Nothing,
+    /// One of another identity, or a damaged one.
+    Foreign,
+    /// The one with this token, which is outdated.
+    Outdated(Token),
+}
+
 /// A key whose fill lease is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest<'a> {
@@ -125,8 +137,8 @@ pub struct LeaseRequest<'a> {
     pub key: &'a Key,
     /// The lease, if it is granted.
     pub lease: Lease,
-    /// Whether an unusable entry was seen, which may be overwritten.
-    pub over: bool,
+    /// Which unusable entry was seen, and may be overwritten.
+    pub over: Over,
     /// Its partition, if the entity has a queue. A queued write that is missing at the key is restored first.
     pub partition: Option<&'a PartitionKeys>,
 }
@@ -234,7 +246,7 @@ pub trait Store: Send + Sync + 'static {
         key: &Key,
         lease: Lease,
         lease_ttl_ms: u64,
-        over: bool,
+        over: Over,
         partition: Option<&PartitionKeys>,
     ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send {
         async move {

@@ -1,14 +1,17 @@
-//! Invalidation on request: of one row, or of all rows of an entity.
+//! Invalidation on request: of one row, of the rows with a tag, or of all rows of an entity.
 //!
 //! Not here: the invalidation of a write (`announce`), and invalidations that the store did not receive (`repair`).
 
 use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
-    error::{Error, ErrorKind},
-    protocol::key::Key,
+    error::{Error, ErrorKind, StoreError},
+    protocol::{key::Key, tags::Tag},
     repair::Repair,
-    store::Store,
+    store::{
+        Representation, Store,
+        tags::{Covered, TagStore},
+    },
     write::announce::WriteTarget,
 };
 
@@ -34,20 +37,71 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Drops the entries of all rows of the entity.
     pub(crate) async fn invalidate_all(&self) -> Result<(), Error> {
         self.counters.invalidations.add_one();
-        let dropped = self
-            .cache
-            .repairs
-            .drop_all(WriteTarget::prefixes(self))
-            .await;
-        dropped.map_err(|error| {
-            self.counters.store_errors.add_one();
-            self.cache.repairs.remember_all(None);
-            let message = format!(
-                "failed to invalidate all rows of {}: the store cannot be reached or rejected the command; this process \
-                 bypasses the cache until they are dropped",
-                E::SPEC.name
-            );
-            Error::with_source(ErrorKind::CacheUnavailable, message, error)
+        let (store, repairs) = (&self.cache.store, &self.cache.repairs);
+        let advanced = match &self.tag_clock {
+            Some(clock) => {
+                repairs.note_write_of_all();
+                store.advance_clock(clock, Covered::All).await
+            }
+            None => Ok(()),
+        };
+        // A clock frees no memory. In this process that costs no round trip.
+        let dropped = match (&self.tag_clock, store.keeps()) {
+            (Some(_), Representation::Bytes) => advanced,
+            _ => match advanced {
+                Ok(()) => repairs.drop_all(WriteTarget::prefixes(self)).await,
+                failed => failed,
+            },
+        };
+        dropped.map_err(|error| self.not_invalidated("all rows", error))
+    }
+
+    /// Invalidates the entries of the rows with one of these tags.
+    pub(crate) async fn invalidate_tags(&self, texts: &[String]) -> Result<(), Error> {
+        let Some(clock) = self.tag_clock.as_ref().filter(|_| !texts.is_empty()) else {
+            return match texts.first() {
+                None => Ok(()),
+                Some(text) => Err(self.no_such_tag(text)),
+            };
+        };
+        for text in texts {
+            if !E::SPEC.tags.iter().any(|pattern| pattern.matches(text)) {
+                return Err(self.no_such_tag(text));
+            }
+        }
+        self.counters.invalidations.add_one();
+        self.cache.repairs.note_write_of_all();
+        let tags: Vec<_> = texts.iter().map(|text| Tag::new(text)).collect();
+        let covered = Covered::Tags(&tags);
+        let advanced = self.cache.store.advance_clock(clock, covered).await;
+        advanced.map_err(|error| {
+            let what = format!("the rows with the tag `{}`", texts.join("` or `"));
+            self.not_invalidated(&what, error)
         })
+    }
+
+    fn not_invalidated(&self, what: &str, error: StoreError) -> Error {
+        self.counters.store_errors.add_one();
+        self.cache.repairs.remember_all(None);
+        let message = format!(
+            "failed to invalidate {what} of {}: the store cannot be reached or rejected the command; this process bypasses the \
+             cache until they are dropped",
+            E::SPEC.name
+        );
+        Error::with_source(ErrorKind::CacheUnavailable, message, error)
+    }
+
+    fn no_such_tag(&self, text: &str) -> Error {
+        let name = E::SPEC.name;
+        let known = E::SPEC.tags.iter().map(|tag| format!("`{tag}`"));
+        let known: Vec<_> = known.collect();
+        let way_out = match known.is_empty() {
+            true => "it has none; declare them with `#[cached(tags(\"..\"))]`".to_owned(),
+            false => format!("its tags are {}", known.join(", ")),
+        };
+        Error::new(
+            ErrorKind::Configuration,
+            format!("failed to invalidate `{text}`: no row of {name} has this tag; {way_out}"),
+        )
     }
 }

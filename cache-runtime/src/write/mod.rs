@@ -305,12 +305,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Delete(_) | Write::DeleteRow(_) => None,
             Write::Insert(_) | Write::Update(_) | Write::Save(_) | Write::Modify(..) => Some(row?),
         };
+        // An earlier time than that of the commit only costs a comparison.
+        let stamp = *self.last_stamp();
+        if self.tag_clock.is_some() && stamp.is_none() {
+            return None;
+        }
         let meta = Meta {
             lease: Lease {
                 token: Token::draw(),
                 identity: self.identity(),
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
+            stamp,
         };
         let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta)?;
         Some(CacheUpdate {

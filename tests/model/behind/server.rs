@@ -268,5 +268,6 @@ fn meta(lease: Lease, image: Image) -> Meta {
     Meta {
         lease,
         loaded_at_ms: image.write.into(),
+        stamp: None,
     }
 }

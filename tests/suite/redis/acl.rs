@@ -5,15 +5,21 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use larder::Cache;
+use larder::{Cache, tags::MAX_MARKS};
 use larder_testing::redis_server::RedisServer;
 use redis::{FromRedisValue, Value};
 use sqlx::Sqlite;
 
 use crate::{
     entities::{Behind, BehindRepository, Item, of_items},
-    world::{Kind, World, eventually},
+    world::{Kind, World, eventually, filled},
 };
+
+of_items! {
+    /// Rows that are invalidated together.
+    #[cached(name = "Item", ttl = "10m", tags("name:{name}"))]
+    struct Tagged
+}
 
 of_items! {
     /// As safe as the disk of Redis.
@@ -41,6 +47,7 @@ const OURS: [&str; 10] = [
 const CACHE: &str = "### Every cache";
 const NEWER: &str = "### Every cache, on Redis 7.2 or newer";
 const ALL: &str = "### Dropping all rows";
+const TAGS: &str = "### Tags";
 const QUEUE: &str = "### Write-behind";
 const DISK: &str = "### Write-behind with `appendfsync everysec`";
 
@@ -274,6 +281,26 @@ async fn rights_to_drop_all_rows_are_sufficient_and_all_needed() {
     let items = Item::repository(&cache, scene.world.pool.clone());
     items.invalidate_all().await.unwrap();
     cache.rebind(&scene.world.pool).await.unwrap();
+    scene.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_of_tags_are_sufficient_and_all_needed() {
+    let scene = Scene::of(&[CACHE, TAGS]).await;
+    use_the_cache(&scene).await;
+    let tagged = Tagged::repository(&scene.cache().await, scene.world.pool.clone());
+    assert!(tagged.find(3).await.unwrap().is_some());
+    filled(|| tagged.stats()).await;
+    tagged.invalidate_name("another").await.unwrap();
+    eventually("the row has a new stamp", async || {
+        assert!(tagged.find(3).await.unwrap().is_some());
+        scene.used().await.contains("setrange")
+    })
+    .await;
+    let many = (0..=MAX_MARKS).map(|number| format!("name:{number}"));
+    tagged.invalidate_tags(many).await.unwrap();
+    tagged.invalidate_all().await.unwrap();
+    assert!(tagged.find(3).await.unwrap().is_some());
     scene.check().await;
 }
 

@@ -54,6 +54,21 @@ fn email(id: i64) -> String {
     format!("p{id}@x")
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "players",
+    ttl = "10m",
+    negative_ttl = "10m",
+    jitter = 0,
+    lease(ttl = "20s", wait = "10s"),
+    tags("players", "team:{team}")
+)]
+struct TaggedPlayer {
+    #[cached(id)]
+    id: i64,
+    team: i64,
+}
+
 /// Few enough that their commands arrive with one read: Redis reads 16 KiB at a time.
 const BATCH: i64 = 100;
 const PLAYERS: i64 = 200;
@@ -63,6 +78,7 @@ struct Scene {
     pool: Pool<Sqlite>,
     players: PlayerRepository<Sqlite>,
     teams: TeamRepository<Sqlite>,
+    tagged: TaggedPlayerRepository<Sqlite>,
     statistics: MultiplexedConnection,
 }
 
@@ -88,6 +104,7 @@ impl Scene {
             pool,
             players,
             teams,
+            tagged: TaggedPlayer::repository(&cache, world.pool.clone()),
             statistics,
         }
     }
@@ -110,6 +127,7 @@ impl Scene {
             operation(number).await;
             filled(|| self.players.stats()).await;
             filled(|| self.teams.stats()).await;
+            filled(|| self.tagged.stats()).await;
             // The question itself is a read.
             least = least.min(self.reads().await - before - 1);
         }
@@ -198,6 +216,34 @@ async fn each_operation_makes_the_round_trips_that_it_needs() {
             assert!(all.is_empty());
             let two = [1, 2].map(|id| std::sync::Arc::new(Team { id }));
             teams.players_of(&two, &players).await.unwrap();
+        })
+        .await;
+
+    // The clock of the tags comes with the entry.
+    let tagged = scene.tagged.clone();
+    scene
+        .makes("find with tags", 1, async |_| {
+            tagged.find(7).await.unwrap().unwrap();
+        })
+        .await;
+    scene
+        .makes("find_many with tags", 1, async |_| {
+            tagged.find_many(&batch).await.unwrap();
+        })
+        .await;
+    scene
+        .makes("invalidate_tag", 1, async |_| {
+            tagged.invalidate_team(99).await.unwrap();
+        })
+        .await;
+    scene
+        .makes("a hundred rows under one tag", 1, async |_| {
+            tagged.invalidate_players().await.unwrap();
+        })
+        .await;
+    scene
+        .makes("invalidate_all with tags", 1, async |_| {
+            tagged.invalidate_all().await.unwrap();
         })
         .await;
 

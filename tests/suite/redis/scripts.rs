@@ -15,6 +15,7 @@ use larder::{
         State, Step, Unreadable, Writers,
     },
     store::redis::script_text,
+    tags::Stamp,
     token::{ProcessId, Token},
 };
 use proptest::prelude::*;
@@ -33,6 +34,12 @@ enum Operation {
     Acquire {
         lease: u64,
         identity: u8,
+        /// The token of an entry that may be overwritten.
+        outdated: Option<u64>,
+    },
+    Restamp {
+        token: u64,
+        stamp: Stamp,
     },
     Wait {
         process: u8,
@@ -102,7 +109,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     });
     prop_oneof![
         2 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::SetIfAbsent { lease, identity }),
-        3 => (token.clone(), identity.clone()).prop_map(|(lease, identity)| Operation::Acquire { lease, identity }),
+        3 => (token.clone(), identity.clone(), prop::option::of(token.clone()))
+            .prop_map(|(lease, identity, outdated)| Operation::Acquire { lease, identity, outdated }),
+        2 => (token.clone(), 5..7_u64, 0..6_u64).prop_map(|(token, incarnation, time)| Operation::Restamp {
+            token,
+            stamp: Stamp { incarnation, time },
+        }),
         2 => (0..3_u8, identity.clone()).prop_map(|(process, identity)| Operation::Wait { process, identity }),
         4 => (token.clone(), identity, any::<bool>(), prop_oneof![Just(30_000), Just(VALUE_TTL_MS)])
             .prop_map(|(lease, identity, negative, ttl_ms)| Operation::Fill { lease, identity, negative, ttl_ms }),
@@ -146,11 +158,25 @@ fn meta_of(lease: Lease) -> Meta {
     Meta {
         lease,
         loaded_at_ms: 1_700_000_000_123,
+        stamp: None,
+    }
+}
+
+/// The same with a stamp, for every second token.
+fn stamped_meta_of(lease: Lease) -> Meta {
+    let token = u64::from(lease.token.0[15]);
+    let stamp = Stamp {
+        incarnation: 5,
+        time: token,
+    };
+    Meta {
+        stamp: (token % 2 == 1).then_some(stamp),
+        ..meta_of(lease)
     }
 }
 
 fn entry_of(lease: Lease, negative: bool) -> State<Vec<u8>> {
-    let meta = meta_of(lease);
+    let meta = stamped_meta_of(lease);
     if negative {
         State::Negative(meta)
     } else {
@@ -188,7 +214,7 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
 fn positioned(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
     let body = [&position.to_bytes(), payload].concat();
     let mut bytes = entry::encode(&State::Value(meta, &body));
-    bytes[3] = entry::flag::POSITIONED;
+    bytes[3] |= entry::flag::POSITIONED;
     bytes
 }
 
@@ -291,6 +317,7 @@ impl Bench {
                 meta: Meta {
                     lease: lease(write.token, number),
                     loaded_at_ms: 1_700_000_000_123,
+                    stamp: None,
                 },
             };
             let payload = b"queued\x00".to_vec();
@@ -478,14 +505,36 @@ impl Bench {
             Operation::Acquire {
                 lease: token,
                 identity,
+                outdated,
             } => {
-                let loading = bytes_of(&State::Loading(lease(*token, *identity), Vec::new()));
-                let reply =
-                    self.script("acquire", &[&loading, LEASE_TTL_MS.to_string().as_bytes()]);
+                let lease = lease(*token, *identity);
+                let outdated = outdated.map(Token::numbered);
+                let loading = bytes_of(&State::Loading(lease, Vec::new()));
+                let over = outdated.map_or(Vec::new(), |token| token.0.to_vec());
+                let reply = self.script(
+                    "acquire",
+                    &[&loading, LEASE_TTL_MS.to_string().as_bytes(), &over],
+                );
                 let there = self.there(b"");
-                let (granted, wake) =
-                    self.model_step(state::acquire(slot, lease(*token, *identity), LEASE_TTL_MS));
+                let step = state::acquire_over(slot, lease, LEASE_TTL_MS, outdated);
+                let (granted, wake) = self.model_step(step);
                 assert_eq!(reply, if granted { Value::Nil } else { there });
+                wake
+            }
+            Operation::Restamp { token, stamp } => {
+                let token = Token::numbered(*token);
+                let reply = self.script(
+                    "restamp",
+                    &[
+                        &token.0,
+                        &entry::encode_stamp(*stamp),
+                        stamp.time.to_string().as_bytes(),
+                    ],
+                );
+                let kept = self.kept;
+                let (done, wake) = self.model_step(state::restamp(slot, token, *stamp));
+                self.kept = kept;
+                assert_eq!(reply, Value::Int(i64::from(done)));
                 wake
             }
             Operation::Wait {
@@ -855,6 +904,7 @@ fn a_put_whose_key_holds_something_else_fails_alone() {
         meta: Meta {
             lease: lease(1, 0),
             loaded_at_ms: 1,
+            stamp: None,
         },
     };
     let mut header = bytes_of(&State::Pending(pending, Vec::new()));

@@ -114,6 +114,7 @@ mod tests {
                 meta: Meta {
                     lease: Lease { token, identity },
                     loaded_at_ms: 0,
+                    stamp: None,
                 },
             },
             payload: Payload::Bytes(Vec::new(), 0),

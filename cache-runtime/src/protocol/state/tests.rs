@@ -27,6 +27,7 @@ fn meta(identity: Identity) -> Meta {
             identity,
         },
         loaded_at_ms: 0,
+        stamp: None,
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub(crate) mod queue;
 mod rows;
+mod tags;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,11 +38,12 @@ use crate::{
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Payload, Representation,
+        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Over, Payload, Representation,
         Store,
         memory::{
             queue::{JournalHandle, MemoryQueue},
             rows::Rows,
+            tags::Clocks,
         },
         wake::Wakeups,
     },
@@ -74,6 +76,8 @@ pub struct MemoryStore {
     hasher: std::collections::hash_map::RandomState,
     clock: Clock,
     wakeups: Wakeups,
+    /// The clocks of the entities with tags.
+    clocks: Box<Clocks>,
     /// The queues by their names.
     queues: RwLock<HashMap<Key, Arc<MemoryQueue>>>,
     /// Distinguishes this store's queues from those of other stores.
@@ -101,6 +105,7 @@ impl MemoryStore {
             hasher: std::collections::hash_map::RandomState::new(),
             clock,
             wakeups: Wakeups::default(),
+            clocks: Box::default(),
             queues: RwLock::default(),
             name: Token::draw(),
             directory,
@@ -396,10 +401,17 @@ impl Store for MemoryStore {
         lease_ttl_ms: u64,
     ) -> Vec<Result<Option<Found>, StoreError>> {
         let mut answers = Vec::with_capacity(wanted.len());
-        for &LeaseRequest { key, lease, .. } in wanted {
+        for &LeaseRequest {
+            key, lease, over, ..
+        } in wanted
+        {
+            let outdated = match over {
+                Over::Outdated(token) => Some(token),
+                Over::Nothing | Over::Foreign => None,
+            };
             let mut seen = None;
             let granted = self.step(key, |slot| {
-                let step = state::acquire(slot, lease, lease_ttl_ms);
+                let step = state::acquire_over(slot, lease, lease_ttl_ms, outdated);
                 if !step.reply {
                     seen = slot.map(|slot| slot.state.clone());
                 }
@@ -532,7 +544,7 @@ mod tests {
         let key = |number: u32| Key::from_bytes(&number.to_be_bytes());
         for number in 0..KEYS {
             let granted = store
-                .acquire(&key(number), lease(), 1_000, false, None)
+                .acquire(&key(number), lease(), 1_000, Over::Nothing, None)
                 .await;
             assert!(granted.unwrap().is_none());
         }
@@ -546,7 +558,7 @@ mod tests {
         clock.advance(std::time::Duration::from_secs(1));
         for number in KEYS..2 * KEYS {
             let granted = store
-                .acquire(&key(number), lease(), 1_000, false, None)
+                .acquire(&key(number), lease(), 1_000, Over::Nothing, None)
                 .await;
             assert!(granted.unwrap().is_none());
         }

@@ -195,6 +195,7 @@ mod tests {
                 identity: Identity::default(),
             },
             loaded_at_ms: 0,
+            stamp: None,
         };
         StoredEntry {
             state: State::Value(meta, Payload::Shared(Arc::new(()), size)),

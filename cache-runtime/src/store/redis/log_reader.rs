@@ -309,6 +309,7 @@ mod tests {
                 },
             },
             loaded_at_ms: 0,
+            stamp: None,
         };
         let size = usize::try_from(size).expect("it is small");
         Logged {

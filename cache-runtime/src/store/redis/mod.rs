@@ -21,6 +21,7 @@ mod put;
 mod queue;
 mod scripts;
 mod send;
+mod tags;
 
 use std::{fmt, sync::Arc};
 
@@ -40,7 +41,7 @@ use crate::{
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Payload, Representation, Store,
+        AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Over, Payload, Representation, Store,
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
@@ -220,7 +221,7 @@ fn read_beginning(key: &Key) -> redis::Cmd {
 
 /// Returns whether a lease is taken by a script, and not by a plain command.
 fn calls_script(wanted: &LeaseRequest<'_>) -> bool {
-    wanted.over || wanted.partition.is_some()
+    wanted.over != Over::Nothing || wanted.partition.is_some()
 }
 
 /// Returns the command that takes a lease, or returns the entry at its key.
@@ -247,6 +248,10 @@ fn take_lease(wanted: &LeaseRequest<'_>, lease_ttl_ms: u64) -> redis::Cmd {
     if calls_script(wanted) {
         let mut call = calling(&SCRIPTS.acquire, &[key.as_bytes()]);
         call.arg(entry).arg(lease_ttl_ms);
+        match wanted.over {
+            Over::Outdated(token) => call.arg(&token.0),
+            Over::Nothing | Over::Foreign => call.arg(""),
+        };
         return call;
     }
     let mut command = redis::Cmd::new();

@@ -500,6 +500,7 @@ mod tests {
                         identity: Identity::default(),
                     },
                     loaded_at_ms: 0,
+                    stamp: None,
                 },
                 body: Body::Row(Payload::Bytes(Vec::new(), 0)),
                 condition: Condition::Any,

@@ -513,6 +513,7 @@ mod tests {
                     identity: Identity::default(),
                 },
                 loaded_at_ms: 5,
+                stamp: None,
             },
         };
         let bytes = entry::encode(&State::Pending(pending, b"row"));

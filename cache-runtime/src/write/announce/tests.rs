@@ -89,6 +89,7 @@ impl Scene {
                 identity: self.identity(),
             },
             loaded_at_ms: 0,
+            stamp: None,
         }
     }
 
@@ -103,7 +104,9 @@ impl Scene {
     async fn fill(&self, key: &Key) {
         let store = &self.target.cache().store;
         let meta = self.meta();
-        let granted = store.acquire(key, meta.lease, 5_000, false, None).await;
+        let granted = store
+            .acquire(key, meta.lease, 5_000, Over::Nothing, None)
+            .await;
         assert!(granted.unwrap().is_none(), "the lease was granted");
         let fill = Fill::Value(meta, Payload::Shared(Arc::new(1_u8), 1));
         assert!(store.fill(key, fill, 60_000, 5_000).await.unwrap());

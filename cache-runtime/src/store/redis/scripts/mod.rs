@@ -27,6 +27,8 @@ pub(super) struct Scripts {
     pub(super) start_incarnation: Script,
     pub(super) fetch: Script,
     pub(super) settle: Script,
+    pub(super) restamp: Script,
+    pub(super) invalidate_tags: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
@@ -47,6 +49,8 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         start_incarnation: script("start_incarnation"),
         fetch: script("fetch"),
         settle: script("settle"),
+        restamp: script("restamp"),
+        invalidate_tags: script("invalidate_tags"),
     }
 });
 
@@ -67,6 +71,8 @@ pub fn script_text(name: &str) -> Option<String> {
         "start_incarnation" => (" flags=allow-oom", include_str!("start_incarnation.lua")),
         "fetch" => (" flags=allow-oom", include_str!("fetch.lua")),
         "settle" => (" flags=allow-oom", include_str!("settle.lua")),
+        "restamp" => ("", include_str!("restamp.lua")),
+        "invalidate_tags" => (" flags=allow-oom", include_str!("invalidate_tags.lua")),
         _ => return None,
     };
     let prelude = include_str!("prelude.lua");

@@ -4,9 +4,9 @@
 
 local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
-local CONTENDED, SATURATED, DELETION, POSITIONED = 1, 2, 4, 8
+local CONTENDED, SATURATED, DELETION, POSITIONED, STAMPED = 1, 2, 4, 8, 16
 local LARGE_ENTRY = 131072
-local TOKEN, PROCESS, POSITION = 16, 8, 24
+local TOKEN, PROCESS, POSITION, STAMP = 16, 8, 24, 16
 
 -- Returns the state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format
 -- that says that a write is in progress.
@@ -20,9 +20,12 @@ local function kind(raw)
   if number == LOADING and body % PROCESS == 0 then return number end
   if number == WRITING and body % TOKEN == 0 then return number end
   if number == PENDING and body >= POSITION then return number end
-  -- An entry without the bit has no queue position. An entry with the bit must be long enough for one.
-  if number == VALUE and (body >= POSITION or bits % (2 * POSITIONED) < POSITIONED) then return number end
+  -- An entry without the bit has no stamp. An entry with the bit must be long enough for one.
+  if bits % (2 * STAMPED) >= STAMPED then body = body - STAMP end
   if number == NEGATIVE and body == 0 then return number end
+  -- The same is true of the queue position.
+  if bits % (2 * POSITIONED) >= POSITIONED then body = body - POSITION end
+  if number == VALUE and body >= 0 then return number end
   return -1
 end
 

@@ -1,0 +1,211 @@
+//! Tags: what the entity says about them, those of a row, and the methods that invalidate them.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+
+use super::method::docs;
+use crate::model::{Tag, TagField};
+
+/// The parameters of the methods that every repository with tags has.
+pub(crate) const PARAMETERS: [&str; 2] = ["tag", "tags"];
+
+/// ```text
+/// .with_tags(&[TagPattern::new(&["country:", ""])])
+/// ```
+pub(super) fn patterns(private: &TokenStream, tags: &[Tag]) -> Option<TokenStream> {
+    let patterns = tags.iter().map(|tag| {
+        let texts = &tag.texts;
+        quote!(#private::TagPattern::new(&[#(#texts),*]))
+    });
+    (!tags.is_empty()).then(|| quote!(.with_tags(&[#(#patterns),*])))
+}
+
+/// ```text
+/// fn __cached_tag_1(__cached_0: &String) -> String {
+///     format!("country:{}", __cached_0)
+/// }
+/// ```
+///
+/// One function for the row and for the method, so that rustc reports once a field that has no text.
+pub(super) fn texts(tags: &[Tag]) -> TokenStream {
+    let texts = tags.iter().enumerate().map(|(number, tag)| {
+        let (text, format) = (text(number), format(tag));
+        let parameters = tag.fields.iter().enumerate().map(|(number, field)| {
+            let (inner, ty) = (inner(number, field), &field.ty);
+            quote!(#inner: &#ty)
+        });
+        let fields = tag.fields.iter().enumerate();
+        let values = fields.map(|(number, field)| inner(number, field));
+        quote! {
+            fn #text(#(#parameters),*) -> ::std::string::String {
+                ::std::format!(#format #(, #values)*)
+            }
+        }
+    });
+    quote!(#(#texts)*)
+}
+
+/// The function with the text of a tag.
+fn text(number: usize) -> Ident {
+    format_ident!("__cached_tag_{number}")
+}
+
+/// The name of the value of a field, which points at the field.
+fn inner(number: usize, field: &TagField) -> Ident {
+    let span = Span::call_site().located_at(field.ident.span());
+    format_ident!("__cached_{number}", span = span)
+}
+
+/// ```text
+/// fn tags(&self, __cached_tags: &mut Tags) {
+///     Tags::add(__cached_tags, &__cached_tag_1(&self.country));
+/// }
+/// ```
+///
+/// A row with a `NULL` in one of the fields does not have the tag.
+pub(super) fn of_row(private: &TokenStream, tags: &[Tag]) -> Option<TokenStream> {
+    let adds = tags.iter().enumerate().map(|(number, tag)| {
+        let text = text(number);
+        let fields = || tag.fields.iter().enumerate();
+        let values = fields().map(|(number, field)| {
+            let (ident, inner) = (&field.ident, inner(number, field));
+            match field.is_nullable {
+                true => quote!(#inner),
+                false => quote!(&self.#ident),
+            }
+        });
+        let add = quote!(#private::Tags::add(__cached_tags, &#text(#(#values),*)););
+        let nullable = fields().filter(|(_, field)| field.is_nullable);
+        nullable.fold(add, |add, (number, field)| {
+            let (ident, inner) = (&field.ident, inner(number, field));
+            quote! {
+                match &self.#ident {
+                    ::core::option::Option::Some(#inner) => { #add }
+                    ::core::option::Option::None => {}
+                }
+            }
+        })
+    });
+    (!tags.is_empty()).then(|| {
+        quote! {
+            fn tags(&self, __cached_tags: &mut #private::Tags) {
+                #(#adds)*
+            }
+        }
+    })
+}
+
+/// The format string of a tag.
+fn format(tag: &Tag) -> String {
+    let texts = tag.texts.iter();
+    let texts = texts.map(|text| text.replace('{', "{{").replace('}', "}}"));
+    texts.collect::<Vec<_>>().join("{}")
+}
+
+const FAILS: &str = "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then bypasses the cache \
+                     until all rows have been dropped. Other processes may serve old rows until their time to live ends.";
+
+const CANCEL: &str = "If the future is dropped before it ends, the rows may or may not be invalidated. Call it again.";
+
+/// ```text
+/// pub fn invalidate_tag(&self, tag: impl Into<String>) -> impl Future<Output = Result<(), Error>> {
+///     Repository::invalidate_tag(&self.inner, tag)
+/// }
+/// pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl Into<String>>) -> .. { .. }
+/// pub fn invalidate_country(&self, country: impl AsId<String>) -> impl Future<Output = Result<(), Error>> {
+///     Repository::invalidate_tag(&self.inner, __cached_tag_1(&AsId::<String>::as_id(&country)))
+/// }
+/// ```
+///
+/// `is_faulty`: the entity has a mistake, and the methods are never run.
+pub(super) fn methods(
+    entity: &Ident,
+    private: &TokenStream,
+    tags: &[Tag],
+    is_faulty: bool,
+) -> Option<TokenStream> {
+    if tags.is_empty() {
+        return None;
+    }
+    let name = entity.unraw();
+    let known: Vec<_> = tags
+        .iter()
+        .map(|tag| format!("`{}`", tag.shown()))
+        .collect();
+    let wrong = "Fails with the kind `Configuration` if no row can have the tag.";
+    let one = docs(
+        &format!(
+            "Invalidates each cached `{name}` with this tag, in one round trip, however many they are. When it returns, no process \
+             serves them any more. The tags are {}.",
+            known.join(", ")
+        ),
+        &format!("{wrong} {FAILS}"),
+        CANCEL,
+    );
+    let many = docs(
+        &format!(
+            "Invalidates each cached `{name}` with one of these tags, as `invalidate_tag` does, in one round trip."
+        ),
+        &format!("{wrong} Nothing is invalidated then. {FAILS}"),
+        CANCEL,
+    );
+    let future = quote! {
+        impl ::core::future::Future<Output = ::core::result::Result<(), #private::Error>> + ::core::marker::Send
+    };
+    let body = |inner: &str, argument: &TokenStream| {
+        let inner = format_ident!("{inner}");
+        match is_faulty {
+            true => quote!(async move { ::core::panic!("this entity has a mistake") }),
+            false => quote!(#private::Repository::#inner(&self.inner, #argument)),
+        }
+    };
+    let typed = tags.iter().enumerate().map(|(number, tag)| {
+        let docs = docs(
+            &format!(
+                "Invalidates each cached `{name}` with the tag `{}`, in one round trip, however many they are. When it returns, no \
+                 process serves them any more.",
+                tag.shown()
+            ),
+            FAILS,
+            CANCEL,
+        );
+        let method = tag.method();
+        let text = text(number);
+        let parameters = tag.fields.iter().map(|TagField { ident, ty, .. }| match is_faulty {
+            true => quote!(#ident: impl ::core::any::Any),
+            false => quote!(#ident: impl #private::AsId<#ty>),
+        });
+        let values = tag.fields.iter().map(|TagField { ident, ty, .. }| {
+            quote!(&#private::AsId::<#ty>::as_id(&#ident))
+        });
+        let body = body("invalidate_tag", &quote!(#text(#(#values),*)));
+        quote! {
+            #[doc = #docs]
+            pub fn #method(&self #(, #parameters)*) -> #future {
+                #body
+            }
+        }
+    });
+    let (of_one, of_many) = (
+        body("invalidate_tag", &quote!(tag)),
+        body("invalidate_tags", &quote!(tags)),
+    );
+    let string = quote!(impl ::core::convert::Into<::std::string::String>);
+    Some(quote! {
+        #[doc = #one]
+        pub fn invalidate_tag(&self, tag: #string) -> #future {
+            #of_one
+        }
+
+        #[doc = #many]
+        pub fn invalidate_tags(
+            &self,
+            tags: impl ::core::iter::IntoIterator<Item = #string>,
+        ) -> #future {
+            #of_many
+        }
+
+        #(#typed)*
+    })
+}

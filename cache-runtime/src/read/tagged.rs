@@ -1,0 +1,159 @@
+//! What the clock of an entity's tags says about the entries that a read has found, and about a load.
+//!
+//! 1. A read of entries reads the clock at the same time ([`Context::with_clock`]), so that it takes no further round trip.
+//! 2. If the clock has moved since an entry was loaded, the marks of the entry's own tags are read and compared. If none is
+//!    later, the entry gets a new stamp in the background, so that the next read need not compare.
+//! 3. A load takes its stamp with its lease, before it reads the database ([`Context::stamp_of_load`]).
+//! 4. A caller that has joined a load shares its result only if the clock has not moved since ([`Context::is_undisturbed`]): it
+//!    may have joined after an invalidation of a tag had returned.
+//!
+//! The tags of a row are known from the row. Those of an absence or a list are not: any invalidation may concern it, so it is
+//! served only while the clock stands.
+//!
+//! Invariant: without a reading of the clock, no entry of an entity with tags is served or filled.
+//! Not here: the rules (`protocol/tags`), and the invalidation itself (`write/invalidate`).
+
+use std::sync::Arc;
+
+use tracing::Instrument;
+
+use crate::{
+    context::Context,
+    database::{backend::Backend, entity::Entity},
+    error::StoreError,
+    protocol::{
+        key::Key,
+        state::Meta,
+        tags::{self, Reading, Stamp, Verdict},
+        token::Token,
+    },
+    read::content::Content,
+    store::{Found, Store, failpoint::Mechanism, tags::TagStore},
+};
+
+/// What was read of a clock, beside entries.
+#[derive(Clone)]
+pub(crate) enum Clock {
+    /// The entity has no tags.
+    None,
+    /// The reading, if the store has the clock.
+    Read(Result<Option<Reading>, StoreError>),
+}
+
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Runs an operation of the store, and reads the clock at the same time.
+    #[inline]
+    pub(crate) async fn with_clock<T>(&self, operation: impl Future<Output = T>) -> (T, Clock) {
+        match &self.tag_clock {
+            None => (operation.await, Clock::None),
+            Some(clock) => {
+                let (answer, reading) = tokio::join!(operation, self.cache.store.read_clock(clock));
+                (answer, Clock::Read(reading))
+            }
+        }
+    }
+
+    /// Replaces an entry by [`Found::Outdated`] if it must not be served any more.
+    pub(crate) async fn check_tags<C: Content<E, DB>>(
+        &self,
+        key: &Key,
+        answer: Result<Found, StoreError>,
+        clock: &Clock,
+    ) -> Result<Found, StoreError> {
+        let Clock::Read(reading) = clock else {
+            return answer;
+        };
+        let found = answer?;
+        let (Found::Value(meta, _) | Found::Negative(meta)) = &found else {
+            return Ok(found);
+        };
+        let (store, meta) = (&self.cache.store, *meta);
+        if store.disables(Mechanism::TagClock) {
+            return Ok(found);
+        }
+        let mut reading = reading.clone()?;
+        if store.disables(Mechanism::TagFloor)
+            && let Some(reading) = &mut reading
+        {
+            reading.floor = 0;
+        }
+        let verdict = match (tags::judge(meta.stamp, reading.as_ref()), &found) {
+            (Verdict::Unclear, Found::Value(..)) => self.compare::<C>(key, &found, meta).await?,
+            (verdict, _) => verdict,
+        };
+        if verdict == Verdict::Current {
+            return Ok(found);
+        }
+        self.counters.outdated_entries.add_one();
+        Ok(Found::Outdated(meta.lease.token))
+    }
+
+    /// Compares the marks of an entry's own tags with its stamp.
+    async fn compare<C: Content<E, DB>>(
+        &self,
+        key: &Key,
+        found: &Found,
+        meta: Meta,
+    ) -> Result<Verdict, StoreError> {
+        let (Some(clock), Found::Value(_, payload)) = (&self.tag_clock, found) else {
+            return Ok(Verdict::Outdated);
+        };
+        let Some(value) = C::decode(self, payload.clone()) else {
+            // Reported by whoever decodes it next.
+            return Ok(Verdict::Current);
+        };
+        let Some(own) = C::tags(&value) else {
+            return Ok(Verdict::Outdated);
+        };
+        let marks = self.cache.store.read_marks(clock, own.as_slice()).await?;
+        let verdict = match &marks {
+            Some((reading, marks)) => tags::judge_marks(meta.stamp, Some(reading), marks),
+            None => Verdict::Outdated,
+        };
+        if let (Verdict::Current, Some((reading, _))) = (verdict, marks) {
+            self.restamp(key, meta.lease.token, reading.now);
+        }
+        Ok(verdict)
+    }
+
+    fn restamp(&self, key: &Key, token: Token, stamp: Stamp) {
+        let (cache, key) = (Arc::clone(&self.cache), key.clone());
+        let restamp = async move {
+            // Without it, the next read compares again.
+            let _done = cache.store.restamp(&key, token, stamp).await;
+        };
+        tokio::spawn(restamp.in_current_span());
+    }
+
+    /// Returns the stamp of a load that begins now.
+    pub(crate) async fn stamp_of_load(&self, clock: &Clock) -> Result<Option<Stamp>, StoreError> {
+        let (Clock::Read(reading), Some(key)) = (clock, &self.tag_clock) else {
+            return Ok(None);
+        };
+        let reading = match reading.clone()? {
+            Some(reading) => reading,
+            None => self.cache.store.start_clock(key).await?,
+        };
+        *self.last_stamp() = Some(reading.now);
+        Ok(Some(reading.now))
+    }
+
+    /// Returns the stamp of the entry of a load, which has the one of its beginning.
+    pub(crate) async fn stamp_of_entry(&self, of_load: Option<Stamp>) -> Option<Stamp> {
+        if !self.cache.store.disables(Mechanism::TagStamp) {
+            return of_load;
+        }
+        let ((), clock) = self.with_clock(async {}).await;
+        self.stamp_of_load(&clock).await.ok().flatten()
+    }
+
+    /// Returns whether no tag was invalidated since a load began.
+    pub(crate) fn is_undisturbed(&self, stamp: Option<Stamp>, clock: &Clock) -> bool {
+        match clock {
+            Clock::None => true,
+            _ if self.cache.store.disables(Mechanism::TagFlight) => true,
+            Clock::Read(Ok(Some(reading))) => Some(reading.now) == stamp,
+            Clock::Read(_) => false,
+        }
+    }
+}

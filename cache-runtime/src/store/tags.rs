@@ -1,0 +1,82 @@
+//! The clocks of tags in a store.
+//!
+//! A clock is at a key of its own. A store MAY lose it at any time, and MUST NOT continue a lost one: the next clock has
+//! another incarnation.
+
+use crate::{
+    error::StoreError,
+    protocol::{
+        key::Key,
+        tags::{Reading, Stamp, Tag},
+        token::Token,
+    },
+    store::RealStore,
+};
+
+/// What is invalidated.
+#[derive(Clone, Copy, Debug)]
+pub enum Covered<'a> {
+    /// The entries with one of these tags.
+    Tags(&'a [Tag]),
+    /// All entries of the entity.
+    All,
+}
+
+/// A clock, and when some tags were last invalidated.
+pub type Marks = Option<(Reading, Vec<u64>)>;
+
+/// The operations on clocks.
+pub trait TagStore {
+    /// Reads a clock, if there is one.
+    fn read_clock(
+        &self,
+        clock: &Key,
+    ) -> impl Future<Output = Result<Option<Reading>, StoreError>> + Send;
+
+    /// Reads a clock and when each of these tags was last invalidated, in one step.
+    fn read_marks(
+        &self,
+        clock: &Key,
+        tags: &[Tag],
+    ) -> impl Future<Output = Result<Marks, StoreError>> + Send;
+
+    /// Reads a clock. Starts it if there is none.
+    fn start_clock(&self, clock: &Key) -> impl Future<Output = Result<Reading, StoreError>> + Send;
+
+    /// Advances a clock, and records what was invalidated.
+    fn advance_clock(
+        &self,
+        clock: &Key,
+        covered: Covered<'_>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Gives the entry with this token a later stamp. Returns whether it has it now.
+    fn restamp(
+        &self,
+        key: &Key,
+        token: Token,
+        stamp: Stamp,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl TagStore for RealStore {
+    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
+        dispatch!(self, store => store.read_clock(clock).await)
+    }
+
+    async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
+        dispatch!(self, store => store.read_marks(clock, tags).await)
+    }
+
+    async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
+        dispatch!(self, store => store.start_clock(clock).await)
+    }
+
+    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
+        dispatch!(self, store => store.advance_clock(clock, covered).await)
+    }
+
+    async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
+        dispatch!(self, store => store.restamp(key, token, stamp).await)
+    }
+}
