@@ -31,7 +31,9 @@ pub use crate::{
         list::{FindAll, Page},
         outcome::Outcome,
     },
-    repository::{QueryFuture, Repository, within::Within, within_lookups::FindAllWithin},
+    repository::{
+        QueryFuture, Repository, tags::WriteFuture, within::Within, within_lookups::FindAllWithin,
+    },
     stats::Stats,
     write::{
         modify::{ChangeResult, Modified},

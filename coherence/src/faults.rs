@@ -254,7 +254,8 @@ where
         let operation = match self.play.broken {
             Some(Broken::FillCompare) => "fill",
             Some(Broken::Contended | Broken::Intent) => "end",
-            _ => *self.random.pick(&["fill", "end"]),
+            Some(Broken::TagClock | Broken::TagIntent) => "end-tagged",
+            _ => *self.random.pick(&["fill", "end", "end-tagged"]),
         };
         for worker in &mut self.workers {
             worker.tell(&format!("stall {operation} 20 15"));

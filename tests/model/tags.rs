@@ -7,14 +7,16 @@
 //! 2. A reader asks for the entry and for the clock, in any order. It serves the entry, or compares its tag, or takes the lease over
 //!    it. Then it reads the clock, the row, and fills, at any later time. What it compared it stamps anew, at any later time.
 //! 3. The clock may be lost at any time. The next load begins another one.
+//! 4. Writers of many rows announce themselves at the tag, commit, and end. They may die, and are forgotten then.
 //!
-//! The claim: a read that begins after an invalidation has returned does not return an older row.
+//! The claims: a read that begins after an invalidation or a write has returned does not return an older row. If there are only
+//! writes, and the clock is not lost, it also returns nothing older than a read before it.
 
 use std::fmt;
 
 use larder::{
     state::{self, Lookup, Meta, State},
-    tags::{Reading, Stamp, Tag, TagClock, Verdict, judge, judge_marks},
+    tags::{Changed, OpenWrite, Reading, Stamp, Tag, TagClock, Verdict, judge, judge_marks},
     token::Token,
 };
 use stateright::{Model, Property};
@@ -33,6 +35,8 @@ const BELOW: Claim = "an entry is outdated because of the floor";
 const LOST: Claim = "an entry is outdated because its clock was lost";
 const LATE: Claim = "a fill comes after an invalidation";
 const RESTAMPED: Claim = "an entry gets a new stamp";
+const OPEN: Claim = "an entry is not served because a write of many rows is open";
+const UNFILLED: Claim = "a row is not filled because a write of many rows was open";
 
 /// The tag of the row, and another one.
 const OWN: Tag = Tag(1);
@@ -51,6 +55,14 @@ enum Broken {
     Floor,
     /// An entry is served without a look at the clock.
     Clock,
+    /// A writer of many rows does not announce itself.
+    Announcement,
+    /// It announces itself after its commit.
+    LateAnnouncement,
+    /// A row is filled although such a write was open when its load began.
+    FillOpen,
+    /// The end of such a write invalidates nothing.
+    End,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +73,20 @@ struct Tags {
     /// How often another tag is invalidated.
     others: u8,
     losses: u8,
+    writers: usize,
     broken: Option<Broken>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Writer {
+    Idle,
+    Announced,
+    Committed,
+    /// Dead, and still open. Its commit may still come, or has come.
+    Dead {
+        committed: bool,
+    },
+    Gone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +98,7 @@ struct World {
     clock: Option<TagClock>,
     key: Key,
     readers: Vec<Reader>,
+    writers: Vec<Writer>,
     changes: u8,
     others: u8,
     losses: u8,
@@ -92,6 +118,8 @@ struct Met {
     lost: bool,
     late: bool,
     restamped: bool,
+    open: bool,
+    unfilled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,9 +140,11 @@ struct Unfilled {
     stamp: Option<Stamp>,
     row: u8,
     least: u8,
+    /// A write of many rows was open when the load began.
+    is_open: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Idle,
     /// Has asked for both, and has the answers that have come.
@@ -127,7 +157,7 @@ enum Step {
     Missed(Option<Token>),
     Leased(Token),
     /// Has read the clock.
-    Stamped(Token, Stamp),
+    Stamped(Token, Reading),
 }
 
 /// What a reader finds at the key.
@@ -153,6 +183,11 @@ enum Action {
     InvalidateAll,
     InvalidateOther,
     Lose,
+    Announce(usize),
+    Commit(usize),
+    End(usize),
+    Die(usize),
+    Forget(usize),
 }
 
 impl Tags {
@@ -162,7 +197,17 @@ impl Tags {
         changes: 1,
         others: 2,
         losses: 1,
+        writers: 0,
         broken: None,
+    };
+
+    /// Two writes of many rows, and nothing else.
+    const WRITES: Self = Self {
+        changes: 0,
+        others: 0,
+        losses: 0,
+        writers: 2,
+        ..Self::ALL
     };
 
     fn reading(&self, world: &World) -> Option<Reading> {
@@ -171,6 +216,48 @@ impl Tags {
             reading.floor = 0;
         }
         Some(reading)
+    }
+
+    fn write(writer: usize) -> Token {
+        Token::numbered(100 + writer as u64)
+    }
+
+    fn own() -> Changed {
+        Changed::Tags(vec![OWN])
+    }
+
+    fn announce(&self, world: &mut World, writer: usize) {
+        if self.broken == Some(Broken::Announcement) {
+            return;
+        }
+        self.start_clock(world);
+        let write = OpenWrite {
+            token: Self::write(writer),
+            until_ms: 0,
+            changed: Self::own(),
+        };
+        let clock = world.clock.as_mut().expect("it runs");
+        clock.announce(write, 1);
+    }
+
+    fn end(&self, world: &mut World, writer: usize) {
+        if self.broken == Some(Broken::LateAnnouncement) {
+            self.announce(world, writer);
+        }
+        self.start_clock(world);
+        let clock = world.clock.as_mut().expect("it runs");
+        let changed = match self.broken {
+            Some(Broken::End) => Changed::Tags(Vec::new()),
+            _ => Self::own(),
+        };
+        clock.end(Self::write(writer), &changed, 1);
+        world.writers[writer] = Writer::Gone;
+        world.least = world.row;
+    }
+
+    /// Returns whether a write of many rows concerns the row.
+    fn is_open(reading: Option<&Reading>) -> bool {
+        reading.is_some_and(|reading| reading.is_open(Some(&[OWN])))
     }
 
     fn start_clock(&self, world: &mut World) -> Stamp {
@@ -188,12 +275,15 @@ impl Tags {
         self.start_clock(world);
         let clock = world.clock.as_mut().expect("it runs");
         match tag {
-            Some(tag) => clock.invalidate(&[tag], 1),
-            None => clock.invalidate_all(),
+            Some(tag) => clock.invalidate(&Changed::Tags(vec![tag]), 1),
+            None => clock.invalidate(&Changed::All, 1),
         }
     }
 
     fn answer(&self, world: &mut World, number: usize, row: u8) {
+        if self.changes == 0 && self.losses == 0 {
+            world.least = world.least.max(row);
+        }
         let reader = &mut world.readers[number];
         world.is_stale |= row < reader.least;
         reader.step = Step::Idle;
@@ -205,7 +295,7 @@ impl Tags {
         let Step::Asking {
             entry: Some(entry),
             clock: Some(clock),
-        } = world.readers[number].step
+        } = world.readers[number].step.clone()
         else {
             return;
         };
@@ -216,6 +306,10 @@ impl Tags {
         if self.broken == Some(Broken::Clock) {
             return self.answer(world, number, row);
         }
+        if Self::is_open(clock.as_ref()) {
+            world.met.open = true;
+            return self.answer(world, number, world.row);
+        }
         match judge(meta.stamp, clock.as_ref()) {
             Verdict::Current => {
                 world.met.equal = true;
@@ -223,7 +317,7 @@ impl Tags {
             }
             Verdict::Unclear => world.readers[number].step = Step::Comparing(meta, row),
             Verdict::Outdated => {
-                let has_clock = clock.is_some_and(|clock| {
+                let has_clock = clock.as_ref().is_some_and(|clock| {
                     meta.stamp
                         .is_some_and(|stamp| stamp.incarnation == clock.now.incarnation)
                 });
@@ -273,17 +367,18 @@ impl Tags {
     }
 
     fn load(&self, world: &mut World, number: usize) {
-        let (token, stamp) = match world.readers[number].step {
-            Step::Stamped(token, stamp) => (token, Some(stamp)),
+        let (token, reading) = match world.readers[number].step.clone() {
+            Step::Stamped(token, reading) => (token, Some(reading)),
             Step::Leased(token) => (token, None),
             _ => return,
         };
         let row = world.row;
         world.readers[number].unfilled = Some(Unfilled {
             token,
-            stamp,
+            stamp: reading.as_ref().map(|reading| reading.now),
             row,
             least: world.least,
+            is_open: Self::is_open(reading.as_ref()),
         });
         self.answer(world, number, row);
     }
@@ -292,6 +387,13 @@ impl Tags {
         let Some(unfilled) = world.readers[number].unfilled.take() else {
             return;
         };
+        if unfilled.is_open && self.broken != Some(Broken::FillOpen) {
+            world.met.unfilled = true;
+            apply(&mut world.key, |key| {
+                state::release(key.as_ref(), unfilled.token)
+            });
+            return;
+        }
         let stamp = match unfilled.stamp {
             Some(stamp) => stamp,
             None => self.start_clock(world),
@@ -341,6 +443,7 @@ impl Model for Tags {
             clock: None,
             key: None,
             readers: vec![reader; self.readers],
+            writers: vec![Writer::Idle; self.writers],
             changes: 0,
             others: 0,
             losses: 0,
@@ -351,7 +454,7 @@ impl Model for Tags {
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         for (number, reader) in world.readers.iter().enumerate() {
-            match reader.step {
+            match &reader.step {
                 // The token of an earlier load must not be used twice.
                 Step::Idle if reader.left > 0 && reader.unfilled.is_none() => {
                     actions.push(Action::Call(number));
@@ -380,10 +483,22 @@ impl Model for Tags {
                 actions.push(Action::Restamp(number));
             }
         }
+        for (number, writer) in world.writers.iter().enumerate() {
+            match writer {
+                Writer::Idle => actions.push(Action::Announce(number)),
+                Writer::Announced => actions.extend([Action::Commit(number), Action::Die(number)]),
+                Writer::Committed => actions.extend([Action::End(number), Action::Die(number)]),
+                Writer::Dead { committed: false } => {
+                    actions.extend([Action::Commit(number), Action::Forget(number)]);
+                }
+                Writer::Dead { committed: true } => actions.push(Action::Forget(number)),
+                Writer::Gone => {}
+            }
+        }
         if world.changes < self.changes {
             actions.push(Action::Change);
         }
-        if world.row > world.least {
+        if self.changes > 0 && world.row > world.least {
             actions.extend([Action::Invalidate, Action::InvalidateAll]);
         }
         if world.others < self.others {
@@ -425,9 +540,12 @@ impl Model for Tags {
             Action::Compare(number) => self.compare(&mut world, number),
             Action::Acquire(number) => self.acquire(&mut world, number),
             Action::Stamp(number) => {
-                let now = self.start_clock(&mut world);
-                if let Step::Leased(token) = world.readers[number].step {
-                    world.readers[number].step = Step::Stamped(token, now);
+                self.start_clock(&mut world);
+                let reading = self.reading(&world);
+                if let (Step::Leased(token), Some(reading)) =
+                    (world.readers[number].step.clone(), reading)
+                {
+                    world.readers[number].step = Step::Stamped(token, reading);
                 }
             }
             Action::Load(number) => self.load(&mut world, number),
@@ -450,22 +568,60 @@ impl Model for Tags {
                 world.losses += 1;
                 world.clock = None;
             }
+            Action::Announce(writer) => {
+                if self.broken != Some(Broken::LateAnnouncement) {
+                    self.announce(&mut world, writer);
+                }
+                world.writers[writer] = Writer::Announced;
+            }
+            Action::Commit(writer) => {
+                world.row += 1;
+                world.writers[writer] = match world.writers[writer] {
+                    Writer::Dead { .. } => Writer::Dead { committed: true },
+                    _ => Writer::Committed,
+                };
+            }
+            Action::End(writer) => self.end(&mut world, writer),
+            Action::Die(writer) => {
+                let committed = world.writers[writer] == Writer::Committed;
+                world.writers[writer] = Writer::Dead { committed };
+            }
+            Action::Forget(writer) => {
+                world.writers[writer] = Writer::Gone;
+                if let Some(clock) = &mut world.clock {
+                    // Nothing else of it is left.
+                    clock.forget(Self::write(writer));
+                }
+            }
         }
         Some(world)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         let met = |claim, is_met: fn(&Self, &World) -> bool| Property::sometimes(claim, is_met);
-        vec![
+        let mut all = vec![
             Property::always(FRESH, |_, world: &World| !world.is_stale),
             met(EQUAL, |_, world| world.met.equal),
-            met(COMPARED, |_, world| world.met.compared),
             met(OUTDATED, |_, world| world.met.outdated),
-            met(BELOW, |_, world| world.met.below),
-            met(LOST, |_, world| world.met.lost),
             met(LATE, |_, world| world.met.late),
-            met(RESTAMPED, |_, world| world.met.restamped),
-        ]
+        ];
+        if self.others > 0 {
+            all.extend([
+                met(COMPARED, |_, world| world.met.compared),
+                met(BELOW, |_, world| world.met.below),
+                met(RESTAMPED, |_, world| world.met.restamped),
+            ]);
+        }
+        if self.losses > 0 {
+            all.push(met(LOST, |_, world| world.met.lost));
+        }
+        if self.writers > 0 {
+            all.extend([
+                met(OPEN, |_, world| world.met.open),
+                met(UNFILLED, |_, world| world.met.unfilled),
+            ]);
+        }
+        all
     }
 }
 
@@ -486,6 +642,11 @@ impl fmt::Display for Action {
             Self::InvalidateAll => f.write_str("all rows are invalidated"),
             Self::InvalidateOther => f.write_str("another tag is invalidated"),
             Self::Lose => f.write_str("the clock is lost"),
+            Self::Announce(writer) => write!(f, "W{writer} announces itself"),
+            Self::Commit(writer) => write!(f, "W{writer} commits"),
+            Self::End(writer) => write!(f, "W{writer} ends"),
+            Self::Die(writer) => write!(f, "W{writer} dies"),
+            Self::Forget(writer) => write!(f, "W{writer} is forgotten"),
         }
     }
 }
@@ -522,6 +683,60 @@ fn what_changes_twice_is_invalidated_twice() {
         },
     };
     holds("tags, two changes", model, 10_000);
+}
+
+#[test]
+fn writes_of_many_rows_are_linearizable_with_reads() {
+    let model = Tags {
+        rounds: if wide() { 3 } else { 2 },
+        ..Tags::WRITES
+    };
+    holds("writes of many rows", model, 20_000);
+}
+
+#[test]
+fn a_lost_clock_hides_no_write_of_many_rows() {
+    let model = Tags {
+        losses: 1,
+        writers: 1,
+        ..Tags::WRITES
+    };
+    holds("a write of many rows, the clock is lost", model, 5_000);
+}
+
+fn writes_without(broken: Broken) -> Tags {
+    Tags {
+        broken: Some(broken),
+        ..Tags::WRITES
+    }
+}
+
+#[test]
+fn a_write_of_many_rows_that_is_not_announced_is_not_seen() {
+    let model = writes_without(Broken::Announcement);
+    breaks("many rows, not announced", &model, FRESH);
+}
+
+#[test]
+fn a_write_of_many_rows_that_is_announced_late_is_not_seen() {
+    let model = writes_without(Broken::LateAnnouncement);
+    breaks("many rows, announced late", &model, FRESH);
+}
+
+#[test]
+fn a_row_that_is_filled_while_a_write_is_open_goes_stale() {
+    let model = writes_without(Broken::FillOpen);
+    breaks("filled while a write is open", &model, FRESH);
+}
+
+#[test]
+fn the_end_of_a_write_of_many_rows_is_needed_when_the_clock_was_lost() {
+    let model = Tags {
+        losses: 1,
+        writers: 1,
+        ..writes_without(Broken::End)
+    };
+    breaks("an end that invalidates nothing", &model, FRESH);
 }
 
 fn without(broken: Broken) -> Tags {

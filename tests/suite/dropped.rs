@@ -103,7 +103,7 @@ const LOOKUPS: &[&str] = &[
     "find_each",
     "invalidate_by",
 ];
-const TAGS: &[&str] = &["invalidate_tag", "invalidate_tags"];
+const TAGS: &[&str] = &["invalidate_tag", "invalidate_tags", "write_tagged"];
 const WITHIN_LOOKUPS: &[&str] = &[
     "find_by",
     "exists_by",
@@ -987,6 +987,15 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "invalidate_tags" => {
                 let tags = ["items", "quantity:1"];
                 Left::of(&cut.run(found.invalidate_tags(tags)).await)
+            }
+            "write_tagged" => {
+                found.find(id).await.unwrap();
+                let sql = format!("UPDATE items SET note = 'noted' WHERE id = {id}");
+                let sql = AssertSqlSafe(sql).into_sql_str();
+                let tags = [format!("quantity:{id}")];
+                let write =
+                    found.write_tagged(tags, move |connection| Box::pin(DB::run(connection, sql)));
+                Left::of(&cut.run(write).await)
             }
             "a row whose tags are compared" => {
                 found.find(id).await.unwrap();

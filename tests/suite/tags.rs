@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 
 use larder::{
-    Cached, ErrorKind, Origin,
-    store::{Mechanism, faulty::Operation},
-    tags::MAX_MARKS,
+    Cached, ErrorKind, Origin, Transaction,
+    key::Key,
+    store::{Mechanism, faulty::Operation, tags::TagStore},
+    tags::{Changed, MAX_MARKS, Tag},
+    token::Token,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Postgres;
+use sqlx::{Postgres, SqlStr};
 
 use crate::{
     entities::Item,
@@ -30,8 +32,17 @@ everywhere!(
     null_has_no_tag,
     everything_is_invalidated_at_once,
     a_row_that_was_written_through_is_invalidated_like_any_other,
+    rows_that_were_changed_together_are_seen_at_once,
+    rows_that_move_between_tags_are_right_in_both,
+    a_change_of_many_rows_that_is_rolled_back_changes_nothing,
+    a_savepoint_that_is_rolled_back_takes_its_tags_along,
 );
 on_both_stores!(
+    between_the_commit_of_many_rows_and_its_end_nobody_is_served_an_old_one,
+    without_the_announcement_at_the_tags_an_old_row_is_served,
+    a_write_whose_process_has_died_ends_by_itself,
+    marking_all_rows_needs_no_scan,
+    a_consistent_entity_refuses_a_change_of_many_rows_without_its_announcement,
     a_row_that_was_compared_gets_a_new_stamp,
     a_load_from_before_an_invalidation_is_not_served_after_it,
     without_the_stamp_of_its_beginning_a_load_is_served_after_an_invalidation,
@@ -56,7 +67,7 @@ const AIRPORTS: &str = "CREATE TABLE airports (id BIGINT NOT NULL PRIMARY KEY, c
                         name VARCHAR(50) NOT NULL)";
 
 macro_rules! airports {
-    ($name:ident, $strategy:literal) => {
+    ($name:ident, $strategy:literal, $on_outage:literal) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
         #[cached(
                             table = "airports",
@@ -89,8 +100,9 @@ macro_rules! airports {
     };
 }
 
-airports!(Airport, "aside");
-airports!(WrittenAirport, "write_through");
+airports!(Airport, "aside", "available");
+airports!(WrittenAirport, "write_through", "available");
+airports!(CarefulAirport, "aside", "consistent");
 
 /// The airports, as this process and another one see them.
 struct Scene<DB: Tested> {
@@ -428,6 +440,199 @@ async fn a_batch_that_is_outdated_is_one_statement<DB: Tested>(world: &World<DB>
     assert_eq!(names, BTreeSet::from(["new"]));
     assert_eq!(world.database.statements() - statements, 1);
     assert_eq!(scene.here.stats().outdated_entries, 3);
+}
+
+/// Runs a statement in [`AirportRepository::write_tagged`].
+async fn write_tagged<DB: Tested>(
+    airports: &AirportRepository<DB>,
+    tags: &[&str],
+    sql: &'static str,
+) -> Result<(), larder::Error> {
+    let tags = tags.iter().copied();
+    let write = airports.write_tagged(tags, |connection| {
+        Box::pin(DB::run(connection, SqlStr::from_static(sql)))
+    });
+    write.await
+}
+
+const RENAME_GERMAN: &str = "UPDATE airports SET name = 'new' WHERE country = 'DE'";
+
+async fn rows_that_were_changed_together_are_seen_at_once<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    write_tagged(&scene.here, &["country:DE"], RENAME_GERMAN)
+        .await
+        .unwrap();
+    let statements = world.database.statements();
+    assert_eq!(scene.here.find(3).await.unwrap().unwrap().name, "old");
+    assert_eq!(world.database.statements(), statements, "it is cached");
+    scene.see(["new", "new", "old"]).await;
+    scene.settle().await;
+    let statements = world.database.statements();
+    scene.see(["new", "new", "old"]).await;
+    assert_eq!(world.database.statements(), statements, "all is cached");
+    let error = write_tagged(&scene.here, &["contry:DE"], RENAME_GERMAN).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Configuration);
+}
+
+async fn rows_that_move_between_tags_are_right_in_both<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let ids = async |airports: &AirportRepository<DB>, country: &str| {
+        let page = airports.find_all_by_country(country).await.unwrap();
+        page.rows.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    for airports in [&scene.here, &scene.elsewhere] {
+        assert_eq!(ids(airports, "DE").await, [1, 2]);
+        assert_eq!(ids(airports, "FR").await, [3]);
+    }
+    scene.settle().await;
+    let sql = "UPDATE airports SET country = 'FR', name = 'moved' WHERE id = 2";
+    write_tagged(&scene.here, &["country:DE", "country:FR"], sql)
+        .await
+        .unwrap();
+    for airports in [&scene.elsewhere, &scene.here] {
+        assert_eq!(ids(airports, "DE").await, [1]);
+        assert_eq!(ids(airports, "FR").await, [2, 3]);
+    }
+    scene.see(["old", "moved", "old"]).await;
+    rename(world, "new").await;
+    scene.here.invalidate_country("DE").await.unwrap();
+    scene.see(["new", "moved", "old"]).await;
+    scene.here.invalidate_country("FR").await.unwrap();
+    scene.see(["new", "new", "new"]).await;
+}
+
+async fn a_change_of_many_rows_that_is_rolled_back_changes_nothing<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let error = scene.here.write_tagged(["country:DE"], |connection| {
+        Box::pin(async {
+            DB::run(connection, SqlStr::from_static(RENAME_GERMAN)).await?;
+            DB::run(connection, SqlStr::from_static("UPDATE nowhere SET n = 1")).await
+        })
+    });
+    let error = error.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    scene.see(["old"; 3]).await;
+    let statements = world.database.statements();
+    scene.see(["old"; 3]).await;
+    assert_eq!(world.database.statements(), statements, "all is cached");
+}
+
+async fn a_savepoint_that_is_rolled_back_takes_its_tags_along<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let mut within = scene.here.within(&mut transaction);
+    within.mark_tags_changed(["country:FR"]).unwrap();
+    let sql = "UPDATE airports SET name = 'new'";
+    DB::run(transaction.connection(), SqlStr::from_static(sql))
+        .await
+        .unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    let mut within = scene.here.within(&mut savepoint);
+    within.mark_tags_changed(["country:DE"]).unwrap();
+    savepoint.rollback().await.unwrap();
+    let mut savepoint = transaction.savepoint().await.unwrap();
+    let mut within = scene.here.within(&mut savepoint);
+    within.mark_tags_changed(["region:south/XX"]).unwrap();
+    savepoint.commit().await.unwrap();
+    scene.see(["old"; 3]).await;
+    transaction.commit().await.unwrap();
+    // What is not marked is not dropped.
+    scene.see(["old", "old", "new"]).await;
+}
+
+/// Rows are changed together. Returns the name that another process is served after the commit, before the write has ended.
+async fn before_the_end<DB: Tested>(world: &World<DB>) -> String {
+    let scene = Scene::open(world).await;
+    let end = world.faults.pause(Operation::EndTagged);
+    let writer = tokio::spawn({
+        let airports = scene.here.clone();
+        async move { write_tagged(&airports, &["country:DE"], RENAME_GERMAN).await }
+    });
+    end.reached().await;
+    let served = scene.elsewhere.find(1).await.unwrap().unwrap();
+    assert_eq!(scene.elsewhere.find(3).await.unwrap().unwrap().name, "old");
+    assert!(scene.elsewhere.find(9).await.unwrap().is_none());
+    end.resume();
+    writer.await.unwrap().unwrap();
+    scene.see(["new", "new", "old"]).await;
+    served.name.clone()
+}
+
+async fn between_the_commit_of_many_rows_and_its_end_nobody_is_served_an_old_one<DB: Tested>(
+    world: &World<DB>,
+) {
+    assert_eq!(before_the_end(world).await, "new");
+}
+
+async fn without_the_announcement_at_the_tags_an_old_row_is_served<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::TagIntent);
+    assert_eq!(before_the_end(world).await, "old");
+}
+
+async fn a_write_whose_process_has_died_ends_by_itself<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    rename(world, "new").await;
+    let clock = Key::from_bytes(format!("{}:Airport@tags", world.namespace).as_bytes());
+    let changed = Changed::Tags(vec![Tag::new("country:DE")]);
+    let store = world.cache.store();
+    store
+        .begin_tagged(&clock, Token::draw(), &changed, 1_000)
+        .await
+        .unwrap();
+    let uncached = scene.elsewhere.stats().uncached_loads;
+    scene.see(["new", "new", "old"]).await;
+    assert!(scene.elsewhere.stats().uncached_loads > uncached);
+    eventually("the row is cached again", async || {
+        let found = scene.elsewhere.find_outcome(1).await.unwrap();
+        assert_eq!(found.row.unwrap().name, "new");
+        found.origin == Origin::Cache
+    })
+    .await;
+    scene.see(["new", "new", "old"]).await;
+}
+
+async fn marking_all_rows_needs_no_scan<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    let sql = "UPDATE airports SET name = 'new'";
+    DB::run(transaction.connection(), SqlStr::from_static(sql))
+        .await
+        .unwrap();
+    let mut within = scene.here.within(&mut transaction);
+    within.mark_all_changed().unwrap();
+    transaction.commit().await.unwrap();
+    scene.see(["new"; 3]).await;
+    assert_eq!(world.faults.calls(Operation::Scan), 0);
+    assert_eq!(world.faults.calls(Operation::BeginTagged), 1);
+}
+
+async fn a_consistent_entity_refuses_a_change_of_many_rows_without_its_announcement<DB: Tested>(
+    world: &World<DB>,
+) {
+    world.sql(AIRPORTS).await;
+    let airports = CarefulAirport::repository(&world.cache, world.pool.clone());
+    airports
+        .insert(&CarefulAirport::new(1, "DE", "old"))
+        .await
+        .unwrap();
+    assert_eq!(airports.find(1).await.unwrap().unwrap().name, "old");
+    filled(|| airports.stats()).await;
+    world.faults.fail(Operation::BeginTagged, u64::MAX);
+    let write = airports.write_tagged(["country:DE"], |connection| {
+        Box::pin(DB::run(connection, SqlStr::from_static(RENAME_GERMAN)))
+    });
+    let error = write.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CacheUnavailable, "{error}");
+    assert_eq!(
+        airports.find_uncached(1).await.unwrap().unwrap().name,
+        "old"
+    );
+    world.faults.fail(Operation::BeginTagged, 0);
+    let write = airports.write_tagged(["country:DE"], |connection| {
+        Box::pin(DB::run(connection, SqlStr::from_static(RENAME_GERMAN)))
+    });
+    write.await.unwrap();
+    assert_eq!(airports.find(1).await.unwrap().unwrap().name, "new");
 }
 
 /// The key of the clock of the airports in Redis, and a connection.

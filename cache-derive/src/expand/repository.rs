@@ -168,7 +168,14 @@ impl<'a> Repository<'a> {
     }
 
     fn tag(&mut self, tags: &[Tag], is_faulty: bool) {
-        self.tags = tags::methods(self.entity, &self.private, tags, is_faulty);
+        self.tags = tags::methods(
+            self.entity,
+            &self.private,
+            &self.database,
+            tags,
+            self.writes,
+            is_faulty,
+        );
         if tags.is_empty() {
             return;
         }

@@ -4,11 +4,14 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 
-use super::method::docs;
+use super::{
+    method::{Writes, docs},
+    names,
+};
 use crate::model::{Tag, TagField};
 
 /// The parameters of the methods that every repository with tags has.
-pub(crate) const PARAMETERS: [&str; 2] = ["tag", "tags"];
+pub(crate) const PARAMETERS: [&str; 3] = ["tag", "tags", "write"];
 
 /// ```text
 /// .with_tags(&[TagPattern::new(&["country:", ""])])
@@ -113,6 +116,11 @@ const CANCEL: &str = "If the future is dropped before it ends, the rows may or m
 ///     Repository::invalidate_tag(&self.inner, tag)
 /// }
 /// pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl Into<String>>) -> .. { .. }
+/// pub fn write_tagged<T: Send>(
+///     &self,
+///     tags: impl IntoIterator<Item = impl Into<String>> + Send,
+///     write: impl for<'c> FnOnce(&'c mut <DB as Database>::Connection) -> WriteFuture<'c, T> + Send,
+/// ) -> impl Future<Output = Result<T, Error>> + Send { .. }
 /// pub fn invalidate_country(&self, country: impl AsId<String>) -> impl Future<Output = Result<(), Error>> {
 ///     Repository::invalidate_tag(&self.inner, __cached_tag_1(&AsId::<String>::as_id(&country)))
 /// }
@@ -122,7 +130,9 @@ const CANCEL: &str = "If the future is dropped before it ends, the rows may or m
 pub(super) fn methods(
     entity: &Ident,
     private: &TokenStream,
+    database: &Ident,
     tags: &[Tag],
+    writes: Writes,
     is_faulty: bool,
 ) -> Option<TokenStream> {
     if tags.is_empty() {
@@ -192,6 +202,35 @@ pub(super) fn methods(
         body("invalidate_tags", &quote!(tags)),
     );
     let string = quote!(impl ::core::convert::Into<::std::string::String>);
+    let write = (writes != Writes::Nowhere).then(|| {
+        let docs = docs(
+            &format!(
+                "Runs statements of your own that change each `{name}` with one of these tags, in a transaction, and returns what \
+                 they return. Name the tags that the rows have before the change as well as those that they get. From before the \
+                 commit until after it, readers of these rows, of absences and of lists go to the database, and nothing of it is \
+                 cached, so nothing has to be invalidated afterwards."
+            ),
+            &format!(
+                "{wrong} Nothing is changed then. Fails with the error of the statements, which are rolled back, and as the commit of a \
+                 transaction does."
+            ),
+            "If the future is dropped, the transaction is rolled back, unless its commit has begun: that runs to its end.",
+        );
+        let body = body("write_tagged", &quote!(tags, write));
+        let value = names::free("T", &quote!(#entity #private #database));
+        quote! {
+            #[doc = #docs]
+            pub fn write_tagged<#value: ::core::marker::Send>(
+                &self,
+                tags: impl ::core::iter::IntoIterator<Item = #string> + ::core::marker::Send,
+                write: impl for<'c> ::core::ops::FnOnce(
+                    &'c mut <#database as #private::Database>::Connection,
+                ) -> #private::WriteFuture<'c, #value> + ::core::marker::Send,
+            ) -> impl ::core::future::Future<Output = ::core::result::Result<#value, #private::Error>> + ::core::marker::Send {
+                #body
+            }
+        }
+    });
     Some(quote! {
         #[doc = #one]
         pub fn invalidate_tag(&self, tag: #string) -> #future {
@@ -205,6 +244,8 @@ pub(super) fn methods(
         ) -> #future {
             #of_many
         }
+
+        #write
 
         #(#typed)*
     })

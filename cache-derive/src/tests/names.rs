@@ -10,7 +10,7 @@ const NESTED: &str =
     "struct Route { status: Status, #[sqlx(flatten)] part: Part, #[sqlx(json)] note: Note }";
 
 /// The fields of lookups and tags, which their parameters are named after, and the other parameters of tags.
-const FIELDS: &[&str] = &["email", "number", "tag", "tags", "tenant"];
+const FIELDS: &[&str] = &["email", "number", "tag", "tags", "tenant", "write"];
 
 /// Entities that together have every method and every kind of field.
 const ENTITIES: &[&str] = &[
@@ -198,7 +198,7 @@ fn every_type_parameter_is_free_or_written_by_nobody() {
     for Introduced { generics, .. } in all() {
         for name in generics {
             assert!(
-                ["D", "DB", "Id", "R", "V", "V1", "V2"].contains(&name.as_str())
+                ["D", "DB", "Id", "R", "T", "V", "V1", "V2"].contains(&name.as_str())
                     || name.starts_with("__Cached"),
                 "{name}"
             );

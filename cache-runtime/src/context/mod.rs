@@ -13,6 +13,7 @@ use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
     cache::{self, Cache},
+    clock::Deadline,
     database::{
         Database,
         backend::{Backend, Bound},
@@ -63,6 +64,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) tag_clock: Option<Key>,
     /// The time of that clock when this process last began a load.
     last_stamp: Mutex<Option<Stamp>>,
+    /// When the store is asked again to forget writes of many rows whose time is over.
+    next_expiry: Mutex<Option<Deadline>>,
     /// Set when a row that is too large was logged.
     pub(crate) size_was_logged: OnceLock<()>,
 }
@@ -118,6 +121,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let inner = Arc::new(Self {
             tag_clock: (!spec.tags.is_empty()).then(|| keys.clock_key()),
             last_stamp: Mutex::default(),
+            next_expiry: Mutex::default(),
             keys,
             fingerprint: layout::<E, DB>(&database.columns),
             lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns),
@@ -178,6 +182,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the time of the clock of the tags when this process last began a load.
     pub(crate) fn last_stamp(&self) -> MutexGuard<'_, Option<Stamp>> {
         self.last_stamp
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the store is asked again to forget writes of many rows whose time is over.
+    pub(crate) fn next_expiry(&self) -> MutexGuard<'_, Option<Deadline>> {
+        self.next_expiry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,11 +11,17 @@
 //! 4. Otherwise the marks of the entry's own tags are compared with its stamp ([`judge_marks`]). If none is later, the entry is
 //!    served, and gets the time of the comparison as its new stamp.
 //!
+//! A write of many rows, which knows their tags and not their ids, is open from its announcement before the commit
+//! ([`TagClock::announce`]) until its end after it ([`TagClock::end`]). Both invalidate its tags. While it is open, no entry with one
+//! of its tags is served or filled, and so no absence and no list.
+//!
 //! The number of marks is limited. When there are too many, the oldest half is dropped, and the latest of these times becomes
 //! the floor: an entry from before the floor may have lost a mark, so it is not served.
 //!
 //! Invariant: a clock that was lost is never continued. Its successor has another incarnation, and entries of another
 //! incarnation are not served.
+//! Invariant: a write whose process has died stays open until its time is over. It has invalidated its tags before the commit, so
+//! nothing from before it is served afterwards either.
 //! Invariant: a stamp may be earlier than the load of its entry, never later. An early stamp only costs a comparison.
 //! Not here: how a store keeps the clock (`store/memory/tags`, `store/redis/tags`), and which tags an entry has (`entity`).
 //!
@@ -23,6 +29,8 @@
 //! after an eviction, which the incarnation and the floor exclude here.
 
 use std::{collections::BTreeMap, fmt};
+
+use crate::protocol::token::Token;
 
 /// How many tags are remembered, at most. More are dropped by raising the floor.
 pub const MAX_MARKS: usize = 4_096;
@@ -109,12 +117,65 @@ pub struct Stamp {
 }
 
 /// What a reader sees of a clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reading {
     /// The time.
     pub now: Stamp,
     /// Entries with an earlier stamp may have lost a mark.
     pub floor: u64,
+    /// What the open writes change. Empty, and without allocation, if there are none.
+    pub open: Vec<Changed>,
+}
+
+impl Reading {
+    /// Returns whether an open write may change something with these tags. `None`: its tags are not known.
+    #[must_use]
+    pub fn is_open(&self, own: Option<&[Tag]>) -> bool {
+        self.open.iter().any(|changed| changed.concerns(own))
+    }
+}
+
+/// What a write of many rows changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Changed {
+    /// Rows with one of these tags.
+    Tags(Vec<Tag>),
+    /// Any rows.
+    All,
+}
+
+impl Changed {
+    /// Returns whether it may change something with these tags. `None`: its tags are not known.
+    #[must_use]
+    pub fn concerns(&self, own: Option<&[Tag]>) -> bool {
+        match (self, own) {
+            (Self::All, _) | (_, None) => true,
+            (Self::Tags(changed), Some(own)) => changed.iter().any(|tag| own.contains(tag)),
+        }
+    }
+
+    /// Adds what another one changes.
+    pub(crate) fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Tags(tags), Self::Tags(more)) => {
+                tags.extend(more);
+                tags.sort_unstable();
+                tags.dedup();
+            }
+            _ => *self = Self::All,
+        }
+    }
+}
+
+/// A write of many rows that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OpenWrite {
+    /// Its name.
+    pub token: Token,
+    /// When it counts as ended, in milliseconds of the store's clock.
+    pub until_ms: u64,
+    /// What it changes.
+    pub changed: Changed,
 }
 
 /// What a reader may conclude from a stamp.
@@ -166,6 +227,7 @@ pub struct TagClock {
     time: u64,
     floor: u64,
     marks: BTreeMap<Tag, u64>,
+    open: Vec<OpenWrite>,
 }
 
 impl TagClock {
@@ -177,6 +239,7 @@ impl TagClock {
             time: 0,
             floor: 0,
             marks: BTreeMap::new(),
+            open: Vec::new(),
         }
     }
 
@@ -189,6 +252,7 @@ impl TagClock {
                 time: self.time,
             },
             floor: self.floor,
+            open: self.open.iter().map(|open| open.changed.clone()).collect(),
         }
     }
 
@@ -199,22 +263,57 @@ impl TagClock {
         marks.map(Option::unwrap_or_default).collect()
     }
 
-    /// Invalidates the entries with one of these tags.
-    pub fn invalidate(&mut self, tags: &[Tag], max_marks: usize) {
+    /// Invalidates the entries that a change concerns.
+    pub fn invalidate(&mut self, changed: &Changed, max_marks: usize) {
         self.time += 1;
-        for tag in tags {
-            self.marks.insert(*tag, self.time);
-        }
-        if self.marks.len() > max_marks {
-            self.drop_oldest();
+        match changed {
+            Changed::Tags(tags) => {
+                for tag in tags {
+                    self.marks.insert(*tag, self.time);
+                }
+                if self.marks.len() > max_marks {
+                    self.drop_oldest();
+                }
+            }
+            Changed::All => {
+                self.floor = self.time;
+                self.marks.clear();
+            }
         }
     }
 
-    /// Invalidates all entries.
-    pub fn invalidate_all(&mut self) {
-        self.time += 1;
-        self.floor = self.time;
-        self.marks.clear();
+    /// Announces a write of many rows, which is about to be committed. Announcing it again only prolongs it.
+    pub fn announce(&mut self, write: OpenWrite, max_marks: usize) {
+        let known = self.open.iter_mut().find(|open| open.token == write.token);
+        if let Some(open) = known {
+            open.until_ms = open.until_ms.max(write.until_ms);
+            return;
+        }
+        self.invalidate(&write.changed, max_marks);
+        self.open.push(write);
+    }
+
+    /// Ends a write of many rows.
+    pub fn end(&mut self, token: Token, changed: &Changed, max_marks: usize) {
+        self.forget(token);
+        self.invalidate(changed, max_marks);
+    }
+
+    /// Forgets a write of many rows.
+    pub fn forget(&mut self, token: Token) {
+        self.open.retain(|open| open.token != token);
+    }
+
+    /// Forgets the open writes whose time is over. Returns whether there were any.
+    pub fn expire(&mut self, now_ms: u64) -> bool {
+        let before = self.open.len();
+        self.open.retain(|open| open.until_ms > now_ms);
+        self.open.len() < before
+    }
+
+    /// Returns whether the time of an open write is over.
+    pub(crate) fn has_expired(&self, now_ms: u64) -> bool {
+        self.open.iter().any(|open| open.until_ms <= now_ms)
     }
 
     /// Drops the oldest half of the marks, and those of the same time.
@@ -258,14 +357,14 @@ mod tests {
         let mut clock = TagClock::new(1);
         let before = stamp(&clock);
         assert_eq!(judge(before, Some(&clock.reading())), Verdict::Current);
-        clock.invalidate(&[Tag::new("a")], 10);
+        clock.invalidate(&Changed::Tags(vec![Tag::new("a")]), 10);
         assert_eq!(judge(before, Some(&clock.reading())), Verdict::Unclear);
         assert_eq!(of(&clock, before, &["b", "a"]), Verdict::Outdated);
         assert_eq!(of(&clock, before, &["b"]), Verdict::Current);
         assert_eq!(of(&clock, before, &[]), Verdict::Current);
         let after = stamp(&clock);
         assert_eq!(of(&clock, after, &["a"]), Verdict::Current);
-        clock.invalidate(&[Tag::new("b")], 10);
+        clock.invalidate(&Changed::Tags(vec![Tag::new("b")]), 10);
         assert_eq!(of(&clock, after, &["a"]), Verdict::Current);
         assert_eq!(of(&clock, before, &["a"]), Verdict::Outdated);
     }
@@ -274,8 +373,8 @@ mod tests {
     fn everything_is_covered_without_a_mark() {
         let mut clock = TagClock::new(1);
         let before = stamp(&clock);
-        clock.invalidate(&[Tag::new("a")], 10);
-        clock.invalidate_all();
+        clock.invalidate(&Changed::Tags(vec![Tag::new("a")]), 10);
+        clock.invalidate(&Changed::All, 10);
         assert!(clock.is_empty());
         assert_eq!(of(&clock, before, &[]), Verdict::Outdated);
         assert_eq!(of(&clock, stamp(&clock), &["a"]), Verdict::Current);
@@ -287,7 +386,7 @@ mod tests {
         let mut stamps = Vec::new();
         for number in 0..10 {
             stamps.push((number, stamp(&clock)));
-            clock.invalidate(&[Tag::new(&number.to_string())], 4);
+            clock.invalidate(&Changed::Tags(vec![Tag::new(&number.to_string())]), 4);
             assert!(clock.len() <= 4);
         }
         let dropped = clock.reading().floor;
@@ -310,7 +409,7 @@ mod tests {
         let many: Vec<_> = (0..100)
             .map(|number| Tag::new(&number.to_string()))
             .collect();
-        clock.invalidate(&many, 4);
+        clock.invalidate(&Changed::Tags(many), 4);
         assert!(clock.is_empty());
         assert_eq!(of(&clock, before, &["other"]), Verdict::Outdated);
         assert_eq!(of(&clock, stamp(&clock), &["other"]), Verdict::Current);
@@ -329,7 +428,7 @@ mod tests {
     fn an_entry_that_is_later_than_the_reading_is_served() {
         let mut clock = TagClock::new(1);
         let reading = clock.reading();
-        clock.invalidate(&[Tag::new("a")], 10);
+        clock.invalidate(&Changed::Tags(vec![Tag::new("a")]), 10);
         assert_eq!(judge(stamp(&clock), Some(&reading)), Verdict::Current);
     }
 
@@ -354,5 +453,41 @@ mod tests {
         assert_ne!(Tag::new("country:DE"), Tag::new("country:DK"));
         // The published value of FNV-1a for "a".
         assert_eq!(Tag::new("a"), Tag(0xAF63_DC4C_8601_EC8C));
+    }
+
+    fn open_write(token: u64, tag: &str, until_ms: u64) -> OpenWrite {
+        OpenWrite {
+            token: Token::numbered(token),
+            until_ms,
+            changed: Changed::Tags(vec![Tag::new(tag)]),
+        }
+    }
+
+    #[test]
+    fn an_open_write_concerns_its_tag_until_it_ends() {
+        let mut clock = TagClock::new(1);
+        let before = stamp(&clock);
+        let is_open = |clock: &TagClock, tag: &str| clock.reading().is_open(Some(&[Tag::new(tag)]));
+        clock.announce(open_write(1, "a", 100), 10);
+        assert_eq!(of(&clock, before, &["a"]), Verdict::Outdated);
+        assert!(is_open(&clock, "a") && !is_open(&clock, "b"));
+        assert!(clock.reading().is_open(None), "an absence, or a list");
+        let within = stamp(&clock);
+        clock.announce(open_write(1, "a", 200), 10);
+        assert_eq!(stamp(&clock), within, "it is prolonged");
+        clock.announce(open_write(2, "b", 100), 10);
+        clock.end(Token::numbered(1), &open_write(1, "a", 0).changed, 10);
+        assert!(!is_open(&clock, "a") && is_open(&clock, "b"));
+        assert_eq!(of(&clock, within, &["a"]), Verdict::Outdated);
+        assert!(clock.has_expired(100) && !clock.has_expired(99));
+        assert!(!clock.expire(99) && clock.expire(100));
+        assert!(!clock.reading().is_open(None));
+        let all = OpenWrite {
+            changed: Changed::All,
+            ..open_write(3, "", 100)
+        };
+        clock.announce(all, 10);
+        assert!(is_open(&clock, "c"));
+        assert_eq!(of(&clock, within, &["c"]), Verdict::Outdated);
     }
 }

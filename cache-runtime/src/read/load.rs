@@ -29,7 +29,7 @@ use crate::{
     protocol::{
         key::Key,
         state::{Lease, Meta},
-        tags::Stamp,
+        tags::{Reading, Stamp},
         token::Token,
         token::random_fraction_of,
     },
@@ -98,11 +98,16 @@ impl<V> Early<V> {
 }
 
 /// The permission to fill a key.
-#[derive(Clone, Copy)]
 struct Held {
     lease: Lease,
-    /// When the load began, by the clock of the tags.
-    stamp: Option<Stamp>,
+    /// The clock of the tags when the load began.
+    clock: Option<Reading>,
+}
+
+impl Held {
+    fn stamp(&self) -> Option<Stamp> {
+        self.clock.as_ref().map(|reading| reading.now)
+    }
 }
 
 /// A key whose value is read next.
@@ -265,14 +270,14 @@ async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
     let (answers, clock) = context
         .with_clock(store.acquire_many(&wanted, lease_ttl_ms))
         .await;
-    let stamp = match answers.iter().any(|answer| matches!(answer, Ok(None))) {
-        true => context.stamp_of_load(&clock).await,
+    let reading = match answers.iter().any(|answer| matches!(answer, Ok(None))) {
+        true => context.clock_of_load(&clock).await,
         false => Ok(None),
     };
     let answers = asking.into_iter().zip(leases.into_iter().zip(answers));
     let answers = answers.map(|(asked, (lease, answer))| {
-        let granted = match (answer, stamp.clone()) {
-            (Ok(None), Ok(stamp)) => Ok(Held { lease, stamp }),
+        let granted = match (answer, reading.clone()) {
+            (Ok(None), Ok(clock)) => Ok(Held { lease, clock }),
             (Ok(Some(found)), _) => Err(Ok(found)),
             (Err(error), _) | (Ok(None), Err(error)) => {
                 // The store may have executed the command even though its reply was lost.
@@ -335,11 +340,14 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         let meta = Meta {
             lease: held.lease,
             loaded_at_ms: context.cache.clock.wall_ms(),
-            stamp: context.stamp_of_entry(held.stamp).await,
+            stamp: context.stamp_of_entry(held.stamp()).await,
         };
         // Check after the flight was closed: if a repair was recorded before a caller joined, then either the key is still
         // blocked, or the repair has ended the lease.
-        let denied = context.blocks(&item.key);
+        let value = outcome.row.as_deref();
+        let clock = held.clock.as_ref();
+        let is_open = clock.is_some_and(|clock| context.is_open::<C>(value, clock));
+        let denied = is_open || context.blocks(&item.key);
         let fill = if denied {
             None
         } else {
@@ -364,7 +372,8 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     };
     let (filled, clock) = context.with_clock(filling).await;
     let mut filled = filled.into_iter();
-    for (item, outcome, Held { lease, stamp }, generation, denied, is_filled) in ends {
+    for (item, outcome, held, generation, denied, is_filled) in ends {
+        let lease = held.lease;
         // A lease that was still current when it was released proves as much as an accepted fill.
         let accepted = match is_filled {
             true => filled
@@ -372,7 +381,7 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
                 .is_some_and(|answer| item.judge_fill(&answer, lease)),
             false => item.release(lease).await,
         };
-        let is_shared = accepted && !denied && context.is_undisturbed(stamp, &clock);
+        let is_shared = accepted && !denied && context.is_undisturbed(held.stamp(), &clock);
         let below = if is_shared { ALL } else { generation };
         item.finish(LoadResult::Shared { outcome, below });
     }
@@ -381,7 +390,7 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
 /// Gives the leases of a load back that has read nothing.
 async fn release_all<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) {
     let leased = ready.iter().filter_map(|ready| {
-        let held = ready.held?;
+        let held = ready.held.as_ref()?;
         Some(ready.item.release(held.lease))
     });
     join_all(leased).await;

@@ -412,10 +412,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if tells_of_a_row && !self.is_servable() {
             self.bind_now().await?;
         }
-        let answer = match clock {
-            Clock::None => answer,
-            // Boxed, to keep the future of a hit without tags small.
-            Clock::Read(_) => Box::pin(self.check_tags::<C>(key, answer, clock)).await,
+        let answer = match clock.settles(&answer) {
+            true => answer,
+            // Boxed, to keep the future of a hit small.
+            false => Box::pin(self.check_tags::<C>(key, answer, clock)).await,
         };
         Ok(self.interpret::<C>(key, answer))
     }

@@ -3,9 +3,12 @@
 //! 1. A read of entries reads the clock at the same time ([`Context::with_clock`]), so that it takes no further round trip.
 //! 2. If the clock has moved since an entry was loaded, the marks of the entry's own tags are read and compared. If none is
 //!    later, the entry gets a new stamp in the background, so that the next read need not compare.
-//! 3. A load takes its stamp with its lease, before it reads the database ([`Context::stamp_of_load`]).
+//! 3. A load takes its stamp with its lease, before it reads the database ([`Context::clock_of_load`]).
 //! 4. A caller that has joined a load shares its result only if the clock has not moved since ([`Context::is_undisturbed`]): it
 //!    may have joined after an invalidation of a tag had returned.
+//!
+//! 5. While a write of many rows is open, what it may change is read from the database, and not filled. If it stays open, its process
+//!    may have died: from time to time a reader asks the store to forget the writes whose time is over.
 //!
 //! The tags of a row are known from the row. Those of an absence or a list are not: any invalidation may concern it, so it is
 //! served only while the clock stands.
@@ -13,23 +16,27 @@
 //! Invariant: without a reading of the clock, no entry of an entity with tags is served or filled.
 //! Not here: the rules (`protocol/tags`), and the invalidation itself (`write/invalidate`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
 use crate::{
+    clock::Deadline,
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::StoreError,
     protocol::{
         key::Key,
         state::Meta,
-        tags::{self, Reading, Stamp, Verdict},
+        tags::{self, Reading, Stamp, Tags, Verdict},
         token::Token,
     },
     read::content::Content,
     store::{Found, Store, failpoint::Mechanism, tags::TagStore},
 };
+
+/// How often the store is asked to forget open writes.
+const EXPIRE_EVERY: Duration = Duration::from_millis(500);
 
 /// What was read of a clock, beside entries.
 #[derive(Clone)]
@@ -38,6 +45,25 @@ pub(crate) enum Clock {
     None,
     /// The reading, if the store has the clock.
     Read(Result<Option<Reading>, StoreError>),
+}
+
+impl Clock {
+    /// Returns whether an answer of the store needs no further look: there is no entry, or nothing was invalidated since it was
+    /// loaded.
+    #[inline]
+    pub(crate) fn settles(&self, answer: &Result<Found, StoreError>) -> bool {
+        match (self, answer) {
+            (Self::None, _) => true,
+            (Self::Read(reading), Ok(Found::Value(meta, _) | Found::Negative(meta))) => {
+                let Ok(Some(reading)) = reading else {
+                    return false;
+                };
+                reading.open.is_empty()
+                    && tags::judge(meta.stamp, Some(reading)) == Verdict::Current
+            }
+            (Self::Read(_), _) => true,
+        }
+    }
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -72,6 +98,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Ok(found);
         }
         let mut reading = reading.clone()?;
+        if let Some(reading) = reading.as_ref().filter(|reading| !reading.open.is_empty()) {
+            let value = match &found {
+                Found::Value(_, payload) => C::decode(self, payload.clone()),
+                _ => None,
+            };
+            if self.is_open::<C>(value.as_deref(), reading) {
+                return Ok(Found::Writing);
+            }
+        }
         if store.disables(Mechanism::TagFloor)
             && let Some(reading) = &mut reading
         {
@@ -125,8 +160,42 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         tokio::spawn(restamp.in_current_span());
     }
 
-    /// Returns the stamp of a load that begins now.
-    pub(crate) async fn stamp_of_load(&self, clock: &Clock) -> Result<Option<Stamp>, StoreError> {
+    /// Returns whether an open write of many rows may change a value, or its absence.
+    pub(crate) fn is_open<C: Content<E, DB>>(
+        &self,
+        value: Option<&C::Value>,
+        reading: &Reading,
+    ) -> bool {
+        if reading.open.is_empty() {
+            return false;
+        }
+        let own = value.and_then(C::tags);
+        let is_open = reading.is_open(own.as_ref().map(Tags::as_slice));
+        if is_open && self.expiry_is_due() {
+            let (cache, clock) = (Arc::clone(&self.cache), self.tag_clock.clone());
+            let expire = async move {
+                if let Some(clock) = clock {
+                    // Without it, a later reader asks again.
+                    let _done = cache.store.expire_tagged(&clock).await;
+                }
+            };
+            tokio::spawn(expire.in_current_span());
+        }
+        is_open
+    }
+
+    /// Returns whether the store should be asked again to forget open writes.
+    fn expiry_is_due(&self) -> bool {
+        let mut next = self.next_expiry();
+        let is_due = next.is_none_or(Deadline::has_passed);
+        if is_due {
+            *next = Some(Deadline::after(EXPIRE_EVERY));
+        }
+        is_due
+    }
+
+    /// Returns the clock when a load begins.
+    pub(crate) async fn clock_of_load(&self, clock: &Clock) -> Result<Option<Reading>, StoreError> {
         let (Clock::Read(reading), Some(key)) = (clock, &self.tag_clock) else {
             return Ok(None);
         };
@@ -135,7 +204,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             None => self.cache.store.start_clock(key).await?,
         };
         *self.last_stamp() = Some(reading.now);
-        Ok(Some(reading.now))
+        Ok(Some(reading))
     }
 
     /// Returns the stamp of the entry of a load, which has the one of its beginning.
@@ -144,7 +213,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return of_load;
         }
         let ((), clock) = self.with_clock(async {}).await;
-        self.stamp_of_load(&clock).await.ok().flatten()
+        let reading = self.clock_of_load(&clock).await.ok().flatten();
+        reading.map(|reading| reading.now)
     }
 
     /// Returns whether no tag was invalidated since a load began.

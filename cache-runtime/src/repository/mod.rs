@@ -2,7 +2,7 @@
 //! calls `read`, `write`, `behind` or `schema`.
 
 mod lookups;
-mod tags;
+pub(crate) mod tags;
 pub(crate) mod within;
 pub(crate) mod within_lookups;
 mod write_behind;

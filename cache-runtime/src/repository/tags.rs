@@ -1,10 +1,16 @@
 //! The tags of a repository.
 
+use std::pin::Pin;
+
 use crate::{
-    database::{backend::Backend, entity::Entity},
+    database::{self, WriteOutcome, backend::Backend, entity::Entity},
     error::Error,
     repository::Repository,
+    write::transaction::Transaction,
 };
+
+/// The statements of a [`Repository::write_tagged`].
+pub type WriteFuture<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'c>>;
 
 impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Invalidates the cached rows with this tag, in one round trip, however many they are. When it returns, no process serves
@@ -26,6 +32,53 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         tag: impl Into<String>,
     ) -> impl Future<Output = Result<(), Error>> + Send {
         self.invalidate_tags([tag])
+    }
+
+    /// Runs statements of your own that change the rows with these tags, in a transaction, and returns what they return.
+    ///
+    /// Name the tags that the rows have before the change as well as those that they get. From before the commit until after it,
+    /// readers of rows with these tags, of absences and of lists go to the database, and nothing of it is cached. So it is as safe
+    /// as a write by id, and nothing has to be invalidated afterwards.
+    ///
+    /// ```
+    /// # use larder_runtime::{Error, Repository, sqlx, Entity};
+    /// # async fn example<E: Entity>(products: Repository<E, sqlx::Sqlite>) -> Result<u64, Error> {
+    /// let cheaper = "UPDATE products SET price = price * 0.9 WHERE category = 7";
+    /// let done = products
+    ///     .write_tagged(["category:7"], move |connection| Box::pin(sqlx::query(cheaper).execute(connection)))
+    ///     .await?;
+    /// Ok(done.rows_affected())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if no row of the entity can have one of the tags. Nothing was
+    ///   changed.
+    /// - The error of the statements, as its source. They are rolled back.
+    /// - As [`Transaction::commit`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the transaction is rolled back, unless its commit has begun: that runs to its end.
+    pub async fn write_tagged<T: Send>(
+        &self,
+        tags: impl IntoIterator<Item = impl Into<String>> + Send,
+        write: impl for<'c> FnOnce(&'c mut DB::Connection) -> WriteFuture<'c, T> + Send,
+    ) -> Result<T, Error> {
+        let texts: Vec<String> = tags.into_iter().map(Into::into).collect();
+        let tags = self.0.known_tags("write", &texts)?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
+        let written = write(transaction.connection()).await;
+        let value = written.map_err(|error| {
+            let fate = WriteOutcome::Nothing;
+            database::describe("write", &format!("rows of {}", E::SPEC.name), error, fate)
+        })?;
+        if !tags.is_empty() {
+            transaction.mark_tags_changed(&self.0, tags)?;
+        }
+        transaction.commit().await?;
+        Ok(value)
     }
 
     /// As [`Repository::invalidate_tag`], for several tags in one round trip.

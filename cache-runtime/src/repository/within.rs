@@ -375,13 +375,38 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ///
     /// Once the commit has returned, no read is older than the commit. While the rows are being dropped, an old one may
     /// still be served. If the process crashes at that point, an old row may be served until its time to live ends.
-    /// Dropping them scans all keys of the store once (`SCAN`).
+    /// Dropping them scans all keys of the store once (`SCAN`). None of this is so for an entity with `tags`: it is announced
+    /// like [`Within::mark_tags_changed`], for all of its rows.
     ///
     /// # Errors
     ///
     /// Kind [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction can only be rolled back.
     pub fn mark_all_changed(&mut self) -> Result<(), Error> {
         self.transaction.mark_all_changed(&self.repository.0)
+    }
+
+    /// Marks the rows with one of these tags as changed by raw SQL on [`Transaction::connection`]. Call it before or after the
+    /// statements, and name the tags that the rows had *before* them as well as those that they get: a row whose earlier tags are not
+    /// named may still be served as it was.
+    ///
+    /// From before the commit until after it, readers of rows with these tags, of absences and of lists go to the database, and
+    /// nothing of it is cached. So it is as safe as a write by id. If this process dies in between, they do so until the intent
+    /// expires (`intent(ttl)`).
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Configuration`](crate::ErrorKind::Configuration) if no row of the entity can have one of the tags, and kind
+    /// [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if the transaction can only be rolled back.
+    pub fn mark_tags_changed(
+        &mut self,
+        tags: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<(), Error> {
+        let texts: Vec<String> = tags.into_iter().map(Into::into).collect();
+        let tags = self.repository.0.known_tags("mark", &texts)?;
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.transaction.mark_tags_changed(&self.repository.0, tags)
     }
 
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {

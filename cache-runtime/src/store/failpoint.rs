@@ -105,6 +105,8 @@ pub enum Mechanism {
     /// The rule that a caller shares a load only if no tag was invalidated since it began. Without it, an accepted fill is
     /// enough.
     TagFlight,
+    /// The announcement of a write of many rows at their tags. Without it, their entries are invalidated only after the commit.
+    TagIntent,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }

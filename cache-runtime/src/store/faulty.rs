@@ -22,14 +22,14 @@ use crate::{
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, QueuePosition},
         state::{Change, Identity, Lease, Pending, State},
-        tags::{Reading, Stamp, Tag},
+        tags::{Changed, Reading, Stamp, Tag},
         token::Token,
     },
     store::{
         AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Mechanism, Payload, Point,
         RealStore, Representation, Store,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
-        tags::{Covered, Marks, TagStore},
+        tags::{Marks, TagStore},
         wake::Wakeups,
     },
 };
@@ -52,6 +52,9 @@ pub enum Operation {
     ReadMarks,
     StartClock,
     AdvanceClock,
+    BeginTagged,
+    EndTagged,
+    ExpireTagged,
     Restamp,
     Put,
     StartIncarnation,
@@ -614,9 +617,38 @@ impl TagStore for FaultyStore {
         self.store.start_clock(clock).await
     }
 
-    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
+    async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
         self.before(Operation::AdvanceClock).await?;
-        self.store.advance_clock(clock, covered).await
+        self.store.advance_clock(clock, changed).await
+    }
+
+    async fn begin_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+        ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.before(Operation::BeginTagged).await?;
+        if self.disables(Mechanism::TagIntent) {
+            return Ok(());
+        }
+        self.store.begin_tagged(clock, write, changed, ttl_ms).await
+    }
+
+    async fn end_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+    ) -> Result<(), StoreError> {
+        self.before(Operation::EndTagged).await?;
+        self.store.end_tagged(clock, write, changed).await
+    }
+
+    async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
+        self.before(Operation::ExpireTagged).await?;
+        self.store.expire_tagged(clock).await
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {

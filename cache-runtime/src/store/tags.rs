@@ -7,20 +7,11 @@ use crate::{
     error::StoreError,
     protocol::{
         key::Key,
-        tags::{Reading, Stamp, Tag},
+        tags::{Changed, Reading, Stamp, Tag},
         token::Token,
     },
     store::RealStore,
 };
-
-/// What is invalidated.
-#[derive(Clone, Copy, Debug)]
-pub enum Covered<'a> {
-    /// The entries with one of these tags.
-    Tags(&'a [Tag]),
-    /// All entries of the entity.
-    All,
-}
 
 /// A clock, and when some tags were last invalidated.
 pub type Marks = Option<(Reading, Vec<u64>)>;
@@ -43,12 +34,32 @@ pub trait TagStore {
     /// Reads a clock. Starts it if there is none.
     fn start_clock(&self, clock: &Key) -> impl Future<Output = Result<Reading, StoreError>> + Send;
 
-    /// Advances a clock, and records what was invalidated.
+    /// Invalidates entries: advances a clock, and records what was changed.
     fn advance_clock(
         &self,
         clock: &Key,
-        covered: Covered<'_>,
+        changed: &Changed,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Announces a write of many rows, or prolongs it, for this many milliseconds.
+    fn begin_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+        ttl_ms: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends a write of many rows.
+    fn end_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets the writes of many rows whose time is over.
+    fn expire_tagged(&self, clock: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Gives the entry with this token a later stamp. Returns whether it has it now.
     fn restamp(
@@ -72,8 +83,31 @@ impl TagStore for RealStore {
         dispatch!(self, store => store.start_clock(clock).await)
     }
 
-    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
-        dispatch!(self, store => store.advance_clock(clock, covered).await)
+    async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
+        dispatch!(self, store => store.advance_clock(clock, changed).await)
+    }
+
+    async fn begin_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+        ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        dispatch!(self, store => store.begin_tagged(clock, write, changed, ttl_ms).await)
+    }
+
+    async fn end_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+    ) -> Result<(), StoreError> {
+        dispatch!(self, store => store.end_tagged(clock, write, changed).await)
+    }
+
+    async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
+        dispatch!(self, store => store.expire_tagged(clock).await)
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {

@@ -6,12 +6,12 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
-    protocol::{key::Key, tags::Tag},
-    repair::Repair,
-    store::{
-        Representation, Store,
-        tags::{Covered, TagStore},
+    protocol::{
+        key::Key,
+        tags::{Changed, Tag},
     },
+    repair::Repair,
+    store::{Representation, Store, tags::TagStore},
     write::announce::WriteTarget,
 };
 
@@ -41,7 +41,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let advanced = match &self.tag_clock {
             Some(clock) => {
                 repairs.note_write_of_all();
-                store.advance_clock(clock, Covered::All).await
+                store.advance_clock(clock, &Changed::All).await
             }
             None => Ok(()),
         };
@@ -58,22 +58,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Invalidates the entries of the rows with one of these tags.
     pub(crate) async fn invalidate_tags(&self, texts: &[String]) -> Result<(), Error> {
-        let Some(clock) = self.tag_clock.as_ref().filter(|_| !texts.is_empty()) else {
-            return match texts.first() {
-                None => Ok(()),
-                Some(text) => Err(self.no_such_tag(text)),
-            };
+        let tags = self.known_tags("invalidate", texts)?;
+        let Some(clock) = self.tag_clock.as_ref().filter(|_| !tags.is_empty()) else {
+            return Ok(());
         };
-        for text in texts {
-            if !E::SPEC.tags.iter().any(|pattern| pattern.matches(text)) {
-                return Err(self.no_such_tag(text));
-            }
-        }
         self.counters.invalidations.add_one();
         self.cache.repairs.note_write_of_all();
-        let tags: Vec<_> = texts.iter().map(|text| Tag::new(text)).collect();
-        let covered = Covered::Tags(&tags);
-        let advanced = self.cache.store.advance_clock(clock, covered).await;
+        let changed = Changed::Tags(tags);
+        let advanced = self.cache.store.advance_clock(clock, &changed).await;
         advanced.map_err(|error| {
             let what = format!("the rows with the tag `{}`", texts.join("` or `"));
             self.not_invalidated(&what, error)
@@ -91,17 +83,26 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Error::with_source(ErrorKind::CacheUnavailable, message, error)
     }
 
-    fn no_such_tag(&self, text: &str) -> Error {
-        let name = E::SPEC.name;
-        let known = E::SPEC.tags.iter().map(|tag| format!("`{tag}`"));
-        let known: Vec<_> = known.collect();
-        let way_out = match known.is_empty() {
-            true => "it has none; declare them with `#[cached(tags(\"..\"))]`".to_owned(),
-            false => format!("its tags are {}", known.join(", ")),
-        };
-        Error::new(
-            ErrorKind::Configuration,
-            format!("failed to invalidate `{text}`: no row of {name} has this tag; {way_out}"),
-        )
+    /// Returns the tags with these texts. Fails if no row can have one of them.
+    pub(crate) fn known_tags(&self, verb: &str, texts: &[String]) -> Result<Vec<Tag>, Error> {
+        let known = |text: &String| E::SPEC.tags.iter().any(|pattern| pattern.matches(text));
+        match texts.iter().find(|text| !known(text)) {
+            Some(unknown) => Err(no_such_tag::<E>(verb, unknown)),
+            None => Ok(texts.iter().map(|text| Tag::new(text)).collect()),
+        }
     }
+}
+
+fn no_such_tag<E: Entity>(verb: &str, text: &str) -> Error {
+    let name = E::SPEC.name;
+    let known = E::SPEC.tags.iter().map(|tag| format!("`{tag}`"));
+    let known: Vec<_> = known.collect();
+    let way_out = match known.is_empty() {
+        true => "it has none; declare them with `#[cached(tags(\"..\"))]`".to_owned(),
+        false => format!("its tags are {}", known.join(", ")),
+    };
+    Error::new(
+        ErrorKind::Configuration,
+        format!("failed to {verb} `{text}`: no row of {name} has this tag; {way_out}"),
+    )
 }

@@ -45,7 +45,7 @@ use crate::{
     detached,
     error::{Error, ErrorKind},
     policy::Policy,
-    protocol::{key::Key, token::Token},
+    protocol::{key::Key, tags::Tag, token::Token},
     read::content::{self, Content, SelectError},
     write::{
         StagedFailure,
@@ -467,6 +467,18 @@ impl<DB: Backend> Transaction<'_, DB> {
         let (_, scope) = self.parts()?;
         let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
         scope.staging.mark_all_changed(target);
+        Ok(())
+    }
+
+    /// Records that raw SQL has changed or will change the rows with some tags of a repository.
+    pub(crate) fn mark_tags_changed<E: Entity>(
+        &mut self,
+        repository: &Arc<Context<E, DB>>,
+        tags: Vec<Tag>,
+    ) -> Result<(), Error> {
+        let (_, scope) = self.parts()?;
+        let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
+        scope.staging.mark_tags_changed(target, tags);
         Ok(())
     }
 

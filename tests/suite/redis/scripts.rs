@@ -810,6 +810,7 @@ fn a_script_without_the_lease_comparison_is_found() {
     bench.run(&Operation::Acquire {
         lease: 1,
         identity: 0,
+        outdated: None,
     });
     let broken = script_text("fill")
         .expect("the script exists")

@@ -85,7 +85,7 @@ pub struct MemoryStore {
     /// The directory that the paths of journals are relative to.
     directory: PathBuf,
     /// The journals by their paths.
-    journals: Mutex<HashMap<PathBuf, Arc<JournalHandle>>>,
+    journals: Box<Mutex<HashMap<PathBuf, Arc<JournalHandle>>>>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -109,7 +109,7 @@ impl MemoryStore {
             queues: RwLock::default(),
             name: Token::draw(),
             directory,
-            journals: Mutex::default(),
+            journals: Box::default(),
         }
     }
 

@@ -13,10 +13,10 @@ use crate::{
     protocol::{
         key::Key,
         state,
-        tags::{MAX_MARKS, Reading, Stamp, Tag, TagClock},
+        tags::{Changed, MAX_MARKS, OpenWrite, Reading, Stamp, Tag, TagClock},
         token::{self, Token},
     },
-    store::tags::{Covered, Marks, TagStore},
+    store::tags::{Marks, TagStore},
 };
 
 /// The clocks by their keys.
@@ -38,7 +38,13 @@ impl Clocks {
 
 impl TagStore for MemoryStore {
     async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
-        Ok(self.clocks.read(clock, TagClock::reading))
+        let now_ms = self.clock.now_ms();
+        let read = |clock: &TagClock| (clock.reading(), clock.has_expired(now_ms));
+        Ok(match self.clocks.read(clock, read) {
+            None => None,
+            Some((reading, false)) => Some(reading),
+            Some((_, true)) => Some(self.change_clock(clock, |clock| clock.reading())),
+        })
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
@@ -47,18 +53,57 @@ impl TagStore for MemoryStore {
     }
 
     async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
-        Ok(self.clocks.change(clock, |clock| clock.reading()))
+        Ok(self.change_clock(clock, |clock| clock.reading()))
     }
 
-    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
-        self.clocks.change(clock, |clock| match covered {
-            Covered::Tags(tags) => clock.invalidate(tags, MAX_MARKS),
-            Covered::All => clock.invalidate_all(),
-        });
+    async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
+        self.change_clock(clock, |clock| clock.invalidate(changed, MAX_MARKS));
+        Ok(())
+    }
+
+    async fn begin_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+        ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        let write = OpenWrite {
+            token: write,
+            until_ms: self.clock.now_ms().saturating_add(ttl_ms),
+            changed: changed.clone(),
+        };
+        self.change_clock(clock, |clock| clock.announce(write, MAX_MARKS));
+        Ok(())
+    }
+
+    async fn end_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+    ) -> Result<(), StoreError> {
+        self.change_clock(clock, |clock| clock.end(write, changed, MAX_MARKS));
+        Ok(())
+    }
+
+    async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
+        self.change_clock(clock, |_| ());
         Ok(())
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
         Ok(self.step(key, |slot| state::restamp(slot, token, stamp)))
+    }
+}
+
+impl MemoryStore {
+    /// Changes a clock, after the writes were forgotten whose time is over.
+    fn change_clock<T>(&self, clock: &Key, change: impl FnOnce(&mut TagClock) -> T) -> T {
+        let now_ms = self.clock.now_ms();
+        self.clocks.change(clock, |clock| {
+            clock.expire(now_ms);
+            change(clock)
+        })
     }
 }

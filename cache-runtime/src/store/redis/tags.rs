@@ -1,7 +1,9 @@
 //! The clocks of tags in Redis: one hash for each entity with tags.
 //!
-//! The field `c` has the clock: its incarnation, its time and its floor, eight bytes each, little-endian. Each other field is a
-//! tag, eight bytes big-endian, and has the time of its last invalidation.
+//! The field `c` has the clock: its incarnation, its time and its floor, eight bytes each, little-endian. The field `o` has the open
+//! writes, one after the other: token, the time until which each is open, in milliseconds since 1970 by the server's clock, the
+//! number of its tags, and the tags. A write that may change any row has no tags. Each other field is a tag, eight bytes
+//! big-endian, and has the time of its last invalidation.
 //!
 //! Invariant: the time only grows while the hash lives, because scripts alone write it. A hash that was evicted or deleted is
 //! begun again with another incarnation.
@@ -14,20 +16,38 @@ use crate::{
     protocol::{
         entry,
         key::Key,
-        tags::{MAX_MARKS, Reading, Stamp, Tag},
-        token::{self, Token},
+        tags::{Changed, MAX_MARKS, Reading, Stamp, Tag},
+        token::{self, TOKEN_LENGTH, Token},
     },
-    store::tags::{Covered, Marks, TagStore},
+    store::tags::{Marks, TagStore},
 };
 
 /// The field of the clock itself.
 const CLOCK: &str = "c";
+/// The field of the open writes.
+const OPEN: &str = "o";
+
+/// What the script does with a write of many rows.
+#[derive(Clone, Copy)]
+enum Step {
+    /// There is none: only invalidate.
+    Invalidate,
+    /// Announce it for this many milliseconds.
+    Begin(Token, u64),
+    End(Token),
+    /// Only forget those whose time is over.
+    Expire,
+}
 
 impl TagStore for RedisStore {
     async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
         let mut link = self.connector.link()?;
         let mut command = redis::Cmd::new();
-        command.arg("HGET").arg(clock.as_bytes()).arg(CLOCK);
+        command
+            .arg("HMGET")
+            .arg(clock.as_bytes())
+            .arg(CLOCK)
+            .arg(OPEN);
         // As the read of the entry that it accompanies.
         let answer = link.connection.send_packed_command(&command).await;
         let answer = answer.and_then(Value::extract_error);
@@ -37,19 +57,23 @@ impl TagStore for RedisStore {
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
         let mut command = redis::Cmd::new();
-        command.arg("HMGET").arg(clock.as_bytes()).arg(CLOCK);
+        command
+            .arg("HMGET")
+            .arg(clock.as_bytes())
+            .arg(CLOCK)
+            .arg(OPEN);
         for tag in tags {
             command.arg(&tag.0.to_be_bytes());
         }
         let link = self.connector.link()?;
         let answer = self.command("read_marks", link, &command).await?;
+        let Some(reading) = reading(&answer) else {
+            return Ok(None);
+        };
         let Value::Array(fields) = answer else {
             return Ok(None);
         };
-        let Some(reading) = fields.first().and_then(reading) else {
-            return Ok(None);
-        };
-        let marks = fields[1..].iter().map(mark).collect();
+        let marks = fields.iter().skip(2).map(mark).collect();
         Ok(Some((reading, marks)))
     }
 
@@ -62,7 +86,7 @@ impl TagStore for RedisStore {
             .arg(CLOCK)
             .arg(new);
         let mut read = redis::Cmd::new();
-        read.arg("HGET").arg(clock.as_bytes()).arg(CLOCK);
+        read.arg("HMGET").arg(clock.as_bytes()).arg(CLOCK).arg(OPEN);
         let link = self.connector.link()?;
         let answers = self
             .run_all("start_clock", link, &[], vec![start, read])
@@ -72,26 +96,37 @@ impl TagStore for RedisStore {
         reading(&answer).ok_or_else(|| StoreError::new("the clock of the tags is unreadable"))
     }
 
-    async fn advance_clock(&self, clock: &Key, covered: Covered<'_>) -> Result<(), StoreError> {
-        let mut invocation = SCRIPTS.invalidate_tags.prepare_invoke();
-        invocation
-            .key(clock.as_bytes())
-            .arg(&token::random().to_le_bytes())
-            .arg(MAX_MARKS);
-        match covered {
-            Covered::All => {
-                invocation.arg(1);
-            }
-            Covered::Tags(tags) => {
-                invocation.arg(0);
-                for tag in tags {
-                    invocation.arg(&tag.0.to_be_bytes());
-                }
-            }
-        }
-        let link = self.connector.link()?;
-        self.run_script("advance_clock", link, &invocation).await?;
-        Ok(())
+    async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
+        self.change_clock("advance_clock", clock, changed, Step::Invalidate)
+            .await
+    }
+
+    async fn begin_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+        ttl_ms: u64,
+    ) -> Result<(), StoreError> {
+        let step = Step::Begin(write, ttl_ms);
+        self.change_clock("begin_tagged", clock, changed, step)
+            .await
+    }
+
+    async fn end_tagged(
+        &self,
+        clock: &Key,
+        write: Token,
+        changed: &Changed,
+    ) -> Result<(), StoreError> {
+        self.change_clock("end_tagged", clock, changed, Step::End(write))
+            .await
+    }
+
+    async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
+        let nothing = Changed::Tags(Vec::new());
+        self.change_clock("expire_tagged", clock, &nothing, Step::Expire)
+            .await
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
@@ -107,12 +142,55 @@ impl TagStore for RedisStore {
     }
 }
 
-/// Reads the field of a clock. One that cannot be read is no clock, so that nothing is served by it.
-fn reading(field: &Value) -> Option<Reading> {
-    let Value::BulkString(bytes) = field else {
+impl RedisStore {
+    async fn change_clock(
+        &self,
+        operation: &'static str,
+        clock: &Key,
+        changed: &Changed,
+        step: Step,
+    ) -> Result<(), StoreError> {
+        let (name, write, ttl_ms) = match step {
+            Step::Invalidate => ("", None, 0),
+            Step::Begin(write, ttl_ms) => ("begin", Some(write), ttl_ms),
+            Step::End(write) => ("end", Some(write), 0),
+            Step::Expire => ("expire", None, 0),
+        };
+        let write = write.map_or(Vec::new(), |write| write.0.to_vec());
+        let mut invocation = SCRIPTS.change_clock.prepare_invoke();
+        invocation
+            .key(clock.as_bytes())
+            .arg(&token::random().to_le_bytes())
+            .arg(MAX_MARKS)
+            .arg(name)
+            .arg(write)
+            .arg(ttl_ms);
+        match changed {
+            Changed::All => {
+                invocation.arg(1);
+            }
+            Changed::Tags(tags) => {
+                invocation.arg(0);
+                for tag in tags {
+                    invocation.arg(&tag.0.to_be_bytes());
+                }
+            }
+        }
+        let link = self.connector.link()?;
+        self.run_script(operation, link, &invocation).await?;
+        Ok(())
+    }
+}
+
+/// Reads the fields of a clock. One that cannot be read is no clock, so that nothing is served by it.
+fn reading(answer: &Value) -> Option<Reading> {
+    let Value::Array(fields) = answer else {
         return None;
     };
-    let (numbers, []) = bytes.as_chunks::<8>() else {
+    let (Value::BulkString(clock), open) = (fields.first()?, fields.get(1)?) else {
+        return None;
+    };
+    let (numbers, []) = clock.as_chunks::<8>() else {
         return None;
     };
     let [incarnation, time, floor] = *numbers else {
@@ -124,7 +202,43 @@ fn reading(field: &Value) -> Option<Reading> {
             time: u64::from_le_bytes(time),
         },
         floor: u64::from_le_bytes(floor),
+        open: match open {
+            Value::BulkString(bytes) => open_writes(bytes),
+            _ => Vec::new(),
+        },
     })
+}
+
+/// Reads the open writes. If they cannot be read, any row may be changed.
+fn open_writes(bytes: &[u8]) -> Vec<Changed> {
+    let mut all = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let Some((changed, after)) = open_write(rest) else {
+            return vec![Changed::All];
+        };
+        all.push(changed);
+        rest = after;
+    }
+    all
+}
+
+/// Reads the first open write. Returns what follows it.
+fn open_write(bytes: &[u8]) -> Option<(Changed, &[u8])> {
+    let (_token_and_time, rest) = bytes.split_at_checked(TOKEN_LENGTH + 8)?;
+    let (count, rest) = rest.split_first_chunk::<4>()?;
+    let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
+    let (tags, rest) = rest.split_at_checked(count.checked_mul(8)?)?;
+    let (tags, _) = tags.as_chunks::<8>();
+    let tags: Vec<_> = tags
+        .iter()
+        .map(|tag| Tag(u64::from_be_bytes(*tag)))
+        .collect();
+    let changed = match tags.is_empty() {
+        true => Changed::All,
+        false => Changed::Tags(tags),
+    };
+    Some((changed, rest))
 }
 
 /// Reads the field of a tag. One that cannot be read counts as invalidated just now.

@@ -34,10 +34,10 @@ use crate::{
     database::{backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
     policy::{Coherence, OnOutage, Policy},
-    protocol::{key::Key, token::Token},
+    protocol::{key::Key, tags::Changed, token::Token},
     repair::Repair,
     stats::Counters,
-    store::{AnnouncedKey, CacheUpdate, Point, Store},
+    store::{AnnouncedKey, CacheUpdate, Point, Store, tags::TagStore},
 };
 
 /// The pause before a failed announcement is repeated.
@@ -50,6 +50,8 @@ pub(crate) trait WriteTarget: Send + Sync {
     fn prefix(&self) -> &[u8];
     /// Returns what the keys of all rows and of all lookups begin with.
     fn prefixes(&self) -> Vec<Vec<u8>>;
+    /// Returns the key of the clock of the tags, for an entity with tags.
+    fn tag_clock(&self) -> Option<&Key>;
     fn policy(&self) -> &Policy;
     fn counters(&self) -> &Counters;
     fn entity(&self) -> &'static str;
@@ -66,6 +68,10 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
 
     fn prefixes(&self) -> Vec<Vec<u8>> {
         self.keys.prefixes(!E::SPEC.lookups.is_empty())
+    }
+
+    fn tag_clock(&self) -> Option<&Key> {
+        self.tag_clock.as_ref()
     }
 
     fn policy(&self) -> &Policy {
@@ -108,6 +114,8 @@ struct TargetIntent {
     keys: Vec<AnnouncedKey>,
     /// Whether any row may have changed.
     all: bool,
+    /// What may have changed by its tags.
+    tagged: Option<Changed>,
     intent: Intent,
 }
 
@@ -122,6 +130,7 @@ impl Announcement {
                 .map(|(key, update)| AnnouncedKey { key, update })
                 .collect(),
             all: staged.all,
+            tagged: staged.tagged,
             intent: Intent::NotPlaced,
         });
         Self {
@@ -147,6 +156,7 @@ impl Announcement {
                 .map(|key| AnnouncedKey { key, update: None })
                 .collect(),
             all: false,
+            tagged: None,
             intent: Intent::NotPlaced,
         });
         announcement
@@ -295,7 +305,7 @@ impl Drop for Announcement {
                 Coherence::Ttl => {}
                 Coherence::Lease => {
                     part.remember(Repair::Drop);
-                    if part.all {
+                    if part.all || part.tagged.is_some() {
                         part.target.cache().repairs.remember_all(None);
                     }
                 }
@@ -342,7 +352,11 @@ impl TargetIntent {
         let connection = store.connection_number();
         self.intent = self.intent.sending(store.history());
         let ttl_ms = millis(self.target.policy().intent_ttl);
-        match store.begin(&self.keys, intent, ttl_ms).await {
+        let (at_keys, at_tags) = tokio::join!(
+            store.begin(&self.keys, intent, ttl_ms),
+            self.begin_tagged(intent, ttl_ms)
+        );
+        match at_keys.and(at_tags) {
             Ok(()) => {
                 self.intent = self.intent.acknowledged(connection, is_first);
                 true
@@ -356,10 +370,36 @@ impl TargetIntent {
         }
     }
 
+    /// Announces the write at its tags.
+    async fn begin_tagged(&self, intent: Token, ttl_ms: u64) -> Result<(), StoreError> {
+        match (&self.tagged, self.target.tag_clock()) {
+            (Some(changed), Some(clock)) => {
+                let store = &self.target.cache().store;
+                store.begin_tagged(clock, intent, changed, ttl_ms).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the write at its tags.
+    async fn end_tagged(&self, intent: Token) -> Result<(), StoreError> {
+        match (&self.tagged, self.target.tag_clock()) {
+            (Some(changed), Some(clock)) => {
+                let store = &self.target.cache().store;
+                store.end_tagged(clock, intent, changed).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records with the repairs that the store is about to be sent these keys.
     fn note(&self) {
+        let repairs = &self.target.cache().repairs;
         for announced in &self.keys {
-            self.target.cache().repairs.note_write(&announced.key);
+            repairs.note_write(&announced.key);
+        }
+        if self.tagged.is_some() {
+            repairs.note_write_of_all();
         }
     }
 
@@ -393,18 +433,25 @@ impl TargetIntent {
         }
         let store = &self.target.cache().store;
         self.note();
-        let result = match self.target.policy().coherence {
-            Coherence::Ttl => return,
-            Coherence::Lease if ending == WriteEnd::Undone => return,
-            Coherence::Lease => self.invalidate().await,
-            Coherence::Intent => store.end(&self.keys, intent).await,
+        let coherence = self.target.policy().coherence;
+        let at_keys = async {
+            match coherence {
+                Coherence::Ttl => Ok(()),
+                Coherence::Lease if ending == WriteEnd::Undone => Ok(()),
+                Coherence::Lease => self.invalidate().await,
+                Coherence::Intent => store.end(&self.keys, intent).await,
+            }
         };
-        if let Err(error) = result {
+        let (at_keys, at_tags) = tokio::join!(at_keys, self.end_tagged(intent));
+        if at_tags.is_err() {
+            self.target.cache().repairs.remember_all(None);
+        }
+        if let Err(error) = at_keys.and(at_tags) {
             self.target.counters().store_errors.add_one();
             tracing::debug!(entity = self.target.entity(), %error, "failed to end the announcement of a write; its keys are dropped later");
             self.remember(Repair::Drop);
         }
-        if self.all && ending == WriteEnd::Committed {
+        if self.all && ending == WriteEnd::Committed && coherence != Coherence::Ttl {
             self.drop_all().await;
         }
     }
@@ -426,7 +473,7 @@ impl TargetIntent {
             keys = self.keys.len(),
             "the outcome of a write is unknown; its keys stay uncached until its intent expires"
         );
-        if self.all {
+        if self.all || (self.tagged.is_some() && !self.is_in_place()) {
             let ended = Deadline::after(self.target.policy().intent_ttl);
             self.target.cache().repairs.remember_all(Some(ended));
         }

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::WriteTarget;
 use crate::{
-    protocol::key::Key,
+    protocol::{
+        key::Key,
+        tags::{Changed, Tag},
+    },
     store::{CacheUpdate, Fill},
 };
 
@@ -21,6 +24,17 @@ pub(super) struct Staged {
     pub(super) keys: HashMap<Key, Option<CacheUpdate>>,
     /// Whether any row may have changed.
     pub(super) all: bool,
+    /// What may have changed by its tags, for an entity with tags.
+    pub(super) tagged: Option<Changed>,
+}
+
+impl Staged {
+    fn add_tagged(&mut self, changed: Changed) {
+        match &mut self.tagged {
+            Some(own) => own.add(changed),
+            None => self.tagged = Some(changed),
+        }
+    }
 }
 
 impl PendingWrites {
@@ -38,9 +52,21 @@ impl PendingWrites {
     pub(crate) fn mark_all_changed(&mut self, target: Arc<dyn WriteTarget>) {
         // No row has this key. Its intent shows whether the store can be reached, and gives the commit a deadline.
         let nobody = Key::from_bytes(target.prefix());
+        let has_clock = target.tag_clock().is_some();
         let staged = self.of(target);
         staged.keys.insert(nobody, None);
-        staged.all = true;
+        match has_clock {
+            true => staged.add_tagged(Changed::All),
+            false => staged.all = true,
+        }
+    }
+
+    /// Records that the rows with some tags of a repository may be changed.
+    pub(crate) fn mark_tags_changed(&mut self, target: Arc<dyn WriteTarget>, tags: Vec<Tag>) {
+        let nobody = Key::from_bytes(target.prefix());
+        let staged = self.of(target);
+        staged.keys.insert(nobody, None);
+        staged.add_tagged(Changed::Tags(tags));
     }
 
     fn of(&mut self, target: Arc<dyn WriteTarget>) -> &mut Staged {
@@ -54,6 +80,7 @@ impl PendingWrites {
                 target,
                 keys: HashMap::new(),
                 all: false,
+                tagged: None,
             });
             self.targets.len() - 1
         });
@@ -90,7 +117,11 @@ impl PendingWrites {
             for (key, update) in staged.keys {
                 self.mark_changed(Arc::clone(&staged.target), key, update);
             }
-            self.of(staged.target).all |= staged.all;
+            let own = self.of(staged.target);
+            own.all |= staged.all;
+            if let Some(tagged) = staged.tagged {
+                own.add_tagged(tagged);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     cache::Cache,
     protocol::state::{Identity, Lease, Meta},
     store::{
-        Fill, Found, Payload,
+        Fill, Found, Over, Payload,
         faulty::{Faults, Operation},
     },
 };
@@ -35,6 +35,10 @@ impl WriteTarget for Target {
 
     fn prefixes(&self) -> Vec<Vec<u8>> {
         vec![self.prefix().to_vec()]
+    }
+
+    fn tag_clock(&self) -> Option<&Key> {
+        None
     }
 
     fn policy(&self) -> &Policy {

@@ -28,7 +28,7 @@ pub(super) struct Scripts {
     pub(super) fetch: Script,
     pub(super) settle: Script,
     pub(super) restamp: Script,
-    pub(super) invalidate_tags: Script,
+    pub(super) change_clock: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
@@ -50,7 +50,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         fetch: script("fetch"),
         settle: script("settle"),
         restamp: script("restamp"),
-        invalidate_tags: script("invalidate_tags"),
+        change_clock: script("change_clock"),
     }
 });
 
@@ -72,7 +72,7 @@ pub fn script_text(name: &str) -> Option<String> {
         "fetch" => (" flags=allow-oom", include_str!("fetch.lua")),
         "settle" => (" flags=allow-oom", include_str!("settle.lua")),
         "restamp" => ("", include_str!("restamp.lua")),
-        "invalidate_tags" => (" flags=allow-oom", include_str!("invalidate_tags.lua")),
+        "change_clock" => (" flags=allow-oom", include_str!("change_clock.lua")),
         _ => return None,
     };
     let prelude = include_str!("prelude.lua");
