@@ -1072,9 +1072,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         let (id, new) = (self.old_row().await, self.id());
         let (behind, row) = (&self.behind, |id| Behind::new(id, "new"));
         match name {
-            "a page of a list" | "a page beyond what is cached of a list" => {
-                self.run_lookup(name, cut).await
-            }
+            "a page of a list"
+            | "a page beyond what is cached of a list"
+            | "a row whose tags are compared"
+            | "a row whose tag was invalidated" => self.run_lookup(name, cut).await,
             "a page of a list in a transaction" => self.run_within_lookup(name, cut).await,
             "the id of the database is installed" => {
                 Left::of(&cut.run(larder::schema::install(&self.pool)).await)

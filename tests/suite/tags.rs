@@ -67,18 +67,18 @@ const AIRPORTS: &str = "CREATE TABLE airports (id BIGINT NOT NULL PRIMARY KEY, c
                         name VARCHAR(50) NOT NULL)";
 
 macro_rules! airports {
-    ($name:ident, $strategy:literal, $on_outage:literal) => {
+    ($name:ident, $($option:tt)*) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
         #[cached(
-                            table = "airports",
-                            strategy = $strategy,
-                            ttl = "10m",
-                            negative_ttl = "10m",
-                            jitter = 0,
-                            lease(ttl = "20s", wait = "10s"),
-                            tags("catalog", "country:{country}", "region:{region}/{country}"),
-                            index(country)
-                        )]
+            table = "airports",
+            ttl = "10m",
+            negative_ttl = "10m",
+            jitter = 0,
+            lease(ttl = "20s", wait = "10s"),
+            tags("catalog", "country:{country}", "region:{region}/{country}"),
+            index(country),
+            $($option)*
+        )]
         struct $name {
             #[cached(id)]
             id: i64,
@@ -100,9 +100,9 @@ macro_rules! airports {
     };
 }
 
-airports!(Airport, "aside", "available");
-airports!(WrittenAirport, "write_through", "available");
-airports!(CarefulAirport, "aside", "consistent");
+airports!(Airport,);
+airports!(WrittenAirport, strategy = "write_through");
+airports!(CarefulAirport, on_outage = "consistent");
 
 /// The airports, as this process and another one see them.
 struct Scene<DB: Tested> {

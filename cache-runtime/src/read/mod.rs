@@ -163,10 +163,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.blocks(&key) {
             return Box::pin(self.miss_from(key, content(), Next::Bypass)).await;
         }
-        let store = &self.cache.store;
-        let (found, clock) = self
-            .with_clock(store.get(&key, fingerprint, self.codec.number()))
-            .await;
+        let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
             LookedUp::Served(outcome) => {
                 self.count_hit(&outcome);
@@ -190,10 +187,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         self.bind_for_read().await?;
         let keys: Vec<_> = wanted.iter().map(|(key, _)| key).collect();
-        let store = &self.cache.store;
-        let (found, clock) = self
-            .with_clock(store.get_many(&keys, fingerprint, self.codec.number()))
-            .await;
+        let (found, clock) = self.look_at_many(&keys, fingerprint).await;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut missed = Vec::new();
         for (at, ((key, content), found)) in wanted.into_iter().zip(found).enumerate() {

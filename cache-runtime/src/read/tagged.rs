@@ -1,6 +1,6 @@
 //! What the clock of an entity's tags says about the entries that a read has found, and about a load.
 //!
-//! 1. A read of entries reads the clock at the same time ([`Context::with_clock`]), so that it takes no further round trip.
+//! 1. A read of entries reads the clock with them ([`Context::look`]), so that it takes no further round trip.
 //! 2. If the clock has moved since an entry was loaded, the marks of the entry's own tags are read and compared. If none is
 //!    later, the entry gets a new stamp in the background, so that the next read need not compare.
 //! 3. A load takes its stamp with its lease, before it reads the database ([`Context::clock_of_load`]).
@@ -67,6 +67,38 @@ impl Clock {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Reads a key, and the clock with it.
+    #[inline]
+    pub(crate) async fn look(
+        &self,
+        key: &Key,
+        fingerprint: u32,
+    ) -> (Result<Found, StoreError>, Clock) {
+        if self.tag_clock.is_none() {
+            let found = self.cache.store.get(key, fingerprint, self.codec.number());
+            return (found.await, Clock::None);
+        }
+        let (mut found, clock) = Box::pin(self.look_at_many(&[key], fingerprint)).await;
+        let no_answer = || Err(StoreError::new("the store has not answered"));
+        (found.pop().unwrap_or_else(no_answer), clock)
+    }
+
+    /// Reads several keys, and the clock with them.
+    pub(crate) async fn look_at_many(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+    ) -> (Vec<Result<Found, StoreError>>, Clock) {
+        let (store, codec) = (&self.cache.store, self.codec.number());
+        match &self.tag_clock {
+            None => (store.get_many(keys, fingerprint, codec).await, Clock::None),
+            Some(clock) => {
+                let (found, reading) = store.get_many_tagged(keys, fingerprint, codec, clock).await;
+                (found, Clock::Read(reading))
+            }
+        }
+    }
+
     /// Runs an operation of the store, and reads the clock at the same time.
     #[inline]
     pub(crate) async fn with_clock<T>(&self, operation: impl Future<Output = T>) -> (T, Clock) {
@@ -97,7 +129,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if store.disables(Mechanism::TagClock) {
             return Ok(found);
         }
-        let mut reading = reading.clone()?;
+        let reading = self.with_floor(reading.clone()?);
         if let Some(reading) = reading.as_ref().filter(|reading| !reading.open.is_empty()) {
             let value = match &found {
                 Found::Value(_, payload) => C::decode(self, payload.clone()),
@@ -106,11 +138,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             if self.is_open::<C>(value.as_deref(), reading) {
                 return Ok(Found::Writing);
             }
-        }
-        if store.disables(Mechanism::TagFloor)
-            && let Some(reading) = &mut reading
-        {
-            reading.floor = 0;
         }
         let verdict = match (tags::judge(meta.stamp, reading.as_ref()), &found) {
             (Verdict::Unclear, Found::Value(..)) => self.compare::<C>(key, &found, meta).await?,
@@ -141,14 +168,23 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Ok(Verdict::Outdated);
         };
         let marks = self.cache.store.read_marks(clock, own.as_slice()).await?;
-        let verdict = match &marks {
-            Some((reading, marks)) => tags::judge_marks(meta.stamp, Some(reading), marks),
-            None => Verdict::Outdated,
-        };
-        if let (Verdict::Current, Some((reading, _))) = (verdict, marks) {
+        let (reading, marks) = marks.map_or((None, Vec::new()), |(reading, marks)| {
+            (self.with_floor(Some(reading)), marks)
+        });
+        let verdict = tags::judge_marks(meta.stamp, reading.as_ref(), &marks);
+        if let (Verdict::Current, Some(reading)) = (verdict, reading) {
             self.restamp(key, meta.lease.token, reading.now);
         }
         Ok(verdict)
+    }
+
+    /// Returns a reading, without its floor if a test leaves that out.
+    fn with_floor(&self, reading: Option<Reading>) -> Option<Reading> {
+        let mut reading = reading?;
+        if self.cache.store.disables(Mechanism::TagFloor) {
+            reading.floor = 0;
+        }
+        Some(reading)
     }
 
     fn restamp(&self, key: &Key, token: Token, stamp: Stamp) {

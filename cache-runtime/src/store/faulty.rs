@@ -29,7 +29,7 @@ use crate::{
         AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Mechanism, Payload, Point,
         RealStore, Representation, Store,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
-        tags::{Marks, TagStore},
+        tags::{ClockAnswer, Marks, TagStore},
         wake::Wakeups,
     },
 };
@@ -602,7 +602,29 @@ impl QueueStore for FaultyStore {
 }
 
 impl TagStore for FaultyStore {
-    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
+    async fn get_many_tagged(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+        clock: &Key,
+    ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
+        let (get, read) = (
+            self.before(Operation::Get).await,
+            self.before(Operation::ReadClock).await,
+        );
+        let (found, reading) = self
+            .store
+            .get_many_tagged(keys, fingerprint, codec, clock)
+            .await;
+        let found = match get {
+            Ok(()) => found,
+            Err(error) => vec![Err(error); keys.len()],
+        };
+        (found, read.and(reading))
+    }
+
+    async fn read_clock(&self, clock: &Key) -> ClockAnswer {
         self.before(Operation::ReadClock).await?;
         self.store.read_clock(clock).await
     }

@@ -10,19 +10,28 @@ use crate::{
         tags::{Changed, Reading, Stamp, Tag},
         token::Token,
     },
-    store::RealStore,
+    store::{Found, RealStore},
 };
 
 /// A clock, and when some tags were last invalidated.
 pub type Marks = Option<(Reading, Vec<u64>)>;
 
+/// The answer to a reading of a clock: the reading, if there is a clock.
+pub type ClockAnswer = Result<Option<Reading>, StoreError>;
+
 /// The operations on clocks.
 pub trait TagStore {
-    /// Reads a clock, if there is one.
-    fn read_clock(
+    /// Reads keys and a clock, in the round trips that the keys need. Returns an answer for each key, and that of the clock.
+    fn get_many_tagged(
         &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
         clock: &Key,
-    ) -> impl Future<Output = Result<Option<Reading>, StoreError>> + Send;
+    ) -> impl Future<Output = (Vec<Result<Found, StoreError>>, ClockAnswer)> + Send;
+
+    /// Reads a clock, if there is one.
+    fn read_clock(&self, clock: &Key) -> impl Future<Output = ClockAnswer> + Send;
 
     /// Reads a clock and when each of these tags was last invalidated, in one step.
     fn read_marks(
@@ -71,7 +80,17 @@ pub trait TagStore {
 }
 
 impl TagStore for RealStore {
-    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
+    async fn get_many_tagged(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+        clock: &Key,
+    ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
+        dispatch!(self, store => store.get_many_tagged(keys, fingerprint, codec, clock).await)
+    }
+
+    async fn read_clock(&self, clock: &Key) -> ClockAnswer {
         dispatch!(self, store => store.read_clock(clock).await)
     }
 

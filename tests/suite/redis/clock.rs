@@ -96,9 +96,7 @@ impl Bench {
                 }
             }
         }
-        let () = invocation
-            .invoke(&mut self.redis)
-            .expect("the script runs");
+        let () = invocation.invoke(&mut self.redis).expect("the script runs");
     }
 
     fn run(&mut self, step: &Step) {

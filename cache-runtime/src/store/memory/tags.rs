@@ -16,7 +16,10 @@ use crate::{
         tags::{Changed, MAX_MARKS, OpenWrite, Reading, Stamp, Tag, TagClock},
         token::{self, Token},
     },
-    store::tags::{Marks, TagStore},
+    store::{
+        Found, Store,
+        tags::{ClockAnswer, Marks, TagStore},
+    },
 };
 
 /// The clocks by their keys.
@@ -37,7 +40,18 @@ impl Clocks {
 }
 
 impl TagStore for MemoryStore {
-    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
+    async fn get_many_tagged(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+        clock: &Key,
+    ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
+        let found = self.get_many(keys, fingerprint, codec).await;
+        (found, self.read_clock(clock).await)
+    }
+
+    async fn read_clock(&self, clock: &Key) -> ClockAnswer {
         let now_ms = self.clock.now_ms();
         let read = |clock: &TagClock| (clock.reading(), clock.has_expired(now_ms));
         Ok(match self.clocks.read(clock, read) {

@@ -132,6 +132,24 @@ impl RedisStore {
         found(self.whole("get", link, key, first).await?, identity)
     }
 
+    /// Returns what a read of several keys found.
+    async fn found_each(
+        &self,
+        link: &Link,
+        keys: &[&Key],
+        replies: Vec<Result<Value, StoreError>>,
+        identity: Identity,
+    ) -> Vec<Result<Found, StoreError>> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for (key, reply) in keys.iter().zip(replies) {
+            answers.push(match reply {
+                Ok(first) => self.found_from(link.clone(), key, first, identity).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
     /// Stores an entry without applying the rules, or removes the key.
     #[cfg(feature = "internal-faults")]
     pub(crate) async fn force(
@@ -329,14 +347,7 @@ impl Store for RedisStore {
         };
         let commands = keys.iter().map(|key| read_beginning(key)).collect();
         let replies = self.run_all("get", link.clone(), &[], commands).await;
-        let mut answers = Vec::with_capacity(keys.len());
-        for (key, reply) in keys.iter().zip(replies) {
-            answers.push(match reply {
-                Ok(first) => self.found_from(link.clone(), key, first, identity).await,
-                Err(error) => Err(error),
-            });
-        }
-        answers
+        self.found_each(&link, keys, replies, identity).await
     }
 
     async fn acquire_many(

@@ -10,16 +10,20 @@
 
 use redis::Value;
 
-use super::{RedisStore, scripts::SCRIPTS};
+use super::{RedisStore, read_beginning, scripts::SCRIPTS};
 use crate::{
     error::StoreError,
     protocol::{
         entry,
         key::Key,
+        state::Identity,
         tags::{Changed, MAX_MARKS, Reading, Stamp, Tag},
         token::{self, TOKEN_LENGTH, Token},
     },
-    store::tags::{Marks, TagStore},
+    store::{
+        Found,
+        tags::{ClockAnswer, Marks, TagStore},
+    },
 };
 
 /// The field of the clock itself.
@@ -40,33 +44,43 @@ enum Step {
 }
 
 impl TagStore for RedisStore {
-    async fn read_clock(&self, clock: &Key) -> Result<Option<Reading>, StoreError> {
-        let mut link = self.connector.link()?;
-        let mut command = redis::Cmd::new();
-        command
-            .arg("HMGET")
-            .arg(clock.as_bytes())
-            .arg(CLOCK)
-            .arg(OPEN);
-        // As the read of the entry that it accompanies.
-        let answer = link.connection.send_packed_command(&command).await;
-        let answer = answer.and_then(Value::extract_error);
-        let answer = self.connector.check_reply(&link, "read_clock", answer)?;
-        Ok(reading(&answer))
+    async fn get_many_tagged(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+        codec: u8,
+        clock: &Key,
+    ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
+        let link = match self.connector.link() {
+            Ok(link) => link,
+            Err(error) => return (vec![Err(error.clone()); keys.len()], Err(error)),
+        };
+        let mut commands: Vec<_> = keys.iter().map(|key| read_beginning(key)).collect();
+        commands.push(read_fields(clock, &[]));
+        let mut replies = self.run_all("get", link.clone(), &[], commands).await;
+        let read = replies.pop().unwrap_or_else(no_answer);
+        let identity = Identity {
+            history: link.history,
+            fingerprint,
+            codec,
+        };
+        let found = self.found_each(&link, keys, replies, identity).await;
+        (found, read.map(|fields| reading(&fields)))
+    }
+
+    async fn read_clock(&self, clock: &Key) -> ClockAnswer {
+        let link = self.connector.link()?;
+        let fields = self
+            .command("read_clock", link, &read_fields(clock, &[]))
+            .await?;
+        Ok(reading(&fields))
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
-        let mut command = redis::Cmd::new();
-        command
-            .arg("HMGET")
-            .arg(clock.as_bytes())
-            .arg(CLOCK)
-            .arg(OPEN);
-        for tag in tags {
-            command.arg(&tag.0.to_be_bytes());
-        }
         let link = self.connector.link()?;
-        let answer = self.command("read_marks", link, &command).await?;
+        let answer = self
+            .command("read_marks", link, &read_fields(clock, tags))
+            .await?;
         let Some(reading) = reading(&answer) else {
             return Ok(None);
         };
@@ -85,14 +99,13 @@ impl TagStore for RedisStore {
             .arg(clock.as_bytes())
             .arg(CLOCK)
             .arg(new);
-        let mut read = redis::Cmd::new();
-        read.arg("HMGET").arg(clock.as_bytes()).arg(CLOCK).arg(OPEN);
+        let read = read_fields(clock, &[]);
         let link = self.connector.link()?;
         let answers = self
             .run_all("start_clock", link, &[], vec![start, read])
             .await;
         let last = answers.into_iter().next_back();
-        let answer = last.unwrap_or_else(|| Err(StoreError::new("Redis has not answered")))?;
+        let answer = last.unwrap_or_else(no_answer)?;
         reading(&answer).ok_or_else(|| StoreError::new("the clock of the tags is unreadable"))
     }
 
@@ -180,6 +193,24 @@ impl RedisStore {
         self.run_script(operation, link, &invocation).await?;
         Ok(())
     }
+}
+
+/// Returns the command that reads a clock, and the marks of these tags.
+fn read_fields(clock: &Key, tags: &[Tag]) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    command
+        .arg("HMGET")
+        .arg(clock.as_bytes())
+        .arg(CLOCK)
+        .arg(OPEN);
+    for tag in tags {
+        command.arg(&tag.0.to_be_bytes());
+    }
+    command
+}
+
+fn no_answer<T>() -> Result<T, StoreError> {
+    Err(StoreError::new("Redis has not answered"))
 }
 
 /// Reads the fields of a clock. One that cannot be read is no clock, so that nothing is served by it.
