@@ -32,7 +32,7 @@ use crate::{
         token::Token,
     },
     read::content::Content,
-    store::{Found, Store, failpoint::Mechanism, tags::TagStore},
+    store::{Found, Representation, Store, failpoint::Mechanism, tags::TagStore},
 };
 
 /// How often the store is asked to forget open writes.
@@ -74,9 +74,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         key: &Key,
         fingerprint: u32,
     ) -> (Result<Found, StoreError>, Clock) {
-        if self.tag_clock.is_none() {
-            let found = self.cache.store.get(key, fingerprint, self.codec.number());
-            return (found.await, Clock::None);
+        let store = &self.cache.store;
+        let found = store.get(key, fingerprint, self.codec.number());
+        match &self.tag_clock {
+            None => return (found.await, Clock::None),
+            // Nothing is sent, so nothing need be sent together.
+            Some(clock) if store.keeps() == Representation::Rows => {
+                return (found.await, Clock::Read(store.read_clock(clock).await));
+            }
+            Some(_) => {}
         }
         let (mut found, clock) = Box::pin(self.look_at_many(&[key], fingerprint)).await;
         let no_answer = || Err(StoreError::new("the store has not answered"));
