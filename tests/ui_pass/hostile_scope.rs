@@ -133,7 +133,7 @@ macro_rules! entities {
             index(find, values, order_by = "row desc"),
             has_many(Found::user, name = "rows"),
             has_many(Found::user, name = "repository"),
-            tags("rows", "tag:{user}", "{name}/{find}", "id {values}")
+            tags("rows", "group:{user}", "{name}/{find}", "id {values}")
         )]
         pub struct Found {
             #[cached(id)]

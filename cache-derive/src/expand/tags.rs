@@ -121,7 +121,7 @@ const CANCEL: &str = "If the future is dropped before it ends, the rows may or m
 ///     tags: impl IntoIterator<Item = impl Into<String>> + Send,
 ///     write: impl for<'c> FnOnce(&'c mut <DB as Database>::Connection) -> WriteFuture<'c, T> + Send,
 /// ) -> impl Future<Output = Result<T, Error>> + Send { .. }
-/// pub fn invalidate_country(&self, country: impl AsId<String>) -> impl Future<Output = Result<(), Error>> {
+/// pub fn invalidate_country<V: AsId<String>>(&self, country: V) -> V::Operation<impl Future<Output = Result<(), Error>>> {
 ///     Repository::invalidate_tag(&self.inner, __cached_tag_1(&AsId::<String>::as_id(&country)))
 /// }
 /// ```
@@ -182,17 +182,42 @@ pub(super) fn methods(
         );
         let method = tag.method();
         let text = text(number);
-        let parameters = tag.fields.iter().map(|TagField { ident, ty, .. }| match is_faulty {
-            true => quote!(#ident: impl ::core::any::Any),
-            false => quote!(#ident: impl #private::AsId<#ty>),
-        });
+        if is_faulty {
+            let parameters = tag.fields.iter().map(|TagField { ident, .. }| {
+                quote!(#ident: impl ::core::any::Any)
+            });
+            return quote! {
+                #[doc = #docs]
+                pub fn #method(&self #(, #parameters)*) -> #future {
+                    async move { ::core::panic!("this entity has a mistake") }
+                }
+            };
+        }
         let values = tag.fields.iter().map(|TagField { ident, ty, .. }| {
             quote!(&#private::AsId::<#ty>::as_id(&#ident))
         });
-        let body = body("invalidate_tag", &quote!(#text(#(#values),*)));
+        let types = tag.fields.iter().map(|field| &field.ty);
+        let mentioned = quote!(#entity #private #database #(#types)*);
+        let mut future = future.clone();
+        let mut body = body("invalidate_tag", &quote!(#text(#(#values),*)));
+        let (mut generics, mut parameters) = (Vec::new(), Vec::new());
+        // The future depends on the types of the values, so that rustc reports a wrong one once, as in a lookup.
+        for (number, TagField { ident, ty, .. }) in tag.fields.iter().enumerate() {
+            let plain = match &tag.fields[..] {
+                [_] => "V".to_owned(),
+                _ => format!("V{}", number + 1),
+            };
+            let given = names::free(&plain, &mentioned);
+            future = quote!(<#given as #private::AsId<#ty>>::Operation<#future>);
+            body = quote! {
+                <<#given as #private::AsId<#ty>>::Operation<_> as ::core::convert::From<_>>::from(#body)
+            };
+            parameters.push(quote!(#ident: #given));
+            generics.push(quote!(#given: #private::AsId<#ty>));
+        }
         quote! {
             #[doc = #docs]
-            pub fn #method(&self #(, #parameters)*) -> #future {
+            pub fn #method<#(#generics),*>(&self #(, #parameters)*) -> #future {
                 #body
             }
         }
