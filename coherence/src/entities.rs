@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use larder::{Backend, Cache, Cached, Entity, Error, Transaction, tags::MAX_MARKS};
+use larder::{Backend, Cache, Cached, Error, Transaction};
 use larder_coherence::{
     history::{Origin, Value, Verb, shelf},
     options::Strategy,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
+use sqlx::Pool;
 
 /// A row whose writes drop the entry.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -22,8 +22,7 @@ use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
     ttl = "1h",
     negative_ttl = "1h",
     on_outage = "consistent",
-    lease(ttl = "2s", wait = "20ms"),
-    tags("row:{id}", "shelf:{shelf}")
+    lease(ttl = "2s", wait = "20ms")
 )]
 pub(crate) struct AsideRow {
     #[cached(id)]
@@ -44,8 +43,7 @@ pub(crate) struct AsideRow {
     ttl = "1h",
     negative_ttl = "1h",
     on_outage = "consistent",
-    lease(ttl = "2s", wait = "20ms"),
-    tags("row:{id}", "shelf:{shelf}")
+    lease(ttl = "2s", wait = "20ms")
 )]
 pub(crate) struct ThroughRow {
     #[cached(id)]
@@ -174,41 +172,6 @@ impl<DB: Backend> Rows<DB> {
             let changed: Vec<Row> = values.iter().map(row).collect();
             rows.update_many(&changed).await.map(drop)
         })
-    }
-
-    /// A change of several rows by statements of the caller, all or none. Returns which of them there were.
-    pub(crate) async fn write_tagged(&self, values: &[(i64, i64)]) -> Result<Vec<bool>, Error> {
-        either!(self, Row, rows => {
-            let tags: Vec<String> = values.iter().map(|(id, _)| format!("row:{id}")).collect();
-            let statements: Vec<SqlStr> = values
-                .iter()
-                .map(|&(id, value)| {
-                    let (table, shelf) = (Row::SPEC.table, shelf(value));
-                    let sql = format!("UPDATE {table} SET value = {value}, shelf = {shelf} WHERE id = {id}");
-                    AssertSqlSafe(sql).into_sql_str()
-                })
-                .collect();
-            let write = rows.write_tagged(tags, move |connection| {
-                Box::pin(async move {
-                    let mut found = Vec::new();
-                    for sql in statements {
-                        let done = DB::execute(connection, sql, DB::Arguments::default()).await?;
-                        found.push(done.rows > 0);
-                    }
-                    Ok(found)
-                })
-            });
-            write.await
-        })
-    }
-
-    /// Invalidates so many tags that nothing has, so that the marks of others are dropped.
-    pub(crate) async fn crowd_out_marks(&self) -> Result<(), Error> {
-        let nobody = (0..=MAX_MARKS).map(|number| format!("row:{}", 1_000_000 + number));
-        match self {
-            Rows::Aside(rows) => rows.invalidate_tags(nobody).await,
-            Rows::Through(rows) => rows.invalidate_tags(nobody).await,
-        }
     }
 
     /// A write inside a transaction, and what the transaction then sees.

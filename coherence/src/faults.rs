@@ -254,8 +254,7 @@ where
         let operation = match self.play.broken {
             Some(Broken::FillCompare) => "fill",
             Some(Broken::Contended | Broken::Intent) => "end",
-            Some(Broken::TagClock | Broken::TagIntent) => "end-tagged",
-            _ => *self.random.pick(&["fill", "end", "end-tagged"]),
+            _ => *self.random.pick(&["fill", "end"]),
         };
         for worker in &mut self.workers {
             worker.tell(&format!("stall {operation} 20 15"));

@@ -140,12 +140,6 @@ named! {
         PointerIntent = "pointer-intent",
         /// The announcement of a write at the list that its row gets into.
         ListIntent = "list-intent",
-        /// The comparison of an entry with the clock of its tags.
-        TagClock = "tag-clock",
-        /// The floor of that clock.
-        TagFloor = "tag-floor",
-        /// The announcement of a change of many rows at their tags.
-        TagIntent = "tag-intent",
     }
 }
 

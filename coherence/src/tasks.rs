@@ -55,8 +55,6 @@ pub(crate) async fn work<DB: Site>(shared: Arc<Shared<DB>>, task: u64) {
             shared.transact(&mut random).await;
         } else if random.per_mille(shared.mix.batches) {
             shared.write_batch(&mut random).await;
-        } else if random.per_mille(shared.mix.tagged) {
-            shared.write_tagged(&mut random).await;
         } else {
             shared.write(&mut random, row).await;
         }
@@ -261,41 +259,6 @@ impl<DB: Site> Shared<DB> {
         let written = self.leaving(random).run(batch).await;
         let answer = written.map_or(Answer::Unknown, |written| answer(&written));
         self.all_answered(&begun, answer);
-    }
-
-    /// Changes of rows of one table by their tags.
-    async fn write_tagged(&self, random: &mut Random) {
-        let (table, _) = self.any_row(random);
-        let mut ids: Vec<i64> = (0..4).map(|_| self.any_row(random).1).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let begun: Vec<Begun> = ids
-            .into_iter()
-            .map(|id| self.begin_with((table, id), Verb::Update))
-            .collect();
-        let values: Vec<(i64, i64)> = begun
-            .iter()
-            .filter_map(|begun| Some((begun.row.1, begun.value?)))
-            .collect();
-        let rows = &self.tables[table].1;
-        let written = self.leaving(random).run(rows.write_tagged(&values)).await;
-        match written {
-            Some(Ok(found)) => {
-                for (begun, is_there) in begun.iter().zip(found) {
-                    let answer = match is_there {
-                        true => Answer::Done,
-                        false => Answer::Refused,
-                    };
-                    self.answered(begun, answer);
-                }
-            }
-            Some(failed) => self.all_answered(&begun, answer(&failed)),
-            None => self.all_answered(&begun, Answer::Unknown),
-        }
-        if self.orders.broken == Some(Broken::TagFloor) {
-            // It only makes room. If it fails, the marks stay.
-            let _made = rows.crowd_out_marks().await;
-        }
     }
 
     /// A transaction over a few rows of all tables, with savepoints.

@@ -100,9 +100,6 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::LookupCheck => Mechanism::LookupCheck,
         Broken::PointerIntent => Mechanism::PointerIntent,
         Broken::ListIntent => Mechanism::ListIntent,
-        Broken::TagClock => Mechanism::TagClock,
-        Broken::TagFloor => Mechanism::TagFloor,
-        Broken::TagIntent => Mechanism::TagIntent,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })
@@ -126,7 +123,6 @@ fn obey<DB: Site>(
             ["stall", operation, times, millis] => {
                 let operation = match operation {
                     "fill" => Operation::Fill,
-                    "end-tagged" => Operation::EndTagged,
                     _ => Operation::End,
                 };
                 let times = times.parse().expect("the harness writes numbers");

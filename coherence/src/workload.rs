@@ -23,8 +23,6 @@ pub(crate) struct Mix {
     pub(crate) transactions: u64,
     /// Of a thousand writes that are no transactions, how many are batches.
     pub(crate) batches: u64,
-    /// Of a thousand writes that are neither, how many change rows by their tags.
-    pub(crate) tagged: u64,
     /// Of a thousand operations of each kind, how many are given up by their caller, after any number of polls.
     pub(crate) abandoned: u64,
     /// How long a task rests after an operation.
@@ -54,7 +52,6 @@ impl Mix {
             existence: 250,
             transactions: 200,
             batches: 50,
-            tagged: 0,
             abandoned: 20,
             rest: Duration::ZERO,
         };
@@ -116,27 +113,8 @@ impl Mix {
                 lookups: 800,
                 ..usual
             },
-            // Changes by tags, and readers of these rows.
-            Some(Broken::TagClock | Broken::TagIntent) => Self {
-                rows: 6,
-                writes: 60,
-                transactions: 0,
-                tagged: 800,
-                ..usual
-            },
-            // Rows that are mostly not read before their mark is dropped.
-            Some(Broken::TagFloor) => Self {
-                rows: 400,
-                writes: 20,
-                existence: 0,
-                transactions: 0,
-                batches: 0,
-                tagged: 1_000,
-                ..usual
-            },
             None => Self {
                 lookups: 300,
-                tagged: 150,
                 ..usual
             },
             _ => usual,

@@ -104,18 +104,3 @@ fn lists_that_are_not_announced_are_caught() {
 fn a_beginning_that_is_dropped_half_way_is_caught() {
     is_caught("dropped-begin");
 }
-
-#[test]
-fn changes_by_tags_that_nobody_compares_are_caught() {
-    is_caught("tag-clock");
-}
-
-#[test]
-fn marks_that_are_dropped_without_a_floor_are_caught() {
-    is_caught("tag-floor");
-}
-
-#[test]
-fn changes_by_tags_without_an_announcement_are_caught() {
-    is_caught("tag-intent");
-}
