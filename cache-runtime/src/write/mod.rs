@@ -34,6 +34,7 @@ use crate::{
     protocol::{
         key::Key,
         state::{Lease, Meta},
+        tags::Stamp,
         token::Token,
     },
     read::content::RowOf,
@@ -110,6 +111,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 return Err(failed(error, WriteOutcome::Nothing));
             }
         };
+        // Before the statement, which commits: afterwards, others may change the row again and advance the clock of its tags.
+        let stamp = *self.last_stamp();
         let statement = self.database.apply(&mut connection, write);
         let (written, mut announcement) = announcement.attempt(write.verb(), statement).await?;
         let written = match written {
@@ -132,7 +135,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.cache.repairs.remember(&other, Repair::Drop);
             }
         }
-        announcement.set_update(self.update(write, &key, row.as_ref()));
+        announcement.set_update(self.update(write, &key, row.as_ref(), stamp));
         announcement.end(WriteEnd::Committed).await;
         Ok(row)
     }
@@ -205,7 +208,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for other in lookups.into_iter().chain(others) {
             staging.mark_changed(Arc::clone(&target), other, None);
         }
-        let update = self.update(write, &key, row);
+        // The transaction holds the lock of the row, so nobody has changed it since the statement.
+        let stamp = *self.last_stamp();
+        let update = self.update(write, &key, row, stamp);
         staging.mark_changed(target, key, update);
     }
 
@@ -296,8 +301,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         )
     }
 
-    /// Returns the cache update of a write, to be stored if no other writer interferes.
-    fn update(&self, write: &Write<E>, key: &Key, row: Option<&Arc<E>>) -> Option<CacheUpdate> {
+    /// Returns the cache update of a write, to be stored if no other writer interferes. `stamp`: a time of the clock of the tags
+    /// at which nobody could have changed the written row yet. An earlier one only costs a comparison.
+    fn update(
+        &self,
+        write: &Write<E>,
+        key: &Key,
+        row: Option<&Arc<E>>,
+        stamp: Option<Stamp>,
+    ) -> Option<CacheUpdate> {
         if !self.policy.caches_writes() {
             return None;
         }
@@ -305,8 +317,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Delete(_) | Write::DeleteRow(_) => None,
             Write::Insert(_) | Write::Update(_) | Write::Save(_) | Write::Modify(..) => Some(row?),
         };
-        // An earlier time than that of the commit only costs a comparison.
-        let stamp = *self.last_stamp();
         if self.tag_clock.is_some() && stamp.is_none() {
             return None;
         }
