@@ -62,8 +62,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) bond: Bond<DB>,
     /// The key of the clock of the tags, for an entity with tags.
     pub(crate) tag_clock: Option<Key>,
-    /// The time of that clock when this process last began a load.
-    last_stamp: Mutex<Option<Stamp>>,
+    /// The time of that clock when this process last began a load, and the history of the store then.
+    last_stamp: Mutex<Option<(u64, Stamp)>>,
     /// When the store is asked again to forget writes of many rows whose time is over.
     next_expiry: Mutex<Option<Deadline>>,
     /// Set when a row that is too large was logged.
@@ -179,8 +179,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Returns the time of the clock of the tags when this process last began a load.
-    pub(crate) fn last_stamp(&self) -> MutexGuard<'_, Option<Stamp>> {
+    /// Returns the time of the clock of the tags when this process last began a load, and the history of the store then.
+    pub(crate) fn last_stamp(&self) -> MutexGuard<'_, Option<(u64, Stamp)>> {
         self.last_stamp
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

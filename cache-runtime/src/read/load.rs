@@ -271,7 +271,10 @@ async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
         .with_clock(store.acquire_many(&wanted, lease_ttl_ms))
         .await;
     let reading = match answers.iter().any(|answer| matches!(answer, Ok(None))) {
-        true => context.clock_of_load(&clock).await,
+        true => {
+            let history = leases[0].identity.history;
+            context.clock_of_load(&clock, history).await
+        }
         false => Ok(None),
     };
     let answers = asking.into_iter().zip(leases.into_iter().zip(answers));

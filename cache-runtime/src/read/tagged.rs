@@ -236,8 +236,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         is_due
     }
 
-    /// Returns the clock when a load begins.
-    pub(crate) async fn clock_of_load(&self, clock: &Clock) -> Result<Option<Reading>, StoreError> {
+    /// Returns the clock when a load begins, under a lease of this history of the store.
+    pub(crate) async fn clock_of_load(
+        &self,
+        clock: &Clock,
+        history: u64,
+    ) -> Result<Option<Reading>, StoreError> {
         let (Clock::Read(reading), Some(key)) = (clock, &self.tag_clock) else {
             return Ok(None);
         };
@@ -245,7 +249,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Some(reading) => reading,
             None => self.cache.store.start_clock(key).await?,
         };
-        *self.last_stamp() = Some(reading.now);
+        *self.last_stamp() = Some((history, reading.now));
         Ok(Some(reading))
     }
 
@@ -255,7 +259,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return of_load;
         }
         let ((), clock) = self.with_clock(async {}).await;
-        let reading = self.clock_of_load(&clock).await.ok().flatten();
+        let reading = self
+            .clock_of_load(&clock, self.cache.store.history())
+            .await
+            .ok()
+            .flatten();
         reading.map(|reading| reading.now)
     }
 

@@ -308,7 +308,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         write: &Write<E>,
         key: &Key,
         row: Option<&Arc<E>>,
-        stamp: Option<Stamp>,
+        stamp: Option<(u64, Stamp)>,
     ) -> Option<CacheUpdate> {
         if !self.policy.caches_writes() {
             return None;
@@ -326,8 +326,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 identity: self.identity(),
             },
             loaded_at_ms: self.cache.clock.wall_ms(),
-            stamp,
+            stamp: stamp.map(|(_, stamp)| stamp),
         };
+        // A store that was replaced may have turned the clock back.
+        if stamp.is_some_and(|(history, _)| history != meta.lease.identity.history) {
+            return None;
+        }
         let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta)?;
         Some(CacheUpdate {
             fill,
