@@ -15,10 +15,11 @@ pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
-    AdoptedTransaction, Announced, AsId, Backend, Cache, CacheBuilder, ChangeResult, Clock, Codec,
-    DeadLetter, DeadLetters, Entity, EntitySpec, Error, ErrorKind, FindAll, FindAllWithin, Flusher,
-    Modified, Origin, Outcome, Page, Pending, RepairStats, Repository, SchemaReport, Stats,
-    Transaction, Within, policy, schema, writes,
+    AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
+    Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
+    FetchFuture, FindAll, FindAllWithin, Flusher, Modified, Origin, Outcome, Page, Pending,
+    Queries, Query, RepairStats, Repository, SchemaReport, Stats, Transaction, Within, policy,
+    schema, writes,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
@@ -45,6 +46,8 @@ mod documents {
     struct Operations;
     #[doc = include_str!("../docs/write-behind.md")]
     struct WriteBehind;
+    #[doc = include_str!("../docs/invalidation.md")]
+    struct Invalidation;
     #[doc = include_str!("../docs/format.md")]
     struct Format;
     #[doc = include_str!("../ARCHITECTURE.md")]

@@ -113,6 +113,8 @@ pub(crate) enum Value {
     Relation(Relation),
     /// At least one string.
     Texts(Vec<LitStr>),
+    /// At least one path.
+    Paths(Vec<Path>),
 }
 
 /// What stands after `belongs_to` or `has_many`.

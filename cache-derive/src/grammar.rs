@@ -78,6 +78,8 @@ pub(crate) enum Form {
     Relation,
     /// `("text", "text")`.
     Texts,
+    /// `(path, path)`.
+    Paths,
 }
 
 impl Form {
@@ -109,6 +111,7 @@ impl Form {
             Self::Lookup(_) => "nothing, or names of fields and keys in parentheses".to_owned(),
             Self::Relation => "a path, or a path and `name = \"..\"` in parentheses".to_owned(),
             Self::Texts => "strings in parentheses".to_owned(),
+            Self::Paths => "paths in parentheses".to_owned(),
             Self::Group(place) => format!("keys in parentheses: {}", list(names(place))),
         }
     }
@@ -282,6 +285,31 @@ pub(crate) const KEYS: &[Key] = &[
         Place::Struct,
         Form::Texts,
         r#"tags("catalog", "country:{country}")"#,
+    ),
+    key(
+        "on_delete",
+        Place::Struct,
+        Form::Paths,
+        "on_delete(Comment::article_id)",
+    ),
+    key(
+        "same_table",
+        Place::Struct,
+        Form::Paths,
+        "same_table(UserName)",
+    ),
+    key("queries", Place::Struct, Form::Flag, "queries"),
+    key(
+        "select",
+        Place::Struct,
+        Form::Text,
+        r#"select = "SELECT f.id, a.country FROM flights f JOIN airports a ON a.iata = f.origin""#,
+    ),
+    key(
+        "depends_on",
+        Place::Struct,
+        Form::Paths,
+        "depends_on(Flight, Airport)",
     ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),

@@ -59,6 +59,13 @@ pub(crate) struct Entity {
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) relations: Vec<Relation>,
     pub(crate) tags: Vec<Tag>,
+    pub(crate) cascades: Vec<Cascade>,
+    /// The other entities over the same table.
+    pub(crate) twins: Vec<Path>,
+    /// Whether cached queries may depend on the rows.
+    pub(crate) has_queries: bool,
+    /// The entities that the query which stands for the table reads, if there is one.
+    pub(crate) reads: Option<Vec<Path>>,
     pub(crate) id: Id,
 }
 
@@ -229,9 +236,18 @@ impl Tag {
     }
 }
 
+/// Rows of another entity that the database changes when it deletes a row.
+pub(crate) struct Cascade {
+    /// The other entity.
+    pub(crate) entity: Path,
+    /// Its field with the id of this one.
+    pub(crate) field: Ident,
+}
+
 /// One field of a tag.
 pub(crate) struct TagField {
     pub(crate) ident: Ident,
+    pub(crate) column: String,
     /// The type of its values that are not `NULL`.
     pub(crate) ty: Type,
     pub(crate) is_nullable: bool,

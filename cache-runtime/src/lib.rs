@@ -69,8 +69,14 @@ pub use crate::{
     read::{
         list::{FindAll, Page},
         outcome::{Origin, Outcome},
+        query::Answers,
     },
-    repository::{Repository, within::Within, within_lookups::FindAllWithin},
+    repository::{
+        Repository,
+        queries::{DependsOn, FetchFuture, Queries, Query},
+        within::Within,
+        within_lookups::FindAllWithin,
+    },
     stats::{RepairStats, Stats},
     write::{
         adopted::{AdoptedTransaction, Announced},

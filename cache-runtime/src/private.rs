@@ -11,7 +11,7 @@ pub use crate::{
     database::{
         backend::Backend,
         column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
-        entity::{Entity, EntitySpec},
+        entity::{Cascade, Entity, EntitySpec, cannot_share, has_tag_of},
         fields::{Field, Fields, check, fits_somewhere, is_row_or_has_misfit},
         lookup::{LookupKeys, LookupSpec, folded},
         schema::SchemaReport,
@@ -30,9 +30,14 @@ pub use crate::{
     read::{
         list::{FindAll, Page},
         outcome::Outcome,
+        query::Answers,
     },
     repository::{
-        QueryFuture, Repository, tags::WriteFuture, within::Within, within_lookups::FindAllWithin,
+        QueryFuture, Repository,
+        queries::{Dependency, DependsOn, Query},
+        tags::WriteFuture,
+        within::Within,
+        within_lookups::FindAllWithin,
     },
     stats::Stats,
     write::{

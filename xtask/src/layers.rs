@@ -36,6 +36,7 @@ pub(crate) const CRATES: [Layers; 2] = [
                 "read::outcome",
                 "read::turn",
                 "write::row_gate",
+                "write::target",
                 "behind::queue",
                 "behind::offsets",
             ],

@@ -4,7 +4,7 @@ use proc_macro2::{Literal, Span, TokenStream};
 use quote::quote;
 use syn::Ident;
 
-use super::{lookups, tags};
+use super::{groups, lookups, tags};
 use crate::{
     ast::Word,
     model::{Entity, Id, Negative, Policy},
@@ -52,19 +52,22 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     let lookup_keys = lookups::keys(&private, &entity.lookups);
     let patterns = tags::patterns(&private, &entity.tags);
     let tags = tags::of_row(&private, &entity.tags);
+    let groups = groups::spec(&private, entity);
     let id_type = id_type(&entity.id);
+    let id_in_tags = groups::id_in_tags(entity, &id_type);
     let id_value = id_value(&entity.id);
     quote! {
         #[automatically_derived]
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #groups #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
             #lookup_keys
             #tags
+            #id_in_tags
             #private::bindings! { #ident }
         }
     }

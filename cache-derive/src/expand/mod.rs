@@ -8,6 +8,7 @@
 mod bounds;
 mod entity;
 mod fields;
+mod groups;
 mod lookups;
 mod method;
 mod methods;
@@ -67,6 +68,7 @@ fn expand_entity(entity: &Entity) -> TokenStream {
     let source_impl = source::source_impl(entity);
     let bounds = bounds::entity(&entity.table);
     let tag_texts = tags::texts(&entity.tags);
+    let checks = groups::checks(&private, entity);
     quote! {
         #type_item
         const _: () = {
@@ -79,6 +81,7 @@ fn expand_entity(entity: &Entity) -> TokenStream {
             #tag_texts
             #impls
             #bounds
+            #checks
         };
     }
 }

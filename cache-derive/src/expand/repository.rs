@@ -8,7 +8,7 @@ use quote::{format_ident, quote};
 use syn::{Visibility, ext::IdentExt};
 
 use super::{
-    entity, lookups,
+    entity, groups, lookups,
     method::{Method, Parameter, Writes},
     methods, names, queued, relations, tags,
 };
@@ -65,6 +65,7 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
         .map(|relation| relations::method(ident, &repository.private, relation, false))
         .collect();
     repository.tag(&entity.tags, false);
+    repository.answer(entity.has_queries, false);
     repository.items()
 }
 
@@ -91,6 +92,7 @@ pub(super) fn of_faulty(input: &Input) -> Items {
         .map(|relation| relations::method(&input.ident, &repository.private, relation, true))
         .collect();
     repository.tag(&validate::tags(input), true);
+    repository.answer(input.settings.names("queries"), true);
     repository.items()
 }
 
@@ -122,6 +124,8 @@ struct Repository<'a> {
     tags: Option<TokenStream>,
     /// The parameters of these methods.
     tag_parameters: Vec<Ident>,
+    /// The method of queries, and the impl that says that they may depend on the repository.
+    queries: Option<(TokenStream, TokenStream)>,
 }
 
 /// A lookup that the repository has methods for.
@@ -164,6 +168,7 @@ impl<'a> Repository<'a> {
             relations: Vec::new(),
             tags: None,
             tag_parameters: Vec::new(),
+            queries: None,
         }
     }
 
@@ -183,6 +188,18 @@ impl<'a> Repository<'a> {
         let fields = fields.map(|field| field.ident.clone());
         let own = tags::PARAMETERS.map(|name| Ident::new(name, Span::call_site()));
         self.tag_parameters = fields.chain(own).collect();
+    }
+
+    fn answer(&mut self, has_queries: bool, is_faulty: bool) {
+        self.queries = has_queries.then(|| {
+            let (private, database) = (&self.private, &self.database);
+            let method = groups::method(self.entity, private, database, is_faulty);
+            (method, groups::dependency(&self.ident, private, database))
+        });
+        if has_queries {
+            let own = groups::PARAMETERS.map(|name| Ident::new(name, Span::call_site()));
+            self.tag_parameters.extend(own);
+        }
     }
 
     fn items(&self) -> Items {
@@ -367,6 +384,8 @@ impl<'a> Repository<'a> {
         let methods = methods.iter().map(|method| self.method(method));
         let lookups = self.lookups(lookups::Place::Repository);
         let (relations, tags) = (&self.relations, &self.tags);
+        let queries = self.queries.as_ref().map(|(method, _)| method);
+        let dependency = self.queries.as_ref().map(|(_, dependency)| dependency);
         let within = self.within();
         let dead_letters = self.dead_letters();
         quote! {
@@ -378,6 +397,8 @@ impl<'a> Repository<'a> {
                 #(#relations)*
 
                 #tags
+
+                #queries
 
                 #within
                 #dead_letters
@@ -400,6 +421,8 @@ impl<'a> Repository<'a> {
                     &self.inner
                 }
             }
+
+            #dependency
         }
     }
 

@@ -14,12 +14,16 @@ use crate::model::{Tag, TagField};
 pub(crate) const PARAMETERS: [&str; 3] = ["tag", "tags", "write"];
 
 /// ```text
-/// .with_tags(&[TagPattern::new(&["country:", ""])])
+/// .with_tags(&[TagPattern::new(&["country:", ""], &[("country", "country")])])
 /// ```
 pub(super) fn patterns(private: &TokenStream, tags: &[Tag]) -> Option<TokenStream> {
     let patterns = tags.iter().map(|tag| {
         let texts = &tag.texts;
-        quote!(#private::TagPattern::new(&[#(#texts),*]))
+        let fields = tag.fields.iter().map(|TagField { ident, column, .. }| {
+            let name = ident.unraw().to_string();
+            quote!((#name, #column))
+        });
+        quote!(#private::TagPattern::new(&[#(#texts),*], &[#(#fields),*]))
     });
     (!tags.is_empty()).then(|| quote!(.with_tags(&[#(#patterns),*])))
 }

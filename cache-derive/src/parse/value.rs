@@ -41,6 +41,7 @@ pub(super) fn read(
             path(tokens).map(|path| Value::Relation(Relation { path, name: None }))
         }
         (Form::Texts, Written::Parentheses(tokens)) => texts(tokens).map(Value::Texts),
+        (Form::Paths, Written::Parentheses(tokens)) => paths(tokens).map(Value::Paths),
         (Form::Relation, Written::Parentheses(tokens)) => {
             relation.parse2(tokens.clone()).ok().map(Value::Relation)
         }
@@ -79,6 +80,13 @@ fn texts(tokens: &TokenStream) -> Option<Vec<LitStr>> {
     let parser = Punctuated::<LitStr, Token![,]>::parse_terminated;
     let texts = parser.parse2(tokens.clone()).ok()?;
     (!texts.is_empty()).then(|| texts.into_iter().collect())
+}
+
+/// At least one path, with commas between.
+fn paths(tokens: &TokenStream) -> Option<Vec<Path>> {
+    let parser = Punctuated::<Path, Token![,]>::parse_terminated;
+    let paths = parser.parse2(tokens.clone()).ok()?;
+    (!paths.is_empty()).then(|| paths.into_iter().collect())
 }
 
 fn text(tokens: &TokenStream) -> Option<LitStr> {

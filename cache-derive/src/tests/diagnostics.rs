@@ -1452,3 +1452,92 @@ fn tags_name_fields_that_rows_have() {
         }
     }
 }
+
+#[test]
+fn what_depends_on_rows_and_what_is_deleted_with_them_is_checked() {
+    let entity = |options: &str| {
+        format!(r#"#[cached({options})] struct E {{ #[cached(id)] id: i64, other: i64 }}"#)
+    };
+    for (options, message) in [
+        (r#"table = "t", on_delete(C::e)"#, ""),
+        (r#"table = "t", on_delete(a::C::e, E::other), queries"#, ""),
+        (
+            r#"table = "t", on_delete(C)"#,
+            "`on_delete` names an entity and its field that has the id of this one",
+        ),
+        (
+            r#"table = "t", on_delete()"#,
+            "`on_delete` expects paths in parentheses",
+        ),
+        (
+            r#"table = "t", on_delete = C::e"#,
+            "`on_delete` expects paths in parentheses",
+        ),
+        (
+            r#"table = "t", read_only, on_delete(C::e)"#,
+            "`on_delete` is about writes, and an entity with `read_only` has none",
+        ),
+        (
+            r#"table = "t", strategy = "write_behind", on_delete(C::e)"#,
+            "`on_delete` cannot be used with `strategy = \"write_behind\"`: a delete",
+        ),
+        (
+            r#"table = "t", strategy = "write_behind", queries"#,
+            "`queries` cannot be used with `strategy = \"write_behind\"`: a write",
+        ),
+        (
+            r#"table = "t", read_only, queries"#,
+            "`queries` is about writes, and an entity with `read_only` has none",
+        ),
+        (
+            r#"table = "t", queries = true"#,
+            "`queries` expects no value",
+        ),
+        (
+            r#"table = "t", depends_on(F)"#,
+            "`depends_on` is about an entity with `select`",
+        ),
+        (
+            r#"select = "SELECT id, other FROM t", depends_on(F, G)"#,
+            "",
+        ),
+        (
+            r#"select = " with a as (select 1) select * from a -- all""#,
+            "",
+        ),
+        (
+            r#"select = "DELETE FROM t""#,
+            "`select` begins with SELECT or WITH",
+        ),
+        (
+            r#"select = "SELECT 1; DELETE FROM t""#,
+            "`select` is one statement, without a semicolon",
+        ),
+        (
+            r#"select = "SELECT 1", table = "t""#,
+            "`table` cannot be used with `select`: the query stands for it",
+        ),
+        (
+            r#"select = "SELECT 1", queries"#,
+            "`queries` cannot be used with `select`: its rows are only read",
+        ),
+        (
+            r#"select = "SELECT 1", tags("a")"#,
+            "`tags` cannot be used with `select`: its rows are invalidated by the entities that it depends on",
+        ),
+        (
+            r#"select = "SELECT 1", on_outage = "consistent""#,
+            "`on_outage` cannot be used with `select`: its rows are only read",
+        ),
+    ] {
+        if message.is_empty() {
+            assert_eq!(faults(&entity(options)), [""; 0], "{options}");
+        } else {
+            one(&entity(options), message);
+        }
+    }
+    one(
+        r#"#[cached(table = "t", on_delete(C::e))] struct E { #[cached(id)] id: i64, #[cached(id)] part: i64 }"#,
+        "`on_delete` needs an entity with one `id`",
+    );
+}

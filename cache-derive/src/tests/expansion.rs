@@ -556,3 +556,25 @@ fn a_row_has_its_tags_and_the_repository_a_method_for_each() {
     check("tags_entity", only("Entity"), &[("with tags", input)]);
     check("tags_methods", repository, &[("with tags", input)]);
 }
+
+#[test]
+fn what_is_invalidated_beyond_one_entity_is_named() {
+    let written = r#"
+        #[cached(table = "articles", on_delete(Comment::article_id), queries)]
+        pub struct Article {
+            #[cached(id)]
+            pub id: i64,
+        }
+    "#;
+    let query = r#"
+        #[cached(select = "SELECT 1 AS id", depends_on(blog::Article))]
+        pub struct Summary {
+            #[cached(id)]
+            pub id: i64,
+        }
+    "#;
+    let inputs = [("with cascades and queries", written), ("a query", query)];
+    check("groups_entity", only("Entity"), &inputs);
+    check("groups_methods", methods(&["query"]), &inputs[..1]);
+    check("groups_dependency", only("DependsOn"), &inputs[..1]);
+}

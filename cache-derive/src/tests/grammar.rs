@@ -18,8 +18,10 @@ fn is_lookup(key: &Key) -> bool {
 
 /// An entity without a mistake in which `key` stands at its place.
 fn entity_with(key: &str, place: Place) -> String {
-    let table = if key.starts_with("table") {
+    let table = if key.starts_with("table") || key.starts_with("select") {
         ""
+    } else if key.starts_with("depends_on") {
+        r#"#[cached(select = "SELECT 1 AS id")]"#
     } else if key.starts_with("after_triggers") {
         r#"#[cached(table = "t", strategy = "write_through")]"#
     } else if QUEUE.iter().any(|name| key.starts_with(name)) {

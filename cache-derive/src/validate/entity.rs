@@ -4,7 +4,8 @@ use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
 use super::{
-    help, lookup, named, policy, queue, read_only, relation, repository, table, tag, text, word,
+    group, help, lookup, named, policy, queue, read_only, relation, repository, table, tag, text,
+    word,
 };
 use crate::{
     ast::{Field, Input, Serde, Value},
@@ -27,6 +28,10 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let lookups = lookup::check(errors, input);
     let relations = relation::check(errors, input);
     let tags = tag::check(errors, input);
+    let cascades = group::cascades(errors, input);
+    let twins = group::twins(errors, input);
+    group::check_queries(errors, input);
+    let reads = group::reads(errors, input);
     Some(Entity {
         table: table(input),
         visibility: input.visibility.clone(),
@@ -35,11 +40,15 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         repository,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
-        is_read_only: input.settings.names("read_only"),
+        is_read_only: input.settings.names("read_only") || reads.is_some(),
         policy,
         lookups,
         relations,
         tags,
+        cascades,
+        twins,
+        has_queries: input.settings.names("queries"),
+        reads,
         id: id?,
     })
 }
@@ -47,6 +56,9 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
 /// Larder writes the name into statements, quoted part by part, so it must be the bare name.
 fn check_table(errors: &mut Errors, input: &Input) -> Option<String> {
     let settings = &input.settings;
+    if let Some(setting) = settings.get("select") {
+        return group::check_select(errors, input, setting);
+    }
     let Some(setting) = settings.get("table") else {
         let elsewhere = |field: &Field| {
             field

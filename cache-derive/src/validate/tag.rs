@@ -7,7 +7,7 @@ use heck::ToSnakeCase;
 use quote::format_ident;
 use syn::{LitStr, ext::IdentExt};
 
-use super::{lookup, queue};
+use super::{column_name, lookup, queue};
 use crate::{
     ast::{Input, Setting, Value},
     diagnostics::Errors,
@@ -89,6 +89,7 @@ fn tag(errors: &mut Errors, input: &Input, written: &LitStr) -> Option<Tag> {
         let nullable = option_argument(&field.ty);
         fields.push(TagField {
             ident: field.ident.clone(),
+            column: column_name(input, field),
             ty: nullable.unwrap_or(&field.ty).clone(),
             is_nullable: nullable.is_some(),
         });

@@ -7,7 +7,10 @@ use std::sync::{Arc, atomic::Ordering};
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     context::Context,
-    database::{backend::Backend, entity::Entity},
+    database::{
+        backend::Backend,
+        entity::{Entity, EntitySpec},
+    },
     error::{Error, StoreError},
     protocol::{
         claim::{Claim, InForce},
@@ -49,6 +52,10 @@ enum Unbound {
 }
 
 impl<E: Entity, DB: Backend> Member for Context<E, DB> {
+    fn spec(&self) -> EntitySpec {
+        E::SPEC
+    }
+
     fn unbind(&self) {
         self.bond.bound_in.store(0, Ordering::Release);
         self.bond.provisional.store(0, Ordering::Release);

@@ -15,11 +15,12 @@ use super::{
     identity::{Bound, Other, Seen, Verdict},
     prober::Prober,
 };
-use crate::database::backend::Backend;
+use crate::database::{backend::Backend, entity::EntitySpec};
 
 /// A bound repository, which `rebind` unbinds.
 pub(crate) trait Member: Send + Sync {
     fn unbind(&self);
+    fn spec(&self) -> EntitySpec;
 }
 
 /// The bindings of one cache.
@@ -178,6 +179,25 @@ impl Ledger {
         namespace.members.push(member);
     }
 
+    /// Returns the entities of a namespace over the same table that do not name each other though one of them is written.
+    pub(crate) fn strangers(&self, namespace: &str, spec: &EntitySpec) -> Vec<&'static str> {
+        let namespaces = self.lock();
+        let members = namespaces
+            .get(namespace)
+            .map(|namespace| &namespace.members);
+        let members = members.into_iter().flatten().filter_map(Weak::upgrade);
+        let others = members.map(|member| member.spec());
+        let strangers = others.filter(|other| {
+            other.name != spec.name
+                && other.table == spec.table
+                && (misses(spec, other) || misses(other, spec))
+        });
+        let mut names: Vec<_> = strangers.map(|other| other.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Returns the prober of a pool, which all repositories over it share.
     pub(crate) fn prober<DB: Backend>(&self, pool: &sqlx::Pool<DB>) -> Arc<Prober<DB>> {
         let options: Arc<dyn std::any::Any + Send + Sync> = pool.connect_options();
@@ -208,6 +228,12 @@ impl Ledger {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether a write of one entity is not announced to another one over the same table.
+fn misses(written: &EntitySpec, other: &EntitySpec) -> bool {
+    let mut named = written.same_table.iter();
+    !written.read_only && !named.any(|named| named().name == other.name)
 }
 
 #[cfg(test)]

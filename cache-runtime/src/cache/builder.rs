@@ -47,6 +47,7 @@ pub struct CacheBuilder {
     url: Option<ServerUrl>,
     capacity: Capacity,
     namespace: String,
+    namespace_version: Option<String>,
     codec: Codec,
     max_row: u64,
     clock: Clock,
@@ -71,6 +72,7 @@ impl Default for CacheBuilder {
             url: None,
             capacity: DEFAULT_CAPACITY,
             namespace: DEFAULT_NAMESPACE.to_owned(),
+            namespace_version: None,
             codec: Codec::default(),
             max_row: size::DEFAULT,
             clock: Clock::default(),
@@ -118,6 +120,24 @@ impl CacheBuilder {
     /// belongs to one database. [`Cache::with_namespace`] adds further namespaces.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// Sets the version of what is cached, for example that of the program: entries that were stored under another version count
+    /// as absent. So a deploy puts them out of use at once, without a scan.
+    ///
+    /// The version is a part of the entries and not of their keys. While a deploy runs, programs of both versions invalidate each
+    /// other's entries, and each replaces those of the other. Entities with `strategy = "write_behind"` ignore it, because their
+    /// queued writes outlive a deploy.
+    ///
+    /// ```
+    /// # use larder_runtime::Cache;
+    /// let cache = Cache::builder().namespace_version(env!("CARGO_PKG_VERSION")).build()?;
+    /// # let _ = cache;
+    /// # Ok::<_, larder_runtime::Error>(())
+    /// ```
+    pub fn namespace_version(mut self, version: &(impl ToString + ?Sized)) -> Self {
+        self.namespace_version = Some(version.to_string());
         self
     }
 
@@ -277,6 +297,7 @@ impl CacheBuilder {
             logged_mismatches: LoggedMismatches::default(),
             load_limits: self.load_limits,
             owes_notice: AtomicBool::new(is_in_process),
+            namespace_version: self.namespace_version.map(String::into_boxed_str),
             intent_ttl: self.intent_ttl,
         });
         let host = Arc::downgrade(&inner) as Weak<dyn Host>;

@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) load_limits: LoadLimits,
     /// The store is this process, and it was not logged yet that others do not share it.
     pub(crate) owes_notice: AtomicBool,
+    /// What entries must have been stored under, beside the layout of their rows.
+    pub(crate) namespace_version: Option<Box<str>>,
     /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }

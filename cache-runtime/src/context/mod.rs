@@ -3,12 +3,15 @@
 //!
 //! Not here: the operations (`read`, `write`, `behind`), and their public names (`repository`).
 
+mod answers;
+pub(crate) mod groups;
 pub(crate) mod payload;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use sqlx::Pool;
 
+use self::{answers::Answers, groups::Groups};
 use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
@@ -21,7 +24,9 @@ use crate::{
         entity::Entity,
         fields,
         lookup::IdList,
+        queries::{self, NoRow},
         schema,
+        source::Binding,
         tables::check_name,
     },
     detached,
@@ -40,6 +45,9 @@ use crate::{
     store::{Store, failpoint::Mechanism},
     write::row_gate::RowGates,
 };
+
+/// What stands for the table of an entity that has none, where the table of an entity is compared.
+const NO_TABLE: &str = "larder.select";
 
 /// The state of one repository. Its clones share it.
 pub(crate) struct Context<E: Entity, DB: Backend> {
@@ -60,8 +68,11 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) queue: Option<Queue>,
     /// The namespace, and its binding.
     pub(crate) bond: Bond<DB>,
-    /// The key of the clock of the tags, for an entity with tags.
-    pub(crate) tag_clock: Option<Key>,
+    pub(crate) answers: Answers,
+    /// The cached queries that depend on the rows.
+    queries: OnceLock<Arc<Context<NoRow, DB>>>,
+    /// What entries are invalidated by together.
+    pub(crate) groups: Groups,
     /// The time of that clock when this process last began a load, and the history of the store then.
     last_stamp: Mutex<Option<(u64, Stamp)>>,
     /// When the store is asked again to forget writes of many rows whose time is over.
@@ -73,27 +84,34 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
 impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Checks that the entity, the cache and the database can work together, and creates the state of a repository.
     pub(crate) fn open(cache: &Cache, pool: Pool<DB>) -> Result<Arc<Self>, Error> {
-        let spec = E::SPEC;
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
             configuration(format!(
                 "failed to create the repository of {}: {}",
-                spec.name,
+                E::SPEC.name,
                 fields::misfits::<E, DB>().as_str()
             ))
         })?;
-        let namespace = spec
-            .policy
-            .namespace
-            .unwrap_or(cache.namespace())
-            .to_owned();
-        let cache = Arc::clone(cache.inner());
+        Self::open_with(cache.inner(), cache.namespace(), pool, binding)
+    }
+
+    /// As [`Context::open`], for an entity with this binding. `cache_namespace`: that of entities without one of their own.
+    pub(crate) fn open_with(
+        cache: &Arc<cache::Inner>,
+        cache_namespace: &str,
+        pool: Pool<DB>,
+        binding: Binding<E, DB>,
+    ) -> Result<Arc<Self>, Error> {
+        let spec = E::SPEC;
+        let namespace = spec.policy.namespace.unwrap_or(cache_namespace).to_owned();
+        let cache = Arc::clone(cache);
         let policy = Policy {
             intent_ttl: cache.intent_ttl.unwrap_or(spec.policy.intent_ttl),
             ..spec.policy
         };
         let codec = policy.codec.unwrap_or(cache.codec);
         check_codec::<E>(codec, spec.positional_hazard)?;
-        let bond = Bond::new(&cache.ledger, &namespace, spec.name, spec.table, &pool);
+        let table = if spec.is_query { NO_TABLE } else { spec.table };
+        let bond = Bond::new(&cache.ledger, &namespace, spec.name, table, &pool);
         let database = Database::new(pool, binding, policy.caches_writes());
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
@@ -118,13 +136,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Ok::<_, Error>(queue)
         });
         let queue = queue.transpose()?;
+        // A queued write outlives a deploy, and its entry with it.
+        let version = cache
+            .namespace_version
+            .as_deref()
+            .filter(|_| queue.is_none());
         let inner = Arc::new(Self {
-            tag_clock: (!spec.tags.is_empty()).then(|| keys.clock_key()),
+            answers: Answers::default(),
+            queries: OnceLock::new(),
+            groups: Groups::new(&cache, cache_namespace, &keys, &spec)?,
             last_stamp: Mutex::default(),
             next_expiry: Mutex::default(),
             keys,
-            fingerprint: layout::<E, DB>(&database.columns),
-            lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns),
+            fingerprint: layout::<E, DB>(&database.columns, version),
+            lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns, version),
             database,
             codec,
             policy,
@@ -138,10 +163,33 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             size_was_logged: OnceLock::new(),
             cache,
         });
+        for other in inner.cache.ledger.strangers(&namespace, &spec) {
+            tracing::warn!(
+                entity = spec.name,
+                other,
+                table = spec.table,
+                "two entities have the same table, and a write through one is not announced to the other, which may serve an old row \
+                 until its time to live ends; name the other one in the attribute of each entity that is written: \
+                 `#[cached(same_table(..))]`"
+            );
+        }
         let member = Arc::downgrade(&inner) as Weak<dyn Member>;
         inner.cache.ledger.join(&namespace, member);
         inner.cache.notice_server::<DB>(spec.name, &namespace);
         Ok(inner)
+    }
+
+    /// Returns the cached queries of the namespace, in the database of this repository.
+    pub(crate) fn queries(&self) -> Result<Arc<Context<NoRow, DB>>, Error> {
+        if let Some(queries) = self.queries.get() {
+            return Ok(Arc::clone(queries));
+        }
+        let opened = open_queries(
+            &self.cache,
+            &self.bond.namespace,
+            self.database.pool.clone(),
+        )?;
+        Ok(Arc::clone(self.queries.get_or_init(|| opened)))
     }
 
     pub(crate) fn key(&self, id: &E::Id) -> Result<Key, Error> {
@@ -229,6 +277,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 }
 
+/// Creates the state of the cached queries of a namespace.
+pub(crate) fn open_queries<DB: Backend>(
+    cache: &Arc<cache::Inner>,
+    namespace: &str,
+    pool: Pool<DB>,
+) -> Result<Arc<Context<NoRow, DB>>, Error> {
+    Context::open_with(cache, namespace, pool, queries::binding())
+}
+
 /// Runs an operation in a task of its own, so that it ends even if the caller's future is dropped.
 pub(crate) fn run_detached<E: Entity, T: Send + 'static>(
     verb: &'static str,
@@ -251,8 +308,8 @@ pub(crate) fn run_detached<E: Entity, T: Send + 'static>(
 
 /// Returns the fingerprint of the entity and its table. It covers what the derive sees of the struct, and what it does
 /// not see of nested types: their columns, and how serde reads them.
-fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
-    let mut hash = Fingerprint::default();
+fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>], version: Option<&str>) -> u32 {
+    let mut hash = versioned(version);
     hash.write(&E::SPEC.fingerprint.to_le_bytes());
     hash.write(E::SPEC.table.as_bytes());
     for column in columns {
@@ -265,9 +322,12 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> u32 {
 }
 
 /// Returns the fingerprint of each lookup: of its columns, its order, and the id.
-fn lookup_layouts<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> Vec<u32> {
+fn lookup_layouts<E: Entity, DB: Backend>(
+    columns: &[ColumnSpec<DB>],
+    version: Option<&str>,
+) -> Vec<u32> {
     let lookups = E::SPEC.lookups.iter().map(|lookup| {
-        let mut hash = Fingerprint::default();
+        let mut hash = versioned(version);
         hash.write(format!("{lookup:?}").as_bytes());
         hash.write(E::SPEC.table.as_bytes());
         for column in columns.iter().filter(|column| column.role.is_id()) {
@@ -281,10 +341,22 @@ fn lookup_layouts<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> Vec<u32
     lookups.collect()
 }
 
+/// Returns the hash of a layout, so far only of the version of the namespace.
+pub(crate) fn versioned(version: Option<&str>) -> Fingerprint {
+    let mut hash = Fingerprint::default();
+    if let Some(version) = version {
+        hash.write(version.as_bytes());
+    }
+    hash
+}
+
 /// An entry says nothing of the tags that it has, so programs with other tags must not use it.
 fn write_tags<E: Entity>(hash: &mut Fingerprint) {
     for tag in E::SPEC.tags {
         hash.write(tag.to_string().as_bytes());
+    }
+    for read in E::SPEC.depends_on {
+        hash.write(read().name.as_bytes());
     }
 }
 

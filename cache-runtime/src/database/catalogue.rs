@@ -199,6 +199,62 @@ const fn kind_sql(dialect: Dialect) -> &'static str {
     }
 }
 
+/// A column of another table that a foreign key changes, or whose rows it deletes, when a row of this one is deleted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Referrer {
+    pub(super) table: String,
+    pub(super) column: String,
+    /// `CASCADE`, `SET NULL` or `SET DEFAULT`.
+    pub(super) action: String,
+}
+
+/// Reads the foreign keys that refer to a table and do something when a row of it is deleted.
+pub(super) async fn referrers<DB: Backend>(
+    connection: &mut DB::Connection,
+    table: &str,
+) -> Result<Vec<Referrer>, sqlx::Error> {
+    let rows = ask::<DB>(connection, table, referrers_sql(DB::DIALECT)).await?;
+    let referrers = rows.iter().map(|row| {
+        let text = |index| DB::text(row, index).map(Option::unwrap_or_default);
+        Ok(Referrer {
+            table: text(0)?,
+            column: text(1)?,
+            action: text(2)?,
+        })
+    });
+    referrers.collect()
+}
+
+/// Returns the other table, its column, and what the foreign key does to it.
+const fn referrers_sql(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Sqlite => {
+            "SELECT tables.name, parts.\"from\", parts.on_delete FROM pragma_table_list() AS tables \
+             JOIN pragma_foreign_key_list(tables.name, tables.schema) AS parts \
+             WHERE parts.\"table\" = ?1 COLLATE NOCASE AND tables.schema = ?2 \
+             AND parts.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1, 2"
+        }
+        Dialect::Postgres => {
+            "SELECT t.relname::text, a.attname::text, \
+             CASE c.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END \
+             FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid \
+             CROSS JOIN LATERAL unnest(c.conkey) AS part(number) \
+             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = part.number \
+             WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd') \
+             AND c.confrelid = to_regclass(CASE WHEN $2::text IS NULL THEN quote_ident($1) ELSE quote_ident($2) || '.' || quote_ident($1) END) \
+             ORDER BY 1, 2"
+        }
+        Dialect::MySql => {
+            "SELECT CAST(parts.table_name AS CHAR), CAST(parts.column_name AS CHAR), CAST(rules.delete_rule AS CHAR) \
+             FROM information_schema.referential_constraints AS rules JOIN information_schema.key_column_usage AS parts \
+             ON parts.constraint_schema = rules.constraint_schema AND parts.constraint_name = rules.constraint_name \
+             AND parts.table_name = rules.table_name \
+             WHERE rules.referenced_table_name = ? AND rules.unique_constraint_schema = COALESCE(?, DATABASE()) \
+             AND rules.delete_rule IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1, 2"
+        }
+    }
+}
+
 async fn keys<DB: Backend>(
     connection: &mut DB::Connection,
     table: &str,

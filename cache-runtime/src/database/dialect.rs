@@ -45,8 +45,11 @@ impl Dialect {
         format!("{quote}{doubled}{quote}")
     }
 
-    /// Returns the quoted name of a table. A dot separates the schema from the name.
+    /// Returns the quoted name of a table. A dot separates the schema from the name. A query in parentheses is as it is.
     pub(crate) fn quote_table(self, table: &str) -> String {
+        if table.starts_with('(') {
+            return table.to_owned();
+        }
         let parts: Vec<_> = table.split('.').map(|part| self.quote(part)).collect();
         parts.join(".")
     }

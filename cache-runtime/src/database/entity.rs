@@ -14,8 +14,8 @@ use crate::{
         fields::Fields,
         lookup::{LookupKeys, LookupSpec},
     },
-    policy::Policy,
-    protocol::tags::{TagPattern, Tags},
+    policy::{Policy, Strategy},
+    protocol::tags::{TagPattern, Tags, is_same},
 };
 
 /// A struct whose rows can be cached. Implemented by `#[derive(Cached)]`.
@@ -49,6 +49,12 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     #[doc(hidden)]
     fn tags(&self, _tags: &mut Tags) {}
 
+    /// Returns the id as it stands in the tags of the rows that are deleted with this one.
+    #[doc(hidden)]
+    fn id_in_tags(_id: &Self::Id) -> String {
+        String::new()
+    }
+
     /// How Postgres stores this entity, if all of its columns have a type Postgres knows.
     #[cfg(feature = "postgres")]
     #[doc(hidden)]
@@ -65,13 +71,71 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     const SQLITE: Option<Binding<Self, sqlx::Sqlite>>;
 }
 
+/// Rows of another entity that the database deletes or changes when it deletes a row (`on_delete`).
+#[derive(Clone, Copy, Debug)]
+pub struct Cascade {
+    /// The other entity. A function, because two entities may name each other.
+    pub entity: fn() -> EntitySpec,
+    /// Its field with the id of the deleted row.
+    pub field: &'static str,
+}
+
+impl Cascade {
+    /// Returns the tag that the other entity has for the field.
+    #[must_use]
+    pub fn pattern(&self) -> Option<TagPattern> {
+        let tags = (self.entity)().tags.iter();
+        tags.copied().find(|tag| tag.is_of_field(self.field))
+    }
+
+    /// Returns the other entity, and the column of its field.
+    pub(crate) fn column(&self) -> Option<(EntitySpec, &'static str)> {
+        Some(((self.entity)(), self.pattern()?.column()?))
+    }
+}
+
+/// Returns whether an entity has a tag that consists of one field and text, for `on_delete`. Called by generated code.
+#[doc(hidden)]
+#[must_use]
+pub const fn has_tag_of(spec: &EntitySpec, field: &str) -> bool {
+    let mut at = 0;
+    while at < spec.tags.len() {
+        if spec.tags[at].is_of_field(field) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Returns why a write of one entity cannot be announced to another one over the same table, if so. Called by generated code.
+#[doc(hidden)]
+#[must_use]
+pub const fn cannot_share(own: &EntitySpec, other: &EntitySpec) -> Option<&'static str> {
+    if !is_same(own.table.as_bytes(), other.table.as_bytes()) {
+        return Some("`same_table` names an entity of another table");
+    }
+    if matches!(other.policy.strategy, Strategy::WriteBehind) {
+        return Some(
+            "`same_table` cannot name an entity with `strategy = \"write_behind\"`: its queued writes would be lost",
+        );
+    }
+    if !other.lookups.is_empty() && other.tags.is_empty() {
+        return Some(
+            "`same_table` names an entity with `unique` or `index` and without `tags`: the values by which its rows are found are not \
+             known here; give it a tag, such as `tags(\"all\")`",
+        );
+    }
+    None
+}
+
 /// The constants of an entity.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EntitySpec {
     /// The name of the entity in keys and error messages: the name of the struct, unless the attribute `name` is set.
     pub name: &'static str,
-    /// The table, with its schema if one was given (`app.flights`).
+    /// The table, with its schema if one was given (`app.flights`), or the query that stands for it, in parentheses.
     pub table: &'static str,
     /// A hash over the names and types of the fields. An entry with another fingerprint counts as absent.
     pub fingerprint: u32,
@@ -85,6 +149,16 @@ pub struct EntitySpec {
     pub lookups: &'static [LookupSpec],
     /// The tags of its rows.
     pub tags: &'static [TagPattern],
+    /// The rows of other entities that the database changes when it deletes a row.
+    pub cascades: &'static [Cascade],
+    /// The other entities over the same table.
+    pub same_table: &'static [fn() -> EntitySpec],
+    /// The entities whose tables that query reads.
+    pub depends_on: &'static [fn() -> EntitySpec],
+    /// Whether a query in parentheses stands for the table (`select`).
+    pub is_query: bool,
+    /// Whether cached queries may depend on its rows.
+    pub queries: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -103,6 +177,11 @@ impl EntitySpec {
             read_only: false,
             lookups: &[],
             tags: &[],
+            cascades: &[],
+            same_table: &[],
+            depends_on: &[],
+            is_query: false,
+            queries: false,
             policy: Policy::DEFAULT,
         }
     }
@@ -144,6 +223,39 @@ impl EntitySpec {
     #[must_use]
     pub const fn with_tags(mut self, tags: &'static [TagPattern]) -> Self {
         self.tags = tags;
+        self
+    }
+
+    /// Records what the database changes when it deletes a row. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_cascades(mut self, cascades: &'static [Cascade]) -> Self {
+        self.cascades = cascades;
+        self
+    }
+
+    /// Records the other entities over the same table. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_same_table(mut self, others: &'static [fn() -> Self]) -> Self {
+        self.same_table = others;
+        self
+    }
+
+    /// Records that a query stands for the table, and which entities it reads. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_query(mut self, depends_on: &'static [fn() -> Self]) -> Self {
+        self.is_query = true;
+        self.depends_on = depends_on;
+        self
+    }
+
+    /// Records that cached queries may depend on the rows. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_queries(mut self) -> Self {
+        self.queries = true;
         self
     }
 

@@ -17,6 +17,7 @@ pub mod lookup;
 pub(crate) mod open_transaction;
 #[cfg(feature = "postgres")]
 mod postgres_array;
+pub(crate) mod queries;
 pub(crate) mod round_trip;
 pub mod schema;
 pub mod source;

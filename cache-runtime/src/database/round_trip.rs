@@ -183,7 +183,7 @@ const MAX_LOGGED: usize = 1_000;
 
 impl LoggedMismatches {
     /// Returns whether this field of this entity was not logged yet, and records it as logged.
-    fn is_new(&self, entity: &'static str, field: Option<&str>) -> bool {
+    pub(crate) fn is_new(&self, entity: &'static str, field: Option<&str>) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         logged.len() < MAX_LOGGED && logged.insert((entity, field.unwrap_or_default().to_owned()))
     }

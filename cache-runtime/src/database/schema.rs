@@ -24,10 +24,10 @@ use crate::{
     database::{
         self,
         backend::Backend,
-        catalogue::{self, Found, Kind, Relation},
+        catalogue::{self, Found, Kind, Referrer, Relation},
         column::{ColumnSpec, Nullable},
         dialect::Dialect,
-        entity::EntitySpec,
+        entity::{Cascade, EntitySpec},
         fit::Fit,
         lookup::LookupSpec,
     },
@@ -171,6 +171,11 @@ async fn compare<DB: Backend>(
         differences: Vec::new(),
         remarks: Vec::new(),
     };
+    if spec.is_query {
+        let message = "a query stands for the table, so its columns are not compared".to_owned();
+        report.remark(None, message);
+        return Ok(report);
+    }
     let relation = catalogue::relation::<DB>(&mut connection, spec.table).await?;
     if relation.columns.is_empty() {
         report.differ(
@@ -218,7 +223,37 @@ async fn compare<DB: Backend>(
         }
     }
     compare_types::<DB>(&mut report, &mut connection, spec.table, &present).await?;
+    if rules.is_written {
+        let referrers = catalogue::referrers::<DB>(&mut connection, spec.table).await?;
+        compare_cascades(&mut report, spec, &referrers);
+    }
     Ok(report)
+}
+
+/// Remarks on the foreign keys that change rows of other tables, which no `on_delete` names.
+fn compare_cascades(report: &mut SchemaReport, spec: &EntitySpec, referrers: &[Referrer]) {
+    let declared: Vec<_> = spec.cascades.iter().filter_map(Cascade::column).collect();
+    for Referrer {
+        table,
+        column,
+        action,
+    } in referrers
+    {
+        let is_declared = declared.iter().any(|(entity, own)| {
+            let (_, name) = entity.table.rsplit_once('.').unwrap_or(("", entity.table));
+            name.eq_ignore_ascii_case(table) && own.eq_ignore_ascii_case(column)
+        });
+        if !is_declared {
+            report.remark(
+                None,
+                format!(
+                    "the foreign key of `{table}`.`{column}` says ON DELETE {action}; if rows of `{table}` are cached, they stay \
+                     cached after such a delete until their time to live ends; name the field of their entity in \
+                     `#[cached(on_delete(..))]`"
+                ),
+            );
+        }
+    }
 }
 
 /// What decides which differences count.

@@ -49,6 +49,11 @@ impl Tag {
         }
         Self(hash)
     }
+
+    /// Returns the tag of what depends on the rows of an entity. The zero byte tells it from the tags of users.
+    pub(crate) fn of_entity(entity: &str) -> Self {
+        Self::new(&format!("\0{entity}"))
+    }
 }
 
 /// Collects the tags of a row. Called by generated code.
@@ -62,6 +67,11 @@ impl Tags {
         self.0.push(Tag::new(text));
     }
 
+    /// Adds a tag.
+    pub(crate) fn push(&mut self, tag: Tag) {
+        self.0.push(tag);
+    }
+
     /// Returns the tags.
     #[must_use]
     pub fn as_slice(&self) -> &[Tag] {
@@ -69,24 +79,52 @@ impl Tags {
     }
 }
 
-/// A tag as an entity declares it: the texts before, between and after its fields.
+/// A tag as an entity declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TagPattern(&'static [&'static str]);
+pub struct TagPattern {
+    /// The texts before, between and after its fields: at least one.
+    texts: &'static [&'static str],
+    /// Its fields, each with its column.
+    fields: &'static [(&'static str, &'static str)],
+}
 
 impl TagPattern {
-    /// Returns a pattern of at least one text. Called by generated code.
+    /// Returns a pattern. There is one text more than there are fields. Called by generated code.
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(texts: &'static [&'static str]) -> Self {
-        Self(texts)
+    pub const fn new(
+        texts: &'static [&'static str],
+        fields: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        Self { texts, fields }
+    }
+
+    /// Returns whether this field, and no other, is a part of the tag.
+    #[must_use]
+    pub const fn is_of_field(&self, field: &str) -> bool {
+        match self.fields {
+            [(own, _)] => is_same(own.as_bytes(), field.as_bytes()),
+            _ => false,
+        }
+    }
+
+    /// Returns the column of its first field.
+    pub(crate) fn column(&self) -> Option<&'static str> {
+        self.fields.first().map(|(_, column)| *column)
+    }
+
+    /// Returns the tag of the rows with this text in its one field.
+    pub(crate) fn with(&self, field: &str) -> Tag {
+        Tag::new(&self.texts.join(field))
     }
 
     /// Returns whether some row could have this tag.
     #[must_use]
     pub fn matches(&self, tag: &str) -> bool {
-        let (Some((first, [middle @ .., last])), true) = (self.0.split_first(), self.0.len() > 1)
+        let (Some((first, [middle @ .., last])), true) =
+            (self.texts.split_first(), self.texts.len() > 1)
         else {
-            return self.0 == [tag];
+            return self.texts == [tag];
         };
         let Some(mut rest) = tag.strip_prefix(first) else {
             return false;
@@ -103,8 +141,23 @@ impl TagPattern {
 
 impl fmt::Display for TagPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("{..}"))
+        f.write_str(&self.texts.join("{..}"))
     }
+}
+
+/// Returns whether two texts are the same, also while a program is compiled.
+pub(crate) const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }
 
 /// A time of one clock.
@@ -434,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_pattern_matches_the_tags_that_its_rows_can_have() {
-        let matches = |texts, tag| TagPattern::new(texts).matches(tag);
+        let matches = |texts, tag| TagPattern::new(texts, &[]).matches(tag);
         assert!(matches(&["catalog"], "catalog"));
         assert!(!matches(&["catalog"], "catalogue"));
         assert!(matches(&["country:", ""], "country:DE"));
@@ -443,7 +496,7 @@ mod tests {
         assert!(matches(&["", "/", "/x"], "a/b/x"));
         assert!(!matches(&["", "/", "/x"], "a-b/x"));
         assert_eq!(
-            TagPattern::new(&["country:", ""]).to_string(),
+            TagPattern::new(&["country:", ""], &[("country", "country")]).to_string(),
             "country:{..}"
         );
     }

@@ -354,7 +354,12 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         let fill = if denied {
             None
         } else {
-            context.fill::<C>(&item.key, outcome.row.as_ref(), meta)
+            context.fill::<C>(
+                &item.key,
+                outcome.row.as_ref(),
+                meta,
+                item.content.ttl(context),
+            )
         };
         let is_filled = fill.is_some();
         if let Some((fill, ttl)) = fill {
@@ -658,12 +663,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Returns what to store at a key for its value or its absence, and for how long. Returns `None` if it must not be
-    /// stored.
+    /// stored. `ttl`: that of a value.
     pub(crate) fn fill<C: Content<E, DB>>(
         &self,
         key: &Key,
         value: Option<&Arc<C::Value>>,
         meta: Meta,
+        ttl: Duration,
     ) -> Option<(Fill, Duration)> {
         // The namespace must be bound to this database and table.
         if !self.is_bound() {
@@ -672,7 +678,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         match value {
             Some(value) => {
                 let payload = C::encode(self, key, value)?;
-                let ttl = self.jittered_ttl(lease_bits(meta.lease));
+                let ttl = self.jittered(ttl, lease_bits(meta.lease));
                 Some((Fill::Value(meta, payload), ttl))
             }
             None => {
@@ -687,8 +693,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the time to live of a row, minus a random share that depends on the seed.
     pub(crate) fn jittered_ttl(&self, seed: u64) -> Duration {
+        self.jittered(self.policy.ttl, seed)
+    }
+
+    /// Returns a time to live, minus a random share that depends on the seed.
+    fn jittered(&self, ttl: Duration, seed: u64) -> Duration {
         let share = self.policy.jitter * random_fraction_of(seed);
-        self.policy.ttl.mul_f64(1.0 - share)
+        ttl.mul_f64(1.0 - share)
     }
 }
 

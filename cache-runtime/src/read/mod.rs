@@ -25,6 +25,7 @@ mod load;
 pub(crate) mod lookup;
 mod once;
 pub(crate) mod outcome;
+pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod tagged;
 pub(crate) mod turn;

@@ -11,7 +11,7 @@
 //!    may have died: from time to time a reader asks the store to forget the writes whose time is over.
 //!
 //! The tags of a row are known from the row. Those of an absence or a list are not: any invalidation may concern it, so it is
-//! served only while the clock stands.
+//! served only while the clock stands. Of an entity that stands for a query, all entries have the same tags, which say what it reads.
 //!
 //! Invariant: without a reading of the clock, no entry of an entity with tags is served or filled.
 //! Not here: the rules (`protocol/tags`), and the invalidation itself (`write/invalidate`).
@@ -76,7 +76,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> (Result<Found, StoreError>, Clock) {
         let store = &self.cache.store;
         let found = store.get(key, fingerprint, self.codec.number());
-        match &self.tag_clock {
+        match &self.groups.clock {
             None => return (found.await, Clock::None),
             // Nothing is sent, so nothing need be sent together.
             Some(clock) if store.keeps() == Representation::Rows => {
@@ -96,7 +96,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         fingerprint: u32,
     ) -> (Vec<Result<Found, StoreError>>, Clock) {
         let (store, codec) = (&self.cache.store, self.codec.number());
-        match &self.tag_clock {
+        match &self.groups.clock {
             None => (store.get_many(keys, fingerprint, codec).await, Clock::None),
             Some(clock) => {
                 let (found, reading) = store.get_many_tagged(keys, fingerprint, codec, clock).await;
@@ -108,7 +108,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Runs an operation of the store, and reads the clock at the same time.
     #[inline]
     pub(crate) async fn with_clock<T>(&self, operation: impl Future<Output = T>) -> (T, Clock) {
-        match &self.tag_clock {
+        match &self.groups.clock {
             None => (operation.await, Clock::None),
             Some(clock) => {
                 let (answer, reading) = tokio::join!(operation, self.cache.store.read_clock(clock));
@@ -145,9 +145,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 return Ok(Found::Writing);
             }
         }
-        let verdict = match (tags::judge(meta.stamp, reading.as_ref()), &found) {
-            (Verdict::Unclear, Found::Value(..)) => self.compare::<C>(key, &found, meta).await?,
-            (verdict, _) => verdict,
+        let verdict = match tags::judge(meta.stamp, reading.as_ref()) {
+            Verdict::Unclear => self.compare::<C>(key, &found, meta).await?,
+            verdict => verdict,
         };
         if verdict == Verdict::Current {
             return Ok(found);
@@ -163,14 +163,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         found: &Found,
         meta: Meta,
     ) -> Result<Verdict, StoreError> {
-        let (Some(clock), Found::Value(_, payload)) = (&self.tag_clock, found) else {
+        let Some(clock) = &self.groups.clock else {
             return Ok(Verdict::Outdated);
         };
-        let Some(value) = C::decode(self, payload.clone()) else {
-            // Reported by whoever decodes it next.
-            return Ok(Verdict::Current);
+        let value = match found {
+            Found::Value(_, payload) => match C::decode(self, payload.clone()) {
+                // Reported by whoever decodes it next.
+                None => return Ok(Verdict::Current),
+                value => value,
+            },
+            _ => None,
         };
-        let Some(own) = C::tags(&value) else {
+        let Some(own) = self.tags_of::<C>(value.as_deref()) else {
             return Ok(Verdict::Outdated);
         };
         let marks = self.cache.store.read_marks(clock, own.as_slice()).await?;
@@ -182,6 +186,19 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.restamp(key, meta.lease.token, reading.now);
         }
         Ok(verdict)
+    }
+
+    /// Returns the tags of a value, or of its absence, if they are known.
+    fn tags_of<C: Content<E, DB>>(&self, value: Option<&C::Value>) -> Option<Tags> {
+        let own = value.and_then(C::tags);
+        let Some(common) = &self.groups.common else {
+            return own;
+        };
+        let mut tags = own.unwrap_or_default();
+        for tag in common.as_slice() {
+            tags.push(*tag);
+        }
+        Some(tags)
     }
 
     /// Returns a reading, without its floor if a test leaves that out.
@@ -211,10 +228,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if reading.open.is_empty() {
             return false;
         }
-        let own = value.and_then(C::tags);
+        let own = self.tags_of::<C>(value);
         let is_open = reading.is_open(own.as_ref().map(Tags::as_slice));
         if is_open && self.expiry_is_due() {
-            let (cache, clock) = (Arc::clone(&self.cache), self.tag_clock.clone());
+            let (cache, clock) = (Arc::clone(&self.cache), self.groups.clock.clone());
             let expire = async move {
                 if let Some(clock) = clock {
                     // Without it, a later reader asks again.
@@ -242,7 +259,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         clock: &Clock,
         history: u64,
     ) -> Result<Option<Reading>, StoreError> {
-        let (Clock::Read(reading), Some(key)) = (clock, &self.tag_clock) else {
+        let (Clock::Read(reading), Some(key)) = (clock, &self.groups.clock) else {
             return Ok(None);
         };
         let reading = match reading.clone()? {

@@ -2,6 +2,7 @@
 //! calls `read`, `write`, `behind` or `schema`.
 
 mod lookups;
+pub(crate) mod queries;
 pub(crate) mod tags;
 pub(crate) mod within;
 pub(crate) mod within_lookups;
@@ -521,11 +522,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &self,
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<(), Error>>> {
-        Id::Operation::from(async move {
-            let key = self.0.key(&id.as_id())?;
-            self.0.bind_now().await?;
-            self.0.invalidate(&key).await
-        })
+        Id::Operation::from(async move { self.0.invalidate_row(&id.as_id()).await })
     }
 
     /// Drops every row of the entity from the cache. Loads that are under way are not cached either. Call it after rows

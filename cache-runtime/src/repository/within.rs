@@ -353,8 +353,8 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         reason = "an id is given here as it is given to `find`"
     )]
     pub fn mark_changed(&mut self, id: impl AsId<E::Id>) -> Result<(), Error> {
-        let key = self.repository.0.key(&id.as_id())?;
-        self.transaction.mark_changed(&self.repository.0, key)
+        let ids = [id.as_id().into_owned()];
+        self.transaction.mark_changed(&self.repository.0, &ids)
     }
 
     /// As [`Within::mark_changed`], for several rows.
@@ -363,10 +363,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ///
     /// As [`Within::mark_changed`]. After an error none of the rows is marked.
     pub fn mark_many_changed(&mut self, ids: &[E::Id]) -> Result<(), Error> {
-        let keys = ids.iter().map(|id| self.repository.0.key(id));
-        let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
-        keys.into_iter()
-            .try_for_each(|key| self.transaction.mark_changed(&self.repository.0, key))
+        self.transaction.mark_changed(&self.repository.0, ids)
     }
 
     /// Marks all rows of the entity as changed by raw SQL on [`Transaction::connection`], for statements whose rows are

@@ -107,6 +107,12 @@ pub enum Mechanism {
     TagFlight,
     /// The announcement of a write of many rows at their tags. Without it, their entries are invalidated only after the commit.
     TagIntent,
+    /// The announcement of a write to the cached queries that depend on the rows. Without it, their answers stay.
+    Dependents,
+    /// The announcement of a delete to the entities whose rows the database deletes with it. Without it, those rows stay cached.
+    Cascade,
+    /// The announcement of a write at the keys of other entities over the same table. Without it, their entries stay.
+    SameTable,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
 }

@@ -18,9 +18,7 @@ use crate::{
     error::{Error, ErrorKind},
     protocol::key::Key,
     write::{
-        StagedFailure,
-        announce::{PendingWrites, WriteTarget},
-        transaction::Transaction,
+        StagedFailure, announce::PendingWrites, target::WriteTarget, transaction::Transaction,
     },
 };
 

@@ -2,6 +2,10 @@
 //!
 //! Not here: the invalidation of a write (`announce`), and invalidations that the store did not receive (`repair`).
 
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
 use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
@@ -12,7 +16,7 @@ use crate::{
     },
     repair::Repair,
     store::{Representation, Store, tags::TagStore},
-    write::announce::WriteTarget,
+    write::target::{Dependents, WriteTarget},
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -34,19 +38,38 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         })
     }
 
-    /// Drops the entries of all rows of the entity.
+    /// Drops the entry of a row that was changed or deleted by others, and what depends on it.
+    pub(crate) async fn invalidate_row(&self, id: &E::Id) -> Result<(), Error> {
+        let key = self.key(id)?;
+        self.bind_now().await?;
+        let (dropped, beside) =
+            tokio::join!(self.invalidate(&key), self.invalidate_beside(Some(id)));
+        dropped.and(beside)
+    }
+
+    /// Drops the entries of all rows of the entity, and what depends on them.
     pub(crate) async fn invalidate_all(&self) -> Result<(), Error> {
+        let (dropped, beside) = tokio::join!(self.drop_all(), self.invalidate_beside(None));
+        dropped.and(beside)
+    }
+
+    async fn drop_all(&self) -> Result<(), Error> {
         self.counters.invalidations.add_one();
         let (store, repairs) = (&self.cache.store, &self.cache.repairs);
-        let advanced = match &self.tag_clock {
+        let all = match E::SPEC.is_query {
+            // Others use the clock too.
+            true => Changed::Tags(vec![Tag::of_entity(E::SPEC.name)]),
+            false => Changed::All,
+        };
+        let advanced = match &self.groups.clock {
             Some(clock) => {
                 repairs.note_write_of_all();
-                store.advance_clock(clock, &Changed::All).await
+                store.advance_clock(clock, &all).await
             }
             None => Ok(()),
         };
         // A clock frees no memory. In this process that costs no round trip.
-        let dropped = match (&self.tag_clock, store.keeps()) {
+        let dropped = match (&self.groups.clock, store.keeps()) {
             (Some(_), Representation::Bytes) => advanced,
             _ => match advanced {
                 Ok(()) => repairs.drop_all(WriteTarget::prefixes(self)).await,
@@ -56,20 +79,68 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         dropped.map_err(|error| self.not_invalidated("all rows", error))
     }
 
+    /// Invalidates what depends on rows that were changed or deleted by others. `None`: any rows.
+    async fn invalidate_beside(&self, id: Option<&E::Id>) -> Result<(), Error> {
+        let mut beside = self.cascades(id);
+        let mut keys = Vec::new();
+        match id {
+            Some(id) => {
+                for (target, key, changed) in self.groups.twins(id) {
+                    keys.push(key);
+                    beside.extend(changed.map(|changed| (target, changed)));
+                }
+            }
+            None => beside.extend(self.groups.all_of_twins()),
+        }
+        let targets: Vec<_> = beside
+            .iter()
+            .map(|(target, _)| Arc::clone(target))
+            .collect();
+        for target in targets
+            .iter()
+            .map(|target| &**target)
+            .chain([self as &dyn WriteTarget])
+        {
+            if let Some(Dependents { queries, tag }) = target.dependents() {
+                beside.push((Arc::clone(queries), Changed::Tags(vec![*tag])));
+            }
+        }
+        for key in &keys {
+            self.invalidate(key).await?;
+        }
+        if beside.is_empty() {
+            return Ok(());
+        }
+        let repairs = &self.cache.repairs;
+        repairs.note_write_of_all();
+        let advanced = beside
+            .iter()
+            .map(async |(target, changed)| match target.tag_clock() {
+                Some(clock) => self.cache.store.advance_clock(clock, changed).await,
+                None => repairs.drop_all(target.prefixes()).await,
+            });
+        let advanced: Result<(), _> = join_all(advanced).await.into_iter().collect();
+        advanced.map_err(|error| self.not_invalidated("what depends on rows", error))
+    }
+
     /// Invalidates the entries of the rows with one of these tags.
     pub(crate) async fn invalidate_tags(&self, texts: &[String]) -> Result<(), Error> {
         let tags = self.known_tags("invalidate", texts)?;
-        let Some(clock) = self.tag_clock.as_ref().filter(|_| !tags.is_empty()) else {
+        let Some(clock) = self.groups.clock.as_ref().filter(|_| !tags.is_empty()) else {
             return Ok(());
         };
         self.counters.invalidations.add_one();
         self.cache.repairs.note_write_of_all();
         let changed = Changed::Tags(tags);
-        let advanced = self.cache.store.advance_clock(clock, &changed).await;
+        let (advanced, beside) = tokio::join!(
+            self.cache.store.advance_clock(clock, &changed),
+            self.invalidate_beside(None)
+        );
         advanced.map_err(|error| {
             let what = format!("the rows with the tag `{}`", texts.join("` or `"));
             self.not_invalidated(&what, error)
-        })
+        })?;
+        beside
     }
 
     fn not_invalidated(&self, what: &str, error: StoreError) -> Error {

@@ -19,12 +19,13 @@ mod commit;
 mod invalidate;
 pub(crate) mod modify;
 pub(crate) mod row_gate;
+pub(crate) mod target;
 pub(crate) mod transaction;
 
 use std::sync::Arc;
 
 use crate::{
-    context::Context,
+    context::{Context, groups::Deleted},
     database::{
         self, Write, WriteOutcome, Written, backend::Backend, entity::Entity, lookup::Moves,
         stale_plan::Repetitions,
@@ -34,14 +35,15 @@ use crate::{
     protocol::{
         key::Key,
         state::{Lease, Meta},
-        tags::Stamp,
+        tags::{Changed, Stamp},
         token::Token,
     },
     read::content::RowOf,
     repair::Repair,
     store::{CacheUpdate, Store, failpoint::Mechanism},
     write::{
-        announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
+        announce::{Announcement, PendingWrites, WriteEnd},
+        target::WriteTarget,
         transaction::Transaction,
     },
 };
@@ -98,8 +100,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let lookups = self.announced_lookups(write)?;
         let _entered = self.row_gates.enter_all(&key, &lookups).await;
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
+        let (intent, beside) = (Token::draw(), self.beside(write));
         let mut announcement =
-            Announcement::of_one(Token::draw(), target, key.clone(), lookups.clone());
+            Announcement::of_one(intent, target, key.clone(), lookups.clone(), beside);
         // Get a connection and announce the write at the same time.
         let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
         let failed =
@@ -202,6 +205,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) {
         if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
             staging.cancel_row_updates();
+            self.mark_cascades(staging, Some(&write.id()));
+        }
+        self.mark_twins(staging, &write.id());
+        if let Some(row) = row {
+            // The database may have generated the id.
+            self.mark_twins(staging, &row.id());
         }
         let target = Arc::clone(self) as Arc<dyn WriteTarget>;
         let others = self.keys_of_other(write, &key, &lookups, row);
@@ -212,6 +221,49 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let stamp = *self.last_stamp();
         let update = self.update(write, &key, row, stamp);
         staging.mark_changed(target, key, update);
+    }
+
+    /// Returns what a write changes beside the row and its lookups.
+    fn beside(&self, write: &Write<E>) -> PendingWrites {
+        let mut beside = PendingWrites::default();
+        beside.mark_dependents(self);
+        self.mark_twins(&mut beside, &write.id());
+        if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
+            self.mark_cascades(&mut beside, Some(&write.id()));
+        }
+        beside
+    }
+
+    /// Records a row in the other entities over its table.
+    pub(crate) fn mark_twins(&self, staging: &mut PendingWrites, id: &E::Id) {
+        for (target, key, changed) in self.groups.twins(id) {
+            staging.mark_twin(target, key, changed);
+        }
+    }
+
+    /// Records all rows of the other entities over the same table, and what the database changes when it deletes some.
+    pub(crate) fn mark_all_beside(&self, staging: &mut PendingWrites) {
+        self.mark_cascades(staging, None);
+        for (target, changed) in self.groups.all_of_twins() {
+            staging.mark_beside(target, changed);
+        }
+    }
+
+    /// Records what the database changes in other entities when it deletes a row. `None`: any row.
+    pub(crate) fn mark_cascades(&self, staging: &mut PendingWrites, id: Option<&E::Id>) {
+        for (target, changed) in self.cascades(id) {
+            staging.mark_beside(target, changed);
+        }
+    }
+
+    /// Returns what the database changes in other entities when it deletes a row. `None`: any row.
+    fn cascades(&self, id: Option<&E::Id>) -> Vec<(Arc<dyn WriteTarget>, Changed)> {
+        if E::SPEC.cascades.is_empty() {
+            return Vec::new();
+        }
+        let id = id.map(E::id_in_tags);
+        let deleted = id.as_deref().map_or(Deleted::Any, Deleted::Row);
+        self.groups.cascades(&deleted)
     }
 
     /// Returns the keys of the written row that were not announced and differ from those of the row that was to be written, because
@@ -317,7 +369,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Write::Delete(_) | Write::DeleteRow(_) => None,
             Write::Insert(_) | Write::Update(_) | Write::Save(_) | Write::Modify(..) => Some(row?),
         };
-        if self.tag_clock.is_some() && stamp.is_none() {
+        if self.groups.clock.is_some() && stamp.is_none() {
             return None;
         }
         let meta = Meta {
@@ -332,7 +384,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if stamp.is_some_and(|(history, _)| history != meta.lease.identity.history) {
             return None;
         }
-        let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta)?;
+        let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta, self.policy.ttl)?;
         Some(CacheUpdate {
             fill,
             ttl_ms: crate::clock::millis(ttl),

@@ -49,10 +49,11 @@ use crate::{
     read::content::{self, Content, SelectError},
     write::{
         StagedFailure,
-        announce::{Announcement, PendingWrites, WriteEnd, WriteTarget},
+        announce::{Announcement, PendingWrites, WriteEnd},
         bulk::{Batch, Done},
         commit::commit_announced,
         modify::{ChangeResult, Modified},
+        target::WriteTarget,
     },
 };
 
@@ -447,15 +448,21 @@ impl<DB: Backend> Transaction<'_, DB> {
         Ok(Modified { row, value })
     }
 
-    /// Records a key that raw SQL has changed or will change.
+    /// Records rows that raw SQL has changed or will change, or delete.
     pub(crate) fn mark_changed<E: Entity>(
         &mut self,
         repository: &Arc<Context<E, DB>>,
-        key: Key,
+        ids: &[E::Id],
     ) -> Result<(), Error> {
+        let keys = ids.iter().map(|id| repository.key(id));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let (_, scope) = self.parts()?;
-        let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
-        scope.staging.mark_changed(target, key, None);
+        for (key, id) in keys.into_iter().zip(ids) {
+            let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
+            scope.staging.mark_changed(target, key, None);
+            repository.mark_cascades(&mut scope.staging, Some(id));
+            repository.mark_twins(&mut scope.staging, id);
+        }
         Ok(())
     }
 
@@ -467,6 +474,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         let (_, scope) = self.parts()?;
         let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
         scope.staging.mark_all_changed(target);
+        repository.mark_all_beside(&mut scope.staging);
         Ok(())
     }
 
@@ -479,6 +487,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         let (_, scope) = self.parts()?;
         let target = Arc::clone(repository) as Arc<dyn WriteTarget>;
         scope.staging.mark_tags_changed(target, tags);
+        repository.mark_all_beside(&mut scope.staging);
         Ok(())
     }
 

@@ -38,24 +38,11 @@ use crate::{
     repair::Repair,
     stats::Counters,
     store::{AnnouncedKey, CacheUpdate, Point, Store, tags::TagStore},
+    write::target::{Dependents, WriteTarget},
 };
 
 /// The pause before a failed announcement is repeated.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// What an announcement needs of a repository, of any entity and database.
-pub(crate) trait WriteTarget: Send + Sync {
-    fn cache(&self) -> &Arc<cache::Inner>;
-    /// Returns what the keys of all rows begin with.
-    fn prefix(&self) -> &[u8];
-    /// Returns what the keys of all rows and of all lookups begin with.
-    fn prefixes(&self) -> Vec<Vec<u8>>;
-    /// Returns the key of the clock of the tags, for an entity with tags.
-    fn tag_clock(&self) -> Option<&Key>;
-    fn policy(&self) -> &Policy;
-    fn counters(&self) -> &Counters;
-    fn entity(&self) -> &'static str;
-}
 
 impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
     fn cache(&self) -> &Arc<cache::Inner> {
@@ -71,7 +58,7 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
     }
 
     fn tag_clock(&self) -> Option<&Key> {
-        self.tag_clock.as_ref()
+        self.groups.clock.as_ref()
     }
 
     fn policy(&self) -> &Policy {
@@ -84,6 +71,10 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
 
     fn entity(&self) -> &'static str {
         E::SPEC.name
+    }
+
+    fn dependents(&self) -> Option<&Dependents> {
+        self.groups.dependents.as_ref()
     }
 }
 
@@ -141,15 +132,16 @@ impl Announcement {
         }
     }
 
-    /// Returns the announcement of a write of one row: at its own key, and at those of its lookups.
+    /// Returns the announcement of a write of one row: at its own key, at those of its lookups, and at what it changes beside.
     pub(crate) fn of_one(
         intent: Token,
         target: Arc<dyn WriteTarget>,
         key: Key,
         lookups: Vec<Key>,
+        beside: PendingWrites,
     ) -> Self {
-        let mut announcement = Self::new(intent, PendingWrites::default());
-        announcement.parts.push(TargetIntent {
+        let mut announcement = Self::new(intent, beside);
+        let own = TargetIntent {
             target,
             keys: std::iter::once(key)
                 .chain(lookups)
@@ -158,13 +150,14 @@ impl Announcement {
             all: false,
             tagged: None,
             intent: Intent::NotPlaced,
-        });
+        };
+        announcement.parts.insert(0, own);
         announcement
     }
 
-    /// Sets the cache update of a write of one row, once it is known.
+    /// Sets the cache update of a write of one row ([`Announcement::of_one`]), once it is known.
     pub(crate) fn set_update(&mut self, update: Option<CacheUpdate>) {
-        if let [TargetIntent { keys, .. }] = &mut self.parts[..]
+        if let Some(TargetIntent { keys, .. }) = self.parts.first_mut()
             && let Some(row) = keys.first_mut()
         {
             row.update = update;

@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::WriteTarget;
 use crate::{
     protocol::{
         key::Key,
         tags::{Changed, Tag},
     },
-    store::{CacheUpdate, Fill},
+    store::{CacheUpdate, Fill, Store, failpoint::Mechanism},
+    write::target::{Dependents, WriteTarget},
 };
 
 /// The keys of a write, and their cache updates.
@@ -69,6 +69,39 @@ impl PendingWrites {
         staged.add_tagged(Changed::Tags(tags));
     }
 
+    /// Records that rows of another entity may be changed, by the database or by the user.
+    pub(crate) fn mark_beside(&mut self, target: Arc<dyn WriteTarget>, changed: Changed) {
+        match (changed, target.tag_clock()) {
+            (Changed::All, None) => self.mark_all_changed(target),
+            (changed, _) => self.of(target).add_tagged(changed),
+        }
+    }
+
+    /// Records a row as another entity over the same table has it.
+    pub(crate) fn mark_twin(
+        &mut self,
+        target: Arc<dyn WriteTarget>,
+        key: Key,
+        changed: Option<Changed>,
+    ) {
+        let staged = self.of(target);
+        staged.keys.insert(key, None);
+        if let Some(changed) = changed {
+            staged.add_tagged(changed);
+        }
+    }
+
+    /// Records that what depends on the rows of a repository is changed.
+    pub(crate) fn mark_dependents(&mut self, target: &dyn WriteTarget) {
+        let store = &target.cache().store;
+        if let Some(Dependents { queries, tag }) = target.dependents()
+            && !store.disables(Mechanism::Dependents)
+        {
+            let changed = Changed::Tags(vec![*tag]);
+            self.of(Arc::clone(queries)).add_tagged(changed);
+        }
+    }
+
     fn of(&mut self, target: Arc<dyn WriteTarget>) -> &mut Staged {
         // Two repositories of one entity have the same keys, and each key must be recorded once.
         let known = self.targets.iter().position(|staged| {
@@ -76,6 +109,7 @@ impl PendingWrites {
                 && staged.target.prefix() == target.prefix()
         });
         let at = known.unwrap_or_else(|| {
+            self.mark_dependents(&*target);
             self.targets.push(Staged {
                 target,
                 keys: HashMap::new(),

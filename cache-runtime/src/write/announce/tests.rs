@@ -52,6 +52,10 @@ impl WriteTarget for Target {
     fn entity(&self) -> &'static str {
         "Item"
     }
+
+    fn dependents(&self) -> Option<&Dependents> {
+        None
+    }
 }
 
 struct Scene {
@@ -124,7 +128,13 @@ impl Scene {
     /// Returns the announcement of a write that has begun.
     async fn begun(&self, key: &Key) -> Announcement {
         let target = self.target();
-        let mut announcement = Announcement::of_one(Token::draw(), target, key.clone(), Vec::new());
+        let mut announcement = Announcement::of_one(
+            Token::draw(),
+            target,
+            key.clone(),
+            Vec::new(),
+            PendingWrites::default(),
+        );
         announcement.begin().await;
         announcement
     }
