@@ -104,6 +104,7 @@ const LOOKUPS: &[&str] = &[
     "invalidate_by",
 ];
 const TAGS: &[&str] = &["invalidate_tag", "invalidate_tags", "write_tagged"];
+const QUERIES: &[&str] = &["fetch", "invalidate", "invalidate_tag", "invalidate_all"];
 const WITHIN_LOOKUPS: &[&str] = &[
     "find_by",
     "exists_by",
@@ -179,6 +180,7 @@ macro_rules! lists_all {
 lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
 lists_all!(LOOKUPS, "repository/lookups.rs", but & []);
 lists_all!(TAGS, "repository/tags.rs", but & []);
+lists_all!(QUERIES, "repository/queries.rs", but & []);
 lists_all!(WITHIN, "repository/within.rs", but & []);
 lists_all!(WITHIN_LOOKUPS, "repository/within_lookups.rs", but & []);
 lists_all!(TRANSACTION, "write/transaction.rs", but & []);
@@ -614,6 +616,8 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             self.run_alone(name, cut).await
         } else if group == LOOKUPS || group == TAGS {
             self.run_lookup(name, cut).await
+        } else if group == QUERIES {
+            self.run_query(name, cut).await
         } else if group == WITHIN {
             self.run_within(name, cut).await
         } else if group == WITHIN_LOOKUPS {
@@ -725,6 +729,30 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             }
             unknown => panic!("{unknown} is in the table, and no code runs it"),
         }
+    }
+
+    /// Runs an operation of a cached query.
+    async fn run_query(&self, name: &str, cut: Cut) -> Left {
+        let id = self.old_row().await;
+        let queries = self.world.cache.queries(self.pool.clone());
+        let query = || queries.query::<i64>("dropped").key(&id).tags(["dropped"]);
+        let done = match name {
+            "fetch" => {
+                let fetch = query().fetch(move |connection| {
+                    Box::pin(async move {
+                        let text = format!("SELECT * FROM items WHERE id = {id}");
+                        DB::run(connection, AssertSqlSafe(text).into_sql_str()).await?;
+                        Ok(id)
+                    })
+                });
+                cut.run(fetch).await.map(unit)
+            }
+            "invalidate" => cut.run(query().invalidate()).await.map(unit),
+            "invalidate_tag" => cut.run(queries.invalidate_tag("dropped")).await.map(unit),
+            "invalidate_all" => cut.run(queries.invalidate_all()).await.map(unit),
+            unknown => panic!("{unknown} is in the table, and no code runs it"),
+        };
+        Left::of(&done).row(Rows::Items, id)
     }
 
     /// Runs an operation inside a transaction that has written before, and checks that the transaction's result is true.
@@ -1305,6 +1333,7 @@ async fn a_future_that_is_dropped_at_any_poll_leaves_no_trace<DB: Tested>(world:
         REPOSITORY,
         LOOKUPS,
         TAGS,
+        QUERIES,
         WITHIN,
         WITHIN_LOOKUPS,
         TRANSACTION,
