@@ -100,6 +100,8 @@ const LOOKUPS: &[&str] = &[
     "find_many_by",
     "find_all_many",
     "count_by",
+    "modify_by",
+    "delete_by",
     "find_each",
     "invalidate_by",
 ];
@@ -111,6 +113,8 @@ const WITHIN_LOOKUPS: &[&str] = &[
     "find_many_by",
     "find_all_many",
     "count_by",
+    "modify_by",
+    "delete_by",
 ];
 const WITHIN: &[&str] = &[
     "find",
@@ -326,6 +330,7 @@ struct Numbered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
     Items,
+    Found,
     Through,
     Behind,
     Checked,
@@ -459,7 +464,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     /// Returns the name of a row in the database.
     async fn in_database(&self, rows: Rows, id: i64) -> Option<String> {
         let table = match rows {
-            Rows::Items | Rows::Through | Rows::Behind => "items",
+            Rows::Items | Rows::Found | Rows::Through | Rows::Behind => "items",
             Rows::Checked => "checked_items",
         };
         // One text for all ids. Otherwise every statement would be prepared and closed again, and sqlx leaves Nagle's
@@ -475,6 +480,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     async fn found(&self, rows: Rows, id: i64) -> Result<Option<String>, Error> {
         Ok(match rows {
             Rows::Items => self.items.find(id).await?.map(|row| row.name.clone()),
+            Rows::Found => self.found.find(id).await?.map(|row| row.name.clone()),
             Rows::Through => self.through.find(id).await?.map(|row| row.name.clone()),
             Rows::Behind => self.behind.find(id).await?.map(|row| row.name.clone()),
             Rows::Checked => self.checked.find(id).await?.map(|row| row.name.clone()),
@@ -496,7 +502,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             if !self
                 .comes_true(async || {
                     let flushed = match rows {
-                        Rows::Items | Rows::Through => Ok(()),
+                        Rows::Items | Rows::Found | Rows::Through => Ok(()),
                         Rows::Behind => self.behind.flush().await,
                         Rows::Checked => self.checked.flush().await,
                     };
@@ -1043,6 +1049,17 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 Left::of(&cut.run(found.find_all_many(1, vec![(id,), (-id,)])).await)
             }
             "count_by" => Left::of(&cut.run(found.count_by(1, (1_i64,))).await),
+            "modify_by" => {
+                found.find(id).await.unwrap();
+                let change = |row: &mut Found| "new".clone_into(&mut row.name);
+                let done = cut.run(found.modify_by(1, (id,), change)).await;
+                return Left::of(&done).then(&done, Rows::Found, id, Some("new"));
+            }
+            "delete_by" => {
+                found.find(id).await.unwrap();
+                let done = cut.run(found.delete_by(1, (id,))).await;
+                return Left::of(&done).then(&done, Rows::Found, id, None);
+            }
             "find_each" => {
                 let ids = vec![Some(id), None, Some(-id)];
                 Left::of(&cut.run(found.find_each(ids)).await)
@@ -1064,6 +1081,12 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     async fn run_within_lookup(&self, name: &str, cut: Cut) -> Left {
         let (id, first) = (self.old_row().await, self.id());
         let one = (1_i64, "old".to_owned());
+        let quantity = 1_000 + id;
+        self.execute(format!(
+            "UPDATE items SET quantity = {quantity} WHERE id = {id}"
+        ))
+        .await;
+        self.found.find(id).await.unwrap();
         let mut transaction = Transaction::begin(&self.pool).await.unwrap();
         let mut through = self.through.within(&mut transaction);
         through.insert(&Through::new(first, "new")).await.unwrap();
@@ -1080,6 +1103,13 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 cut.run(lists).await.map(unit)
             }
             "count_by" => cut.run(within.count_by(1, (1_i64,))).await.map(unit),
+            "modify_by" => {
+                let change = |row: &mut Found| "new".clone_into(&mut row.name);
+                cut.run(within.modify_by(1, (quantity,), change))
+                    .await
+                    .map(unit)
+            }
+            "delete_by" => cut.run(within.delete_by(1, (quantity,))).await.map(unit),
             "a page of a list in a transaction" => {
                 let page = within.find_all_by(1, (1_i64,)).limit(1);
                 cut.run(page.into_future()).await.map(unit)
@@ -1089,7 +1119,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         if let Some(Err(error)) = &outcome {
             panic!("{name} fails: {error}");
         }
-        let left = Left::of(&outcome).row(Rows::Items, id);
+        let left = Left::of(&outcome).row(Rows::Found, id);
         let mut left = left.row(Rows::Through, first);
         let name = finish(transaction, cut).await.then_some("new");
         left.acknowledged.push((Rows::Through, first, name));

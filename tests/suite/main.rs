@@ -9,6 +9,7 @@ mod batch;
 mod behind;
 mod binding;
 mod bulk;
+mod bulk_by_lookup;
 mod cache_update;
 mod cascades;
 mod crash;

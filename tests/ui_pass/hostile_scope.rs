@@ -145,6 +145,8 @@ macro_rules! entities {
             #[cached(index)]
             #[sqlx(try_from = "i64")]
             find: u64,
+            #[cached(index)]
+            change: i64,
             #[cached(unique, belongs_to(Found, name = "query"))]
             values: ::core::option::Option<i64>,
             row: i64,

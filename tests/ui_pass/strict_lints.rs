@@ -43,6 +43,8 @@ pub mod entities {
         pub(crate) name: String,
         #[cached(unique, immutable, belongs_to = Gate)]
         pub(crate) next: Option<String>,
+        #[cached(index)]
+        pub(crate) hall: i64,
     }
 }
 
@@ -50,6 +52,7 @@ fn main() {
     let gate = entities::Gate {
         name: "A1".to_owned(),
         next: None,
+        hall: 1,
     };
-    println!("{gate:?} {} {:?}", gate.name, gate.next);
+    println!("{gate:?} {} {:?} {}", gate.name, gate.next, gate.hall);
 }

@@ -7,7 +7,10 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::{Index, ext::IdentExt};
 
-use super::{method::docs, names};
+use super::{
+    method::{Writes, docs},
+    names,
+};
 use crate::model::{Entity, Lookup, LookupField};
 
 /// How many ids of a list are cached, unless `max` says otherwise.
@@ -163,6 +166,8 @@ pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStre
 const UNREADABLE: &str = "Fails if the database cannot be read. An unreachable cache is not an error: the rows are then read \
                           from the database.";
 
+const NOTHING_WRITTEN: &str = "Nothing was written then.";
+
 const CANCEL: &str =
     "The future may be dropped at any time. A load that other callers wait for continues.";
 
@@ -185,6 +190,7 @@ pub(super) struct Methods<'a> {
     /// The place of the lookup.
     pub(super) place: usize,
     pub(super) is_unique: bool,
+    pub(super) writes: Writes,
     pub(super) suffix: String,
     pub(super) idents: Vec<Ident>,
     /// `None` after an error: the methods take anything, and are never run.
@@ -325,7 +331,86 @@ impl Methods<'_> {
             ),
             UNREADABLE,
         );
-        quote!(#find #find_many #count)
+        let (modify, delete) = (self.modify(), self.delete());
+        quote!(#find #find_many #count #modify #delete)
+    }
+
+    /// ```text
+    /// pub fn modify_by_category<V: AsId<i64>, R: ChangeResult<Value = ()>>(
+    ///     &self,
+    ///     category: V,
+    ///     change: impl FnMut(&mut Product) -> R + Send,
+    /// ) -> V::Operation<impl Future<Output = Result<Vec<Arc<Product>>, Error>>> { .. }
+    /// ```
+    fn modify(&self) -> Option<TokenStream> {
+        if matches!(self.writes, Writes::Queue | Writes::Nowhere) {
+            return None;
+        }
+        let (row, name, words, suffix) = (self.row(), self.name(), self.words(), &self.suffix);
+        let docs = match self.reads {
+            Place::Repository => docs(
+                &format!(
+                    "Changes each `{name}` with this {words}, all or none, and returns them as they are afterwards, in the order of \
+                     their ids. `change` is called for each row, and returns nothing or a `Result`. Only the rows that it \
+                     changes are written, as `update_many` does.\n\n\
+                     The rows are read under a lock (`SELECT .. FOR UPDATE`; SQLite locks the database), in a transaction of its \
+                     own, so that no other write comes in between. All of them are in memory, and locked until the commit. MySQL \
+                     and MariaDB lock every row of the table if it has no index that begins with {words}. A row that another \
+                     writer gives this {words} at the same time may be left out, as by `UPDATE .. WHERE`. Change very many rows \
+                     with SQL and `write_tagged`."
+                ),
+                &format!("Fails with the kind `Refused` if `change` returns an error, and if the database fails. {NOTHING_WRITTEN}"),
+                "If the future is dropped before it ends, either all of the rows were changed or none, and no transaction stays open.",
+            ),
+            Place::Within => self.written_docs(
+                &format!("modify_by_{suffix}"),
+                "The rows stay locked until the transaction ends. After an error of `change`, the transaction can continue.",
+            ),
+        };
+        let change = match self.idents.iter().any(|ident| ident.unraw() == "change") {
+            true => format_ident!("__cached_change"),
+            false => format_ident!("change"),
+        };
+        let given = Some((&change, "R"));
+        Some(self.documented("modify_by", &quote!(::std::vec::Vec<#row>), &docs, given))
+    }
+
+    /// Not for rows with a version: they are deleted one by one, if they still have it.
+    fn delete(&self) -> Option<TokenStream> {
+        let (Writes::Database { versioned } | Writes::Unknown { versioned }) = self.writes else {
+            return None;
+        };
+        if versioned {
+            return None;
+        }
+        let (name, words, suffix) = (self.name(), self.words(), &self.suffix);
+        let docs = match self.reads {
+            Place::Repository => docs(
+                &format!(
+                    "Deletes each `{name}` with this {words}, all or none, and returns how many were deleted. It is one statement, \
+                     which returns the ids of the rows. On MySQL and MariaDB the ids are read under a lock before, in the same \
+                     transaction. A row that another writer gives this {words} at the same time may be left, as by \
+                     `DELETE .. WHERE`."
+                ),
+                &format!("Fails if the database fails. {NOTHING_WRITTEN}"),
+                "A write that has begun runs to its end even if the future is dropped. Only its result is lost. A future that was \
+                 never polled has not begun.",
+            ),
+            Place::Within => self.written_docs(&format!("delete_by_{suffix}"), ""),
+        };
+        Some(self.documented("delete_by", &quote!(::core::primitive::u64), &docs, None))
+    }
+
+    /// The documentation of a write inside a transaction.
+    fn written_docs(&self, method: &str, more: &str) -> String {
+        docs(
+            format!("As `{method}` of the repository, in this transaction. {more}").trim_end(),
+            &format!(
+                "As `{method}` of the repository, and with the kind `TransactionAborted` if the transaction can only be rolled back."
+            ),
+            "If the future is dropped half-way, it is unknown whether the database executed the statement. The transaction can then \
+             only be rolled back.",
+        )
     }
 
     fn exists(&self) -> TokenStream {
@@ -349,7 +434,7 @@ impl Methods<'_> {
              cache has dropped it.",
             "If the future is dropped before it ends, it may still be in the cache. Call it again.",
         );
-        self.documented("invalidate_by", &quote!(()), &docs)
+        self.documented("invalidate_by", &quote!(()), &docs, None)
     }
 
     fn row(&self) -> TokenStream {
@@ -365,19 +450,47 @@ impl Methods<'_> {
     /// once (`AsId::Operation`).
     fn one(&self, inner: &str, returns: &TokenStream, does: &str, fails: &str) -> TokenStream {
         let docs = self.docs(&format!("{inner}_{}", self.suffix), does, fails);
-        self.documented(inner, returns, &docs)
+        self.documented(inner, returns, &docs, None)
     }
 
-    fn documented(&self, inner: &str, returns: &TokenStream, docs: &str) -> TokenStream {
+    /// `change`: the name of a parameter with what to do with each row, and of the type of its result.
+    fn documented(
+        &self,
+        inner: &str,
+        returns: &TokenStream,
+        docs: &str,
+        change: Option<(&Ident, &str)>,
+    ) -> TokenStream {
         let method = format_ident!("{inner}_{}", self.suffix);
-        let Some(fields) = self.fields else {
-            let (parameters, values) = self.parameters();
-            return self.method(&method, inner, &parameters, &values, returns, docs);
-        };
-        let (private, place) = (self.private, self.place);
-        let inner = format_ident!("{inner}");
+        let (private, place, entity, database) =
+            (self.private, self.place, self.entity, self.database);
+        let fields = self.fields.unwrap_or_default();
         let mentioned = fields.iter().map(|field| &field.ty);
-        let mentioned = quote!(#private #(#mentioned)*);
+        let mentioned = quote!(#private #entity #database #(#mentioned)*);
+        let change = change.map(|(change, result)| {
+            let result = names::free(result, &mentioned);
+            let generic = quote!(#result: #private::ChangeResult<Value = ()>);
+            let function =
+                quote!(impl ::core::ops::FnMut(&mut #entity) -> #result + ::core::marker::Send);
+            (change, generic, function)
+        });
+        let result = change.as_ref().map(|(_, generic, _)| generic);
+        let Some(fields) = self.fields else {
+            let (mut parameters, _) = self.parameters();
+            if let Some((_, _, function)) = &change {
+                parameters.extend(quote!(, _: #function));
+            }
+            return self.method(
+                (&method, result),
+                inner,
+                &parameters,
+                &quote!(),
+                returns,
+                docs,
+            );
+        };
+        let given = change.as_ref().map(|(change, ..)| quote!(, #change));
+        let inner = format_ident!("{inner}");
         let mut generics = Vec::new();
         let mut parameters = Vec::new();
         let mut future = quote! {
@@ -388,7 +501,7 @@ impl Methods<'_> {
             self.value(field, &quote!(&#ident))
         });
         let (receiver, callee, own) = self.receiver();
-        let mut body = quote!(#callee::#inner(#own, #place, (#(#values,)*)));
+        let mut body = quote!(#callee::#inner(#own, #place, (#(#values,)*) #given));
         for (number, LookupField { ident, ty, .. }) in fields.iter().enumerate() {
             let plain = match fields {
                 [_] => "V".to_owned(),
@@ -401,6 +514,10 @@ impl Methods<'_> {
             };
             parameters.push(quote!(#ident: #given));
             generics.push(quote!(#given: #private::AsId<#ty>));
+        }
+        if let Some((change, generic, function)) = change {
+            parameters.push(quote!(#change: #function));
+            generics.push(generic);
         }
         quote! {
             #[doc = #docs]
@@ -425,12 +542,12 @@ impl Methods<'_> {
         let (parameters, values) = self.slice();
         let docs = self.docs(method, does, fails);
         let method = format_ident!("{method}");
-        self.method(&method, inner, &parameters, &values, returns, &docs)
+        self.method((&method, None), inner, &parameters, &values, returns, &docs)
     }
 
     fn method(
         &self,
-        method: &Ident,
+        (method, generics): (&Ident, Option<&TokenStream>),
         inner: &str,
         parameters: &TokenStream,
         values: &TokenStream,
@@ -444,9 +561,10 @@ impl Methods<'_> {
             Some(_) => quote!(#callee::#inner(#own, #place, #values)),
             None => quote!(async move { ::core::panic!("this entity has a mistake") }),
         };
+        let generics = generics.map(|generics| quote!(<#generics>));
         quote! {
             #[doc = #docs]
-            pub fn #method(
+            pub fn #method #generics(
                 #receiver,
                 #parameters
             ) -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>> {

@@ -436,6 +436,7 @@ impl<'a> Repository<'a> {
                 database: &self.database,
                 place,
                 is_unique: lookup.is_unique,
+                writes: self.writes,
                 suffix: lookup.suffix.clone(),
                 idents: lookup.idents.clone(),
                 fields: lookup.fields,

@@ -73,6 +73,30 @@ fn all_methods(input: &str) -> String {
     prettyplease::unparse(&file)
 }
 
+#[test]
+fn writes_of_all_rows_of_an_index_are_generated_where_they_are_possible() {
+    let by_kind = |options: &str, version: &str| {
+        format!(
+            r#"#[cached(table = "goods"{options})]
+               struct Good {{ #[cached(id)] id: i64, #[cached(index)] kind: String, #[cached(unique)] sku: String, {version} price: i64 }}"#
+        )
+    };
+    let has = |input: &str| {
+        let methods = all_methods(input);
+        [
+            "modify_by_kind",
+            "delete_by_kind",
+            "modify_by_sku",
+            "delete_by_sku",
+        ]
+        .map(|method| methods.contains(&format!("fn {method}<")))
+    };
+    assert_eq!(has(&by_kind("", "")), [true, true, false, false]);
+    let versioned = by_kind("", "#[cached(version)]");
+    assert_eq!(has(&versioned), [true, false, false, false]);
+    assert_eq!(has(&by_kind(", read_only", "")), [false; 4]);
+}
+
 /// Of an entity, only these methods of its repository.
 fn methods(names: &'static [&'static str]) -> impl Fn(&str) -> String {
     move |input| {

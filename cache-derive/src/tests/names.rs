@@ -31,6 +31,7 @@ const ENTITIES: &[&str] = &[
            #[cached(unique(fold = "lower"))] email: String,
            #[cached(unique)] #[sqlx(try_from = "i64")] tenant: Tenant,
            #[cached(index)] number: Option<i64>,
+           #[cached(index)] change: i64,
        }"#,
     r#"#[cached(table = "t", has_many(Seat::flight))]
        struct Flight { #[cached(id)] id: i64, #[cached(belongs_to = Airport)] origin: Option<i64>, #[cached(immutable)] day: i64 }"#,

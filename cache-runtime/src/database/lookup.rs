@@ -143,6 +143,14 @@ pub struct IdList<Id> {
     pub has_more: bool,
 }
 
+/// What a delete by a lookup has deleted.
+pub(crate) struct Deleted<Id> {
+    /// The ids of the rows that had the values.
+    pub(crate) ids: Vec<Id>,
+    /// How many of them were deleted.
+    pub(crate) rows: u64,
+}
+
 /// Writes the keys of the lookups that find a row.
 #[derive(Debug)]
 pub struct LookupKeys<'a> {
@@ -301,6 +309,48 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         let row = DB::fetch(connection, sql, arguments).await?;
         let count = DB::integer(&row.ok_or(sqlx::Error::RowNotFound)?, 0)?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Reads the rows that have the values of a lookup, in the order of their ids, and locks them until the transaction ends.
+    /// SQLite has no locks of rows.
+    pub(crate) async fn select_found_locked(
+        &self,
+        connection: &mut DB::Connection,
+        lookup: usize,
+        values: &Values,
+    ) -> Result<Vec<E>, sqlx::Error> {
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let mut arguments = DB::Arguments::default();
+        self.bind_lookup(&text, lookup, values, &mut arguments)?;
+        let sql = text.select_found_locked(&E::SPEC.lookups[lookup]);
+        let found = DB::fetch_all(connection, sql, arguments).await?;
+        found.iter().map(self.binding.from_row).collect()
+    }
+
+    /// Deletes the rows that have the values of a lookup. Returns their ids.
+    pub(crate) async fn delete_found(
+        &self,
+        connection: &mut DB::Connection,
+        lookup: usize,
+        values: &Values,
+    ) -> Result<Deleted<E::Id>, sqlx::Error> {
+        let spec = &E::SPEC.lookups[lookup];
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let mut arguments = DB::Arguments::default();
+        self.bind_lookup(&text, lookup, values, &mut arguments)?;
+        let returns = DB::DIALECT.returns_rows();
+        let sql = match returns {
+            true => text.delete_found(spec),
+            false => text.select_found_ids_locked(spec),
+        };
+        let found = DB::fetch_all(connection, sql, arguments).await?;
+        let ids = found.iter().map(self.binding.read_id);
+        let ids: Vec<_> = ids.collect::<Result<_, _>>()?;
+        let rows = match returns {
+            true => ids.len() as u64,
+            false => self.delete_ids(connection, &ids).await?.rows,
+        };
+        Ok(Deleted { ids, rows })
     }
 
     /// Returns whether two rows have the same place in the order of a lookup.

@@ -4,13 +4,21 @@
 use std::sync::Arc;
 
 use crate::{
-    database::{backend::Backend, entity::Entity},
+    database::{
+        backend::Backend,
+        entity::Entity,
+        writes::{DeletesById, DirectWrites},
+    },
     error::Error,
     read::{
         list::{self, FindAll, Page},
-        lookup::{self, Values},
+        lookup::{self, LookupOf, Values},
     },
     repository::Repository,
+    write::{
+        bulk::{Batch, Done},
+        modify::ChangeResult,
+    },
 };
 
 #[doc(hidden)]
@@ -59,6 +67,41 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Counts the rows of a list.
     pub async fn count_by<V: Values>(&self, lookup: usize, values: V) -> Result<u64, Error> {
         self.0.count_by(lookup, values).await
+    }
+
+    /// Changes the rows of a list, in a transaction of its own. Returns all of them in the order of their ids.
+    pub fn modify_by<V: Values, W: DirectWrites, R: ChangeResult<Value = ()>>(
+        &self,
+        lookup: usize,
+        values: V,
+        change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<impl Future<Output = Result<Vec<Arc<E>>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            let found = LookupOf::new(lookup, values);
+            self.0.modify_found(&found, change).await
+        })
+    }
+
+    /// Deletes the rows of a list, in a transaction of its own. Returns how many were deleted.
+    pub fn delete_by<V: Values, W: DirectWrites, D: DeletesById>(
+        &self,
+        lookup: usize,
+        values: V,
+    ) -> W::Operation<D::Operation<impl Future<Output = Result<u64, Error>>>>
+    where
+        E: Entity<Writes = W, Deletes = D>,
+    {
+        W::Operation::from(D::Operation::from(async move {
+            let key = self.0.lookup_key(lookup, &values)?;
+            let batch = Batch::DeleteFound(key, LookupOf::new(lookup, values));
+            match self.write_batch(batch).await? {
+                Done::Count(count) => Ok(count),
+                Done::Rows(_) => Ok(0),
+            }
+        }))
     }
 
     /// Returns the rows that others refer to by their ids, in the order of `ids`. Called by the methods of relations.

@@ -418,7 +418,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         }
     }
 
-    async fn write_batch(&mut self, batch: Batch<E>) -> Result<Done<E>, Error> {
+    pub(super) async fn write_batch(&mut self, batch: Batch<E>) -> Result<Done<E>, Error> {
         if batch.is_empty() {
             return Ok(batch.nothing());
         }

@@ -13,7 +13,12 @@ use std::{
 
 use crate::{
     context::Context,
-    database::{backend::Backend, entity::Entity, lookup::IdList},
+    database::{
+        backend::Backend,
+        entity::Entity,
+        lookup::IdList,
+        writes::{DeletesById, DirectWrites},
+    },
     error::Error,
     protocol::key::Key,
     read::{
@@ -22,6 +27,10 @@ use crate::{
         reader::{Ids, Reader},
     },
     repository::within::Within,
+    write::{
+        bulk::{Batch, Done},
+        modify::ChangeResult,
+    },
 };
 
 #[doc(hidden)]
@@ -89,6 +98,44 @@ impl<'c, E: Entity, DB: Backend> Within<'_, 'c, E, DB> {
                 Ok(database.count_lookup(connection, lookup, &values).await?)
             });
         counted.await
+    }
+
+    /// Changes the rows of a list. Returns all of them in the order of their ids.
+    pub fn modify_by<V: Values, W: DirectWrites, R: ChangeResult<Value = ()>>(
+        &mut self,
+        lookup: usize,
+        values: V,
+        mut change: impl FnMut(&mut E) -> R + Send,
+    ) -> W::Operation<impl Future<Output = Result<Vec<Arc<E>>, Error>>>
+    where
+        E: Entity<Writes = W>,
+    {
+        W::Operation::from(async move {
+            let found = LookupOf::new(lookup, values);
+            let context = &self.repository.0;
+            let changed = self.transaction.change_found(context, &found, &mut change);
+            let (found, batch) = changed.await?;
+            Ok(found.after(self.write_batch(batch).await?))
+        })
+    }
+
+    /// Deletes the rows of a list. Returns how many were deleted.
+    pub fn delete_by<V: Values, W: DirectWrites, D: DeletesById>(
+        &mut self,
+        lookup: usize,
+        values: V,
+    ) -> W::Operation<D::Operation<impl Future<Output = Result<u64, Error>>>>
+    where
+        E: Entity<Writes = W, Deletes = D>,
+    {
+        W::Operation::from(D::Operation::from(async move {
+            let key = self.repository.0.lookup_key(lookup, &values)?;
+            let batch = Batch::DeleteFound(key, LookupOf::new(lookup, values));
+            match self.write_batch(batch).await? {
+                Done::Count(count) => Ok(count),
+                Done::Rows(_) => Ok(0),
+            }
+        }))
     }
 
     fn reborrow(&mut self) -> Within<'_, 'c, E, DB> {

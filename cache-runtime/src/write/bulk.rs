@@ -4,6 +4,7 @@
 //! 2. The returned rows are matched by key and put into the order of the input.
 //! 3. A row that does not exist, or has another version, fails the whole batch. The caller's transaction or savepoint
 //!    then undoes the earlier chunks.
+//! 4. A delete by a lookup does not know its rows: the database returns their ids.
 //!
 //! Invariant: every row of a batch is staged for the cache like a single write, by the same code.
 //! Not here: the transaction around it (`transaction`).
@@ -17,6 +18,7 @@ use crate::{
     },
     error::{Error, ErrorKind},
     protocol::key::Key,
+    read::lookup::LookupOf,
     write::{
         StagedFailure, announce::PendingWrites, target::WriteTarget, transaction::Transaction,
     },
@@ -27,8 +29,15 @@ use crate::{
 pub(crate) enum Batch<E: Entity> {
     Insert(Vec<E>),
     Update(Vec<E>),
+    /// Rows that are locked, after a change and as they were before it.
+    Modify {
+        rows: Vec<E>,
+        old: Vec<Arc<E>>,
+    },
     Delete(Vec<E::Id>),
     DeleteRows(Vec<E>),
+    /// The rows that a lookup finds, with the key of its list.
+    DeleteFound(Key, LookupOf),
 }
 
 /// The result of a batch.
@@ -41,21 +50,26 @@ pub(crate) enum Done<E> {
 
 impl<E: Entity> Batch<E> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == Some(0)
     }
 
-    fn len(&self) -> usize {
+    /// Returns the number of rows, if it is known.
+    fn len(&self) -> Option<usize> {
         match self {
-            Self::Insert(rows) | Self::Update(rows) | Self::DeleteRows(rows) => rows.len(),
-            Self::Delete(ids) => ids.len(),
+            Self::Insert(rows)
+            | Self::Update(rows)
+            | Self::DeleteRows(rows)
+            | Self::Modify { rows, .. } => Some(rows.len()),
+            Self::Delete(ids) => Some(ids.len()),
+            Self::DeleteFound(..) => None,
         }
     }
 
     /// Returns the result of an empty batch.
     pub(crate) fn nothing(&self) -> Done<E> {
         match self {
-            Self::Insert(_) | Self::Update(_) => Done::Rows(Vec::new()),
-            Self::Delete(_) | Self::DeleteRows(_) => Done::Count(0),
+            Self::Insert(_) | Self::Update(_) | Self::Modify { .. } => Done::Rows(Vec::new()),
+            Self::Delete(_) | Self::DeleteRows(_) | Self::DeleteFound(..) => Done::Count(0),
         }
     }
 
@@ -63,17 +77,23 @@ impl<E: Entity> Batch<E> {
         match self {
             Self::Insert(_) => "insert",
             Self::Update(_) => "update",
-            Self::Delete(_) | Self::DeleteRows(_) => "delete",
+            Self::Modify { .. } => "modify",
+            Self::Delete(_) | Self::DeleteRows(_) | Self::DeleteFound(..) => "delete",
         }
     }
 
-    /// Returns the batch as single writes.
+    /// Returns the batch as single writes, as far as they are known.
     fn writes(self) -> Vec<Write<E>> {
         match self {
             Self::Insert(rows) => rows.into_iter().map(Write::Insert).collect(),
             Self::Update(rows) => rows.into_iter().map(Write::Update).collect(),
+            Self::Modify { rows, old } => {
+                let pairs = rows.into_iter().zip(old);
+                pairs.map(|(row, old)| Write::Modify(row, old)).collect()
+            }
             Self::Delete(ids) => ids.into_iter().map(Write::Delete).collect(),
             Self::DeleteRows(rows) => rows.into_iter().map(Write::DeleteRow).collect(),
+            Self::DeleteFound(..) => Vec::new(),
         }
     }
 }
@@ -123,6 +143,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.distinct_keys(&batch)?;
                 database.update_rows(connection, rows).await
             }
+            Batch::Modify { rows, .. } => database.update_rows(connection, rows).await,
             Batch::Delete(ids) => {
                 let wanted = ids.len() as u64;
                 let deleted = database.delete_ids(connection, ids).await.map_err(failed)?;
@@ -133,6 +154,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     staging.cancel_updates();
                 }
                 return Ok(Done::Count(count));
+            }
+            Batch::DeleteFound(key, LookupOf { lookup, values }) => {
+                let deleted = database.delete_found(connection, *lookup, &**values).await;
+                let deleted = deleted.map_err(failed)?;
+                let found = deleted.ids.len() as u64;
+                // Its ids are not needed any more. Lists by other columns notice that the rows have left.
+                let target = Arc::clone(self) as Arc<dyn WriteTarget>;
+                staging.mark_changed(target, key.clone(), None);
+                self.stage(staging, Batch::Delete(deleted.ids), &HashMap::new())?;
+                if deleted.rows < found {
+                    // A trigger or a rule has suppressed some of them.
+                    staging.cancel_updates();
+                }
+                return Ok(Done::Count(deleted.rows));
             }
             Batch::DeleteRows(rows) => {
                 self.distinct_keys(&batch)?;
@@ -153,9 +188,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for row in changed.rows {
             rows.insert(self.key(&row.id())?, Arc::new(row));
         }
-        if changed.count < batch.len() {
+        let wanted = batch.len().unwrap_or_default();
+        if changed.count < wanted {
             if let Batch::Insert(_) = &batch {
-                return Err(self.inserted_fewer(changed.count, batch.len()).into());
+                return Err(self.inserted_fewer(changed.count, wanted).into());
             }
             let refused = self.first_refused(connection, batch, changed.missing, &rows);
             return Err(refused.await.into());
@@ -196,8 +232,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         batch: Batch<E>,
         rows: Vec<E>,
     ) -> Result<Done<E>, StagedFailure> {
-        if rows.len() < batch.len() {
-            return Err(self.inserted_fewer(rows.len(), batch.len()).into());
+        let wanted = batch.len().unwrap_or_default();
+        if rows.len() < wanted {
+            return Err(self.inserted_fewer(rows.len(), wanted).into());
         }
         let mut staged = Vec::with_capacity(rows.len());
         for (write, row) in batch.writes().into_iter().zip(rows) {

@@ -18,6 +18,7 @@ pub(crate) mod bulk;
 mod commit;
 mod invalidate;
 pub(crate) mod modify;
+pub(crate) mod modify_found;
 pub(crate) mod row_gate;
 pub(crate) mod target;
 pub(crate) mod transaction;
@@ -51,6 +52,27 @@ use crate::{
 /// How often a write in a transaction of its own is retried after a deadlock.
 const MAX_DEADLOCKS: u32 = 10;
 
+/// Decides whether a transaction of larder's own is run again. It was rolled back and contains nothing else.
+struct Attempts {
+    deadlocks: std::ops::Range<u32>,
+    repetitions: Repetitions,
+}
+
+impl Attempts {
+    fn on<DB: Backend>(pool: &sqlx::Pool<DB>) -> Self {
+        Self {
+            deadlocks: 0..MAX_DEADLOCKS,
+            repetitions: Repetitions::on(pool),
+        }
+    }
+
+    /// Returns whether to run the transaction again after this error.
+    fn allow_after(&mut self, error: &Error) -> bool {
+        let is_deadlock = error.database_error().is_some_and(database::is_deadlock);
+        (is_deadlock && self.deadlocks.next().is_some()) || self.repetitions.allow_after(error)
+    }
+}
+
 impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Runs a write to its end. Returns the row if it was read back.
     pub(crate) async fn write(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
@@ -74,8 +96,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self: &Arc<Self>,
         write: &Write<E>,
     ) -> Result<Option<Arc<E>>, Error> {
-        let mut retries = 0..MAX_DEADLOCKS;
-        let mut repetitions = Repetitions::on(&self.database.pool);
+        let mut attempts = Attempts::on(&self.database.pool);
         loop {
             let mut transaction = Transaction::begin(&self.database.pool).await?;
             match transaction.write(self, write).await {
@@ -83,12 +104,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     transaction.commit().await?;
                     return Ok(row);
                 }
-                // The transaction was rolled back and contains nothing else, so retry it. On InnoDB two saves of a new
-                // row can deadlock: each has locked the gap that the other inserts into.
-                Err(error)
-                    if error.database_error().is_some_and(database::is_deadlock)
-                        && retries.next().is_some() => {}
-                Err(error) if repetitions.allow_after(&error) => {}
+                // On InnoDB two saves of a new row can deadlock: each has locked the gap that the other inserts into.
+                Err(error) if attempts.allow_after(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -297,11 +314,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the keys of the lookups that a write changes, as far as the caller knows: those of the values that it writes
     /// or deletes. Those of the values before need no announcement, because the rows that a lookup found are compared.
     pub(crate) fn announced_lookups(&self, write: &Write<E>) -> Result<Vec<Key>, Error> {
-        let store = &self.cache.store;
-        let announced = |lookup: &usize| match E::SPEC.lookups[*lookup].is_unique {
-            true => !store.disables(Mechanism::PointerIntent),
-            false => !store.disables(Mechanism::ListIntent),
-        };
+        let announced = |lookup: &usize| self.is_announced(*lookup);
         // An update that would move the row in a fixed lookup matches no row.
         let affected = |lookup: &usize| match write {
             Write::Update(_) => self.database.moves[*lookup] != Moves::Never,
@@ -326,11 +339,21 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
+    /// Returns whether writes announce themselves at the keys of a lookup.
+    fn is_announced(&self, lookup: usize) -> bool {
+        let store = &self.cache.store;
+        match E::SPEC.lookups[lookup].is_unique {
+            true => !store.disables(Mechanism::PointerIntent),
+            false => !store.disables(Mechanism::ListIntent),
+        }
+    }
+
     /// Returns the keys of the lookups that a change of a row affects: those that it leaves, those that it enters, and those
     /// in which it gets another place.
     fn changed_lookups(&self, row: &E, old: &E) -> Result<Vec<Key>, Error> {
         let mut changed = Vec::new();
-        for lookup in 0..E::SPEC.lookups.len() {
+        let lookups = 0..E::SPEC.lookups.len();
+        for lookup in lookups.filter(|lookup| self.is_announced(*lookup)) {
             let (before, after) = (
                 self.keys_of_lookup(old, lookup)?,
                 self.keys_of_lookup(row, lookup)?,

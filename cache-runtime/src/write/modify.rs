@@ -10,7 +10,7 @@
 //! change is called again with the current row.
 //!
 //! Invariant: between the row that the change saw and the row that is written, no other write was committed.
-//! Not here: changes of rows whose writes are queued (`behind/put`).
+//! Not here: changes of all rows that a lookup finds (`modify_found`), and of rows whose writes are queued (`behind/put`).
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -18,12 +18,10 @@ use sqlx::{SqlStr, error::BoxDynError};
 
 use crate::{
     context::{Context, run_detached},
-    database::{
-        self, Write, backend::Backend, dialect::Dialect, entity::Entity, stale_plan::Repetitions,
-    },
+    database::{Write, backend::Backend, dialect::Dialect, entity::Entity},
     error::{Error, ErrorKind},
     protocol::key::Key,
-    write::{MAX_DEADLOCKS, transaction::Transaction},
+    write::{Attempts, transaction::Transaction},
 };
 
 /// How often a change of a row with a version is repeated after conflicts.
@@ -94,31 +92,29 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if E::SPEC.versioned {
             return self.modify_versioned(&key, id, change).await;
         }
-        let mut retries = 0..MAX_DEADLOCKS;
-        let mut repetitions = Repetitions::on(&self.database.pool);
+        let mut attempts = Attempts::on(&self.database.pool);
         loop {
-            let mut transaction = match DB::DIALECT {
-                // A transaction of SQLite that has read cannot always write: another one may have written since.
-                Dialect::Sqlite => {
-                    let begin = SqlStr::from_static("BEGIN IMMEDIATE");
-                    Transaction::begin_with(&self.database.pool, begin).await?
-                }
-                Dialect::Postgres | Dialect::MySql => {
-                    Transaction::begin(&self.database.pool).await?
-                }
-            };
+            let mut transaction = self.begin_to_modify().await?;
             let modified = match transaction.modify(self, id, &mut change).await {
                 Ok(modified) => transaction.commit().await.map(|()| modified),
                 Err(error) => Err(error),
             };
             match modified {
-                // As in a write in a transaction of its own.
-                Err(error)
-                    if error.database_error().is_some_and(database::is_deadlock)
-                        && retries.next().is_some() => {}
-                Err(error) if repetitions.allow_after(&error) => {}
+                Err(error) if attempts.allow_after(&error) => {}
                 modified => return modified,
             }
+        }
+    }
+
+    /// Begins a transaction that reads rows under a lock and then writes them.
+    pub(super) async fn begin_to_modify(&self) -> Result<Transaction<'static, DB>, Error> {
+        let pool = &self.database.pool;
+        match DB::DIALECT {
+            // A transaction of SQLite that has read cannot always write: another one may have written since.
+            Dialect::Sqlite => {
+                Transaction::begin_with(pool, SqlStr::from_static("BEGIN IMMEDIATE")).await
+            }
+            Dialect::Postgres | Dialect::MySql => Transaction::begin(pool).await,
         }
     }
 

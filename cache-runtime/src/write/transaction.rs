@@ -46,7 +46,10 @@ use crate::{
     error::{Error, ErrorKind},
     policy::Policy,
     protocol::{key::Key, tags::Tag, token::Token},
-    read::content::{self, Content, SelectError},
+    read::{
+        content::{self, Content, SelectError},
+        lookup::LookupOf,
+    },
     write::{
         StagedFailure,
         announce::{Announcement, PendingWrites, WriteEnd},
@@ -446,6 +449,22 @@ impl<DB: Backend> Transaction<'_, DB> {
         let row = written.or_else(|| write.into_row().map(Arc::new));
         let row = row.expect("a modification has a row");
         Ok(Modified { row, value })
+    }
+
+    /// Reads the rows of a repository that a lookup finds, under a lock, in the order of their ids.
+    pub(super) async fn lock_found<E: Entity>(
+        &mut self,
+        repository: &Context<E, DB>,
+        found: &LookupOf,
+    ) -> Result<Vec<E>, Error> {
+        self.bind(repository).await?;
+        let (connection, scope) = self.parts()?;
+        scope.statements.begin();
+        let database = &repository.database;
+        let rows = database.select_found_locked(connection, found.lookup, &*found.values);
+        let rows = rows.await.map_err(SelectError::from);
+        let described = format!("rows of {}", E::SPEC.name);
+        self.end_read("modify", &described, rows).await
     }
 
     /// Records rows that raw SQL has changed or will change, or delete.

@@ -89,6 +89,42 @@ impl<DB: Backend> Text<'_, DB> {
         ))
     }
 
+    /// Reads the rows that have the values of a lookup and locks them until the transaction ends, in the order of their ids: two
+    /// transactions that lock the same rows then wait for each other, and do not deadlock. Binds the values.
+    pub(crate) fn select_found_locked(&self, spec: &LookupSpec) -> SqlStr {
+        sql(self.locked(self.by_id(&self.select(&self.has_values(spec, 1)))))
+    }
+
+    /// As [`Text::select_found_locked`], but reads only the ids, each after a number as [`Text::select_lookup`] returns it.
+    pub(crate) fn select_found_ids_locked(&self, spec: &LookupSpec) -> SqlStr {
+        sql(self.locked(self.by_id(&format!(
+            "SELECT {} FROM {} WHERE {}",
+            self.found_ids(),
+            self.table,
+            self.has_values(spec, 1)
+        ))))
+    }
+
+    /// Deletes the rows that have the values of a lookup, and returns their ids, each after a number as
+    /// [`Text::select_lookup`] returns it. Binds the values. Only for a dialect that returns rows of writes.
+    pub(crate) fn delete_found(&self, spec: &LookupSpec) -> SqlStr {
+        sql(format!(
+            "DELETE FROM {} WHERE {} RETURNING {}",
+            self.table,
+            self.has_values(spec, 1),
+            self.found_ids()
+        ))
+    }
+
+    fn found_ids(&self) -> String {
+        let ids = self.names(Role::is_id).join(", ");
+        format!("{} AS larder_place, {ids}", self.number(0))
+    }
+
+    fn by_id(&self, select: &str) -> String {
+        format!("{select} ORDER BY {}", self.names(Role::is_id).join(", "))
+    }
+
     /// Returns the condition that a row comes after the one whose values are the parameters.
     fn comes_after(
         &self,
