@@ -351,8 +351,9 @@ impl Methods<'_> {
             Place::Repository => docs(
                 &format!(
                     "Changes each `{name}` with this {words}, all or none, and returns them as they are afterwards, in the order of \
-                     their ids. `change` is called for each row, and returns nothing or a `Result`. Only the rows that it \
-                     changes are written, as `update_many` does.\n\n\
+                     their ids. `change` is called for each row, and again if the database has rolled the transaction back, so it \
+                     should do nothing but change the row. It returns nothing or a `Result`. Only the rows that it changes are \
+                     written, as `update_many` does.\n\n\
                      The rows are read under a lock (`SELECT .. FOR UPDATE`; SQLite locks the database), in a transaction of its \
                      own, so that no other write comes in between. All of them are in memory, and locked until the commit. MySQL \
                      and MariaDB lock every row of the table if it has no index that begins with {words}. A row that another \

@@ -53,6 +53,11 @@ impl<E, T> Deref for Modified<E, T> {
 }
 
 /// What a change of a row returns: nothing, or a `Result`. An error refuses the change.
+#[diagnostic::on_unimplemented(
+    message = "a change of a row returns nothing or a `Result`, not `{Self}`",
+    label = "gets a change that returns something else",
+    note = "end the closure with a `;`, or return `Ok(..)`"
+)]
 pub trait ChangeResult: Send {
     /// The value that is passed on.
     type Value: Send;

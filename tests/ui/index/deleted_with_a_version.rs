@@ -1,6 +1,6 @@
 //! Rows with a version are deleted in the version that the caller knows, so not by a value of an index.
 
-use larder::{Cached, Transaction};
+use larder::Cached;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -14,9 +14,8 @@ struct Good {
     version: i64,
 }
 
-async fn write(goods: GoodRepository<sqlx::Sqlite>, mut transaction: Transaction<'_, sqlx::Sqlite>) {
+async fn write(goods: GoodRepository<sqlx::Sqlite>) {
     goods.delete_by_category(7).await.unwrap();
-    goods.within(&mut transaction).delete_by_category(7).await.unwrap();
 }
 
 fn main() {}
