@@ -61,6 +61,25 @@ fn transactions_runs() {
 }
 
 #[test]
+fn shop_serves_no_old_price() {
+    let printed = printed("shop");
+    assert!(
+        printed.contains("prices that were no longer true: 0\n"),
+        "{printed}"
+    );
+    assert!(printed.contains("50 products are deleted"), "{printed}");
+}
+
+#[test]
+fn shop_notices_old_prices_if_it_changes_them_past_the_cache() {
+    let mut shop = Command::new(program("shop"));
+    let Output { status, stdout, .. } = shop.arg("--break").output().unwrap();
+    let printed = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(1), "{printed}");
+    assert!(printed.contains("no longer true: "), "{printed}");
+}
+
+#[test]
 fn write_behind_runs() {
     let printed = printed("write_behind");
     assert!(printed.contains("refused: "), "{printed}");

@@ -26,9 +26,10 @@ const DATABASES: [(&str, &str, &str); 3] = [
 ];
 
 /// The examples, and the cargo command that tries each.
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("quickstart", "run"),
     ("transactions", "run"),
+    ("shop", "run"),
     ("write_behind", "run"),
     ("testing", "test"),
     // It runs until it is told to stop.
