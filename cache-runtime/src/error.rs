@@ -48,7 +48,8 @@ pub enum ErrorKind {
     /// The transaction can only be rolled back: one of its statements was dropped half-way, or the database has ended
     /// it.
     TransactionAborted,
-    /// `shutdown` did not finish in time. The remaining writes stay queued.
+    /// `shutdown` did not finish in time. The remaining writes stay queued. Or a read took longer than its `timeout`. A load that
+    /// it has begun may continue, and fill the cache.
     DeadlineExceeded,
 }
 

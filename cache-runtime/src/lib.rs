@@ -68,11 +68,12 @@ pub use crate::{
     protocol::{codec, key::AsId},
     read::{
         list::{FindAll, Page},
-        outcome::{Origin, Outcome},
+        outcome::{Origin, Outcome, ReadResult},
         query::Answers,
     },
     repository::{
         Repository,
+        find::{Find, FindUncached, FindWith},
         queries::{DependsOn, FetchFuture, Queries, Query},
         within::Within,
         within_lookups::FindAllWithin,

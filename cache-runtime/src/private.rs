@@ -34,6 +34,7 @@ pub use crate::{
     },
     repository::{
         QueryFuture, Repository,
+        find::Find,
         queries::{Dependency, DependsOn, Query},
         tags::WriteFuture,
         within::Within,

@@ -161,6 +161,11 @@ const OTHERWISE: &[&str] = &[
     "a page of a list in a transaction",
     "a row whose tags are compared",
     "a row whose tag was invalidated",
+    "a read with a time to live",
+    "a read with a maximum age",
+    "a read that refreshes",
+    "a read with a timeout",
+    "a read that bypasses the cache",
 ];
 
 macro_rules! lists_all {
@@ -1135,6 +1140,27 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             | "a row whose tags are compared"
             | "a row whose tag was invalidated" => self.run_lookup(name, cut).await,
             "a page of a list in a transaction" => self.run_within_lookup(name, cut).await,
+            "a read with a time to live" => {
+                let read = self.items.find(id).ttl(Duration::from_secs(60));
+                Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
+            "a read with a maximum age" => {
+                self.items.find(id).await.unwrap();
+                let read = self.items.find(id).max_age(Duration::ZERO);
+                Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
+            "a read that refreshes" => {
+                let read = self.items.find(id).refresh();
+                Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
+            "a read with a timeout" => {
+                let read = self.items.find(id).timeout(self.patience);
+                Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
+            "a read that bypasses the cache" => {
+                let read = self.items.find(id).bypass();
+                Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
             "the id of the database is installed" => {
                 Left::of(&cut.run(larder::schema::install(&self.pool)).await)
             }

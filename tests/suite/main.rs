@@ -38,6 +38,7 @@ mod panics;
 mod processes;
 mod queries;
 mod read;
+mod read_options;
 mod redis;
 mod relations;
 mod repair;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use larder::{Backend, Cache, store::faulty::Faults};
+use larder::{Backend, Cache, Clock, store::faulty::Faults};
 use larder_testing::database::TestDatabase;
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
@@ -122,6 +122,22 @@ impl<DB: Tested> World<DB> {
         match self.kind {
             Kind::Memory => self.cache.clone(),
             Kind::Redis => cache(Kind::Redis, &self.namespace, &Faults::new()).await,
+        }
+    }
+
+    /// Returns another cache of the same keys, with a clock that the test controls. It has the faults of the world.
+    pub(crate) async fn cache_with(&self, clock: Clock) -> Cache {
+        let builder = Cache::builder()
+            .namespace(&self.namespace)
+            .faults(&self.faults)
+            .clock(clock);
+        match self.kind {
+            Kind::Memory => builder.build().expect("the options are valid"),
+            Kind::Redis => builder
+                .redis(redis_url())
+                .connect()
+                .await
+                .expect("the URL is valid"),
         }
     }
 

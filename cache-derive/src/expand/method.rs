@@ -17,6 +17,8 @@ pub(super) struct Method {
 pub(super) enum Parameter {
     Nothing,
     Id,
+    /// An id. What it returns has the options of the call.
+    IdAndOptions,
     Ids,
     /// Ids of one type that can be passed as an id, and that can be the key of a map.
     MapIds,

@@ -92,23 +92,29 @@ fn reads(
     } = words;
     let maybe_row = &quote!(::core::option::Option<#row>);
     vec![
-        read(
-            "find",
-            maybe_row,
-            &format!(
-                "Returns the `{name}` with this id, or `None` if there is no such row. It is read from the cache if it is \
-                 there, and otherwise from the database."
-            ),
-            unreadable,
-        ),
-        read(
-            "find_outcome",
-            &quote!(#private::Outcome<#entity>),
-            &format!(
-                "Finds a `{name}` as `find` does, and also returns where it came from and how old it is."
-            ),
-            unreadable,
-        ),
+        Method {
+            parameter: Parameter::IdAndOptions,
+            ..read(
+                "find",
+                maybe_row,
+                &format!(
+                    "Returns the `{name}` with this id, or `None` if there is no such row. It is read from the cache if it is \
+                     there, and otherwise from the database. {OPTIONS}"
+                ),
+                unreadable,
+            )
+        },
+        Method {
+            parameter: Parameter::IdAndOptions,
+            ..read(
+                "find_outcome",
+                &quote!(#private::Outcome<#entity>),
+                &format!(
+                    "Finds a `{name}` as `find` does, and also returns where it came from and how old it is. {OPTIONS}"
+                ),
+                unreadable,
+            )
+        },
         read(
             "find_uncached",
             maybe_row,
@@ -394,6 +400,9 @@ pub(super) fn within(name: &str, writes: Writes) -> Option<String> {
          cached, and no other reader sees its writes."
     ))
 }
+
+const OPTIONS: &str =
+    "The result has options for this call, such as `.max_age(..)` and `.timeout(..)`.";
 
 const GENERATED: &str = "Columns marked `generated` have the values that the database filled in.";
 

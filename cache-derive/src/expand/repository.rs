@@ -580,13 +580,15 @@ impl<'a> Repository<'a> {
     }
 
     /// ```text
-    /// pub fn find<Id: AsId<i64>>(
+    /// pub fn exists<Id: AsId<i64>>(
     ///     &self,
     ///     id: Id,
-    /// ) -> Id::Operation<impl Future<Output = Result<Option<Arc<Flight>>, Error>>> {
-    ///     Repository::find(&self.inner, id)
+    /// ) -> Id::Operation<impl Future<Output = Result<bool, Error>>> {
+    ///     Repository::exists(&self.inner, id)
     /// }
     /// ```
+    ///
+    /// A read that has options returns `Id::Operation<Find<'_, Flight, DB, Id, impl Future<..>>>`.
     ///
     /// Not an `async fn`: that would be one more state machine per method and entity for the compiler to check.
     fn method(&self, method: &Method) -> TokenStream {
@@ -609,7 +611,9 @@ impl<'a> Repository<'a> {
             (Parameter::Rows, _) => (quote!(rows: &[#entity]), quote!(rows)),
             (Parameter::Ids, Some(id)) => (quote!(ids: &[#id]), quote!(ids)),
             (Parameter::MapIds, _) => (quote!(ids: &[#any_id]), quote!(ids)),
-            (Parameter::Id, _) | (Parameter::Ids, None) => (quote!(id: #any_id), quote!(id)),
+            (Parameter::Id | Parameter::IdAndOptions, _) | (Parameter::Ids, None) => {
+                (quote!(id: #any_id), quote!(id))
+            }
             (Parameter::Change, _) => (quote!(id: #any_id, change: #change), quote!(id, change)),
             (Parameter::RowChange, _) => {
                 (quote!(row: &#entity, change: #change), quote!(row, change))
@@ -626,7 +630,10 @@ impl<'a> Repository<'a> {
         let future = quote! {
             impl ::core::future::Future<Output = ::core::result::Result<#returns, #private::Error>>
         };
-        let takes_id = matches!(method.parameter, Parameter::Id | Parameter::Change);
+        let takes_id = matches!(
+            method.parameter,
+            Parameter::Id | Parameter::IdAndOptions | Parameter::Change
+        );
         let result = quote!(#any_result: #private::ChangeResult);
         let (generics, future) = match &self.id {
             Some(id) if matches!(method.parameter, Parameter::Change) => (
@@ -639,6 +646,10 @@ impl<'a> Repository<'a> {
             _ if matches!(method.parameter, Parameter::RowChange) => {
                 (quote!(<#result<Value = ()>>), future)
             }
+            Some(id) if matches!(method.parameter, Parameter::IdAndOptions) => (
+                quote!(<#any_id: #private::AsId<#id>>),
+                quote!(#any_id::Operation<#private::Find<'_, #entity, #database, #any_id, #future>>),
+            ),
             Some(id) if takes_id => (
                 quote!(<#any_id: #private::AsId<#id>>),
                 quote!(#any_id::Operation<#future>),

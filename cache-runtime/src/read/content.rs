@@ -5,7 +5,7 @@
 //!
 //! Not here: the value of a lookup (`lookup`), and when a payload may be stored (`load`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     context::Context,
@@ -34,11 +34,6 @@ pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static 
 
     /// Returns the payload of a value, if it may be stored at this key.
     fn encode(context: &Context<E, DB>, key: &Key, value: &Arc<Self::Value>) -> Option<Payload>;
-
-    /// Returns how long a value may be served, before the jitter.
-    fn ttl(&self, context: &Context<E, DB>) -> Duration {
-        context.policy.ttl
-    }
 
     /// Returns the tags of a value, if they are known from it.
     fn tags(_value: &Self::Value) -> Option<Tags> {

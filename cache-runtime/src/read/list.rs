@@ -180,7 +180,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 Cut::Page(page) => return Ok(page),
                 Cut::Beyond { has_left: true } if !is_reloaded => {
                     self.counters.changed_lookups.add_one();
-                    ids = self.reload_content(key.clone(), content.clone()).await?;
+                    ids = self
+                        .reload_content(key.clone(), content.clone(), None)
+                        .await?;
                 }
                 Cut::Beyond { .. } => break,
             }

@@ -55,6 +55,8 @@ pub(crate) struct Item<E: Entity, DB: Backend, C: Content<E, DB>> {
     key: Key,
     content: C,
     flight: Arc<Flight<C::Value>>,
+    /// The time to live that the leader asks for, if it is not that of the policy.
+    ttl: Option<Duration>,
     /// The leader's own answer, sent before the fill.
     early: Early<C::Value>,
     /// When the load stops waiting for other processes.
@@ -354,12 +356,7 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         let fill = if denied {
             None
         } else {
-            context.fill::<C>(
-                &item.key,
-                outcome.row.as_ref(),
-                meta,
-                item.content.ttl(context),
-            )
+            context.fill::<C>(&item.key, outcome.row.as_ref(), meta, item.ttl)
         };
         let is_filled = fill.is_some();
         if let Some((fill, ttl)) = fill {
@@ -491,6 +488,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
         key: Key,
         content: C,
         flight: Arc<Flight<C::Value>>,
+        ttl: Option<Duration>,
     ) -> (Self, Answer<C::Value>) {
         let (early, answer) = oneshot::channel();
         let item = Self {
@@ -498,6 +496,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
             key,
             content,
             flight,
+            ttl,
             early: Early(Some(early)),
             deadline: None,
             is_abandoned: false,
@@ -663,13 +662,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Returns what to store at a key for its value or its absence, and for how long. Returns `None` if it must not be
-    /// stored. `ttl`: that of a value.
+    /// stored. `ttl`: the time to live that a caller asks for, if it is not that of the policy. An absence lives no longer than
+    /// the policy says.
     pub(crate) fn fill<C: Content<E, DB>>(
         &self,
         key: &Key,
         value: Option<&Arc<C::Value>>,
         meta: Meta,
-        ttl: Duration,
+        ttl: Option<Duration>,
     ) -> Option<(Fill, Duration)> {
         // The namespace must be bound to this database and table.
         if !self.is_bound() {
@@ -678,13 +678,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         match value {
             Some(value) => {
                 let payload = C::encode(self, key, value)?;
-                let ttl = self.jittered(ttl, lease_bits(meta.lease));
+                let ttl = self.jittered(ttl.unwrap_or(self.policy.ttl), lease_bits(meta.lease));
                 Some((Fill::Value(meta, payload), ttl))
             }
             None => {
                 let shortly = self.queue.is_some().then_some(SHORT_ABSENCE);
-                let ttl = self.policy.negative_ttl.or(shortly);
-                ttl.map(|ttl| (Fill::Negative(meta), ttl))
+                let longest = self.policy.negative_ttl.or(shortly)?;
+                let ttl = ttl.map_or(longest, |ttl| ttl.min(longest));
+                Some((Fill::Negative(meta), ttl))
             }
         }
     }
@@ -696,7 +697,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.jittered(self.policy.ttl, seed)
     }
 
-    /// Returns a time to live, minus a random share that depends on the seed.
     fn jittered(&self, ttl: Duration, seed: u64) -> Duration {
         let share = self.policy.jitter * random_fraction_of(seed);
         ttl.mul_f64(1.0 - share)

@@ -24,13 +24,14 @@ pub(crate) mod list;
 mod load;
 pub(crate) mod lookup;
 mod once;
+pub(crate) mod options;
 pub(crate) mod outcome;
 pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod tagged;
 pub(crate) mod turn;
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
@@ -43,6 +44,7 @@ use crate::{
         content::{Content, RowOf},
         flight::{Flight, Follower, Joined, LoadResult},
         load::{Answer, Item, load_stopped},
+        options::Options,
         outcome::{Origin, Outcome},
         tagged::Clock,
     },
@@ -80,6 +82,8 @@ struct Missed<C> {
     key: Key,
     content: C,
     next: Next,
+    /// The time to live of the entry that is filled, if it is not that of the policy.
+    ttl: Option<Duration>,
 }
 
 /// Keys, each once.
@@ -112,19 +116,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         self.bind_now().await?;
-        self.reload_content(key, RowOf(id.into_owned())).await
+        self.reload_content(key, RowOf(id.into_owned()), None).await
     }
 
-    /// Drops the entry of a key and loads it.
+    /// Drops the entry of a key and loads it. `ttl`: the time to live of the new entry, if it is not that of the policy.
     pub(crate) async fn reload_content<C: Content<E, DB>>(
         self: &Arc<Self>,
         key: Key,
         content: C,
+        ttl: Option<Duration>,
     ) -> Result<Outcome<C::Value>, Error> {
         let dropped = self.invalidate(&key).await;
         // A flight that is under way may have read the database before this call.
         C::flights(self).close_current(&key);
-        self.miss(key, content, dropped.is_ok()).await
+        self.miss(key, content, dropped.is_ok(), ttl).await
     }
 
     /// Reads a row, from the cache if possible.
@@ -133,6 +138,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let fingerprint = self.fingerprint;
         let content = || RowOf(id.into_owned());
         self.read_content(key, fingerprint, content).await
+    }
+
+    /// Reads a row from the database for one caller, and fills nothing.
+    pub(crate) async fn read_uncached(
+        self: &Arc<Self>,
+        id: Cow<'_, E::Id>,
+    ) -> Result<Outcome<E>, Error> {
+        let id = id.into_owned();
+        let key = self.key(&id)?;
+        let mut loaded = self.load_alone(vec![(key, RowOf(id))]).await;
+        loaded.pop().expect("there is an answer for each key")
     }
 
     /// Reads rows, from the cache as far as possible. Returns one for each id, in their order.
@@ -154,26 +170,39 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Reads what is at a key, from the cache if possible.
-    pub(crate) async fn read_content<C: Content<E, DB>>(
+    pub(crate) fn read_content<C: Content<E, DB>>(
         self: &Arc<Self>,
         key: Key,
         fingerprint: u32,
         content: impl FnOnce() -> C,
+    ) -> impl Future<Output = Result<Outcome<C::Value>, Error>> {
+        self.read_content_with(key, fingerprint, content, Options::default())
+    }
+
+    /// Reads what is at a key, from the cache if the options allow it.
+    pub(crate) async fn read_content_with<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        key: Key,
+        fingerprint: u32,
+        content: impl FnOnce() -> C,
+        options: Options,
     ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
         if self.blocks(&key) {
-            return Box::pin(self.miss_from(key, content(), Next::Bypass)).await;
+            return Box::pin(self.miss_from(key, content(), Next::Bypass, options.ttl)).await;
         }
         let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
-            LookedUp::Served(outcome) => {
+            LookedUp::Served(outcome) if self.accepts(options, &outcome) => {
                 self.count_hit(&outcome);
                 return Ok(outcome);
             }
+            // The load drops the entry, so that callers who ask for the same share one load.
+            LookedUp::Served(_) => Next::Repair,
             LookedUp::Unserved(next) => next,
         };
         // Boxed, to keep the future of a hit small.
-        Box::pin(self.miss_from(key, content(), next)).await
+        Box::pin(self.miss_with(key, content(), next, options)).await
     }
 
     /// Reads what is at several keys, each of which is given once, from the cache as far as possible. Returns the answers in
@@ -210,6 +239,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 key,
                 content,
                 next,
+                ttl: None,
             });
         }
         if !missed.is_empty() {
@@ -227,6 +257,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         key: Key,
         content: C,
         store_answers: bool,
+        ttl: Option<Duration>,
     ) -> Result<Outcome<C::Value>, Error> {
         let next = if store_answers {
             Next::Lease {
@@ -235,7 +266,29 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         } else {
             Next::Bypass
         };
-        Box::pin(self.miss_from(key, content, next)).await
+        Box::pin(self.miss_from(key, content, next, ttl)).await
+    }
+
+    /// Reads what is at a key that could not be served to a caller with these options.
+    async fn miss_with<C: Content<E, DB>>(
+        self: &Arc<Self>,
+        key: Key,
+        content: C,
+        next: Next,
+        options: Options,
+    ) -> Result<Outcome<C::Value>, Error> {
+        if options.max_age.is_none() {
+            return self.miss_from(key, content, next, options.ttl).await;
+        }
+        let again = (key.clone(), content.clone());
+        let outcome = self.miss_from(key, content, next, options.ttl).await?;
+        if self.accepts(options, &outcome) {
+            return Ok(outcome);
+        }
+        // The load of another caller has found an entry that is too old for this one, or a write is still queued. A queued
+        // write is returned whatever its age: the database does not have it yet.
+        let (key, content) = again;
+        self.reload_content(key, content, options.ttl).await
     }
 
     async fn miss_from<C: Content<E, DB>>(
@@ -243,12 +296,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         key: Key,
         content: C,
         next: Next,
+        ttl: Option<Duration>,
     ) -> Result<Outcome<C::Value>, Error> {
         let missed = Missed {
             at: 0,
             key,
             content,
             next,
+            ttl,
         };
         let mut answers = self.miss_many(vec![missed]).await;
         let (_, answer) = answers.pop().expect("there is an answer for each key");
@@ -277,9 +332,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                             key,
                             content,
                             next,
+                            ttl,
                         } = missed;
                         let (item, answer) =
-                            Item::new(Arc::clone(self), key.clone(), content, flight);
+                            Item::new(Arc::clone(self), key.clone(), content, flight, ttl);
                         led.push((at, key, answer));
                         match before {
                             None => leading.push((item, next)),
@@ -333,7 +389,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut awaited = Vec::with_capacity(keys.len());
         for (key, content) in keys {
             let flight = Arc::new(Flight::default());
-            let (item, answer) = Item::new(Arc::clone(self), key.clone(), content, flight);
+            let (item, answer) = Item::new(Arc::clone(self), key.clone(), content, flight, None);
             items.push(item);
             awaited.push((key, answer));
         }

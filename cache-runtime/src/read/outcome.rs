@@ -47,6 +47,24 @@ impl<E> Clone for Outcome<E> {
     }
 }
 
+/// What a read of a row returns: the row alone, or its [`Outcome`].
+pub trait ReadResult<E>: Send {
+    /// Returns what the caller gets.
+    fn of(outcome: Outcome<E>) -> Self;
+}
+
+impl<E: Send + Sync> ReadResult<E> for Option<Arc<E>> {
+    fn of(outcome: Outcome<E>) -> Self {
+        outcome.row
+    }
+}
+
+impl<E: Send + Sync> ReadResult<E> for Outcome<E> {
+    fn of(outcome: Self) -> Self {
+        outcome
+    }
+}
+
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

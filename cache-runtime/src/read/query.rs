@@ -6,7 +6,7 @@
 //! Invariant: an answer is stored only if it is equal to itself after its codec has encoded and decoded it.
 //! Not here: the key, the tags and the time to live, which the user gives (`repository/queries`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
@@ -50,7 +50,6 @@ pub(crate) type Statements<T, DB> = Arc<
 /// A query of the user.
 pub(crate) struct QueryOf<T, DB: Backend> {
     pub(crate) tags: Tags,
-    pub(crate) ttl: Option<Duration>,
     pub(crate) fingerprint: u32,
     pub(crate) statements: Statements<T, DB>,
 }
@@ -78,10 +77,6 @@ impl<T: Answers, DB: Backend> Content<NoRow, DB> for QueryOf<T, DB> {
             fingerprint: self.fingerprint,
             ..context.identity()
         }
-    }
-
-    fn ttl(&self, context: &Context<NoRow, DB>) -> Duration {
-        self.ttl.unwrap_or(context.policy.ttl)
     }
 
     fn decode(context: &Context<NoRow, DB>, payload: Payload) -> Option<Arc<Answer>> {

@@ -72,7 +72,9 @@ impl<E: Entity, DB: Backend> Reader<E, DB> for &Arc<Context<E, DB>> {
 
     async fn ids_again(&mut self, key: &Key, content: &LookupOf) -> Result<Ids<E>, Error> {
         self.counters.changed_lookups.add_one();
-        let reloaded = self.reload_content(key.clone(), content.clone()).await?;
+        let reloaded = self
+            .reload_content(key.clone(), content.clone(), None)
+            .await?;
         Ok(reloaded.row)
     }
 

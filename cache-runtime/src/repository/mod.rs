@@ -1,6 +1,7 @@
 //! The repository: every public operation on the rows of one entity. It contains no logic of its own: each operation
 //! calls `read`, `write`, `behind` or `schema`.
 
+pub(crate) mod find;
 mod lookups;
 pub(crate) mod queries;
 pub(crate) mod tags;
@@ -26,7 +27,8 @@ use crate::{
     },
     error::{Error, ErrorKind},
     protocol::key::{AsId, Key},
-    read::{content::RowOf, outcome::Outcome},
+    read::outcome::Outcome,
+    repository::find::Find,
     stats::Stats,
     write::{
         bulk::{Batch, Done},
@@ -105,11 +107,18 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// Dropping the future loses nothing. A load that has begun continues for the callers who share it, and fills the
     /// cache.
+    #[expect(
+        clippy::type_complexity,
+        reason = "it is a future, and has the options of the call"
+    )]
     pub fn find<Id: AsId<E::Id>>(
         &self,
         id: Id,
-    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
-        Id::Operation::from(async move { Ok(self.0.read(id.as_id()).await?.row) })
+    ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Option<Arc<E>>, Error>>>>
+    {
+        Id::Operation::from(Find::new(self, id, |repository, id| async move {
+            Ok(repository.0.read(id.as_id()).await?.row)
+        }))
     }
 
     /// As [`Repository::find`], but also returns where the answer came from and how old it is.
@@ -117,11 +126,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// As [`Repository::find`].
+    #[expect(
+        clippy::type_complexity,
+        reason = "it is a future, and has the options of the call"
+    )]
     pub fn find_outcome<Id: AsId<E::Id>>(
         &self,
         id: Id,
-    ) -> Id::Operation<impl Future<Output = Result<Outcome<E>, Error>>> {
-        Id::Operation::from(async move { self.0.read(id.as_id()).await })
+    ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Outcome<E>, Error>>>> {
+        Id::Operation::from(Find::new(self, id, |repository, id| async move {
+            repository.0.read(id.as_id()).await
+        }))
     }
 
     /// Returns the row with this id from the database. The cache is neither read nor filled.
@@ -133,13 +148,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &self,
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
-        Id::Operation::from(async move {
-            let id = id.as_id().into_owned();
-            let key = self.0.key(&id)?;
-            let mut loaded = self.0.load_alone(vec![(key, RowOf(id))]).await;
-            let outcome = loaded.pop().expect("there is an answer for each key");
-            Ok(outcome?.row)
-        })
+        Id::Operation::from(async move { Ok(self.0.read_uncached(id.as_id()).await?.row) })
     }
 
     /// Returns whether there is a row with this id. The answer comes from the cache if possible.

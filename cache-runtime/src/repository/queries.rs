@@ -23,7 +23,10 @@ use crate::{
         key::Key,
         tags::{Tag, Tags},
     },
-    read::query::{Answers, QueryOf},
+    read::{
+        options::Options,
+        query::{Answers, QueryOf},
+    },
     repository::Repository,
     stats::Stats,
 };
@@ -309,11 +312,15 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
         }
         let query = QueryOf {
             tags,
-            ttl: self.ttl,
             fingerprint,
             statements: Arc::new(statements),
         };
-        let outcome = context.read_content(key, fingerprint, || query).await?;
+        let options = Options {
+            ttl: self.ttl,
+            ..Options::default()
+        };
+        let read = context.read_content_with(key, fingerprint, || query, options);
+        let outcome = read.await?;
         let answer = outcome.row.expect("a query has an answer");
         Arc::clone(&answer.value).downcast().map_err(|_| {
             Error::new(

@@ -115,6 +115,8 @@ pub enum Mechanism {
     SameTable,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
+    /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
+    MaxAge,
 }
 
 /// The mechanisms that are disabled in one cache. Without the feature `internal-faults` there are none, and the type is

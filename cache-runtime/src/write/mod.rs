@@ -407,7 +407,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if stamp.is_some_and(|(history, _)| history != meta.lease.identity.history) {
             return None;
         }
-        let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta, self.policy.ttl)?;
+        let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta, None)?;
         Some(CacheUpdate {
             fill,
             ttl_ms: crate::clock::millis(ttl),
