@@ -311,6 +311,12 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Paths,
         "depends_on(Flight, Airport)",
     ),
+    key(
+        "ttl_from",
+        Place::Struct,
+        Form::Text,
+        r#"ttl_from = "expires_at""#,
+    ),
     key("crate", Place::Struct, Form::Path, "crate = ::larder"),
     key("ttl", Place::Lease, Form::Duration, r#"lease(ttl = "5s")"#),
     key(

@@ -66,6 +66,8 @@ pub(crate) struct Entity {
     pub(crate) has_queries: bool,
     /// The entities that the query which stands for the table reads, if there is one.
     pub(crate) reads: Option<Vec<Path>>,
+    /// The field that says when a row ends.
+    pub(crate) ends_at: Option<Ident>,
     pub(crate) id: Id,
 }
 

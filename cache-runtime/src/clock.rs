@@ -1,7 +1,8 @@
 //! The only file that reads time, so that a test can pass its own clock.
 //!
-//! [`Clock::System`] uses the monotonic clock for deadlines and the wall clock for load times shown to people. No
-//! decision whether an entry may be served compares the clocks of two machines.
+//! [`Clock::System`] uses the monotonic clock for deadlines, and the wall clock for load times and for the end of a row
+//! (`ttl_from`). No decision whether an entry may be served compares the clocks of two machines, but for a caller that asks for a
+//! certain age (`max_age`).
 
 #[cfg(feature = "redis")]
 use std::sync::LazyLock;
@@ -72,7 +73,7 @@ impl Clock {
         self.now_us() / 1_000
     }
 
-    /// Milliseconds since 1970, for load times shown to people.
+    /// Milliseconds since 1970, for load times and the ends of rows.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the file that reads time"
@@ -84,6 +85,13 @@ impl Clock {
                 .map_or(0, millis),
             Self::Manual(now) => now.load(Ordering::SeqCst) / 1_000,
         }
+    }
+
+    /// Returns how long it is until a time, by the wall clock. Returns `None` if it has come.
+    pub(crate) fn until(&self, time: SystemTime) -> Option<Duration> {
+        let time = time.duration_since(UNIX_EPOCH).map_or(0, millis);
+        let left = time.checked_sub(self.wall_ms())?;
+        (left > 0).then(|| Duration::from_millis(left))
     }
 
     /// Returns how long ago a row was loaded, given its load time in milliseconds since 1970.

@@ -52,6 +52,7 @@ mod stampede;
 mod stats;
 mod tags;
 mod transaction;
+mod ttl_from;
 mod type_matrix;
 mod types;
 mod upgrade;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, Clock, ErrorKind, Origin,
+    Cache, Clock, ErrorKind, Origin, Outcome,
     store::{Mechanism, Store as _, faulty::Operation},
 };
 
@@ -16,6 +16,7 @@ on_both_stores!(
     a_read_without_options_is_still_a_future,
     the_time_to_live_of_a_call_is_that_of_the_entry_it_fills,
     the_time_to_live_of_a_call_is_jittered,
+    a_call_does_not_prolong_what_only_the_time_to_live_ends,
     a_time_to_live_without_bounds_is_one_of_a_hundred_years,
     a_follower_gets_the_entry_of_its_leader,
     a_bypass_neither_reads_nor_fills_the_cache,
@@ -25,6 +26,7 @@ on_both_stores!(
     entries_of_any_age_are_served_without_the_comparison,
     callers_that_find_an_entry_too_old_share_one_load,
     a_caller_with_a_maximum_takes_no_old_entry_from_the_load_of_another,
+    a_caller_without_the_comparison_takes_an_old_entry_from_the_load_of_another,
     a_queued_write_is_served_whatever_its_age,
     a_timeout_names_the_row_and_the_load_continues_for_others,
     a_timeout_of_the_only_caller_leaves_no_load_behind,
@@ -124,6 +126,24 @@ async fn the_time_to_live_of_a_call_is_jittered<DB: Tested>(world: &World<DB>) {
     let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
     assert!(*least > 570_000 && *most <= 1_000_000, "{times:?}");
     assert!(most - least > 60_000, "they expire together: {times:?}");
+}
+
+of_items! {
+    #[cached(ttl = "10m", coherence = "ttl", jitter = 0)]
+    struct Bounded
+}
+
+async fn a_call_does_not_prolong_what_only_the_time_to_live_ends<DB: Tested>(world: &World<DB>) {
+    let rows = Bounded::repository(&world.cache, world.pool.clone());
+    let key = rows.inner().key(1).unwrap();
+    world.put(&Item::new(1, "one")).await;
+    for (ttl, most) in [(3_000, 600), (60, 60)] {
+        rows.find(1).refresh().ttl(secs(ttl)).await.unwrap();
+        filled(|| rows.stats()).await;
+        let left = world.cache.store().remaining_ms(&key).await.unwrap();
+        let left = Duration::from_millis(left.unwrap());
+        assert!(left <= secs(most) && left > secs(most / 2), "{left:?}");
+    }
 }
 
 async fn a_time_to_live_without_bounds_is_one_of_a_hundred_years<DB: Tested>(world: &World<DB>) {
@@ -269,10 +289,27 @@ async fn callers_that_find_an_entry_too_old_share_one_load<DB: Tested>(world: &W
     assert_eq!(items.stats().loads, before.loads + 1);
 }
 
-/// Its look fails, and it joins a load that finds an entry when it looks for the second time.
 async fn a_caller_with_a_maximum_takes_no_old_entry_from_the_load_of_another<DB: Tested>(
     world: &World<DB>,
 ) {
+    let outcome = follow_an_old_entry(world).await;
+    assert_eq!(outcome.origin, Origin::Database);
+    assert_eq!(outcome.row.unwrap().name, "uno");
+}
+
+/// The control of it.
+async fn a_caller_without_the_comparison_takes_an_old_entry_from_the_load_of_another<DB: Tested>(
+    world: &World<DB>,
+) {
+    world.faults.leave_out(Mechanism::MaxAge);
+    let outcome = follow_an_old_entry(world).await;
+    assert_eq!((outcome.origin, outcome.age), (Origin::Cache, secs(60)));
+    assert_eq!(outcome.row.unwrap().name, "one");
+}
+
+/// A caller with a maximum fails to look. It joins a load that finds an entry when it looks for the second time. Returns what
+/// the caller gets.
+async fn follow_an_old_entry<DB: Tested>(world: &World<DB>) -> Outcome<Item> {
     world.put(&Item::new(1, "one")).await;
     let clock = Clock::manual();
     let (cache, items) = manual(world, &clock).await;
@@ -310,9 +347,7 @@ async fn a_caller_with_a_maximum_takes_no_old_entry_from_the_load_of_another<DB:
     wait.resume();
     let outcome = leader.await.unwrap().unwrap();
     assert_eq!((outcome.origin, outcome.age), (Origin::Cache, secs(60)));
-    let outcome = follower.await.unwrap().unwrap();
-    assert_eq!(outcome.origin, Origin::Database);
-    assert_eq!(outcome.row.unwrap().name, "uno");
+    follower.await.unwrap().unwrap()
 }
 
 /// The database does not have it yet.

@@ -152,6 +152,14 @@ macro_rules! entities {
             row: i64,
         }
 
+        #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Cached)]
+        #[cached(table = "ending", ttl_from = "value")]
+        pub struct Ending {
+            #[cached(id)]
+            id: i64,
+            value: ::core::option::Option<::chrono::DateTime<::chrono::Utc>>,
+        }
+
         #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Columns)]
         pub struct Nested {
             #[sqlx(flatten)]
@@ -163,7 +171,7 @@ macro_rules! entities {
             value: crate::Other,
         }
 
-        from_row! { Plain Through Behind Composite Found Nested Deeper }
+        from_row! { Plain Through Behind Composite Found Ending Nested Deeper }
     };
 }
 
@@ -336,6 +344,7 @@ async fn used(
     mut transaction: larder::Transaction<'_, sqlx::Sqlite>,
 ) -> Result<(), larder::Error> {
     plain.find(1).await?;
+    plain.find(1).ttl(std::time::Duration::MAX).await?;
     plain.within(&mut transaction).exists(&1).await?;
     behind.modify(1, |_| {}).await?;
     behind.dead_letters().list(1).await?;

@@ -48,7 +48,31 @@ pub mod entities {
     }
 }
 
+/// Sessions.
+pub mod sessions {
+    use larder::Cached;
+    use serde::{Deserialize, Serialize};
+
+    /// A session.
+    #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+    #[cached(table = "sessions", ttl_from = "expires_at")]
+    pub struct Session {
+        /// Its id.
+        #[cached(id)]
+        pub id: i64,
+        /// When it ends.
+        pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
+    }
+
+    /// Finds one that was loaded just now.
+    pub async fn find(sessions: &SessionRepository<sqlx::Sqlite>) -> bool {
+        let read = sessions.find(1).max_age(std::time::Duration::ZERO);
+        read.await.is_ok_and(|session| session.is_some())
+    }
+}
+
 fn main() {
+    let _ = sessions::find;
     let gate = entities::Gate {
         name: "A1".to_owned(),
         next: None,

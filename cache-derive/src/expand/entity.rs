@@ -53,6 +53,10 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     let patterns = tags::patterns(&private, &entity.tags);
     let tags = tags::of_row(&private, &entity.tags);
     let groups = groups::spec(&private, entity);
+    let ends_at = entity
+        .ends_at
+        .as_ref()
+        .map(|field| ends_at(&private, field));
     let id_type = id_type(&entity.id);
     let id_in_tags = groups::id_in_tags(entity, &id_type);
     let id_value = id_value(&entity.id);
@@ -68,7 +72,21 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
             #lookup_keys
             #tags
             #id_in_tags
+            #ends_at
             #private::bindings! { #ident }
+        }
+    }
+}
+
+/// ```text
+/// fn ends_at(&self) -> Option<SystemTime> {
+///     ends_at(&self.expires_at)
+/// }
+/// ```
+fn ends_at(private: &TokenStream, field: &Ident) -> TokenStream {
+    quote! {
+        fn ends_at(&self) -> ::core::option::Option<::std::time::SystemTime> {
+            #private::ends_at(&self.#field)
         }
     }
 }

@@ -1541,3 +1541,35 @@ fn what_depends_on_rows_and_what_is_deleted_with_them_is_checked() {
         "`on_delete` needs an entity with one `id`",
     );
 }
+
+#[test]
+fn the_end_of_a_row_is_a_column_of_it() {
+    let ending = |keys: &str| {
+        format!(
+            r#"#[cached(table = "t", {keys})] struct E {{ #[cached(id)] id: i64, expires_at: Moment, #[sqlx(skip)] note: Moment, #[sqlx(json)] extra: Moment }}"#
+        )
+    };
+    for (keys, message) in [
+        (
+            r#"ttl_from = "expire_at""#,
+            "there is no field `expire_at` for `ttl_from`; did you mean `expires_at`?",
+        ),
+        (
+            r#"ttl_from = "expires_at + 5m""#,
+            "`expires_at + 5m` is no field",
+        ),
+        (
+            r#"ttl_from = "note""#,
+            "`note` is left out of every statement, so it cannot be in `ttl_from`",
+        ),
+        (r#"ttl_from = "extra""#, "`extra` is stored as JSON"),
+        ("ttl_from", "`ttl_from` expects a string"),
+        (
+            r#"ttl_from = "expires_at", strategy = "write_behind""#,
+            "`ttl_from` cannot be used with `strategy = \"write_behind\"`",
+        ),
+    ] {
+        one(&ending(keys), message);
+    }
+    assert_eq!(faults(&ending(r#"ttl_from = "expires_at""#)), [""; 0]);
+}

@@ -602,3 +602,16 @@ fn what_is_invalidated_beyond_one_entity_is_named() {
     check("groups_methods", methods(&["query"]), &inputs[..1]);
     check("groups_dependency", only("DependsOn"), &inputs[..1]);
 }
+
+#[test]
+fn a_row_says_when_it_ends() {
+    let input = r#"
+        #[cached(table = "sessions", ttl_from = "expires_at")]
+        pub struct Session {
+            #[cached(id)]
+            pub id: i64,
+            pub expires_at: Option<DateTime<Utc>>,
+        }
+    "#;
+    check("ttl_from", only("Entity"), &[("with an end", input)]);
+}

@@ -31,12 +31,12 @@ fn entity_with(key: &str, place: Place) -> String {
     };
     match place {
         Place::Struct
-            if ["unique(", "index(", "tags("]
+            if ["unique(", "index(", "tags(", "ttl_from"]
                 .iter()
                 .any(|name| key.starts_with(name)) =>
         {
             format!(
-                "#[cached({key})] {table} struct E {{ #[cached(id)] id: i64, tenant: i64, email: String, country: String, created_at: i64 }}"
+                "#[cached({key})] {table} struct E {{ #[cached(id)] id: i64, tenant: i64, email: String, country: String, created_at: i64, expires_at: i64 }}"
             )
         }
         Place::Struct | Place::Lease | Place::Intent => {

@@ -5,7 +5,7 @@ use syn::ext::IdentExt;
 
 use super::{
     group, help, lookup, named, policy, queue, read_only, relation, repository, table, tag, text,
-    word,
+    ttl_from, word,
 };
 use crate::{
     ast::{Field, Input, Serde, Value},
@@ -32,6 +32,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let twins = group::twins(errors, input);
     group::check_queries(errors, input);
     let reads = group::reads(errors, input);
+    let ends_at = ttl_from::check(errors, input);
     Some(Entity {
         table: table(input),
         visibility: input.visibility.clone(),
@@ -49,6 +50,7 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         twins,
         has_queries: input.settings.names("queries"),
         reads,
+        ends_at,
         id: id?,
     })
 }

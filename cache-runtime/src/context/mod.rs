@@ -4,6 +4,7 @@
 //! Not here: the operations (`read`, `write`, `behind`), and their public names (`repository`).
 
 mod answers;
+mod expiry;
 pub(crate) mod groups;
 pub(crate) mod payload;
 

@@ -5,6 +5,8 @@
 //!
 //! Not here: the columns and how they are bound, which depend on the database (`column`, `source`).
 
+use std::time::SystemTime;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -53,6 +55,12 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     #[doc(hidden)]
     fn id_in_tags(_id: &Self::Id) -> String {
         String::new()
+    }
+
+    /// Returns when this row ends by itself, if it does (`ttl_from`).
+    #[doc(hidden)]
+    fn ends_at(&self) -> Option<SystemTime> {
+        None
     }
 
     /// How Postgres stores this entity, if all of its columns have a type Postgres knows.

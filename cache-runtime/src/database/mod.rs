@@ -11,6 +11,7 @@ pub(crate) mod database_id;
 pub(crate) mod dialect;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
+pub mod expiry;
 pub mod fields;
 pub mod fit;
 pub mod lookup;

@@ -5,7 +5,7 @@
 //!
 //! Not here: the value of a lookup (`lookup`), and when a payload may be stored (`load`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use crate::{
     context::Context,
@@ -37,6 +37,11 @@ pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static 
 
     /// Returns the tags of a value, if they are known from it.
     fn tags(_value: &Self::Value) -> Option<Tags> {
+        None
+    }
+
+    /// Returns when a value ends by itself, if it does.
+    fn ends_at(_value: &Self::Value) -> Option<SystemTime> {
         None
     }
 
@@ -119,6 +124,10 @@ impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
         let mut tags = Tags::default();
         row.tags(&mut tags);
         Some(tags)
+    }
+
+    fn ends_at(row: &E) -> Option<SystemTime> {
+        row.ends_at()
     }
 
     fn describe(&self, context: &Context<E, DB>, key: &Key) -> String {

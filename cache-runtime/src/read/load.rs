@@ -26,6 +26,7 @@ use crate::{
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
+    policy::Coherence,
     protocol::{
         key::Key,
         state::{Lease, Meta},
@@ -677,9 +678,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         match value {
             Some(value) => {
+                let longest = self.longest_life(C::ends_at(value))?;
                 let payload = C::encode(self, key, value)?;
-                let ttl = self.jittered(ttl.unwrap_or(self.policy.ttl), lease_bits(meta.lease));
-                Some((Fill::Value(meta, payload), ttl))
+                let ttl = ttl.map_or(self.policy.ttl, |ttl| self.allowed_ttl(ttl));
+                let ttl = self.jittered(ttl, lease_bits(meta.lease));
+                Some((Fill::Value(meta, payload), ttl.min(longest)))
             }
             None => {
                 let shortly = self.queue.is_some().then_some(SHORT_ABSENCE);
@@ -695,6 +698,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the time to live of a row, minus a random share that depends on the seed.
     pub(crate) fn jittered_ttl(&self, seed: u64) -> Duration {
         self.jittered(self.policy.ttl, seed)
+    }
+
+    /// Returns the time to live of a row for a caller that asks for this one.
+    fn allowed_ttl(&self, ttl: Duration) -> Duration {
+        match self.policy.coherence {
+            // It is what the entity promises: nothing else ends an old row.
+            Coherence::Ttl => ttl.min(self.policy.ttl),
+            Coherence::Lease | Coherence::Intent => ttl,
+        }
     }
 
     fn jittered(&self, ttl: Duration, seed: u64) -> Duration {

@@ -59,7 +59,7 @@ const MAX_SHARED_LOADS: u32 = 4;
 pub(crate) enum Next {
     /// Take the fill lease, and replace this entry.
     Lease { over: Over },
-    /// Drop an unreadable entry, then take the lease.
+    /// Drop an entry that is unreadable, too old, or whose row has ended. Then take the lease.
     Repair,
     /// Wait for another process's load.
     Wait,
@@ -189,7 +189,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
         if self.blocks(&key) {
-            return Box::pin(self.miss_from(key, content(), Next::Bypass, options.ttl)).await;
+            return Box::pin(self.miss_with(key, content(), Next::Bypass, options)).await;
         }
         let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
@@ -489,6 +489,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 LookedUp::Unserved(Next::Bypass)
             }
             Found::Value(meta, payload) => match C::decode(self, payload) {
+                Some(row) if self.has_ended(C::ends_at(&row)) => LookedUp::Unserved(Next::Repair),
                 Some(row) => LookedUp::Served(self.cached(Some(row), meta)),
                 None => {
                     self.counters.corrupt_entries.add_one();

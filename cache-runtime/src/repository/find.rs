@@ -90,7 +90,8 @@ where
     ///
     /// It is for the entry that this call fills: an entry that is found keeps its own time to live, and so does a row that is
     /// just being loaded for another caller, whose result this call shares. A longer time to live also prolongs whatever ends
-    /// with it, such as the old row after a write that did not go through larder.
+    /// with it, such as the old row after a write that did not go through larder. With `coherence = "ttl"`, where nothing else
+    /// ends an old row, it cannot be longer than that of the entity.
     pub fn ttl(self, ttl: Duration) -> FindWith<'r, E, DB, T> {
         self.with().ttl(ttl)
     }

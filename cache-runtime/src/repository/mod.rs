@@ -95,7 +95,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(Self(Context::open(cache, pool)?))
     }
 
-    /// Returns the row with this id, from the cache if possible, or `None` if it does not exist.
+    /// Returns the row with this id, from the cache if possible, or `None` if it does not exist. The result is a future, whose
+    /// methods are options of this call: see [`Find`].
     ///
     /// # Errors
     ///

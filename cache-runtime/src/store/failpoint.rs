@@ -115,6 +115,8 @@ pub enum Mechanism {
     SameTable,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
+    /// The comparison of the end of a row (`ttl_from`) with the clock when its entry is read. Without it, only the store ends it.
+    RowEnd,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
 }
