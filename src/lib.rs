@@ -15,11 +15,11 @@ pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
 pub use larder_runtime::{
-    AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult, Clock,
-    Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind, FetchFuture,
-    Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Modified, Origin, Outcome, Page,
-    Pending, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport, Stats, Transaction,
-    Within, policy, schema, writes,
+    AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
+    Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
+    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Modified, Origin,
+    Outcome, Page, Pending, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport,
+    Stats, Transaction, Within, policy, schema, writes,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

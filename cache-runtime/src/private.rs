@@ -12,7 +12,6 @@ pub use crate::{
         backend::Backend,
         column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
         entity::{Cascade, Entity, EntitySpec, cannot_share, has_tag_of},
-        entity::{Entity, EntitySpec},
         expiry::ends_at,
         fields::{Field, Fields, check, fits_somewhere, is_row_or_has_misfit},
         lookup::{LookupKeys, LookupSpec, folded},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::{
     Cache, Clock, ErrorKind, Origin, Outcome,
-    store::{Mechanism, Store as _, faulty::Operation},
+    store::{Mechanism, faulty::Operation},
 };
 
 use crate::{

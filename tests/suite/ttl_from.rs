@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use larder::{
-    Cache, Cached, Clock, Origin,
-    key::Key,
-    store::{Mechanism, Store as _},
-};
+use larder::{Cache, Cached, Clock, Origin, key::Key, store::Mechanism};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 

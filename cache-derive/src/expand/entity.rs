@@ -1,7 +1,7 @@
 //! `impl Entity`: what does not depend on a database.
 
 use proc_macro2::{Literal, Span, TokenStream};
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::Ident;
 
 use super::{groups, lookups, tags};
@@ -83,10 +83,14 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
 ///     ends_at(&self.expires_at)
 /// }
 /// ```
+///
+/// The value stands at the field, where rustc reports a type that is no point in time.
 fn ends_at(private: &TokenStream, field: &Ident) -> TokenStream {
+    let span = Span::call_site().located_at(field.span());
+    let value = quote_spanned!(span=> &self.#field);
     quote! {
         fn ends_at(&self) -> ::core::option::Option<::std::time::SystemTime> {
-            #private::ends_at(&self.#field)
+            #private::ends_at(#value)
         }
     }
 }

@@ -75,6 +75,18 @@ const KEYS: &[(Place, &str, &[&str])] = &[
         &["policy", "writepolicy", "mode"],
     ),
     (Place::Struct, "ttl", EXPIRY),
+    (
+        Place::Struct,
+        "ttl_from",
+        &[
+            "expiresat",
+            "expireat",
+            "expiresfrom",
+            "validuntil",
+            "ttlfield",
+            "ttlcolumn",
+        ],
+    ),
     (Place::Lease, "ttl", EXPIRY),
     (Place::Intent, "ttl", EXPIRY),
     (Place::Lease, "wait", &["waittimeout"]),

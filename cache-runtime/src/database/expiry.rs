@@ -29,12 +29,14 @@ pub struct Always;
 #[derive(Debug)]
 pub struct Sometimes;
 
+#[diagnostic::do_not_recommend]
 impl<T: Clone + Into<SystemTime>> EndsAt<Always> for T {
     fn ends_at(&self) -> Option<SystemTime> {
         Some(self.clone().into())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Clone + Into<SystemTime>> EndsAt<Sometimes> for Option<T> {
     fn ends_at(&self) -> Option<SystemTime> {
         self.clone().map(Into::into)
