@@ -444,15 +444,15 @@ struct Lossy {
 
 async fn an_answer_that_does_not_survive_the_codec_is_not_cached<DB: Tested>(world: &World<DB>) {
     let scene = Scene::open(world).await;
-    for sum in [1_u32, 2] {
+    for (sum, mismatches) in [(1, 1), (2, 2)] {
         let query = scene.here.query::<Lossy>("lossy");
         let fetched = query
             .fetch(move |_| Box::pin(async move { Ok(Lossy { sum }) }))
             .await;
         assert_eq!(fetched.unwrap().sum, sum);
-        scene.settle().await;
+        let is_judged = || scene.here.stats().codec_mismatches == mismatches;
+        crate::world::until("the answer was judged", is_judged).await;
     }
-    assert_eq!(scene.here.stats().codec_mismatches, 2);
 }
 
 async fn an_entity_of_another_namespace_is_refused<DB: Tested>(world: &World<DB>) {
@@ -505,7 +505,7 @@ async fn callers_that_ask_together_share_one_run<DB: Tested>(world: &World<DB>) 
         }
     });
     let opened = async {
-        crate::world::until("all are waiting", || scene.here.stats().misses >= 1 + 50).await;
+        crate::world::until("all are waiting", || scene.here.stats().misses > 50).await;
         drop(gate);
     };
     let (answers, ()) = tokio::join!(asking, opened);

@@ -2,7 +2,11 @@
 //!
 //! The controls leave out each mechanism, and show that the same scene then serves the old row.
 //!
-//! Not here: the rules of the clock as such (`protocol/tags`, and the model), and the scripts (`redis/scripts`).
+//! Not here: what a stamp is compared with (`stamps`), writes that the store does not hear of (`outage`), the rules of the clock as
+//! such (`protocol/tags`, and the model), and the scripts (`redis/scripts`).
+
+mod outage;
+mod stamps;
 
 use std::collections::BTreeSet;
 

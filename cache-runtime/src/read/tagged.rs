@@ -135,7 +135,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if store.disables(Mechanism::TagClock) {
             return Ok(found);
         }
-        let reading = self.with_floor(reading.clone()?);
+        let reading = self.judged(reading.clone()?, meta);
         if let Some(reading) = reading.as_ref().filter(|reading| !reading.open.is_empty()) {
             let value = match &found {
                 Found::Value(_, payload) => C::decode(self, payload.clone()),
@@ -179,7 +179,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         };
         let marks = self.cache.store.read_marks(clock, own.as_slice()).await?;
         let (reading, marks) = marks.map_or((None, Vec::new()), |(reading, marks)| {
-            (self.with_floor(Some(reading)), marks)
+            (self.judged(Some(reading), meta), marks)
         });
         let verdict = tags::judge_marks(meta.stamp, reading.as_ref(), &marks);
         if let (Verdict::Current, Some(reading)) = (verdict, reading) {
@@ -201,11 +201,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Some(tags)
     }
 
-    /// Returns a reading, without its floor if a test leaves that out.
-    fn with_floor(&self, reading: Option<Reading>) -> Option<Reading> {
+    /// Returns a reading as an entry is judged by it: without what a test leaves out.
+    fn judged(&self, reading: Option<Reading>, meta: Meta) -> Option<Reading> {
         let mut reading = reading?;
-        if self.cache.store.disables(Mechanism::TagFloor) {
+        let store = &self.cache.store;
+        if store.disables(Mechanism::TagFloor) {
             reading.floor = 0;
+        }
+        if let Some(stamp) = meta
+            .stamp
+            .filter(|_| store.disables(Mechanism::TagIncarnation))
+        {
+            reading.now.incarnation = stamp.incarnation;
         }
         Some(reading)
     }
@@ -272,16 +279,32 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Returns the stamp of the entry of a load, which has the one of its beginning.
     pub(crate) async fn stamp_of_entry(&self, of_load: Option<Stamp>) -> Option<Stamp> {
-        if !self.cache.store.disables(Mechanism::TagStamp) {
-            return of_load;
+        match self.late_stamp().await {
+            None => of_load,
+            Some((_, late)) => late,
         }
+    }
+
+    /// Returns the stamp of a row that is written through, which has one from before its statement.
+    pub(crate) async fn stamp_of_write(
+        &self,
+        before: Option<(u64, Stamp)>,
+    ) -> Option<(u64, Stamp)> {
+        match self.late_stamp().await {
+            None => before,
+            Some((history, late)) => late.map(|late| (history, late)),
+        }
+    }
+
+    /// Returns the present time of the clock and the history of the store, if a test leaves out that a stamp is from before.
+    async fn late_stamp(&self) -> Option<(u64, Option<Stamp>)> {
+        if !self.cache.store.disables(Mechanism::TagStamp) {
+            return None;
+        }
+        let history = self.cache.store.history();
         let ((), clock) = self.with_clock(async {}).await;
-        let reading = self
-            .clock_of_load(&clock, self.cache.store.history())
-            .await
-            .ok()
-            .flatten();
-        reading.map(|reading| reading.now)
+        let reading = self.clock_of_load(&clock, history).await.ok().flatten();
+        Some((history, reading.map(|reading| reading.now)))
     }
 
     /// Returns whether no tag was invalidated since a load began.

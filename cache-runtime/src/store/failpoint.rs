@@ -98,8 +98,14 @@ pub enum Mechanism {
     ListIntent,
     /// The comparison of an entry with the clock of its tags. Without it, invalidations of tags are not noticed.
     TagClock,
-    /// The rule that a load reads the clock of the tags before it reads the database. Without it, the clock is read afterwards.
+    /// The rule that a load reads the clock of the tags before it reads the database, and that a row is written through with a
+    /// stamp from before its statement. Without it, the clock is read afterwards.
     TagStamp,
+    /// The rule that a row is written through only with a stamp of the store's present history. Without it, the stamp may be
+    /// later than the clock of a store that was turned back.
+    TagHistory,
+    /// The comparison of the incarnations of a clock. Without it, a lost clock is continued by its successor.
+    TagIncarnation,
     /// The floor of a clock. Without it, entries whose mark was dropped are served.
     TagFloor,
     /// The rule that a caller shares a load only if no tag was invalidated since it began. Without it, an accepted fill is

@@ -155,6 +155,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 self.cache.repairs.remember(&other, Repair::Drop);
             }
         }
+        let stamp = self.stamp_of_write(stamp).await;
         announcement.set_update(self.update(write, &key, row.as_ref(), stamp));
         announcement.end(WriteEnd::Committed).await;
         Ok(row)
@@ -404,7 +405,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             stamp: stamp.map(|(_, stamp)| stamp),
         };
         // A store that was replaced may have turned the clock back.
-        if stamp.is_some_and(|(history, _)| history != meta.lease.identity.history) {
+        if stamp.is_some_and(|(history, _)| history != meta.lease.identity.history)
+            && !self.cache.store.disables(Mechanism::TagHistory)
+        {
             return None;
         }
         let (fill, ttl) = self.fill::<RowOf<E>>(key, row, meta, None)?;
