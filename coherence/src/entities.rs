@@ -1,4 +1,6 @@
-//! The rows that are read and written: one table per strategy, of the same layout, and the two repositories behind one face.
+//! The rows that are read and written: one table per strategy, of the same layout, and the repositories behind one face. A run
+//! with tags has entities of its own over the same tables, because tags cost hits: each invalidation makes absences and lists be
+//! loaded again.
 //!
 //! Some values do not survive the codec, and each strategy has a namespace of its own.
 //!
@@ -7,53 +9,54 @@
 
 use std::sync::Arc;
 
-use larder::{Backend, Cache, Cached, Error, Transaction};
+use larder::{Backend, Cache, Cached, Entity as _, Error, Transaction};
 use larder_coherence::{
     history::{Origin, Value, Verb, shelf},
     options::Strategy,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Pool;
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr as _, SqlStr};
 
-/// A row whose writes drop the entry.
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "aside",
-    ttl = "1h",
-    negative_ttl = "1h",
-    on_outage = "consistent",
-    lease(ttl = "2s", wait = "20ms")
-)]
-pub(crate) struct AsideRow {
-    #[cached(id)]
-    id: i64,
-    #[cached(unique)]
-    #[serde(with = "unfaithful")]
-    value: i64,
-    /// Follows from the value ([`shelf`]).
-    #[cached(index(max = 8))]
-    shelf: i64,
+/// Entities over the same columns with the same options, and those that are given.
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident { $($option:tt)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+            #[cached(
+                ttl = "1h",
+                negative_ttl = "1h",
+                on_outage = "consistent",
+                lease(ttl = "2s", wait = "20ms"),
+                $($option)*
+            )]
+            pub(crate) struct $name {
+                #[cached(id)]
+                id: i64,
+                #[cached(unique)]
+                #[serde(with = "unfaithful")]
+                value: i64,
+                /// Follows from the value ([`shelf`]).
+                #[cached(index(max = 8))]
+                shelf: i64,
+            }
+        )*
+    };
 }
 
-/// A row whose writes store it.
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(
-    table = "write_through",
-    strategy = "write_through",
-    ttl = "1h",
-    negative_ttl = "1h",
-    on_outage = "consistent",
-    lease(ttl = "2s", wait = "20ms")
-)]
-pub(crate) struct ThroughRow {
-    #[cached(id)]
-    id: i64,
-    #[cached(unique)]
-    #[serde(with = "unfaithful")]
-    value: i64,
-    /// Follows from the value ([`shelf`]).
-    #[cached(index(max = 8))]
-    shelf: i64,
+rows! {
+    /// A row whose writes drop the entry.
+    AsideRow { table = "aside" }
+    /// A row whose writes store it.
+    ThroughRow { table = "write_through", strategy = "write_through" }
+    /// A row whose writes drop the entry, and which is changed by its tags as well.
+    TaggedAsideRow { table = "aside", tags("row:{id}", "shelf:{shelf}") }
+    /// A row whose writes store it, and which is changed by its tags as well.
+    TaggedThroughRow {
+        table = "write_through",
+        strategy = "write_through",
+        tags("row:{id}", "shelf:{shelf}")
+    }
 }
 
 /// How serde writes a value: some of them as another one. Rows that have one must not come from the cache.
@@ -74,9 +77,11 @@ mod unfaithful {
 pub(crate) enum Rows<DB: Backend> {
     Aside(AsideRowRepository<DB>),
     Through(ThroughRowRepository<DB>),
+    TaggedAside(TaggedAsideRowRepository<DB>),
+    TaggedThrough(TaggedThroughRowRepository<DB>),
 }
 
-/// Does the same with either repository.
+/// Does the same with any repository.
 macro_rules! either {
     ($self:ident, $Row:ident, $rows:ident => $call:expr) => {
         match $self {
@@ -88,19 +93,52 @@ macro_rules! either {
                 type $Row = ThroughRow;
                 $call
             }
+            Rows::TaggedAside($rows) => {
+                type $Row = TaggedAsideRow;
+                $call
+            }
+            Rows::TaggedThrough($rows) => {
+                type $Row = TaggedThroughRow;
+                $call
+            }
+        }
+    };
+}
+
+/// Does the same with either repository of rows with tags.
+macro_rules! either_tagged {
+    ($self:ident, $Row:ident, $rows:ident => $call:expr) => {
+        match $self {
+            Rows::TaggedAside($rows) => {
+                type $Row = TaggedAsideRow;
+                $call
+            }
+            Rows::TaggedThrough($rows) => {
+                type $Row = TaggedThroughRow;
+                $call
+            }
+            Rows::Aside(_) | Rows::Through(_) => {
+                unreachable!("the mix has writes by tags for rows with tags only")
+            }
         }
     };
 }
 
 impl<DB: Backend> Rows<DB> {
-    pub(crate) fn new(strategy: Strategy, cache: &Cache, pool: &Pool<DB>) -> Self {
+    /// The rows of a strategy, with or without tags.
+    pub(crate) fn new(strategy: Strategy, tags: bool, cache: &Cache, pool: &Pool<DB>) -> Self {
         // Each has a namespace of its own, over one connection.
         let namespace = format!("coherence-{}", strategy.name());
         let cache = cache.with_namespace(&namespace);
         let cache = cache.expect("the name of a strategy can stand in a namespace");
-        match strategy {
-            Strategy::Aside => Self::Aside(AsideRow::repository(&cache, pool.clone())),
-            Strategy::WriteThrough => Self::Through(ThroughRow::repository(&cache, pool.clone())),
+        let pool = pool.clone();
+        match (strategy, tags) {
+            (Strategy::Aside, false) => Self::Aside(AsideRow::repository(&cache, pool)),
+            (Strategy::WriteThrough, false) => Self::Through(ThroughRow::repository(&cache, pool)),
+            (Strategy::Aside, true) => Self::TaggedAside(TaggedAsideRow::repository(&cache, pool)),
+            (Strategy::WriteThrough, true) => {
+                Self::TaggedThrough(TaggedThroughRow::repository(&cache, pool))
+            }
         }
     }
 
@@ -172,6 +210,45 @@ impl<DB: Backend> Rows<DB> {
             let changed: Vec<Row> = values.iter().map(row).collect();
             rows.update_many(&changed).await.map(drop)
         })
+    }
+
+    /// A change of several rows by their tags and by statements of the caller, all or none. Returns which of the rows there were.
+    pub(crate) async fn write_tagged(&self, values: &[(i64, i64)]) -> Result<Vec<bool>, Error> {
+        either_tagged!(self, Row, rows => {
+            let tags: Vec<String> = values.iter().map(|(id, _)| format!("row:{id}")).collect();
+            let statements: Vec<SqlStr> = values
+                .iter()
+                .map(|&(id, value)| {
+                    let (table, shelf) = (Row::SPEC.table, shelf(value));
+                    let sql = format!("UPDATE {table} SET value = {value}, shelf = {shelf} WHERE id = {id}");
+                    AssertSqlSafe(sql).into_sql_str()
+                })
+                .collect();
+            let write = rows.write_tagged(tags, move |connection| {
+                Box::pin(async move {
+                    let mut found = Vec::new();
+                    for sql in statements {
+                        let done = DB::execute(connection, sql, DB::Arguments::default()).await?;
+                        found.push(done.rows > 0);
+                    }
+                    Ok(found)
+                })
+            });
+            write.await
+        })
+    }
+
+    /// Invalidates the rows of shelves, which were not changed.
+    pub(crate) async fn invalidate_shelves(
+        &self,
+        shelves: impl Iterator<Item = i64> + Send,
+    ) -> Result<(), Error> {
+        let tags = shelves.map(|shelf| format!("shelf:{shelf}"));
+        match self {
+            Self::TaggedAside(rows) => rows.invalidate_tags(tags).await,
+            Self::TaggedThrough(rows) => rows.invalidate_tags(tags).await,
+            Self::Aside(_) | Self::Through(_) => Ok(()),
+        }
     }
 
     /// A write inside a transaction, and what the transaction then sees.

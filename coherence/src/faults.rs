@@ -254,6 +254,8 @@ where
         let operation = match self.play.broken {
             Some(Broken::FillCompare) => "fill",
             Some(Broken::Contended | Broken::Intent) => "end",
+            Some(Broken::TagClock | Broken::TagFloor | Broken::TagIntent) => "end-tagged",
+            _ if self.play.tags => *self.random.pick(&["fill", "end", "end-tagged"]),
             _ => *self.random.pick(&["fill", "end"]),
         };
         for worker in &mut self.workers {

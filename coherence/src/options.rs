@@ -13,9 +13,11 @@ usage: cargo xtask coherence [options]
   --database D[,..]     postgres, mariadb, sqlite or all (default all)
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
+  --tags                give the rows tags, and change and invalidate them by these as well
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
                         fill-compare, intent, accepted-fill, history, contended, end,
-                        dropped-begin or round-trip
+                        dropped-begin, round-trip, lookup-check, pointer-intent, list-intent,
+                        or with tags: tag-clock, tag-floor, tag-intent
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
 
@@ -140,6 +142,20 @@ named! {
         PointerIntent = "pointer-intent",
         /// The announcement of a write at the list that its row gets into.
         ListIntent = "list-intent",
+        /// The comparison of an entry with the clock of its tags.
+        TagClock = "tag-clock",
+        /// The floor of a clock that has dropped marks.
+        TagFloor = "tag-floor",
+        /// The announcement of a change of many rows at their tags.
+        TagIntent = "tag-intent",
+    }
+}
+
+impl Broken {
+    /// Whether only rows with tags have it.
+    #[must_use]
+    pub fn is_of_tags(self) -> bool {
+        matches!(self, Self::TagClock | Self::TagFloor | Self::TagIntent)
     }
 }
 
@@ -154,6 +170,8 @@ pub struct Options {
     pub databases: Vec<Database>,
     /// The strategies.
     pub strategies: Vec<Strategy>,
+    /// Whether the rows have tags.
+    pub tags: bool,
     /// The faults; nothing if the choice is left to the run.
     pub faults: Option<Vec<Fault>>,
     /// The mechanism that is switched off.
@@ -186,6 +204,7 @@ impl Request {
             seed: None,
             databases: Database::ALL.to_vec(),
             strategies: Strategy::ALL.to_vec(),
+            tags: false,
             faults: None,
             broken: None,
             keep: None,
@@ -207,6 +226,7 @@ impl Request {
                 lexopt::Arg::Long("strategy") => {
                     options.strategies = list(&parser.value()?.string()?, Strategy::ALL)?;
                 }
+                lexopt::Arg::Long("tags") => options.tags = true,
                 lexopt::Arg::Long("faults") => match &*parser.value()?.string()? {
                     "list" => return Ok(Self::ListFaults),
                     "none" => options.faults = Some(Vec::new()),
@@ -226,6 +246,7 @@ impl Request {
         {
             return Err("`contended` is a mechanism of the strategy `write_through`".into());
         }
+        options.tags |= options.broken.is_some_and(Broken::is_of_tags);
         Ok(Self::Run(options))
     }
 }
@@ -263,12 +284,13 @@ mod tests {
 
     #[test]
     fn everything_can_be_chosen() {
-        let line = "--seconds 5 --seed 7 --database sqlite,mariadb --strategy aside --faults kill,pause --break end";
+        let line = "--seconds 5 --seed 7 --database sqlite,mariadb --strategy aside --tags --faults kill,pause --break end";
         let expected = Options {
             duration: Duration::from_secs(5),
             seed: Some(7),
             databases: vec![Database::Sqlite, Database::Mysql],
             strategies: vec![Strategy::Aside],
+            tags: true,
             faults: Some(vec![Fault::Kill, Fault::Pause]),
             broken: Some(Broken::End),
             keep: None,
@@ -286,6 +308,16 @@ mod tests {
         assert_eq!(faults("--faults none"), Some(Vec::new()));
         assert_eq!(faults("--faults all"), Some(Fault::ALL.to_vec()));
         assert_eq!(parsed("--faults list").unwrap(), Request::ListFaults);
+    }
+
+    #[test]
+    fn mechanism_of_tags_is_left_out_of_a_run_with_tags() {
+        let tags = |line| match parsed(line).unwrap() {
+            Request::Run(options) => options.tags,
+            other => panic!("{other:?}"),
+        };
+        assert!(tags("--break tag-clock") && tags("--tags"));
+        assert!(!tags("--break end") && !tags(""));
     }
 
     #[test]

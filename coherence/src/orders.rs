@@ -25,6 +25,8 @@ pub(crate) struct Orders {
     pub(crate) log: PathBuf,
     pub(crate) seed: u64,
     pub(crate) strategies: Vec<Strategy>,
+    /// Whether the rows have tags.
+    pub(crate) tags: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) database: Database,
 }
@@ -61,6 +63,7 @@ impl process::Orders for Orders {
             self.log.display().to_string(),
             self.seed.to_string(),
             names.collect::<Vec<_>>().join(","),
+            self.tags.to_string(),
             self.broken
                 .map_or(String::new(), |broken| broken.name().to_owned()),
             self.database.name().to_owned(),
@@ -94,6 +97,7 @@ impl Orders {
             log,
             seed,
             strategies,
+            tags,
             broken,
             kind,
         ] = arguments
@@ -118,6 +122,7 @@ impl Orders {
                 .split(',')
                 .map(|name| name.parse().ok())
                 .collect::<Option<_>>()?,
+            tags: tags.parse().ok()?,
             broken: some(broken).and_then(|name| name.parse().ok()),
             database: kind.parse().ok()?,
         })

@@ -57,6 +57,7 @@ pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
     match broken {
         Broken::FillCompare | Broken::Contended | Broken::Intent => vec![Fault::Stall],
         Broken::LookupCheck | Broken::PointerIntent | Broken::ListIntent => vec![Fault::Stall],
+        Broken::TagClock | Broken::TagFloor | Broken::TagIntent => vec![Fault::Stall],
         // They need no fault to show.
         Broken::DroppedBegin | Broken::RoundTrip => vec![Fault::Stall],
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],

@@ -39,6 +39,8 @@ const WORKERS: usize = 3;
 #[derive(Clone, Debug)]
 pub(crate) struct Play {
     pub(crate) strategies: Vec<Strategy>,
+    /// Whether the rows have tags.
+    pub(crate) tags: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) seed: u64,
     /// Whether rows are cached in Redis or in the one worker.
@@ -144,6 +146,7 @@ where
             namespace: "coherence".to_owned(),
             seed: self.random.draw(),
             strategies: self.play.strategies.clone(),
+            tags: self.play.tags,
             broken: self.play.broken,
             database: DB::KIND,
         };

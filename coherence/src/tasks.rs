@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use larder::{Cache, Error, ErrorKind, Transaction};
+use larder::{Cache, Error, ErrorKind, Transaction, tags::MAX_MARKS};
 use larder_coherence::{
     harness::{
         leaving::{STAYS, leaving},
@@ -55,6 +55,8 @@ pub(crate) async fn work<DB: Site>(shared: Arc<Shared<DB>>, task: u64) {
             shared.transact(&mut random).await;
         } else if random.per_mille(shared.mix.batches) {
             shared.write_batch(&mut random).await;
+        } else if random.per_mille(shared.mix.tagged) {
+            shared.change_by_tags(&mut random).await;
         } else {
             shared.write(&mut random, row).await;
         }
@@ -82,7 +84,7 @@ impl<DB: Site> Shared<DB> {
             tables: orders
                 .strategies
                 .iter()
-                .map(|&strategy| (strategy, Rows::new(strategy, cache, &pool)))
+                .map(|&strategy| (strategy, Rows::new(strategy, orders.tags, cache, &pool)))
                 .collect(),
             pool,
             log: Log::open(&orders.log).expect("the log can be opened"),
@@ -244,21 +246,47 @@ impl<DB: Site> Shared<DB> {
     /// A batch of updates of one table.
     async fn write_batch(&self, random: &mut Random) {
         let (table, _) = self.any_row(random);
-        let mut ids: Vec<i64> = (0..4).map(|_| self.any_row(random).1).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let begun: Vec<Begun> = ids
-            .into_iter()
-            .map(|id| self.begin_with((table, id), Verb::Update))
-            .collect();
-        let values: Vec<(i64, i64)> = begun
-            .iter()
-            .filter_map(|begun| Some((begun.row.1, begun.value?)))
-            .collect();
+        let (begun, values) = self.begin_several(random, table);
         let batch = self.tables[table].1.update_many(&values);
         let written = self.leaving(random).run(batch).await;
         let answer = written.map_or(Answer::Unknown, |written| answer(&written));
         self.all_answered(&begun, answer);
+    }
+
+    /// Changes rows of one table by their tags, or only invalidates some.
+    async fn change_by_tags(&self, random: &mut Random) {
+        let (table, _) = self.any_row(random);
+        let rows = &self.tables[table].1;
+        if random.per_mille(self.mix.invalidations) {
+            let shelf = i64::try_from(random.below(SHELVES as u64)).expect("lists are few");
+            // It may fail, as nothing was changed.
+            let shelf = std::iter::once(shelf);
+            let _done = self
+                .leaving(random)
+                .run(rows.invalidate_shelves(shelf))
+                .await;
+            return;
+        }
+        let (begun, values) = self.begin_several(random, table);
+        let write = rows.write_tagged(&values);
+        match self.leaving(random).run(write).await {
+            Some(Ok(found)) => {
+                for (begun, is_there) in begun.iter().zip(found) {
+                    let answer = match is_there {
+                        true => Answer::Done,
+                        false => Answer::Refused,
+                    };
+                    self.answered(begun, answer);
+                }
+            }
+            Some(failed) => self.all_answered(&begun, answer(&failed)),
+            None => self.all_answered(&begun, Answer::Unknown),
+        }
+        if random.per_mille(self.mix.crowds) {
+            // Shelves that no row is on.
+            let many = i64::try_from(MAX_MARKS).expect("marks are few");
+            let _done = rows.invalidate_shelves(SHELVES..=SHELVES + many).await;
+        }
     }
 
     /// A transaction over a few rows of all tables, with savepoints.
@@ -360,6 +388,22 @@ impl<DB: Site> Shared<DB> {
             return None;
         }
         Some(self.begin_with(row, verb))
+    }
+
+    /// Logs that updates of a few rows of one table begin, and returns what they write.
+    fn begin_several(&self, random: &mut Random, table: usize) -> (Vec<Begun>, Vec<(i64, i64)>) {
+        let mut ids: Vec<i64> = (0..4).map(|_| self.any_row(random).1).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let begun: Vec<Begun> = ids
+            .into_iter()
+            .map(|id| self.begin_with((table, id), Verb::Update))
+            .collect();
+        let values = begun
+            .iter()
+            .filter_map(|begun| Some((begun.row.1, begun.value?)))
+            .collect();
+        (begun, values)
     }
 
     /// Logs that a write begins.

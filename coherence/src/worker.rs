@@ -47,7 +47,7 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
     if let Some(mechanism) = orders.broken.and_then(mechanism) {
         faults.leave_out(mechanism);
     }
-    let mix = Mix::of(orders.broken, orders.role());
+    let mix = Mix::of(orders.broken, orders.tags, orders.role());
     let connections = u32::try_from(mix.tasks.min(MAX_CONNECTIONS)).expect("they are few");
     let pool: Pool<DB> = pool(&orders.address, &orders.name, connections)
         .await
@@ -100,6 +100,9 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::LookupCheck => Mechanism::LookupCheck,
         Broken::PointerIntent => Mechanism::PointerIntent,
         Broken::ListIntent => Mechanism::ListIntent,
+        Broken::TagClock => Mechanism::TagClock,
+        Broken::TagFloor => Mechanism::TagFloor,
+        Broken::TagIntent => Mechanism::TagIntent,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })
@@ -123,6 +126,7 @@ fn obey<DB: Site>(
             ["stall", operation, times, millis] => {
                 let operation = match operation {
                     "fill" => Operation::Fill,
+                    "end-tagged" => Operation::EndTagged,
                     _ => Operation::End,
                 };
                 let times = times.parse().expect("the harness writes numbers");

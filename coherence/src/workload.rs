@@ -23,6 +23,12 @@ pub(crate) struct Mix {
     pub(crate) transactions: u64,
     /// Of a thousand writes that are no transactions, how many are batches.
     pub(crate) batches: u64,
+    /// Of a thousand writes that are neither, how many change rows by their tags.
+    pub(crate) tagged: u64,
+    /// Of a thousand changes by tags, how many only invalidate.
+    pub(crate) invalidations: u64,
+    /// Of a thousand of the others, how many are followed by so many invalidations that the clock drops their marks.
+    pub(crate) crowds: u64,
     /// Of a thousand operations of each kind, how many are given up by their caller, after any number of polls.
     pub(crate) abandoned: u64,
     /// How long a task rests after an operation.
@@ -42,7 +48,7 @@ pub(crate) enum Role {
 
 impl Mix {
     /// The mix in which a mechanism is missed soonest; without a broken one, the mix of a run with all faults.
-    pub(crate) fn of(broken: Option<Broken>, role: Role) -> Self {
+    pub(crate) fn of(broken: Option<Broken>, tags: bool, role: Role) -> Self {
         let usual = Self {
             rows: 16,
             tasks: 6,
@@ -52,6 +58,9 @@ impl Mix {
             existence: 250,
             transactions: 200,
             batches: 50,
+            tagged: if tags { 40 } else { 0 },
+            invalidations: 300,
+            crowds: 30,
             abandoned: 20,
             rest: Duration::ZERO,
         };
@@ -111,6 +120,42 @@ impl Mix {
                 rows: 6,
                 writes: 60,
                 lookups: 800,
+                ..usual
+            },
+            // Changes by tags.
+            Some(Broken::TagClock) => Self {
+                rows: 6,
+                transactions: 0,
+                batches: 0,
+                tagged: 700,
+                invalidations: 0,
+                crowds: 0,
+                ..usual
+            },
+            // Readers who see past the cache that a change was committed, while its end is held up.
+            Some(Broken::TagIntent) => Self {
+                rows: 3,
+                writes: 60,
+                uncached: 300,
+                transactions: 0,
+                batches: 0,
+                tagged: 700,
+                invalidations: 0,
+                crowds: 0,
+                ..usual
+            },
+            // Changes whose marks are dropped at once, and so few readers that most entries are not read in between.
+            Some(Broken::TagFloor) => Self {
+                rows: 5,
+                tasks: 2,
+                writes: 120,
+                existence: 0,
+                transactions: 0,
+                batches: 0,
+                tagged: 500,
+                invalidations: 0,
+                crowds: 1_000,
+                rest: Duration::from_millis(10),
                 ..usual
             },
             None => Self {

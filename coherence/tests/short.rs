@@ -16,7 +16,15 @@ fn run(options: &[&str]) -> (bool, String) {
 }
 
 fn is_linearizable_on(database: &str) {
-    let (passed, printed) = run(&["--seconds", "6", "--database", database]);
+    is_linearizable(&["--seconds", "6", "--database", database]);
+}
+
+fn is_linearizable_with_tags_on(database: &str) {
+    is_linearizable(&["--seconds", "6", "--tags", "--database", database]);
+}
+
+fn is_linearizable(options: &[&str]) {
+    let (passed, printed) = run(options);
     assert!(passed);
     assert_eq!(count(&printed, "violations"), 0);
     assert!(count(&printed, "faults") > 0);
@@ -36,6 +44,16 @@ fn reads_are_linearizable_on_mysql_while_things_go_wrong() {
 #[test]
 fn reads_are_linearizable_on_sqlite_while_things_go_wrong() {
     is_linearizable_on("sqlite");
+}
+
+#[test]
+fn reads_of_rows_with_tags_are_linearizable_on_postgres_while_things_go_wrong() {
+    is_linearizable_with_tags_on("postgres");
+}
+
+#[test]
+fn reads_of_rows_with_tags_are_linearizable_on_mysql_while_things_go_wrong() {
+    is_linearizable_with_tags_on("mysql");
 }
 
 fn is_caught(mechanism: &str) {
@@ -103,4 +121,14 @@ fn lists_that_are_not_announced_are_caught() {
 #[test]
 fn a_beginning_that_is_dropped_half_way_is_caught() {
     is_caught("dropped-begin");
+}
+
+#[test]
+fn changes_by_tags_that_nobody_compares_are_caught() {
+    is_caught("tag-clock");
+}
+
+#[test]
+fn changes_by_tags_without_an_announcement_are_caught() {
+    is_caught("tag-intent");
 }
