@@ -6,6 +6,7 @@
 //! such (`protocol/tags`, and the model), and the scripts (`redis/scripts`).
 
 mod outage;
+mod shared_clock;
 mod stamps;
 
 use std::collections::BTreeSet;

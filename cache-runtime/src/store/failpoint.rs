@@ -104,6 +104,9 @@ pub enum Mechanism {
     /// The rule that a row is written through only with a stamp of the store's present history. Without it, the stamp may be
     /// later than the clock of a store that was turned back.
     TagHistory,
+    /// The rule that readers share a reading of the clock that was asked for after they began. Without it, they take the one of
+    /// the readers before them.
+    SharedClock,
     /// The comparison of the incarnations of a clock. Without it, a lost clock is continued by its successor.
     TagIncarnation,
     /// The floor of a clock. Without it, entries whose mark was dropped are served.

@@ -12,7 +12,7 @@
 //! is dropped, or not polled, neither drops nor delays other calls. A call that was dropped before it was sent is not sent.
 //! Invariant: calls that wait are sent in the order in which they arrived.
 //! Invariant: no caller waits longer than the timeout, whatever happens to the tasks.
-//! Not here: what a group is sent as (`put`).
+//! Not here: what a group is sent as (`put`, `tagged_gets`).
 
 use std::{
     collections::VecDeque,

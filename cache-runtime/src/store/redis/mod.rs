@@ -21,6 +21,7 @@ mod put;
 mod queue;
 mod scripts;
 mod send;
+mod tagged_gets;
 mod tags;
 
 use std::{fmt, sync::Arc};
@@ -50,6 +51,7 @@ use crate::{
             put::Puts,
             scripts::SCRIPTS,
             send::calling,
+            tagged_gets::TaggedGets,
         },
         wake::Wakeups,
     },
@@ -65,6 +67,8 @@ pub struct RedisStore {
     puts: Arc<Gathering<Puts>>,
     /// The same for queued writes that wait for the server's disk.
     synced_puts: Arc<Gathering<Puts>>,
+    /// Gathers reads of entities with tags.
+    tagged_gets: Arc<Gathering<TaggedGets>>,
     /// How large the queued writes are that are read next.
     sizes: KnownSizes,
     /// How many bytes the next batch of them may have.
@@ -92,10 +96,12 @@ impl RedisStore {
         let connector = Arc::new(connector);
         let puts = Puts::at_once(Arc::clone(&connector));
         let synced_puts = Puts::after_sync(Arc::clone(&connector));
+        let tagged_gets = TaggedGets::new(Arc::clone(&connector));
         Ok(Self {
             connector,
             puts,
             synced_puts,
+            tagged_gets,
             sizes: KnownSizes::default(),
             batch_bytes: BatchBytes::default(),
         })

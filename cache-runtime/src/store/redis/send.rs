@@ -13,7 +13,11 @@ use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnect
 
 use crate::{
     error::StoreError,
-    store::redis::{RedisStore, connection::Link, heartbeat::Heartbeat},
+    store::redis::{
+        RedisStore,
+        connection::{Connector, Link},
+        heartbeat::Heartbeat,
+    },
 };
 
 /// How many commands are sent before their answers are waited for.
@@ -86,37 +90,15 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Sends commands, in as few round trips as pipelines of bounded length need. Returns a reply for each: the server may
-    /// refuse one and execute the others. A call of a script that the server does not know is sent again with its text.
+    /// Sends commands ([`run_all`]).
     pub(super) async fn run_all(
         &self,
         operation: &'static str,
-        mut link: Link,
+        link: Link,
         scripts: &[&Script],
         commands: Vec<redis::Cmd>,
     ) -> Vec<Result<Value, StoreError>> {
-        let mut replies = Vec::with_capacity(commands.len());
-        let mut rest = commands.into_iter().peekable();
-        while rest.peek().is_some() {
-            let commands: Vec<_> = rest.by_ref().take(MAX_PIPELINE).collect();
-            let count = commands.len();
-            let heartbeat = Arc::clone(&link.heartbeat);
-            let sent = send_known(&mut link.connection, scripts, commands);
-            match unless_silent(&heartbeat, sent).await {
-                Err(silent) => replies.extend(vec![Err(silent); count]),
-                Ok(Err(error)) => {
-                    let failed = self
-                        .connector
-                        .check_reply::<Value>(&link, operation, Err(error));
-                    replies.extend(vec![failed; count]);
-                }
-                Ok(Ok(answers)) => replies.extend(answers.into_iter().map(|answer| {
-                    self.connector
-                        .check_reply(&link, operation, answer.extract_error())
-                })),
-            }
-        }
-        replies
+        run_all(&self.connector, operation, link, scripts, commands).await
     }
 
     /// Runs a command.
@@ -133,6 +115,38 @@ impl RedisStore {
         let answer = answer.and_then(Value::extract_error);
         self.connector.check_reply(&link, operation, answer)
     }
+}
+
+/// Sends commands, in as few round trips as pipelines of bounded length need. Returns a reply for each: the server may
+/// refuse one and execute the others. A call of a script that the server does not know is sent again with its text.
+pub(super) async fn run_all(
+    connector: &Arc<Connector>,
+    operation: &'static str,
+    mut link: Link,
+    scripts: &[&Script],
+    commands: Vec<redis::Cmd>,
+) -> Vec<Result<Value, StoreError>> {
+    let mut replies = Vec::with_capacity(commands.len());
+    let mut rest = commands.into_iter().peekable();
+    while rest.peek().is_some() {
+        let commands: Vec<_> = rest.by_ref().take(MAX_PIPELINE).collect();
+        let count = commands.len();
+        let heartbeat = Arc::clone(&link.heartbeat);
+        let sent = send_known(&mut link.connection, scripts, commands);
+        match unless_silent(&heartbeat, sent).await {
+            Err(silent) => replies.extend(vec![Err(silent); count]),
+            Ok(Err(error)) => {
+                let failed = connector.check_reply::<Value>(&link, operation, Err(error));
+                replies.extend(vec![failed; count]);
+            }
+            Ok(Ok(answers)) => replies.extend(
+                answers
+                    .into_iter()
+                    .map(|answer| connector.check_reply(&link, operation, answer.extract_error())),
+            ),
+        }
+    }
+    replies
 }
 
 /// Returns the call of a script on keys, without its other arguments.

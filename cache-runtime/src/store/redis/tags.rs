@@ -10,7 +10,7 @@
 
 use redis::Value;
 
-use super::{RedisStore, read_beginning, scripts::SCRIPTS};
+use super::{RedisStore, connection::Link, read_beginning, scripts::SCRIPTS, tagged_gets::Call};
 use crate::{
     error::StoreError,
     protocol::{
@@ -55,6 +55,10 @@ impl TagStore for RedisStore {
             Ok(link) => link,
             Err(error) => return (vec![Err(error.clone()); keys.len()], Err(error)),
         };
+        if let [key] = keys {
+            let (found, read) = self.get_tagged(&link, key, fingerprint, codec, clock).await;
+            return (vec![found], read);
+        }
         let mut commands: Vec<_> = keys.iter().map(|key| read_beginning(key)).collect();
         commands.push(read_fields(clock, &[]));
         let mut replies = self.run_all("get", link.clone(), &[], commands).await;
@@ -156,6 +160,35 @@ impl TagStore for RedisStore {
 }
 
 impl RedisStore {
+    /// Reads one key and a clock, which readers share.
+    async fn get_tagged(
+        &self,
+        link: &Link,
+        key: &Key,
+        fingerprint: u32,
+        codec: u8,
+        clock: &Key,
+    ) -> (Result<Found, StoreError>, ClockAnswer) {
+        let call = Call {
+            key: key.clone(),
+            clock: clock.clone(),
+        };
+        let answer = match self.tagged_gets.call(link.runtime(), call).await {
+            Ok(answer) => answer,
+            Err(error) => return (Err(error.clone()), Err(error)),
+        };
+        let identity = Identity {
+            history: answer.link.history,
+            fingerprint,
+            codec,
+        };
+        let found = match answer.entry {
+            Ok(first) => self.found_from(answer.link, key, first, identity).await,
+            Err(error) => Err(error),
+        };
+        (found, answer.clock)
+    }
+
     async fn change_clock(
         &self,
         operation: &'static str,
@@ -196,7 +229,7 @@ impl RedisStore {
 }
 
 /// Returns the command that reads a clock, and the marks of these tags.
-fn read_fields(clock: &Key, tags: &[Tag]) -> redis::Cmd {
+pub(super) fn read_fields(clock: &Key, tags: &[Tag]) -> redis::Cmd {
     let mut command = redis::Cmd::new();
     command
         .arg("HMGET")
@@ -209,12 +242,12 @@ fn read_fields(clock: &Key, tags: &[Tag]) -> redis::Cmd {
     command
 }
 
-fn no_answer<T>() -> Result<T, StoreError> {
+pub(super) fn no_answer<T>() -> Result<T, StoreError> {
     Err(StoreError::new("Redis has not answered"))
 }
 
 /// Reads the fields of a clock. One that cannot be read is no clock, so that nothing is served by it.
-fn reading(answer: &Value) -> Option<Reading> {
+pub(super) fn reading(answer: &Value) -> Option<Reading> {
     let Value::Array(fields) = answer else {
         return None;
     };
