@@ -35,6 +35,9 @@ use crate::protocol::token::Token;
 /// How many tags are remembered, at most. More are dropped by raising the floor.
 pub const MAX_MARKS: usize = 4_096;
 
+/// How many tags an open write can have. One with more may change any row: every read of the entity would carry them.
+pub const MAX_OPEN_TAGS: usize = 64;
+
 /// A tag, as a hash of its text. Two texts with one hash are invalidated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(pub u64);
@@ -216,6 +219,14 @@ impl Changed {
                 tags.dedup();
             }
             _ => *self = Self::All,
+        }
+    }
+
+    /// Returns what an open write with these changes is entered as.
+    pub(crate) fn of_open_write(self) -> Self {
+        match self {
+            Self::Tags(tags) if tags.len() > MAX_OPEN_TAGS => Self::All,
+            changed => changed,
         }
     }
 }
@@ -403,6 +414,17 @@ mod tests {
     fn of(clock: &TagClock, stamp: Option<Stamp>, tags: &[&str]) -> Verdict {
         let tags: Vec<_> = tags.iter().map(|text| Tag::new(text)).collect();
         judge_marks(stamp, Some(&clock.reading()), &clock.marks(&tags))
+    }
+
+    #[test]
+    fn a_write_of_many_tags_counts_as_one_of_all_rows() {
+        let tags = |count: u64| Changed::Tags((0..count).map(Tag).collect());
+        let most = MAX_OPEN_TAGS as u64;
+        assert_eq!(tags(most).of_open_write(), tags(most));
+        assert_eq!(tags(most + 1).of_open_write(), Changed::All);
+        let mut both = tags(most);
+        both.add(tags(most));
+        assert_eq!(both.of_open_write(), tags(most), "each counts once");
     }
 
     #[test]

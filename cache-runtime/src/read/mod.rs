@@ -440,7 +440,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns whether a key must be neither served nor filled, because an invalidation of it is not delivered yet.
     #[inline]
     pub(crate) fn blocks(&self, key: &Key) -> bool {
-        let denied = self.cache.repairs.blocks(key);
+        let repairs = &self.cache.repairs;
+        let clock = self.groups.clock.as_ref();
+        let denied = repairs.blocks(key) || clock.is_some_and(|clock| repairs.blocks(clock));
         if denied {
             self.counters.blocked_reads.add_one();
         }

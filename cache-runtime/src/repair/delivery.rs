@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     error::StoreError,
-    protocol::key::Key,
-    store::{AnnouncedKey, Store},
+    protocol::{key::Key, tags::Changed},
+    store::{AnnouncedKey, Store, tags::TagStore},
 };
 
 /// The maximum number of concurrent repairs.
@@ -99,9 +99,14 @@ async fn deliver(host: &Arc<dyn Host>, keys: Vec<(Key, Remembered)>) -> bool {
 }
 
 async fn repair(host: Arc<dyn Host>, key: Key, remembered: Remembered) -> Result<(), StoreError> {
-    host.repairs().note_write(&key);
+    match remembered.how {
+        // After a failover, the keys that were noted are dropped. That of a clock must not be.
+        Repair::Advance => host.repairs().note_write_of_all(),
+        Repair::Drop | Repair::Announce { .. } => host.repairs().note_write(&key),
+    }
     match remembered.how {
         Repair::Drop => host.store().invalidate(&key).await?,
+        Repair::Advance => host.store().advance_clock(&key, &Changed::All).await?,
         Repair::Announce {
             intent,
             intent_ttl_ms,

@@ -58,12 +58,16 @@ pub(crate) enum Repair {
     Drop,
     /// The row may still change, because the outcome of a write is unknown: place the write's intent and let it expire.
     Announce { intent: Token, intent_ttl_ms: u64 },
+    /// The key is the clock of an entity's tags, and some of its rows have changed: advance it for all of them.
+    Advance,
 }
 
 impl Repair {
     /// Returns the repair that covers both: an intent also drops the entry.
     fn and(self, later: Self) -> Self {
         match (self, later) {
+            // The key of a clock has no other repairs.
+            (Self::Advance, _) | (_, Self::Advance) => Self::Advance,
             (_, Self::Drop) => self,
             (Self::Drop, _) => later,
             (
@@ -85,7 +89,7 @@ impl Repair {
     /// Returns when the write can no longer take effect, unless it has already ended.
     fn ends_at(self) -> Option<Deadline> {
         match self {
-            Self::Drop => None,
+            Self::Drop | Self::Advance => None,
             Self::Announce { intent_ttl_ms, .. } => {
                 Some(Deadline::after(Duration::from_millis(intent_ttl_ms)))
             }

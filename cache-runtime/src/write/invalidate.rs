@@ -76,7 +76,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 failed => failed,
             },
         };
-        dropped.map_err(|error| self.not_invalidated("all rows", error))
+        dropped.map_err(|error| self.not_invalidated("all rows", self.groups.clock.as_ref(), error))
     }
 
     /// Invalidates what depends on rows that were changed or deleted by others. `None`: any rows.
@@ -113,14 +113,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let repairs = &self.cache.repairs;
         repairs.note_write_of_all();
-        let advanced = beside
-            .iter()
-            .map(async |(target, changed)| match target.tag_clock() {
+        let advanced = beside.iter().map(async |(target, changed)| {
+            let clock = target.tag_clock();
+            let advanced = match clock {
                 Some(clock) => self.cache.store.advance_clock(clock, changed).await,
                 None => repairs.drop_all(target.prefixes()).await,
-            });
-        let advanced: Result<(), _> = join_all(advanced).await.into_iter().collect();
-        advanced.map_err(|error| self.not_invalidated("what depends on rows", error))
+            };
+            advanced.map_err(|error| self.not_invalidated("what depends on rows", clock, error))
+        });
+        join_all(advanced).await.into_iter().collect()
     }
 
     /// Invalidates the entries of the rows with one of these tags.
@@ -138,14 +139,19 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         );
         advanced.map_err(|error| {
             let what = format!("the rows with the tag `{}`", texts.join("` or `"));
-            self.not_invalidated(&what, error)
+            self.not_invalidated(&what, Some(clock), error)
         })?;
         beside
     }
 
-    fn not_invalidated(&self, what: &str, error: StoreError) -> Error {
+    /// Returns the error of an invalidation that the store has not received, and records its repair. `clock`: that of the
+    /// entity whose rows were to be invalidated.
+    fn not_invalidated(&self, what: &str, clock: Option<&Key>, error: StoreError) -> Error {
         self.counters.store_errors.add_one();
-        self.cache.repairs.remember_all(None);
+        match clock {
+            Some(clock) => self.cache.repairs.remember(clock, Repair::Advance),
+            None => self.cache.repairs.remember_all(None),
+        }
         let message = format!(
             "failed to invalidate {what} of {}: the store cannot be reached or rejected the command; this process bypasses the \
              cache until they are dropped",

@@ -121,7 +121,7 @@ impl Announcement {
                 .map(|(key, update)| AnnouncedKey { key, update })
                 .collect(),
             all: staged.all,
-            tagged: staged.tagged,
+            tagged: staged.tagged.map(Changed::of_open_write),
             intent: Intent::NotPlaced,
         });
         Self {
@@ -298,8 +298,11 @@ impl Drop for Announcement {
                 Coherence::Ttl => {}
                 Coherence::Lease => {
                     part.remember(Repair::Drop);
-                    if part.all || part.tagged.is_some() {
+                    if part.all {
                         part.target.cache().repairs.remember_all(None);
+                    }
+                    if part.tagged.is_some() {
+                        part.remember_tags();
                     }
                 }
                 Coherence::Intent if part.intent == Intent::NotPlaced => {}
@@ -403,6 +406,14 @@ impl TargetIntent {
         }
     }
 
+    /// Records a repair for all rows of an entity with tags.
+    fn remember_tags(&self) {
+        if let Some(clock) = self.target.tag_clock() {
+            let repairs = &self.target.cache().repairs;
+            repairs.remember(clock, Repair::Advance);
+        }
+    }
+
     /// Decides which cache updates are stored. None is stored if the write may have failed, if its intent may have been
     /// missing for a while, if the write took longer than the row's time to live, or if the key has a pending repair.
     fn decide_updates(&mut self, ending: WriteEnd, age_ms: u64) {
@@ -437,7 +448,7 @@ impl TargetIntent {
         };
         let (at_keys, at_tags) = tokio::join!(at_keys, self.end_tagged(intent));
         if at_tags.is_err() {
-            self.target.cache().repairs.remember_all(None);
+            self.remember_tags();
         }
         if let Err(error) = at_keys.and(at_tags) {
             self.target.counters().store_errors.add_one();
