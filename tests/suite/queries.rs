@@ -95,10 +95,13 @@ fn number<DB: Tested>(
     number_for::<DB>(select, None)
 }
 
-fn number_for<DB: Tested>(
-    select: &'static str,
-    shop: Option<i64>,
-) -> Box<dyn for<'c> Fn(&'c mut DB::Connection) -> FetchFuture<'c, i64> + Send + Sync> {
+type Statements<DB> = Box<
+    dyn for<'c> Fn(&'c mut <DB as sqlx::Database>::Connection) -> FetchFuture<'c, i64>
+        + Send
+        + Sync,
+>;
+
+fn number_for<DB: Tested>(select: &'static str, shop: Option<i64>) -> Statements<DB> {
     Box::new(move |connection| {
         Box::pin(async move {
             let condition = shop.map_or(String::new(), |shop| format!(" WHERE shop = {shop}"));
@@ -529,7 +532,8 @@ async fn a_write_that_the_store_did_not_hear_of_is_not_forgotten<DB: Tested>(wor
     scene.orders.update(&order(1, 1, 1)).await.unwrap();
     // This process knows that it has missed it.
     assert_eq!(scene.sum(&scene.here).await, 51);
-    crate::world::until("it was repaired", || !world.cache.repairs().all_keys).await;
+    let is_delivered = || world.cache.repairs().pending == 0;
+    crate::world::until("the invalidation was delivered", is_delivered).await;
     assert_eq!(scene.sums().await, [51, 51]);
 }
 

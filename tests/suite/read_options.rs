@@ -60,7 +60,7 @@ fn secs(seconds: u64) -> Duration {
 async fn a_read_without_options_is_still_a_future<DB: Tested>(world: &World<DB>) {
     world.put(&Item::new(1, "one")).await;
     let items = world.items();
-    let (one, none) = futures_of(items.find(1), items.find(&2)).await;
+    let (one, none) = Box::pin(futures_of(items.find(1), items.find(&2))).await;
     assert_eq!(one.unwrap().unwrap().name, "one");
     assert_eq!(none.unwrap(), None);
     let spawned = tokio::spawn({
