@@ -65,6 +65,14 @@ flights! {
     #[cached(table = "larder_benches.flights", ttl = "1h")]
     Flight;
 
+    /// A flight with tags.
+    #[cached(
+        table = "larder_benches.flights",
+        ttl = "1h",
+        tags("flights", "origin:{origin}")
+    )]
+    TaggedFlight;
+
     /// A flight whose row is stored when it is written.
     #[cached(table = "larder_benches.flights", strategy = "write_through", ttl = "1h")]
     ThroughFlight;

@@ -13,6 +13,7 @@ mod memory_hit;
 mod reads;
 mod round_trip;
 pub(crate) mod stampede;
+mod tags;
 mod transaction;
 mod write;
 
@@ -54,6 +55,8 @@ targets! {
     "find-by", "what does a hit by another column cost, beside one by id?" => lookups::find_by, lookups::control;
     "list-50", "what does a cached list of fifty rows cost, beside one by hand?" => lookups::list, lookups::control;
     "update-indexed", "what do lookups cost an update?" => lookups::update, lookups::control;
+    "tag-hit", "what does a hit with tags cost, beside one without?" => tags::hit, tags::hit_control;
+    "tag-invalidate", "what does an invalidation of a tag cost, beside a set of keys by hand?" => tags::invalidate, tags::invalidate_control;
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
