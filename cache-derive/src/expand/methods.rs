@@ -358,8 +358,8 @@ fn upkeep(name: &str, row: &TokenStream, private: &TokenStream, words: &Words) -
                     "Drops every `{name}` from the cache. Call it after writes that did not go through larder. An entity with `tags` \
                      needs one round trip for it; without, it scans all keys of the cache once.{invalidated}"
                 ),
-                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then bypasses the cache until \
-                 all rows have been dropped. Other processes may serve old rows until their time to live ends.",
+                "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the rows from the \
+                 database until they have been dropped. Other processes may serve old rows until their time to live ends.",
                 "If the future is dropped before it ends, only some of the rows may have been dropped. Call it again.",
             ),
         },

@@ -110,8 +110,8 @@ fn format(tag: &Tag) -> String {
     texts.collect::<Vec<_>>().join("{}")
 }
 
-const FAILS: &str = "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then bypasses the cache \
-                     until all rows have been dropped. Other processes may serve old rows until their time to live ends.";
+const FAILS: &str = "Fails with the kind `CacheUnavailable` if the cache cannot be reached. This process then reads the rows from \
+                     the database until they have been dropped. Other processes may serve old rows until their time to live ends.";
 
 const CANCEL: &str = "If the future is dropped before it ends, the rows may or may not be invalidated. Call it again.";
 

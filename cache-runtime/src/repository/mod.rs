@@ -542,8 +542,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # Errors
     ///
     /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. This process then bypasses the cache until all
-    /// of its keys have been dropped. Until then other processes may serve old rows, at most until their time to live
-    /// ends.
+    /// of its keys have been dropped, or, for an entity with `tags`, reads its rows from the database until the invalidation
+    /// was delivered. Until then other processes may serve old rows, at most until their time to live ends.
     ///
     /// # Cancel safety
     ///

@@ -128,8 +128,8 @@ impl<DB: Backend> Queries<DB> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. This process then bypasses the cache until all of its keys
-    /// have been dropped. Until then other processes may serve old answers, at most until their time to live ends.
+    /// [`ErrorKind::CacheUnavailable`] if the store cannot be reached. This process then runs the statements of all queries until
+    /// the invalidation was delivered. Until then other processes may serve old answers, at most until their time to live ends.
     ///
     /// # Cancel safety
     ///

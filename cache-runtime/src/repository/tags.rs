@@ -21,8 +21,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// - [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if no row of the entity can have the tag.
     /// - [`ErrorKind::CacheUnavailable`](crate::ErrorKind::CacheUnavailable) if the store cannot be reached. This process then
-    ///   bypasses the cache until all of its keys have been dropped. Until then other processes may serve old rows, at most
-    ///   until their time to live ends.
+    ///   reads the rows of the entity from the database until the invalidation was delivered. Until then other processes may
+    ///   serve old rows, at most until their time to live ends.
     ///
     /// # Cancel safety
     ///

@@ -153,8 +153,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             None => self.cache.repairs.remember_all(None),
         }
         let message = format!(
-            "failed to invalidate {what} of {}: the store cannot be reached or rejected the command; this process bypasses the \
-             cache until they are dropped",
+            "failed to invalidate {what} of {}: the store cannot be reached or rejected the command; this process reads \
+             them from the database until that was delivered",
             E::SPEC.name
         );
         Error::with_source(ErrorKind::CacheUnavailable, message, error)
