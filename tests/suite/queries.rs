@@ -41,6 +41,7 @@ on_both_stores!(
     without_the_store_the_statements_run,
     a_write_that_the_store_did_not_hear_of_is_not_forgotten,
     rows_that_others_have_changed_are_told_by_invalidate,
+    a_consistent_entity_refuses_a_write_that_queries_would_not_hear_of,
     the_rows_of_a_query_are_invalidated_without_those_of_others,
     versions_of_a_namespace_do_not_share_entries_and_invalidate_each_other,
 );
@@ -534,6 +535,38 @@ async fn a_write_that_the_store_did_not_hear_of_is_not_forgotten<DB: Tested>(wor
     assert_eq!(scene.sum(&scene.here).await, 51);
     let is_delivered = || world.cache.repairs().pending == 0;
     crate::world::until("the invalidation was delivered", is_delivered).await;
+    assert_eq!(scene.sums().await, [51, 51]);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "orders", queries, on_outage = "consistent")]
+struct CarefulOrder {
+    #[cached(id)]
+    id: i64,
+    shop: i64,
+    price: i64,
+}
+
+async fn a_consistent_entity_refuses_a_write_that_queries_would_not_hear_of<DB: Tested>(
+    world: &World<DB>,
+) {
+    let scene = Scene::open(world).await;
+    let orders = CarefulOrder::repository(&world.cache, world.pool.clone());
+    let row = CarefulOrder {
+        id: 1,
+        shop: 1,
+        price: 1,
+    };
+    world.faults.fail(Operation::BeginTagged, u64::MAX);
+    let error = orders.update(&row).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CacheUnavailable);
+    let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+    orders.within(&mut transaction).update(&row).await.unwrap();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CacheUnavailable);
+    world.faults.fail(Operation::BeginTagged, 0);
+    assert_eq!(scene.sums().await, [60, 60], "nothing was changed");
+    orders.update(&row).await.unwrap();
     assert_eq!(scene.sums().await, [51, 51]);
 }
 

@@ -22,6 +22,7 @@ use crate::{
         queries::NoRow,
     },
     error::{Error, ErrorKind},
+    policy::OnOutage,
     protocol::{
         key::{Key, KeySpace},
         tags::{Changed, Tag, TagPattern, Tags},
@@ -87,8 +88,8 @@ impl Groups {
                 true => Some(common_tags(namespace, spec)?),
                 false => None,
             },
-            dependents: dependents(cache, namespace, spec),
-            cascades: cascades(cache, namespace, spec.cascades),
+            dependents: dependents(cache, namespace, spec, spec.policy.on_outage),
+            cascades: cascades(cache, namespace, spec),
             twins: twins(cache, namespace, spec),
             own: Some(Tag::of_entity(spec.name)),
         };
@@ -183,10 +184,16 @@ pub(crate) fn other_namespace(what: &str, own: &str, read: &str, other: &str) ->
     )
 }
 
-fn dependents(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> Option<Dependents> {
+/// Returns the queries that depend on an entity, which a write of this or of another entity changes.
+fn dependents(
+    cache: &Arc<cache::Inner>,
+    namespace: &str,
+    spec: &EntitySpec,
+    of_writer: OnOutage,
+) -> Option<Dependents> {
     let namespace = spec.policy.namespace.unwrap_or(namespace);
     spec.queries.then(|| Dependents {
-        queries: Arc::new(Beside::new(cache, namespace, &NoRow::SPEC, None)),
+        queries: Arc::new(Beside::new(cache, namespace, &NoRow::SPEC, of_writer, None)),
         tag: Tag::of_entity(spec.name),
     })
 }
@@ -194,25 +201,28 @@ fn dependents(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> 
 fn twins(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> Vec<Twin> {
     let twins = spec.same_table.iter().map(|other| {
         let other = other();
-        let dependents = dependents(cache, namespace, &other);
+        let on_outage = spec.policy.on_outage;
+        let dependents = dependents(cache, namespace, &other, on_outage);
         Twin {
             keys: KeySpace::new(namespace, other.name, &other.policy),
             has_lookups: !other.lookups.is_empty(),
-            target: Arc::new(Beside::new(cache, namespace, &other, dependents)),
+            target: Arc::new(Beside::new(cache, namespace, &other, on_outage, dependents)),
         }
     });
     twins.collect()
 }
 
 /// Returns the entities of the cascades, and all that are deleted with their rows.
-fn cascades(cache: &Arc<cache::Inner>, namespace: &str, cascades: &[Cascade]) -> Vec<Cascaded> {
+fn cascades(cache: &Arc<cache::Inner>, namespace: &str, written: &EntitySpec) -> Vec<Cascaded> {
+    let on_outage = written.policy.on_outage;
     let target = |spec: &EntitySpec| {
-        let dependents = dependents(cache, namespace, spec);
-        Arc::new(Beside::new(cache, namespace, spec, dependents)) as Arc<dyn WriteTarget>
+        let dependents = dependents(cache, namespace, spec, on_outage);
+        let beside = Beside::new(cache, namespace, spec, on_outage, dependents);
+        Arc::new(beside) as Arc<dyn WriteTarget>
     };
     let mut cascaded = Vec::new();
     let mut further: Vec<Cascade> = Vec::new();
-    for cascade in cascades {
+    for cascade in written.cascades {
         let spec = (cascade.entity)();
         cascaded.push(Cascaded {
             target: target(&spec),

@@ -131,7 +131,7 @@ pub const fn cannot_share(own: &EntitySpec, other: &EntitySpec) -> Option<&'stat
     if !other.lookups.is_empty() && other.tags.is_empty() {
         return Some(
             "`same_table` names an entity with `unique` or `index` and without `tags`: the values by which its rows are found are not \
-             known here; give it a tag, such as `tags(\"all\")`",
+             known here; give it a tag, such as `tags(\"rows\")`",
         );
     }
     None

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::{
     cache,
     database::entity::EntitySpec,
-    policy::Policy,
+    policy::{OnOutage, Policy},
     protocol::{
         key::{Key, KeySpace},
         tags::Tag,
@@ -55,11 +55,13 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Returns an entity of a cache. `namespace`: that of entities without one of their own.
+    /// Returns an entity of a cache. `namespace`: that of entities without one of their own. A write of an entity that is
+    /// `consistent` is refused if it cannot be announced, wherever that is.
     pub(crate) fn new(
         cache: &Arc<cache::Inner>,
         namespace: &str,
         spec: &EntitySpec,
+        of_writer: OnOutage,
         dependents: Option<Dependents>,
     ) -> Self {
         let keys = KeySpace::new(namespace, spec.name, &spec.policy);
@@ -70,6 +72,7 @@ impl Beside {
             has_lookups: !spec.lookups.is_empty(),
             policy: Policy {
                 intent_ttl: cache.intent_ttl.unwrap_or(spec.policy.intent_ttl),
+                on_outage: of_writer,
                 ..spec.policy.clone()
             },
             counters: Counters::default(),

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
+    policy::OnOutage,
     protocol::{
         key::Key,
         tags::{Changed, Tag},
@@ -103,6 +104,7 @@ impl PendingWrites {
     }
 
     fn of(&mut self, target: Arc<dyn WriteTarget>) -> &mut Staged {
+        let (on_outage, strict) = (target.policy().on_outage, Arc::clone(&target));
         // Two repositories of one entity have the same keys, and each key must be recorded once.
         let known = self.targets.iter().position(|staged| {
             Arc::ptr_eq(staged.target.cache(), target.cache())
@@ -118,7 +120,12 @@ impl PendingWrites {
             });
             self.targets.len() - 1
         });
-        &mut self.targets[at]
+        let staged = &mut self.targets[at];
+        // Several entities of one write can change a third one. If one of them is `consistent`, so is all of the write.
+        if on_outage == OnOutage::Consistent && staged.target.policy().on_outage != on_outage {
+            staged.target = strict;
+        }
+        staged
     }
 
     /// Cancels the cache updates recorded so far: other statements may have changed the rows since.
