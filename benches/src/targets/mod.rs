@@ -56,6 +56,7 @@ targets! {
     "list-50", "what does a cached list of fifty rows cost, beside one by hand?" => lookups::list, lookups::control;
     "update-indexed", "what do lookups cost an update?" => lookups::update, lookups::control;
     "tag-hit", "what does a hit with tags cost, beside one without?" => tags::hit, tags::hit_control;
+    "query-hit", "what does a hit of a cached query cost, beside one of a row?" => tags::query, tags::query_control;
     "tag-invalidate", "what does an invalidation of a tag cost, beside a set of keys by hand?" => tags::invalidate, tags::invalidate_control;
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;

@@ -1,9 +1,9 @@
-//! Tags: what a hit costs with them, and what an invalidation costs beside a set of keys by hand.
+//! Tags: what a hit costs with them, and one of a cached query, and what an invalidation costs beside a set of keys by hand.
 //!
 //! Neither the entries nor the tags of a row are listed anywhere, so an invalidation takes one step however many there are, and
 //! a hit has to look at the clock of the tags as well. Here it shows how much that is.
 
-use larder::Cache;
+use larder::{Cache, Queries};
 use larder_testing::clock::{Moment, now};
 use redis::aio::MultiplexedConnection;
 use sqlx::{PgPool, Postgres};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Failure,
-    entity::{ROWS, TaggedFlight, TaggedFlightRepository, create_tables, create_tables_of},
+    entity::{Flight, ROWS, TaggedFlight, TaggedFlightRepository, create_tables, create_tables_of},
     measure::{Contest, Effort, Figure, Operation, Spread},
     report::{self, Goal, count, time},
     servers,
@@ -130,6 +130,87 @@ pub(crate) async fn hit(effort: Effort) -> Result<(), Failure> {
     let ratio = variants[1].ratio(&variants[0], Figure::Latency);
     report::ratio("tag-hit-memory", ratio, Goal::None);
     Ok(())
+}
+
+/// A cached query whose answer is a row.
+#[derive(Clone)]
+struct FetchRow {
+    queries: Queries<Postgres>,
+    misses: u64,
+}
+
+impl Operation for FetchRow {
+    async fn call(&mut self, id: i64) -> Result<(), Failure> {
+        let query = self.queries.query::<Flight>("flight").key(&id);
+        let fetched = query.fetch(move |connection| {
+            let select = "SELECT * FROM larder_benches.flights WHERE id = $1";
+            Box::pin(sqlx::query_as(select).bind(id).fetch_one(connection))
+        });
+        match fetched.await?.id == id {
+            true => Ok(()),
+            false => Err("a query has the answer of another one".into()),
+        }
+    }
+}
+
+impl FetchRow {
+    /// Queries whose answers are all in the cache.
+    async fn filled(cache: &Cache, pool: &PgPool) -> Result<Self, Failure> {
+        let mut fetch = Self {
+            queries: cache.queries(pool.clone()),
+            misses: 0,
+        };
+        fill(&fetch, ROWS).await?;
+        fill(&fetch, ROWS).await?;
+        fetch.misses = fetch.queries.stats().misses;
+        Ok(fetch)
+    }
+
+    /// As [`FindTagged::check_hits`].
+    fn check_hits(&self) -> Result<(), Failure> {
+        match self.queries.stats().misses - self.misses {
+            0 => Ok(()),
+            misses => Err(format!("{misses} queries were no hits").into()),
+        }
+    }
+}
+
+/// A hit of a query beside one of the row that it returns.
+pub(crate) async fn query(effort: Effort) -> Result<(), Failure> {
+    let pool = servers::pool(servers::POOL_SIZE).await?;
+    create_tables(&pool).await?;
+    servers::describe(Some(&pool), &["larder", "redis"]).await?;
+    let cache = servers::cache("queries")?.connect().await?;
+    let find = Find::filled(&cache, &pool, ROWS).await?;
+    let fetch = FetchRow::filled(&cache, &pool).await?;
+    for (name, tasks) in [("query-hit-1", 1), ("query-hit", MANY)] {
+        println!("  {ROWS} rows and as many answers in Redis, every read a hit, tasks: {tasks}");
+        let variants = Contest::new(tasks, ROWS)
+            .enter("find", find.clone())
+            .enter("fetch of a query", fetch.clone())
+            .run(effort)
+            .await?;
+        report::variants(&variants);
+        let ratio = variants[0].ratio(&variants[1], Figure::Throughput);
+        report::ratio(name, ratio, Goal::None);
+    }
+    find.check_hits()?;
+    fetch.check_hits()
+}
+
+/// Twice the queries take twice the time.
+pub(crate) async fn query_control(effort: Effort) -> Result<(), Failure> {
+    let pool = servers::pool(servers::POOL_SIZE).await?;
+    create_tables(&pool).await?;
+    let cache = servers::cache("queries-control")?.connect().await?;
+    let fetch = FetchRow::filled(&cache, &pool).await?;
+    let variants = Contest::new(MANY, ROWS)
+        .enter("once", fetch.clone())
+        .enter("twice", Twice(fetch))
+        .run(effort)
+        .await?;
+    let ratio = variants[1].ratio(&variants[0], Figure::Throughput);
+    expect_ratio("two queries to one, throughput", ratio, 0.47, 0.53)
 }
 
 /// Twice the hits take twice the time.
