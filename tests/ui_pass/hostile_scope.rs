@@ -133,7 +133,9 @@ macro_rules! entities {
             index(find, values, order_by = "row desc"),
             has_many(Found::user, name = "rows"),
             has_many(Found::user, name = "repository"),
-            tags("rows", "group:{user}", "{name}/{find}", "id {values}")
+            tags("rows", "group:{user}", "{name}/{find}", "id {values}"),
+            on_delete(Found::user),
+            queries
         )]
         pub struct Found {
             #[cached(id)]

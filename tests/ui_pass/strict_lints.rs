@@ -37,7 +37,13 @@ pub mod entities {
 
     // Nobody uses its repository, and that is no dead code of the user's.
     #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
-    #[cached(table = "gates", tags("gates", "next:{next}"))]
+    #[cached(
+        table = "gates",
+        tags("gates", "next:{next}"),
+        on_delete(Gate::next),
+        same_table(GateName),
+        queries
+    )]
     pub(crate) struct Gate {
         #[cached(id)]
         pub(crate) name: String,
@@ -45,6 +51,25 @@ pub mod entities {
         pub(crate) next: Option<String>,
         #[cached(index)]
         pub(crate) hall: i64,
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+    #[cached(table = "gates", read_only)]
+    pub(crate) struct GateName {
+        #[cached(id)]
+        pub(crate) name: String,
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
+    #[cached(
+        select = "SELECT hall AS id, COUNT(*) AS gates FROM gates GROUP BY hall",
+        depends_on(Gate)
+    )]
+    pub(crate) struct Hall {
+        #[cached(id)]
+        pub(crate) id: i64,
+        #[cached(index)]
+        pub(crate) gates: i64,
     }
 }
 
