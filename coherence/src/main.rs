@@ -37,8 +37,8 @@ use crate::{
 
 /// At least one in so many reads comes from the cache.
 const ONE_IN: usize = 2;
-/// The same for rows with tags. A process that could not end a change by tags bypasses the cache until a scan has dropped all of
-/// its keys, and every fault of Redis meets such changes.
+/// The same for rows with tags: while a change by tags is open, or its end could not be delivered, rows with these tags, lists and
+/// absences are read from the database.
 const ONE_IN_WITH_TAGS: usize = 4;
 
 /// How many violations are told in full.

@@ -56,6 +56,11 @@ fn reads_of_rows_with_tags_are_linearizable_on_mysql_while_things_go_wrong() {
     is_linearizable_with_tags_on("mysql");
 }
 
+#[test]
+fn reads_of_rows_with_tags_are_linearizable_on_sqlite_while_things_go_wrong() {
+    is_linearizable_with_tags_on("sqlite");
+}
+
 fn is_caught(mechanism: &str) {
     is_caught_within("6", mechanism);
 }
@@ -131,4 +136,9 @@ fn changes_by_tags_that_nobody_compares_are_caught() {
 #[test]
 fn changes_by_tags_without_an_announcement_are_caught() {
     is_caught("tag-intent");
+}
+
+#[test]
+fn changes_by_tags_whose_marks_were_dropped_are_caught() {
+    is_caught("tag-floor");
 }
