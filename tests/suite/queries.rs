@@ -34,6 +34,7 @@ on_both_stores!(
     each_key_has_its_own_answer,
     a_key_that_cannot_be_written_is_an_error,
     a_tag_invalidates_its_answers_and_no_others,
+    an_answer_with_other_dependencies_is_not_used,
     an_answer_that_does_not_survive_the_codec_is_not_cached,
     an_entity_of_another_namespace_is_refused,
     a_name_with_two_types_is_no_wrong_answer,
@@ -437,6 +438,21 @@ async fn a_tag_invalidates_its_answers_and_no_others<DB: Tested>(world: &World<D
         assert_eq!(tagged(queries, "a").await, 51);
         assert_eq!(tagged(queries, "b").await, 60, "it alone was dropped");
     }
+}
+
+/// As a program would leave it whose query did not say yet what it depends on.
+async fn an_answer_with_other_dependencies_is_not_used<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let query = || scene.there.query::<i64>("changed");
+    let sum = query().fetch(number::<DB>("SUM(price)")).await.unwrap();
+    assert_eq!(*sum, 60);
+    scene.settle().await;
+    scene.orders.update(&order(1, 1, 1)).await.unwrap();
+    let sum = query().fetch(number::<DB>("SUM(price)")).await.unwrap();
+    assert_eq!(*sum, 60, "it is cached, and depends on nothing");
+    let query = query().depends_on(&scene.orders);
+    let sum = query.fetch(number::<DB>("SUM(price)")).await.unwrap();
+    assert_eq!(*sum, 51);
 }
 
 /// A value that serde does not give back.

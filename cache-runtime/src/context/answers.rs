@@ -11,7 +11,14 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    context::versioned, database::queries::Answer, protocol::codec, read::flight::Flights,
+    context::versioned,
+    database::queries::Answer,
+    protocol::{
+        codec,
+        fingerprint::Fingerprint,
+        tags::{Tag, Tags},
+    },
+    read::flight::Flights,
 };
 
 /// The answers of cached queries, as far as this process knows them.
@@ -23,8 +30,26 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Returns the fingerprint of an answer: of its type, its tags, and the version of the namespace. A program in which the query
+    /// has other tags must not use it.
+    pub(crate) fn fingerprint<T: DeserializeOwned + 'static>(
+        &self,
+        version: Option<&str>,
+        tags: &Tags,
+    ) -> u32 {
+        let mut hash = Fingerprint::default();
+        hash.write(&self.layout::<T>(version).to_le_bytes());
+        let mut tags = tags.as_slice().to_vec();
+        tags.sort_unstable();
+        tags.dedup();
+        for Tag(tag) in tags {
+            hash.write(&tag.to_le_bytes());
+        }
+        hash.finish()
+    }
+
     /// Returns the hash of the layout of a type, and of the version of the namespace.
-    pub(crate) fn layout<T: DeserializeOwned + 'static>(&self, version: Option<&str>) -> u32 {
+    fn layout<T: DeserializeOwned + 'static>(&self, version: Option<&str>) -> u32 {
         let id = TypeId::of::<T>();
         let known = self.layouts.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(layout) = known.get(&id) {

@@ -32,7 +32,6 @@ use crate::{
 };
 
 /// The groups of one repository.
-#[derive(Default)]
 pub(crate) struct Groups {
     /// The clock that entries are compared with.
     pub(crate) clock: Option<Key>,
@@ -45,7 +44,7 @@ pub(crate) struct Groups {
     /// The other entities over the same table.
     twins: Vec<Twin>,
     /// The tag of this entity at the clocks of others.
-    own: Option<Tag>,
+    own: Tag,
 }
 
 /// Another entity over the same table.
@@ -60,14 +59,6 @@ struct Cascaded {
     target: Arc<dyn WriteTarget>,
     /// The tag with the id of the deleted row. `None`: any row may be changed.
     tag: Option<TagPattern>,
-}
-
-/// Which rows a write may delete.
-pub(crate) enum Deleted<'a> {
-    /// The row with this id, as it stands in tags.
-    Row(&'a str),
-    /// Any row.
-    Any,
 }
 
 impl Groups {
@@ -91,7 +82,7 @@ impl Groups {
             dependents: dependents(cache, namespace, spec, spec.policy.on_outage),
             cascades: cascades(cache, namespace, spec),
             twins: twins(cache, namespace, spec),
-            own: Some(Tag::of_entity(spec.name)),
+            own: Tag::of_entity(spec.name),
         };
         // What could not be announced is dropped by these.
         let cascades = groups.cascades.iter().map(|cascade| &cascade.target);
@@ -106,8 +97,9 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Returns what the database may change in other entities when rows of this one are deleted.
-    pub(crate) fn cascades(&self, deleted: &Deleted<'_>) -> Vec<(Arc<dyn WriteTarget>, Changed)> {
+    /// Returns what the database may change in other entities when it deletes the row with this id, as it stands in tags.
+    /// `None`: any rows.
+    pub(crate) fn cascades(&self, id: Option<&str>) -> Vec<(Arc<dyn WriteTarget>, Changed)> {
         let cascades = self.cascades.iter();
         let enabled = cascades.filter(|cascade| {
             let store = &cascade.target.cache().store;
@@ -115,8 +107,8 @@ impl Groups {
         });
         enabled
             .map(|cascade| {
-                let changed = match (deleted, &cascade.tag) {
-                    (Deleted::Row(id), Some(tag)) => Changed::Tags(vec![tag.with(id)]),
+                let changed = match (id, &cascade.tag) {
+                    (Some(id), Some(tag)) => Changed::Tags(vec![tag.with(id)]),
                     _ => Changed::All,
                 };
                 (Arc::clone(&cascade.target), changed)
@@ -135,8 +127,7 @@ impl Groups {
             }
             // An id that cannot be written has no key here either, and was refused.
             let key = twin.keys.key(id).ok()?;
-            let tag = self.own.filter(|_| twin.has_lookups);
-            let changed = tag.map(|tag| Changed::Tags(vec![tag]));
+            let changed = twin.has_lookups.then(|| Changed::Tags(vec![self.own]));
             Some((Arc::clone(&twin.target), key, changed))
         });
         twins.collect()

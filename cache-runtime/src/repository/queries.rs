@@ -34,9 +34,6 @@ use crate::{
 /// The statements of a [`Query::fetch`].
 pub type FetchFuture<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'c>>;
 
-/// The longest time to live of an answer.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
 /// The cached queries of one namespace in one database.
 ///
 /// Cloning is cheap. Clones share their loads and their counters.
@@ -198,7 +195,7 @@ pub struct Query<T, DB: Backend> {
     context: Result<Arc<Context<NoRow, DB>>, Error>,
     key: Result<Key, Error>,
     tags: Vec<Tag>,
-    ttl: Option<Duration>,
+    options: Options,
     answer: PhantomData<fn() -> T>,
 }
 
@@ -206,7 +203,7 @@ impl<T, DB: Backend> fmt::Debug for Query<T, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Query")
             .field("name", &self.name)
-            .field("ttl", &self.ttl)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
@@ -218,7 +215,7 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
             name,
             context,
             tags: Vec::new(),
-            ttl: None,
+            options: Options::default(),
             answer: PhantomData,
         };
         query.set_key(&());
@@ -243,10 +240,10 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
         };
     }
 
-    /// Sets for how long the answer is cached, less a random share of up to a tenth. At least a millisecond, and at most a year;
-    /// zero counts as a millisecond.
+    /// Sets for how long the answer is cached, less a random share of up to a tenth, as
+    /// [`Find::ttl`](super::find::Find::ttl) does for a row.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl.clamp(Duration::from_millis(1), LONGEST));
+        self.options = self.options.with_ttl(ttl);
         self
     }
 
@@ -305,21 +302,17 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
     ) -> Result<Arc<T>, Error> {
         let (context, key) = (self.context?, self.key?);
         let version = context.cache.namespace_version.as_deref();
-        let fingerprint = context.answers.layout::<T>(version);
         let mut tags = Tags::default();
         for tag in self.tags {
             tags.push(tag);
         }
+        let fingerprint = context.answers.fingerprint::<T>(version, &tags);
         let query = QueryOf {
             tags,
             fingerprint,
             statements: Arc::new(statements),
         };
-        let options = Options {
-            ttl: self.ttl,
-            ..Options::default()
-        };
-        let read = context.read_content_with(key, fingerprint, || query, options);
+        let read = context.read_content_with(key, fingerprint, || query, self.options);
         let outcome = read.await?;
         let answer = outcome.row.expect("a query has an answer");
         Arc::clone(&answer.value).downcast().map_err(|_| {

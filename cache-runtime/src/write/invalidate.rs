@@ -105,11 +105,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 beside.push((Arc::clone(queries), Changed::Tags(vec![*tag])));
             }
         }
-        for key in &keys {
-            self.invalidate(key).await?;
-        }
+        let dropped = join_all(keys.iter().map(|key| self.invalidate(key))).await;
+        let dropped = dropped.into_iter().collect();
         if beside.is_empty() {
-            return Ok(());
+            return dropped;
         }
         let repairs = &self.cache.repairs;
         repairs.note_write_of_all();
@@ -121,7 +120,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             };
             advanced.map_err(|error| self.not_invalidated("what depends on rows", clock, error))
         });
-        join_all(advanced).await.into_iter().collect()
+        let advanced: Result<(), _> = join_all(advanced).await.into_iter().collect();
+        dropped.and(advanced)
     }
 
     /// Invalidates the entries of the rows with one of these tags.

@@ -26,7 +26,7 @@ pub(crate) mod transaction;
 use std::sync::Arc;
 
 use crate::{
-    context::{Context, groups::Deleted},
+    context::Context,
     database::{
         self, Write, WriteOutcome, Written, backend::Backend, entity::Entity, lookup::Moves,
         stale_plan::Repetitions,
@@ -280,8 +280,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Vec::new();
         }
         let id = id.map(E::id_in_tags);
-        let deleted = id.as_deref().map_or(Deleted::Any, Deleted::Row);
-        self.groups.cascades(&deleted)
+        self.groups.cascades(id.as_deref())
     }
 
     /// Returns the keys of the written row that were not announced and differ from those of the row that was to be written, because
