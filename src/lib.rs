@@ -17,9 +17,9 @@ pub use larder_runtime::private as __private;
 pub use larder_runtime::{
     AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
     Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
-    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Modified, Origin,
-    Outcome, Page, Pending, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport,
-    Stats, Transaction, Within, policy, schema, writes,
+    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Modified,
+    OmitsColumns, Origin, Outcome, Page, Pending, Queries, Query, ReadResult, RepairStats,
+    Repository, SchemaReport, Stats, Transaction, Within, policy, schema, writes,
 };
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]

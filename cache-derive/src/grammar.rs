@@ -373,6 +373,7 @@ pub(crate) const KEYS: &[Key] = &[
         "belongs_to = Author",
     ),
     key("immutable", Place::Field, Form::Flag, "immutable"),
+    key("omit", Place::Field, Form::Flag, "omit"),
     key("generated", Place::Field, Form::Flag, "generated"),
     key("version", Place::Field, Form::Flag, "version"),
     key("skip", Place::Field, Form::Flag, "skip"),

@@ -74,10 +74,17 @@ pub(crate) struct Entity {
 impl Entity {
     /// Whether a column is the number of the row's last change.
     pub(crate) fn is_versioned(&self) -> bool {
-        self.table.members.iter().any(|member| match &member.kind {
-            Kind::Column { column } => column.role == Role::Version,
-            Kind::Converted { .. } | Kind::Json { .. } | Kind::Flatten => false,
-        })
+        self.has(Role::Version)
+    }
+
+    /// Whether there are columns that are not in the cache.
+    pub(crate) fn omits(&self) -> bool {
+        self.has(Role::Omitted)
+    }
+
+    fn has(&self, role: Role) -> bool {
+        let mut members = self.table.members.iter();
+        members.any(|member| member.role() == Some(role))
     }
 }
 
@@ -89,6 +96,16 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// What the statements do with it, if it is one column.
+    pub(crate) fn role(&self) -> Option<Role> {
+        match &self.kind {
+            Kind::Column { column }
+            | Kind::Converted { column, .. }
+            | Kind::Json { column, .. } => Some(column.role),
+            Kind::Flatten => None,
+        }
+    }
+
     /// The type that is sent to the database, where larder must know it.
     pub(crate) fn stored(&self) -> Option<&Type> {
         match &self.kind {
@@ -123,6 +140,7 @@ pub(crate) enum Role {
     Id,
     GeneratedId,
     Plain,
+    Omitted,
     Immutable,
     Version,
     Generated,

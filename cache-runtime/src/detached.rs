@@ -8,18 +8,38 @@
 //! flush's.
 //! Not here: transactions that are dropped (`open_transaction`).
 
-use std::future::Future;
+use std::{future::Future, pin::Pin};
 
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, JoinHandle},
+};
 use tracing::Instrument;
 
-/// Starts work that runs to its end even if no caller waits for it. The returned handle fails if the work panics or its
+/// Starts a task in the current span.
+///
+/// It is boxed as one type for all: what tokio has for a task is compiled once for each type of future, and there are several
+/// for each entity and database.
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(work);
+    tokio::spawn(work.in_current_span())
+}
+
+/// Starts work that runs to its end even if no caller waits for it. The returned future fails if the work panics or its
 /// runtime shuts down.
 pub(crate) fn run<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    // Not an async function, to keep the futures of the callers small.
-    tokio::spawn(work.in_current_span())
+) -> impl Future<Output = Result<T, JoinError>> + Send {
+    // Not an async function, so that the work starts at once.
+    let (answer, answered) = oneshot::channel();
+    let task = spawn(async move {
+        // The caller may have been dropped.
+        let _unheard = answer.send(work.await);
+    });
+    async move {
+        task.await?;
+        Ok(answered.await.expect("a task that has ended has answered"))
+    }
 }
 
 /// As [`run`], for work on the database.

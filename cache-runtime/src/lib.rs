@@ -59,7 +59,7 @@ pub use crate::{
     clock::Clock,
     database::{
         backend::{self, Backend},
-        entity::{Entity, EntitySpec},
+        entity::{Entity, EntitySpec, OmitsColumns},
         schema::{self, SchemaReport},
         writes,
     },

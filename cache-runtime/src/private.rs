@@ -11,7 +11,7 @@ pub use crate::{
     database::{
         backend::Backend,
         column::{BindResult, Binder, Column, ColumnList, Columns, Nullable, Role},
-        entity::{Cascade, Entity, EntitySpec, cannot_share, has_tag_of},
+        entity::{Cascade, Entity, EntitySpec, OmitsColumns, cannot_share, has_tag_of},
         expiry::ends_at,
         fields::{Field, Fields, check, fits_somewhere, is_row_or_has_misfit},
         lookup::{LookupKeys, LookupSpec, folded},

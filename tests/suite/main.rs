@@ -32,6 +32,7 @@ mod lookup_processes;
 mod lost_transactions;
 mod modify;
 mod negative;
+mod omit;
 mod on_outage;
 mod outage;
 mod panics;

@@ -160,6 +160,8 @@ macro_rules! entities {
             #[cached(id)]
             id: i64,
             value: ::core::option::Option<::chrono::DateTime<::chrono::Utc>>,
+            #[cached(omit)]
+            row: ::core::option::Option<::std::string::String>,
         }
 
         #[derive(Clone, serde::Serialize, serde::Deserialize, larder::Columns)]

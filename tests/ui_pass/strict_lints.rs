@@ -87,6 +87,9 @@ pub mod sessions {
         pub id: i64,
         /// When it ends.
         pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
+        /// What proves that it is one.
+        #[cached(omit)]
+        pub secret: Option<String>,
     }
 
     /// Finds one that was loaded just now.
@@ -94,10 +97,16 @@ pub mod sessions {
         let read = sessions.find(1).max_age(std::time::Duration::ZERO);
         read.await.is_ok_and(|session| session.is_some())
     }
+
+    /// Finds one with its secret.
+    pub async fn complete(sessions: &SessionRepository<sqlx::Sqlite>) -> bool {
+        let read = sessions.find(1).complete();
+        read.await.is_ok_and(|session| session.is_some_and(|session| session.secret.is_some()))
+    }
 }
 
 fn main() {
-    let _ = sessions::find;
+    let _ = (sessions::find, sessions::complete);
     let gate = entities::Gate {
         name: "A1".to_owned(),
         next: None,

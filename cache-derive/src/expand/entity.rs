@@ -38,6 +38,13 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         .map(|hazard| quote!(.with_positional_hazard(#hazard)));
     let version = entity.is_versioned().then(|| quote!(.with_version()));
     let read_only = entity.is_read_only.then(|| quote!(.with_read_only()));
+    let omitted = entity.omits().then(|| quote!(.with_omitted()));
+    let omits = entity.omits().then(|| {
+        quote! {
+            #[automatically_derived]
+            impl #private::OmitsColumns for #ident {}
+        }
+    });
     let policy = policy(&private, &entity.policy);
     let kinds = kinds(
         &private,
@@ -65,7 +72,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #groups #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #groups #omitted #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }
@@ -75,6 +82,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
             #ends_at
             #private::bindings! { #ident }
         }
+        #omits
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
         .map(|member| describe(&private, member));
     let bind = table.members.iter().map(|member| bind(&private, member));
     let clear = clear_skipped(&private, table);
+    let omit = clear_omitted(table);
     let told_apart = told_apart(&private, table);
     quote! {
         #[automatically_derived]
@@ -48,6 +49,7 @@ pub(super) fn columns_impl(table: &Table) -> TokenStream {
                 ::core::result::Result::Ok(())
             }
             #clear
+            #omit
             #told_apart
         }
     }
@@ -166,6 +168,34 @@ fn clear_skipped(private: &TokenStream, table: &Table) -> TokenStream {
     }
     quote! {
         fn clear_skipped(&mut self) {
+            #(#statements;)*
+        }
+    }
+}
+
+/// Nothing where every column is in the cache; otherwise:
+///
+/// ```text
+/// fn clear_omitted(&mut self) {
+///     self.password_hash = None;
+/// }
+/// ```
+fn clear_omitted(table: &Table) -> TokenStream {
+    let omitted = table
+        .members
+        .iter()
+        .filter(|member| member.role() == Some(Role::Omitted));
+    let statements: Vec<_> = omitted
+        .map(|member| {
+            let ident = &member.ident;
+            quote!(self.#ident = ::core::option::Option::None)
+        })
+        .collect();
+    if statements.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn clear_omitted(&mut self) {
             #(#statements;)*
         }
     }
@@ -311,6 +341,7 @@ fn role(private: &TokenStream, column: &Column) -> TokenStream {
         Role::Id => quote!(#private::Role::Id),
         Role::GeneratedId => quote!(#private::Role::GeneratedId),
         Role::Plain => quote!(#private::Role::Plain),
+        Role::Omitted => quote!(#private::Role::Omitted),
         Role::Immutable => quote!(#private::Role::Immutable),
         Role::Version => quote!(#private::Role::Version),
         Role::Generated => quote!(#private::Role::Generated),

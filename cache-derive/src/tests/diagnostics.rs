@@ -1344,6 +1344,101 @@ fn an_immutable_column_is_one_that_an_update_could_write_and_compare() {
 }
 
 #[test]
+fn a_column_that_is_not_in_the_cache_is_an_option_that_nothing_else_needs() {
+    for (field, message) in [
+        (
+            "#[cached(omit, version)] a: i64",
+            "`a` cannot be left out of the cache: a cached row needs its version",
+        ),
+        (
+            "#[cached(omit, generated)] a: Option<i64>",
+            "`a` cannot be left out of the cache: larder never writes the column",
+        ),
+        (
+            "#[cached(omit, immutable)] a: Option<i64>",
+            "`a` cannot be left out of the cache: an update compares the column",
+        ),
+        (
+            "#[cached(omit, unique)] a: Option<i64>",
+            "`a` is not in the cache, so it cannot be in `unique`",
+        ),
+        (
+            "#[cached(omit, index)] a: Option<i64>",
+            "`a` is not in the cache, so it cannot be in `index`",
+        ),
+        (
+            "#[cached(omit)] #[sqlx(skip)] a: Option<i64>",
+            "`a` is left out of every statement",
+        ),
+        (
+            "#[cached(omit)] #[sqlx(flatten)] a: Address",
+            "a flattened field is no column",
+        ),
+        (
+            "#[cached(omit)] a: String",
+            "`a` is empty in a row from the cache, so it must be an `Option`\nhelp: write `Option<String>`",
+        ),
+        (
+            "#[cached(omit)] #[sqlx(json)] a: Option<Meta>",
+            "`None` must be NULL, so that an update can leave the column as it is; write `#[sqlx(json(nullable))]`",
+        ),
+        (
+            "#[cached(omit)] #[sqlx(try_from = \"String\")] a: Option<Secret>",
+            "`None` must be NULL, so that an update can leave the column as it is; write `#[sqlx(try_from = \"Option<String>\")]`",
+        ),
+    ] {
+        one(&with_field(field), message);
+    }
+    one(
+        &with_only("#[cached(id, omit)] id: i64"),
+        "`id` cannot be left out of the cache: it is the id",
+    );
+    for field in [
+        "#[cached(omit)] a: Option<String>",
+        "#[cached(omit)] #[serde(skip)] a: Option<String>",
+        "#[cached(omit)] #[sqlx(json(nullable))] a: Option<Meta>",
+        "#[cached(omit)] #[sqlx(try_from = \"Option<String>\")] a: Option<Secret>",
+    ] {
+        assert_eq!(faults(&with_field(field)), [""; 0]);
+    }
+    let with_keys = |keys: &str| {
+        format!(
+            "#[cached(table = \"t\", {keys})] struct T {{ #[cached(id)] id: i64, b: i64, #[cached(omit)] a: Option<i64> }}"
+        )
+    };
+    for (keys, message) in [
+        (
+            "unique(b, a)",
+            "`a` is not in the cache, so it cannot be in `unique`",
+        ),
+        (
+            "index(b, order_by = \"a\")",
+            "`a` is not in the cache, so it cannot be in `order_by`",
+        ),
+        (
+            "tags(\"a:{a}\")",
+            "`a` is not in the cache, so it cannot be in `tags`",
+        ),
+        (
+            "ttl_from = \"a\"",
+            "`a` is not in the cache, so it cannot be in `ttl_from`",
+        ),
+        (
+            "strategy = \"write_behind\"",
+            "a column cannot be `omit` with `strategy = \"write_behind\"`",
+        ),
+    ] {
+        one(&with_keys(keys), message);
+    }
+    assert_eq!(faults(&with_keys("read_only")), [""; 0]);
+    let nested = messages(
+        Derive::Columns,
+        "struct N { #[cached(omit)] a: Option<i64> }",
+    );
+    assert_eq!(nested.len(), 1, "{nested:?}");
+}
+
+#[test]
 fn two_relations_cannot_have_the_same_method() {
     let entity = |relations: &str, fields: &str| {
         format!(

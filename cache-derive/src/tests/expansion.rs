@@ -535,6 +535,7 @@ fn fingerprint_depends_on_names_and_types_only() {
     assert_ne!(base, fingerprint("b: Option<String>"));
     assert_ne!(base, fingerprint("a: Option<&'static str>"));
     assert_ne!(base, fingerprint("a: Option<String>, #[sqlx(skip)] b: i64"));
+    assert_ne!(base, fingerprint("#[cached(omit)] a: Option<String>"));
     // Stored by other builds: a change here makes every cached entry of every user read as absent.
     assert_eq!(base, "0xc980a0ca");
 }
@@ -614,4 +615,21 @@ fn a_row_says_when_it_ends() {
         }
     "#;
     check("ttl_from", only("Entity"), &[("with an end", input)]);
+}
+
+#[test]
+fn a_column_is_not_in_the_cache() {
+    let input = r#"
+        #[cached(table = "users")]
+        pub struct User {
+            #[cached(id)]
+            pub id: i64,
+            #[cached(omit)]
+            pub password_hash: Option<String>,
+        }
+    "#;
+    let inputs = [("with a column that is left out", input)];
+    check("omit_entity", only("Entity"), &inputs);
+    check("omit_columns", only("Columns"), &inputs);
+    check("omit_complete", only("OmitsColumns"), &inputs);
 }

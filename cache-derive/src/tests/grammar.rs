@@ -46,6 +46,11 @@ fn entity_with(key: &str, place: Place) -> String {
             "{table} struct E {{ #[cached(id)] id: i64, #[cached({key})] email: String, created_at: i64 }}"
         ),
         Place::Field if key == "id" => format!("{table} struct E {{ #[cached({key})] id: i64 }}"),
+        Place::Field if key.starts_with("omit") => {
+            format!(
+                "{table} struct E {{ #[cached(id)] id: i64, #[cached({key})] field: Option<i64> }}"
+            )
+        }
         Place::Field => {
             format!(
                 "{table} struct E {{ #[cached(id)] id: i64, #[sqlx(default)] #[cached({key})] field: i64 }}"

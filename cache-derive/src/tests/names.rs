@@ -38,6 +38,7 @@ const ENTITIES: &[&str] = &[
     r#"#[cached(table = "t", tags("all of them", "number:{number}", "{email}/{tenant}"))]
        struct Flight { #[cached(id)] id: i64, number: Option<i64>, email: String, tenant: i64 }"#,
     r#"#[cached(table = "t", ttl_from = "until")] struct Flight { #[cached(id)] id: i64, until: Option<Moment> }"#,
+    r#"#[cached(table = "t")] struct Flight { #[cached(id)] id: i64, #[cached(omit)] note: Option<String> }"#,
     // Three with a mistake.
     r#"#[cached(table = "t", ttl = 5, tags("number:{number}"))] struct Flight { #[cached(id)] id: i64, number: i64 }"#,
     r#"#[cached(table = "t", ttl = 5)] struct Flight { #[cached(id)] id: i64, #[cached(unique)] email: String }"#,

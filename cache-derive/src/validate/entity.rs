@@ -250,12 +250,15 @@ fn hazards(input: &Input) -> impl Iterator<Item = (String, Hazard<'_>)> {
     }))
 }
 
-/// FNV-1a over the names and types of all fields: what a payload looks like. Stable across compilers and releases, since
+/// FNV-1a over the names and types of all fields, and whether they are `omit`: what a payload looks like. Stable across compilers and releases, since
 /// it decides whether an entry that another build wrote may be read.
 fn fingerprint(fields: &[Field]) -> u32 {
-    let text = fields
-        .iter()
-        .flat_map(|field| [field.ident.unraw().to_string(), spelling(&field.ty)]);
+    let text = fields.iter().flat_map(|field| {
+        // An entry from before has a column that is `omit`.
+        let omitted = field.settings.names("omit").then(|| "omit".to_owned());
+        let words = [field.ident.unraw().to_string(), spelling(&field.ty)];
+        words.into_iter().chain(omitted)
+    });
     // A terminator per word keeps `ab, c` apart from `a, bc`.
     let bytes = text.flat_map(|word| {
         word.into_bytes()

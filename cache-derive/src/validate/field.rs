@@ -15,6 +15,7 @@ pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
             check_id(errors, field);
             check_version(errors, field);
             check_immutable(errors, field);
+            check_omit(errors, field);
         }
         Derive::Columns => {
             check_nested(errors, field, "id");
@@ -23,6 +24,7 @@ pub(super) fn check(errors: &mut Errors, input: &Input, field: &Field) {
             check_nested(errors, field, "index");
             check_nested(errors, field, "belongs_to");
             check_nested(errors, field, "immutable");
+            check_nested(errors, field, "omit");
         }
     }
     check_generated(errors, field);
@@ -167,6 +169,65 @@ fn check_immutable(errors: &mut Errors, field: &Field) {
     }
 }
 
+/// What else a field with `omit` cannot be, and why.
+const NOT_OMITTED: &[(&str, &str)] = &[
+    ("id", "it is the id, by which a row is cached"),
+    (
+        "version",
+        "a cached row needs its version for the next write",
+    ),
+    (
+        "immutable",
+        "an update compares the column, also of a cached row",
+    ),
+    ("generated", "larder never writes the column"),
+    (
+        "belongs_to",
+        "the other row is found by its value in a cached row",
+    ),
+];
+
+/// A column that is not in the cache is empty in a cached row, and an update must tell an empty one from a new value.
+fn check_omit(errors: &mut Errors, field: &Field) {
+    let Some(omit) = named(field, "omit") else {
+        return;
+    };
+    let (name, sqlx) = (&field.ident, &field.sqlx);
+    let other = NOT_OMITTED
+        .iter()
+        .find(|(key, _)| field.settings.names(key));
+    if let Some((key, why)) = other {
+        let message =
+            format!("`{name}` cannot be left out of the cache: {why}; remove `omit` or `{key}`");
+        errors.report(omit, message);
+    } else if is_skipped(field) {
+        let message = format!(
+            "`{name}` is left out of every statement, so it is not in the cache either; remove `omit` or `skip`"
+        );
+        errors.report(omit, message);
+    } else if let Some(flatten) = &sqlx.flatten {
+        let message = "a flattened field is no column of its own, so it cannot be `omit`; move the column into the entity";
+        errors.report(flatten, message);
+    } else if option_argument(&field.ty).is_none() {
+        let ty = spelling(&field.ty);
+        let message = format!(
+            "`{name}` is empty in a row from the cache, so it must be an `Option`\nhelp: write `Option<{ty}>`; the column can be NOT NULL"
+        );
+        errors.report(&field.ty, message);
+    } else if let Some(json) = sqlx.json.as_ref().filter(|json| !json.nullable) {
+        let message = "`None` must be NULL, so that an update can leave the column as it is; write `#[sqlx(json(nullable))]`";
+        errors.report(&json.name, message);
+    } else if let Some(try_from) = &sqlx.try_from
+        && option_argument(&try_from.stored).is_none()
+    {
+        let stored = spelling(&try_from.stored);
+        let message = format!(
+            "`None` must be NULL, so that an update can leave the column as it is; write `#[sqlx(try_from = \"Option<{stored}>\")]`"
+        );
+        errors.report(&try_from.name, message);
+    }
+}
+
 /// Types that are mistaken for a version. An unknown name may be that of an integer.
 const NO_INTEGERS: &[&str] = &[
     "f32",
@@ -221,7 +282,7 @@ fn check_skip(errors: &mut Errors, input: &Input, field: &Field) {
     };
     let filled = field.sqlx.skip.is_some() || field.sqlx.default.is_some() || input.sqlx.default;
     // A skipped id, generated field or version has been reported; how it would be filled does not matter then.
-    let is_reported = ["id", "generated", "version", "immutable"]
+    let is_reported = ["id", "generated", "version", "immutable", "omit"]
         .iter()
         .any(|key| field.settings.names(key));
     if filled || is_reported {

@@ -205,10 +205,13 @@ pub(super) fn field<'a>(
         errors.report(ident, unknown(&ident.unraw().to_string(), what, &names));
         return None;
     };
-    if has_column(field) && field.sqlx.json.is_none() {
+    let is_omitted = field.settings.names("omit");
+    if has_column(field) && field.sqlx.json.is_none() && !is_omitted {
         return Some(field);
     }
-    let why = if is_skipped(field) {
+    let why = if is_omitted {
+        "is not in the cache"
+    } else if is_skipped(field) {
         "is left out of every statement"
     } else if field.sqlx.json.is_some() {
         "is stored as JSON, which databases do not compare"

@@ -215,6 +215,7 @@ fn role(field: &Field) -> Role {
         (false, true) => Role::Generated,
         (false, false) if field.settings.names("version") => Role::Version,
         (false, false) if field.settings.names("immutable") => Role::Immutable,
+        (false, false) if field.settings.names("omit") => Role::Omitted,
         (false, false) => Role::Plain,
     }
 }

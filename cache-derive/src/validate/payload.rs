@@ -57,10 +57,14 @@ fn check_column(errors: &mut Errors, field: &Field) -> bool {
     let Some(serde) = field.serde.iter().find(|serde| serde.kind.loses_field()) else {
         return true;
     };
+    if serde.kind == SerdeKind::Skip && field.settings.names("omit") {
+        return true;
+    }
     let (name, key) = (&field.ident, serde.kind.name());
     let message = format!(
         "`{name}` is a column, but `#[serde({key})]` keeps it out of the cache: a cached row would come back without it\n\
-         help: remove `{key}`; to hide the field from an API, serialize another struct there"
+         help: remove `{key}`; to hide the field from an API, serialize another struct there; to keep an `Option` out of the cache \
+         only, write `#[cached(omit)]`"
     );
     errors.report(&serde.tokens, message);
     false

@@ -23,6 +23,7 @@ pub(super) fn check(errors: &mut Errors, input: &Input) {
         check_id(errors, input);
         check_version(errors, input);
         check_immutable(errors, input);
+        check_omit(errors, input);
         check_coherence(errors, settings);
         check_on_outage(errors, settings);
         check_intent(errors, settings);
@@ -99,6 +100,19 @@ fn check_version(errors: &mut Errors, input: &Input) {
          `strategy = \"write_through\"`"
     );
     errors.report(version, message);
+}
+
+/// A queued write is the whole row.
+fn check_omit(errors: &mut Errors, input: &Input) {
+    let mut fields = input.fields().iter();
+    let Some(omit) = fields.find_map(|field| named(field, "omit")) else {
+        return;
+    };
+    let message = format!(
+        "a column cannot be `omit` with {STRATEGY}: a queued write is in the store until the database has it, with all columns\n\
+         help: remove `omit`, or use `strategy = \"write_through\"`"
+    );
+    errors.report(omit, message);
 }
 
 /// As with a version: the database would compare the column too late.

@@ -20,7 +20,6 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use tracing::Instrument;
 
 use crate::{
     behind::{
@@ -31,6 +30,7 @@ use crate::{
     clock::Deadline,
     context::Context,
     database::{backend::Backend, entity::Entity},
+    detached,
     error::{Error, ErrorKind},
     protocol::{
         queue_position::QueuePosition,
@@ -165,10 +165,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.warn_of_loss();
         let failing = Arc::new(Failing::default());
         let partitions = 0..queue.policy.partitions;
-        let tasks = partitions.map(|number| {
-            let task = run(Arc::clone(self), number, Arc::clone(&failing));
-            tokio::spawn(task.in_current_span())
-        });
+        let tasks = partitions
+            .map(|number| detached::spawn(run(Arc::clone(self), number, Arc::clone(&failing))));
         let drained = Arc::clone(self);
         Ok(Flusher {
             tasks: tasks.collect(),

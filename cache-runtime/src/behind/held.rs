@@ -69,7 +69,7 @@ fn held_bytes<E: Entity, DB: Backend>(
     database: &Database<E, DB>,
     row: &DB::Row,
 ) -> Option<Vec<u8>> {
-    let row = (database.binding.from_row)(row).ok()?;
+    let row = database.row(row).ok()?;
     canonical::of(&row).ok()
 }
 

@@ -17,12 +17,12 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 use tokio::sync::watch;
-use tracing::Instrument;
 
 use super::identity::{Seen, Sign};
 use crate::{
     clock::Deadline,
     database::{self, WriteOutcome, backend::Backend, dialect::Dialect},
+    detached,
     error::Error,
 };
 
@@ -127,7 +127,7 @@ impl<DB: Backend> Prober<DB> {
             let mut connection = DB::acquire(&pool).await.map_err(failed::<DB>)?;
             resolve::<DB>(&mut connection, written).await
         };
-        let resolved = tokio::spawn(task.in_current_span()).await;
+        let resolved = detached::run(task).await;
         resolved.unwrap_or_else(|_| Err(failed::<DB>(sqlx::Error::WorkerCrashed)))
     }
 
@@ -179,7 +179,7 @@ impl<DB: Backend> Prober<DB> {
             // All callers may have been dropped.
             let _unheard = sender.send(Some(answer));
         };
-        tokio::spawn(task.in_current_span());
+        detached::spawn(task);
         let begun = Attempt {
             answer,
             patience: Deadline::after(patience),

@@ -113,7 +113,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         check_codec::<E>(codec, spec.positional_hazard)?;
         let table = if spec.is_query { NO_TABLE } else { spec.table };
         let bond = Bond::new(&cache.ledger, &namespace, spec.name, table, &pool);
-        let database = Database::new(pool, binding, policy.caches_writes());
+        let omits = !cache.store.disables(Mechanism::Omit);
+        let database = Database::new(pool, binding, policy.caches_writes(), omits);
         schema::check_columns(spec.name, &database.columns)?;
         database.check_generated_id()?;
         if !cache.store.disables(Mechanism::Binding) {

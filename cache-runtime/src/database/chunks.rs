@@ -8,7 +8,7 @@
 //! Invariant: a statement matches exactly the rows with the given ids, byte for byte, like a single write.
 //! Not here: rows that were not matched, and the keys (`bulk`).
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, collections::BTreeMap, sync::Arc};
 
 use sqlx::SqlStr;
 
@@ -189,7 +189,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     ) -> Result<(), sqlx::Error> {
         for row in DB::fetch_all(connection, sql, arguments).await? {
             changed.count += 1;
-            changed.rows.push((self.binding.from_row)(&row)?);
+            changed.rows.push(self.row(&row)?);
         }
         Ok(())
     }
@@ -221,25 +221,33 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(written)
     }
 
-    /// Updates rows. Rows that do not exist, or have another version, are not among the changed ones.
+    /// Updates rows. Rows that do not exist, or have another version, are not among the changed ones. `old`: the rows as they
+    /// are in the database, with all columns, if that is known.
     pub(crate) async fn update_rows(
         &self,
         connection: &mut DB::Connection,
         rows: &[E],
+        old: Option<&[Arc<E>]>,
     ) -> Result<Changed<E>, sqlx::Error> {
         let mut changed = Changed::default();
         if self.has_arrays(Role::is_saved) {
             let text = Text::new(E::SPEC.table, &self.columns);
-            let mut rest = rows;
-            while !rest.is_empty() {
-                let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
-                self.run_returning(connection, text.update_arrays(), arguments, &mut changed)
-                    .await?;
+            for (left, rows) in self.by_columns_left(rows, old.is_some())? {
+                let sql = text.update_arrays(&left);
+                let mut rest = &rows[..];
+                while !rest.is_empty() {
+                    let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
+                    self.run_returning(connection, sql.clone(), arguments, &mut changed)
+                        .await?;
+                }
             }
             return Ok(changed);
         }
         for (at, row) in rows.iter().enumerate() {
-            let updated = self.update(connection, row).await?;
+            let updated = match old {
+                Some(old) if E::SPEC.omits => self.update_changed(connection, row, &old[at]).await,
+                _ => self.update(connection, row).await,
+            }?;
             if updated.rows == 0 {
                 changed.missing = Some(at);
                 break;
@@ -248,6 +256,23 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             changed.rows.extend(updated.row);
         }
         Ok(changed)
+    }
+
+    /// Returns rows by the columns that an update leaves as they are. `are_complete`: it leaves none.
+    fn by_columns_left<'r>(
+        &self,
+        rows: &'r [E],
+        are_complete: bool,
+    ) -> Result<BTreeMap<Vec<usize>, Vec<&'r E>>, sqlx::Error> {
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for row in rows {
+            let left = match are_complete {
+                true => Vec::new(),
+                false => self.left_out(row)?,
+            };
+            groups.entry(left).or_default().push(row);
+        }
+        Ok(groups)
     }
 
     /// Inserts rows, or updates those that exist. All rows must have different ids. Fewer rows than given are matched
@@ -496,7 +521,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 sql = text.select_in(size);
             }
             for row in DB::fetch_all(connection, sql, arguments).await? {
-                found.push((self.binding.from_row)(&row)?);
+                found.push(self.row(&row)?);
             }
         }
         Ok(found)
@@ -515,7 +540,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
                 .map_err(sqlx::Error::Encode)?;
         }
         let found = DB::fetch_all(connection, text.select_rows(rows.len()), arguments).await?;
-        found.iter().map(self.binding.from_row).collect()
+        found.iter().map(|row| self.row(row)).collect()
     }
 
     /// Takes the next rows that fit into one statement of parameters.

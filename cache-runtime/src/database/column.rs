@@ -23,6 +23,8 @@ pub enum Role {
     GeneratedId,
     /// Written by insert and update.
     Plain,
+    /// As [`Role::Plain`], and not in the cache. An update with `None` leaves it as it is.
+    Omitted,
     /// Written by insert. Update compares it and does not write it.
     Immutable,
     /// The version of the row. Insert writes it, and update compares and increments it.
@@ -42,6 +44,12 @@ impl Role {
     #[must_use]
     pub const fn is_saved(self) -> bool {
         !matches!(self, Self::Generated)
+    }
+
+    /// Returns whether an update writes the column.
+    #[must_use]
+    pub const fn is_updated(self) -> bool {
+        matches!(self, Self::Plain | Self::Omitted)
     }
 
     /// Returns whether the database fills the column in on insert.
@@ -376,6 +384,9 @@ pub trait Columns<DB: Backend> {
 
     /// Sets the fields that are not columns to the values that they have in a row of the database.
     fn clear_skipped(&mut self) {}
+
+    /// Empties the fields whose columns are not in the cache.
+    fn clear_omitted(&mut self) {}
 
     /// Returns the first JSON column whose values differ for the application. Their JSON may be equal if serde does not
     /// write the whole value.

@@ -79,6 +79,14 @@ pub trait Entity: Fields + Clone + Serialize + DeserializeOwned + Send + Sync + 
     const SQLITE: Option<Binding<Self, sqlx::Sqlite>>;
 }
 
+/// An entity with columns that are not in the cache (`omit`). Implemented by `#[derive(Cached)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no field with `#[cached(omit)]`",
+    label = "all rows of this entity are complete",
+    note = "use `find`, or `bypass` to read the database"
+)]
+pub trait OmitsColumns: Entity {}
+
 /// Rows of another entity that the database deletes or changes when it deletes a row (`on_delete`).
 #[derive(Clone, Copy, Debug)]
 pub struct Cascade {
@@ -167,6 +175,8 @@ pub struct EntitySpec {
     pub is_query: bool,
     /// Whether cached queries may depend on its rows.
     pub queries: bool,
+    /// Whether it has columns that are not in the cache (`omit`).
+    pub omits: bool,
     /// How the entity is cached.
     pub policy: Policy,
 }
@@ -190,6 +200,7 @@ impl EntitySpec {
             depends_on: &[],
             is_query: false,
             queries: false,
+            omits: false,
             policy: Policy::DEFAULT,
         }
     }
@@ -264,6 +275,14 @@ impl EntitySpec {
     #[must_use]
     pub const fn with_queries(mut self) -> Self {
         self.queries = true;
+        self
+    }
+
+    /// Records that there are columns that are not in the cache. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_omitted(mut self) -> Self {
+        self.omits = true;
         self
     }
 

@@ -311,7 +311,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Reads the rows that have the values of a lookup, in the order of their ids, and locks them until the transaction ends.
+    /// Reads the rows that have the values of a lookup, with all columns, in the order of their ids, and locks them until the transaction ends.
     /// SQLite has no locks of rows.
     pub(crate) async fn select_found_locked(
         &self,
@@ -324,7 +324,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         self.bind_lookup(&text, lookup, values, &mut arguments)?;
         let sql = text.select_found_locked(&E::SPEC.lookups[lookup]);
         let found = DB::fetch_all(connection, sql, arguments).await?;
-        found.iter().map(self.binding.from_row).collect()
+        found.iter().map(|row| self.complete_row(row)).collect()
     }
 
     /// Deletes the rows that have the values of a lookup. Returns their ids.

@@ -55,6 +55,8 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
     pub(crate) statements: Statements,
     /// What an update does to the place of a row in each lookup.
     pub(crate) moves: Vec<Moves>,
+    /// Whether rows are returned without the columns that are `omit`.
+    omits: bool,
 }
 
 /// One write.
@@ -125,8 +127,14 @@ impl<E: Entity> Write<E> {
 }
 
 impl<E: Entity, DB: Backend> Database<E, DB> {
-    /// Returns the rows that a pool connects to. `wants_rows`: read back every written row.
-    pub(crate) fn new(pool: Pool<DB>, binding: Binding<E, DB>, wants_rows: bool) -> Self {
+    /// Returns the rows that a pool connects to. `wants_rows`: read back every written row. `omits`: return rows without the
+    /// columns that are `omit`.
+    pub(crate) fn new(
+        pool: Pool<DB>,
+        binding: Binding<E, DB>,
+        wants_rows: bool,
+        omits: bool,
+    ) -> Self {
         let columns = ColumnList::of(binding.describe);
         Self {
             moves: Moves::in_lookups(E::SPEC.lookups, &columns),
@@ -134,6 +142,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             pool,
             columns,
             binding,
+            omits: omits && E::SPEC.omits,
         }
     }
 
@@ -190,14 +199,50 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         DB::acquire(&self.pool).await
     }
 
+    /// Returns the row that the database has returned, without the columns that are `omit`.
+    pub(crate) fn row(&self, row: &DB::Row) -> Result<E, sqlx::Error> {
+        let mut row = self.complete_row(row)?;
+        if self.omits {
+            (self.binding.clear_omitted)(&mut row);
+        }
+        Ok(row)
+    }
+
+    /// Returns the row that the database has returned, with all columns.
+    pub(crate) fn complete_row(&self, row: &DB::Row) -> Result<E, sqlx::Error> {
+        (self.binding.from_row)(row)
+    }
+
+    /// Returns a row without the columns that are `omit`.
+    pub(crate) fn without_omitted(&self, row: Arc<E>) -> Arc<E> {
+        if !self.omits {
+            return row;
+        }
+        let mut row = Arc::unwrap_or_clone(row);
+        (self.binding.clear_omitted)(&mut row);
+        Arc::new(row)
+    }
+
     /// Reads one row on a connection or inside a transaction on it.
     pub(crate) async fn select(
         &self,
         connection: &mut DB::Connection,
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
-        self.select_by(connection, self.statements.select.clone(), id)
-            .await
+        let sql = self.statements.select.clone();
+        let row = self.select_by(connection, sql, id).await?;
+        row.as_ref().map(|row| self.row(row)).transpose()
+    }
+
+    /// As [`Database::select`], with the columns that are `omit`.
+    pub(crate) async fn select_complete(
+        &self,
+        connection: &mut DB::Connection,
+        id: &E::Id,
+    ) -> Result<Option<E>, sqlx::Error> {
+        let sql = self.statements.select.clone();
+        let row = self.select_by(connection, sql, id).await?;
+        row.as_ref().map(|row| self.complete_row(row)).transpose()
     }
 
     /// Reads the current row, in a transaction that has written it or failed to.
@@ -206,18 +251,20 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
-        self.select_by(connection, self.statements.select_current.clone(), id)
-            .await
+        let sql = self.statements.select_current.clone();
+        let row = self.select_by(connection, sql, id).await?;
+        row.as_ref().map(|row| self.row(row)).transpose()
     }
 
-    /// Reads a row and locks it until the transaction ends. SQLite has no locks of rows.
+    /// Reads a row with all columns, and locks it until the transaction ends. SQLite has no locks of rows.
     pub(crate) async fn select_locked(
         &self,
         connection: &mut DB::Connection,
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
-        self.select_by(connection, self.statements.select_locked.clone(), id)
-            .await
+        let sql = self.statements.select_locked.clone();
+        let row = self.select_by(connection, sql, id).await?;
+        row.as_ref().map(|row| self.complete_row(row)).transpose()
     }
 
     /// Returns whether there is a row whose id is equal to this one for the database, in another spelling or not.
@@ -252,12 +299,11 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         sql: SqlStr,
         id: &E::Id,
-    ) -> Result<Option<E>, sqlx::Error> {
+    ) -> Result<Option<DB::Row>, sqlx::Error> {
         let mut arguments = DB::Arguments::default();
         self.bind_id(id, &mut arguments)
             .map_err(sqlx::Error::Encode)?;
-        let row = DB::fetch(connection, sql, arguments).await?;
-        row.as_ref().map(self.binding.from_row).transpose()
+        DB::fetch(connection, sql, arguments).await
     }
 
     /// Runs one write on a connection or inside a transaction on it.
@@ -270,7 +316,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Write::Insert(entity) => self.insert(connection, entity).await,
             Write::Update(entity) => self.update(connection, entity).await,
             Write::Modify(entity, old) => self.update_changed(connection, entity, old).await,
-            Write::Save(entity) if DB::DIALECT.returns_rows() => {
+            Write::Save(entity) if DB::DIALECT.returns_rows() && !E::SPEC.omits => {
                 self.upsert(connection, entity).await
             }
             Write::Save(entity) => self.update_or_insert(connection, entity).await,
@@ -344,7 +390,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             arguments,
         )
         .await?;
-        row.as_ref().map(self.binding.from_row).transpose()
+        row.as_ref().map(|row| self.row(row)).transpose()
     }
 
     pub(crate) async fn update(
@@ -352,27 +398,43 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         entity: &E,
     ) -> Result<Written<E>, sqlx::Error> {
-        let mut arguments = self.arguments(entity, |role| role == Role::Plain)?;
+        let left = self.left_out(entity)?;
+        let (sql, mut arguments) = if left.is_empty() {
+            let arguments = self.arguments(entity, Role::is_updated)?;
+            (self.statements.update.clone(), arguments)
+        } else {
+            let text = Text::new(E::SPEC.table, &self.columns);
+            let arguments = self.arguments_at(entity, text.updated(&left))?;
+            (text.update(&left, self.statements.reads_back), arguments)
+        };
         self.bind_row(entity, &mut arguments)?;
         let mut binder = Binder::new(&mut arguments, |role| role == Role::Immutable);
         (self.binding.bind)(entity, &mut binder).map_err(sqlx::Error::Encode)?;
-        let sql = self.statements.update.clone();
         self.run_update(connection, entity, sql, arguments).await
     }
 
+    /// Returns the places of the columns that an update of a row leaves as they are: those that are `omit` and `None`, because
+    /// the row may come from the cache.
+    pub(crate) fn left_out(&self, row: &E) -> Result<Vec<usize>, sqlx::Error> {
+        if !E::SPEC.omits {
+            return Ok(Vec::new());
+        }
+        let values = self.values(row)?;
+        let columns = self.columns.iter().enumerate();
+        let left = columns
+            .filter(|(place, column)| column.role == Role::Omitted && values.get(*place).is_none());
+        Ok(left.map(|(place, _)| place).collect())
+    }
+
     /// Writes the columns in which a row differs from another one.
-    async fn update_changed(
+    pub(crate) async fn update_changed(
         &self,
         connection: &mut DB::Connection,
         entity: &E,
         old: &E,
     ) -> Result<Written<E>, sqlx::Error> {
         let changed = self.changed_columns(entity, old)?;
-        let mut arguments = DB::Arguments::default();
-        for &column in &changed {
-            let mut binder = Binder::nth(&mut arguments, column);
-            (self.binding.bind)(entity, &mut binder).map_err(sqlx::Error::Encode)?;
-        }
+        let mut arguments = self.arguments_at(entity, changed.iter().copied())?;
         self.bind_row(entity, &mut arguments)?;
         let text = Text::new(E::SPEC.table, &self.columns);
         let sql = text.update_columns(&changed, self.statements.reads_back);
@@ -381,7 +443,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
 
     /// Returns the places of the columns that an update writes and in which two rows differ.
     fn changed_columns(&self, one: &E, other: &E) -> Result<Vec<usize>, sqlx::Error> {
-        self.differing_columns(Role::Plain, one, other)
+        self.differing_columns(Role::is_updated, one, other)
     }
 
     /// Returns the first immutable column in which two rows differ.
@@ -393,7 +455,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         if !self.has_immutable() {
             return Ok(None);
         }
-        let changed = self.differing_columns(Role::Immutable, one, other)?;
+        let changed = self.differing_columns(|role| role == Role::Immutable, one, other)?;
         Ok(changed.first().map(|place| self.columns[*place].name))
     }
 
@@ -409,12 +471,17 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         immutable.map(|column| column.name).collect()
     }
 
-    /// Returns the places of the columns with a role in which two rows differ.
-    fn differing_columns(&self, role: Role, one: &E, other: &E) -> Result<Vec<usize>, sqlx::Error> {
+    /// Returns the places of the wanted columns in which two rows differ.
+    fn differing_columns(
+        &self,
+        wanted: fn(Role) -> bool,
+        one: &E,
+        other: &E,
+    ) -> Result<Vec<usize>, sqlx::Error> {
         let (one, other) = (self.values(one)?, self.values(other)?);
         let columns = self.columns.iter().enumerate();
         let differing = columns
-            .filter(|(place, column)| column.role == role && one.get(*place) != other.get(*place));
+            .filter(|(place, column)| wanted(column.role) && one.get(*place) != other.get(*place));
         Ok(differing.map(|(place, _)| place).collect())
     }
 
@@ -459,14 +526,21 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         entity: &E,
     ) -> Result<Written<E>, sqlx::Error> {
         let arguments = self.arguments(entity, Role::is_saved)?;
-        let (written, _) = self
-            .run(connection, self.statements.upsert.clone(), arguments)
-            .await?;
+        let left = self.left_out(entity)?;
+        let sql = match left.is_empty() {
+            true => self.statements.upsert.clone(),
+            false => {
+                let text = Text::new(E::SPEC.table, &self.columns);
+                text.upsert(&left, self.statements.reads_back)
+            }
+        };
+        let (written, _) = self.run(connection, sql, arguments).await?;
         Ok(written)
     }
 
-    /// Saves a row where the dialect's own upsert could change a row with another id. Updates the row, inserts it if it
-    /// does not exist, and updates it again if another writer has inserted it in between.
+    /// Saves a row where the dialect's own upsert could change a row with another id, or would be refused for a `None` that
+    /// leaves a column as it is. Updates the row, inserts it if it does not exist, and updates it again if another writer has
+    /// inserted it in between.
     async fn update_or_insert(
         &self,
         connection: &mut DB::Connection,
@@ -475,6 +549,16 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let updated = self.update(connection, entity).await?;
         if updated.rows > 0 {
             return Ok(updated);
+        }
+        if E::SPEC.omits {
+            // NOT NULL columns are checked before keys: the insert of a row that exists would be refused for its `None`.
+            let id = entity.id();
+            if self.select_current(connection, &id).await?.is_some() {
+                return self.update(connection, entity).await;
+            }
+        }
+        if DB::DIALECT.returns_rows() {
+            return self.upsert(connection, entity).await;
         }
         let arguments = self.arguments(entity, Role::is_saved)?;
         match DB::execute(connection, self.statements.upsert.clone(), arguments).await {
@@ -518,7 +602,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             let rows = DB::fetch_all(connection, sql, arguments).await?;
             let written = Written {
                 rows: rows.len() as u64,
-                row: rows.first().map(self.binding.from_row).transpose()?,
+                row: rows.first().map(|row| self.row(row)).transpose()?,
             };
             return Ok((written, None));
         }
@@ -540,6 +624,20 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let mut arguments = DB::Arguments::default();
         (self.binding.bind)(entity, &mut Binder::new(&mut arguments, wanted))
             .map_err(sqlx::Error::Encode)?;
+        Ok(arguments)
+    }
+
+    /// Returns the values of the columns with these places.
+    fn arguments_at(
+        &self,
+        entity: &E,
+        places: impl Iterator<Item = usize>,
+    ) -> Result<DB::Arguments, sqlx::Error> {
+        let mut arguments = DB::Arguments::default();
+        for place in places {
+            let mut binder = Binder::nth(&mut arguments, place);
+            (self.binding.bind)(entity, &mut binder).map_err(sqlx::Error::Encode)?;
+        }
         Ok(arguments)
     }
 

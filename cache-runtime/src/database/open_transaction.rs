@@ -25,7 +25,6 @@ use std::{
 use sqlx::{Pool, SqlStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::oneshot;
-use tracing::Instrument;
 
 use crate::{
     database::{backend::Backend, dialect::Dialect},
@@ -111,7 +110,7 @@ impl<DB: Backend> OpenTransaction<DB> {
             // If the caller's future was dropped, the transaction is dropped here, and so rolled back.
             let _left = answer.send(begun);
         };
-        tokio::spawn(opened.in_current_span());
+        detached::spawn(opened);
         begun
             .await
             .unwrap_or_else(|stopped| Err(detached::stopped_half_way(&stopped)))

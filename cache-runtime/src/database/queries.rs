@@ -64,6 +64,7 @@ pub(crate) fn binding<DB: Backend>() -> Binding<NoRow, DB> {
         bind_lookup: |_, _, _| Ok(()),
         read_id: |_| Ok(()),
         clear_skipped: |_| {},
+        clear_omitted: |_| {},
         told_apart: |_, _| None,
         from_row: |_| Ok(NoRow),
     }

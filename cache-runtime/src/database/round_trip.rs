@@ -79,10 +79,12 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         }
     }
 
-    /// Decodes a row to serve. Fields that are not columns get the same values as in a row from the database.
+    /// Decodes a row to serve. Fields that are not columns get the same values as in a row from the database, and those that
+    /// are `omit` are empty, whatever the entry has.
     pub(crate) fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<E, CodecError> {
         let mut row = codec.decode(bytes)?;
         (self.binding.clear_skipped)(&mut row);
+        (self.binding.clear_omitted)(&mut row);
         Ok(row)
     }
 

@@ -25,7 +25,7 @@ use crate::{
         self,
         backend::Backend,
         catalogue::{self, Found, Kind, Referrer, Relation},
-        column::{ColumnSpec, Nullable},
+        column::{ColumnSpec, Nullable, Role},
         dialect::Dialect,
         entity::{Cascade, EntitySpec},
         fit::Fit,
@@ -326,7 +326,8 @@ fn compare_column<DB: Backend>(
 }
 
 fn compare_writes<DB: Backend>(report: &mut SchemaReport, column: &ColumnSpec<DB>, found: &Found) {
-    if !found.nullable && column.nullable == Nullable::Yes {
+    // A column that is `omit` is an `Option` for its absence from the cache.
+    if !found.nullable && column.nullable == Nullable::Yes && column.role != Role::Omitted {
         report.remark(
             Some(column.name),
             "the field is an `Option` and the column is NOT NULL, so writing `None` will fail"

@@ -59,6 +59,7 @@ pub struct Binding<E: Entity, DB: Backend> {
     pub(crate) bind_lookup: fn(usize, &dyn Any, &mut Binder<'_, DB>) -> Result<(), BoxDynError>,
     pub(crate) read_id: fn(&DB::Row) -> Result<E::Id, sqlx::Error>,
     pub(crate) clear_skipped: fn(&mut E),
+    pub(crate) clear_omitted: fn(&mut E),
     pub(crate) told_apart: fn(&E, &E) -> Option<&'static str>,
     pub(crate) from_row: fn(&DB::Row) -> Result<E, sqlx::Error>,
 }
@@ -89,6 +90,7 @@ impl<E: Source<DB>, DB: Backend> Probe<E, DB> {
         },
         read_id: |row| decoded(|| <E as Source<DB>>::read_id(row)),
         clear_skipped: <E as Columns<DB>>::clear_skipped,
+        clear_omitted: <E as Columns<DB>>::clear_omitted,
         told_apart: <E as Columns<DB>>::told_apart,
         from_row: |row| decoded(|| <E as FromRow<'_, DB::Row>>::from_row(row)),
     });

@@ -88,11 +88,34 @@ impl From<sqlx::Error> for SelectError {
 }
 
 /// The row with an id.
-pub(crate) struct RowOf<E: Entity>(pub(crate) E::Id);
+pub(crate) struct RowOf<E: Entity> {
+    pub(crate) id: E::Id,
+    /// Whether it is read with the columns that are `omit`. Such a row is neither shared nor cached.
+    is_complete: bool,
+}
+
+impl<E: Entity> RowOf<E> {
+    pub(crate) fn of(id: E::Id) -> Self {
+        Self {
+            id,
+            is_complete: false,
+        }
+    }
+
+    pub(crate) fn complete(id: E::Id) -> Self {
+        Self {
+            id,
+            is_complete: true,
+        }
+    }
+}
 
 impl<E: Entity> Clone for RowOf<E> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            id: self.id.clone(),
+            ..*self
+        }
     }
 }
 
@@ -144,12 +167,16 @@ impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
         wanted: &[(&Key, &Self)],
     ) -> Result<HashMap<Key, E>, SelectError> {
         let database = &context.database;
-        if let [(key, RowOf(id))] = wanted {
-            let row = database.select(connection, id).await?;
-            return Ok(row.map(|row| ((*key).clone(), row)).into_iter().collect());
-        }
-        let ids: Vec<_> = wanted.iter().map(|(_, RowOf(id))| id).collect();
         let mut found = HashMap::with_capacity(wanted.len());
+        if let [(key, RowOf { id, is_complete })] = wanted {
+            let row = match is_complete {
+                true => database.select_complete(connection, id).await?,
+                false => database.select(connection, id).await?,
+            };
+            found.extend(row.map(|row| ((*key).clone(), row)));
+            return Ok(found);
+        }
+        let ids: Vec<_> = wanted.iter().map(|(_, row)| &row.id).collect();
         for row in database.select_many(connection, &ids).await? {
             // A row whose id is equal for the database in another spelling has another key, and nobody asked for it.
             if let Ok(key) = context.key(&row.id()) {

@@ -19,12 +19,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
-use tracing::Instrument;
 
 use crate::{
     clock::{Deadline, millis},
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
+    detached,
     error::{Error, ErrorKind, StoreError},
     policy::Coherence,
     protocol::{
@@ -148,7 +148,7 @@ pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
                 _ if is_blocked => ready.push(Ready::uncached(item)),
                 Next::Lease { over } => asking.push((item, over, generation)),
                 _ if is_batch => {
-                    tokio::spawn(run_alone(item, next).in_current_span());
+                    detached::spawn(run_alone(item, next));
                 }
                 Next::Repair => {
                     let repaired = context.cache.store.invalidate(&item.key).await;
@@ -573,7 +573,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
     /// Releases a lease that may or may not have been granted, without waiting for a store that has just failed.
     fn abandon(&self, lease: Lease) {
         let (context, key) = (Arc::clone(&self.context), self.key.clone());
-        tokio::spawn(async move {
+        detached::spawn(async move {
             // If this fails too, the lease expires.
             let _released = context.cache.store.release(&key, lease).await;
         });

@@ -33,11 +33,10 @@ pub(crate) mod turn;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
-use tracing::Instrument;
-
 use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
+    detached,
     error::{Error, StoreError},
     protocol::{key::Key, state::Meta},
     read::{
@@ -116,7 +115,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn reload(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         self.bind_now().await?;
-        self.reload_content(key, RowOf(id.into_owned()), None).await
+        self.reload_content(key, RowOf::of(id.into_owned()), None)
+            .await
     }
 
     /// Drops the entry of a key and loads it. `ttl`: the time to live of the new entry, if it is not that of the policy.
@@ -136,18 +136,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn read(self: &Arc<Self>, id: Cow<'_, E::Id>) -> Result<Outcome<E>, Error> {
         let key = self.key(&id)?;
         let fingerprint = self.fingerprint;
-        let content = || RowOf(id.into_owned());
+        let content = || RowOf::of(id.into_owned());
         self.read_content(key, fingerprint, content).await
     }
 
     /// Reads a row from the database for one caller, and fills nothing.
     pub(crate) async fn read_uncached(
         self: &Arc<Self>,
-        id: Cow<'_, E::Id>,
+        row: RowOf<E>,
     ) -> Result<Outcome<E>, Error> {
-        let id = id.into_owned();
-        let key = self.key(&id)?;
-        let mut loaded = self.load_alone(vec![(key, RowOf(id))]).await;
+        let key = self.key(&row.id)?;
+        let mut loaded = self.load_alone(vec![(key, row)]).await;
         loaded.pop().expect("there is an answer for each key")
     }
 
@@ -166,7 +165,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) fn distinct_ids(&self, ids: &[E::Id]) -> Result<Distinct<RowOf<E>>, Error> {
         let keys = ids.iter().map(|id| self.key(id));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        Ok(Distinct::new(keys, |at| RowOf(ids[at].clone())))
+        Ok(Distinct::new(keys, |at| RowOf::of(ids[at].clone())))
     }
 
     /// Reads what is at a key, from the cache if possible.
@@ -339,14 +338,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                         led.push((at, key, answer));
                         match before {
                             None => leading.push((item, next)),
-                            Some(before) => spawn(load::run_after(item, next, before)),
+                            Some(before) => {
+                                detached::spawn(load::run_after(item, next, before));
+                            }
                         }
                     }
                     Joined::Follower(follower) => followed.push((missed, follower)),
                 }
             }
             if !leading.is_empty() {
-                spawn(load::run(Arc::clone(self), leading));
+                detached::spawn(load::run(Arc::clone(self), leading));
             }
             for (at, key, answer) in led {
                 answers.push((at, self.led(&key, answer).await));
@@ -396,7 +397,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if items.is_empty() {
             return Vec::new();
         }
-        spawn(load::bypass(Arc::clone(self), items));
+        detached::spawn(load::bypass(Arc::clone(self), items));
         let mut answers = Vec::with_capacity(awaited.len());
         for (key, answer) in awaited {
             answers.push(self.led(&key, answer).await);
@@ -529,9 +530,4 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             store_was_skipped: false,
         }
     }
-}
-
-/// Runs a load in a task of its own, which ends early only if all callers have left before its statement is sent.
-fn spawn(load: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(load.in_current_span());
 }

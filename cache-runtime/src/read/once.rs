@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
-use tracing::Instrument;
 
 use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
+    detached,
     error::Error,
     read::{content::SelectError, load::load_stopped},
 };
@@ -44,7 +44,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let _gone = answer.send(loaded);
             }
         };
-        tokio::spawn(load.in_current_span());
+        detached::spawn(load);
         answered.await.unwrap_or(Err(stopped))
     }
 

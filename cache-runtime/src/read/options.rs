@@ -57,9 +57,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let key = self.key(&id)?;
         if options.refresh {
             self.bind_now().await?;
-            return self.reload_content(key, RowOf(id), options.ttl).await;
+            return self.reload_content(key, RowOf::of(id), options.ttl).await;
         }
-        self.read_content_with(key, self.fingerprint, || RowOf(id), options)
+        self.read_content_with(key, self.fingerprint, || RowOf::of(id), options)
             .await
     }
 

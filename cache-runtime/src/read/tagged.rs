@@ -18,12 +18,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tracing::Instrument;
-
 use crate::{
     clock::Deadline,
     context::Context,
     database::{backend::Backend, entity::Entity},
+    detached,
     error::StoreError,
     protocol::{
         key::Key,
@@ -223,7 +222,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             // Without it, the next read compares again.
             let _done = cache.store.restamp(&key, token, stamp).await;
         };
-        tokio::spawn(restamp.in_current_span());
+        detached::spawn(restamp);
     }
 
     /// Returns whether an open write of many rows may change a value, or its absence.
@@ -245,7 +244,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     let _done = cache.store.expire_tagged(&clock).await;
                 }
             };
-            tokio::spawn(expire.in_current_span());
+            detached::spawn(expire);
         }
         is_open
     }

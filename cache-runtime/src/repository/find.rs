@@ -17,10 +17,13 @@ use std::{
 use pin_project_lite::pin_project;
 
 use crate::{
-    database::{backend::Backend, entity::Entity},
+    database::{
+        backend::Backend,
+        entity::{Entity, OmitsColumns},
+    },
     error::Error,
     protocol::key::AsId,
-    read::{options::Options, outcome::ReadResult},
+    read::{content::RowOf, options::Options, outcome::ReadResult},
     repository::Repository,
 };
 
@@ -126,7 +129,22 @@ where
         let (repository, id) = self.parts();
         FindUncached {
             repository,
-            id,
+            row: RowOf::of(id),
+            timeout: None,
+            result: PhantomData,
+        }
+    }
+
+    /// Reads the row with the columns that are `omit`, from the database, as [`bypass`](Self::bypass) does. No other read returns
+    /// them.
+    pub fn complete(self) -> FindUncached<'r, E, DB, T>
+    where
+        E: OmitsColumns,
+    {
+        let (repository, id) = self.parts();
+        FindUncached {
+            repository,
+            row: RowOf::complete(id),
             timeout: None,
             result: PhantomData,
         }
@@ -214,7 +232,7 @@ impl<'r, E: Entity, DB: Backend, T: ReadResult<E> + 'r> IntoFuture for FindWith<
 #[must_use = "nothing is read before it is awaited"]
 pub struct FindUncached<'r, E: Entity, DB: Backend, T> {
     repository: &'r Repository<E, DB>,
-    id: E::Id,
+    row: RowOf<E>,
     timeout: Option<Duration>,
     result: PhantomData<fn() -> T>,
 }
@@ -234,8 +252,8 @@ impl<'r, E: Entity, DB: Backend, T: ReadResult<E> + 'r> IntoFuture for FindUncac
     fn into_future(self) -> Reading<'r, T> {
         Box::pin(async move {
             let context = &self.repository.0;
-            let reading = context.read_uncached(std::borrow::Cow::Borrowed(&self.id));
-            let read = context.in_time(&self.id, self.timeout, reading).await;
+            let reading = context.read_uncached(self.row.clone());
+            let read = context.in_time(&self.row.id, self.timeout, reading).await;
             read.map(T::of)
         })
     }

@@ -27,7 +27,7 @@ use crate::{
     },
     error::{Error, ErrorKind},
     protocol::key::{AsId, Key},
-    read::outcome::Outcome,
+    read::{content::RowOf, outcome::Outcome},
     repository::find::Find,
     stats::Stats,
     write::{
@@ -149,7 +149,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &self,
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
-        Id::Operation::from(async move { Ok(self.0.read_uncached(id.as_id()).await?.row) })
+        Id::Operation::from(async move {
+            let row = RowOf::of(id.as_id().into_owned());
+            Ok(self.0.read_uncached(row).await?.row)
+        })
     }
 
     /// Returns whether there is a row with this id. The answer comes from the cache if possible.
@@ -649,7 +652,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         inner.bind_for_write().await?;
         run_detached::<E, _>(write.verb(), async move {
             let row = inner.write(&write).await?;
-            Ok(row.or_else(|| write.into_row().map(Arc::new)))
+            Ok(row.or_else(|| inner.row_of(write)))
         })
         .await
     }

@@ -10,7 +10,7 @@ use crate::{
     database::{
         Write,
         backend::Backend,
-        entity::Entity,
+        entity::{Entity, OmitsColumns},
         writes::{DeletesById, DirectWrites},
     },
     error::{Error, ErrorKind},
@@ -73,10 +73,36 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
         Id::Operation::from(async move {
             let id = id.as_id().into_owned();
-            let wanted = [(self.repository.0.key(&id)?, RowOf(id))];
-            let mut found = self.transaction.read(&self.repository.0, &wanted).await?;
-            Ok(found.remove(&wanted[0].0).map(Arc::new))
+            self.read_row(RowOf::of(id)).await
         })
+    }
+
+    /// As [`Within::find`], with the columns that are `omit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Within::find`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Within::find`].
+    pub fn find_complete<Id: AsId<E::Id>>(
+        &mut self,
+        id: Id,
+    ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>>
+    where
+        E: OmitsColumns,
+    {
+        Id::Operation::from(async move {
+            let id = id.as_id().into_owned();
+            self.read_row(RowOf::complete(id)).await
+        })
+    }
+
+    async fn read_row(&mut self, row: RowOf<E>) -> Result<Option<Arc<E>>, Error> {
+        let wanted = [(self.repository.0.key(&row.id)?, row)];
+        let mut found = self.transaction.read(&self.repository.0, &wanted).await?;
+        Ok(found.remove(&wanted[0].0).map(Arc::new))
     }
 
     /// Returns the rows with these ids as the transaction sees them, in the order of `ids`, with one statement. An id without
@@ -408,7 +434,7 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
 
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
         let row = self.transaction.write(&self.repository.0, &write).await?;
-        Ok(row.or_else(|| write.into_row().map(Arc::new)))
+        Ok(row.or_else(|| self.repository.0.row_of(write)))
     }
 
     async fn write_rows(&mut self, batch: Batch<E>) -> Result<Vec<Arc<E>>, Error> {

@@ -128,6 +128,8 @@ pub enum Mechanism {
     RowEnd,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
+    /// The emptying of fields whose columns are `omit`. A repository asks once, when it is created.
+    Omit,
 }
 
 /// The mechanisms that are disabled in one cache. Without the feature `internal-faults` there are none, and the type is

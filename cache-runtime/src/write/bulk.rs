@@ -141,9 +141,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Batch::Insert(rows) => database.insert_rows(connection, rows).await,
             Batch::Update(rows) => {
                 self.distinct_keys(&batch)?;
-                database.update_rows(connection, rows).await
+                database.update_rows(connection, rows, None).await
             }
-            Batch::Modify { rows, .. } => database.update_rows(connection, rows).await,
+            Batch::Modify { rows, old } => database.update_rows(connection, rows, Some(old)).await,
             Batch::Delete(ids) => {
                 let wanted = ids.len() as u64;
                 let deleted = database.delete_ids(connection, ids).await.map_err(failed)?;
@@ -219,7 +219,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.stage_write(staging, &write, key, lookups, row);
             staged.extend(match row {
                 Some(row) => Some(Arc::clone(row)),
-                None => write.into_row().map(Arc::new),
+                None => self.row_of(write),
             });
         }
         Ok(staged)

@@ -84,6 +84,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         written
     }
 
+    /// Returns the row of a write that was not read back, as a read returns it.
+    pub(crate) fn row_of(&self, write: Write<E>) -> Option<Arc<E>> {
+        let row = write.into_row().map(Arc::new)?;
+        Some(self.database.without_omitted(row))
+    }
+
     /// Counts a write.
     pub(crate) fn count<T, F>(&self, written: &Result<T, F>) {
         match written {

@@ -6,7 +6,7 @@
 //! 2. Call the change. If it refuses, roll back.
 //! 3. Write the columns that differ, and commit.
 //!
-//! With a version, no lock is needed: the row may come from the cache. The write compares the version, and after a conflict the
+//! With a version, no lock is needed: the row may come from the cache, unless it has columns that are `omit`. The write compares the version, and after a conflict the
 //! change is called again with the current row.
 //!
 //! Invariant: between the row that the change saw and the row that is written, no other write was committed.
@@ -21,6 +21,7 @@ use crate::{
     database::{Write, backend::Backend, dialect::Dialect, entity::Entity},
     error::{Error, ErrorKind},
     protocol::key::Key,
+    read::content::RowOf,
     write::{Attempts, transaction::Transaction},
 };
 
@@ -129,14 +130,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         id: &E::Id,
         mut change: impl FnMut(&mut E) -> R + Send,
     ) -> Result<Modified<E, R::Value>, Error> {
-        let mut current = self.read(std::borrow::Cow::Borrowed(id)).await?.row;
+        let mut current = self.read_to_modify(id).await?;
         let mut conflicts = 0;
         loop {
             let old = current.ok_or_else(|| self.nothing_to_modify(key))?;
             let (row, value) = self.changed(key, &old, &mut change)?;
             let write = Write::Modify(row, Arc::clone(&old));
             if self.database.is_unchanged(&write) {
-                return Ok(Modified { row: old, value });
+                let row = self.database.without_omitted(old);
+                return Ok(Modified { row, value });
             }
             let context = Arc::clone(self);
             let written = async move { context.write(&write).await };
@@ -147,11 +149,24 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
                 Err(error) if error.kind() == ErrorKind::Conflict && conflicts < MAX_CONFLICTS => {
                     conflicts += 1;
-                    current = error.current::<E>();
+                    current = match E::SPEC.omits {
+                        true => self.read_to_modify(id).await?,
+                        false => error.current::<E>(),
+                    };
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reads a row with a version, with all columns.
+    async fn read_to_modify(self: &Arc<Self>, id: &E::Id) -> Result<Option<Arc<E>>, Error> {
+        let id = std::borrow::Cow::Borrowed(id);
+        let outcome = match E::SPEC.omits {
+            true => self.read_uncached(RowOf::complete(id.into_owned())).await?,
+            false => self.read(id).await?,
+        };
+        Ok(outcome.row)
     }
 
     /// Calls the change with a copy of a row.

@@ -89,8 +89,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             rows.extend(write.into_row());
             old.push(Arc::clone(before));
         }
+        let rows_found = found.into_iter();
         let found = Found {
-            rows: found,
+            rows: rows_found
+                .map(|row| self.database.without_omitted(row))
+                .collect(),
             places,
         };
         Ok((found, Batch::Modify { rows, old }))

@@ -31,7 +31,6 @@ use std::{
 };
 
 use sqlx::{Connection, Pool, SqlSafeStr, SqlStr};
-use tracing::Instrument;
 
 use crate::{
     context::Context,
@@ -443,10 +442,11 @@ impl<DB: Backend> Transaction<'_, DB> {
         let (row, value) = repository.changed(&key, &old, change)?;
         let write = Write::Modify(row, Arc::clone(&old));
         if repository.database.is_unchanged(&write) {
-            return Ok(Modified { row: old, value });
+            let row = repository.database.without_omitted(old);
+            return Ok(Modified { row, value });
         }
         let written = self.write(repository, &write).await?;
-        let row = written.or_else(|| write.into_row().map(Arc::new));
+        let row = written.or_else(|| repository.row_of(write));
         let row = row.expect("a modification has a row");
         Ok(Modified { row, value })
     }
@@ -684,7 +684,7 @@ async fn commit<DB: Backend>(open: OpenTransaction<DB>, scope: Scope) -> Result<
 /// Runs the callbacks of a committed transaction.
 pub(super) async fn run_callbacks(callbacks: Vec<Callback>) {
     for callback in callbacks {
-        if let Err(stopped) = tokio::spawn(callback.in_current_span()).await {
+        if let Err(stopped) = detached::spawn(callback).await {
             tracing::error!(%stopped, "an `after_commit` callback panicked; the transaction is committed");
         }
     }

@@ -78,7 +78,7 @@ impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
         }
         let ids: Vec<_> = dead.iter().filter_map(|(write, _)| write.id()).collect();
         let read = self.rows_at(&ids).await?;
-        let rows = read.iter().map(self.database.binding.from_row);
+        let rows = read.iter().map(|row| self.database.row(row));
         let rows: HashMap<_, _> = rows
             .filter_map(|row| {
                 let row = row.ok()?;

@@ -31,7 +31,7 @@ impl<DB: Backend> Text<'_, DB> {
     /// `returns`, it returns the rows as in [`Text::returning_final`], if the dialect can.
     pub(crate) fn upsert_rows(&self, rows: usize, returns: bool) -> SqlStr {
         sql(self.insert_values(Role::is_saved, rows)
-            + &self.on_conflict()
+            + &self.on_conflict(&[])
             + &self.returning_final(returns))
     }
 
@@ -75,7 +75,7 @@ impl<DB: Backend> Text<'_, DB> {
             self.table,
             self.overriding(Role::is_saved),
             self.given(Role::is_saved, "", ""),
-            self.on_conflict(),
+            self.on_conflict(&[]),
             self.returning_final(returns)
         ))
     }
@@ -98,13 +98,10 @@ impl<DB: Backend> Text<'_, DB> {
         )
     }
 
-    /// Updates the rows given as arrays. Binds one array per column that an update writes or compares.
-    pub(crate) fn update_arrays(&self) -> SqlStr {
-        let mut assignments: Vec<_> = self
-            .names(|role| role == Role::Plain)
-            .iter()
-            .map(|name| format!("{name} = {GIVEN}.{name}"))
-            .collect();
+    /// Updates the rows given as arrays, except in the columns with the places `left`. Binds one array per column that a save
+    /// writes.
+    pub(crate) fn update_arrays(&self, left: &[usize]) -> SqlStr {
+        let mut assignments = self.assignments(left, |_, name| format!("{GIVEN}.{name}"));
         let version = self.version();
         assignments.extend(
             version

@@ -72,8 +72,8 @@ impl Statements {
             select_equal: sql(text.select(&text.id_conditions(1).0)),
             select_generated: sql(text.current(text.select_generated())),
             insert: sql(text.insert(|role| !role.is_generated(), reads_back)),
-            update: sql(text.update(reads_back)),
-            upsert: sql(text.upsert(reads_back)),
+            update: text.update(&[], reads_back),
+            upsert: text.upsert(&[], reads_back),
             delete: sql(format!(
                 "DELETE FROM {} WHERE {}",
                 text.table,
@@ -270,25 +270,43 @@ impl<'a, DB: Backend> Text<'a, DB> {
         }
     }
 
-    fn update(&self, reads_back: bool) -> String {
-        let plain = self.names(|role| role == Role::Plain);
-        let condition = self.update_condition(plain.len() + 1);
-        self.update_names(&plain, &condition, reads_back)
+    /// Updates a row, except in the columns with the places `left`. Binds the other columns that an update writes, then what
+    /// identifies the row, then the immutable columns.
+    pub(crate) fn update(&self, left: &[usize], reads_back: bool) -> SqlStr {
+        let assignments = self.assignments(left, |at, _| self.dialect.placeholder(at + 1));
+        let condition = self.update_condition(assignments.len() + 1);
+        sql(self.update_to(assignments, &condition, reads_back))
+    }
+
+    /// Returns the places of the columns that an update writes, except those that are `left` as they are.
+    pub(crate) fn updated(&self, left: &[usize]) -> impl Iterator<Item = usize> {
+        let columns = self.columns.iter().enumerate();
+        columns
+            .filter(|(place, column)| column.role.is_updated() && !left.contains(place))
+            .map(|(place, _)| place)
+    }
+
+    /// Returns the assignments of an update. `value`: the new value of a column, by its number among them and its name.
+    fn assignments(&self, left: &[usize], value: impl Fn(usize, &str) -> String) -> Vec<String> {
+        let assignments = self.updated(left).enumerate().map(|(at, place)| {
+            let name = self.dialect.quote(self.columns[place].name);
+            format!("{name} = {}", value(at, &name))
+        });
+        assignments.collect()
     }
 
     /// Updates a row in the columns with these places. Binds them, then the id, then the version if there is one.
     pub(crate) fn update_columns(&self, places: &[usize], reads_back: bool) -> SqlStr {
         let names = places.iter().map(|place| self.columns[*place].name);
-        let names: Vec<_> = names.map(|name| self.dialect.quote(name)).collect();
-        sql(self.update_names(&names, &self.row_condition(names.len() + 1), reads_back))
+        let assignments = names.enumerate().map(|(at, name)| {
+            let (name, value) = (self.dialect.quote(name), self.dialect.placeholder(at + 1));
+            format!("{name} = {value}")
+        });
+        let condition = self.row_condition(places.len() + 1);
+        sql(self.update_to(assignments.collect(), &condition, reads_back))
     }
 
-    fn update_names(&self, plain: &[String], condition: &str, reads_back: bool) -> String {
-        let mut assignments: Vec<_> = plain
-            .iter()
-            .enumerate()
-            .map(|(at, name)| format!("{name} = {}", self.dialect.placeholder(at + 1)))
-            .collect();
+    fn update_to(&self, mut assignments: Vec<String>, condition: &str, reads_back: bool) -> String {
         assignments.extend(
             self.version()
                 .map(|version| format!("{version} = {version} + 1")),
@@ -309,35 +327,31 @@ impl<'a, DB: Backend> Text<'a, DB> {
     /// Returns the insert-or-update statement. MySQL's `ON DUPLICATE KEY UPDATE` would update the row that any unique
     /// key collides with, even one with another id, whose cache key would not be invalidated. So on MySQL an update is
     /// tried first, and this is the insert that follows.
-    fn upsert(&self, reads_back: bool) -> String {
+    pub(crate) fn upsert(&self, left: &[usize], reads_back: bool) -> SqlStr {
         let insert = self.insert(Role::is_saved, false);
         if self.dialect == Dialect::MySql {
-            return insert;
+            return sql(insert);
         }
-        insert + &self.on_conflict() + &self.returning(reads_back)
+        sql(insert + &self.on_conflict(left) + &self.returning(reads_back))
     }
 
     /// Returns the clause of an insert for an existing id: update that row if it has the given version and the given values
-    /// of the immutable columns, and no other row.
-    fn on_conflict(&self) -> String {
+    /// of the immutable columns, and no other row. The columns with the places `left` stay as they are.
+    fn on_conflict(&self, left: &[usize]) -> String {
+        if self.dialect == Dialect::MySql {
+            return self.on_duplicate();
+        }
         let ids = self.names(Role::is_id);
         let version = self.version();
-        let mut changed = self.names(|role| role == Role::Plain);
-        if changed.is_empty() && version.is_none() {
-            changed.clone_from(&ids);
-        }
-        if self.dialect == Dialect::MySql {
-            return self.on_duplicate(&changed);
-        }
-        let mut assignments: Vec<_> = changed
-            .iter()
-            .map(|name| format!("{name} = excluded.{name}"))
-            .collect();
+        let mut assignments = self.assignments(left, |_, name| format!("excluded.{name}"));
         assignments.extend(
             version
                 .iter()
                 .map(|version| format!("{version} = excluded.{version} + 1")),
         );
+        if assignments.is_empty() {
+            assignments.extend(ids.iter().map(|id| format!("{id} = excluded.{id}")));
+        }
         let mut text = format!(
             " ON CONFLICT ({}) DO UPDATE SET {}",
             ids.join(", "),
@@ -370,7 +384,7 @@ impl<'a, DB: Backend> Text<'a, DB> {
 
     /// As [`Text::on_conflict`] for MySQL, which selects the row that any unique key collides with, even one with
     /// another id. Such a row is not changed, and the caller must check whether its own row exists.
-    fn on_duplicate(&self, changed: &[String]) -> String {
+    fn on_duplicate(&self) -> String {
         let mut own = Vec::new();
         for column in self.columns.iter().filter(|column| column.role.is_id()) {
             let name = self.dialect.quote(column.name);
@@ -381,10 +395,12 @@ impl<'a, DB: Backend> Text<'a, DB> {
             }
         }
         let own = own.join(" AND ");
-        let assignments: Vec<_> = changed
-            .iter()
-            .map(|name| format!("{name} = IF({own}, VALUES({name}), {name})"))
-            .collect();
+        let given = |name: &str| format!("IF({own}, VALUES({name}), {name})");
+        let mut assignments = self.assignments(&[], |_, name| given(name));
+        if assignments.is_empty() {
+            let ids = self.names(Role::is_id);
+            assignments.extend(ids.iter().map(|id| format!("{id} = {}", given(id))));
+        }
         format!(" ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
     }
 
