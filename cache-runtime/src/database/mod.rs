@@ -60,7 +60,9 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
 }
 
 /// One write.
-pub(crate) enum Write<E: Entity> {
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Write<E: Entity> {
     Insert(E),
     Update(E),
     Save(E),

@@ -258,7 +258,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     where
         E: Entity<Writes = W>,
     {
-        W::Operation::from(async move { self.write_row(Write::Insert(entity.clone())).await })
+        W::Operation::from(async move { self.write_row::<W>(Write::Insert(entity.clone())).await })
     }
 
     /// Updates the row with the entity's id and returns it, with the columns that the database fills in. If the entity
@@ -280,7 +280,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     where
         E: Entity<Writes = W>,
     {
-        W::Operation::from(async move { self.write_row(Write::Update(entity.clone())).await })
+        W::Operation::from(async move { self.write_row::<W>(Write::Update(entity.clone())).await })
     }
 
     /// Inserts the row and returns it. If there is a row with the entity's id, updates it as [`Repository::update`]
@@ -301,7 +301,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     where
         E: Entity<Writes = W>,
     {
-        W::Operation::from(async move { self.write_row(Write::Save(entity.clone())).await })
+        W::Operation::from(async move { self.write_row::<W>(Write::Save(entity.clone())).await })
     }
 
     /// Changes the row with this id. No other write of the row comes between the row that `change` gets and the one that is
@@ -337,14 +337,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W>,
     {
         W::Operation::from(Id::Operation::from(async move {
-            let inner = &self.0;
-            if inner.queue.is_none() {
-                return inner.modify_row(&id.as_id(), change).await;
-            }
-            inner.bind_for_queue("modify").await?;
-            let written = inner.modify_queued(&id.as_id(), change).await;
-            inner.count(&written);
-            written
+            W::modify(self, &id.as_id(), change).await
         }))
     }
 
@@ -405,7 +398,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W, Deletes = D>,
     {
         W::Operation::from(D::Operation::from(Id::Operation::from(async move {
-            self.write(Write::Delete(id.as_id().into_owned())).await?;
+            W::write(self, Write::Delete(id.as_id().into_owned())).await?;
             Ok(())
         })))
     }
@@ -428,7 +421,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W>,
     {
         W::Operation::from(async move {
-            self.write(Write::DeleteRow(entity.clone())).await?;
+            W::write(self, Write::DeleteRow(entity.clone())).await?;
             Ok(())
         })
     }
@@ -642,21 +635,6 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         Ok(flushed.applied)
     }
 
-    /// Runs a write to its end. Returns the row as written, or `None` for a delete.
-    async fn write(&self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
-        let inner = Arc::clone(&self.0);
-        if inner.queue.is_some() {
-            inner.bind_for_queue(write.verb()).await?;
-            return inner.write_behind(write).await;
-        }
-        inner.bind_for_write().await?;
-        run_detached::<E, _>(write.verb(), async move {
-            let row = inner.write(&write).await?;
-            Ok(row.or_else(|| inner.row_of(write)))
-        })
-        .await
-    }
-
     async fn write_rows(&self, batch: Batch<E>) -> Result<Vec<Arc<E>>, Error> {
         match self.write_batch(batch).await? {
             Done::Rows(rows) => Ok(rows),
@@ -673,8 +651,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         run_detached::<E, _>(batch.verb(), async move { inner.write_batch(batch).await }).await
     }
 
-    async fn write_row(&self, write: Write<E>) -> Result<Arc<E>, Error> {
-        let row = self.write(write).await?;
+    async fn write_row<W: RowWrites>(&self, write: Write<E>) -> Result<Arc<E>, Error> {
+        let row = W::write(self, write).await?;
         Ok(row.expect("every write but a delete has a row"))
     }
 }
