@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -140,6 +140,22 @@ impl Deadline {
     /// Waits for a future until the deadline. Returns `None` if the deadline comes first.
     pub(crate) async fn bound<T>(self, future: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.0, future).await.ok()
+    }
+}
+
+/// Lets something happen once in a while, whoever asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<Option<Deadline>>);
+
+impl Pace {
+    /// Returns whether it is time. The next time is this much later.
+    pub(crate) fn is_due(&self, every: Duration) -> bool {
+        let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = next.is_none_or(Deadline::has_passed);
+        if is_due {
+            *next = Some(Deadline::after(every));
+        }
+        is_due
     }
 }
 

@@ -57,6 +57,7 @@ impl Answers {
         }
         drop(known);
         let mut hash = versioned(version);
+        hash.write(b"marked");
         hash.write(&codec::shape::<T>().to_le_bytes());
         let mut layouts = self.layouts.write().unwrap_or_else(PoisonError::into_inner);
         *layouts.entry(id).or_insert_with(|| hash.finish())

@@ -17,7 +17,7 @@ use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
     cache::{self, Cache},
-    clock::Deadline,
+    clock::Pace,
     database::{
         Database,
         backend::{Backend, Bound},
@@ -76,8 +76,10 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) groups: Groups,
     /// The time of that clock when this process last began a load, and the history of the store then.
     last_stamp: Mutex<Option<(u64, Stamp)>>,
-    /// When the store is asked again to forget writes of many rows whose time is over.
-    next_expiry: Mutex<Option<Deadline>>,
+    /// How often the store is asked to forget writes of many rows whose time is over.
+    pub(crate) expiries: Pace,
+    /// How often the store is asked to look for damage at a key that says that a write is in progress.
+    pub(crate) suspicions: Pace,
     /// Set when a row that is too large was logged.
     pub(crate) size_was_logged: OnceLock<()>,
 }
@@ -148,7 +150,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             queries: OnceLock::new(),
             groups: Groups::new(&cache, cache_namespace, &keys, &spec)?,
             last_stamp: Mutex::default(),
-            next_expiry: Mutex::default(),
+            expiries: Pace::default(),
+            suspicions: Pace::default(),
             keys,
             fingerprint: layout::<E, DB>(&database.columns, version),
             lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns, version),
@@ -232,13 +235,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the time of the clock of the tags when this process last began a load, and the history of the store then.
     pub(crate) fn last_stamp(&self) -> MutexGuard<'_, Option<(u64, Stamp)>> {
         self.last_stamp
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns when the store is asked again to forget writes of many rows whose time is over.
-    pub(crate) fn next_expiry(&self) -> MutexGuard<'_, Option<Deadline>> {
-        self.next_expiry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -330,6 +326,7 @@ fn lookup_layouts<E: Entity, DB: Backend>(
 ) -> Vec<u32> {
     let lookups = E::SPEC.lookups.iter().map(|lookup| {
         let mut hash = versioned(version);
+        hash.write(b"marked");
         hash.write(format!("{lookup:?}").as_bytes());
         hash.write(E::SPEC.table.as_bytes());
         for column in columns.iter().filter(|column| column.role.is_id()) {

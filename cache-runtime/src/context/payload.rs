@@ -38,12 +38,14 @@ pub(crate) enum RowSource {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Returns the row in a payload, if it can be decoded.
-    pub(crate) fn decode_payload(&self, payload: Payload) -> Option<Arc<E>> {
+    /// Returns the row in a payload, if it can be decoded and is the row of this key.
+    pub(crate) fn decode_row(&self, key: &Key, payload: Payload) -> Option<Arc<E>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let row = self.database.decode(self.codec, &bytes[header..]);
-                row.ok().map(Arc::new)
+                let row = self.database.decode(self.codec, &bytes[header..]).ok()?;
+                let is_own = self.key(&row.id()).is_ok_and(|own| own == *key);
+                let disables = self.cache.store.disables(Mechanism::OwnKey);
+                (is_own || disables).then(|| Arc::new(row))
             }
             Payload::Shared(row, _) => row.downcast().ok(),
         }
@@ -95,7 +97,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Returns the payload of the ids that a lookup found, if the codec reproduces them.
-    pub(crate) fn encode_ids(&self, ids: &Arc<IdList<E::Id>>) -> Option<Payload> {
+    pub(crate) fn encode_ids(&self, key: &Key, ids: &Arc<IdList<E::Id>>) -> Option<Payload> {
         let carried = self.database.carry_ids(self.codec, ids);
         let Carried { bytes, value } = carried
             .inspect_err(|mismatch| {
@@ -107,15 +109,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .ok()?;
         self.fits(&bytes).then(|| match self.cache.store.keeps() {
             Representation::Rows => Payload::Shared(Arc::new(value) as _, bytes.len()),
-            Representation::Bytes => Payload::Bytes(bytes, 0),
+            Representation::Bytes => Payload::Bytes(key.marked(&bytes), 0),
         })
     }
 
-    /// Returns the ids in a payload, if they can be decoded.
-    pub(crate) fn decode_ids(&self, payload: Payload) -> Option<Arc<IdList<E::Id>>> {
+    /// Returns the ids in a payload, if they can be decoded and were stored at this key.
+    pub(crate) fn decode_ids(&self, key: &Key, payload: Payload) -> Option<Arc<IdList<E::Id>>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let ids = self.codec.decode(&bytes[header..]);
+                let ids = self.codec.decode(key.unmarked(&bytes[header..])?);
                 ids.ok().map(Arc::new)
             }
             Payload::Shared(ids, _) => ids.downcast().ok(),

@@ -13,7 +13,7 @@
 
 use crate::protocol::{
     queue_position::{QUEUE_POSITION_LENGTH, QueuePosition},
-    state::{Identity, Lease, Meta, Pending, State, Unreadable, Writers},
+    state::{Identity, Lease, MAX_INTENTS, MAX_WAITERS, Meta, Pending, State, Unreadable, Writers},
     tags::Stamp,
     token::{ProcessId, TOKEN_LENGTH, Token},
 };
@@ -143,7 +143,9 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
     };
     match kind {
         kind::LOADING => {
-            let waiters = list::<PROCESS_LENGTH>(body)?.map(ProcessId).collect();
+            let waiters = list::<PROCESS_LENGTH>(body, MAX_WAITERS)?
+                .map(ProcessId)
+                .collect();
             Some(State::Loading(meta.lease, waiters))
         }
         kind::VALUE if flags & flag::POSITIONED != 0 => {
@@ -153,7 +155,9 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
         kind::VALUE => Some(State::Value(meta, body)),
         kind::NEGATIVE if body.is_empty() => Some(State::Negative(meta)),
         kind::WRITING => Some(State::Writing(Writers {
-            intents: list::<TOKEN_LENGTH>(body)?.map(Token).collect(),
+            intents: list::<TOKEN_LENGTH>(body, MAX_INTENTS)?
+                .map(Token)
+                .collect(),
             contended: flags & flag::CONTENDED != 0,
             saturated: flags & flag::SATURATED != 0,
         })),
@@ -210,8 +214,8 @@ fn array<const N: usize>(bytes: &[u8], start: usize) -> Option<[u8; N]> {
     bytes.get(start..start + N)?.try_into().ok()
 }
 
-/// Returns the body as a list of items of one length, or `None` if the last item is cut short.
-fn list<const N: usize>(body: &[u8]) -> Option<impl Iterator<Item = [u8; N]> + '_> {
+/// Returns the body as a list of items of one length, or `None` if the last item is cut short or there are too many.
+fn list<const N: usize>(body: &[u8], most: usize) -> Option<impl Iterator<Item = [u8; N]> + '_> {
     let (items, rest) = body.as_chunks::<N>();
-    rest.is_empty().then(|| items.iter().copied())
+    (rest.is_empty() && items.len() <= most).then(|| items.iter().copied())
 }

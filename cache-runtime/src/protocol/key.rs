@@ -48,6 +48,35 @@ impl Key {
         &self.0
     }
 
+    /// Returns whether it is the key of a row whose writes are queued: then it begins with the name of its partition.
+    #[must_use]
+    pub fn has_queue(&self) -> bool {
+        let Some(tag) = self.0.strip_prefix(b"{") else {
+            return false;
+        };
+        // Neither a namespace nor an id has a brace.
+        let end = tag.iter().position(|byte| *byte == b'}');
+        let number = end.and_then(|end| tag[..end].last_chunk::<4>());
+        matches!(number, Some([b':', b'p', high, low]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+    }
+
+    /// Returns bytes with a hash of this key before them. What does not say itself where it belongs is stored so: the ids that a
+    /// lookup has found, and answers.
+    pub(crate) fn marked(&self, bytes: &[u8]) -> Vec<u8> {
+        [&self.mark(), bytes].concat()
+    }
+
+    /// Returns the bytes behind the hash of this key, if they have it.
+    pub(crate) fn unmarked<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        bytes.strip_prefix(&self.mark())
+    }
+
+    fn mark(&self) -> [u8; 4] {
+        let mut hash = Fingerprint::default();
+        hash.write(self.as_bytes());
+        hash.finish().to_le_bytes()
+    }
+
     /// Makes a key of given bytes.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))

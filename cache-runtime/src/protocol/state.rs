@@ -31,6 +31,9 @@ pub const FOREVER: u64 = u64::MAX;
 /// expired.
 pub const MAX_INTENTS: usize = 1_024;
 
+/// The largest number of processes that one lease lists as waiting for its end. Others go on by themselves.
+pub const MAX_WAITERS: usize = 4_096;
+
 /// What one key of the store holds. An absent key is `None` wherever a state is optional.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State<P> {
@@ -233,6 +236,30 @@ impl<P> Lookup<P> {
     }
 }
 
+/// Returns a slot as the operations on its key see it. A state that cannot stand there was not written by larder, and is damage:
+/// a queued write at a key without a queue would never be flushed, and an entry that does not expire would keep its key from
+/// being cached for ever.
+#[must_use]
+pub fn sound<P>(slot: Slot<P>, has_queue: bool) -> Slot<P> {
+    let is_endless = slot.remaining_ms == FOREVER;
+    let is_sound = match &slot.state {
+        State::Pending(..) => has_queue,
+        // A queued write of a later format may have no time to live either.
+        State::Unreadable(Unreadable::LaterFormat { .. }) => has_queue || !is_endless,
+        State::Unreadable(Unreadable::Damaged) => true,
+        State::Loading(..) | State::Value(..) | State::Negative(_) | State::Writing(_) => {
+            !is_endless
+        }
+    };
+    match is_sound {
+        true => slot,
+        false => Slot {
+            state: State::Unreadable(Unreadable::Damaged),
+            ..slot
+        },
+    }
+}
+
 /// Returns what a reader with this identity may conclude from a state.
 pub fn lookup<P>(state: Option<&State<P>>, identity: Identity) -> Lookup<&P> {
     match state {
@@ -291,7 +318,7 @@ pub fn acquire_over<P>(
     }
 }
 
-/// A process asks to be woken when the present load ends. Returns whether there is a load to wait for.
+/// A process asks to be woken when the present load ends. Returns whether it will be. Drops a damaged entry.
 pub fn wait<P: Clone>(
     slot: Option<&Slot<P>>,
     identity: Identity,
@@ -305,6 +332,9 @@ pub fn wait<P: Clone>(
             if waiters.contains(&process) {
                 return Step::unchanged(true);
             }
+            if waiters.len() >= MAX_WAITERS {
+                return Step::unchanged(false);
+            }
             let mut waiters = waiters.clone();
             waiters.push(process);
             Step {
@@ -313,6 +343,10 @@ pub fn wait<P: Clone>(
                 wake: Vec::new(),
             }
         }
+        Some(Slot {
+            state: State::Unreadable(Unreadable::Damaged),
+            ..
+        }) => erase(slot, false),
         _ => Step::unchanged(false),
     }
 }
@@ -452,6 +486,14 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
             wake: Vec::new(),
         },
         _ => erase(slot, ()),
+    }
+}
+
+/// Drops an entry that is damaged, and no other.
+pub fn drop_damaged<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
+    match slot.map(|slot| &slot.state) {
+        Some(State::Unreadable(Unreadable::Damaged)) => erase(slot, ()),
+        _ => Step::unchanged(()),
     }
 }
 

@@ -29,8 +29,8 @@ pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static 
     /// Returns what an entry must have to be read now.
     fn identity(&self, context: &Context<E, DB>) -> Identity;
 
-    /// Returns the value in a payload, if it can be decoded.
-    fn decode(context: &Context<E, DB>, payload: Payload) -> Option<Arc<Self::Value>>;
+    /// Returns the value in a payload, if it can be decoded and belongs to this key.
+    fn decode(context: &Context<E, DB>, key: &Key, payload: Payload) -> Option<Arc<Self::Value>>;
 
     /// Returns the payload of a value, if it may be stored at this key.
     fn encode(context: &Context<E, DB>, key: &Key, value: &Arc<Self::Value>) -> Option<Payload>;
@@ -131,8 +131,8 @@ impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
         context.identity()
     }
 
-    fn decode(context: &Context<E, DB>, payload: Payload) -> Option<Arc<E>> {
-        context.decode_payload(payload)
+    fn decode(context: &Context<E, DB>, key: &Key, payload: Payload) -> Option<Arc<E>> {
+        context.decode_row(key, payload)
     }
 
     fn encode(context: &Context<E, DB>, key: &Key, row: &Arc<E>) -> Option<Payload> {

@@ -76,12 +76,12 @@ impl<E: Entity, DB: Backend> Content<E, DB> for LookupOf {
         }
     }
 
-    fn decode(context: &Context<E, DB>, payload: Payload) -> Option<Arc<Self::Value>> {
-        context.decode_ids(payload)
+    fn decode(context: &Context<E, DB>, key: &Key, payload: Payload) -> Option<Arc<Self::Value>> {
+        context.decode_ids(key, payload)
     }
 
-    fn encode(context: &Context<E, DB>, _key: &Key, ids: &Arc<Self::Value>) -> Option<Payload> {
-        context.encode_ids(ids)
+    fn encode(context: &Context<E, DB>, key: &Key, ids: &Arc<Self::Value>) -> Option<Payload> {
+        context.encode_ids(key, ids)
     }
 
     async fn settle(_context: &Context<E, DB>, _key: &Key) -> Result<LookedUp<Self::Value>, Error> {

@@ -53,6 +53,9 @@ use crate::{
 /// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
 const MAX_SHARED_LOADS: u32 = 4;
 
+/// How often the store looks for damage at a key that says that a write is in progress.
+const SUSPECT_EVERY: Duration = Duration::from_secs(1);
+
 /// The next step for a key that could not be served.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
@@ -491,7 +494,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.blocks(key) => {
                 LookedUp::Unserved(Next::Bypass)
             }
-            Found::Value(meta, payload) => match C::decode(self, payload) {
+            Found::Value(meta, payload) => match C::decode(self, key, payload) {
                 Some(row) if self.has_ended(C::ends_at(&row)) => LookedUp::Unserved(Next::Repair),
                 Some(row) => LookedUp::Served(self.cached(Some(row), meta)),
                 None => {
@@ -517,9 +520,25 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 })
             }
             Found::Loading => LookedUp::Unserved(Next::Wait),
-            Found::Writing => LookedUp::Unserved(Next::Bypass),
+            Found::Writing => {
+                self.suspect(key);
+                LookedUp::Unserved(Next::Bypass)
+            }
             Found::StalePending => LookedUp::Unserved(Next::Settle),
         }
+    }
+
+    /// A write is in progress at a key, or something that never ends and was not written by larder. The store looks, once in a
+    /// while.
+    fn suspect(&self, key: &Key) {
+        if !self.suspicions.is_due(SUSPECT_EVERY) {
+            return;
+        }
+        let (cache, key) = (Arc::clone(&self.cache), key.clone());
+        detached::spawn(async move {
+            // Without it, a later reader asks again.
+            let _done = cache.store.drop_damaged(&key).await;
+        });
     }
 
     pub(crate) fn cached<V>(&self, row: Option<Arc<V>>, meta: Meta) -> Outcome<V> {

@@ -79,10 +79,10 @@ impl<T: Answers, DB: Backend> Content<NoRow, DB> for QueryOf<T, DB> {
         }
     }
 
-    fn decode(context: &Context<NoRow, DB>, payload: Payload) -> Option<Arc<Answer>> {
+    fn decode(context: &Context<NoRow, DB>, key: &Key, payload: Payload) -> Option<Arc<Answer>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let decoded = context.codec.decode(&bytes[header..]);
+                let decoded = context.codec.decode(key.unmarked(&bytes[header..])?);
                 let (tags, value): (Vec<u64>, T) = decoded.ok()?;
                 Some(Arc::new(answer(tags.into_iter().map(Tag), value)))
             }
@@ -154,7 +154,7 @@ impl<DB: Backend> Context<NoRow, DB> {
                             let copy = self::answer(back.into_iter().map(Tag), copy);
                             Payload::Shared(Arc::new(copy) as _, bytes.len())
                         }
-                        Representation::Bytes => Payload::Bytes(bytes, 0),
+                        Representation::Bytes => Payload::Bytes(key.marked(&bytes), 0),
                     });
                 }
                 "it comes back as another value".to_owned()

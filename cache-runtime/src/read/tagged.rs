@@ -19,7 +19,6 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    clock::Deadline,
     context::Context,
     database::{backend::Backend, entity::Entity},
     detached,
@@ -137,7 +136,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let reading = self.judged(reading.clone()?, meta);
         if let Some(reading) = reading.as_ref().filter(|reading| !reading.open.is_empty()) {
             let value = match &found {
-                Found::Value(_, payload) => C::decode(self, payload.clone()),
+                Found::Value(_, payload) => C::decode(self, key, payload.clone()),
                 _ => None,
             };
             if self.is_open::<C>(value.as_deref(), reading) {
@@ -166,7 +165,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             return Ok(Verdict::Outdated);
         };
         let value = match found {
-            Found::Value(_, payload) => match C::decode(self, payload.clone()) {
+            Found::Value(_, payload) => match C::decode(self, key, payload.clone()) {
                 // Reported by whoever decodes it next.
                 None => return Ok(Verdict::Current),
                 value => value,
@@ -236,7 +235,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let own = self.tags_of::<C>(value);
         let is_open = reading.is_open(own.as_ref().map(Tags::as_slice));
-        if is_open && self.expiry_is_due() {
+        if is_open && self.expiries.is_due(EXPIRE_EVERY) {
             let (cache, clock) = (Arc::clone(&self.cache), self.groups.clock.clone());
             let expire = async move {
                 if let Some(clock) = clock {
@@ -247,16 +246,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             detached::spawn(expire);
         }
         is_open
-    }
-
-    /// Returns whether the store should be asked again to forget open writes.
-    fn expiry_is_due(&self) -> bool {
-        let mut next = self.next_expiry();
-        let is_due = next.is_none_or(Deadline::has_passed);
-        if is_due {
-            *next = Some(Deadline::after(EXPIRE_EVERY));
-        }
-        is_due
     }
 
     /// Returns the clock when a load begins, under a lease of this history of the store.

@@ -128,6 +128,8 @@ pub enum Mechanism {
     RowEnd,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
+    /// The comparison of the id of a cached row with its key.
+    OwnKey,
     /// The emptying of fields whose columns are `omit`. A repository asks once, when it is created.
     Omit,
 }

@@ -504,6 +504,10 @@ impl Store for FaultyStore {
         self.store.invalidate(key).await
     }
 
+    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
+        self.store.drop_damaged(key).await
+    }
+
     async fn bind(
         &self,
         claim: &Claim<'_>,

@@ -315,6 +315,9 @@ pub trait Store: Send + Sync + 'static {
     /// Drops the entry of a key.
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Drops what cannot stand at a key, and nothing else (`state::sound`).
+    fn drop_damaged(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Binds a namespace to a database and an entity to a table, or returns their binding. With a partition whose queue has
     /// a journal, it binds that journal: nothing else of an in-process store survives the process.
     fn bind(
@@ -426,6 +429,10 @@ impl Store for RealStore {
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         dispatch!(self, store => store.invalidate(key).await)
+    }
+
+    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
+        dispatch!(self, store => store.drop_damaged(key).await)
     }
 
     async fn bind(

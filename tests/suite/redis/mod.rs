@@ -3,6 +3,7 @@
 pub(crate) mod acl;
 pub(crate) mod breaker;
 pub(crate) mod clock;
+pub(crate) mod damage;
 pub(crate) mod deleted_keys;
 pub(crate) mod failover;
 pub(crate) mod large;

@@ -80,6 +80,9 @@ enum Operation {
         by_ms: u64,
     },
     Evict,
+    /// The entry loses its time to live.
+    Persist,
+    DropDamaged,
     Damage {
         unreadable: Unreadable,
     },
@@ -128,6 +131,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..4_u64, 0..2_u8).prop_map(|(lease, identity)| Operation::AcquireQueued { lease, identity }),
         2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
         1 => Just(Operation::Evict),
+        1 => Just(Operation::Persist),
+        1 => Just(Operation::DropDamaged),
         2 => prop_oneof![
             Just(Unreadable::Damaged),
             Just(Unreadable::LaterFormat { writing: false }),
@@ -248,7 +253,7 @@ impl Bench {
         Self {
             redis: client.get_connection().expect("the test server answers"),
             news,
-            key: unique("scripts"),
+            key: format!("{{{}:p00}}:1", unique("scripts")),
             model: None,
             queued: None,
             puts: 0,
@@ -402,7 +407,7 @@ impl Bench {
                 prefix.as_bytes(),
             ],
         );
-        let slot = self.model.clone();
+        let slot = self.sound();
         let state = slot.as_ref().map(|slot| &slot.state);
         let is_free = matches!(
             state::lookup(state, identity(number)),
@@ -468,8 +473,14 @@ impl Bench {
         Value::BulkString(self.bytes().unwrap_or_else(|| absent.to_vec()))
     }
 
-    fn run(&mut self, operation: &Operation) {
+    /// Returns the model as most scripts see it.
+    fn sound(&self) -> Model {
         let slot = self.model.clone();
+        slot.map(|slot| state::sound(slot, true))
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        let slot = self.sound();
         let slot = slot.as_ref();
         let wake = match operation {
             Operation::SetIfAbsent {
@@ -532,7 +543,9 @@ impl Bench {
                     ],
                 );
                 let kept = self.kept;
-                let (done, wake) = self.model_step(state::restamp(slot, token, *stamp));
+                // It looks at the beginning of the entry only.
+                let slot = self.model.clone();
+                let (done, wake) = self.model_step(state::restamp(slot.as_ref(), token, *stamp));
                 self.kept = kept;
                 assert_eq!(reply, Value::Int(i64::from(done)));
                 wake
@@ -546,6 +559,11 @@ impl Bench {
                 let there = self.there(b"");
                 let (waiting, wake) =
                     self.model_step(state::wait(slot, identity(*own), process(*number)));
+                let there = match slot.map(|slot| &slot.state) {
+                    // It was dropped.
+                    Some(State::Unreadable(Unreadable::Damaged)) => Value::BulkString(Vec::new()),
+                    _ => there,
+                };
                 assert_eq!(reply, if waiting { Value::Nil } else { there });
                 wake
             }
@@ -602,6 +620,10 @@ impl Bench {
                 self.script("invalidate", &[]);
                 self.model_step(state::invalidate(slot)).1
             }
+            Operation::DropDamaged => {
+                self.script("drop_damaged", &[]);
+                self.model_step(state::drop_damaged(slot)).1
+            }
             Operation::Put { writes, identity } => self.put(writes, *identity),
             Operation::Settle { back, keep_ms } => {
                 self.settle(*back, *keep_ms);
@@ -627,6 +649,13 @@ impl Bench {
             Operation::Evict => {
                 let _: () = self.redis.del(&self.key).expect("the command runs");
                 self.model = None;
+                Vec::new()
+            }
+            Operation::Persist => {
+                let _: bool = self.redis.persist(&self.key).expect("the command runs");
+                if let Some(slot) = &mut self.model {
+                    slot.remaining_ms = FOREVER;
+                }
                 Vec::new()
             }
             Operation::Damage { unreadable } => {
@@ -691,7 +720,7 @@ impl Bench {
                 state::MAX_INTENTS.to_string().as_bytes(),
             ],
         );
-        let slot = self.model.clone();
+        let slot = self.sound();
         self.model_step(state::begin(slot.as_ref(), Token::numbered(intent), ttl_ms))
             .1
     }

@@ -490,6 +490,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
+        self.step(key, state::drop_damaged);
+        Ok(())
+    }
+
     async fn bind(
         &self,
         claim: &Claim<'_>,

@@ -38,7 +38,7 @@ use crate::{
         key::Key,
         partition_keys::PartitionKeys,
         size::AROUND_A_ROW,
-        state::{self, Identity, Lease, MAX_INTENTS, State, Writers},
+        state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, Writers},
         token::{ProcessId, Token},
     },
     store::{
@@ -50,7 +50,7 @@ use crate::{
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,
             scripts::SCRIPTS,
-            send::calling,
+            send::{calling, extract_entry},
             tagged_gets::TaggedGets,
         },
         wake::Wakeups,
@@ -135,7 +135,7 @@ impl RedisStore {
         if matches!(&first, Value::BulkString(bytes) if bytes.is_empty()) {
             return Ok(Found::Absent);
         }
-        found(self.whole("get", link, key, first).await?, identity)
+        found(key, self.whole("get", link, key, first).await?, identity)
     }
 
     /// Returns what a read of several keys found.
@@ -207,7 +207,7 @@ fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
+fn found(key: &Key, reply: Value, identity: Identity) -> Result<Found, StoreError> {
     let bytes = match reply {
         Value::Nil => return Ok(Found::Absent),
         Value::BulkString(bytes) => bytes,
@@ -217,18 +217,22 @@ fn found(reply: Value, identity: Identity) -> Result<Found, StoreError> {
             )));
         }
     };
-    let state = entry::decode(&bytes);
+    let state = match entry::decode(&bytes) {
+        // `state::sound`, as far as the bytes tell.
+        State::Pending(..) if !key.has_queue() => State::Unreadable(Unreadable::Damaged),
+        state => state,
+    };
     // The bytes before the row differ in length: a queue position may come first.
     let start = state::lookup(Some(&state), identity).map(|row| bytes.len() - row.len());
     Ok(start.map(|start| Payload::Bytes(bytes, start)))
 }
 
 /// Returns what the script has found at the key instead, or `None` if it granted the request.
-fn instead(reply: Value, identity: Identity) -> Result<Option<Found>, StoreError> {
+fn instead(key: &Key, reply: Value, identity: Identity) -> Result<Option<Found>, StoreError> {
     match reply {
         Value::Nil => Ok(None),
         Value::BulkString(bytes) if bytes.is_empty() => Ok(Some(Found::Absent)),
-        other => found(other, identity).map(Some),
+        other => found(key, other, identity).map(Some),
     }
 }
 
@@ -331,7 +335,7 @@ impl Store for RedisStore {
         let command = read_beginning(key);
         // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
         let answer = link.connection.send_packed_command(&command).await;
-        let answer = answer.and_then(Value::extract_error);
+        let answer = answer.and_then(extract_entry);
         let first = self.connector.check_reply(&link, "get", answer)?;
         self.found_from(link, key, first, identity).await
     }
@@ -381,10 +385,10 @@ impl Store for RedisStore {
                 Ok(reply) if calls_script(wanted) => self
                     .whole("acquire", link.clone(), wanted.key, reply)
                     .await
-                    .and_then(|entry| instead(entry, identity)),
+                    .and_then(|entry| instead(wanted.key, entry, identity)),
                 // This reply is whole, and an empty one is a damaged entry.
                 Ok(Value::Nil) => Ok(None),
-                Ok(entry) => found(entry, identity).map(Some),
+                Ok(entry) => found(wanted.key, entry, identity).map(Some),
             });
         }
         answers
@@ -402,7 +406,8 @@ impl Store for RedisStore {
             .arg(&ProcessId::current().0);
         let link = self.connector.link()?;
         let reply = self.run_script("wait", link.clone(), &invocation).await?;
-        instead(self.whole("wait", link, key, reply).await?, identity)
+        let entry = self.whole("wait", link, key, reply).await?;
+        instead(key, entry, identity)
     }
 
     async fn fill_many(
@@ -514,6 +519,14 @@ impl Store for RedisStore {
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
         let mut invocation = SCRIPTS.invalidate.prepare_invoke();
+        invocation.key(key.as_bytes());
+        self.run_script("invalidate", self.connector.link()?, &invocation)
+            .await?;
+        Ok(())
+    }
+
+    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
+        let mut invocation = SCRIPTS.drop_damaged.prepare_invoke();
         invocation.key(key.as_bytes());
         self.run_script("invalidate", self.connector.link()?, &invocation)
             .await?;

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use redis::{RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
+use redis::{RedisError, RedisResult, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use crate::{
     error::StoreError,
@@ -142,11 +142,24 @@ pub(super) async fn run_all(
             Ok(Ok(answers)) => replies.extend(
                 answers
                     .into_iter()
-                    .map(|answer| connector.check_reply(&link, operation, answer.extract_error())),
+                    .map(|answer| connector.check_reply(&link, operation, extract_entry(answer))),
             ),
         }
     }
     replies
+}
+
+/// What a read gets from a key of another type than a string. It is no entry, and so a damaged one.
+const OTHER_TYPE: &[u8] = b"\0";
+
+/// Returns the error in a reply, unless it says that the key of an entry has another type: that is damage at the key.
+pub(super) fn extract_entry(reply: Value) -> RedisResult<Value> {
+    match reply.extract_error() {
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            Ok(Value::BulkString(OTHER_TYPE.to_vec()))
+        }
+        reply => reply,
+    }
 }
 
 /// Returns the call of a script on keys, without its other arguments.

@@ -2,8 +2,7 @@
 -- lease TTL in ms, the prefix of the names of logs. Answers nil if the lease was granted, 0 if no row may be stored now,
 -- else the beginning of the entry at the key.
 local key, pending_index, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
-local raw = redis.call('GET', key)
-local k = kind(raw)
+local raw, k = look(key)
 local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
 if known then return beginning(raw) end
 local position = redis.call('HGET', pending_index, key)

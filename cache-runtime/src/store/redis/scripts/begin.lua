@@ -1,8 +1,7 @@
 -- state::begin. KEYS[1]; ARGV: intent, an empty Writing entry, intent TTL in ms, the largest number of listed intents.
 -- Must succeed when memory is full. Otherwise a write would have to fail or leave an old row at the key.
 local key, mine, empty, ttl, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local raw = redis.call('GET', key)
-local k = kind(raw)
+local raw, k = look(key)
 -- Newer writers keep readers off the key already, and their intents must not be lost. A queued write must not be lost
 -- either.
 if k == -3 or k == PENDING then return 0 end

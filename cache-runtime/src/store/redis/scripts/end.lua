@@ -1,8 +1,7 @@
 -- state::end. KEYS[1]; ARGV: intent, the cache update ('' for none), its TTL in ms. Answers 1 if the cache update was
 -- stored.
 local key, mine, entry, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local raw = redis.call('GET', key)
-local k = kind(raw)
+local raw, k = look(key)
 if k == -3 or k == PENDING then return 0 end
 if k ~= WRITING then
   -- The intent was lost, so another process may have filled the key with the row from before the commit.

@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     pub(super) settle: Script,
     pub(super) restamp: Script,
     pub(super) change_clock: Script,
+    pub(super) drop_damaged: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
@@ -51,6 +52,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         settle: script("settle"),
         restamp: script("restamp"),
         change_clock: script("change_clock"),
+        drop_damaged: script("drop_damaged"),
     }
 });
 
@@ -73,6 +75,7 @@ pub fn script_text(name: &str) -> Option<String> {
         "settle" => (" flags=allow-oom", include_str!("settle.lua")),
         "restamp" => ("", include_str!("restamp.lua")),
         "change_clock" => (" flags=allow-oom", include_str!("change_clock.lua")),
+        "drop_damaged" => (" flags=allow-oom", include_str!("drop_damaged.lua")),
         _ => return None,
     };
     let prelude = include_str!("prelude.lua");

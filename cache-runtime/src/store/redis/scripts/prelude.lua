@@ -6,6 +6,7 @@ local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
 local CONTENDED, SATURATED, DELETION, POSITIONED, STAMPED = 1, 2, 4, 8, 16
 local LARGE_ENTRY = 131072
+local MOST_WAITERS, MOST_INTENTS = 4096, 1024
 local TOKEN, PROCESS, POSITION, STAMP = 16, 8, 24, 16
 
 -- Returns the state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format
@@ -17,8 +18,8 @@ local function kind(raw)
   if format > FORMAT then return number == WRITING and -3 or -2 end
   if #raw < HEADER then return -1 end
   local body = #raw - HEADER
-  if number == LOADING and body % PROCESS == 0 then return number end
-  if number == WRITING and body % TOKEN == 0 then return number end
+  if number == LOADING and body % PROCESS == 0 and body <= MOST_WAITERS * PROCESS then return number end
+  if number == WRITING and body % TOKEN == 0 and body <= MOST_INTENTS * TOKEN then return number end
   if number == PENDING and body >= POSITION then return number end
   -- An entry without the bit has no stamp. An entry with the bit must be long enough for one.
   if bits % (2 * STAMPED) >= STAMPED then body = body - STAMP end
@@ -35,6 +36,27 @@ local function identity(raw)
 end
 
 local function token(raw) return string.sub(raw, 29, 44) end
+
+-- Returns the entry at a key, and its state number. What cannot stand there is damage, as in state::sound: a queued write at a
+-- key without a queue, and an entry that would never expire; nobody waits for it. Another type than a string is removed.
+local function look(key)
+  local raw = redis.pcall('GET', key)
+  if type(raw) == 'table' then
+    if string.sub(raw.err, 1, 9) ~= 'WRONGTYPE' then return redis.call('GET', key), -1 end
+    redis.call('DEL', key)
+    raw = false
+  end
+  local k = kind(raw)
+  if k == 0 or k == -1 then return raw, k end
+  local has_queue = string.find(key, '^{[^}]*:p%x%x}')
+  if k == PENDING then
+    if not has_queue then return '', -1 end
+  -- A queued write of a later format may have no time to live either.
+  elseif (k > 0 or not has_queue) and redis.call('PTTL', key) == -1 then
+    return '', -1
+  end
+  return raw, k
+end
 
 -- Tells the processes that wait for a lease that it has ended. An error of PUBLISH must not undo the step: the waiters go on
 -- by themselves when their `wait` ends.
