@@ -46,6 +46,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         let pool = &self.context.database.pool;
         let last = from.map_or(0, |from| from.epoch);
         let to = offsets::register(pool, &self.queue.name, self.number(), last).await?;
+        partition.given(to);
         let begun = self
             .context
             .cache

@@ -116,6 +116,33 @@ pub async fn position_of<DB: Backend>(
         .map_err(|error| tables::describe::<DB>("load the position of", &place.what(), error))
 }
 
+/// How many epochs the database can have given and forgotten: each is a start of the store, or of larder.
+const MAX_FORGOTTEN: u64 = 1 << 20;
+
+/// Returns an epoch that the store names, or zero if the database, which knows this one, cannot have given it.
+pub(crate) fn plausible(known: u64, named: u64) -> u64 {
+    match named.saturating_sub(known) > MAX_FORGOTTEN {
+        true => 0,
+        false => named,
+    }
+}
+
+/// Returns whether the database can have given this epoch, though it may not know it any more.
+pub(crate) async fn may_have_given<DB: Backend>(
+    pool: &Pool<DB>,
+    place: &QueueIncarnation,
+) -> Result<bool, Error> {
+    let known = async {
+        let (queue, partition) = (&*place.queue, place.partition);
+        last_epoch(pool, queue, partition).await
+    };
+    let known = known
+        .await
+        .map_err(|error| tables::describe::<DB>("look for", &place.what(), error))?;
+    let epoch = place.incarnation.epoch;
+    Ok(plausible(known, epoch) == epoch)
+}
+
 /// Gives a partition its next incarnation, with an epoch after `last`, which is the last one that the store knows.
 pub async fn register<DB: Backend>(
     pool: &Pool<DB>,
@@ -152,15 +179,10 @@ async fn claim<DB: Backend>(
     partition: u16,
     last: u64,
 ) -> Result<Option<Incarnation>, sqlx::Error> {
+    let known = last_epoch(pool, queue, partition).await?;
     let partition = Value::Integer(partition.into());
-    let text = "SELECT COALESCE(MAX(epoch), 0) FROM (\
-                SELECT epoch FROM larder_offsets WHERE queue = ? AND partition_no = ? UNION ALL \
-                SELECT epoch FROM larder_dead_letters WHERE queue = ? AND partition_no = ?) AS known";
-    let place = [Value::Text(queue), partition, Value::Text(queue), partition];
-    let rows = tables::fetch(pool, text, &place).await?;
-    let known = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let incarnation = Incarnation {
-        epoch: number::<DB>(known, 0)?.max(last) + 1,
+        epoch: known.max(plausible(known, last)).saturating_add(1),
         nonce: token::random(),
     };
     let text = "INSERT INTO larder_offsets (queue, partition_no, epoch, nonce, position, closed, lost, lost_counted_to) \
@@ -179,6 +201,22 @@ async fn claim<DB: Backend>(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns the last epoch of a partition that the database knows; zero if it knows none.
+async fn last_epoch<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    partition: u16,
+) -> Result<u64, sqlx::Error> {
+    let partition = Value::Integer(partition.into());
+    let text = "SELECT COALESCE(MAX(epoch), 0) FROM (\
+                SELECT epoch FROM larder_offsets WHERE queue = ? AND partition_no = ? UNION ALL \
+                SELECT epoch FROM larder_dead_letters WHERE queue = ? AND partition_no = ?) AS known";
+    let place = [Value::Text(queue), partition, Value::Text(queue), partition];
+    let rows = tables::fetch(pool, text, &place).await?;
+    let known = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    number::<DB>(known, 0)
 }
 
 /// Closes an incarnation that stands at a position. Whether it was open and stood there.

@@ -253,6 +253,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let answer = self.cache.store.put(&state.keys, key, put).await;
             match answer.map_err(|error| self.unacknowledged(verb, error))? {
                 PutAnswer::Queued(position) => {
+                    if !state.may_be_given(position.incarnation) {
+                        // Nothing would flush it. It is queued again, and the row is the same.
+                        let from = Some(position.incarnation);
+                        Box::pin(partition.start_incarnation(from, history, incarnations_started))
+                            .await?;
+                        continue;
+                    }
                     state.acknowledged(position);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {

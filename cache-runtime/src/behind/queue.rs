@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    behind::offsets::OpenIncarnation,
+    behind::offsets::{OpenIncarnation, plausible},
     policy::QueuePolicy,
     protocol::{
         key::Key,
@@ -52,6 +52,8 @@ pub(crate) struct Partition {
     /// How often one was begun.
     pub(crate) incarnations_started: AtomicU64,
     noted: Mutex<Noted>,
+    /// The last epoch that the database is known to have given; zero if it was not asked.
+    last_epoch: AtomicU64,
 }
 
 /// How far a partition was flushed, as far as this process knows. It outlives a flush that is broken off.
@@ -163,6 +165,7 @@ impl Partition {
             starting: tokio::sync::Mutex::default(),
             incarnations_started: AtomicU64::new(0),
             noted: Mutex::default(),
+            last_epoch: AtomicU64::new(0),
         }
     }
 
@@ -182,6 +185,18 @@ impl Partition {
                 noted.former.extend(former);
             }
         }
+    }
+
+    /// Records an epoch that the database has given.
+    pub(crate) fn given(&self, incarnation: Incarnation) {
+        self.last_epoch
+            .fetch_max(incarnation.epoch, Ordering::Relaxed);
+    }
+
+    /// Returns whether the database can have given an incarnation, as far as this process knows.
+    pub(crate) fn may_be_given(&self, incarnation: Incarnation) -> bool {
+        let known = self.last_epoch.load(Ordering::Relaxed);
+        known == 0 || plausible(known, incarnation.epoch) == incarnation.epoch
     }
 
     /// The latest acknowledged writes of incarnations that are not written to any more.
@@ -249,6 +264,7 @@ mod tests {
                 pending,
                 payload: Payload::Bytes(Vec::new(), 0),
                 at_ms: 0,
+                refused: None,
             }
         };
         Fetched {

@@ -57,6 +57,11 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         &self,
         incarnation: Incarnation,
     ) -> Result<Option<Error>, Error> {
+        let pool = &self.context.database.pool;
+        if !offsets::may_have_given(pool, &self.place(incarnation)).await? {
+            // Larder has not written to it.
+            return Ok(None);
+        }
         let fetch = Fetch::read(incarnation, 0, 1);
         let fetched = self.fetch(fetch).await?;
         let is_current = fetched.current == Some(incarnation);

@@ -43,12 +43,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         match payload {
             Payload::Bytes(bytes, header) => {
                 let row = self.database.decode(self.codec, &bytes[header..]).ok()?;
-                let is_own = self.key(&row.id()).is_ok_and(|own| own == *key);
+                let is_own = self.is_at(key, &row.id());
                 let disables = self.cache.store.disables(Mechanism::OwnKey);
                 (is_own || disables).then(|| Arc::new(row))
             }
             Payload::Shared(row, _) => row.downcast().ok(),
         }
+    }
+
+    /// Returns whether a key is that of an id.
+    pub(crate) fn is_at(&self, key: &Key, id: &E::Id) -> bool {
+        self.key(id).is_ok_and(|own| own == *key)
     }
 
     /// Returns the payload of a row of the database, if the codec reproduces it.

@@ -14,6 +14,11 @@ pub const INCARNATION_LENGTH: usize = 16;
 /// The length of a queue position in an entry, in bytes.
 pub const QUEUE_POSITION_LENGTH: usize = INCARNATION_LENGTH + 8;
 
+/// The largest number and epoch that larder gives: Lua, which counts in the store, is exact up to here.
+pub const MAX_NUMBER: u64 = 1 << 53;
+/// The largest gap between the numbers of two writes that follow each other. A store loses no more than a queue has room for.
+pub const MAX_GAP: u64 = 1 << 32;
+
 /// One life of a partition's log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Incarnation {

@@ -153,6 +153,8 @@ pub struct Logged {
     pub payload: Payload,
     /// When it was put, in milliseconds since 1970 by the store's clock.
     pub at_ms: u64,
+    /// Why larder cannot have written it. Then its number is that of its place in the log, and the rest means nothing.
+    pub refused: Option<&'static str>,
 }
 
 /// A write that was flushed, or will never be.

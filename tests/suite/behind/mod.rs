@@ -9,6 +9,7 @@ pub(crate) mod durability;
 pub(crate) mod flush_transaction;
 pub(crate) mod flushed_rows;
 pub(crate) mod flushers;
+pub(crate) mod forged;
 pub(crate) mod incarnations;
 pub(crate) mod journal_queue;
 pub(crate) mod offsets;

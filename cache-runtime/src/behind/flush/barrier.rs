@@ -60,6 +60,11 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         if is_decided(known, target.number) {
             return Ok(());
         }
+        let pool = &self.context.database.pool;
+        if known.is_none() && !offsets::may_have_given(pool, &place).await? {
+            // It was not the place of a write of larder.
+            return Ok(());
+        }
         Err(Error::new(
             ErrorKind::CacheUnavailable,
             format!(

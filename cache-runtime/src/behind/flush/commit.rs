@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::settle::Unjudged;
+use super::{log_view::is_jump, settle::Unjudged};
 use crate::{
     behind::{
         Batch,
@@ -72,12 +72,24 @@ impl LogBatch {
     }
 
     /// Returns how many numbers of the batch have no write, because the store has lost it. Numbers that were counted before are
-    /// not counted again.
+    /// not counted again, and none before one that cannot follow: larder has not written that.
     fn lost(&self) -> u64 {
-        let from = self.lost_counted_to.unwrap_or(0).max(self.at.position);
-        let numbers = self.fetched.writes.iter().map(number_of);
-        let found = numbers.filter(|number| *number > from).count() as u64;
-        self.fetched.end().saturating_sub(from) - found
+        let mut at = self.lost_counted_to.unwrap_or(0).max(self.at.position);
+        let mut lost = 0_u64;
+        let mut reach = |number: u64, is_written: bool| {
+            if number <= at {
+                return;
+            }
+            if !is_jump(at, number) {
+                lost += number - at - u64::from(is_written);
+            }
+            at = number;
+        };
+        for write in &self.fetched.writes {
+            reach(number_of(write), true);
+        }
+        reach(self.fetched.end(), false);
+        lost
     }
 
     /// Returns the numbers of the writes that have another layout of the struct or another codec. The rows that their programs

@@ -11,15 +11,23 @@ use crate::{
     store::{Payload, queue::Logged},
 };
 
+/// How much of what larder has not written a dead letter keeps, in bytes.
+const KEPT: usize = 64 << 10;
+
 impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Decodes the row of a write that was prefetched. If it cannot be decoded, that is seen when the write is applied.
     pub(super) fn decode(&self, write: &mut Logged) {
         let Pending {
             is_deletion, meta, ..
         } = write.pending;
-        if !is_deletion && let Payload::Bytes(..) = write.payload {
+        if write.refused.is_none()
+            && !is_deletion
+            && let Payload::Bytes(..) = write.payload
+        {
             let image = self.image(is_deletion, meta.lease.identity, &write.payload);
-            if let Image::Row(row) = image {
+            if let Image::Row(row) = image
+                && self.is_at(&write.key, &row.id())
+            {
                 let size = write.payload.size();
                 write.payload = Payload::Shared(row, size);
             }
@@ -32,12 +40,30 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             key,
             pending,
             payload,
+            refused,
             ..
         } = write;
+        let identity = pending.meta.lease.identity;
+        let refused = match refused {
+            Some(why) => Err(why),
+            None => Ok(self.image(pending.is_deletion, identity, &payload)),
+        };
+        let own = refused.and_then(|image| {
+            let is_own = match &image {
+                Image::Row(row) => self.is_at(&key, &row.id()),
+                Image::Deletion(id) => self.is_at(&key, id),
+                Image::Unreadable { .. } => true,
+            };
+            match is_own {
+                true => Ok(image),
+                false => Err("its row has another key"),
+            }
+        });
         Queued {
             number: pending.position.number,
+            image: own
+                .unwrap_or_else(|why| not_written(pending.is_deletion, identity, &payload, why)),
             key,
-            image: self.image(pending.is_deletion, pending.meta.lease.identity, &payload),
         }
     }
 
@@ -80,5 +106,25 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             payload: bytes.to_vec(),
             reason,
         })
+    }
+}
+
+/// Returns what becomes a dead letter because larder cannot have written it.
+fn not_written<E: Entity>(
+    is_deletion: bool,
+    identity: Identity,
+    payload: &Payload,
+    why: &str,
+) -> Image<E> {
+    let bytes = match payload {
+        Payload::Shared(..) => &[],
+        Payload::Bytes(bytes, header) => &bytes[*header..],
+    };
+    Image::Unreadable {
+        is_deletion,
+        codec: identity.codec,
+        layout: identity.fingerprint,
+        payload: bytes[..bytes.len().min(KEPT)].to_vec(),
+        reason: format!("not written by larder: {why}"),
     }
 }

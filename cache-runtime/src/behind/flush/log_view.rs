@@ -3,7 +3,9 @@
 //! Not here: what follows from them (`flush`).
 
 use super::FlushMode;
-use crate::{behind::offsets::OpenIncarnation, store::queue::Fetched};
+use crate::{
+    behind::offsets::OpenIncarnation, protocol::queue_position::MAX_GAP, store::queue::Fetched,
+};
 
 /// What a look at the log shows, for the incarnation that the database names as the first open one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub(super) enum LogView {
     ClaimedElsewhere,
     /// The queue was begun in another history of the store: a new incarnation has to be started before anything is cached.
     OtherHistory,
+    /// The log or the state of the queue has a number that larder cannot have counted: the queue goes on in another incarnation.
+    Jump,
     /// There are writes to apply.
     Batch,
     /// The log is empty, and writes up to a later number were acknowledged: they are lost.
@@ -39,7 +43,9 @@ impl LogView {
         }
         match fetched.current {
             Some(current) if current == open.incarnation => {
-                if fetched.current_last > open.position {
+                if is_jump(open.position, fetched.current_last) {
+                    Self::Jump
+                } else if fetched.current_last > open.position {
                     Self::LostTail
                 } else {
                     Self::Drained
@@ -71,7 +77,31 @@ impl Meanwhile {
     }
 }
 
+/// Returns whether a number cannot follow another one, though some are lost.
+pub(super) fn is_jump(from: u64, to: u64) -> bool {
+    to.saturating_sub(from) > MAX_GAP
+}
+
 impl Fetched {
+    /// Cuts the writes off before a number that cannot follow the one before. If it is the first, nothing is left but the number.
+    pub(super) fn cut_at_jump(&mut self, open: OpenIncarnation) {
+        let mut before = open.position;
+        let numbers = self
+            .writes
+            .iter()
+            .map(|write| write.pending.position.number);
+        let jump = numbers.enumerate().find(|(_, number)| {
+            let is_jump = is_jump(before, *number);
+            before = *number;
+            is_jump
+        });
+        if let Some((at, number)) = jump {
+            self.writes.truncate(at);
+            self.current_last = self.current_last.max(number);
+            self.is_cut = true;
+        }
+    }
+
     /// Returns the number up to which it tells of every write: what of these is not here is lost.
     pub(super) fn end(&self) -> u64 {
         let last = self.writes.last();
@@ -114,6 +144,7 @@ mod tests {
                 meta: Meta {
                     lease: Lease { token, identity },
                     loaded_at_ms: 0,
+                    refused: None,
                     stamp: None,
                 },
             },
@@ -165,6 +196,10 @@ mod tests {
             (with_writes, LogView::Batch),
             (late_writes, LogView::Batch),
             (fetched(Some(OPEN), 6), LogView::LostTail),
+            (fetched(Some(OPEN), 5 + MAX_GAP), LogView::LostTail),
+            (fetched(Some(OPEN), 6 + MAX_GAP), LogView::Jump),
+            (fetched(Some(OPEN), u64::MAX), LogView::Jump),
+            (fetched(Some(LATER), u64::MAX), LogView::Superseded),
             (fetched(Some(OPEN), 5), LogView::Drained),
             (fetched(Some(OPEN), 4), LogView::Drained),
             (fetched(Some(LATER), 0), LogView::Superseded),
@@ -194,6 +229,34 @@ mod tests {
                 renews_claim,
             };
             assert_eq!(Meanwhile::of(mode, is_full, was_prefetched), expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_ends_before_a_number_that_cannot_follow() {
+        let open = OpenIncarnation {
+            incarnation: OPEN,
+            position: 5,
+        };
+        let of = |numbers: &[u64]| Fetched {
+            writes: numbers.iter().map(|number| write(*number)).collect(),
+            ..fetched(Some(OPEN), 9)
+        };
+        for (numbers, left) in [
+            (&[6, 7][..], 2),
+            (&[6, 8, 7 + MAX_GAP], 3),
+            (&[6, 7, 8 + MAX_GAP, 9 + MAX_GAP], 2),
+            (&[6 + MAX_GAP], 0),
+        ] {
+            let mut cut = of(numbers);
+            cut.cut_at_jump(open);
+            assert_eq!(cut.writes.len(), left, "{numbers:?}");
+            assert_eq!(cut.is_cut, left < numbers.len());
+            let view = match left {
+                0 => LogView::Jump,
+                _ => LogView::Batch,
+            };
+            assert_eq!(LogView::of(&cut, open), view);
         }
     }
 

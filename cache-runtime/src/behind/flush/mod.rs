@@ -116,17 +116,25 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
                 }
                 match self.resume().await? {
                     Some(open) => *self.cursor.position.insert(open),
-                    None => return Ok(StepResult::Idle),
+                    None => return self.replace_unknown().await,
                 }
             }
         };
         let fetch = self.next_read(open);
-        if let Some(fetched) = self.cursor.take_prefetched(&fetch) {
-            return self
-                .flush_read(LogBatch::of_open(open, fetched), true)
-                .await;
+        if let Some(mut fetched) = self.cursor.take_prefetched(&fetch) {
+            fetched.cut_at_jump(open);
+            if !fetched.writes.is_empty() {
+                return self
+                    .flush_read(LogBatch::of_open(open, fetched), true)
+                    .await;
+            }
         }
-        let fetched = partition.fetch(fetch).await?;
+        let mut fetched = partition.fetch(fetch).await?;
+        // Of a log that nothing is written to any more, all that is left becomes dead letters, whatever its number.
+        let is_current = fetched.current == Some(open.incarnation);
+        if is_current {
+            fetched.cut_at_jump(open);
+        }
         let view = LogView::of(&fetched, open);
         if view != LogView::Batch {
             // There is no transaction during which this could be done.
@@ -146,7 +154,7 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
                 self.cursor.forget();
                 Ok(StepResult::ClaimedElsewhere)
             }
-            LogView::OtherHistory => {
+            LogView::OtherHistory | LogView::Jump => {
                 // Nothing is cached until the queue has an incarnation in the store's current history.
                 let started = partition.state.incarnations_started.load(Ordering::Acquire);
                 partition
@@ -166,6 +174,9 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
             LogView::Superseded => {
                 // The fetched end is the last one: nothing is written to this log any more.
                 self.cursor.forget();
+                if let StepResult::Retry = self.replace_unknown().await? {
+                    return Ok(StepResult::Retry);
+                }
                 let place = partition.place(open.incarnation);
                 let pool = &partition.context.database.pool;
                 if offsets::close(pool, &place, open.position).await? {
@@ -253,11 +264,41 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
                 self.finish_closed(incarnation).await?;
             }
         }
+        for open in &all {
+            partition.state.given(open.incarnation);
+        }
         let Some(first) = all.first() else {
             return Ok(None);
         };
         partition.settle_committed(first).await?;
         Ok(Some(*first))
+    }
+
+    /// Starts an incarnation if the store writes to one that the database has never given: what is written there would never be
+    /// flushed.
+    async fn replace_unknown(&self) -> Result<StepResult, Error> {
+        let partition = self.partition;
+        let started = partition.state.incarnations_started.load(Ordering::Acquire);
+        let fetched = partition.fetch(Fetch::PEEK).await?;
+        let Some(current) = fetched.current.filter(|_| fetched.is_present) else {
+            return Ok(StepResult::Idle);
+        };
+        let pool = &partition.context.database.pool;
+        // Its row may have been deleted. Then there is an error with the way out.
+        if offsets::may_have_given(pool, &partition.place(current)).await? {
+            return Ok(StepResult::Idle);
+        }
+        tracing::error!(
+            entity = E::SPEC.name,
+            queue = &*partition.queue.name,
+            partition = partition.number(),
+            incarnation = %current,
+            "the store names an incarnation of the queue that was not registered by larder; the queue goes on in another one"
+        );
+        partition
+            .start_incarnation(Some(current), fetched.history, started)
+            .await?;
+        Ok(StepResult::Retry)
     }
 
     /// Returns how the batch after a position is read.

@@ -349,6 +349,7 @@ pub(super) fn decode(record: &[u8]) -> Option<(u16, Logged)> {
         pending,
         payload: Payload::Bytes(payload.to_vec(), 0),
         at_ms: u64::from_le_bytes(*at_ms),
+        refused: None,
     };
     Some((u16::from_le_bytes(*partition), write))
 }
@@ -408,6 +409,7 @@ impl QueueStore for MemoryStore {
                 pending,
                 payload,
                 at_ms: self.clock.wall_ms(),
+                refused: None,
             };
             let appended = queue.append(&mut log, write, &journaled);
             let record = appended.map_err(|error| StoreError::new(error.to_string()))?;

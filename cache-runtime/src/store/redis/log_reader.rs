@@ -87,9 +87,9 @@ impl Sizes {
             if number > end {
                 break;
             }
-            let before = (number - 1).saturating_sub(at);
-            let between = before * LARGE;
-            if between + size > left {
+            let before = number.saturating_sub(1).saturating_sub(at);
+            let between = before.saturating_mul(LARGE);
+            if between.saturating_add(size) > left {
                 let small = before.min(left / LARGE);
                 at += small;
                 return (at > after).then_some(at);
@@ -324,6 +324,7 @@ mod tests {
             },
             payload: Payload::Bytes(vec![0; size], 0),
             at_ms: 0,
+            refused: None,
         }
     }
 

@@ -18,9 +18,9 @@ use crate::{
         entry,
         key::Key,
         partition_keys::PartitionKeys,
-        queue_position::{Incarnation, QueuePosition},
-        state::{Pending, State},
-        token::ProcessId,
+        queue_position::{Incarnation, MAX_NUMBER, QueuePosition},
+        state::{Identity, Lease, Meta, Pending, State},
+        token::{ProcessId, Token},
     },
     store::{
         Payload,
@@ -203,9 +203,17 @@ impl QueueStore for RedisStore {
         let reply = self
             .command("logs", self.connector.link()?, &command)
             .await?;
-        let names: Vec<Vec<u8>> = value(reply)?;
+        let names: Vec<Vec<u8>> = match reply {
+            // Of another type, so it was not written by larder.
+            Value::BulkString(_) => Vec::new(),
+            reply => value(reply)?,
+        };
         let names = names.into_iter().filter_map(|name| name.try_into().ok());
-        Ok(names.map(Incarnation::from_bytes).collect())
+        let known = names.map(Incarnation::from_bytes);
+        // The database gives no other epochs.
+        Ok(known
+            .filter(|incarnation| incarnation.epoch <= MAX_NUMBER)
+            .collect())
     }
 
     async fn drop_log(
@@ -241,6 +249,10 @@ impl QueueStore for RedisStore {
         let reply = self
             .command("pending_index", self.connector.link()?, &command)
             .await?;
+        if let Value::BulkString(_) = reply {
+            // Of another type, so it was not written by larder.
+            return Ok((0, Vec::new()));
+        }
         type Fields = Vec<(Vec<u8>, Vec<u8>)>;
         let (cursor, fields): (u64, Fields) = value(reply)?;
         let pending_index = fields.into_iter().filter_map(|(key, position)| {
@@ -314,7 +326,7 @@ impl RedisStore {
                 let command = xrange(&log, read);
                 let both = self.run_script_and("fetch", link.clone(), &look, command);
                 let (seen, found) = both.await?;
-                batch.take(read, writes(found)?);
+                batch.take(read, writes(found, partition, &fetch)?);
                 seen
             }
             None => self.run_script("fetch", link.clone(), &look).await?,
@@ -335,7 +347,7 @@ impl RedisStore {
         while let Some(read) = batch.next(&sizes) {
             let command = xrange(&log, read);
             let found = self.command("fetch", link.clone(), &command).await?;
-            batch.take(read, writes(found)?);
+            batch.take(read, writes(found, partition, &fetch)?);
         }
         self.sizes.note(&partition.state, sizes);
         found.is_cut = batch.is_cut(found.log_last);
@@ -350,7 +362,7 @@ fn xrange(log: &Key, read: Read) -> redis::Cmd {
     command
         .arg(log.as_bytes())
         .arg(format!("(0-{}", read.after))
-        .arg(format!("0-{}", read.to))
+        .arg(format!("0-{}", read.to.min(MAX_NUMBER)))
         .arg("COUNT")
         .arg(read.count);
     command
@@ -373,23 +385,30 @@ fn looked(seen: Value, history: u64) -> Result<Option<(Fetched, Large)>, StoreEr
     found.is_claimed = true;
     found.current = incarnation(&next());
     found.current_last = value(next())?;
-    let (_, log_last) = id(&next())?;
-    found.log_last = log_last;
+    found.log_last = match id(&next())? {
+        (0, number) => number.min(MAX_NUMBER),
+        // Larder gives no such ids.
+        _ => MAX_NUMBER,
+    };
     found.now_ms = value(next())?;
     found.is_present = next() == Value::Int(1);
-    let named: Vec<String> = value(next())?;
-    let large = named.iter().map(|named| {
-        let parts = named.split_once(':');
-        let parsed =
-            parts.and_then(|(number, size)| Some((number.parse().ok()?, size.parse().ok()?)));
-        parsed.ok_or_else(|| {
-            StoreError::new(format!(
-                "the queue's set of large writes has the member {named:?}, which is not `number:bytes`; remove it"
-            ))
-        })
-    });
-    let large = large.collect::<Result<_, _>>()?;
-    Ok(Some((found, large)))
+    let named: Vec<Vec<u8>> = value(next())?;
+    Ok(Some((found, large_of(&named))))
+}
+
+/// Reads the members of the set of large writes. What is none, or not in the order of the numbers, was not written by larder: it is
+/// left out, and a batch may be larger for it.
+fn large_of(named: &[Vec<u8>]) -> Large {
+    let mut large = Large::new();
+    for named in named {
+        let parsed = std::str::from_utf8(named).ok().and_then(|named| {
+            let (number, size) = named.split_once(':')?;
+            Some((number.parse::<u64>().ok()?, size.parse::<u64>().ok()?))
+        });
+        let last = large.last().map_or(0, |(number, _)| *number);
+        large.extend(parsed.filter(|(number, _)| *number > last && *number <= MAX_NUMBER));
+    }
+    large
 }
 
 /// Returns what is known of a queue whose claim another process has.
@@ -407,28 +426,36 @@ fn unclaimed(history: u64) -> Fetched {
     }
 }
 
-/// Reads the reply of `XRANGE`.
-fn writes(read: Value) -> Result<Vec<Logged>, StoreError> {
+/// Reads the reply of `XRANGE`, from the log of a partition.
+fn writes(
+    read: Value,
+    partition: &PartitionKeys,
+    fetch: &Fetch,
+) -> Result<Vec<Logged>, StoreError> {
     match read {
-        Value::Array(writes) => writes.into_iter().map(logged).collect(),
+        Value::Array(writes) => writes
+            .into_iter()
+            .map(|written| logged(written, partition, fetch.incarnation))
+            .collect(),
         other => Err(unexpected(&other)),
     }
 }
 
-/// Reads an entry of a stream: its id, then the names and values of its fields alternately.
-fn logged(written: Value) -> Result<Logged, StoreError> {
-    let not_a_write = |id: &Value| {
-        StoreError::new(format!(
-            "entry {id:?} of the queue's log is not a write of larder; the queue waits until it is removed"
-        ))
-    };
+/// Reads an entry of a log: its id, then the names and values of its fields alternately. What it says is compared with where it
+/// stands. What larder cannot have written is a refused write with the number of its place.
+fn logged(
+    written: Value,
+    partition: &PartitionKeys,
+    incarnation: Incarnation,
+) -> Result<Logged, StoreError> {
     let parts = match written {
         Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(Value::Array),
         other => Err(other),
     };
-    let [id, fields] = parts.map_err(|other| unexpected(&other))?;
+    let [place, fields] = parts.map_err(|other| unexpected(&other))?;
+    let (_, number) = id(&place)?;
     let Value::Array(fields) = fields else {
-        return Err(not_a_write(&id));
+        return Err(unexpected(&fields));
     };
     let (mut key, mut entry, mut at_ms) = (None, None, 0);
     let mut fields = fields.into_iter();
@@ -442,18 +469,44 @@ fn logged(written: Value) -> Result<Logged, StoreError> {
             _ => {}
         }
     }
-    let (Some(key), Some(bytes)) = (key, entry) else {
-        return Err(not_a_write(&id));
+    let position = QueuePosition {
+        incarnation,
+        number,
     };
-    let State::Pending(pending, payload) = entry::decode(&bytes) else {
-        return Err(not_a_write(&id));
+    let bytes = entry.unwrap_or_default();
+    let (pending, start, refused) = match entry::decode(&bytes) {
+        State::Pending(pending, payload) => {
+            let start = bytes.len() - payload.len();
+            let refused = (pending.position != position)
+                .then_some("it says that it is another write than the one at its place in the log");
+            (Some(pending), start, refused)
+        }
+        _ => (None, 0, Some("it is no queued write")),
     };
-    let start = bytes.len() - payload.len();
+    let own_key = key.filter(|key| partition.holds(key));
+    let refused = match &own_key {
+        None => Some("its key is of another queue or partition"),
+        Some(_) => refused,
+    };
+    let nothing = Pending {
+        position,
+        is_deletion: false,
+        meta: Meta {
+            lease: Lease {
+                token: Token::numbered(0),
+                identity: Identity::default(),
+            },
+            loaded_at_ms: 0,
+            stamp: None,
+        },
+    };
+    let pending = pending.filter(|_| refused.is_none()).unwrap_or(nothing);
     Ok(Logged {
-        key,
+        key: own_key.unwrap_or_else(|| partition.state.clone()),
         pending,
         payload: Payload::Bytes(bytes, start),
         at_ms,
+        refused,
     })
 }
 
@@ -485,18 +538,16 @@ pub(super) fn unexpected(reply: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{
-        queue_position::QueuePosition,
-        state::{Identity, Lease, Meta, Pending},
-        token::Token,
-    };
+
+    /// The key of a row in the first partition.
+    const KEY: &str = "{shop:Order/4:p00}:1";
 
     fn text(text: &str) -> Value {
         Value::BulkString(text.as_bytes().to_vec())
     }
 
     fn entry_of(fields: Vec<Value>) -> Value {
-        Value::Array(vec![text("7-1"), Value::Array(fields)])
+        Value::Array(vec![text("0-7"), Value::Array(fields)])
     }
 
     #[test]
@@ -520,29 +571,44 @@ mod tests {
         let written = || Value::BulkString(bytes.clone());
         let fields = vec![
             text("k"),
-            text("key"),
+            text(KEY),
             text("e"),
             written(),
             text("a"),
             text("42"),
         ];
-        let read = logged(entry_of(fields)).unwrap();
+        let partition = PartitionKeys::new("shop:Order/4", 0);
+        let incarnation = pending.position.incarnation;
+        let read = |fields| logged(entry_of(fields), &partition, incarnation).unwrap();
+        let write = read(fields);
         assert_eq!(
-            (read.key, read.pending, read.at_ms),
-            (Key::from_bytes(b"key"), pending, 42)
+            (write.key, write.pending, write.at_ms, write.refused),
+            (Key::from_bytes(KEY.as_bytes()), pending, 42, None)
         );
-        let Payload::Bytes(bytes, start) = read.payload else {
+        let Payload::Bytes(bytes, start) = write.payload else {
             panic!("Redis keeps bytes");
         };
         assert_eq!(&bytes[start..], b"row");
 
         for fields in [
-            vec![text("k"), text("key")],
+            vec![text("k"), text(KEY)],
             vec![text("e"), written()],
-            vec![text("k"), text("key"), text("e"), text("nonsense")],
+            vec![
+                text("k"),
+                text("{shop:Order/4:p01}:1"),
+                text("e"),
+                written(),
+            ],
+            vec![text("k"), text(KEY), text("e"), text("nonsense")],
         ] {
-            let error = logged(entry_of(fields)).err().unwrap().to_string();
-            assert!(error.contains("is not a write of larder"), "{error}");
+            let write = read(fields);
+            assert!(write.refused.is_some());
+            assert_eq!(write.pending.position, pending.position);
         }
+        let elsewhere = Incarnation::from_bytes([2; 16]);
+        let fields = vec![text("k"), text(KEY), text("e"), written()];
+        let write = logged(entry_of(fields), &partition, elsewhere).unwrap();
+        assert!(write.refused.is_some());
+        assert_eq!(write.pending.position.incarnation, elsewhere);
     }
 }

@@ -112,7 +112,7 @@ impl RedisStore {
         let answer =
             unless_silent(&heartbeat, link.connection.send_packed_command(command)).await?;
         // With this call, a refusal of the server arrives as a value.
-        let answer = answer.and_then(Value::extract_error);
+        let answer = answer.and_then(extract_entry);
         self.connector.check_reply(&link, operation, answer)
     }
 }

@@ -76,6 +76,24 @@ end
 
 local function put(key, raw, ttl) redis.call('SET', key, raw, 'PX', math.max(1, ttl)) end
 
+-- Runs a command on a key of a queue. A key of another type was not written by larder: it is removed, and the command runs again.
+local function queue_call(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) == 'table' and reply.err and string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
+    redis.call('DEL', key)
+    reply = redis.pcall(command, key, ...)
+  end
+  return reply
+end
+
+-- Returns a number that larder counts, or 0 for anything else.
+local MAX_NUMBER = 9007199254740992
+local function count_of(text)
+  local number = tonumber(text)
+  if not number or number < 0 or number > MAX_NUMBER or number ~= math.floor(number) then return 0 end
+  return number
+end
+
 -- Returns the position of a token in the list after the header, or nil.
 local function find_token(raw, wanted)
   for at = HEADER + 1, #raw, TOKEN do

@@ -6,10 +6,16 @@
 local call, format = redis.call, string.format
 local state, pending_index, flusher = KEYS[1], KEYS[2], KEYS[3]
 local history, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local queue = call('HMGET', state, 'i', 's', 'l', 'n', 't')
+local queue = queue_call('HMGET', state, 'i', 's', 'l', 'n', 't')
 local incarnation, log = queue[1], queue[3]
 if not incarnation or queue[2] ~= history then return { 1, incarnation or '' } end
 local first, cut = tonumber(queue[4]), tonumber(queue[5])
+-- Numbers that larder cannot have counted: the queue goes on in another incarnation.
+local name = string.rep('%02x', TOKEN)
+if #incarnation ~= TOKEN or not log or string.sub(log, -2 * TOKEN) ~= format(name, string.byte(incarnation, 1, TOKEN))
+  or count_of(first) ~= first or count_of(cut) ~= cut or cut > first or first + #KEYS > MAX_NUMBER then
+  return { 1, incarnation }
+end
 local time = call('TIME')
 local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
 
@@ -28,11 +34,11 @@ local function unmet(raw, k, head, demand, wanted)
   if demand == '3' and token(raw) ~= wanted then return 4 end
 end
 
-local answers, marked, last = {}, {}, first
+local answers, marked, last, is_stuck = {}, {}, first, false
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
   -- Most checks need only the header and a queue position.
-  local raw = redis.pcall('GETRANGE', key, '0', '67')
+  local raw = queue_call('GETRANGE', key, '0', '67')
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else
@@ -46,10 +52,13 @@ for at = 4, #KEYS do
       local size = #key + #entry
       -- If an error ended the script here, the rows before this one would be in the log, but `n` would not count them.
       local place, name = log .. ':large', format('%d:%d', last, size)
-      local listed = size <= large or redis.pcall('ZADD', place, last, name)
+      local listed = size <= large or queue_call('ZADD', place, last, name)
       local added = type(listed) == 'table' and listed
         or redis.pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
       if type(added) == 'table' and added.err then
+        -- The log has an entry that was not written here, or is none. Another incarnation has a log of its own.
+        is_stuck = is_stuck or string.find(added.err, 'equal or smaller', 1, true)
+          or string.find(added.err, 'last possible ID', 1, true) or string.sub(added.err, 1, 9) == 'WRONGTYPE'
         if size > large and listed ~= added then redis.pcall('ZREM', place, name) end
         answer, last = added, last - 1
       else
@@ -66,11 +75,12 @@ for at = 4, #KEYS do
     answers[at - 3] = answer
   end
 end
+if is_stuck and last == first then return { 1, incarnation } end
 if last > first then
-  call('HSET', pending_index, unpack(marked))
+  queue_call('HSET', pending_index, unpack(marked))
   call('HSET', state, 'n', format('%d', last))
   if first == cut then
-    local process = call('GET', flusher)
+    local process = queue_call('GET', flusher)
     if process then redis.pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
   end
 end
