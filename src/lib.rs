@@ -27,7 +27,7 @@ pub use larder_runtime::{
     behind,
     database::tables,
     journal,
-    protocol::{claim, entry, key, partition_keys, queue_position, state, tags, token},
+    protocol::{claim, entry, family, key, partition_keys, queue_position, state, tags, token},
     store,
 };
 

@@ -18,6 +18,7 @@ mod dropped;
 mod entities;
 mod examples;
 mod expiry;
+mod families;
 mod generated_ids;
 mod immutable;
 mod journal;

@@ -145,7 +145,9 @@ async fn measure(effort: Effort, tasks: u64, name: &str, bound: f64) -> Result<(
         &Cache::in_process(),
         servers::pool(servers::POOL_SIZE).await?,
     );
-    let through = ThroughFlight::repository(&shared, servers::pool(servers::POOL_SIZE).await?);
+    // A namespace of its own: otherwise the writes of each entity would be announced to the other.
+    let apart = servers::cache("writes-through")?.connect().await?;
+    let through = ThroughFlight::repository(&apart, servers::pool(servers::POOL_SIZE).await?);
     let through_in_process = ThroughFlight::repository(
         &Cache::in_process(),
         servers::pool(servers::POOL_SIZE).await?,

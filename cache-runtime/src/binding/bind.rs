@@ -13,7 +13,8 @@ use crate::{
     },
     error::{Error, StoreError},
     protocol::{
-        claim::{Claim, InForce},
+        claim::{Claim, InForce, LOOK},
+        family::{Family, READ_FOR},
         partition_keys::PartitionKeys,
     },
     store::{Store, failpoint::Mechanism},
@@ -21,8 +22,6 @@ use crate::{
 
 /// How often a claim is retried if other processes change the binding at the same time.
 const MAX_RIVALS: usize = 100;
-/// A text that no binding has: a claim with it reads the binding and changes nothing.
-const LOOK: &str = "?";
 
 /// The operation that asks the database.
 enum Asking<'c, DB: Backend> {
@@ -59,6 +58,7 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     fn unbind(&self) {
         self.bond.bound_in.store(0, Ordering::Release);
         self.bond.provisional.store(0, Ordering::Release);
+        self.groups.family.forget();
         if let Some(queue) = &self.queue {
             queue.unverify();
         }
@@ -66,18 +66,89 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Returns whether rows may be stored now.
+    /// Returns whether an operation may begin now without asking the store first.
     #[inline]
     pub(crate) fn is_bound(&self) -> bool {
-        self.bond.holds(self.cache.store.connection_number())
+        self.bond.holds(self.cache.store.connection_number()) && self.knows_family()
+    }
+
+    /// Returns whether rows may be stored now.
+    #[inline]
+    pub(crate) fn is_fillable(&self) -> bool {
+        self.bond.holds(self.cache.store.connection_number()) && !self.is_held()
     }
 
     /// Returns whether rows may be served now.
     #[inline]
     pub(crate) fn is_servable(&self) -> bool {
-        self.is_bound()
-            || self.bond.provisional.load(Ordering::Acquire)
+        let is_provisional = || {
+            self.bond.provisional.load(Ordering::Acquire)
                 == self.cache.store.connection_number() + 1
+        };
+        (self.is_bound() || is_provisional()) && !self.is_held()
+    }
+
+    /// Returns whether the last answer of the store about the entities over the table is still good.
+    #[inline]
+    pub(crate) fn knows_family(&self) -> bool {
+        let read_until = self.bond.read_until.load(Ordering::Acquire);
+        match self.cache.store.family_changes() {
+            Some(changes) => read_until == changes + 1,
+            None => self.cache.clock.now_us() < read_until,
+        }
+    }
+
+    /// Returns whether a writer of another entity over the table may not know of this one.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        let until = self.groups.family.held_until();
+        until > 0 && (until == u64::MAX || self.cache.clock.now_us() < until)
+    }
+
+    /// Asks the store for the other entities over the table, during a write. If it cannot be asked, it is asked before the next
+    /// one.
+    pub(crate) async fn look_for_family(&self) {
+        if self.cache.store.disables(Mechanism::Binding) {
+            return;
+        }
+        let asked_at_us = self.cache.clock.now_us();
+        match self.look_at_binding().await {
+            Ok(held) => self
+                .groups
+                .family
+                .learn(&self.cache, &held.family, asked_at_us),
+            Err(_) => self.groups.family.note_missed(),
+        }
+    }
+
+    /// Reads the binding and changes nothing.
+    async fn look_at_binding(&self) -> Result<InForce, StoreError> {
+        if !self.cache.store.is_available() {
+            return Err(StoreError::new(
+                "the store cannot be reached, so the binding of the namespace is unknown",
+            ));
+        }
+        let table = self.bond.known_table();
+        self.claim_in_store(&Claim {
+            namespace: &self.bond.namespace,
+            seen: LOOK,
+            leave: LOOK,
+            entity: self.bond.entity,
+            table: table.name(),
+            shape: self.groups.family.text(),
+            is_forced: false,
+        })
+        .await
+    }
+
+    /// Records an answer of the store about the entities over the table. `asked_at_us`: when it was asked.
+    fn note_family(&self, family: &Family, asked_at_us: u64) {
+        self.groups.family.learn(&self.cache, family, asked_at_us);
+        let until = match self.cache.store.family_changes() {
+            Some(_) => family.changes + 1,
+            None => asked_at_us + crate::clock::micros(READ_FOR),
+        };
+        self.bond.read_until.store(until, Ordering::Release);
     }
 
     /// Binds the repository before a read, if the database is identified already. If not, a load identifies it on its
@@ -135,6 +206,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     async fn bind(&self, mut asking: Asking<'_, DB>) -> Result<(), Unbound> {
         let store = &self.cache.store;
         if store.disables(Mechanism::Binding) {
+            let until = store
+                .family_changes()
+                .map_or(u64::MAX, |changes| changes + 1);
+            self.bond.read_until.store(until, Ordering::Release);
             self.bond
                 .bound_in
                 .store(store.connection_number() + 1, Ordering::Release);
@@ -193,6 +268,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut before = String::new();
         let mut leave = Bound::to(seen).encode();
         for _ in 0..MAX_RIVALS {
+            let asked_at_us = self.cache.clock.now_us();
             let held = self
                 .claim_in_store(&Claim {
                     namespace,
@@ -200,6 +276,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     leave: &leave,
                     entity,
                     table: table.name(),
+                    shape: self.groups.family.text(),
                     // A journal that is opened after a rebind is rebound too.
                     is_forced: self.journal().is_some() && rebindings > 0,
                 })
@@ -231,8 +308,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 return Ok(Claimed::Refused(mismatch));
             }
             if merged == bound && !held.table.is_empty() {
+                if !self.groups.family.is_recorded(&held.family) {
+                    // A claim records the entity only if it expects what is bound.
+                    before.clone_from(&held.database);
+                    leave = held.database;
+                    continue;
+                }
                 let connection = held.connection_number + 1;
-                let note = || self.bond.bound_in.store(connection, Ordering::Release);
+                let note = || {
+                    self.note_family(&held.family, asked_at_us);
+                    self.bond.bound_in.store(connection, Ordering::Release);
+                };
                 if ledger.confirm(namespace, rebindings, note) {
                     return Ok(Claimed::Bound);
                 }
@@ -270,15 +356,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let table = self.bond.known_table();
         let (ledger, namespace) = (&self.cache.ledger, &self.bond.namespace);
         let rebindings = ledger.rebindings(namespace);
-        let look = Claim {
-            namespace,
-            seen: LOOK,
-            leave: LOOK,
-            entity: self.bond.entity,
-            table: table.name(),
-            is_forced: false,
-        };
-        let held = self.claim_in_store(&look).await.map_err(Unbound::Store)?;
+        let asked_at_us = self.cache.clock.now_us();
+        let held = self.look_at_binding().await.map_err(Unbound::Store)?;
         let bound = Bound::decode(&held.database);
         let seen = self.bond.prober.at_first_sight();
         let is_known = bound.is_some_and(|bound| matches!(bound.compare(&seen), Verdict::Same(_)));
@@ -288,9 +367,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 .table
                 .rsplit_once('.')
                 .is_some_and(|(_, name)| name == table.name());
-        if is_known && is_table {
+        // Writers announce their writes at recorded entities only.
+        if is_known && is_table && self.groups.family.is_recorded(&held.family) {
             let provisional = &self.bond.provisional;
-            let note = || provisional.store(held.connection_number + 1, Ordering::Release);
+            let note = || {
+                let family = &self.groups.family;
+                family.learn(&self.cache, &held.family, asked_at_us);
+                provisional.store(held.connection_number + 1, Ordering::Release);
+            };
             ledger.confirm(namespace, rebindings, note);
         }
         Err(Unbound::Away)

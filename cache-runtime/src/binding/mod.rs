@@ -10,8 +10,10 @@
 //!    The database and the table are compared with the binding in the store (`Store::bind`). The first repository binds
 //!    the namespace. A read that misses identifies the database on the connection of its load, so it waits for one
 //!    connection only.
-//! 3. A mismatch is an error of the operation, which has read, stored and queued nothing.
-//! 4. While the store cannot be asked, the repository is not bound: it bypasses the store, and nothing is served or
+//! 3. The answer names the other entities over the table. It is good for some seconds, so that a repository that is used claims
+//!    again from time to time (`protocol/family`).
+//! 4. A mismatch is an error of the operation, which has read, stored and queued nothing.
+//! 5. While the store cannot be asked, the repository is not bound: it bypasses the store, and nothing is served or
 //!    filled.
 //!
 //! Invariant: a repository that is not bound on the current connection of the store (`Bond::holds`) does not serve from
@@ -54,6 +56,9 @@ pub(crate) struct Bond<DB: Backend> {
     bound_in: AtomicU64,
     /// The number of the connection on which an unreachable database was identified by its endpoint, plus one.
     provisional: AtomicU64,
+    /// Until when the last answer of the store about the entities of the table is good, in microseconds of the cache's clock; for
+    /// an in-process store, how often a family had changed then, plus one.
+    read_until: AtomicU64,
     /// Held while the namespace is claimed.
     claiming: tokio::sync::Mutex<()>,
 }
@@ -75,6 +80,7 @@ impl<DB: Backend> Bond<DB> {
             table: OnceLock::new(),
             bound_in: AtomicU64::new(0),
             provisional: AtomicU64::new(0),
+            read_until: AtomicU64::new(0),
             claiming: tokio::sync::Mutex::default(),
         }
     }

@@ -35,6 +35,7 @@ pub(crate) async fn rebind<DB: Backend>(
         leave: &bound,
         entity: "",
         table: "",
+        shape: "",
         is_forced: true,
     };
     // Queued writes stay.

@@ -7,7 +7,8 @@
 //! 3. An entity with `on_delete` announces a delete at the clocks of the entities whose rows the database deletes with it. Of
 //!    the rows that are deleted with those, nothing is known, so all of them are announced.
 //! 4. An entity with `same_table` announces each write of a row at the key that the row has in each of the other entities, and, if
-//!    those have lookups, at their clock: their absences and lists may be concerned.
+//!    those have lookups, at their clock: their absences and lists may be concerned. The same holds for the entities over the
+//!    table that the store has named (`family`).
 //!
 //! Not here: the clock (`protocol/tags`), and how a write is announced (`write/announce`).
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use crate::{
     cache,
+    context::family::FamilyView,
     database::{
         entity::{Cascade, Entity, EntitySpec},
         queries::NoRow,
@@ -28,7 +30,7 @@ use crate::{
         tags::{Changed, Tag, TagPattern, Tags},
     },
     store::{Store, failpoint::Mechanism},
-    write::target::{Beside, Dependents, WriteTarget},
+    write::target::{Beside, Dependents, Twin, WriteTarget},
 };
 
 /// The groups of one repository.
@@ -43,15 +45,8 @@ pub(crate) struct Groups {
     cascades: Vec<Cascaded>,
     /// The other entities over the same table.
     twins: Vec<Twin>,
-    /// The tag of this entity at the clocks of others.
-    own: Tag,
-}
-
-/// Another entity over the same table.
-struct Twin {
-    target: Arc<dyn WriteTarget>,
-    keys: KeySpace,
-    has_lookups: bool,
+    /// The entities over the same table that the store has named.
+    pub(crate) family: FamilyView,
 }
 
 /// An entity whose rows the database changes.
@@ -68,6 +63,7 @@ impl Groups {
         namespace: &str,
         keys: &KeySpace,
         spec: &EntitySpec,
+        family: FamilyView,
     ) -> Result<Self, Error> {
         let own = spec.policy.namespace.unwrap_or(namespace);
         let groups = Self {
@@ -82,7 +78,7 @@ impl Groups {
             dependents: dependents(cache, namespace, spec, spec.policy.on_outage),
             cascades: cascades(cache, namespace, spec),
             twins: twins(cache, namespace, spec),
-            own: Tag::of_entity(spec.name),
+            family,
         };
         // What could not be announced is dropped by these.
         let cascades = groups.cascades.iter().map(|cascade| &cascade.target);
@@ -121,21 +117,29 @@ impl Groups {
         &self,
         id: &I,
     ) -> Vec<(Arc<dyn WriteTarget>, Key, Option<Changed>)> {
-        let twins = self.twins.iter().filter_map(|twin| {
+        let found = self.family.found();
+        let twins = self
+            .twins
+            .iter()
+            .chain(found.iter().flat_map(|found| &**found));
+        let twins = twins.filter_map(|twin| {
             if twin.target.cache().store.disables(Mechanism::SameTable) {
                 return None;
             }
             // An id that cannot be written has no key here either, and was refused.
             let key = twin.keys.key(id).ok()?;
-            let changed = twin.has_lookups.then(|| Changed::Tags(vec![self.own]));
-            Some((Arc::clone(&twin.target), key, changed))
+            Some((Arc::clone(&twin.target), key, twin.changed()))
         });
         twins.collect()
     }
 
     /// Returns the other entities over the same table.
     pub(crate) fn all_of_twins(&self) -> Vec<(Arc<dyn WriteTarget>, Changed)> {
-        let twins = self.twins.iter();
+        let found = self.family.found();
+        let twins = self
+            .twins
+            .iter()
+            .chain(found.iter().flat_map(|found| &**found));
         twins
             .map(|twin| (Arc::clone(&twin.target), Changed::All))
             .collect()
@@ -183,10 +187,21 @@ fn dependents(
     of_writer: OnOutage,
 ) -> Option<Dependents> {
     let namespace = spec.policy.namespace.unwrap_or(namespace);
-    spec.queries.then(|| Dependents {
+    let dependents = || dependents_of(cache, namespace, spec.name, of_writer);
+    spec.queries.then(dependents)
+}
+
+/// Returns the queries of a namespace that depend on an entity.
+pub(super) fn dependents_of(
+    cache: &Arc<cache::Inner>,
+    namespace: &str,
+    entity: &str,
+    of_writer: OnOutage,
+) -> Dependents {
+    Dependents {
         queries: Arc::new(Beside::new(cache, namespace, &NoRow::SPEC, of_writer, None)),
-        tag: Tag::of_entity(spec.name),
-    })
+        tag: Tag::of_entity(entity),
+    }
 }
 
 fn twins(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> Vec<Twin> {
@@ -197,6 +212,7 @@ fn twins(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> Vec<T
         Twin {
             keys: KeySpace::new(namespace, other.name, &other.policy),
             has_lookups: !other.lookups.is_empty(),
+            writer: Tag::of_entity(spec.name),
             target: Arc::new(Beside::new(cache, namespace, &other, on_outage, dependents)),
         }
     });

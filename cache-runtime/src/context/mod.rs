@@ -5,6 +5,7 @@
 
 mod answers;
 mod expiry;
+pub(crate) mod family;
 pub(crate) mod groups;
 pub(crate) mod payload;
 
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use sqlx::Pool;
 
-use self::{answers::Answers, groups::Groups};
+use self::{answers::Answers, family::FamilyView, groups::Groups};
 use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
@@ -145,10 +146,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .namespace_version
             .as_deref()
             .filter(|_| queue.is_none());
+        let family = FamilyView::new(
+            &namespace,
+            &spec,
+            &policy,
+            &keys,
+            form_of_id::<E, DB>(&database.columns),
+        );
         let inner = Arc::new(Self {
             answers: Answers::default(),
             queries: OnceLock::new(),
-            groups: Groups::new(&cache, cache_namespace, &keys, &spec)?,
+            groups: Groups::new(&cache, cache_namespace, &keys, &spec, family)?,
             last_stamp: Mutex::default(),
             expiries: Pace::default(),
             suspicions: Pace::default(),
@@ -169,12 +177,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             cache,
         });
         for other in inner.cache.ledger.strangers(&namespace, &spec) {
+            inner.groups.family.note_logged(other);
             tracing::warn!(
                 entity = spec.name,
                 other,
                 table = spec.table,
-                "two entities have the same table, and a write through one is not announced to the other, which may serve an old row \
-                 until its time to live ends; name the other one in the attribute of each entity that is written: \
+                "two entities have the same table and do not name each other; a write through one is announced to the other only as far \
+                 as the store knows both; name the other one in the attribute of each entity that is written: \
                  `#[cached(same_table(..))]`"
             );
         }
@@ -317,6 +326,13 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>], version: Option<&s
     write_tags::<E>(&mut hash);
     hash.write(&codec::shape::<E>().to_le_bytes());
     hash.finish()
+}
+
+/// Returns the form of the ids. Two entities over one table with the same form have the same ids.
+fn form_of_id<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> String {
+    let ids = columns.iter().filter(|column| column.role.is_id());
+    let names: Vec<_> = ids.map(|column| &*column.name).collect();
+    format!("{}/{:08x}", names.join(","), codec::shape::<E::Id>())
 }
 
 /// Returns the fingerprint of each lookup: of its columns, its order, and the id.

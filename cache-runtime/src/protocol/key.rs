@@ -151,6 +151,22 @@ impl KeySpace {
         }
     }
 
+    /// Returns the key space of an entity that is not compiled into this program, and has no partitions. `prefix`: what the keys
+    /// of its rows begin with.
+    pub(crate) fn of_prefix(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.as_bytes().to_vec(),
+            shared: prefix.len(),
+            partitions: None,
+        }
+    }
+
+    /// Returns the key that the row with a key of another entity has here. Both have one id, and no partitions.
+    pub(crate) fn key_of_same_id(&self, key: &Key, other_prefix: &[u8]) -> Option<Key> {
+        let id = key.as_bytes().strip_prefix(other_prefix)?;
+        (!id.is_empty()).then(|| Key::from_bytes(&[&self.prefix, id].concat()))
+    }
+
     /// Returns the bytes that the keys of all rows begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix[..self.shared]

@@ -673,7 +673,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         ttl: Option<Duration>,
     ) -> Option<(Fill, Duration)> {
         // The namespace must be bound to this database and table.
-        if !self.is_bound() {
+        if !self.is_fillable() {
             return None;
         }
         match value {

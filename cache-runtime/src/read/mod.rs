@@ -488,6 +488,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.counters.store_errors.add_one();
             return LookedUp::Unserved(Next::Bypass);
         };
+        // Nothing would be filled under a lease.
+        if self.is_held() {
+            return LookedUp::Unserved(Next::Bypass);
+        }
         match found {
             // The key was marked for repair while the reply was on its way, or the repository is not bound on this
             // connection.

@@ -122,6 +122,12 @@ pub enum Mechanism {
     Cascade,
     /// The announcement of a write at the keys of other entities over the same table. Without it, their entries stay.
     SameTable,
+    /// The announcement of a write at the entities over the same table that the store names. Without it, only those of
+    /// `same_table` are announced.
+    Family,
+    /// The rule that an entity is not cached while it may be written by programs that cannot announce it. Without it, its entries
+    /// may be old.
+    FamilyHold,
     /// The store's own limit on the size of a row. Without it, larger rows are sent.
     StoreBound,
     /// The comparison of the end of a row (`ttl_from`) with the clock when its entry is read. Without it, only the store ends it.

@@ -395,6 +395,10 @@ impl Store for FaultyStore {
         self.store.connection_number()
     }
 
+    fn family_changes(&self) -> Option<u64> {
+        self.store.family_changes()
+    }
+
     fn is_available(&self) -> bool {
         self.store.is_available()
     }

@@ -203,6 +203,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns whether the store can be used now. If not, every operation fails at once.
     fn is_available(&self) -> bool;
 
+    /// Returns how often a family of entities has changed, if all programs that use the store are this one. `None`: others
+    /// change families too.
+    fn family_changes(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the registry of callers that the store wakes.
     fn wakeups(&self) -> &Wakeups;
 
@@ -371,6 +377,10 @@ impl Store for RealStore {
 
     fn is_available(&self) -> bool {
         dispatch!(self, store => store.is_available())
+    }
+
+    fn family_changes(&self) -> Option<u64> {
+        dispatch!(self, store => store.family_changes())
     }
 
     fn wakeups(&self) -> &Wakeups {

@@ -1,19 +1,22 @@
 //! What a write is announced at: the keys and the clock of one entity.
 //!
 //! A repository is one. So is an entity that a write changes without a repository of it ([`Beside`]): rows that the database
-//! deletes with their parent, and cached queries that depend on the rows.
+//! deletes with their parent, cached queries that depend on the rows, and other entities over the table ([`Twin`]).
 //!
 //! Not here: the announcement (`announce`).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
 
 use crate::{
     cache,
     database::entity::EntitySpec,
-    policy::{OnOutage, Policy},
+    policy::{Coherence, OnOutage, Policy},
     protocol::{
+        family::Shape,
         key::{Key, KeySpace},
-        tags::Tag,
+        tags::{Changed, Tag},
     },
     stats::Counters,
 };
@@ -29,9 +32,37 @@ pub(crate) trait WriteTarget: Send + Sync {
     fn tag_clock(&self) -> Option<&Key>;
     fn policy(&self) -> &Policy;
     fn counters(&self) -> &Counters;
-    fn entity(&self) -> &'static str;
+    fn entity(&self) -> &str;
     /// Returns the cached queries that depend on the rows, if there can be any.
     fn dependents(&self) -> Option<&Dependents>;
+
+    /// Returns the entities over the same table that the store has named. Writes are announced at them too.
+    fn family(&self) -> Option<Arc<[Twin]>> {
+        None
+    }
+
+    /// Asks the store for them, if the last answer is too old.
+    fn ask_for_family(&self) -> Option<BoxFuture<'_, ()>> {
+        None
+    }
+}
+
+/// Another entity over the same table.
+#[derive(Clone)]
+pub(crate) struct Twin {
+    pub(crate) target: Arc<dyn WriteTarget>,
+    pub(crate) keys: KeySpace,
+    pub(crate) has_lookups: bool,
+    /// The tag of the written entity, which is announced at the clock of one that has lookups.
+    pub(crate) writer: Tag,
+}
+
+impl Twin {
+    /// Returns what a write of a row changes at the clock of this entity.
+    pub(crate) fn changed(&self) -> Option<Changed> {
+        let is_told = self.has_lookups && self.target.tag_clock().is_some();
+        is_told.then(|| Changed::Tags(vec![self.writer]))
+    }
 }
 
 /// The cached queries that depend on the rows of an entity.
@@ -50,7 +81,7 @@ pub(crate) struct Beside {
     clock: Option<Key>,
     policy: Policy,
     counters: Counters,
-    entity: &'static str,
+    entity: Cow<'static, str>,
     dependents: Option<Dependents>,
 }
 
@@ -76,7 +107,37 @@ impl Beside {
                 ..spec.policy.clone()
             },
             counters: Counters::default(),
-            entity: spec.name,
+            entity: Cow::Borrowed(spec.name),
+            dependents,
+        }
+    }
+
+    /// Returns an entity that is not compiled into this program, as the store has recorded it.
+    pub(crate) fn recorded(
+        cache: &Arc<cache::Inner>,
+        shape: &Shape,
+        of_writer: OnOutage,
+        dependents: Option<Dependents>,
+    ) -> Self {
+        let keys = KeySpace::of_prefix(&shape.prefix);
+        let recorded = Duration::from_millis(shape.intent_ttl_ms);
+        Self {
+            clock: shape.tags.then(|| keys.clock_key()),
+            cache: Arc::clone(cache),
+            keys,
+            has_lookups: shape.lookups,
+            policy: Policy {
+                intent_ttl: cache.intent_ttl.unwrap_or(recorded),
+                on_outage: of_writer,
+                coherence: match &*shape.coherence {
+                    "ttl" => Coherence::Ttl,
+                    "lease" => Coherence::Lease,
+                    _ => Coherence::Intent,
+                },
+                ..Policy::DEFAULT
+            },
+            counters: Counters::default(),
+            entity: Cow::Owned(shape.entity.clone()),
             dependents,
         }
     }
@@ -107,8 +168,8 @@ impl WriteTarget for Beside {
         &self.counters
     }
 
-    fn entity(&self) -> &'static str {
-        self.entity
+    fn entity(&self) -> &str {
+        &self.entity
     }
 
     fn dependents(&self) -> Option<&Dependents> {

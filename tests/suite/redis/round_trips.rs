@@ -104,7 +104,11 @@ impl Scene {
             pool,
             players,
             teams,
-            tagged: TaggedPlayer::repository(&cache, world.pool.clone()),
+            // A namespace of its own: otherwise the writes of each entity would be announced to the other.
+            tagged: TaggedPlayer::repository(
+                &cache.with_namespace("tagged").unwrap(),
+                world.pool.clone(),
+            ),
             statistics,
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use larder::{
     claim::Claim,
-    entry,
+    entry, family,
     queue_position::{Incarnation, QUEUE_POSITION_LENGTH, QueuePosition},
     state::{
         self, Change, Condition, FOREVER, Identity, Judgement, Lease, Lookup, Meta, Pending, Slot,
@@ -972,6 +972,9 @@ fn a_put_replaces_what_another_program_has_left_at_its_key() {
     bench.finish();
 }
 
+/// What `bind.lua` answers: the database, the table, the age of the own record, and the other records.
+type BindReply = (String, String, i64, Vec<(String, u64, u64)>);
+
 /// Returns whether a script binds what `Claim::is_blocked_by` allows, and returns the binding.
 fn binds_alike(script: &str) -> bool {
     let client = redis::Client::open(redis_url()).expect("the address is one of Redis");
@@ -987,6 +990,7 @@ fn binds_alike(script: &str) -> bool {
                     leave: "left",
                     entity: "Item",
                     table: "items",
+                    shape: "",
                     is_forced,
                 };
                 let held = |redis: &mut Connection| -> (String, String) {
@@ -1002,15 +1006,20 @@ fn binds_alike(script: &str) -> bool {
                     }
                 }
                 let before = held(&mut redis);
-                let answer: (String, String) = Script::new(script)
+                let (database_after, table_after, age, others): BindReply = Script::new(script)
                     .key(&key)
                     .arg(claim.seen)
                     .arg(claim.leave)
                     .arg(claim.entity)
                     .arg(claim.table)
                     .arg(u8::from(claim.is_forced))
+                    .arg(claim.shape)
+                    .arg(family::REFRESH_AFTER)
+                    .arg(family::FORGET_AFTER)
                     .invoke(&mut redis)
                     .expect("the script runs");
+                let answer = (database_after, table_after);
+                is_alike &= age == -1 && others.is_empty();
                 let own = |table: &str| (claim.leave.to_owned(), table.to_owned());
                 let expected = match (claim.is_blocked_by(database, table), claim.is_forced) {
                     (true, _) => before,
@@ -1025,6 +1034,107 @@ fn binds_alike(script: &str) -> bool {
     is_alike
 }
 
+/// Returns whether a script keeps the records of a table as `family::record` does.
+fn records_alike(script: &str) -> bool {
+    let client = redis::Client::open(redis_url()).expect("the address is one of Redis");
+    let mut redis = client.get_connection().expect("the test server answers");
+    let key = unique("family");
+    let mut is_alike = true;
+    let ages = [
+        0,
+        family::REFRESH_AFTER - 5_000,
+        family::REFRESH_AFTER + 5_000,
+        family::FORGET_AFTER - 5_000,
+        family::FORGET_AFTER + 5_000,
+    ];
+    for (own_age, other_age) in ages
+        .into_iter()
+        .flat_map(|own| ages.map(|other| (own, other)))
+    {
+        for (shape, is_claimed) in [
+            ("{own}", true),
+            ("{own}", false),
+            ("", true),
+            ("{new}", true),
+        ] {
+            let now = redis_time(&mut redis);
+            let held = format!(
+                "{} {} {{own}}\n{} {} {{other}}\n",
+                now - own_age - 1_000_000,
+                now - own_age,
+                now - other_age - 2_000_000,
+                now - other_age
+            );
+            let _: () = redis.del(&key).expect("Redis answers");
+            let fields = [("database", "one"), ("family:items", held.as_str())];
+            let _: () = redis.hset_multiple(&key, &fields).expect("Redis answers");
+            let (.., age, others): BindReply = Script::new(script)
+                .key(&key)
+                .arg(if is_claimed { "one" } else { "?" })
+                .arg("one")
+                .arg("Item")
+                .arg("items")
+                .arg(0)
+                .arg(shape)
+                .arg(family::REFRESH_AFTER)
+                .arg(family::FORGET_AFTER)
+                .invoke(&mut redis)
+                .expect("the script runs");
+            let after: String = redis.hget(&key, "family:items").expect("Redis answers");
+            let expected = family::record(&held, shape, is_claimed, now);
+            // The server has read its clock a little later.
+            let is_near = |own: u64, other: u64| own.abs_diff(other) < 4_000;
+            is_alike &= match (u64::try_from(age).ok(), expected.family.own_age_ms) {
+                (Some(age), Some(expected)) => is_near(age, expected),
+                (age, expected) => age == expected,
+            };
+            is_alike &= others.len() == expected.family.others.len();
+            for ((shape, age, idle), other) in others.iter().zip(&expected.family.others) {
+                is_alike &= *shape == other.shape;
+                is_alike &= is_near(*age, other.age_ms) && is_near(*idle, other.idle_ms);
+            }
+            let expected = expected.changed.unwrap_or(held);
+            let parts = |text: &str| -> Vec<(u64, u64, String)> {
+                let lines = text.lines().map(|line| {
+                    let parts: Vec<_> = line.splitn(3, ' ').collect();
+                    let number = |at: usize| parts[at].parse().expect("it is a number");
+                    (number(0), number(1), parts[2].to_owned())
+                });
+                lines.collect()
+            };
+            let (after, expected) = (parts(&after), parts(&expected));
+            is_alike &= after.len() == expected.len();
+            for (own, other) in after.iter().zip(&expected) {
+                is_alike &= is_near(own.0, other.0) && is_near(own.1, other.1) && own.2 == other.2;
+            }
+        }
+    }
+    is_alike
+}
+
+/// Returns the clock of Redis in milliseconds.
+fn redis_time(redis: &mut Connection) -> u64 {
+    let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(redis).expect("Redis has a clock");
+    seconds * 1_000 + micros / 1_000
+}
+
+#[test]
+fn the_entities_of_a_table_are_recorded_in_redis_by_the_rule_of_the_in_process_store() {
+    assert!(records_alike(
+        &script_text("bind").expect("the script exists")
+    ));
+}
+
+/// The negative control.
+#[test]
+fn a_script_that_forgets_no_entity_is_found() {
+    let broken = script_text("bind")
+        .expect("the script exists")
+        .replace("idle > forget", "false");
+    assert_ne!(broken, script_text("bind").expect("the script exists"));
+    assert!(!records_alike(&broken));
+}
+
 #[test]
 fn a_namespace_is_bound_in_redis_by_the_rule_of_the_journal() {
     assert!(binds_alike(
@@ -1037,7 +1147,7 @@ fn a_namespace_is_bound_in_redis_by_the_rule_of_the_journal() {
 fn a_script_that_binds_over_another_table_is_found() {
     let broken = script_text("bind")
         .expect("the script exists")
-        .replace("stands_for ~= own", "false");
+        .replace("stands_for == own", "true");
     assert_ne!(broken, script_text("bind").expect("the script exists"));
     assert!(!binds_alike(&broken));
 }

@@ -13,6 +13,7 @@
 //! in this store: all other futures are ready immediately.
 //! Not here: the content of a queue, and its records (`queue`).
 
+mod families;
 pub(crate) mod queue;
 mod rows;
 mod tags;
@@ -32,6 +33,7 @@ use crate::{
     policy::{Capacity, QueuePolicy},
     protocol::{
         claim::{Claim, InForce},
+        family::Family,
         key::Key,
         partition_keys::PartitionKeys,
         state::{self, Change, Identity, Lease, Slot, State, Step},
@@ -41,6 +43,7 @@ use crate::{
         AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Over, Payload, Representation,
         Store,
         memory::{
+            families::Families,
             queue::{JournalHandle, MemoryQueue},
             rows::Rows,
             tags::Clocks,
@@ -84,6 +87,8 @@ pub struct MemoryStore {
     name: Token,
     /// The directory that the paths of journals are relative to.
     directory: PathBuf,
+    /// The entities of each table.
+    families: Families,
     /// The journals by their paths.
     journals: Box<Mutex<HashMap<PathBuf, Arc<JournalHandle>>>>,
 }
@@ -109,6 +114,7 @@ impl MemoryStore {
             queues: RwLock::default(),
             name: Token::draw(),
             directory,
+            families: Families::default(),
             journals: Box::default(),
         }
     }
@@ -363,6 +369,10 @@ impl Store for MemoryStore {
         true
     }
 
+    fn family_changes(&self) -> Option<u64> {
+        Some(self.families.changes())
+    }
+
     fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }
@@ -501,15 +511,18 @@ impl Store for MemoryStore {
         journal: Option<&PartitionKeys>,
     ) -> Result<InForce, StoreError> {
         let queue = journal.map(|partition| self.queue(partition));
-        let Some((journaled, _)) = queue.and_then(|queue| queue.journal.clone()) else {
+        let mut held = match queue.and_then(|queue| queue.journal.clone()) {
+            Some((journaled, _)) => queue::bind(journaled, claim).await?,
             // The ledger of this process has compared the claim already.
-            return Ok(InForce {
+            None => InForce {
                 connection_number: self.connection_number(),
                 database: claim.leave.to_owned(),
                 table: claim.table.to_owned(),
-            });
+                family: Family::default(),
+            },
         };
-        queue::bind(journaled, claim).await
+        held.family = self.families.claim(claim);
+        Ok(held)
     }
 
     async fn scan(&self, prefix: &[u8], _cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {

@@ -23,6 +23,7 @@ use crate::{
     protocol::{
         claim::{Claim, InForce},
         entry,
+        family::Family,
         key::Key,
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, QueuePosition},
@@ -285,6 +286,7 @@ pub(super) async fn bind(
             leave: &leave,
             entity: &entity,
             table: &table,
+            shape: "",
             is_forced,
         };
         journaled.journal.bind(|bound| {
@@ -318,6 +320,7 @@ pub(super) async fn bind(
         connection_number: 0,
         database,
         table,
+        family: Family::default(),
     })
 }
 

@@ -35,6 +35,7 @@ use crate::{
     protocol::{
         claim::{Claim, InForce},
         entry,
+        family::{self, Family, Recorded},
         key::Key,
         partition_keys::PartitionKeys,
         size::AROUND_A_ROW,
@@ -547,14 +548,28 @@ impl Store for RedisStore {
             .arg(claim.leave)
             .arg(claim.entity)
             .arg(claim.table)
-            .arg(u8::from(claim.is_forced));
+            .arg(u8::from(claim.is_forced))
+            .arg(claim.shape)
+            .arg(family::REFRESH_AFTER)
+            .arg(family::FORGET_AFTER);
         let reply = self.run_script("bind", link, &invocation).await?;
-        let (database, table) =
+        type Reply = (String, String, i64, Vec<(String, u64, u64)>);
+        let (database, table, own_age_ms, others): Reply =
             redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        let others = others.into_iter().map(|(shape, age_ms, idle_ms)| Recorded {
+            shape,
+            age_ms,
+            idle_ms,
+        });
         Ok(InForce {
             connection_number: run,
             database,
             table,
+            family: Family {
+                own_age_ms: u64::try_from(own_age_ms).ok(),
+                others: others.collect(),
+                changes: 0,
+            },
         })
     }
 

@@ -4,10 +4,11 @@
 //! a reader could store a row that it read before the commit, and the cache would serve it until its time to live ends.
 //!
 //! 1. [`Announcement::begin`] places the intent at all keys, in one round trip per store.
-//! 2. [`Announcement::attempt`] places it again, just before a step that may commit, if the intent is old, or was placed on
+//! 2. [`Announcement::attempt`] asks the store for entities over the same table that are new, if its last answer is old, and adds
+//!    them. It places the intent again, just before a step that may commit, if the intent is old, or was placed on
 //!    an earlier connection, whose store may have lost it. Then it runs the step, and renews the intent as long as that
 //!    takes.
-//! 3. [`Announcement::end`] takes the intent back, and stores the cache updates if the write was committed.
+//! 3. [`Announcement::end`] adds what is new once more, takes the intent back, and stores the cache updates if the write was committed.
 //!
 //! Invariant: with coherence `intent`, every commit lies between an acknowledged `begin` and its `end`. There is one
 //! exception: if the store cannot be reached and the entity is `available`, a repair of the key is recorded before the write
@@ -23,7 +24,10 @@ mod tests;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 
 use self::intent::Intent;
 pub(crate) use self::pending::PendingWrites;
@@ -37,8 +41,8 @@ use crate::{
     protocol::{key::Key, tags::Changed, token::Token},
     repair::Repair,
     stats::Counters,
-    store::{AnnouncedKey, CacheUpdate, Point, Store, tags::TagStore},
-    write::target::{Dependents, WriteTarget},
+    store::{AnnouncedKey, CacheUpdate, Point, Store, failpoint::Mechanism, tags::TagStore},
+    write::target::{Dependents, Twin, WriteTarget},
 };
 
 /// The pause before a failed announcement is repeated.
@@ -69,12 +73,20 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
         &self.counters
     }
 
-    fn entity(&self) -> &'static str {
+    fn entity(&self) -> &str {
         E::SPEC.name
     }
 
     fn dependents(&self) -> Option<&Dependents> {
         self.groups.dependents.as_ref()
+    }
+
+    fn family(&self) -> Option<Arc<[Twin]>> {
+        self.groups.family.found()
+    }
+
+    fn ask_for_family(&self) -> Option<BoxFuture<'_, ()>> {
+        (!self.knows_family()).then(|| self.look_for_family().boxed())
     }
 }
 
@@ -113,20 +125,9 @@ struct TargetIntent {
 impl Announcement {
     /// Returns the announcement of all collected writes. Nothing is sent yet.
     pub(crate) fn new(intent: Token, staging: PendingWrites) -> Self {
-        let parts = staging.targets.into_iter().map(|staged| TargetIntent {
-            target: staged.target,
-            keys: staged
-                .keys
-                .into_iter()
-                .map(|(key, update)| AnnouncedKey { key, update })
-                .collect(),
-            all: staged.all,
-            tagged: staged.tagged.map(Changed::of_open_write),
-            intent: Intent::NotPlaced,
-        });
         Self {
             intent,
-            parts: parts.collect(),
+            parts: TargetIntent::of(staging).collect(),
             begun: Stopwatch::start(),
             renewal: Deadline::after(Duration::ZERO),
         }
@@ -200,11 +201,59 @@ impl Announcement {
     /// Announces again, just before a step that may commit, if the announcement is old, if the connection was replaced, or
     /// if the write would otherwise be refused.
     async fn confirm(&mut self) {
+        let is_more = self.add_family().await;
         let again = |part: &TargetIntent| part.is_lost() || part.refuses();
-        if self.renewal.has_passed() || self.parts.iter().any(again) {
+        if is_more || self.renewal.has_passed() || self.parts.iter().any(again) {
             self.begin().await;
         }
         self.reach(Point::BeforeCommit);
+    }
+
+    /// Adds the entities over the same tables that are not announced yet, because the store has named them since the write was
+    /// staged. Returns whether there are any.
+    async fn add_family(&mut self) -> bool {
+        let parts = self.parts.iter();
+        join_all(parts.filter_map(|part| part.target.ask_for_family())).await;
+        let mut missing = PendingWrites::default();
+        for part in &self.parts {
+            for twin in part.target.family().iter().flat_map(|found| &**found) {
+                self.add_missing(part, twin, &mut missing);
+            }
+        }
+        if missing.targets.is_empty() {
+            return false;
+        }
+        self.parts.extend(TargetIntent::of(missing));
+        true
+    }
+
+    /// Collects what a part changes in another entity over its table and is not announced there.
+    fn add_missing(&self, part: &TargetIntent, twin: &Twin, missing: &mut PendingWrites) {
+        let store = &twin.target.cache().store;
+        if store.disables(Mechanism::SameTable) {
+            return;
+        }
+        let there = || {
+            let parts = self.parts.iter();
+            parts.filter(|there| {
+                Arc::ptr_eq(there.target.cache(), twin.target.cache())
+                    && there.target.prefix() == twin.target.prefix()
+            })
+        };
+        let own = part.target.prefix();
+        for announced in &part.keys {
+            let key = &announced.key;
+            if key.as_bytes() == own {
+                // It stands for any row.
+                if !there().any(TargetIntent::is_of_all) {
+                    missing.mark_beside(Arc::clone(&twin.target), Changed::All);
+                }
+            } else if let Some(key) = twin.keys.key_of_same_id(key, own)
+                && !there().any(|there| there.keys.iter().any(|known| known.key == key))
+            {
+                missing.mark_twin(Arc::clone(&twin.target), key, twin.changed());
+            }
+        }
     }
 
     /// Fails if an entity is `consistent` and its keys could not be announced. Then the write must not be executed.
@@ -268,6 +317,9 @@ impl Announcement {
         if ending == WriteEnd::Committed {
             self.reach(Point::AfterCommit);
         }
+        if ending != WriteEnd::Undone {
+            self.add_family().await;
+        }
         let (intent, age_ms) = (self.intent, millis(self.begun.elapsed()));
         for part in &mut self.parts {
             part.decide_updates(ending, age_ms);
@@ -313,9 +365,29 @@ impl Drop for Announcement {
 }
 
 impl TargetIntent {
+    /// Returns what is announced in each repository, of all collected writes.
+    fn of(staging: PendingWrites) -> impl Iterator<Item = Self> {
+        staging.targets.into_iter().map(|staged| Self {
+            target: staged.target,
+            keys: staged
+                .keys
+                .into_iter()
+                .map(|(key, update)| AnnouncedKey { key, update })
+                .collect(),
+            all: staged.all,
+            tagged: staged.tagged.map(Changed::of_open_write),
+            intent: Intent::NotPlaced,
+        })
+    }
+
     /// Returns whether the writes of this entity are announced at all.
     fn is_announced(&self) -> bool {
         self.target.policy().coherence == Coherence::Intent
+    }
+
+    /// Returns whether any row of the entity counts as changed.
+    fn is_of_all(&self) -> bool {
+        self.all || matches!(self.tagged, Some(Changed::All))
     }
 
     /// Returns whether the intent was acknowledged on an earlier connection. Then the store may have lost it.

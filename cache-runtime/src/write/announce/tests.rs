@@ -49,7 +49,7 @@ impl WriteTarget for Target {
         &self.counters
     }
 
-    fn entity(&self) -> &'static str {
+    fn entity(&self) -> &str {
         "Item"
     }
 
