@@ -20,6 +20,8 @@ pub struct Commit {
     pub value: Value,
     /// Which worker's connection made the change.
     pub by: Arc<str>,
+    /// The delete of another row with which the database deleted this one; see [`crate::cascades`].
+    pub cause: Option<Write>,
 }
 
 /// What cannot be, about writes alone.
@@ -56,9 +58,10 @@ pub fn order(writes: &[Write], commits: &[Commit]) -> Result<Vec<Write>, Vec<Fau
     }
     let mut ordered = Vec::new();
     for commit in commits {
-        let write = match commit.value {
-            Some(value) => by_value.remove(&value),
-            None => next_delete(deletes.get_mut(&*commit.by)),
+        let write = match (commit.value, &commit.cause) {
+            (Some(value), _) => by_value.remove(&value),
+            (None, Some(cause)) => Some(cause),
+            (None, None) => next_delete(deletes.get_mut(&*commit.by)),
         };
         let Some(write) = write else {
             faults.push(Fault::Unasked(commit.clone()));
@@ -118,6 +121,7 @@ mod tests {
         Commit {
             value,
             by: by.into(),
+            cause: None,
         }
     }
 
@@ -141,6 +145,18 @@ mod tests {
         let starts =
             |ordered: Vec<Write>| ordered.iter().map(|write| write.start).collect::<Vec<_>>();
         assert_eq!(order(&writes, &commits).map(starts), Ok(vec![1, 3, 5, 7]));
+    }
+
+    #[test]
+    fn a_row_that_was_deleted_with_another_one_is_deleted_by_that_write() {
+        let insert = write("a", 1, Some(1), Some(Answer::Done));
+        let of_parent = write("b", 3, None, None);
+        let deleted = Commit {
+            cause: Some(of_parent.clone()),
+            ..commit("b", None)
+        };
+        let ordered = order(from_ref(&insert), &[commit("a", Some(1)), deleted]);
+        assert_eq!(ordered, Ok(vec![insert, of_parent]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rows that are read and written: one table per strategy, of the same layout, and the repositories behind one face. A run
 //! with tags has entities of its own over the same tables, because tags cost hits: each invalidation makes absences and lists be
-//! loaded again.
+//! loaded again. It also has parents and children, in tables of their own: the database deletes the children of a parent with it.
 //!
 //! Some values do not survive the codec, and each strategy has a namespace of its own.
 //!
@@ -11,15 +11,16 @@ use std::sync::Arc;
 
 use larder::{Backend, Cache, Cached, Entity as _, Error, Transaction};
 use larder_coherence::{
-    history::{Origin, Value, Verb, shelf},
-    options::Strategy,
+    history::{Origin, Value, Verb, parent, shelf},
+    options::{Kin, Strategy},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr as _, SqlStr};
 
-/// Entities over the same columns with the same options, and those that are given.
+/// Entities over the same columns with the same options, and the columns and options that are given. A further column follows
+/// from the id.
 macro_rules! rows {
-    ($($(#[$doc:meta])* $name:ident { $($option:tt)* })*) => {
+    ($($(#[$doc:meta])* $name:ident [$($column:ident = $of_id:path)?] { $($option:tt)* })*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -39,6 +40,13 @@ macro_rules! rows {
                 /// Follows from the value ([`shelf`]).
                 #[cached(index(max = 8))]
                 shelf: i64,
+                $($column: i64,)?
+            }
+
+            impl $name {
+                fn new(id: i64, value: i64) -> Self {
+                    Self { id, value, shelf: shelf(value), $($column: $of_id(id))? }
+                }
             }
         )*
     };
@@ -46,16 +54,40 @@ macro_rules! rows {
 
 rows! {
     /// A row whose writes drop the entry.
-    AsideRow { table = "aside" }
+    AsideRow [] { table = "aside" }
     /// A row whose writes store it.
-    ThroughRow { table = "write_through", strategy = "write_through" }
+    ThroughRow [] { table = "write_through", strategy = "write_through" }
     /// A row whose writes drop the entry, and which is changed by its tags as well.
-    TaggedAsideRow { table = "aside", tags("row:{id}", "shelf:{shelf}") }
+    TaggedAsideRow [] { table = "aside", tags("row:{id}", "shelf:{shelf}") }
     /// A row whose writes store it, and which is changed by its tags as well.
-    TaggedThroughRow {
+    TaggedThroughRow [] {
         table = "write_through",
         strategy = "write_through",
         tags("row:{id}", "shelf:{shelf}")
+    }
+    /// A row that the database deletes with its parent.
+    AsideChild [parent = parent] {
+        table = "aside_child",
+        tags("row:{id}", "shelf:{shelf}", "parent:{parent}")
+    }
+    /// A row whose writes store it, and which the database deletes with its parent.
+    ThroughChild [parent = parent] {
+        table = "write_through_child",
+        strategy = "write_through",
+        tags("row:{id}", "shelf:{shelf}", "parent:{parent}")
+    }
+    /// A row with which others are deleted.
+    AsideParent [] {
+        table = "aside_parent",
+        tags("row:{id}", "shelf:{shelf}"),
+        on_delete(AsideChild::parent)
+    }
+    /// A row whose writes store it, and with which others are deleted.
+    ThroughParent [] {
+        table = "write_through_parent",
+        strategy = "write_through",
+        tags("row:{id}", "shelf:{shelf}"),
+        on_delete(ThroughChild::parent)
     }
 }
 
@@ -73,71 +105,94 @@ mod unfaithful {
     }
 }
 
-/// The repository of one strategy.
+/// The repository of one table.
 pub(crate) enum Rows<DB: Backend> {
     Aside(AsideRowRepository<DB>),
     Through(ThroughRowRepository<DB>),
     TaggedAside(TaggedAsideRowRepository<DB>),
     TaggedThrough(TaggedThroughRowRepository<DB>),
+    AsideChildren(AsideChildRepository<DB>),
+    ThroughChildren(ThroughChildRepository<DB>),
+    AsideParents(AsideParentRepository<DB>),
+    ThroughParents(ThroughParentRepository<DB>),
+}
+
+/// Does the same with any of these repositories.
+macro_rules! any_of {
+    ($self:ident, $Row:ident, $rows:ident => $call:expr; $($variant:ident = $type:ident),*; $($rest:tt)*) => {
+        match $self {
+            $(Rows::$variant($rows) => {
+                type $Row = $type;
+                $call
+            })*
+            $($rest)*
+        }
+    };
 }
 
 /// Does the same with any repository.
 macro_rules! either {
     ($self:ident, $Row:ident, $rows:ident => $call:expr) => {
-        match $self {
-            Rows::Aside($rows) => {
-                type $Row = AsideRow;
-                $call
-            }
-            Rows::Through($rows) => {
-                type $Row = ThroughRow;
-                $call
-            }
-            Rows::TaggedAside($rows) => {
-                type $Row = TaggedAsideRow;
-                $call
-            }
-            Rows::TaggedThrough($rows) => {
-                type $Row = TaggedThroughRow;
-                $call
-            }
-        }
+        any_of!(
+            $self, $Row, $rows => $call;
+            Aside = AsideRow, Through = ThroughRow,
+            TaggedAside = TaggedAsideRow, TaggedThrough = TaggedThroughRow,
+            AsideChildren = AsideChild, ThroughChildren = ThroughChild,
+            AsideParents = AsideParent, ThroughParents = ThroughParent;
+        )
     };
 }
 
-/// Does the same with either repository of rows with tags.
+/// Does the same with any repository of rows with tags.
 macro_rules! either_tagged {
     ($self:ident, $Row:ident, $rows:ident => $call:expr) => {
-        match $self {
-            Rows::TaggedAside($rows) => {
-                type $Row = TaggedAsideRow;
-                $call
-            }
-            Rows::TaggedThrough($rows) => {
-                type $Row = TaggedThroughRow;
-                $call
-            }
+        any_of!(
+            $self, $Row, $rows => $call;
+            TaggedAside = TaggedAsideRow, TaggedThrough = TaggedThroughRow,
+            AsideChildren = AsideChild, ThroughChildren = ThroughChild,
+            AsideParents = AsideParent, ThroughParents = ThroughParent;
             Rows::Aside(_) | Rows::Through(_) => {
-                unreachable!("the mix has writes by tags for rows with tags only")
+                unreachable!("the mix has changes by tags for rows with tags only")
             }
-        }
+        )
     };
 }
 
 impl<DB: Backend> Rows<DB> {
-    /// The rows of a strategy, with or without tags.
-    pub(crate) fn new(strategy: Strategy, tags: bool, cache: &Cache, pool: &Pool<DB>) -> Self {
-        // Each has a namespace of its own, over one connection.
+    /// The rows of one of the tables of a strategy, with or without tags.
+    pub(crate) fn new(
+        (strategy, kin): (Strategy, Kin),
+        tags: bool,
+        cache: &Cache,
+        pool: &Pool<DB>,
+    ) -> Self {
+        // Each strategy has a namespace of its own, over one connection.
         let namespace = format!("coherence-{}", strategy.name());
         let cache = cache.with_namespace(&namespace);
-        let cache = cache.expect("the name of a strategy can stand in a namespace");
+        let cache = &cache.expect("the name of a strategy can stand in a namespace");
         let pool = pool.clone();
-        match (strategy, tags) {
-            (Strategy::Aside, false) => Self::Aside(AsideRow::repository(&cache, pool)),
-            (Strategy::WriteThrough, false) => Self::Through(ThroughRow::repository(&cache, pool)),
-            (Strategy::Aside, true) => Self::TaggedAside(TaggedAsideRow::repository(&cache, pool)),
-            (Strategy::WriteThrough, true) => {
-                Self::TaggedThrough(TaggedThroughRow::repository(&cache, pool))
+        match (strategy, kin, tags) {
+            (Strategy::Aside, Kin::None, false) => Self::Aside(AsideRow::repository(cache, pool)),
+            (Strategy::Aside, Kin::None, true) => {
+                Self::TaggedAside(TaggedAsideRow::repository(cache, pool))
+            }
+            (Strategy::Aside, Kin::Child, _) => {
+                Self::AsideChildren(AsideChild::repository(cache, pool))
+            }
+            (Strategy::Aside, Kin::Parent, _) => {
+                Self::AsideParents(AsideParent::repository(cache, pool))
+            }
+            (Strategy::WriteThrough, Kin::None, false) => {
+                Self::Through(ThroughRow::repository(cache, pool))
+            }
+            (Strategy::WriteThrough, Kin::None, true) => {
+                Self::TaggedThrough(TaggedThroughRow::repository(cache, pool))
+            }
+            (Strategy::WriteThrough, Kin::Child, _) => {
+                Self::ThroughChildren(ThroughChild::repository(cache, pool))
+            }
+            (Strategy::WriteThrough, Kin::Parent, _) => {
+                Self::ThroughParents(ThroughParent::repository(cache, pool))
             }
         }
     }
@@ -190,8 +245,7 @@ impl<DB: Backend> Rows<DB> {
     /// A write that commits by itself. A delete has no value.
     pub(crate) async fn write(&self, verb: Verb, id: i64, value: Value) -> Result<(), Error> {
         either!(self, Row, rows => {
-            let value = value.unwrap_or_default();
-            let row = Row { id, value, shelf: shelf(value) };
+            let row = Row::new(id, value.unwrap_or_default());
             match verb {
                 Verb::Insert => rows.insert(&row).await.map(drop),
                 Verb::Update => rows.update(&row).await.map(drop),
@@ -206,7 +260,7 @@ impl<DB: Backend> Rows<DB> {
     /// A write of several rows at once, all or none.
     pub(crate) async fn update_many(&self, values: &[(i64, i64)]) -> Result<(), Error> {
         either!(self, Row, rows => {
-            let row = |&(id, value): &(i64, i64)| Row { id, value, shelf: shelf(value) };
+            let row = |&(id, value): &(i64, i64)| Row::new(id, value);
             let changed: Vec<Row> = values.iter().map(row).collect();
             rows.update_many(&changed).await.map(drop)
         })
@@ -247,6 +301,10 @@ impl<DB: Backend> Rows<DB> {
         match self {
             Self::TaggedAside(rows) => rows.invalidate_tags(tags).await,
             Self::TaggedThrough(rows) => rows.invalidate_tags(tags).await,
+            Self::AsideChildren(rows) => rows.invalidate_tags(tags).await,
+            Self::ThroughChildren(rows) => rows.invalidate_tags(tags).await,
+            Self::AsideParents(rows) => rows.invalidate_tags(tags).await,
+            Self::ThroughParents(rows) => rows.invalidate_tags(tags).await,
             Self::Aside(_) | Self::Through(_) => Ok(()),
         }
     }
@@ -260,8 +318,7 @@ impl<DB: Backend> Rows<DB> {
         value: Value,
     ) -> Result<Value, Error> {
         either!(self, Row, rows => {
-            let value = value.unwrap_or_default();
-            let row = Row { id, value, shelf: shelf(value) };
+            let row = Row::new(id, value.unwrap_or_default());
             let mut within = rows.within(transaction);
             match verb {
                 Verb::Insert => within.insert(&row).await.map(drop)?,

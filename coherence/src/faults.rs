@@ -13,7 +13,7 @@ use larder_coherence::{
         points::POINTS,
         site::{self, Site},
     },
-    options::{Broken, Database, Fault},
+    options::{Broken, Database, Fault, kins, table},
 };
 use larder_testing::{
     clock::now,
@@ -185,7 +185,9 @@ where
     }
 
     fn any_row(&mut self) -> (&'static str, i64) {
-        let table = self.random.pick(&self.play.strategies).name();
+        let strategy = *self.random.pick(&self.play.strategies);
+        let kin = *self.random.pick(kins(self.play.tags));
+        let table = table(strategy, kin);
         // Not the hottest: then everybody would wait.
         let id = i64::try_from(2 + self.random.below(2)).expect("ids are small");
         (table, id)

@@ -110,6 +110,15 @@ pub const fn shelf(value: i64) -> i64 {
     value % SHELVES
 }
 
+/// How many parents have children.
+pub const PARENTS: i64 = 4;
+
+/// The parent of the child with this id.
+#[must_use]
+pub const fn parent(id: i64) -> i64 {
+    id % PARENTS
+}
+
 /// What a row was looked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought {

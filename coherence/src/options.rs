@@ -13,11 +13,12 @@ usage: cargo xtask coherence [options]
   --database D[,..]     postgres, mariadb, sqlite or all (default all)
   --strategy S          aside, write_through or all (default all)
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
-  --tags                give the rows tags, and change and invalidate them by these as well
+  --tags                give the rows tags, and change and invalidate them by these as well; and delete rows with their
+                        parents
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
                         fill-compare, intent, accepted-fill, history, contended, end,
                         dropped-begin, round-trip, lookup-check, pointer-intent, list-intent,
-                        or with tags: tag-clock, tag-floor, tag-intent
+                        or with tags: tag-clock, tag-floor, tag-intent, cascade
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
 
@@ -75,6 +76,54 @@ named! {
         /// Writes store the row.
         WriteThrough = "write_through",
     }
+}
+
+named! {
+    /// Which of the tables of a strategy it is.
+    Kin, "kin" {
+        /// Rows that are deleted alone.
+        None = "none",
+        /// Rows that the database deletes with their parents, and only so.
+        Child = "child",
+        /// Rows with which their children are deleted.
+        Parent = "parent",
+    }
+}
+
+/// The tables of a strategy. Transactions write in this order: children before their parents.
+const TABLES: [(Strategy, Kin, &str); 6] = [
+    (Strategy::Aside, Kin::None, "aside"),
+    (Strategy::Aside, Kin::Child, "aside_child"),
+    (Strategy::Aside, Kin::Parent, "aside_parent"),
+    (Strategy::WriteThrough, Kin::None, "write_through"),
+    (Strategy::WriteThrough, Kin::Child, "write_through_child"),
+    (Strategy::WriteThrough, Kin::Parent, "write_through_parent"),
+];
+
+/// The table of a strategy that holds the rows of a kin.
+///
+/// # Panics
+///
+/// Never: each strategy has a table for each kin.
+#[must_use]
+pub fn table(strategy: Strategy, kin: Kin) -> &'static str {
+    let found = TABLES
+        .iter()
+        .find(|known| (known.0, known.1) == (strategy, kin));
+    found.expect("each strategy has a table for each kin").2
+}
+
+/// The strategy and the kin of the rows of a table.
+#[must_use]
+pub fn of_table(name: &str) -> Option<(Strategy, Kin)> {
+    let found = TABLES.iter().find(|known| known.2 == name)?;
+    Some((found.0, found.1))
+}
+
+/// Which rows of each strategy a run has.
+#[must_use]
+pub fn kins(tags: bool) -> &'static [Kin] {
+    if tags { Kin::ALL } else { &[Kin::None] }
 }
 
 named! {
@@ -148,6 +197,8 @@ named! {
         TagFloor = "tag-floor",
         /// The announcement of a change of many rows at their tags.
         TagIntent = "tag-intent",
+        /// The announcement of a delete at the rows that the database deletes with its own.
+        Cascade = "cascade",
     }
 }
 
@@ -155,7 +206,10 @@ impl Broken {
     /// Whether only rows with tags have it.
     #[must_use]
     pub fn is_of_tags(self) -> bool {
-        matches!(self, Self::TagClock | Self::TagFloor | Self::TagIntent)
+        matches!(
+            self,
+            Self::TagClock | Self::TagFloor | Self::TagIntent | Self::Cascade
+        )
     }
 }
 
@@ -316,8 +370,18 @@ mod tests {
             Request::Run(options) => options.tags,
             other => panic!("{other:?}"),
         };
-        assert!(tags("--break tag-clock") && tags("--tags"));
+        assert!(tags("--break tag-clock") && tags("--break cascade") && tags("--tags"));
         assert!(!tags("--break end") && !tags(""));
+    }
+
+    #[test]
+    fn each_strategy_has_a_table_for_each_kin() {
+        for &strategy in Strategy::ALL {
+            for &kin in Kin::ALL {
+                assert_eq!(of_table(table(strategy, kin)), Some((strategy, kin)));
+            }
+            assert_eq!(table(strategy, Kin::None), strategy.name());
+        }
     }
 
     #[test]

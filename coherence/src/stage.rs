@@ -14,6 +14,7 @@ use std::{
 };
 
 use larder_coherence::{
+    cascades::{self, is_parent},
     checker::{Loss, Violation, check, check_lacks},
     commits::{self, Commit},
     harness::{
@@ -210,9 +211,14 @@ where
         histories: &BTreeMap<Series, History>,
         record: Vec<(Series, Commit)>,
     ) -> Outcome {
-        let mut commits: BTreeMap<Series, Vec<Commit>> = BTreeMap::new();
-        for (series, commit) in record {
-            commits.entry(series).or_default().push(commit);
+        let (mut commits, cascades) = cascades::divide(record);
+        // The children need to know the deletes of their parents.
+        let mut ordered = BTreeMap::new();
+        for (series, history) in histories.iter().filter(|(row, _)| is_parent(row)) {
+            let of_row = commits.get(series).map_or(&[][..], Vec::as_slice);
+            if let Ok(writes) = commits::order(&history.writes, of_row) {
+                ordered.insert(series.clone(), writes);
+            }
         }
         let mut outcome = Outcome::default();
         let summary = &mut outcome.summary;
@@ -227,7 +233,8 @@ where
             let cached = |read: &&history::Read| read.origin == Origin::Cache;
             summary.cached_reads += history.reads.iter().filter(cached).count();
             let row = format!("{}, {}, row {}", self.name(), series.0, series.1);
-            let commits = commits.remove(series).unwrap_or_default();
+            let mut commits = commits.remove(series).unwrap_or_default();
+            cascades.name(series, &mut commits, &ordered);
             let (violations, ordered) = match commits::order(&history.writes, &commits) {
                 Ok(ordered) => {
                     let verdict = check(&history.reads, &ordered, &self.losses);

@@ -1,6 +1,7 @@
 //! The tasks of a worker: reads, writes, batches and transactions over a few rows, each logged.
 //!
 //! Invariant: a worker deletes one row one at a time, and never again when it does not know what came of a delete; see `commits`.
+//! Invariant: a child is deleted with its parent only; see `cascades`.
 //! Invariant: what an error says of its write is believed, so that the judge can find it out: only an unknown outcome is one.
 
 use std::{
@@ -18,8 +19,8 @@ use larder_coherence::{
         leaving::{STAYS, leaving},
         site::Site,
     },
-    history::{Answer, Log, Origin, SHELVES, Sought, Value, Verb, shelf},
-    options::{Broken, Strategy},
+    history::{Answer, Log, Origin, SHELVES, Sought, Value, Verb, parent, shelf},
+    options::{Broken, Kin, kins, table},
     random::Random,
 };
 use larder_testing::{clock::now, cut::Cut};
@@ -31,17 +32,17 @@ use crate::{entities::Rows, orders::Orders, workload::Mix};
 pub(crate) struct Shared<DB: Site> {
     orders: Orders,
     mix: Mix,
-    tables: Vec<(Strategy, Rows<DB>)>,
+    tables: Vec<Table<DB>>,
     pool: Pool<DB>,
     log: Log,
     stopping: AtomicBool,
     next_number: AtomicU64,
     /// Rows that must not be deleted now: a delete is under way, or one has ended nobody knows how.
-    deleting: Mutex<HashSet<(Strategy, i64)>>,
+    deleting: Mutex<HashSet<Row>>,
     /// The value that each row was last given or seen with; a hint for what to look for.
-    known: Mutex<HashMap<(Strategy, i64), i64>>,
+    known: Mutex<HashMap<Row, i64>>,
     /// Rows that were not there when last seen; a hint for the choice of verbs.
-    absent: Mutex<HashSet<(Strategy, i64)>>,
+    absent: Mutex<HashSet<Row>>,
 }
 
 /// One task: reads and writes until the worker stops.
@@ -69,6 +70,13 @@ pub(crate) async fn work<DB: Site>(shared: Arc<Shared<DB>>, task: u64) {
 /// A row: which table, and its id.
 type Row = (usize, i64);
 
+/// A table of the run.
+struct Table<DB: Site> {
+    name: &'static str,
+    kin: Kin,
+    rows: Rows<DB>,
+}
+
 /// A write that was logged and has no answer yet.
 struct Begun {
     row: Row,
@@ -80,11 +88,16 @@ struct Begun {
 impl<DB: Site> Shared<DB> {
     /// What the tasks of a worker with these orders share.
     pub(crate) fn new(orders: Orders, mix: Mix, pool: Pool<DB>, cache: &Cache) -> Self {
+        let each = orders.strategies.iter();
+        let tables =
+            each.flat_map(|&strategy| kins(orders.tags).iter().map(move |&kin| (strategy, kin)));
         Self {
-            tables: orders
-                .strategies
-                .iter()
-                .map(|&strategy| (strategy, Rows::new(strategy, orders.tags, cache, &pool)))
+            tables: tables
+                .map(|(strategy, kin)| Table {
+                    name: table(strategy, kin),
+                    kin,
+                    rows: Rows::new((strategy, kin), orders.tags, cache, &pool),
+                })
                 .collect(),
             pool,
             log: Log::open(&orders.log).expect("the log can be opened"),
@@ -111,8 +124,13 @@ impl<DB: Site> Shared<DB> {
             self.mix.rows
         };
         let table = random.below(self.tables.len() as u64);
+        let table = usize::try_from(table).expect("tables are few");
         let id = i64::try_from(random.below(rows)).expect("ids are small");
-        (usize::try_from(table).expect("tables are few"), id)
+        match self.tables[table].kin {
+            // The others have no children.
+            Kin::Parent => (table, parent(id)),
+            _ => (table, id),
+        }
     }
 
     async fn read(&self, random: &mut Random, (table, id): Row) {
@@ -123,7 +141,7 @@ impl<DB: Site> Shared<DB> {
                 _ => self.look_up(random, (table, id)).await,
             };
         }
-        let (strategy, rows) = &self.tables[table];
+        let Table { name, rows, .. } = &self.tables[table];
         let uncached = random.per_mille(self.mix.uncached);
         let start = now();
         let read = async {
@@ -140,9 +158,8 @@ impl<DB: Site> Shared<DB> {
         let end = now();
         match result {
             Ok((value, origin)) => {
-                self.log
-                    .read((strategy.name(), id), (start, end), value, origin);
-                self.saw(*strategy, id, value);
+                self.log.read((name, id), (start, end), value, origin);
+                self.saw((table, id), value);
             }
             // The database is away, or the pool has no connection that works; a short breath, not a busy loop.
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -151,7 +168,7 @@ impl<DB: Site> Shared<DB> {
 
     /// Reads several rows at once, each of which is a read of its own.
     async fn read_many(&self, random: &mut Random, table: usize) {
-        let (strategy, rows) = &self.tables[table];
+        let Table { name, rows, .. } = &self.tables[table];
         let ids: Vec<i64> = (0..5).map(|_| self.any_row(random).1).collect();
         let start = now();
         let Some(Ok(found)) = self.leaving(random).run(rows.read_many(&ids)).await else {
@@ -159,15 +176,15 @@ impl<DB: Site> Shared<DB> {
         };
         let end = now();
         for (id, value) in ids.into_iter().zip(found) {
-            let series = (strategy.name(), id);
-            self.log.read(series, (start, end), value, Origin::Several);
-            self.saw(*strategy, id, value);
+            self.log
+                .read((name, id), (start, end), value, Origin::Several);
+            self.saw((table, id), value);
         }
     }
 
     /// Reads a list: each of its rows is a read, and each other row is missing.
     async fn read_list(&self, random: &mut Random, table: usize) {
-        let (strategy, rows) = &self.tables[table];
+        let Table { name, rows, .. } = &self.tables[table];
         let list = i64::try_from(random.below(SHELVES as u64)).expect("lists are few");
         let all = usize::try_from(self.mix.rows).expect("rows are few") + 1;
         let start = now();
@@ -175,20 +192,19 @@ impl<DB: Site> Shared<DB> {
         let Some(Ok(found)) = found else { return };
         let end = now();
         for &(id, value) in &found {
-            self.found(*strategy, id, (start, end), value, shelf(value) == list);
+            self.found((table, id), (start, end), value, shelf(value) == list);
         }
         for id in 0..i64::try_from(self.mix.rows).expect("rows are few") {
             if found.iter().all(|(other, _)| *other != id) {
-                let series = (strategy.name(), id);
-                self.log.lack(series, (start, end), Sought::Shelf(list));
+                self.log.lack((name, id), (start, end), Sought::Shelf(list));
             }
         }
     }
 
     /// Looks for a row by a value that it has or had.
     async fn look_up(&self, random: &mut Random, (table, id): Row) {
-        let (strategy, rows) = &self.tables[table];
-        let Some(value) = lock(&self.known).get(&(*strategy, id)).copied() else {
+        let Table { name, rows, .. } = &self.tables[table];
+        let Some(value) = lock(&self.known).get(&(table, id)).copied() else {
             return;
         };
         let start = now();
@@ -198,12 +214,11 @@ impl<DB: Site> Shared<DB> {
         match found {
             Some((found, held)) => {
                 let is_it = found == id && held == value;
-                self.found(*strategy, found, (start, end), held, is_it);
+                self.found((table, found), (start, end), held, is_it);
             }
-            None => {
-                let series = (strategy.name(), id);
-                self.log.lack(series, (start, end), Sought::Value(value));
-            }
+            None => self
+                .log
+                .lack((name, id), (start, end), Sought::Value(value)),
         }
     }
 
@@ -211,14 +226,13 @@ impl<DB: Site> Shared<DB> {
     /// for by.
     fn found(
         &self,
-        strategy: Strategy,
-        id: i64,
+        (table, id): Row,
         during: (larder_testing::clock::Moment, larder_testing::clock::Moment),
         value: i64,
         is_it: bool,
     ) {
         let value = if is_it { value } else { -1 };
-        let series = (strategy.name(), id);
+        let series = (self.tables[table].name, id);
         self.log.read(series, during, Some(value), Origin::Several);
     }
 
@@ -231,7 +245,7 @@ impl<DB: Site> Shared<DB> {
             Verb::Delete => STAYS,
             _ => self.leaving(random),
         };
-        let write = self.tables[row.0].1.write(verb, row.1, value);
+        let write = self.tables[row.0].rows.write(verb, row.1, value);
         // One that is dropped goes on without us.
         let written = leaving.run(write).await;
         let answer = written.map_or(Answer::Unknown, |written| answer(&written));
@@ -247,7 +261,7 @@ impl<DB: Site> Shared<DB> {
     async fn write_batch(&self, random: &mut Random) {
         let (table, _) = self.any_row(random);
         let (begun, values) = self.begin_several(random, table);
-        let batch = self.tables[table].1.update_many(&values);
+        let batch = self.tables[table].rows.update_many(&values);
         let written = self.leaving(random).run(batch).await;
         let answer = written.map_or(Answer::Unknown, |written| answer(&written));
         self.all_answered(&begun, answer);
@@ -256,7 +270,7 @@ impl<DB: Site> Shared<DB> {
     /// Changes rows of one table by their tags, or only invalidates some.
     async fn change_by_tags(&self, random: &mut Random) {
         let (table, _) = self.any_row(random);
-        let rows = &self.tables[table].1;
+        let rows = &self.tables[table].rows;
         if random.per_mille(self.mix.invalidations) {
             let shelf = i64::try_from(random.below(SHELVES as u64)).expect("lists are few");
             // It may fail, as nothing was changed.
@@ -352,7 +366,7 @@ impl<DB: Site> Shared<DB> {
         begun: &Begun,
     ) -> Result<(), Error> {
         let (table, id) = begun.row;
-        let rows = &self.tables[table].1;
+        let rows = &self.tables[table].rows;
         let seen = rows
             .write_within(transaction, begun.verb, id, begun.value)
             .await?;
@@ -382,9 +396,8 @@ impl<DB: Site> Shared<DB> {
 
     /// Chooses what to write to a row and logs that it begins; nothing if it must not be.
     fn begin(&self, random: &mut Random, row: Row) -> Option<Begun> {
-        let strategy = self.tables[row.0].0;
-        let verb = self.choose(random, strategy, row.1);
-        if verb == Verb::Delete && !self.may_delete(strategy, row.1) {
+        let verb = self.choose(random, row);
+        if verb == Verb::Delete && !self.may_delete(row) {
             return None;
         }
         Some(self.begin_with(row, verb))
@@ -408,12 +421,12 @@ impl<DB: Site> Shared<DB> {
 
     /// Logs that a write begins.
     fn begin_with(&self, row: Row, verb: Verb) -> Begun {
-        let table = self.tables[row.0].0.name();
+        let table = self.tables[row.0].name;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let value = (verb != Verb::Delete).then(|| self.value(number));
         self.log.write((table, row.1), number, now(), verb, value);
         if let Some(value) = value {
-            lock(&self.known).insert((self.tables[row.0].0, row.1), value);
+            lock(&self.known).insert(row, value);
         }
         Begun {
             row,
@@ -434,10 +447,9 @@ impl<DB: Site> Shared<DB> {
         let Begun {
             row, verb, value, ..
         } = *begun;
-        let (strategy, id) = (self.tables[row.0].0, row.1);
         if answer != Answer::Unknown {
             if verb == Verb::Delete {
-                lock(&self.deleting).remove(&(strategy, id));
+                lock(&self.deleting).remove(&row);
             }
             let found = match (answer, verb) {
                 (Answer::Done, _) => value,
@@ -445,30 +457,36 @@ impl<DB: Site> Shared<DB> {
                 (_, Verb::Insert) => Some(0),
                 _ => None,
             };
-            self.saw(strategy, id, found);
+            self.saw(row, found);
         }
     }
 
-    fn choose(&self, random: &mut Random, strategy: Strategy, id: i64) -> Verb {
-        if lock(&self.absent).contains(&(strategy, id)) {
+    fn choose(&self, random: &mut Random, row: Row) -> Verb {
+        if lock(&self.absent).contains(&row) {
             return *random.pick(&[Verb::Insert, Verb::Insert, Verb::Save]);
         }
+        let existence = match self.tables[row.0].kin {
+            Kin::None => [Verb::Delete, Verb::Delete, Verb::Delete, Verb::Insert],
+            Kin::Child => [Verb::Insert; 4],
+            Kin::Parent if random.per_mille(self.mix.cascades) => return Verb::Delete,
+            Kin::Parent => [Verb::Insert; 4],
+        };
         if random.per_mille(self.mix.existence) {
-            return *random.pick(&[Verb::Delete, Verb::Delete, Verb::Delete, Verb::Insert]);
+            return *random.pick(&existence);
         }
         *random.pick(&[Verb::Update, Verb::Update, Verb::Save])
     }
 
-    fn may_delete(&self, strategy: Strategy, id: i64) -> bool {
-        lock(&self.deleting).insert((strategy, id))
+    fn may_delete(&self, row: Row) -> bool {
+        lock(&self.deleting).insert(row)
     }
 
-    fn saw(&self, strategy: Strategy, id: i64, value: Value) {
+    fn saw(&self, row: Row, value: Value) {
         let mut absent = lock(&self.absent);
         if value.is_some() {
-            absent.remove(&(strategy, id));
+            absent.remove(&row);
         } else {
-            absent.insert((strategy, id));
+            absent.insert(row);
         }
     }
 

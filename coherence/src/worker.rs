@@ -103,6 +103,7 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::TagClock => Mechanism::TagClock,
         Broken::TagFloor => Mechanism::TagFloor,
         Broken::TagIntent => Mechanism::TagIntent,
+        Broken::Cascade => Mechanism::Cascade,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })

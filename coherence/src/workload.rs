@@ -19,6 +19,8 @@ pub(crate) struct Mix {
     pub(crate) lookups: u64,
     /// Of a thousand writes, how many are deletes or inserts.
     pub(crate) existence: u64,
+    /// Of a thousand writes of a parent that is there, how many delete it.
+    pub(crate) cascades: u64,
     /// Of a thousand writes, how many are transactions.
     pub(crate) transactions: u64,
     /// Of a thousand writes that are no transactions, how many are batches.
@@ -56,6 +58,7 @@ impl Mix {
             uncached: 30,
             lookups: 0,
             existence: 250,
+            cascades: 600,
             transactions: 200,
             batches: 50,
             tagged: if tags { 40 } else { 0 },
@@ -156,6 +159,14 @@ impl Mix {
                 invalidations: 0,
                 crowds: 1_000,
                 rest: Duration::from_millis(10),
+                ..usual
+            },
+            // Deletes of parents, with children that have been read.
+            Some(Broken::Cascade) => Self {
+                rows: 4,
+                transactions: 0,
+                batches: 0,
+                tagged: 0,
                 ..usual
             },
             None => Self {

@@ -142,3 +142,8 @@ fn changes_by_tags_without_an_announcement_are_caught() {
 fn changes_by_tags_whose_marks_were_dropped_are_caught() {
     is_caught("tag-floor");
 }
+
+#[test]
+fn rows_that_are_deleted_with_their_parents_and_not_announced_are_caught() {
+    is_caught("cascade");
+}

@@ -12,17 +12,18 @@
 //! 4. `outage`: writes that could not be announced.
 //! 5. `lookup`: rows that move between the values that they are found by.
 //! 6. `tags`: rows that are invalidated together, and the clock of their tags.
-//! 7. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
+//! 7. `beside`: writes of one entity that are announced at the clock of another one too.
+//! 8. `behind`: queued writes, flushers, the position in the database, and the incarnations of a queue. The server keeps its
 //!    queue (`behind::queue`), loses it (`behind::history`), or is replaced (`behind::promotion`).
 //!
 //! Small bounds run with all other tests. `cargo xtask model --wide` runs the same tests with larger bounds.
 //!
-//! Not here: several keys, because no step touches two, except for the values of `lookup` and the keys of one batch in
-//! `behind`; waiting and waking,
-//! which only cost time; callers of one process that share a load (`tests/suite/stampede.rs`).
+//! Not here: several keys, because no step touches two, except for the values of `lookup`, the second entity of `beside` and the
+//! keys of one batch in `behind`; waiting and waking, which only cost time; callers of one process that share a load (`tests/suite/stampede.rs`).
 
 mod age;
 mod behind;
+mod beside;
 mod broken;
 mod check;
 mod claims;

@@ -1,7 +1,8 @@
 //! Rows that the database deletes or changes when it deletes another one (`on_delete`): they are not served any more, in any
 //! process, whether they were read by id, in a list, or not found.
 //!
-//! The control leaves out the announcement to the other entities, and shows that the same scene then serves a deleted row.
+//! The controls leave out the announcement to the other entities, and the remarks on foreign keys that nothing names, and show that
+//! the same scene then serves a deleted row.
 //!
 //! Not here: the clock that invalidates them (`tags`).
 
@@ -20,6 +21,7 @@ everywhere!(
     deletes_of_many_rows_and_of_transactions_cascade_too,
     a_delete_that_is_rolled_back_changes_nothing,
     check_schema_lists_the_foreign_keys_that_nothing_names,
+    without_the_remarks_nothing_tells_of_rows_that_stay_cached,
 );
 on_both_stores!(
     without_the_announcement_a_deleted_row_is_served,
@@ -365,6 +367,24 @@ async fn check_schema_lists_the_foreign_keys_that_nothing_names<DB: Tested>(worl
         set_null.contains("`drafts`.`article_id` says ON DELETE SET NULL"),
         "{set_null}"
     );
+}
+
+async fn without_the_remarks_nothing_tells_of_rows_that_stay_cached<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::CascadeRemarks);
+    let scene = Scene::open(world).await;
+    let bare = BareArticle::repository(&world.cache, world.pool.clone());
+    let report = bare.check_schema().await.unwrap();
+    assert!(report.is_ok() && report.remarks.is_empty(), "{report:?}");
+    // What the remarks warn of.
+    bare.delete(1).await.unwrap();
+    let comments = &scene.there.comments;
+    assert!(comments.find(11).await.unwrap().is_some());
+    assert!(comments.find_uncached(11).await.unwrap().is_none());
+    let drafts = &scene.there.drafts;
+    let draft = drafts.find(21).await.unwrap().unwrap();
+    assert_eq!(draft.article_id, Some(1));
+    let draft = drafts.find_uncached(21).await.unwrap().unwrap();
+    assert_eq!(draft.article_id, None);
 }
 
 async fn an_entity_can_name_itself<DB: Tested>(world: &World<DB>) {

@@ -52,6 +52,7 @@ mod secrets;
 mod skipped_writes;
 mod stampede;
 mod stats;
+mod tag_processes;
 mod tags;
 mod transaction;
 mod ttl_from;
@@ -76,5 +77,7 @@ fn worker_entry() {
         lookup_processes::MEMBER,
         processes::CROWD,
         processes::DOOMED,
+        tag_processes::CLERK,
+        tag_processes::DOOMED_CLERK,
     ]);
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use larder::{
     Backend, Cache, Cached, DependsOn, ErrorKind, FetchFuture, Queries, Transaction,
-    store::{Mechanism, faulty::Operation},
+    store::{
+        Mechanism,
+        faulty::{Faults, Operation},
+    },
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
@@ -43,10 +46,15 @@ on_both_stores!(
     a_write_that_the_store_did_not_hear_of_is_not_forgotten,
     rows_that_others_have_changed_are_told_by_invalidate,
     a_consistent_entity_refuses_a_write_that_queries_would_not_hear_of,
+    without_the_refusal_queries_do_not_hear_of_a_write,
     the_rows_of_a_query_are_invalidated_without_those_of_others,
     versions_of_a_namespace_do_not_share_entries_and_invalidate_each_other,
 );
-on_redis!(a_time_to_live_is_kept, a_query_is_one_round_trip);
+on_redis!(
+    a_time_to_live_is_kept,
+    a_query_is_one_round_trip,
+    without_its_version_entries_of_a_namespace_are_shared,
+);
 on_postgres!(a_query_can_read_several_tables);
 
 const ORDERS: &str = "CREATE TABLE orders (id BIGINT NOT NULL PRIMARY KEY, shop BIGINT NOT NULL, price BIGINT NOT NULL)";
@@ -594,6 +602,38 @@ async fn a_consistent_entity_refuses_a_write_that_queries_would_not_hear_of<DB: 
     assert_eq!(sum().await, 51);
 }
 
+async fn without_the_refusal_queries_do_not_hear_of_a_write<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::StrictBeside);
+    let scene = Scene::open(world).await;
+    let orders = CarefulOrder::repository(&world.cache, world.pool.clone());
+    let sum = async || {
+        let query = scene.there.query::<i64>("careful").depends_on(&orders);
+        *query.fetch(number::<DB>("SUM(price)")).await.unwrap()
+    };
+    assert_eq!(sum().await, 60);
+    scene.settle().await;
+    world.faults.fail(Operation::BeginTagged, u64::MAX);
+    let end = world.faults.pause(Operation::EndTagged);
+    let write = tokio::spawn({
+        let orders = orders.clone();
+        async move {
+            let row = CarefulOrder {
+                id: 1,
+                shop: 1,
+                price: 1,
+            };
+            orders.update(&row).await
+        }
+    });
+    end.reached().await;
+    let row = orders.find_uncached(1).await.unwrap().unwrap();
+    assert_eq!(row.price, 1, "it is committed");
+    assert_eq!(sum().await, 60, "the control shows what is prevented");
+    end.resume();
+    write.await.unwrap().unwrap();
+    assert_eq!(sum().await, 51);
+}
+
 async fn rows_that_others_have_changed_are_told_by_invalidate<DB: Tested>(world: &World<DB>) {
     let scene = Scene::open(world).await;
     world.sql("UPDATE orders SET price = 1 WHERE id = 1").await;
@@ -798,6 +838,30 @@ async fn versions_of_a_namespace_do_not_share_entries_and_invalidate_each_other<
     scene.orders.update(&order(1, 1, 3)).await.unwrap();
     assert_eq!(next.find(1).await.unwrap().unwrap().price, 3);
     assert_eq!(scene.sum(&queries).await, 53);
+}
+
+/// Two caches with different versions of one namespace, over one store.
+async fn without_its_version_entries_of_a_namespace_are_shared<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    assert_eq!(scene.orders.find(1).await.unwrap().unwrap().price, 10);
+    filled(|| scene.orders.stats()).await;
+    world.sql("UPDATE orders SET price = 1 WHERE id = 1").await;
+    for (left_out, price, sum) in [(true, 10, 60), (false, 1, 51)] {
+        let faults = Faults::new();
+        if left_out {
+            faults.leave_out(Mechanism::NamespaceVersion);
+        }
+        let builder = Cache::builder()
+            .namespace(&world.namespace)
+            .namespace_version(&2)
+            .faults(&faults);
+        let cache = builder.redis(redis_url()).connect().await.unwrap();
+        let next = Order::repository(&cache, world.pool.clone());
+        let queries = cache.queries(world.pool.clone());
+        let found = next.find(1).await.unwrap().unwrap();
+        assert_eq!(found.price, price, "the version is left out: {left_out}");
+        assert_eq!(scene.sum(&queries).await, sum);
+    }
 }
 
 /// What is generic over repositories can ask for one that queries can depend on.

@@ -31,6 +31,7 @@ on_both_stores!(
     a_timeout_names_the_row_and_the_load_continues_for_others,
     a_timeout_of_the_only_caller_leaves_no_load_behind,
     a_bypass_ends_in_time_too,
+    without_the_timeout_a_caller_waits_for_the_load,
 );
 
 /// Returns the items of a world in a cache with a clock that the test controls.
@@ -422,4 +423,18 @@ async fn a_bypass_ends_in_time_too<DB: Tested>(world: &World<DB>) {
     drop(gate);
     let row = items.find(1).bypass().timeout(secs(20)).await.unwrap();
     assert_eq!(row.unwrap().name, "one");
+}
+
+async fn without_the_timeout_a_caller_waits_for_the_load<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::CallTimeout);
+    world.put(&Item::new(1, "one")).await;
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let read = items.find(1).timeout(Duration::from_millis(30));
+    let mut read = std::pin::pin!(read.into_future());
+    // Much later it is still waiting.
+    let much_later = tokio::time::timeout(Duration::from_millis(300), &mut read);
+    assert!(much_later.await.is_err(), "nothing ends it");
+    drop(gate);
+    assert_eq!(read.await.unwrap().unwrap().name, "one");
 }

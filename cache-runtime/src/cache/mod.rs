@@ -23,7 +23,7 @@ use crate::{
     policy::{Codec, LoadLimits},
     repair::{Host, Repairs},
     stats::RepairStats,
-    store::AnyStore,
+    store::{AnyStore, Store, failpoint::Mechanism},
 };
 
 /// A cache: a store, and the defaults for the entities that use it. Cloning is cheap, and clones are the same cache.
@@ -57,7 +57,7 @@ pub(crate) struct Inner {
     /// The store is this process, and it was not logged yet that others do not share it.
     pub(crate) owes_notice: AtomicBool,
     /// What entries must have been stored under, beside the layout of their rows.
-    pub(crate) namespace_version: Option<Box<str>>,
+    namespace_version: Option<Box<str>>,
     /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }
@@ -73,6 +73,12 @@ impl Host for Inner {
 }
 
 impl Inner {
+    /// Returns what entries must have been stored under, beside the layout of their rows.
+    pub(crate) fn namespace_version(&self) -> Option<&str> {
+        let version = self.namespace_version.as_deref();
+        version.filter(|_| !self.store.disables(Mechanism::NamespaceVersion))
+    }
+
     /// Logs once, when the first repository over a database server is created, that other processes do not share an
     /// in-process cache.
     ///

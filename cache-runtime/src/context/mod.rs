@@ -142,10 +142,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         });
         let queue = queue.transpose()?;
         // A queued write outlives a deploy, and its entry with it.
-        let version = cache
-            .namespace_version
-            .as_deref()
-            .filter(|_| queue.is_none());
+        let version = cache.namespace_version().filter(|_| queue.is_none());
         let family = FamilyView::new(
             &namespace,
             &spec,

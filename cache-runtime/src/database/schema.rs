@@ -144,25 +144,30 @@ pub(crate) fn check_columns<DB: Backend>(
     Ok(())
 }
 
+/// Compares a table with its struct. `of_keys`: remarks on foreign keys too.
 pub(crate) async fn check<DB: Backend>(
     spec: EntitySpec,
     pool: &Pool<DB>,
     columns: &[ColumnSpec<DB>],
+    of_keys: bool,
 ) -> Result<SchemaReport, Error> {
-    compare(&spec, pool, columns).await.map_err(|error| {
-        database::describe(
-            "load",
-            &format!("the schema of table {}", spec.table),
-            error,
-            database::WriteOutcome::Nothing,
-        )
-    })
+    compare(&spec, pool, columns, of_keys)
+        .await
+        .map_err(|error| {
+            database::describe(
+                "load",
+                &format!("the schema of table {}", spec.table),
+                error,
+                database::WriteOutcome::Nothing,
+            )
+        })
 }
 
 async fn compare<DB: Backend>(
     spec: &EntitySpec,
     pool: &Pool<DB>,
     columns: &[ColumnSpec<DB>],
+    of_keys: bool,
 ) -> Result<SchemaReport, sqlx::Error> {
     let mut connection = DB::acquire(pool).await?;
     let mut report = SchemaReport {
@@ -223,7 +228,7 @@ async fn compare<DB: Backend>(
         }
     }
     compare_types::<DB>(&mut report, &mut connection, spec.table, &present).await?;
-    if rules.is_written {
+    if rules.is_written && of_keys {
         let referrers = catalogue::referrers::<DB>(&mut connection, spec.table).await?;
         compare_cascades(&mut report, spec, &referrers);
     }

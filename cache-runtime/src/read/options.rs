@@ -83,7 +83,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         timeout: Option<Duration>,
         read: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Some(timeout) = timeout else {
+        let is_kept = |_: &Duration| !self.cache.store.disables(Mechanism::CallTimeout);
+        let Some(timeout) = timeout.filter(is_kept) else {
             return read.await;
         };
         match Deadline::after(timeout).bound(read).await {

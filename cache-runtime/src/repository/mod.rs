@@ -30,6 +30,7 @@ use crate::{
     read::{content::RowOf, outcome::Outcome},
     repository::find::Find,
     stats::Stats,
+    store::{Store, failpoint::Mechanism},
     write::{
         bulk::{Batch, Done},
         modify::{ChangeResult, Modified},
@@ -574,7 +575,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     pub async fn check_schema(&self) -> Result<SchemaReport, Error> {
         let inner = Arc::clone(&self.0);
         let checked = async move {
-            schema::check(E::SPEC, &inner.database.pool, &inner.database.columns).await
+            let of_keys = !inner.cache.store.disables(Mechanism::CascadeRemarks);
+            schema::check(
+                E::SPEC,
+                &inner.database.pool,
+                &inner.database.columns,
+                of_keys,
+            )
+            .await
         };
         run_detached::<E, _>("check the schema of", checked).await
     }

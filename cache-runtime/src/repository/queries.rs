@@ -301,7 +301,7 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
         + 'static,
     ) -> Result<Arc<T>, Error> {
         let (context, key) = (self.context?, self.key?);
-        let version = context.cache.namespace_version.as_deref();
+        let version = context.cache.namespace_version();
         let mut tags = Tags::default();
         for tag in self.tags {
             tags.push(tag);

@@ -132,6 +132,16 @@ pub enum Mechanism {
     StoreBound,
     /// The comparison of the end of a row (`ttl_from`) with the clock when its entry is read. Without it, only the store ends it.
     RowEnd,
+    /// The rule that what a write is announced at beside its own keys is as strict as the entity that is written. Without it, a
+    /// `consistent` entity is written although the cached queries could not hear of it. Disable it before the repository is made.
+    StrictBeside,
+    /// The version of the namespace in what an entry is stored under. Without it, two versions of a program share entries.
+    /// Disable it before the repository is made.
+    NamespaceVersion,
+    /// The remarks of `check_schema` on foreign keys. Without it, nothing tells that the database deletes rows that stay cached.
+    CascadeRemarks,
+    /// The `timeout` of a call. Without it, the caller waits for the load.
+    CallTimeout,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
     /// The comparison of the id of a cached row with its key.

@@ -19,6 +19,7 @@ use crate::{
         tags::{Changed, Tag},
     },
     stats::Counters,
+    store::{Store, failpoint::Mechanism},
 };
 
 /// What an announcement needs of a repository, of any entity and database.
@@ -96,6 +97,10 @@ impl Beside {
         dependents: Option<Dependents>,
     ) -> Self {
         let keys = KeySpace::new(namespace, spec.name, &spec.policy);
+        let on_outage = match cache.store.disables(Mechanism::StrictBeside) {
+            true => spec.policy.on_outage,
+            false => of_writer,
+        };
         Self {
             clock: (!spec.tags.is_empty()).then(|| keys.clock_key()),
             cache: Arc::clone(cache),
@@ -103,7 +108,7 @@ impl Beside {
             has_lookups: !spec.lookups.is_empty(),
             policy: Policy {
                 intent_ttl: cache.intent_ttl.unwrap_or(spec.policy.intent_ttl),
-                on_outage: of_writer,
+                on_outage,
                 ..spec.policy.clone()
             },
             counters: Counters::default(),

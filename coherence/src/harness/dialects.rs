@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::options;
+use crate::options::{self, Kin};
 use sqlx::{
     AssertSqlSafe, MySql, Postgres, Sqlite,
     mysql::MySqlConnectOptions,
@@ -12,11 +12,21 @@ use sqlx::{
 
 use super::site::{Address, PATIENCE, Site};
 
-/// The tables' names.
+/// The tables' names, each with the names of its parents' table if it has one.
+fn tables() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    let strategies = options::Strategy::ALL.iter();
+    strategies.flat_map(|&strategy| {
+        let parents = options::table(strategy, Kin::Parent);
+        [
+            (options::table(strategy, Kin::None), None),
+            (parents, None),
+            (options::table(strategy, Kin::Child), Some(parents)),
+        ]
+    })
+}
+
 fn table_names() -> impl Iterator<Item = &'static str> {
-    options::Strategy::ALL
-        .iter()
-        .map(|strategy| strategy.name())
+    tables().map(|(table, _)| table)
 }
 
 /// The tables, and a record whose number is made by the database.
@@ -24,8 +34,16 @@ fn plain_tables(number: &str, text: &str) -> Vec<String> {
     let mut all = vec![format!(
         "CREATE TABLE record (seq {number}, tab {text} NOT NULL, id BIGINT NOT NULL, value BIGINT, worker {text} NOT NULL)"
     )];
-    all.extend(table_names().map(|table| {
-        format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, value BIGINT NOT NULL, shelf BIGINT NOT NULL)")
+    all.extend(tables().map(|(table, parents)| {
+        let reference = parents.map_or(String::new(), |parents| {
+            format!(
+                ", parent BIGINT NOT NULL, \
+                 FOREIGN KEY (parent) REFERENCES {parents} (id) ON DELETE CASCADE"
+            )
+        });
+        format!(
+            "CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, value BIGINT NOT NULL, shelf BIGINT NOT NULL{reference})"
+        )
     }));
     all
 }
@@ -63,18 +81,25 @@ impl Site for Postgres {
         all.push(
             "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              IF TG_OP = 'DELETE' THEN INSERT INTO record (tab, id, worker) \
-             VALUES (TG_TABLE_NAME, OLD.id, current_setting('application_name')); \
+             VALUES (TG_TABLE_NAME, OLD.id, current_setting('application_name')); RETURN OLD; \
              ELSE INSERT INTO record (tab, id, value, worker) \
              VALUES (TG_TABLE_NAME, NEW.id, NEW.value, current_setting('application_name')); END IF; \
              RETURN NULL; END $$"
                 .to_owned(),
         );
-        all.extend(table_names().map(|table| {
-            format!(
-                "CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON {table} \
-                 FOR EACH ROW EXECUTE FUNCTION note()"
-            )
-        }));
+        for (table, parents) in tables() {
+            // The rows that a foreign key deletes are recorded before their parent only by a trigger that runs before their delete.
+            // They are locked by then.
+            let (before, after) = match parents {
+                Some(_) => (Some("BEFORE DELETE"), "AFTER INSERT OR UPDATE"),
+                None => (None, "AFTER INSERT OR UPDATE OR DELETE"),
+            };
+            all.extend(before.into_iter().chain([after]).enumerate().map(|(number, when)| {
+                format!(
+                    "CREATE TRIGGER note{number} {when} ON {table} FOR EACH ROW EXECUTE FUNCTION note()"
+                )
+            }));
+        }
         all
     }
 
@@ -118,6 +143,14 @@ impl Site for MySql {
     fn tables() -> Vec<String> {
         let mut all = plain_tables("BIGINT AUTO_INCREMENT PRIMARY KEY", "VARCHAR(100)");
         plain_triggers(&mut all, "@worker");
+        // No trigger hears of the rows that a foreign key deletes. The lock puts them in the order of the commits.
+        for (children, parents) in tables().filter_map(|(table, parents)| Some((table, parents?))) {
+            all.push(format!(
+                "CREATE TRIGGER {children}_cascade BEFORE DELETE ON {parents} FOR EACH ROW BEGIN \
+                 INSERT INTO record (tab, id, value, worker) \
+                 SELECT '{children}', id, NULL, @worker FROM {children} WHERE parent = OLD.id FOR UPDATE; END"
+            ));
+        }
         all
     }
 

@@ -137,6 +137,7 @@ pub async fn record<DB: Site>(address: &Address) -> Result<Vec<(Series, Commit)>
             let commit = Commit {
                 value: value.map(number),
                 by: text(worker).into(),
+                cause: None,
             };
             (series, commit)
         })
