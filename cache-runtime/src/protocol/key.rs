@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use crate::{
     policy::{Policy, Strategy},
-    protocol::fingerprint::Fingerprint,
+    protocol::{codec::depth::Bounded, fingerprint::Fingerprint},
 };
 
 /// The longest id, in bytes of its written form, that is not hashed.
@@ -201,7 +201,7 @@ impl KeySpace {
 }
 
 fn write_id<I: Serialize + ?Sized>(id: &I, out: &mut SmallVec<[u8; 64]>) -> Result<(), UnusableId> {
-    id.serialize(&mut IdWriter {
+    Bounded::new(id).serialize(&mut IdWriter {
         out,
         depth: 0,
         options: 0,

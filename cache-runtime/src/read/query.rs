@@ -82,7 +82,7 @@ impl<T: Answers, DB: Backend> Content<NoRow, DB> for QueryOf<T, DB> {
     fn decode(context: &Context<NoRow, DB>, payload: Payload) -> Option<Arc<Answer>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let decoded = context.codec.decode(&bytes[header..]);
+                let decoded = context.codec.decode(context.readable(&bytes[header..])?);
                 let (tags, value): (Vec<u64>, T) = decoded.ok()?;
                 Some(Arc::new(answer(tags.into_iter().map(Tag), value)))
             }
