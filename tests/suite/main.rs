@@ -19,6 +19,7 @@ mod entities;
 mod examples;
 mod expiry;
 mod generated_ids;
+mod hostile_bytes;
 mod immutable;
 mod journal;
 mod key;
