@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 
 use crate::{
     policy::{Policy, Strategy},
+    printed::Printed,
     protocol::{codec::depth::Bounded, fingerprint::Fingerprint},
 };
 
@@ -76,7 +77,7 @@ impl Borrow<[u8]> for Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        String::from_utf8_lossy(self.as_bytes()).fmt(f)
+        fmt::Display::fmt(&Printed::new(self.as_bytes()), f)
     }
 }
 

@@ -20,6 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::depth::{Bounded, Limits};
 pub use crate::policy::Codec;
+use crate::printed;
 pub(crate) use probe::{requires_self_describing, shape};
 
 /// The highest codec number.
@@ -39,7 +40,7 @@ impl std::error::Error for CodecError {}
 
 impl CodecError {
     fn new(error: impl fmt::Display) -> Self {
-        Self(error.to_string())
+        Self(printed::short(&error))
     }
 }
 

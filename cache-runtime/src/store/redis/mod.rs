@@ -32,6 +32,7 @@ pub use self::scripts::script_text;
 
 use crate::{
     error::StoreError,
+    printed,
     protocol::{
         claim::{Claim, InForce},
         entry,
@@ -536,8 +537,8 @@ impl Store for RedisStore {
             .arg(claim.table)
             .arg(u8::from(claim.is_forced));
         let reply = self.run_script("bind", link, &invocation).await?;
-        let (database, table) =
-            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        let (database, table) = redis::from_redis_value(reply)
+            .map_err(|error| StoreError::new(printed::short(&error)))?;
         Ok(InForce {
             connection_number: run,
             database,
@@ -558,8 +559,8 @@ impl Store for RedisStore {
         let reply = self
             .command("scan", self.connector.link()?, &command)
             .await?;
-        let (cursor, names): (u64, Vec<Vec<u8>>) =
-            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        let (cursor, names): (u64, Vec<Vec<u8>>) = redis::from_redis_value(reply)
+            .map_err(|error| StoreError::new(printed::short(&error)))?;
         Ok((
             cursor,
             names.iter().map(|name| Key::from_bytes(name)).collect(),
