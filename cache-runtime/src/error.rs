@@ -5,6 +5,8 @@
 
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
 
+use crate::printed;
+
 /// The kind of an error, to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -157,17 +159,19 @@ pub struct StoreError {
 impl StoreError {
     /// Returns a failure after which nothing was done.
     pub(crate) fn new(message: impl Into<Arc<str>>) -> Self {
-        Self {
-            message: message.into(),
-            may_be_done: false,
-        }
+        Self::of(message.into(), false)
     }
 
     /// Returns a failure to get a reply.
     pub(crate) fn unanswered(message: impl Into<Arc<str>>) -> Self {
+        Self::of(message.into(), true)
+    }
+
+    fn of(message: Arc<str>, may_be_done: bool) -> Self {
+        let printed = printed::message(&message).map(Arc::from);
         Self {
-            message: message.into(),
-            may_be_done: true,
+            message: printed.unwrap_or(message),
+            may_be_done,
         }
     }
 }

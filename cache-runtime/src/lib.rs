@@ -38,6 +38,7 @@ mod error;
 #[doc(hidden)]
 pub mod journal;
 pub mod policy;
+mod printed;
 #[doc(hidden)]
 pub mod private;
 #[doc(hidden)]

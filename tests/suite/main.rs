@@ -20,6 +20,7 @@ mod examples;
 mod expiry;
 mod families;
 mod generated_ids;
+mod hostile_bytes;
 mod immutable;
 mod journal;
 mod key;

@@ -21,7 +21,7 @@ pub(crate) const CRATES: [Layers; 2] = [
     Layers {
         folder: "cache-runtime/src/",
         layers: &[
-            &["error", "clock", "policy", "stats", "detached"],
+            &["error", "clock", "policy", "stats", "detached", "printed"],
             &["protocol"],
             &["journal"],
             &["store"],

@@ -17,14 +17,16 @@ use std::fmt;
 use serde::{Serialize, Serializer, ser};
 use sha2::{Digest, Sha256};
 
+use crate::protocol::codec::depth::Bounded;
+
 /// Returns a value as bytes.
 ///
 /// # Errors
 ///
-/// Fails if the value cannot be serialized.
+/// Fails if the value cannot be serialized, or is nested too deep.
 pub(crate) fn of<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unwritable> {
     let mut out = Vec::with_capacity(256);
-    value.serialize(&mut Writer(&mut out))?;
+    Bounded::new(value).serialize(&mut Writer(&mut out))?;
     Ok(out)
 }
 

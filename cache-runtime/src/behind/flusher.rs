@@ -32,6 +32,7 @@ use crate::{
     database::{backend::Backend, entity::Entity},
     detached,
     error::{Error, ErrorKind},
+    printed,
     protocol::{
         queue_position::QueuePosition,
         token::{Token, random_fraction_of},
@@ -381,7 +382,7 @@ async fn run<E: Entity, DB: Backend>(
                             entity = E::SPEC.name,
                             queue = &*queue.name,
                             partition = number,
-                            error = &error as &dyn std::error::Error,
+                            error = printed::chain(&error),
                             "flushing cannot continue until the cause of this error is corrected; the writes wait in their order"
                         );
                     }
@@ -390,7 +391,7 @@ async fn run<E: Entity, DB: Backend>(
                         entity = E::SPEC.name,
                         queue = &*queue.name,
                         partition = number,
-                        error = &error as &dyn std::error::Error,
+                        error = printed::chain(&error),
                         "flushing fails and is tried again; the writes wait in their order"
                     );
                 }

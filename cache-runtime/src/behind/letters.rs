@@ -29,6 +29,7 @@ use crate::{
     },
     error::Error,
     policy::Codec,
+    printed::Printed,
     protocol::row_change::RowChange,
 };
 
@@ -153,7 +154,7 @@ impl<E: Entity> fmt::Display for DeadLetter<E> {
             self.epoch,
             self.number,
             E::SPEC.name,
-            self.key
+            Printed::new(&self.key)
         )
     }
 }

@@ -21,6 +21,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::printed::Printed;
+
 /// The maximum number of recorded endpoints of one server.
 const MAX_ENDPOINTS: usize = 16;
 
@@ -197,13 +199,15 @@ fn describe(
     id: Option<&str>,
     server: Option<&str>,
 ) -> fmt::Result {
+    // The store may hold what another program has left there.
+    let (system, endpoint) = (Printed::short(system), Printed::short(endpoint));
     write!(f, "the {system} database {endpoint} (")?;
     match id {
-        Some(id) => write!(f, "id {id}")?,
+        Some(id) => write!(f, "id {}", Printed::short(id))?,
         None => f.write_str("no id")?,
     }
     if let Some(server) = server {
-        write!(f, ", server {server}")?;
+        write!(f, ", server {}", Printed::short(server))?;
     }
     f.write_str(")")
 }

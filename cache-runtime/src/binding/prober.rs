@@ -24,6 +24,7 @@ use crate::{
     database::{self, WriteOutcome, backend::Backend, dialect::Dialect},
     detached,
     error::Error,
+    printed,
 };
 
 /// How long a read waits for the identity of a database, which may be unreachable while the row is cached.
@@ -205,7 +206,7 @@ async fn ask<DB: Backend>(
         Err(error) if is_not_understood(&error) => {
             tracing::warn!(
                 endpoint,
-                error = &error as &dyn std::error::Error,
+                error = printed::chain(&error),
                 "failed to identify the database, because it rejected the query; it is identified by its address only"
             );
             Said {

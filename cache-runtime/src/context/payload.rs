@@ -8,6 +8,8 @@
 //! 2. A read returns a row that is too large, but does not cache it, and counts it. A write of such a row to a queue
 //!    fails before it is acknowledged.
 //!
+//! 3. A payload that is larger than any row that this repository stores is damage, and not decoded.
+//!
 //! Invariant: no store gets a row that is larger than [`Context::bound`], or that its codec does not reproduce.
 //! Not here: how a row is compared (`round_trip`). The in-process store keeps rows and not their bytes, but accepts
 //! only those that Redis would accept.
@@ -42,7 +44,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) fn decode_row(&self, key: &Key, payload: Payload) -> Option<Arc<E>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let row = self.database.decode(self.codec, &bytes[header..]).ok()?;
+                let bytes = self.readable(&bytes[header..])?;
+                let row = self.database.decode(self.codec, bytes).ok()?;
                 let is_own = self.is_at(key, &row.id());
                 let disables = self.cache.store.disables(Mechanism::OwnKey);
                 (is_own || disables).then(|| Arc::new(row))
@@ -122,7 +125,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) fn decode_ids(&self, key: &Key, payload: Payload) -> Option<Arc<IdList<E::Id>>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let ids = self.codec.decode(key.unmarked(&bytes[header..])?);
+                let bytes = self.readable(key.unmarked(&bytes[header..])?)?;
+                let ids = self.codec.decode(bytes);
                 ids.ok().map(Arc::new)
             }
             Payload::Shared(ids, _) => ids.downcast().ok(),
@@ -145,6 +149,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         } else {
             Bound::Store(store)
         }
+    }
+
+    /// Returns the bytes of a payload, unless they are more than this repository would store. Those of an entity with a queue may
+    /// be a write that was acknowledged under another `max_row`, so only the store bounds them.
+    pub(crate) fn readable<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let bound = match &self.queue {
+            None => self.bound().bytes(),
+            Some(_) => self.cache.store.most_bytes(),
+        };
+        (bytes.len() as u64 <= bound).then_some(bytes)
     }
 
     /// Fails if an encoded row, or id, is too large.

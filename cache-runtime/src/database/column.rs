@@ -5,9 +5,10 @@
 //! that needs only some columns selects the same roles from both, so that text and arguments always match.
 
 use serde::Serialize;
+use serde_json::value::to_raw_value;
 use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
 
-use crate::database::backend::Backend;
+use crate::{database::backend::Backend, protocol::codec::depth::Bounded};
 
 /// A type that database `DB` can store in a column.
 pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
@@ -314,10 +315,10 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     ///
     /// # Errors
     ///
-    /// Fails when the value cannot be written as JSON.
+    /// Fails when the value cannot be written as JSON, or is nested so deep that no row with it could be read.
     pub fn json<T: Serialize>(&mut self, role: Role, value: &T) -> BindResult {
         if self.wants_role(role) {
-            let json = serde_json::value::to_raw_value(value)?;
+            let json = to_raw_value(&Bounded::new(value))?;
             self.add(&DB::json(Some(json)))?;
         }
         Ok(())
@@ -327,10 +328,12 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     ///
     /// # Errors
     ///
-    /// Fails when the value cannot be written as JSON.
+    /// Fails when the value cannot be written as JSON, or is nested so deep that no row with it could be read.
     pub fn json_nullable<T: Serialize>(&mut self, role: Role, value: &Option<T>) -> BindResult {
         if self.wants_role(role) {
-            let json = value.as_ref().map(serde_json::value::to_raw_value);
+            let json = value
+                .as_ref()
+                .map(|value| to_raw_value(&Bounded::new(value)));
             self.add(&DB::json(json.transpose()?))?;
         }
         Ok(())

@@ -198,7 +198,7 @@ impl LoggedMismatches {
                 field = mismatch.field.as_deref().unwrap_or("unknown"),
                 codec = ?mismatch.codec,
                 "a row stays uncached, because the codec does not reproduce the row of the database: {mismatch}; make serde write \
-                 the field as it reads it, or choose another `codec`"
+                 the field as it reads it, nest it less, or choose another `codec`"
             );
         }
     }

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{error::JournalError, files::Files};
+use super::{access, error::JournalError, files::Files};
 
 /// The name of the file.
 pub(crate) const BINDING: &str = "binding";
@@ -24,11 +24,8 @@ pub(crate) struct Binding {
 impl Binding {
     pub(crate) fn read(directory: &Path) -> Result<Self, JournalError> {
         let path = directory.join(BINDING);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(JournalError::io(format!("read {}", path.display()), error)),
-        };
+        let text = access::read(&path)?.map(String::from_utf8).transpose();
+        let text = text.map_err(|_| JournalError::damaged(&path, 0, "it is not a text"))?;
         Ok(Self {
             directory: directory.to_owned(),
             text,

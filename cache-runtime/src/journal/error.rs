@@ -33,6 +33,13 @@ pub enum JournalError {
         /// What is wrong there.
         what: Arc<str>,
     },
+    /// The directory, or a file in it, cannot be used as that of a journal: others could change it, or it leads elsewhere.
+    Unusable {
+        /// The directory or the file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        what: Arc<str>,
+    },
     /// The record is longer than the maximum. The journal continues to work.
     TooLong {
         /// Its length in bytes.
@@ -55,6 +62,13 @@ impl JournalError {
             what: what.into(),
         }
     }
+
+    pub(crate) fn unusable(path: &Path, what: impl Into<Arc<str>>) -> Self {
+        Self::Unusable {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
 }
 
 impl fmt::Display for JournalError {
@@ -72,6 +86,9 @@ impl fmt::Display for JournalError {
                  directory of the journal away and lose the writes in it",
                 file.display()
             ),
+            Self::Unusable { path, what } => {
+                write!(f, "failed to open {} of a journal: {what}", path.display())
+            }
             Self::TooLong { length } => write!(
                 f,
                 "failed to write a record of {length} bytes to the journal: it is too long, the maximum is {MAX_RECORD} bytes; make \
@@ -85,7 +102,10 @@ impl StdError for JournalError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io { cause, .. } => Some(&**cause),
-            Self::InUse { .. } | Self::Damaged { .. } | Self::TooLong { .. } => None,
+            Self::InUse { .. }
+            | Self::Damaged { .. }
+            | Self::Unusable { .. }
+            | Self::TooLong { .. } => None,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Seek, SeekFrom, Write},
     path::Path,
     sync::{
@@ -14,9 +14,9 @@ use std::{
     },
 };
 
-use super::error::JournalError;
 #[cfg(test)]
 use super::tests::tape::Tape;
+use super::{access, error::JournalError};
 
 /// One operation.
 #[derive(Clone, Copy)]
@@ -49,15 +49,23 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Creates a file, or empties it.
+    /// Creates an empty file. A name that is left from before goes away, and what it leads to stays.
     pub(crate) fn create(&self, path: &Path) -> Result<File, JournalError> {
-        self.perform(Step::Create(path), || File::create(path))
+        self.perform(Step::Create(path), || match access::create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(path)?;
+                access::create(path)
+            }
+            created => created,
+        })
     }
 
     /// Opens an existing file for writing.
     pub(crate) fn open(path: &Path) -> Result<File, JournalError> {
-        let opened = OpenOptions::new().write(true).open(path);
-        opened.map_err(|cause| JournalError::io(format!("open {}", path.display()), cause))
+        access::open_to_write(path)?.ok_or_else(|| {
+            let attempted = format!("open {}", path.display());
+            JournalError::io(attempted, io::ErrorKind::NotFound.into())
+        })
     }
 
     pub(crate) fn write(

@@ -25,6 +25,7 @@
 //! [`Journal::is_durable`].
 //! Not here: files that are removed by hand while the journal is open. A sync does not detect that.
 
+mod access;
 mod binding;
 mod commit;
 mod error;
@@ -66,7 +67,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// If the journal is already open, if it is damaged, or if an operation on a file fails.
+    /// If the journal is already open, if it is damaged, if other users can write in the directory or one of its files is a link,
+    /// or if an operation on a file fails.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Record>), JournalError> {
         Self::open_with(directory, SEGMENT_SIZE)
     }

@@ -18,10 +18,12 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
 use super::{
+    access,
     binding::{BINDING, UNBOUND},
     error::JournalError,
     files::Files,
@@ -66,6 +68,7 @@ impl Segments {
         files: Files,
     ) -> Result<(Self, Vec<Record>), JournalError> {
         create_directory(directory, &files)?;
+        access::check_directory(directory)?;
         let lock = lock(directory)?;
         let firsts = list(directory, &files)?;
         let mut recovery = Recovery::new(Rules::ALL);
@@ -235,7 +238,7 @@ fn create_directory(directory: &Path, files: &Files) -> Result<(), JournalError>
         false => parent,
     };
     create_directory(parent, files)?;
-    match fs::create_dir(directory) {
+    match access::create_directory(directory) {
         Err(_) if directory.is_dir() => Ok(()),
         created => {
             created.map_err(|cause| failed("create", directory, cause))?;
@@ -247,7 +250,23 @@ fn create_directory(directory: &Path, files: &Files) -> Result<(), JournalError>
 /// Locks the directory. The lock lasts until the file is closed, however the process ends.
 fn lock(directory: &Path) -> Result<File, JournalError> {
     let path = directory.join(LOCK);
-    let file = File::create(&path).map_err(|cause| failed("create", &path, cause))?;
+    // Another process may create it in between, but not twice.
+    let file = match access::open_to_write(&path)? {
+        Some(file) => file,
+        None => match access::create(&path) {
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Files::open(&path)?,
+            created => created.map_err(|cause| failed("create", &path, cause))?,
+        },
+    };
+    let found = file.metadata();
+    if found
+        .map_err(|cause| failed("look at", &path, cause))?
+        .len()
+        > 0
+    {
+        let what = "it is not the lock of a journal, which is empty; move it away";
+        return Err(JournalError::unusable(&path, what));
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(JournalError::InUse {
@@ -295,10 +314,10 @@ fn first_of(name: &str) -> Option<u64> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, JournalError> {
-    fs::read(path).map_err(|cause| failed("read", path, cause))
+    access::read(path)?.ok_or_else(|| failed("read", path, io::ErrorKind::NotFound.into()))
 }
 
-fn failed(attempted: &str, path: &Path, cause: std::io::Error) -> JournalError {
+fn failed(attempted: &str, path: &Path, cause: io::Error) -> JournalError {
     JournalError::io(format!("{attempted} {}", path.display()), cause)
 }
 

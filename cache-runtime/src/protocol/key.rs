@@ -20,7 +20,8 @@ use smallvec::SmallVec;
 
 use crate::{
     policy::{Policy, Strategy},
-    protocol::fingerprint::Fingerprint,
+    printed::Printed,
+    protocol::{codec::depth::Bounded, fingerprint::Fingerprint},
 };
 
 /// The longest id, in bytes of its written form, that is not hashed.
@@ -105,7 +106,7 @@ impl Borrow<[u8]> for Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        String::from_utf8_lossy(self.as_bytes()).fmt(f)
+        fmt::Display::fmt(&Printed::new(self.as_bytes()), f)
     }
 }
 
@@ -246,7 +247,7 @@ impl KeySpace {
 }
 
 fn write_id<I: Serialize + ?Sized>(id: &I, out: &mut SmallVec<[u8; 64]>) -> Result<(), UnusableId> {
-    id.serialize(&mut IdWriter {
+    Bounded::new(id).serialize(&mut IdWriter {
         out,
         depth: 0,
         options: 0,

@@ -82,7 +82,8 @@ impl<T: Answers, DB: Backend> Content<NoRow, DB> for QueryOf<T, DB> {
     fn decode(context: &Context<NoRow, DB>, key: &Key, payload: Payload) -> Option<Arc<Answer>> {
         match payload {
             Payload::Bytes(bytes, header) => {
-                let decoded = context.codec.decode(key.unmarked(&bytes[header..])?);
+                let bytes = context.readable(key.unmarked(&bytes[header..])?)?;
+                let decoded = context.codec.decode(bytes);
                 let (tags, value): (Vec<u64>, T) = decoded.ok()?;
                 Some(Arc::new(answer(tags.into_iter().map(Tag), value)))
             }

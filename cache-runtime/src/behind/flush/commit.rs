@@ -24,6 +24,7 @@ use crate::{
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, tables},
     error::Error,
+    printed::Printed,
     store::{
         Point, Store,
         failpoint::Mechanism,
@@ -217,7 +218,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
                 partition = self.number(),
                 writes = applied.dead.len(),
                 numbers = ?numbers,
-                error = first.error,
+                error = %Printed::short(&first.error),
                 "queued writes were refused and are dead letters now; the error is that of the first one"
             );
         }

@@ -1,6 +1,8 @@
 //! Tests of the journal: the verdicts over bytes (`verdicts`), every crash of a recorded run (`crashes`), and the open
 //! journal on real files (`open`). Processes that are killed are in `tests/suite/journal.rs`.
 
+#[cfg(unix)]
+mod access;
 mod crashes;
 mod open;
 pub(crate) mod tape;

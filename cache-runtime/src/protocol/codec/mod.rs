@@ -5,9 +5,12 @@
 //! self-describing types (`serde_json::Value`, `#[serde(flatten)]`, untagged enums). `probe` finds such types when a
 //! repository is made, before the first row fails. JSON is for entries that people or other programs read.
 //!
+//! A value that is nested too deep is neither written nor read (`depth`).
+//!
 //! Not here: the header before a payload. It names the codec and the layout of the payload, and a reader never decodes a
 //! payload of another codec or layout.
 
+pub(crate) mod depth;
 mod probe;
 mod stopped_at;
 
@@ -15,7 +18,9 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::depth::{Bounded, Limits};
 pub use crate::policy::Codec;
+use crate::printed;
 pub(crate) use probe::{requires_self_describing, shape};
 
 /// The highest codec number.
@@ -35,7 +40,7 @@ impl std::error::Error for CodecError {}
 
 impl CodecError {
     fn new(error: impl fmt::Display) -> Self {
-        Self(error.to_string())
+        Self(printed::short(&error))
     }
 }
 
@@ -89,8 +94,9 @@ impl Codec {
     ///
     /// # Errors
     ///
-    /// Fails if the codec cannot carry a value of the row.
+    /// Fails if the codec cannot carry a value of the row, or if the row is nested more than 127 levels deep.
     pub fn encode<E: Serialize>(self, row: &E) -> Result<Vec<u8>, CodecError> {
+        let row = &Bounded::new(row);
         match self {
             #[cfg(feature = "msgpack")]
             Self::MessagePack => rmp_serde::to_vec_named(row).map_err(CodecError::new),
@@ -105,24 +111,32 @@ impl Codec {
     ///
     /// # Errors
     ///
-    /// Fails if the bytes are not a row of this type in this codec.
+    /// Fails if the bytes are not a row of this type in this codec, or if they are nested more than 127 levels deep.
     pub fn decode<E: DeserializeOwned>(self, bytes: &[u8]) -> Result<E, CodecError> {
+        let limits = Limits::of(bytes.len());
         match self {
             #[cfg(feature = "msgpack")]
             Self::MessagePack => {
                 let mut rest = bytes;
-                let row = rmp_serde::from_read(&mut rest).map_err(CodecError::new)?;
+                let mut from = rmp_serde::Deserializer::new(&mut rest);
+                let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
                 ended(rest)?;
                 Ok(row)
             }
             #[cfg(feature = "postcard")]
             Self::Postcard => {
-                let (row, rest) = postcard::take_from_bytes(bytes).map_err(CodecError::new)?;
-                ended(rest)?;
+                let mut from = postcard::Deserializer::from_bytes(bytes);
+                let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
+                ended(from.finalize().map_err(CodecError::new)?)?;
                 Ok(row)
             }
             #[cfg(feature = "json")]
-            Self::Json => serde_json::from_slice(bytes).map_err(CodecError::new),
+            Self::Json => {
+                let mut from = serde_json::Deserializer::from_slice(bytes);
+                let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
+                from.end().map_err(CodecError::new)?;
+                Ok(row)
+            }
         }
     }
 }
@@ -134,6 +148,7 @@ impl Codec {
         row: &E,
     ) -> Option<String> {
         let mut written = Vec::new();
+        let row = &Bounded::new(row);
         match self {
             #[cfg(feature = "msgpack")]
             Self::MessagePack => rmp_serde::encode::write_named(&mut written, row).is_ok(),
@@ -147,15 +162,22 @@ impl Codec {
 
     /// Returns the field of a row at which [`Codec::decode`] fails, if it can be found.
     pub(crate) fn field_not_read<E: DeserializeOwned>(self, bytes: &[u8]) -> Option<String> {
+        let limits = &Limits::of(bytes.len());
         match self {
             #[cfg(feature = "msgpack")]
-            Self::MessagePack => stopped_at::field::<E>(&mut rmp_serde::Deserializer::new(bytes)),
+            Self::MessagePack => {
+                stopped_at::field::<E>(limits.guard(&mut rmp_serde::Deserializer::new(bytes)))
+            }
             #[cfg(feature = "postcard")]
             Self::Postcard => {
-                stopped_at::field::<E>(&mut postcard::Deserializer::from_bytes(bytes))
+                let mut from = postcard::Deserializer::from_bytes(bytes);
+                stopped_at::field::<E>(limits.guard(&mut from))
             }
             #[cfg(feature = "json")]
-            Self::Json => stopped_at::field::<E>(&mut serde_json::Deserializer::from_slice(bytes)),
+            Self::Json => {
+                let mut from = serde_json::Deserializer::from_slice(bytes);
+                stopped_at::field::<E>(limits.guard(&mut from))
+            }
         }
     }
 }

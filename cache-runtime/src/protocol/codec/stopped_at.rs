@@ -12,11 +12,15 @@ use serde::{
     de::{DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor},
 };
 
+use crate::printed;
+
 /// Returns the field in which reading a `T` fails, if it fails inside one.
 pub(super) fn field<'de, T: Deserialize<'de>>(from: impl Deserializer<'de>) -> Option<String> {
     let at = RefCell::new(None);
     let read = T::deserialize(Watched { from, at: &at });
-    read.is_err().then(|| at.into_inner()).flatten()
+    let at = read.is_err().then(|| at.into_inner()).flatten();
+    // The name of a field may be the key of a map, which is data.
+    at.map(|name| printed::short(&name))
 }
 
 /// The field that is being read.

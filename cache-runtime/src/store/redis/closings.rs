@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     clock::Deadline,
+    printed::Printed,
     store::redis::{condition::Unavailable, connection::field},
 };
 
@@ -99,7 +100,7 @@ impl Closings {
             Some(limit) if !counts => format!(
                 "; Redis does not report the reason, but it closes a connection whose unread replies exceed its setting \
                  `client-output-buffer-limit` (`{}`)",
-                limit.join(" ")
+                Printed::short(&limit.join(" "))
             ),
             _ => String::new(),
         }

@@ -11,6 +11,9 @@
 //!   ends when one of them is accepted again and none was rejected for a second: a server whose memory is almost full
 //!   rejects every other command.
 //!
+//! The codes and texts come from the server. So codes are told apart up to a number, and there is a limit to the lines of a
+//! minute.
+//!
 //! Invariant: while nothing is rejected, an operation that succeeds costs one relaxed load here.
 //! Not here: how larder reacts (`connection`).
 
@@ -26,10 +29,23 @@ use std::{
 
 use redis::RedisError;
 
-use crate::clock::Deadline;
+use crate::{
+    clock::Deadline,
+    printed::{self, Printed},
+};
 
 /// How long an operation must not have been refused before it counts as accepted again.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
+
+/// How many error codes are told apart at the same time. A server can send any text as a code.
+const MAX_CODES: usize = 16;
+
+/// Stands for further codes.
+const OTHER: &str = "OTHER";
+
+/// How many lines are logged about one server in a minute.
+const MAX_LINES: u32 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The code for a connection that failed or was lost.
 pub(crate) const UNREACHABLE: &str = "UNREACHABLE";
@@ -44,8 +60,8 @@ pub(crate) struct Unavailable {
 impl Unavailable {
     pub(crate) fn new(code: &str, message: &str) -> Self {
         Self {
-            code: code.to_owned(),
-            message: message.to_owned(),
+            code: printed::short(&code),
+            message: Printed::new(message).to_string(),
         }
     }
 }
@@ -59,7 +75,7 @@ impl From<&RedisError> for Unavailable {
             None if error.is_io_error() => UNREACHABLE,
             None => error.category(),
         };
-        Self::new(code, &error.to_string())
+        Self::new(code, &printed::short(error))
     }
 }
 
@@ -87,6 +103,30 @@ pub(crate) struct ServerStatusLog {
     /// The rejected operations, by error code.
     refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
+    lines: Lines,
+}
+
+/// How many lines there still may be in this minute. The server decides how often its state changes, and by which codes.
+#[derive(Debug, Default)]
+struct Lines(Mutex<Option<(u32, Deadline)>>);
+
+impl Lines {
+    /// Returns whether a line may be logged now, and counts it. Says once a minute that some were left out.
+    fn may_log(&self, address: &str) -> bool {
+        let mut lines = lock(&self.0);
+        let current = lines.filter(|(_, ends)| !ends.has_passed());
+        let (logged, ends) = current.unwrap_or_else(|| (0, Deadline::after(MINUTE)));
+        *lines = Some((logged.saturating_add(1), ends));
+        drop(lines);
+        if logged == MAX_LINES {
+            tracing::warn!(
+                address,
+                code = "MANY",
+                "the state of Redis changes too often to log each change; nothing more is logged about it for up to a minute"
+            );
+        }
+        logged < MAX_LINES
+    }
 }
 
 #[derive(Debug, Default)]
@@ -107,13 +147,14 @@ impl ServerStatusLog {
             no_large_entries: Mutex::default(),
             refused: Mutex::default(),
             any_refused: AtomicBool::new(false),
+            lines: Lines::default(),
         }
     }
 
     /// Records that Redis cannot be used.
     pub(crate) fn away(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.away, code) {
+        if begins(&self.away, code) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -126,7 +167,9 @@ impl ServerStatusLog {
     /// Records that Redis can be used. Returns whether it could not be used before.
     pub(crate) fn back(&self) -> bool {
         let before = lock(&self.away).take();
-        if let Some(code) = &before {
+        if let Some(code) = &before
+            && self.lines.may_log(&self.address)
+        {
             tracing::info!(address = self.address, code, "Redis can be used again");
         }
         before.is_some()
@@ -142,7 +185,7 @@ impl ServerStatusLog {
     /// Records that wake-ups do not work.
     pub(crate) fn deaf(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.deaf, code) {
+        if begins(&self.deaf, code) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -154,7 +197,10 @@ impl ServerStatusLog {
 
     /// Records that wake-ups work.
     pub(crate) fn hears(&self) {
-        if let Some(code) = lock(&self.deaf).take() {
+        let before = lock(&self.deaf).take();
+        if let Some(code) = before
+            && self.lines.may_log(&self.address)
+        {
             tracing::info!(
                 address = self.address,
                 code,
@@ -166,7 +212,7 @@ impl ServerStatusLog {
     /// Records that large entries cannot be read or written.
     pub(crate) fn large_entries_fail(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.no_large_entries, code) {
+        if begins(&self.no_large_entries, code) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -179,7 +225,10 @@ impl ServerStatusLog {
 
     /// Records that a large entry was read or written.
     pub(crate) fn large_entries_work(&self) {
-        if let Some(code) = lock(&self.no_large_entries).take() {
+        let before = lock(&self.no_large_entries).take();
+        if let Some(code) = before
+            && self.lines.may_log(&self.address)
+        {
             tracing::info!(
                 address = self.address,
                 code,
@@ -190,20 +239,26 @@ impl ServerStatusLog {
 
     /// Records that a reachable server has rejected an operation.
     pub(crate) fn refused(&self, operation: &'static str, error: &RedisError) {
-        let code = Unavailable::from(error).code;
+        let Unavailable {
+            mut code,
+            message: error,
+        } = error.into();
         let mut refused = lock(&self.refused);
+        if refused.len() >= MAX_CODES && !refused.contains_key(&code) {
+            OTHER.clone_into(&mut code);
+        }
         let known = refused.contains_key(&code);
         let refusal = refused.entry(code.clone()).or_default();
         refusal.operations.insert(operation);
         refusal.calm = Some(Deadline::after(QUIET_PERIOD));
         self.any_refused.store(true, Ordering::Relaxed);
         drop(refused);
-        if !known {
+        if !known && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
                 operation,
-                %error,
+                error,
                 "Redis rejected a command; continuing without it"
             );
         }
@@ -227,6 +282,9 @@ impl ServerStatusLog {
             .store(!refused.is_empty(), Ordering::Relaxed);
         drop(refused);
         for (code, _) in ended {
+            if !self.lines.may_log(&self.address) {
+                break;
+            }
             tracing::info!(
                 address = self.address,
                 code,

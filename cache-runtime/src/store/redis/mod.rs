@@ -32,6 +32,7 @@ pub use self::scripts::script_text;
 
 use crate::{
     error::StoreError,
+    printed,
     protocol::{
         claim::{Claim, InForce},
         entry,
@@ -554,8 +555,8 @@ impl Store for RedisStore {
             .arg(family::FORGET_AFTER);
         let reply = self.run_script("bind", link, &invocation).await?;
         type Reply = (String, String, i64, Vec<(String, u64, u64)>);
-        let (database, table, own_age_ms, others): Reply =
-            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        let (database, table, own_age_ms, others): Reply = redis::from_redis_value(reply)
+            .map_err(|error| StoreError::new(printed::short(&error)))?;
         let others = others.into_iter().map(|(shape, age_ms, idle_ms)| Recorded {
             shape,
             age_ms,
@@ -586,8 +587,8 @@ impl Store for RedisStore {
         let reply = self
             .command("scan", self.connector.link()?, &command)
             .await?;
-        let (cursor, names): (u64, Vec<Vec<u8>>) =
-            redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))?;
+        let (cursor, names): (u64, Vec<Vec<u8>>) = redis::from_redis_value(reply)
+            .map_err(|error| StoreError::new(printed::short(&error)))?;
         Ok((
             cursor,
             names.iter().map(|name| Key::from_bytes(name)).collect(),

@@ -17,6 +17,7 @@ use redis::{RedisError, Value, aio::MultiplexedConnection};
 
 use crate::{
     error::StoreError,
+    printed,
     protocol::{
         entry,
         key::Key,
@@ -285,7 +286,7 @@ impl Puts {
                 return None;
             }
             Ok(_) => format!("Redis has not synced to its disk within {MAX_SYNC:?}"),
-            Err(error) => error.to_string(),
+            Err(error) => printed::short(&error),
         };
         Some(StoreError::unanswered(message))
     }
@@ -303,7 +304,7 @@ impl Puts {
             .connector
             .check_reply(link, "put", Err::<Value, _>(error))
         {
-            Err(error) if has_begun => StoreError::unanswered(error.to_string()),
+            Err(error) if has_begun => StoreError::unanswered(printed::short(&error)),
             Err(error) => error,
             Ok(reply) => unexpected(&reply),
         }

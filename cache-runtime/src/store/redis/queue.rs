@@ -14,6 +14,7 @@ use redis::Value;
 use crate::{
     error::StoreError,
     policy::QueuePolicy,
+    printed,
     protocol::{
         entry,
         key::Key,
@@ -58,7 +59,7 @@ impl QueueStore for RedisStore {
         let judged = match info {
             Ok(info) => durability::check_reply(&info, policy),
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
-                durability::unknown(&error.to_string(), policy)
+                durability::unknown(&printed::short(&error), policy)
             }
             Err(error) => {
                 self.connector.check_reply(&link, "config", Err(error))?;
@@ -77,7 +78,7 @@ impl QueueStore for RedisStore {
                 Ok(judged)
             }
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
-                Ok(Err(durability::cannot_wait(&error.to_string())))
+                Ok(Err(durability::cannot_wait(&printed::short(&error))))
             }
             Err(error) => {
                 self.connector.check_reply(&link, "waitaof", Err(error))?;
@@ -528,11 +529,14 @@ pub(super) fn incarnation(reply: &Value) -> Option<Incarnation> {
 }
 
 fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, StoreError> {
-    redis::from_redis_value(reply).map_err(|error| StoreError::new(error.to_string()))
+    redis::from_redis_value(reply).map_err(|error| StoreError::new(printed::short(&error)))
 }
 
 pub(super) fn unexpected(reply: &Value) -> StoreError {
-    StoreError::new(format!("Redis sent an unexpected reply: {reply:?}"))
+    StoreError::new(format!(
+        "Redis sent an unexpected reply: {}",
+        printed::short(&format!("{reply:?}"))
+    ))
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub(super) use self::info::field;
 use crate::{
     clock::Deadline,
     error::StoreError,
+    printed,
     store::{
         failpoint::{Disabled, Mechanism},
         redis::{
@@ -352,7 +353,7 @@ impl Connector {
                 }
                 let trusted = link.heartbeat.check_trust();
                 // The command was executed, but on a server whose data may be discarded.
-                trusted.map_err(|error| StoreError::unanswered(error.to_string()))?;
+                trusted.map_err(|error| StoreError::unanswered(printed::short(&error)))?;
                 Ok(value)
             }
             Err(error) => {
@@ -367,9 +368,9 @@ impl Connector {
                 }
                 // An error with a code is a reply: the server has rejected the command.
                 Err(if error.code().is_some() {
-                    StoreError::new(error.to_string())
+                    StoreError::new(printed::short(&error))
                 } else {
-                    StoreError::unanswered(error.to_string())
+                    StoreError::unanswered(printed::short(&error))
                 })
             }
         }
@@ -573,7 +574,7 @@ impl Connector {
                         *large = LargeConnection::Failed(Deadline::after(MAX_PAUSE));
                         self.conditions
                             .large_entries_fail(&Unavailable::from(&error));
-                        return Err(StoreError::new(error.to_string()));
+                        return Err(StoreError::new(printed::short(&error)));
                     }
                 }
             }
@@ -599,7 +600,7 @@ impl Connector {
         let timeout = MAX_SYNC + self.options.timeouts.response;
         let config = self.config().set_response_timeout(Some(timeout));
         let made = self.open_another(link.history, &config).await;
-        made.map_err(|error| StoreError::new(error.to_string()))
+        made.map_err(|error| StoreError::new(printed::short(&error)))
     }
 
     /// Checks the reply on a blocking connection. A failure of that connection does not affect the link.
@@ -610,7 +611,9 @@ impl Connector {
         answer: RedisResult<T>,
     ) -> Result<T, StoreError> {
         match answer {
-            Err(error) if error.code().is_none() => Err(StoreError::unanswered(error.to_string())),
+            Err(error) if error.code().is_none() => {
+                Err(StoreError::unanswered(printed::short(&error)))
+            }
             answer => self.check_reply(link, operation, answer),
         }
     }
