@@ -144,12 +144,12 @@ mod tests {
                 meta: Meta {
                     lease: Lease { token, identity },
                     loaded_at_ms: 0,
-                    refused: None,
                     stamp: None,
                 },
             },
             payload: Payload::Bytes(Vec::new(), 0),
             at_ms: 0,
+            refused: None,
         }
     }
 
