@@ -945,22 +945,22 @@ fn a_write_that_is_refused_unless_both_have_heard_of_it_is_linearizable() {
     holds("beside, consistent", bounds(Beside::CONSISTENT), 20_000);
 }
 
-fn without(broken: Broken, model: Beside) -> Beside {
+fn without(broken: Broken, model: &Beside) -> Beside {
     Beside {
         broken: Some(broken),
-        ..model
+        ..model.clone()
     }
 }
 
 #[test]
 fn a_write_that_is_not_announced_beside_is_seen_in_one_entity_only() {
-    let model = without(Broken::Announcement, Beside::WRITE);
+    let model = without(Broken::Announcement, &Beside::WRITE);
     breaks("beside, not announced", &model, FRESH);
 }
 
 #[test]
 fn a_write_that_is_announced_beside_after_its_commit_is_seen_in_one_entity_only() {
-    let model = without(Broken::LateAnnouncement, Beside::WRITE);
+    let model = without(Broken::LateAnnouncement, &Beside::WRITE);
     breaks("beside, announced late", &model, FRESH);
 }
 
@@ -972,7 +972,7 @@ fn a_write_that_does_not_end_beside_is_missed_when_the_clock_was_lost() {
     ] {
         let model = Beside {
             losses: 1,
-            ..without(broken, Beside::WRITE)
+            ..without(broken, &Beside::WRITE)
         };
         breaks(name, &model, FRESH);
     }
@@ -983,7 +983,7 @@ fn a_row_that_is_filled_beside_an_open_write_goes_stale() {
     // Its end would invalidate the entry.
     let model = Beside {
         dies: true,
-        ..without(Broken::FillOpen, Beside::WRITE)
+        ..without(Broken::FillOpen, &Beside::WRITE)
     };
     breaks("beside, filled while the write is open", &model, FRESH);
 }
@@ -992,26 +992,26 @@ fn a_row_that_is_filled_beside_an_open_write_goes_stale() {
 fn an_unknown_outcome_that_ends_beside_at_once_is_missed_there() {
     let model = Beside {
         dies: true,
-        ..without(Broken::Unknown, Beside::WRITE)
+        ..without(Broken::Unknown, &Beside::WRITE)
     };
     breaks("beside, an unknown outcome is ended", &model, FRESH);
 }
 
 #[test]
 fn a_repair_of_the_key_alone_does_not_repair_the_clock() {
-    let model = without(Broken::Repair, Beside::AVAILABLE);
+    let model = without(Broken::Repair, &Beside::AVAILABLE);
     breaks("beside, only the key is repaired", &model, FRESH);
     breaks("beside, only the key is repaired", &model, OWED);
 }
 
 #[test]
 fn an_entry_served_before_the_repair_of_its_clock_loses_the_own_write() {
-    let model = without(Broken::Bypass, Beside::AVAILABLE);
+    let model = without(Broken::Bypass, &Beside::AVAILABLE);
     breaks("beside, served before the repair", &model, FRESH);
 }
 
 #[test]
 fn a_consistent_write_that_only_its_key_has_heard_of_is_missed_beside() {
-    let model = without(Broken::Refusal, Beside::CONSISTENT);
+    let model = without(Broken::Refusal, &Beside::CONSISTENT);
     breaks("beside, consistent at the key alone", &model, FRESH);
 }
