@@ -334,7 +334,7 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>], version: Option<&s
 /// Returns the form of the ids. Two entities over one table with the same form have the same ids.
 fn form_of_id<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>]) -> String {
     let ids = columns.iter().filter(|column| column.role.is_id());
-    let names: Vec<_> = ids.map(|column| &*column.name).collect();
+    let names: Vec<_> = ids.map(|column| column.name).collect();
     format!("{}/{:08x}", names.join(","), codec::shape::<E::Id>())
 }
 
