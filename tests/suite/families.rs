@@ -555,6 +555,8 @@ async fn a_binding_of_an_earlier_version_is_read<DB: Tested>(world: &World<DB>) 
 
 async fn a_record_that_was_lost_is_made_again<DB: Tested>(world: &World<DB>) {
     let scene = Scene::open(world).await;
+    // This program knows the others before the record is lost.
+    scene.here.find(1).await.unwrap();
     let (mut redis, binding, field, _) = records(&world.namespace);
     let _: () = redis.hdel(&binding, &field).unwrap();
     // One that was found stays found.

@@ -21,7 +21,10 @@ use sqlx::{Executor, MySql, Postgres, Sqlite};
 
 use crate::{
     entities::{Item, Through, of_items},
-    world::{Kind, Tested, World, eventually, everywhere, on_both_stores, on_postgres, on_servers},
+    world::{
+        Kind, Tested, World, eventually, everywhere, on_both_stores, on_postgres, on_servers,
+        unique,
+    },
     write::{held_up, lock_row},
 };
 
@@ -317,7 +320,9 @@ async fn raw_statements_over_unknown_rows_are_seen_when_all_are_marked<DB: Teste
     world: &World<DB>,
 ) {
     let rows = Both::<Item, DB>::of(world).await;
-    let others = Repository::<Through, DB>::new(&world.cache, world.pool.clone());
+    // In the same namespace, another entity over the table would be told.
+    let apart = world.cache.with_namespace(unique("apart")).unwrap();
+    let others = Repository::<Through, DB>::new(&apart, world.pool.clone());
     let old: Vec<_> = (1..=3).map(|id| Item::new(id, "old")).collect();
     rows.here.insert_many(&old).await.unwrap();
     rows.see(4, None).await;

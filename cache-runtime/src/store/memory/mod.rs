@@ -88,7 +88,7 @@ pub struct MemoryStore {
     /// The directory that the paths of journals are relative to.
     directory: PathBuf,
     /// The entities of each table.
-    families: Families,
+    families: Box<Families>,
     /// The journals by their paths.
     journals: Box<Mutex<HashMap<PathBuf, Arc<JournalHandle>>>>,
 }
@@ -114,7 +114,7 @@ impl MemoryStore {
             queues: RwLock::default(),
             name: Token::draw(),
             directory,
-            families: Families::default(),
+            families: Box::default(),
             journals: Box::default(),
         }
     }
