@@ -58,7 +58,7 @@ macro_rules! pages {
 pages!(Packed, "msgpack", Value);
 pages!(Texts, "json", Value);
 pages!(Card, "postcard", Vec<Node>);
-pages!(Small, "msgpack", Value, max_row = "1kb");
+pages!(Small, "msgpack", Value, max_row = "1 KiB");
 
 /// Replaces the payload of a cached row, and leaves the rest of its entry as it is.
 async fn forge<DB: Tested>(world: &World<DB>, key: &Key, payload: &[u8]) {
@@ -149,8 +149,8 @@ struct Named {
 async fn an_answer_of_a_lookup_that_is_nested_too_deep_is_damage<DB: Tested>(world: &World<DB>) {
     world.put(&crate::entities::Item::new(1, "one")).await;
     let rows = Named::repository(&world.cache, world.pool.clone());
-    assert_eq!(rows.find_by_name("one").await.unwrap().len(), 1);
-    let key = rows.inner().lookup_key(0, &("one",)).unwrap();
+    assert_eq!(rows.find_all_by_name("one").await.unwrap().rows.len(), 1);
+    let key = Key::from_bytes(format!("{}:Named#name:one", world.namespace).as_bytes());
     let store = world.cache.store();
     for times in TIMES {
         eventually("the ids are cached", async || {
@@ -160,7 +160,7 @@ async fn an_answer_of_a_lookup_that_is_nested_too_deep_is_damage<DB: Tested>(wor
         .await;
         forge(world, &key, &[0x91].repeat(times)).await;
         let before = rows.stats().corrupt_entries;
-        assert_eq!(rows.find_by_name("one").await.unwrap()[0].id, 1);
+        assert_eq!(rows.find_all_by_name("one").await.unwrap().rows[0].id, 1);
         assert_eq!(rows.stats().corrupt_entries, before + 1, "{times}");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use larder::{Cache, CacheBuilder};
+use larder::{Cache, CacheBuilder, ErrorKind, Transaction};
 use larder_testing::redis_server::RedisServer;
 use tracing::{
     Event, Metadata, Subscriber,
@@ -16,7 +16,7 @@ use tracing::{
 };
 
 use crate::{
-    entities::Item,
+    entities::{Behind, Item},
     world::{Tested as _, unique},
 };
 
@@ -34,6 +34,32 @@ fn urls() -> Vec<String> {
         "redis://user:PASSWORD@127.0.0.1:1/database",
         "postgres://user:PASSWORD@127.0.0.1:1/",
         "user:PASSWORD@127.0.0.1",
+        "redis://user:planted%2Dsecret@127.0.0.1:1/",
+        "redis://PASSWORD@127.0.0.1:1/",
+        "redis://PASSWORD:other@127.0.0.1:1/",
+        "valkey://user:PASSWORD@127.0.0.1:1/",
+        "valkeys://user:PASSWORD@localhost:1/",
+        "redis://127.0.0.1:1/?pass=PASSWORD",
+        "redis://127.0.0.1:1/?protocol=PASSWORD",
+        "redis://127.0.0.1:1/PASSWORD",
+        "redis://127.0.0.1:1/#PASSWORD",
+        "redis://PASSWORD#more@127.0.0.1:1/",
+        "redis://user:PASSWORD#more@127.0.0.1:1/",
+        "redis://user:PASSWORD/more@127.0.0.1:1/",
+        "redis://user:PASSWORD?more@127.0.0.1:1/",
+        "redis://user:PASSWORD%ff@127.0.0.1:1/",
+        "redis://user:PASSWORD@0.0.0.0:1/",
+        "rediss://user:PASSWORD@localhost:1/#insecure",
+        "rediss://user:PASSWORD@localhost:1/#PASSWORD",
+        "unix:///nowhere.sock?pass=PASSWORD&db=1",
+        "unix://user:PASSWORD@/nowhere.sock",
+        "unix:///nowhere.sock?db=PASSWORD",
+        "unix:///nowhere.sock#PASSWORD",
+        "redis+unix:///nowhere.sock?pass=planted%2Dsecret",
+        "redis://user:PASSWORD\n@127.0.0.1:1/",
+        " redis://user:PASSWORD@127.0.0.1:1/",
+        "redis:user:PASSWORD@127.0.0.1",
+        "http://user:PASSWORD@127.0.0.1:1/",
     ]
     .map(|url| url.replace("PASSWORD", SECRET))
     .to_vec()
@@ -54,8 +80,20 @@ fn texts_of(error: &larder::Error) -> String {
     texts
 }
 
+/// Checks that a text has neither the password, nor its bytes as numbers, nor its form in a URL.
+#[track_caller]
 fn assert_hidden(text: &str, whence: &str) {
-    assert!(!text.contains(SECRET), "{whence}: {text}");
+    let numbers = format!("{:?}", SECRET.as_bytes());
+    let text = text.to_lowercase();
+    let forms = [SECRET, "planted%2dsecret", numbers.trim_matches(['[', ']'])];
+    for form in forms {
+        assert!(!text.contains(form), "{whence}: {text}");
+    }
+}
+
+/// Returns the texts of something in both forms of `Debug`.
+fn debug(value: &impl fmt::Debug) -> String {
+    format!("{value:?} {value:#?}")
 }
 
 #[tokio::test]
@@ -79,6 +117,109 @@ async fn the_password_is_in_no_debug_text_and_no_error() {
         }
     }
     assert!(built >= 4, "{built} of the URLs are valid");
+}
+
+/// Everything that a program holds of a cache and of a queue, with the password in the URL of the store.
+#[tokio::test]
+async fn the_password_is_in_nothing_that_a_program_holds() {
+    let database = sqlx::Sqlite::create().await;
+    let pool = database.pool();
+    sqlx::query(crate::entities::ITEMS)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let server = RedisServer::start().await;
+    let url = format!("redis://default:{SECRET}@{}/", server.address());
+    let password = ["CONFIG", "SET", "requirepass", SECRET];
+    server.command(&password).await.unwrap();
+    let cache = builder(&url).connect().await.unwrap();
+    let rows = Behind::repository(&cache, pool.clone());
+    rows.install().await.unwrap();
+    let flusher = rows.start_flushing().await.unwrap();
+    rows.save(&Behind::new(1, "one")).await.unwrap();
+    rows.flush().await.unwrap();
+    let transaction = Transaction::begin(&pool).await.unwrap();
+    let letters = rows.dead_letters();
+    for (what, text) in [
+        ("cache", debug(&cache)),
+        ("repository", debug(&rows)),
+        ("inner", debug(rows.inner())),
+        ("flusher", debug(&flusher)),
+        ("letters", debug(&letters)),
+        ("listed letters", debug(&letters.list(10).await.unwrap())),
+        ("stats", debug(&rows.stats())),
+        ("repairs", debug(&cache.repairs())),
+        ("pending", debug(&rows.pending().await.unwrap())),
+        ("transaction", debug(&transaction)),
+        ("row", debug(&rows.find_outcome(1).await.unwrap())),
+    ] {
+        assert_hidden(&text, what);
+    }
+    drop(transaction);
+    flusher
+        .shutdown(std::time::Duration::from_secs(20))
+        .await
+        .unwrap();
+}
+
+/// A password in the options of a pool, of a database that does not answer.
+#[tokio::test]
+async fn the_password_of_a_database_is_in_no_debug_text_and_no_error() {
+    let log = Everything::default();
+    let _kept = tracing::subscriber::set_default(log.clone());
+    macro_rules! is_hidden {
+        ($($database:ident: $url:literal),*) => {
+            $(let options: <<sqlx::$database as sqlx::Database>::Connection as sqlx::Connection>::Options =
+                $url.replace("PASSWORD", SECRET).parse().unwrap();
+            let pool = sqlx::pool::PoolOptions::<sqlx::$database>::new()
+                .acquire_timeout(std::time::Duration::from_secs(2))
+                .connect_lazy_with(options);
+            let cache = Cache::builder().namespace(unique("secrets")).build().unwrap();
+            let items = Item::repository(&cache, pool.clone());
+            assert_hidden(&debug(&items), $url);
+            assert_hidden(&debug(&cache), $url);
+            assert_hidden(&texts_of(&items.find(1).await.unwrap_err()), $url);
+            assert_hidden(&texts_of(&items.insert(&Item::new(1, "one")).await.unwrap_err()), $url);
+            assert_hidden(&texts_of(&items.check_schema().await.unwrap_err()), $url);
+            let rows = Behind::repository(&cache, pool.clone());
+            assert_hidden(&texts_of(&rows.install().await.unwrap_err()), $url);
+            if let Err(error) = rows.flush().await {
+                assert_hidden(&texts_of(&error), $url);
+            }
+            let begun = Transaction::begin(&pool).await;
+            assert_hidden(&texts_of(&begun.unwrap_err()), $url);)*
+        };
+    }
+    is_hidden!(
+        Postgres: "postgres://user:PASSWORD@127.0.0.1:1/larder?sslmode=disable",
+        MySql: "mysql://user:PASSWORD@127.0.0.1:1/larder?ssl-mode=disabled"
+    );
+    assert_hidden(&log.0.lock().unwrap(), "the log");
+}
+
+#[test]
+fn a_url_that_switches_the_check_of_certificates_off_is_refused() {
+    for url in [
+        "rediss://localhost:1/#insecure",
+        "valkeys://localhost:1/#insecure",
+        "redis://localhost:1/#insecure",
+    ] {
+        let error = builder(url).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(
+            text.contains("`#insecure`") && text.contains("root_certificate"),
+            "{text}"
+        );
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn debug_text_of_a_builder_has_no_bytes_of_a_certificate() {
+    let builder =
+        Cache::builder().root_certificate(format!("-----BEGIN PRIVATE KEY-----\n{SECRET}"));
+    assert_hidden(&debug(&builder), "a certificate");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The options of a cache, their defaults, and how a cache is built from them.
 
+#[cfg(feature = "tls")]
+use std::fmt;
 use std::{
     path::PathBuf,
     sync::{Arc, Weak, atomic::AtomicBool},
@@ -59,10 +61,22 @@ pub struct CacheBuilder {
     #[cfg(feature = "redis")]
     fence_primary: bool,
     #[cfg(feature = "tls")]
-    root_certificate: Option<Vec<u8>>,
+    root_certificate: Option<Pem>,
     #[cfg(feature = "internal-faults")]
     faults: Option<Faults>,
     intent_ttl: Option<Duration>,
+}
+
+/// A certificate. `Debug` prints only its size: a PEM file may have the private key in it, too.
+#[cfg(feature = "tls")]
+#[derive(Clone)]
+struct Pem(Vec<u8>);
+
+#[cfg(feature = "tls")]
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Default for CacheBuilder {
@@ -95,6 +109,9 @@ impl Default for CacheBuilder {
 impl CacheBuilder {
     /// Keeps entries in the Redis server (7.0 or newer, or Valkey) at this URL. Without it, entries live in this
     /// process.
+    ///
+    /// Characters of a password that have a meaning in a URL are written as `%23` (`#`), `%2F` (`/`), `%3F` (`?`) or `%40` (`@`).
+    /// The URL has no `#..` at its end: `#insecure`, which accepts any certificate, is refused.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
         self.url = Some(ServerUrl(url.into()));
@@ -224,7 +241,7 @@ impl CacheBuilder {
     /// Sets the root certificate (PEM) to trust for `rediss://`, instead of the public ones.
     #[cfg(feature = "tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.root_certificate = Some(pem.into());
+        self.root_certificate = Some(Pem(pem.into()));
         self
     }
 
@@ -322,6 +339,12 @@ impl CacheBuilder {
         let Some(ServerUrl(url)) = &self.url else {
             return Ok(self.memory());
         };
+        if url.contains('#') {
+            return Err(configuration(
+                "failed to build the cache: the Redis URL has a `#`; in a password it is written `%23`; `#insecure`, which accepts \
+                 any certificate, is not supported: trust a certificate of your own with `CacheBuilder::root_certificate`",
+            ));
+        }
         if url.starts_with("rediss:") && cfg!(not(feature = "tls")) {
             return Err(configuration(
                 "failed to build the cache: a rediss:// URL needs larder's feature `tls`; enable it in Cargo.toml",
@@ -329,7 +352,7 @@ impl CacheBuilder {
         }
         // The URL itself stays out of the message: it may hold a password.
         #[cfg(feature = "tls")]
-        let root_certificate = self.root_certificate.clone();
+        let root_certificate = self.root_certificate.as_ref().map(|pem| pem.0.clone());
         #[cfg(not(feature = "tls"))]
         let root_certificate = None;
         let options = Options {

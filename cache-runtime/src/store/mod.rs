@@ -350,13 +350,6 @@ pub type AnyStore = faulty::FaultyStore;
 
 /// The implementations as one type, so that a hit in this process needs no allocation and no virtual call.
 #[derive(Debug)]
-#[cfg_attr(
-    feature = "redis",
-    expect(
-        clippy::large_enum_variant,
-        reason = "there is one for each cache, and a box would cost each hit a step"
-    )
-)]
 pub enum RealStore {
     /// The in-process store.
     Memory(memory::MemoryStore),

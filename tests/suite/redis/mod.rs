@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod damage;
 pub(crate) mod deleted_keys;
 pub(crate) mod failover;
+pub(crate) mod hostile_replies;
 pub(crate) mod large;
 pub(crate) mod messages;
 pub(crate) mod round_trips;

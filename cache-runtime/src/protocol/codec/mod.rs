@@ -16,7 +16,7 @@ mod stopped_at;
 
 use std::fmt;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use self::depth::{Bounded, Limits};
 pub use crate::policy::Codec;
@@ -117,18 +117,26 @@ impl Codec {
         match self {
             #[cfg(feature = "msgpack")]
             Self::MessagePack => {
-                let mut rest = bytes;
-                let mut from = rmp_serde::Deserializer::new(&mut rest);
+                // It borrows texts from the bytes, but does not tell how many bytes it has left.
+                let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
                 let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
-                ended(rest)?;
-                Ok(row)
+                match <() as Deserialize>::deserialize(&mut from) {
+                    Err(rmp_serde::decode::Error::InvalidMarkerRead(end))
+                        if end.kind() == std::io::ErrorKind::UnexpectedEof =>
+                    {
+                        Ok(row)
+                    }
+                    _ => Err(too_long()),
+                }
             }
             #[cfg(feature = "postcard")]
             Self::Postcard => {
                 let mut from = postcard::Deserializer::from_bytes(bytes);
                 let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
-                ended(from.finalize().map_err(CodecError::new)?)?;
-                Ok(row)
+                match from.finalize().map_err(CodecError::new)? {
+                    [] => Ok(row),
+                    _ => Err(too_long()),
+                }
             }
             #[cfg(feature = "json")]
             Self::Json => {
@@ -183,12 +191,7 @@ impl Codec {
 }
 
 #[cfg(any(feature = "msgpack", feature = "postcard"))]
-fn ended(rest: &[u8]) -> Result<(), CodecError> {
-    if rest.is_empty() {
-        Ok(())
-    } else {
-        Err(CodecError::new(
-            "there are bytes after the row in the payload",
-        ))
-    }
+#[cold]
+fn too_long() -> CodecError {
+    CodecError::new("there are bytes after the row in the payload")
 }

@@ -310,3 +310,124 @@ fn begins(problem: &Mutex<Option<String>>, code: &str) -> bool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicUsize};
+
+    use tracing::{
+        Event, Metadata, Subscriber,
+        field::{Field, Visit},
+        span::{Attributes, Id, Record},
+    };
+
+    use super::*;
+
+    /// Counts lines, and keeps their text.
+    #[derive(Clone, Default)]
+    struct Counted {
+        lines: Arc<AtomicUsize>,
+        text: Arc<Mutex<String>>,
+    }
+
+    impl Visit for Counted {
+        fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
+            lock(&self.text).push_str(&format!("{value:?} "));
+        }
+
+        fn record_str(&mut self, _: &Field, value: &str) {
+            lock(&self.text).push_str(value);
+        }
+    }
+
+    impl Subscriber for Counted {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            self.lines.fetch_add(1, Ordering::SeqCst);
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// Returns the error of a reply.
+    fn error(reply: &str) -> RedisError {
+        let reply = format!("-{reply}\r\n");
+        let value = redis::parse_redis_value(reply.as_bytes()).unwrap();
+        value.extract_error().unwrap_err()
+    }
+
+    fn logged(run: impl FnOnce(&ServerStatusLog)) -> (usize, String) {
+        let log = Counted::default();
+        let status = ServerStatusLog::new("host:1".to_owned());
+        tracing::subscriber::with_default(log.clone(), || run(&status));
+        let text = lock(&log.text).clone();
+        (log.lines.load(Ordering::SeqCst), text)
+    }
+
+    #[tokio::test]
+    async fn codes_that_a_server_makes_up_are_told_apart_up_to_a_number() {
+        let (lines, text) = logged(|status| {
+            for number in 0..20_000 {
+                status.refused(
+                    "get",
+                    &error(&format!("CODE{number}\u{1b}[2J text\u{202e}")),
+                );
+            }
+            assert_eq!(lock(&status.refused).len(), MAX_CODES + 1);
+        });
+        assert_eq!(lines, MAX_CODES + 1);
+        assert!(text.contains(r"CODE0\u{1b}[2J"), "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_changes_all_the_time_is_logged_a_number_of_times_in_a_minute() {
+        let flap = |status: &ServerStatusLog, times: usize| {
+            for number in 0..times {
+                status.away(&Unavailable::new(&format!("CODE{number}"), "it is away"));
+                status.back();
+            }
+        };
+        let log = Counted::default();
+        let _kept = tracing::subscriber::set_default(log.clone());
+        let lines = || log.lines.load(Ordering::SeqCst);
+        let status = ServerStatusLog::new("host:1".to_owned());
+        flap(&status, 20_000);
+        let most = MAX_LINES as usize + 1;
+        assert_eq!(lines(), most, "the last one says that there are more");
+        assert!(lock(&log.text).contains("changes too often"));
+        // The minute ends.
+        if let Some((_, ends)) = &mut *lock(&status.lines.0) {
+            *ends = Deadline::after(Duration::ZERO);
+        }
+        flap(&status, 1);
+        assert_eq!(
+            lines(),
+            most + 2,
+            "in another minute, lines are logged again"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_text_of_a_server_is_cut() {
+        let long = "x".repeat(1 << 20);
+        let away = Unavailable::from(error(&format!("CODE {long}")));
+        assert!(away.message.chars().count() < 300);
+        let away = Unavailable::from(error(&format!("{long} text")));
+        assert!(away.code.chars().count() < 300);
+    }
+}

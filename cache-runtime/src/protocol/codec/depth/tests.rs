@@ -140,6 +140,25 @@ fn postcard_that_is_too_deep_is_refused() {
     }
 }
 
+/// The control: what larder refuses is a value, and only the stack bounds it.
+#[cfg(all(feature = "msgpack", feature = "postcard"))]
+#[test]
+fn without_the_limits_the_codecs_read_on() {
+    let levels = 300;
+    let packed = nested(&[0x91], &[], levels - 1);
+    let packed = [packed.as_slice(), &[0x90]].concat();
+    let card = [nested(&[1], &[], levels - 1).as_slice(), &[0]].concat();
+    refused::<Wrapped>(Codec::MessagePack, packed.clone());
+    refused::<Wrapped>(Codec::Postcard, card.clone());
+    let builder = thread::Builder::new().stack_size(64 << 20);
+    let read = builder.spawn(move || {
+        let packed: Wrapped = rmp_serde::from_slice(&packed).unwrap();
+        let card: Wrapped = postcard::from_bytes(&card).unwrap();
+        assert!(packed == card);
+    });
+    read.unwrap().join().unwrap();
+}
+
 #[cfg(feature = "json")]
 #[test]
 fn json_that_is_too_deep_is_refused() {
@@ -271,6 +290,27 @@ fn fields_are_not_counted_as_elements() {
             "{codec:?}"
         );
     }
+}
+
+#[test]
+fn bytes_after_a_row_are_refused() {
+    for codec in Codec::all() {
+        let row = (1_u8, "text".to_owned());
+        let written = codec.encode(&row).unwrap();
+        assert_eq!(codec.decode::<(u8, String)>(&written).unwrap(), row);
+        for more in 0..=u8::MAX {
+            for times in [1, 5_000] {
+                let bytes = [written.as_slice(), &[more].repeat(times)].concat();
+                let read = codec.decode::<(u8, String)>(&bytes);
+                let is_space = is_json(codec) && more.is_ascii_whitespace() && more != b'\x0c';
+                assert_eq!(read.is_ok(), is_space, "{codec:?} {more:#x}");
+            }
+        }
+    }
+}
+
+fn is_json(codec: Codec) -> bool {
+    codec.number() == 3
 }
 
 /// A collection that believes its size hint.

@@ -76,6 +76,8 @@ pub(crate) struct ServerUrl(pub(crate) String);
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_str().into_connection_info() {
+            // A password with a `#` in it ends there, and its beginning may be taken for the host.
+            Ok(_) if self.0.contains('#') => f.write_str("an invalid URL"),
             Ok(info) => write!(f, "{}", info.addr()),
             Err(_) => f.write_str("an invalid URL"),
         }
