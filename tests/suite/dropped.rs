@@ -118,6 +118,7 @@ const WITHIN_LOOKUPS: &[&str] = &[
 ];
 const WITHIN: &[&str] = &[
     "find",
+    "find_complete",
     "find_many",
     "exists",
     "insert",
@@ -166,6 +167,8 @@ const OTHERWISE: &[&str] = &[
     "a read that refreshes",
     "a read with a timeout",
     "a read that bypasses the cache",
+    "a read of a whole row",
+    "a save of a row without all columns",
 ];
 
 macro_rules! lists_all {
@@ -331,6 +334,17 @@ struct Numbered {
     name: String,
 }
 
+/// A row with a column that is not in the cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "secret_items")]
+struct Secret {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    #[cached(omit)]
+    note: Option<String>,
+}
+
 /// The repository whose rows an operation has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
@@ -400,6 +414,7 @@ struct Stage<'w, DB: Tested> {
     behind: Repository<Behind, DB>,
     checked: Repository<Checked, DB>,
     numbered: Repository<Numbered, DB>,
+    secrets: Repository<Secret, DB>,
     found: Repository<Found, DB>,
     next: AtomicI64,
     patience: Duration,
@@ -423,6 +438,12 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 "CREATE TABLE numbered_items (id {id}, name VARCHAR(200) NOT NULL)"
             ))
             .await;
+        world
+            .sql("CREATE TABLE secret_items (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, note VARCHAR(200) NOT NULL)")
+            .await;
+        world
+            .sql("INSERT INTO secret_items VALUES (1, 'one', 'secret')")
+            .await;
         let stage = Self {
             world,
             outside: world.database.outside_pool().await,
@@ -431,6 +452,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             behind: Repository::new(&world.cache, pool.clone()),
             checked: Repository::new(&world.cache, pool.clone()),
             numbered: Repository::new(&world.cache, pool.clone()),
+            secrets: Repository::new(&world.cache, pool.clone()),
             found: Repository::new(&world.cache, pool.clone()),
             pool,
             next: AtomicI64::new(1),
@@ -782,6 +804,10 @@ impl<'w, DB: Tested> Stage<'w, DB> {
         let both = [row(id), row(other)];
         let (outcome, effects) = match name {
             "find" => (cut.run(within.find(id)).await.map(unit), vec![]),
+            "find_complete" => {
+                let mut within = self.secrets.within(&mut transaction);
+                (cut.run(within.find_complete(1)).await.map(unit), vec![])
+            }
             "exists" => (cut.run(within.exists(id)).await.map(unit), vec![]),
             "find_many" => (
                 cut.run(within.find_many(&[id, new])).await.map(unit),
@@ -1160,6 +1186,24 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             "a read that bypasses the cache" => {
                 let read = self.items.find(id).bypass();
                 Left::of(&cut.run(read.into_future()).await).row(Rows::Items, id)
+            }
+            "a read of a whole row" => {
+                let read = self.secrets.find(1).complete();
+                Left::of(&cut.run(read.into_future()).await)
+            }
+            "a save of a row without all columns" => {
+                let row = Secret {
+                    id: 1,
+                    name: "one".to_owned(),
+                    note: None,
+                };
+                let done = cut.run(self.secrets.save(&row)).await;
+                if let Some(done) = &done {
+                    assert!(done.is_ok(), "{done:?}");
+                }
+                let note = self.ask("SELECT note FROM secret_items").await;
+                assert_eq!(note.as_deref(), Some("secret"));
+                Left::of(&done)
             }
             "the id of the database is installed" => {
                 Left::of(&cut.run(larder::schema::install(&self.pool)).await)

@@ -20,9 +20,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
 
 use crate::{
-    entities::{
-        Behind, BehindRepository, Item, ItemRepository, Through, ThroughRepository, of_items,
-    },
+    entities::{Behind, BehindRepository, Item, ItemRepository, Through, of_items},
     world::{World, eventually, on_redis, redis_url},
 };
 
