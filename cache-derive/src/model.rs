@@ -59,6 +59,8 @@ pub(crate) struct Entity {
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) relations: Vec<Relation>,
     pub(crate) tags: Vec<Tag>,
+    /// The fields of tags by which rows are found to be changed. Nothing is cached of them.
+    pub(crate) finders: Vec<Lookup>,
     pub(crate) cascades: Vec<Cascade>,
     /// The other entities over the same table.
     pub(crate) twins: Vec<Path>,
@@ -75,6 +77,11 @@ impl Entity {
     /// Whether a column is the number of the row's last change.
     pub(crate) fn is_versioned(&self) -> bool {
         self.has(Role::Version)
+    }
+
+    /// What rows are found by, in the order of their places: the lookups, then the fields of tags.
+    pub(crate) fn found_by(&self) -> impl Iterator<Item = &Lookup> {
+        self.lookups.iter().chain(&self.finders)
     }
 
     /// Whether there are columns that are not in the cache.

@@ -5,6 +5,7 @@
 //! Not here: what a stamp is compared with (`stamps`), writes that the store does not hear of (`outage`), the rules of the clock as
 //! such (`protocol/tags`, and the model), and the scripts (`redis/scripts`).
 
+mod changes;
 mod outage;
 mod shared_clock;
 mod stamps;

@@ -57,6 +57,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
     );
     let lookups = lookups::specs(&private, &entity.lookups);
     let lookup_keys = lookups::keys(&private, &entity.lookups);
+    let finders = lookups::finders(&private, &entity.finders);
     let patterns = tags::patterns(&private, &entity.tags);
     let tags = tags::of_row(&private, &entity.tags);
     let groups = groups::spec(&private, entity);
@@ -72,7 +73,7 @@ pub(super) fn entity_impl(entity: &Entity) -> TokenStream {
         impl #private::Entity for #ident {
             type Id = #id_type;
             #kinds
-            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #patterns #groups #omitted #policy;
+            const SPEC: #private::EntitySpec = #private::EntitySpec::new(#name, #table, #fingerprint) #(#hazard)* #version #read_only #lookups #finders #patterns #groups #omitted #policy;
             fn id(&self) -> #id_type {
                 #id_value
             }

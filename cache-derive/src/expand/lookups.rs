@@ -38,6 +38,18 @@ pub(super) fn specs(private: &TokenStream, lookups: &[Lookup]) -> Option<TokenSt
 }
 
 /// ```text
+/// .with_finders(&[LookupSpec::index("country", &["country"], &[], 0u32)])
+/// ```
+pub(super) fn finders(private: &TokenStream, finders: &[Lookup]) -> Option<TokenStream> {
+    let specs = finders.iter().map(|finder| {
+        let name = finder.key_name();
+        let columns = finder.fields.iter().map(|field| &field.column);
+        quote!(#private::LookupSpec::index(#name, &[#(#columns),*], &[], 0u32))
+    });
+    (!finders.is_empty()).then(|| quote!(.with_finders(&[#(#specs),*])))
+}
+
+/// ```text
 /// fn lookup_keys(&self, __cached_keys: &mut LookupKeys<'_>) {
 ///     __cached_keys.add(0usize, || Some((&self.tenant, Option::as_ref(&self.email)?,)));
 /// }
@@ -70,10 +82,10 @@ pub(super) fn keys(private: &TokenStream, lookups: &[Lookup]) -> Option<TokenStr
 
 /// The types that a lookup binds, and those of the id, which it reads.
 pub(super) fn bounds(private: &TokenStream, entity: &Entity) -> Vec<TokenStream> {
-    if entity.lookups.is_empty() {
+    if entity.found_by().next().is_none() {
         return Vec::new();
     }
-    let fields = entity.lookups.iter().flat_map(|lookup| &lookup.fields);
+    let fields = entity.found_by().flat_map(|lookup| &lookup.fields);
     let bound = super::source::distinct(fields.map(LookupField::stored));
     let ids = entity.id.parts();
     let read = super::source::distinct(ids.map(|part| part.stored.as_ref().unwrap_or(&part.ty)));
@@ -105,10 +117,10 @@ pub(super) fn bounds(private: &TokenStream, entity: &Entity) -> Vec<TokenStream>
 /// }
 /// ```
 pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStream> {
-    if entity.lookups.is_empty() {
+    if entity.found_by().next().is_none() {
         return None;
     }
-    let arms = entity.lookups.iter().enumerate().map(|(place, lookup)| {
+    let arms = entity.found_by().enumerate().map(|(place, lookup)| {
         let types = lookup.fields.iter().map(|field| &field.ty);
         let binds = lookup.fields.iter().enumerate().map(|(index, field)| {
             let index = Index::from(index);
@@ -190,6 +202,8 @@ pub(super) struct Methods<'a> {
     /// The place of the lookup.
     pub(super) place: usize,
     pub(super) is_unique: bool,
+    /// Whether its values are those of a tag: rows are found by them to be changed only.
+    pub(super) is_of_tag: bool,
     pub(super) writes: Writes,
     pub(super) suffix: String,
     pub(super) idents: Vec<Ident>,
@@ -204,6 +218,10 @@ impl Methods<'_> {
     /// }
     /// ```
     pub(super) fn tokens(&self) -> TokenStream {
+        if self.is_of_tag {
+            let (modify, delete) = (self.modify(), self.delete());
+            return quote!(#modify #delete);
+        }
         let own = match self.is_unique {
             true => self.of_unique(),
             false => self.of_index(),

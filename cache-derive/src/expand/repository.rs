@@ -40,8 +40,11 @@ pub(super) fn of_entity(entity: &Entity) -> Items {
         }
     };
     let name = entity.repository.as_ref();
-    let lookups = entity.lookups.iter().map(|lookup| RepositoryLookup {
+    let own = entity.lookups.len();
+    let lookups = entity.found_by().enumerate();
+    let lookups = lookups.map(|(place, lookup)| RepositoryLookup {
         is_unique: lookup.is_unique,
+        is_of_tag: place >= own,
         suffix: lookup.method_suffix(),
         idents: lookup
             .fields
@@ -81,11 +84,25 @@ pub(super) fn of_faulty(input: &Input) -> Items {
     repository.lookups = lookups
         .map(|(is_unique, idents)| RepositoryLookup {
             is_unique,
+            is_of_tag: false,
             suffix: lookup_suffix(idents.iter()),
             idents,
             fields: None,
         })
         .collect();
+    for finder in validate::finders(input) {
+        let suffix = finder.method_suffix();
+        let mut others = repository.lookups.iter();
+        if others.all(|other| other.is_unique || other.suffix != suffix) {
+            repository.lookups.push(RepositoryLookup {
+                is_unique: false,
+                is_of_tag: true,
+                suffix,
+                idents: finder.fields.into_iter().map(|field| field.ident).collect(),
+                fields: None,
+            });
+        }
+    }
     let relations = validate::relations(input);
     repository.relations = relations
         .iter()
@@ -131,6 +148,8 @@ struct Repository<'a> {
 /// A lookup that the repository has methods for.
 struct RepositoryLookup<'a> {
     is_unique: bool,
+    /// Whether its values are those of a tag.
+    is_of_tag: bool,
     suffix: String,
     idents: Vec<Ident>,
     /// `None` after an error.
@@ -436,6 +455,7 @@ impl<'a> Repository<'a> {
                 database: &self.database,
                 place,
                 is_unique: lookup.is_unique,
+                is_of_tag: lookup.is_of_tag,
                 writes: self.writes,
                 suffix: lookup.suffix.clone(),
                 idents: lookup.idents.clone(),

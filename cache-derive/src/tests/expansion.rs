@@ -61,8 +61,12 @@ fn only(trait_name: &'static str) -> impl Fn(&str) -> String {
 
 /// Of an entity, only the impl with the methods of its repository.
 fn repository(input: &str) -> syn::ItemImpl {
+    let of_repository = |item: &syn::ItemImpl| {
+        let name = item.self_ty.to_token_stream().to_string();
+        item.trait_.is_none() && !name.contains("RepositoryWithin")
+    };
     impls(input)
-        .filter(|item| item.trait_.is_none())
+        .filter(of_repository)
         .last()
         .expect("a repository has methods")
 }
@@ -95,6 +99,43 @@ fn writes_of_all_rows_of_an_index_are_generated_where_they_are_possible() {
     let versioned = by_kind("", "#[cached(version)]");
     assert_eq!(has(&versioned), [true, false, false, false]);
     assert_eq!(has(&by_kind(", read_only", "")), [false; 4]);
+}
+
+#[test]
+fn writes_of_all_rows_of_a_tag_are_generated_where_no_index_has_them() {
+    let tagged = |tags: &str, options: &str| {
+        let input = format!(
+            r#"#[cached(table = "goods", tags({tags}){options})]
+               struct Good {{ #[cached(id)] id: i64, kind: Option<String>, shop: i64, #[sqlx(try_from = "String")] size: Option<Size> }}"#
+        );
+        let methods = method_names(&input).into_iter();
+        let methods =
+            methods.filter(|name| name.starts_with("modify_by") || name.starts_with("delete_by"));
+        methods.collect::<Vec<_>>()
+    };
+    assert_eq!(tagged(r#""all""#, ""), [""; 0]);
+    assert_eq!(
+        tagged(r#""kind:{kind}", "in:{shop}/{kind}", "{kind}""#, ""),
+        [
+            "modify_by_kind",
+            "delete_by_kind",
+            "modify_by_shop_and_kind",
+            "delete_by_shop_and_kind"
+        ]
+    );
+    // One row, a field that is named twice, and the value inside of a converted `Option`.
+    let none = r#""good:{id}", "{shop}-{id}", "{kind}/{kind}", "size:{size}""#;
+    assert_eq!(tagged(none, ""), [""; 0]);
+    assert_eq!(tagged(r#""kind:{kind}""#, ", read_only"), [""; 0]);
+    // Those of the index.
+    assert_eq!(
+        tagged(r#""kind:{kind}""#, ", index(kind)"),
+        ["modify_by_kind", "delete_by_kind"]
+    );
+    assert_eq!(
+        tagged(r#""kind:{kind}""#, ", unique(kind)"),
+        ["modify_by_kind", "delete_by_kind"]
+    );
 }
 
 /// Of an entity, only these methods of its repository.

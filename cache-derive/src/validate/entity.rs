@@ -28,6 +28,11 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
     let lookups = lookup::check(errors, input);
     let relations = relation::check(errors, input);
     let tags = tag::check(errors, input);
+    let is_read_only = input.settings.names("read_only") || input.settings.names("select");
+    let finders = match is_read_only {
+        true => Vec::new(),
+        false => tag::finders(input, &tags, &lookups),
+    };
     let cascades = group::cascades(errors, input);
     let twins = group::twins(errors, input);
     group::check_queries(errors, input);
@@ -41,11 +46,12 @@ pub(super) fn model(errors: &mut Errors, input: &Input) -> Option<Entity> {
         repository,
         fingerprint: fingerprint(input.fields()),
         hazard: hazards(input).next().map(|(hazard, _)| hazard),
-        is_read_only: input.settings.names("read_only") || reads.is_some(),
+        is_read_only,
         policy,
         lookups,
         relations,
         tags,
+        finders,
         cascades,
         twins,
         has_queries: input.settings.names("queries"),

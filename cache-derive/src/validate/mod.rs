@@ -28,7 +28,7 @@ use crate::{
     ast::{Derive, Field, Input, RenameAll, Setting, Settings, Shape, Value, Word},
     diagnostics::Errors,
     grammar::{self, Place},
-    model::{Column, Kind, Member, Model, Relation, Role, Skipped, Table, Tag},
+    model::{Column, Kind, Lookup, Member, Model, Relation, Role, Skipped, Table, Tag},
     paths::Paths,
 };
 
@@ -258,6 +258,12 @@ pub(crate) fn relations(input: &Input) -> Vec<Relation> {
 /// The tags, as far as the input says. Also asked after an error, by the skeleton.
 pub(crate) fn tags(input: &Input) -> Vec<Tag> {
     tag::check(&mut Errors::default(), input)
+}
+
+/// The fields of tags by which rows are found, as far as the input says. Also asked after an error, by the skeleton.
+pub(crate) fn finders(input: &Input) -> Vec<Lookup> {
+    let lookups = lookup::check(&mut Errors::default(), input);
+    tag::finders(input, &tags(input), &lookups)
 }
 
 /// Whether the field takes part in no statement.

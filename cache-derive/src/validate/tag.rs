@@ -4,6 +4,7 @@
 //! before its first field.
 
 use heck::ToSnakeCase;
+use proc_macro2::Ident;
 use quote::format_ident;
 use syn::{LitStr, ext::IdentExt};
 
@@ -11,7 +12,7 @@ use super::{column_name, lookup, queue};
 use crate::{
     ast::{Input, Setting, Value},
     diagnostics::Errors,
-    model::{Tag, TagField, lookup_suffix, option_argument},
+    model::{Lookup, LookupField, Tag, TagField, lookup_suffix, option_argument},
 };
 
 /// The methods beside `invalidate` that every repository with tags has.
@@ -51,6 +52,62 @@ pub(super) fn check(errors: &mut Errors, input: &Input) -> Vec<Tag> {
         tags.push(tag);
     }
     tags
+}
+
+/// The fields of tags by which rows are found to be changed, as by those of an index. Not where an index of the same fields is
+/// declared, or where they find one row by its id.
+pub(super) fn finders(input: &Input, tags: &[Tag], lookups: &[Lookup]) -> Vec<Lookup> {
+    let field = |ident: &Ident| {
+        let mut fields = input.fields().iter();
+        fields.find(|field| field.ident == *ident)
+    };
+    let mut finders: Vec<Lookup> = Vec::new();
+    for tag in tags {
+        let fields: Option<Vec<_>> = tag
+            .fields
+            .iter()
+            .map(|part| {
+                let try_from = field(&part.ident)?.sqlx.try_from.as_ref();
+                // The value inside of such an `Option` cannot be written alone.
+                let is_whole = try_from.is_some() && part.is_nullable;
+                (!is_whole).then(|| LookupField {
+                    ident: part.ident.clone(),
+                    ty: part.ty.clone(),
+                    stored: try_from.map(|try_from| try_from.stored.clone()),
+                    is_nullable: part.is_nullable,
+                    column: part.column.clone(),
+                    is_folded: false,
+                })
+            })
+            .collect();
+        let Some(fields) = fields.filter(|fields| !fields.is_empty()) else {
+            continue;
+        };
+        let repeats = |(at, field): (usize, &LookupField)| {
+            fields[..at].iter().any(|other| other.ident == field.ident)
+        };
+        let mut ids = input
+            .fields()
+            .iter()
+            .filter(|field| field.settings.names("id"));
+        let finds_one = ids.all(|id| fields.iter().any(|field| field.ident == id.ident));
+        if finds_one || fields.iter().enumerate().any(repeats) {
+            continue;
+        }
+        let finder = Lookup {
+            is_unique: false,
+            fields,
+            folds: false,
+            order_by: Vec::new(),
+            max: None,
+        };
+        let is_same =
+            |other: &Lookup| !other.is_unique && other.method_suffix() == finder.method_suffix();
+        if !lookups.iter().chain(&finders).any(is_same) {
+            finders.push(finder);
+        }
+    }
+    finders
 }
 
 /// A queued write is in the cache before it is in the database, so no time of the clock says which of the two an invalidation

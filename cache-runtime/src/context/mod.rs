@@ -173,6 +173,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             size_was_logged: OnceLock::new(),
             cache,
         });
+        inner.cache.store.expect_rows_of(inner.most_readable());
         for other in inner.cache.ledger.strangers(&namespace, &spec) {
             inner.groups.family.note_logged(other);
             tracing::warn!(

@@ -154,11 +154,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Returns the bytes of a payload, unless they are more than this repository would store. Those of an entity with a queue may
     /// be a write that was acknowledged under another `max_row`, so only the store bounds them.
     pub(crate) fn readable<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let bound = match &self.queue {
+        (bytes.len() as u64 <= self.most_readable()).then_some(bytes)
+    }
+
+    /// Returns the size of the largest payload that is read.
+    pub(crate) fn most_readable(&self) -> u64 {
+        match &self.queue {
             None => self.bound().bytes(),
             Some(_) => self.cache.store.most_bytes(),
-        };
-        (bytes.len() as u64 <= bound).then_some(bytes)
+        }
     }
 
     /// Fails if an encoded row, or id, is too large.

@@ -163,6 +163,8 @@ pub struct EntitySpec {
     pub read_only: bool,
     /// The lookups by other columns than the id.
     pub lookups: &'static [LookupSpec],
+    /// The columns of tags by which rows are found to be changed. They have the places after those of the lookups.
+    pub finders: &'static [LookupSpec],
     /// The tags of its rows.
     pub tags: &'static [TagPattern],
     /// The rows of other entities that the database changes when it deletes a row.
@@ -194,6 +196,7 @@ impl EntitySpec {
             versioned: false,
             read_only: false,
             lookups: &[],
+            finders: &[],
             tags: &[],
             cascades: &[],
             same_table: &[],
@@ -235,6 +238,22 @@ impl EntitySpec {
     pub const fn with_lookups(mut self, lookups: &'static [LookupSpec]) -> Self {
         self.lookups = lookups;
         self
+    }
+
+    /// Records the columns of tags by which rows are found. Called by generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_finders(mut self, finders: &'static [LookupSpec]) -> Self {
+        self.finders = finders;
+        self
+    }
+
+    /// Returns what rows are found by at a place: a lookup, or the columns of a tag.
+    pub(crate) const fn found_by(&self, place: usize) -> &'static LookupSpec {
+        match place.checked_sub(self.lookups.len()) {
+            None => &self.lookups[place],
+            Some(place) => &self.finders[place],
+        }
     }
 
     /// Records the tags. Called by generated code.

@@ -322,7 +322,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         let text = Text::new(E::SPEC.table, &self.columns);
         let mut arguments = DB::Arguments::default();
         self.bind_lookup(&text, lookup, values, &mut arguments)?;
-        let sql = text.select_found_locked(&E::SPEC.lookups[lookup]);
+        let sql = text.select_found_locked(E::SPEC.found_by(lookup));
         let found = DB::fetch_all(connection, sql, arguments).await?;
         found.iter().map(|row| self.complete_row(row)).collect()
     }
@@ -334,7 +334,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         lookup: usize,
         values: &Values,
     ) -> Result<Deleted<E::Id>, sqlx::Error> {
-        let spec = &E::SPEC.lookups[lookup];
+        let spec = E::SPEC.found_by(lookup);
         let text = Text::new(E::SPEC.table, &self.columns);
         let mut arguments = DB::Arguments::default();
         self.bind_lookup(&text, lookup, values, &mut arguments)?;
@@ -383,7 +383,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         let bind = self.binding.bind_lookup;
         let mut binder = Binder::new(arguments, Role::is_id);
         bind(lookup, values, &mut binder).map_err(sqlx::Error::Encode)?;
-        if text.repeats_texts(&E::SPEC.lookups[lookup]) {
+        if text.repeats_texts(E::SPEC.found_by(lookup)) {
             let mut binder = Binder::text_only(arguments);
             bind(lookup, values, &mut binder).map_err(sqlx::Error::Encode)?;
         }

@@ -144,6 +144,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         })
     }
 
+    /// Returns the key of the list of a lookup. What is found by the columns of a tag is in no list.
+    pub(crate) fn key_of_list<V: Serialize>(
+        &self,
+        lookup: usize,
+        values: &V,
+    ) -> Result<Option<Key>, Error> {
+        match lookup < E::SPEC.lookups.len() {
+            true => self.lookup_key(lookup, values).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Returns the keys of all lookups that find a row.
     pub(crate) fn lookup_keys(&self, row: &E) -> Result<Vec<Key>, Error> {
         if E::SPEC.lookups.is_empty() {

@@ -95,7 +95,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W, Deletes = D>,
     {
         W::Operation::from(D::Operation::from(async move {
-            let key = self.0.lookup_key(lookup, &values)?;
+            let key = self.0.key_of_list(lookup, &values)?;
             let batch = Batch::DeleteFound(key, LookupOf::new(lookup, values));
             match self.write_batch(batch).await? {
                 Done::Count(count) => Ok(count),

@@ -129,7 +129,7 @@ impl<'c, E: Entity, DB: Backend> Within<'_, 'c, E, DB> {
         E: Entity<Writes = W, Deletes = D>,
     {
         W::Operation::from(D::Operation::from(async move {
-            let key = self.repository.0.lookup_key(lookup, &values)?;
+            let key = self.repository.0.key_of_list(lookup, &values)?;
             let batch = Batch::DeleteFound(key, LookupOf::new(lookup, values));
             match self.write_batch(batch).await? {
                 Done::Count(count) => Ok(count),

@@ -387,6 +387,10 @@ impl Store for FaultyStore {
         self.store.most_bytes()
     }
 
+    fn expect_rows_of(&self, bytes: u64) {
+        self.store.expect_rows_of(bytes);
+    }
+
     fn history(&self) -> u64 {
         self.store.history()
     }

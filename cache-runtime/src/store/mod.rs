@@ -194,6 +194,10 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the largest encoded row that the store can keep, in bytes.
     fn most_bytes(&self) -> u64;
 
+    /// Tells the store how large the encoded rows of a repository may be, in bytes. It reads no more of an entry than the largest of
+    /// all repositories.
+    fn expect_rows_of(&self, _bytes: u64) {}
+
     /// Returns the hash of the store's identity now, for leases that are taken now.
     fn history(&self) -> u64;
 
@@ -365,6 +369,10 @@ impl Store for RealStore {
 
     fn most_bytes(&self) -> u64 {
         dispatch!(self, store => store.most_bytes())
+    }
+
+    fn expect_rows_of(&self, bytes: u64) {
+        dispatch!(self, store => store.expect_rows_of(bytes));
     }
 
     fn history(&self) -> u64 {

@@ -36,8 +36,8 @@ pub(crate) enum Batch<E: Entity> {
     },
     Delete(Vec<E::Id>),
     DeleteRows(Vec<E>),
-    /// The rows that a lookup finds, with the key of its list.
-    DeleteFound(Key, LookupOf),
+    /// The rows that a lookup finds, with the key of its list if there is one.
+    DeleteFound(Option<Key>, LookupOf),
 }
 
 /// The result of a batch.
@@ -160,8 +160,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let deleted = deleted.map_err(failed)?;
                 let found = deleted.ids.len() as u64;
                 // Its ids are not needed any more. Lists by other columns notice that the rows have left.
-                let target = Arc::clone(self) as Arc<dyn WriteTarget>;
-                staging.mark_changed(target, key.clone(), None);
+                if let Some(key) = key {
+                    let target = Arc::clone(self) as Arc<dyn WriteTarget>;
+                    staging.mark_changed(target, key.clone(), None);
+                }
                 self.stage(staging, Batch::Delete(deleted.ids), &HashMap::new())?;
                 if deleted.rows < found {
                     // A trigger or a rule has suppressed some of them.

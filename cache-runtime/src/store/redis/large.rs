@@ -12,6 +12,8 @@
 //! Invariant: an operation gives the same answer on both connections, because both lead to the same run of the same server.
 //! Not here: the other connection (`connection`). Queued writes of large rows share the link, in the order of their puts.
 
+use std::sync::atomic::Ordering;
+
 use redis::Value;
 
 use crate::{
@@ -23,6 +25,12 @@ use crate::{
 /// The size of a large entry, in bytes. Scripts know it from their prelude.
 pub(super) const LARGE_ENTRY: usize = 128 << 10;
 
+/// How many bytes of an entry are read beyond the longest row: its header, what else precedes the row, and some, so that a longer
+/// one is seen to be.
+const AROUND: u64 = 1_024;
+/// The largest offset in a string of Redis.
+const MOST: u64 = i64::MAX as u64;
+
 impl RedisStore {
     /// Returns the link for an operation that sends this many bytes.
     pub(super) async fn link_for(&self, link: Link, bytes: usize) -> Result<Link, StoreError> {
@@ -32,7 +40,8 @@ impl RedisStore {
         self.connector.large_link(link).await
     }
 
-    /// Returns an entry of which a reply has the first [`LARGE_ENTRY`] bytes.
+    /// Returns an entry of which a reply has the first [`LARGE_ENTRY`] bytes. What is longer than any row is cut, and so damaged:
+    /// the client reads a reply whole, whatever its size.
     pub(super) async fn whole(
         &self,
         operation: &'static str,
@@ -44,8 +53,19 @@ impl RedisStore {
             return Ok(first);
         }
         let link = self.connector.large_link(link).await?;
-        self.command(operation, link, &redis::Cmd::get(key.as_bytes()))
-            .await
+        let longest = self.longest_row.load(Ordering::Relaxed);
+        let mut command = redis::Cmd::new();
+        command
+            .arg("GETRANGE")
+            .arg(key.as_bytes())
+            .arg(0)
+            .arg(longest.saturating_add(AROUND).min(MOST));
+        let entry = self.command(operation, link, &command).await?;
+        Ok(match entry {
+            // The key is gone since.
+            Value::BulkString(bytes) if bytes.is_empty() => Value::Nil,
+            entry => entry,
+        })
     }
 }
 

@@ -24,7 +24,13 @@ mod send;
 mod tagged_gets;
 mod tags;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use redis::{RedisError, Value};
 
@@ -75,6 +81,8 @@ pub struct RedisStore {
     sizes: KnownSizes,
     /// How many bytes the next batch of them may have.
     batch_bytes: BatchBytes,
+    /// How large an encoded row may be, in bytes.
+    longest_row: AtomicU64,
 }
 
 impl fmt::Debug for RedisStore {
@@ -106,6 +114,7 @@ impl RedisStore {
             tagged_gets,
             sizes: KnownSizes::default(),
             batch_bytes: BatchBytes::default(),
+            longest_row: AtomicU64::new(0),
         })
     }
 
@@ -309,6 +318,10 @@ impl Store for RedisStore {
         self.connector
             .longest_argument()
             .saturating_sub(AROUND_A_ROW)
+    }
+
+    fn expect_rows_of(&self, bytes: u64) {
+        self.longest_row.fetch_max(bytes, Ordering::Relaxed);
     }
 
     fn history(&self) -> u64 {
