@@ -44,7 +44,8 @@ pub(crate) const CRATES: [Layers; 2] = [
             &["context", "binding::bind"],
             &["read"],
             &["write", "behind"],
-            &["repository"],
+            // Where writes go is a type, and it runs the operations of a repository.
+            &["repository", "database::writes"],
             // What generated code names, macros of the root among it.
             &["private", ""],
         ],
