@@ -54,6 +54,20 @@ mod write;
 #[doc(hidden)]
 pub use sqlx;
 
+/// How the rows of an entity are written, as types. An operation that the entity does not have fails to compile, with a message that
+/// names the one to use.
+///
+/// The derive chooses [`Entity::Writes`] and [`Entity::Deletes`]. Code that is generic over the entity names what it needs:
+/// `E: Entity<Writes = ToQueue>`.
+pub mod writes {
+    pub use crate::{
+        database::writes::{
+            ById, ByVersion, DeletesById, DirectWrites, Nowhere, QueuedWrites, ToDatabase, ToQueue,
+        },
+        repository::row_writes::RowWrites,
+    };
+}
+
 pub use crate::{
     behind::{DeadLetters, Flusher, Pending, letters::DeadLetter},
     cache::{Cache, CacheBuilder},
@@ -62,7 +76,6 @@ pub use crate::{
         backend::{self, Backend},
         entity::{Entity, EntitySpec, OmitsColumns},
         schema::{self, SchemaReport},
-        writes,
     },
     error::{Error, ErrorKind},
     policy::Codec,

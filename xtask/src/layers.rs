@@ -44,8 +44,7 @@ pub(crate) const CRATES: [Layers; 2] = [
             &["context", "binding::bind"],
             &["read"],
             &["write", "behind"],
-            // Where writes go is a type, and it runs the operations of a repository.
-            &["repository", "database::writes"],
+            &["repository"],
             // What generated code names, macros of the root among it.
             &["private", ""],
         ],

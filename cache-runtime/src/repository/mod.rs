@@ -4,6 +4,7 @@
 pub(crate) mod find;
 mod lookups;
 pub(crate) mod queries;
+pub(crate) mod row_writes;
 pub(crate) mod tags;
 pub(crate) mod within;
 pub(crate) mod within_lookups;
@@ -23,12 +24,12 @@ use crate::{
         backend::Backend,
         entity::Entity,
         schema::{self, SchemaReport},
-        writes::{DeletesById, DirectWrites, RowWrites},
+        writes::{DeletesById, DirectWrites},
     },
     error::{Error, ErrorKind},
     protocol::key::{AsId, Key},
     read::{content::RowOf, outcome::Outcome},
-    repository::find::Find,
+    repository::{find::Find, row_writes::RowWrites},
     stats::Stats,
     store::{Store, failpoint::Mechanism},
     write::{
