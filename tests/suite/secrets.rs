@@ -172,7 +172,7 @@ async fn the_password_of_a_database_is_in_no_debug_text_and_no_error() {
             $(let options: <<sqlx::$database as sqlx::Database>::Connection as sqlx::Connection>::Options =
                 $url.replace("PASSWORD", SECRET).parse().unwrap();
             let pool = sqlx::pool::PoolOptions::<sqlx::$database>::new()
-                .acquire_timeout(std::time::Duration::from_secs(2))
+                .acquire_timeout(std::time::Duration::from_millis(200))
                 .connect_lazy_with(options);
             let cache = Cache::builder().namespace(unique("secrets")).build().unwrap();
             let items = Item::repository(&cache, pool.clone());

@@ -336,9 +336,10 @@ impl CacheBuilder {
 
     #[cfg(feature = "redis")]
     fn store(&self, repairs: &Arc<Repairs>) -> Result<RealStore, Error> {
-        let Some(ServerUrl(url)) = &self.url else {
+        let Some(server) = &self.url else {
             return Ok(self.memory());
         };
+        let ServerUrl(url) = server;
         if url.contains('#') {
             return Err(configuration(
                 "failed to build the cache: the Redis URL has a `#`; in a password it is written `%23`; `#insecure`, which accepts \
@@ -350,7 +351,15 @@ impl CacheBuilder {
                 "failed to build the cache: a rediss:// URL needs larder's feature `tls`; enable it in Cargo.toml",
             ));
         }
-        // The URL itself stays out of the message: it may hold a password.
+        if let Some(mistake) = server.mistake() {
+            // The URL itself stays out of the message: it may hold a password.
+            return Err(Error::with_source(
+                ErrorKind::Configuration,
+                "failed to build the cache: the Redis URL is invalid; use one like redis://host:6379/0 or \
+                 redis+unix:///path/to/socket",
+                mistake,
+            ));
+        }
         #[cfg(feature = "tls")]
         let root_certificate = self.root_certificate.as_ref().map(|pem| pem.0.clone());
         #[cfg(not(feature = "tls"))]
@@ -365,8 +374,7 @@ impl CacheBuilder {
         let store = RedisStore::new(url, root_certificate, options, repairs).map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
-                "failed to build the cache: the Redis URL is invalid; use one like redis://host:6379/0 or \
-                 redis+unix:///path/to/socket",
+                "failed to build the cache: the client of Redis refuses its options; check the root certificate",
                 error,
             )
         })?;

@@ -57,14 +57,13 @@ struct Named {
 }
 
 /// The items of a world, with a connection that larder does not own.
-struct Scene<'w> {
-    world: &'w World<Sqlite>,
+struct Scene {
     items: ItemRepository<Sqlite>,
     redis: MultiplexedConnection,
 }
 
-impl<'w> Scene<'w> {
-    async fn open(world: &'w World<Sqlite>) -> Self {
+impl Scene {
+    async fn open(world: &World<Sqlite>) -> Self {
         for (id, name) in [(1, "one"), (2, "two"), (3, "three")] {
             world
                 .put(&Item {
@@ -75,7 +74,6 @@ impl<'w> Scene<'w> {
         }
         let client = redis::Client::open(redis_url()).unwrap();
         Self {
-            world,
             items: world.items(),
             redis: client.get_multiplexed_async_connection().await.unwrap(),
         }
@@ -429,7 +427,7 @@ const OTHER_TYPES: [&[&str]; 5] = [
     &["XADD", "*", "a", "b"],
 ];
 
-async fn make_other_type(scene: &mut Scene<'_>, key: &Key, make: &[&str]) {
+async fn make_other_type(scene: &mut Scene, key: &Key, make: &[&str]) {
     let mut command = redis::cmd(make[0]);
     command.arg(key.as_bytes()).arg(&make[1..]);
     let _: redis::Value = scene.run(&mut command).await;

@@ -16,7 +16,7 @@ mod stopped_at;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 use self::depth::{Bounded, Limits};
 pub use crate::policy::Codec;
@@ -120,7 +120,7 @@ impl Codec {
                 // It borrows texts from the bytes, but does not tell how many bytes it has left.
                 let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
                 let row = E::deserialize(limits.guard(&mut from)).map_err(CodecError::new)?;
-                match <() as Deserialize>::deserialize(&mut from) {
+                match <() as serde::Deserialize>::deserialize(&mut from) {
                     Err(rmp_serde::decode::Error::InvalidMarkerRead(end))
                         if end.kind() == std::io::ErrorKind::UnexpectedEof =>
                     {

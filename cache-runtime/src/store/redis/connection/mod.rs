@@ -84,6 +84,18 @@ impl fmt::Debug for ServerUrl {
     }
 }
 
+impl ServerUrl {
+    /// Returns why the URL is invalid, without any part of it.
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let error = self.0.as_str().into_connection_info().err()?;
+        let text = error.to_string();
+        // Such as the value of a parameter.
+        let part = error.detail().unwrap_or_default();
+        let text = text.strip_suffix(part).unwrap_or("it is invalid");
+        Some(text.trim_end_matches([':', ' ']).to_owned())
+    }
+}
+
 /// The time-outs of the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
