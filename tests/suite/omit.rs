@@ -54,14 +54,13 @@ struct Account {
 }
 
 /// The users and the accounts of a world, and what is in their tables.
-struct Stage<'w, DB: Tested> {
-    world: &'w World<DB>,
+struct Stage<DB: Tested> {
     users: UserRepository<DB>,
     accounts: AccountRepository<DB>,
 }
 
-impl<'w, DB: Tested> Stage<'w, DB> {
-    async fn open(world: &'w World<DB>) -> Self {
+impl<DB: Tested> Stage<DB> {
+    async fn open(world: &World<DB>) -> Self {
         let json = match DB::NAME {
             "PostgreSQL" => "JSONB",
             "MySQL" => "JSON",
@@ -80,7 +79,6 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             )
             .await;
         let stage = Self {
-            world,
             users: User::repository(&world.cache, world.pool.clone()),
             accounts: Account::repository(&world.cache, world.pool.clone()),
         };
