@@ -117,9 +117,7 @@ pub(super) fn bounds(private: &TokenStream, entity: &Entity) -> Vec<TokenStream>
 /// }
 /// ```
 pub(super) fn source(private: &TokenStream, entity: &Entity) -> Option<TokenStream> {
-    if entity.found_by().next().is_none() {
-        return None;
-    }
+    entity.found_by().next()?;
     let arms = entity.found_by().enumerate().map(|(place, lookup)| {
         let types = lookup.fields.iter().map(|field| &field.ty);
         let binds = lookup.fields.iter().enumerate().map(|(index, field)| {
