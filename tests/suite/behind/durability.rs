@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use larder::{
-    Cache, ErrorKind, Origin, Repository,
+    Cache, ErrorKind, Origin, Repository, entry,
     store::faulty::{Faults, Operation},
 };
 use larder_testing::{
@@ -125,17 +125,21 @@ async fn concurrent_writes_wait_for_the_disk_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_redis_rejects_fails_alone_in_its_group() {
+async fn a_write_that_is_refused_fails_alone_in_its_group() {
     let scene = Scene::open().await;
     scene.disk.set(Writes::Slowly);
     let waits = scene.disk.waits();
     let first = scene.start_to_save(1);
     scene.disk.waited_for(waits + 1).await;
     let rows: Repository<Durable, _> = Repository::new(&scene.cache, scene.world.pool.clone());
+    // A write of a later version is in progress at its key.
     let key = rows.key(3).unwrap();
-    let key = String::from_utf8(key.as_bytes().to_vec()).unwrap();
-    let list = ["LPUSH", &key, "not a row"];
-    scene.server.command(&list).await.unwrap();
+    let later = [entry::MAGIC, entry::FORMAT + 1, entry::kind::WRITING];
+    let client = redis::Client::open(scene.server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut set = redis::cmd("SET");
+    set.arg(key.as_bytes()).arg(&later[..]).arg("EX").arg(600);
+    set.exec_async(&mut connection).await.unwrap();
     let before = scene.faults.calls(Operation::Put);
     let others: Vec<_> = (2..5).map(|id| scene.start_to_save(id)).collect();
     crate::world::eventually("the others are about to wait", async || {
