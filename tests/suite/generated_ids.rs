@@ -36,9 +36,13 @@ macro_rules! of_tickets {
     };
 }
 
-of_tickets!(Ticket, i64);
 of_tickets!(
-    #[cached(strategy = "write_through")]
+    #[cached(same_table(Through))]
+    Ticket,
+    i64
+);
+of_tickets!(
+    #[cached(strategy = "write_through", same_table(Ticket))]
     Through,
     i64
 );

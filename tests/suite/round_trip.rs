@@ -14,7 +14,7 @@ use std::{
 };
 
 use larder::{
-    Cached, Codec, Entity, Error, ErrorKind, Origin, Repository,
+    Cache, Cached, Codec, Entity, Error, ErrorKind, Origin, Repository,
     behind::{
         Batch, Image, Queued,
         apply::Hooks,
@@ -271,8 +271,14 @@ async fn table<P: Probes, DB: Tested>(world: &World<DB>) {
     world.sql(P::TABLE).await;
 }
 
+/// Returns the rows of an entity. Others over the same table are in other namespaces, and not told of its writes.
 fn rows<E: Entity, DB: Tested>(world: &World<DB>) -> Repository<E, DB> {
-    Repository::new(&world.cache, world.pool.clone())
+    Repository::new(&cache_of::<E, DB>(world), world.pool.clone())
+}
+
+fn cache_of<E: Entity, DB: Tested>(world: &World<DB>) -> Cache {
+    let namespace = format!("{}-{}", world.namespace, E::SPEC.name);
+    world.cache.with_namespace(namespace).unwrap()
 }
 
 /// Returns a row whose codec changes the value of one column.
@@ -744,7 +750,7 @@ fn seven() -> i64 {
 }
 
 async fn field_that_is_no_column_is_as_fresh_as_from_the_database(world: &World<Sqlite>) {
-    let aside = Labelled::repository(&world.cache, world.pool.clone());
+    let aside = Labelled::repository(&cache_of::<Labelled, _>(world), world.pool.clone());
     aside.insert(&Labelled::filled()).await.unwrap();
     let fresh = aside.find_uncached(1).await.unwrap().unwrap();
     assert_eq!(
@@ -757,7 +763,8 @@ async fn field_that_is_no_column_is_as_fresh_as_from_the_database(world: &World<
         outcome.origin == Origin::Cache
     })
     .await;
-    let behind = LabelledBehind::repository(&world.cache, world.pool.clone());
+    let cache = cache_of::<LabelledBehind, _>(world);
+    let behind = LabelledBehind::repository(&cache, world.pool.clone());
     behind.install().await.unwrap();
     behind.save(&LabelledBehind::filled()).await.unwrap();
     let queued = behind.find_outcome(1).await.unwrap();
@@ -799,7 +806,7 @@ async fn mismatch_is_logged_once_for_a_field(world: &World<Sqlite>) {
     }
     async fn read_all<E: Entity<Id = i64>>(world: &World<Sqlite>) {
         let rows = rows::<E, _>(world);
-        let again = Repository::<E, _>::new(&world.cache, world.pool.clone());
+        let again = Repository::<E, _>::new(&cache_of::<E, _>(world), world.pool.clone());
         for id in 1..=20 {
             rows.find(id).await.unwrap();
             again.find(id).await.unwrap();

@@ -91,7 +91,9 @@ impl Scene {
         const LENGTH: usize = 3 * MIB;
         self.world.put(&Item::new(1, "small")).await;
         self.is_cached(1).await;
-        let (pool, cache) = (self.world.pool.clone(), self.cache.clone());
+        // In a namespace of their own: they are not told of writes of the others.
+        let cache = self.cache.with_namespace("elsewhere").unwrap();
+        let pool = self.world.pool.clone();
         let through = Through::repository(&cache, pool.clone());
         let behind = Behind::repository(&cache, pool);
         match load {
