@@ -7,7 +7,7 @@
 //!    namespace over the same table, and how long ago each was first recorded, by the store's own clock.
 //! 2. A writer announces its writes at them. Its reading is good for [`READ_FOR`]. So for that long, and until writes of that
 //!    time have ended, some writer may not know of an entity that is new. Until then such an entity is not cached
-//!    ([`Hold::Until`]).
+//!    ([`Hold::For`]).
 //! 3. An entity at which others cannot announce their writes is not cached beside them ([`Hold::Always`]).
 //!
 //! A program claims before a write if its reading is older than [`READ_FOR`], and a claim renews its record. So an entity whose
