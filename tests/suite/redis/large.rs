@@ -218,20 +218,28 @@ async fn a_lost_connection_of_large_entries_is_replaced_and_costs_small_ones_not
     scene.world.put(&Item::new(1, "small")).await;
     scene.world.put(&long(2, MIB)).await;
     scene.is_cached(1).await;
-    scene.is_cached(2).await;
-    let link = scene.cache.store().connection_number();
-    let mut of_large = String::new();
-    // Only whole entries are read with `GET`.
-    eventually("a large entry was read", async || {
-        scene.items.find(2).await.unwrap();
+    // The ids of the connections that entries are read over.
+    let readers = async || {
         let clients = scene.server.command(&["CLIENT", "LIST"]).await.unwrap();
         let clients: String = redis::from_redis_value(clients).unwrap();
-        let line = clients.lines().find(|line| line.contains(" cmd=get "));
-        of_large = line.unwrap_or_default().to_owned();
-        !of_large.is_empty()
+        let reading = clients
+            .lines()
+            .filter(|line| line.contains(" cmd=getrange "));
+        let ids = reading.filter_map(|line| line.split(['=', ' ']).nth(1));
+        ids.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_small = readers().await;
+    scene.is_cached(2).await;
+    let link = scene.cache.store().connection_number();
+    let mut of_large = None;
+    eventually("a large entry was read", async || {
+        scene.items.find(2).await.unwrap();
+        let mut readers = readers().await.into_iter();
+        of_large = readers.find(|id| !of_small.contains(id));
+        of_large.is_some()
     })
     .await;
-    let id = of_large.split(['=', ' ']).nth(1).unwrap();
+    let id = &of_large.unwrap();
     let killed = scene.server.command(&["CLIENT", "KILL", "ID", id]).await;
     assert_eq!(killed.unwrap(), redis::Value::Int(1));
     let row = scene.items.find(2).await.unwrap().unwrap();

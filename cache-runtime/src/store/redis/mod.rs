@@ -1,7 +1,7 @@
 //! Redis as the store: one multiplexed connection, one command or one script per operation on a key.
 //!
 //! 1. A hit is one `GETRANGE`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script. A large
-//!    entry costs one more `GET` (`large`).
+//!    entry costs one more (`large`).
 //! 2. `state` judges the bytes that are found, before anything decodes the payload.
 //!
 //! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
