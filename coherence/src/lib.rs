@@ -1,7 +1,8 @@
 //! Histories of real runs, and the judgement over them: is every read linearizable with the writes?
 //! Code that looks right, and tests that stop it at chosen points, miss the interleaving nobody thought of.
 //! 1. Worker processes log what they do and when ([`history`]). 2. The database tells in which order writes were committed
-//!    ([`commits`]), and which rows it deleted with others ([`cascades`]). 3. [`checker`] holds every read against that order. 4. [`timeline`] shows what went wrong.
+//!    ([`commits`]), and which rows it deleted with others ([`cascades`]). 3. [`checker`] holds every read against that order.
+//!    4. [`timeline`] shows what went wrong.
 //!
 //! [`queue`] does the same for queued writes: what was acknowledged, and what the database has of it.
 //!

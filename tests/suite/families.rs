@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use larder::{
     Cache, Cached, Clock, Transaction,
+    family::{MOST_MEMBERS, REFRESH_AFTER},
     store::{Mechanism, faulty::Faults},
 };
 use larder_testing::log;
@@ -27,6 +28,7 @@ on_both_stores!(
     one_that_cannot_be_told_is_not_cached,
     without_the_hold_one_that_cannot_be_told_is_stale,
     one_of_another_id_is_not_cached,
+    one_beside_queued_writes_is_not_cached,
     one_with_a_relaxed_coherence_is_cached,
     one_that_is_found_during_a_transaction_is_told,
 );
@@ -37,6 +39,7 @@ on_redis!(
     one_that_the_store_finds_is_logged,
     a_binding_of_an_earlier_version_is_read,
     a_record_that_was_lost_is_made_again,
+    forged_records_break_nothing,
 );
 
 const USERS: &str = "CREATE TABLE users (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL, city VARCHAR(20) NOT NULL)";
@@ -109,6 +112,26 @@ struct Relaxed {
     #[cached(id)]
     id: i64,
     name: String,
+}
+
+/// The same row, whose writes fail if they cannot be announced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "users", ttl = "10m", on_outage = "consistent", tags("rows"))]
+struct Strict {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    city: String,
+}
+
+/// Its writes are in a queue before they are in the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "users", strategy = "write_behind", durability = "memory")]
+struct Queued {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    city: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -427,6 +450,27 @@ async fn one_of_another_id_is_not_cached<DB: Tested>(world: &World<DB>) {
     is_not_cached!(rows, "ada");
 }
 
+async fn one_beside_queued_writes_is_not_cached<DB: Tested>(world: &World<DB>) {
+    prepare(world).await;
+    let cache = program(world, &world.faults, &Clock::manual()).await;
+    let queued = Queued::repository(&cache, world.pool.clone());
+    queued.install().await.unwrap();
+    queued.find(1).await.unwrap();
+    let there = program(world, &world.faults, &Clock::manual()).await;
+    let slim = Slim::repository(&there, world.pool.clone());
+    is_not_cached!(slim, 1);
+    let flusher = queued.start_flushing().await.unwrap();
+    let row = Queued {
+        id: 1,
+        name: "anna".to_owned(),
+        city: "Bonn".to_owned(),
+    };
+    queued.save(&row).await.unwrap();
+    queued.flush().await.unwrap();
+    drop(flusher);
+    assert_eq!(slim.find(1).await.unwrap().unwrap().name, "anna");
+}
+
 async fn one_with_a_relaxed_coherence_is_cached<DB: Tested>(world: &World<DB>) {
     let _scene = Scene::open(world).await;
     let cache = program(world, &world.faults, &Clock::manual()).await;
@@ -568,4 +612,175 @@ async fn a_record_that_was_lost_is_made_again<DB: Tested>(world: &World<DB>) {
     }
     let (.., held) = records(&world.namespace);
     assert!(held.contains("\"User\""), "{held}");
+}
+
+/// Returns records that larder has not written. `own`: one that it has written, in the namespace.
+fn forged(own: &str, namespace: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let now = own.split(' ').nth(1).unwrap().to_owned();
+    let shape: serde_json::Value =
+        serde_json::from_str(own.splitn(3, ' ').nth(2).unwrap()).unwrap();
+    let with = |changes: &[(&str, serde_json::Value)]| {
+        let mut shape = shape.clone();
+        shape["entity"] = "Forged".into();
+        shape["prefix"] = format!("{namespace}:Forged:").into();
+        for (field, value) in changes {
+            shape[*field] = value.clone();
+        }
+        shape.to_string()
+    };
+    let at_now = |shape: String| format!("{now} {now} {shape}\n").into_bytes();
+    let digits = "9".repeat(400);
+    let mut cases = vec![
+        ("no record", b"nonsense\n1 2\n \n\n".to_vec()),
+        (
+            "no text",
+            [format!("{now} {now} ").as_bytes(), b"\xff\xfe{\n"].concat(),
+        ),
+        ("no shape", at_now("{}".to_owned())),
+        ("nested", at_now("[".repeat(100_000))),
+        (
+            "a long one",
+            at_now(with(&[("names", vec!["x".repeat(1 << 20)].into())])),
+        ),
+    ];
+    for (what, since, last) in [
+        ("a moment to come", "9007199254740990", "9007199254740990"),
+        (
+            "the last moment",
+            "18446744073709551615",
+            "18446744073709551615",
+        ),
+        ("no number", &*digits, &*digits),
+        ("renewed before it was made", &now, "0"),
+    ] {
+        cases.push((what, format!("{since} {last} {}\n", with(&[])).into_bytes()));
+    }
+    for life in [0, 1, 2, u64::MAX / 2, u64::MAX] {
+        cases.push((
+            "the life of an intent",
+            at_now(with(&[("intent_ttl_ms", life.into())])),
+        ));
+    }
+    for prefix in [
+        "",
+        ":",
+        "sessions:",
+        "larder:q:",
+        &format!("{namespace}:"),
+        &format!("{namespace}::bound"),
+    ] {
+        cases.push((
+            "a prefix of others",
+            at_now(with(&[("prefix", prefix.into())])),
+        ));
+        cases.push((
+            "a prefix of others, with a clock",
+            at_now(with(&[
+                ("prefix", prefix.into()),
+                ("tags", true.into()),
+                ("lookups", true.into()),
+            ])),
+        ));
+    }
+    let shown = "Forged\n\u{1b}[2J\u{202e}";
+    cases.push((
+        "a name that commands a terminal",
+        at_now(with(&[
+            ("entity", shown.into()),
+            ("prefix", format!("{namespace}:{shown}:").into()),
+        ])),
+    ));
+    let many = (0..2_000).flat_map(|number| {
+        at_now(with(&[
+            ("entity", format!("Forged{number}").into()),
+            ("prefix", format!("{namespace}:Forged{number}:").into()),
+        ]))
+    });
+    cases.push(("many", many.collect()));
+    cases
+}
+
+/// What somebody else has written among the records keeps no write from being made, touches nothing of others, and is not shown
+/// as it is. Moments that are still to come do not keep a record for ever.
+async fn forged_records_break_nothing<DB: Tested>(world: &World<DB>) {
+    prepare(world).await;
+    let clock = Clock::manual();
+    let before = program(world, &world.faults, &clock).await;
+    Strict::repository(&before, world.pool.clone())
+        .find(1)
+        .await
+        .unwrap();
+    let (mut redis, binding, field, fresh) = records(&world.namespace);
+    // Old enough to be renewed, so that each claim writes.
+    let mut parts = fresh.splitn(3, ' ');
+    let [since, last] = [(); 2].map(|()| {
+        let moment: u64 = parts.next().unwrap().parse().unwrap();
+        moment - 2 * REFRESH_AFTER
+    });
+    let own = format!("{since} {last} {}", parts.next().unwrap());
+    // What the first bytes of other keys would be.
+    let others = ["1", ":1", "sessions:1", "sessions@tags", "larder:q:1"];
+    for key in others {
+        let _: () = redis.set(key, "theirs").unwrap();
+    }
+    for (number, (what, forged)) in forged(&fresh, &world.namespace).into_iter().enumerate() {
+        let held = [own.as_bytes(), &forged].concat();
+        let _: () = redis.hset(&binding, &field, &held).unwrap();
+        let lines = log::lines_with("entity", "Strict").len();
+        let cache = program(world, &world.faults, &clock).await;
+        let strict = Strict::repository(&cache, world.pool.clone());
+        let read = strict
+            .find(1)
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(read.is_some(), "{what}");
+        let name = format!("name{number}");
+        let row = |id| Strict {
+            id,
+            name: name.clone(),
+            city: "Bonn".to_owned(),
+        };
+        let updated = strict.update(&row(1)).await;
+        updated.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut transaction = Transaction::begin(&world.pool).await.unwrap();
+        strict
+            .within(&mut transaction)
+            .update(&row(2))
+            .await
+            .unwrap();
+        let committed = transaction.commit().await;
+        committed.unwrap_or_else(|error| panic!("{what}: {error}"));
+        strict.invalidate_all().await.unwrap();
+        for id in [1, 2] {
+            assert_eq!(strict.find(id).await.unwrap().unwrap().name, name, "{what}");
+        }
+        let now: (u64, u64) = redis::cmd("TIME").query(&mut redis).unwrap();
+        let kept: Vec<u8> = redis.hget(&binding, &field).unwrap();
+        for line in String::from_utf8_lossy(&kept).lines() {
+            let moments = line.split(' ').take(2).map(|moment| moment.parse::<f64>());
+            for moment in moments.filter_map(Result::ok) {
+                assert!(moment <= (now.0 as f64 + 1.0) * 1_000.0, "{what}: {moment}");
+            }
+        }
+        for line in &log::lines_with("entity", "Strict")[lines..] {
+            let other = line.field("other").unwrap_or_default();
+            assert!(
+                !other.contains(['\n', '\u{1b}', '\u{202e}']),
+                "{what}: {other:?}"
+            );
+        }
+        assert!(
+            log::lines_with("entity", "Strict").len() - lines <= 2 * MOST_MEMBERS,
+            "{what}"
+        );
+    }
+    for key in others {
+        assert_eq!(redis.get::<_, String>(key).unwrap(), "theirs", "{key}");
+        let _: () = redis.del(key).unwrap();
+    }
+    // The forged records are gone: the entity is cached again.
+    let _: () = redis.hset(&binding, &field, &own).unwrap();
+    let cache = program(world, &world.faults, &clock).await;
+    let strict = Strict::repository(&cache, world.pool.clone());
+    assert_eq!(hits!(strict, 1), 1);
 }

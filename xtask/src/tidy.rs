@@ -122,7 +122,34 @@ fn check_file(name: &str, text: &str, complaints: &mut Vec<String>) {
                 complaints.push(format!("{name}:{}: `{banned}`: {reason}", number + 1));
             }
         }
+        if is_rust && has_gap(line) {
+            complaints.push(format!(
+                "{name}:{}: a text has a gap; end the line of a text with a backslash where it goes on",
+                number + 1
+            ));
+        }
     }
+}
+
+/// Returns whether a text that begins in a line has the indentation of a line that it was joined with. The formatter leaves no
+/// other gaps between words; a table in a text of several lines may have some.
+fn has_gap(line: &str) -> bool {
+    let line = line.trim_start();
+    let Some((code, text)) = line.split_once('"') else {
+        return false;
+    };
+    let ends_word = |text: &str| {
+        text.ends_with(|c: char| c.is_alphanumeric() || ",;.:".contains(c))
+            && !text.ends_with("\\n")
+    };
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("    ") {
+        rest = after.trim_start();
+        if ends_word(before) && rest.starts_with(char::is_alphanumeric) {
+            return !code.starts_with("//");
+        }
+    }
+    false
 }
 
 /// The complaints about a map that names files which are not there.
@@ -215,6 +242,21 @@ mod tests {
             [format!("src/a.rs:3: `{banned}`: {reason}")]
         );
         assert_eq!(complaints("docs/a.md", &text), [""; 0]);
+    }
+
+    #[test]
+    fn gap_in_a_text_is_found() {
+        let gap = " ".repeat(9);
+        let found = |line: &str| complaints("src/a.rs", &format!("//! Doc.\n{line}\n")).len();
+        assert_eq!(found(&format!("    log(\"it is{gap}joined\");")), 1);
+        assert_eq!(
+            found(&format!("    log(\"a{gap}\\n{gap}b;{gap}joined\");")),
+            1
+        );
+        assert_eq!(found("    log(\"it is joined\");"), 0);
+        assert_eq!(found(&format!("    log(\"code:\\n{gap}indented\");")), 0);
+        assert_eq!(found(&format!("    f();{gap}// Why.")), 0);
+        assert_eq!(found(&format!("    // a{gap}table")), 0);
     }
 
     #[test]

@@ -256,8 +256,8 @@ fn hazards(input: &Input) -> impl Iterator<Item = (String, Hazard<'_>)> {
     }))
 }
 
-/// FNV-1a over the names and types of all fields, and whether they are `omit`: what a payload looks like. Stable across compilers and releases, since
-/// it decides whether an entry that another build wrote may be read.
+/// FNV-1a over the names and types of all fields, and whether they are `omit`: what a payload looks like. Stable across
+/// compilers and releases, since it decides whether an entry that another build wrote may be read.
 fn fingerprint(fields: &[Field]) -> u32 {
     let text = fields.iter().flat_map(|field| {
         // An entry from before has a column that is `omit`.

@@ -2,7 +2,9 @@
 //!
 //! Each rule is a function called `check_..` that says in its comment what would go wrong without it. The rules of one
 //! field are in `field`, those of the whole entity in `entity`, those of its options in `policy`, those of a queue of
-//! writes in `queue`, those of lookups in `lookup`, those of relations in `relation`, those of tags in `tag`, those of cascades and queries in `group`, those of the end of a row in `ttl_from`, those of an entity without writes in `read_only`, those of what serde makes of a row in `payload`, and those that any input must meet here.
+//! writes in `queue`, those of lookups in `lookup`, those of relations in `relation`, those of tags in `tag`, those of cascades
+//! and queries in `group`, those of the end of a row in `ttl_from`, those of an entity without writes in `read_only`, those of
+//! what serde makes of a row in `payload`, and those that any input must meet here.
 //!
 //! Invariant: where a rule is broken, something has been reported. A model may still be returned, so that later rules
 //! are judged too; it is not expanded.

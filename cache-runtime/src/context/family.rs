@@ -5,7 +5,8 @@
 //!    the written form of the id.
 //! 3. A repository whose entity cannot be known to all writers, or cannot be told by them, neither serves nor fills.
 //!
-//! A member that was found once stays, until the namespace is rebound: its record may be lost while its entries are not.
+//! A member that was found once stays, until the namespace is rebound: its record may be lost while its entries are not. What the
+//! store says is bounded: no more than [`MOST_MEMBERS`] are taken, and as many are logged.
 //! Not here: when the store is asked (`binding/bind`), and members that are found while a write is under way
 //! (`write/announce`).
 
@@ -23,8 +24,9 @@ use crate::{
     context::groups::dependents_of,
     database::entity::EntitySpec,
     policy::{Coherence, OnOutage, Policy, Strategy},
+    printed::Printed,
     protocol::{
-        family::{self, Hold, Recorded, Shape},
+        family::{self, Hold, MOST_MEMBERS, Recorded, Shape},
         key::KeySpace,
         tags::Tag,
     },
@@ -149,14 +151,16 @@ impl FamilyView {
         let others = answer.others.iter().filter_map(|other| {
             let shape = Shape::decode(&other.shape)?;
             // The same keys: another version of the same entity.
-            (shape.prefix != self.own.prefix).then_some(Recorded {
+            let is_other = shape.prefix != self.own.prefix && shape.is_of(&self.namespace);
+            is_other.then_some(Recorded {
                 shape,
                 age_ms: other.age_ms,
                 idle_ms: other.idle_ms,
             })
         });
-        let others: Vec<_> = others.collect();
+        let mut others: Vec<_> = others.collect();
         self.hold(cache, answer, &others, asked_at_us);
+        others.truncate(MOST_MEMBERS);
         if others.is_empty() {
             return;
         }
@@ -171,9 +175,11 @@ impl FamilyView {
                 self.log_once(&shape.entity, || {
                     tracing::warn!(
                         entity = self.own.entity,
-                        other = shape.entity,
+                        other = %Printed::short(&shape.entity),
                         table = self.table,
-                        "two entities have the same table and do not name each other; the store knows both, so the writes of each are                          announced to the other; name the other one in the attribute of each entity that is written, so that this                          does not depend on the store: `#[cached(same_table(..))]`"
+                        "two entities have the same table and do not name each other; the store knows both, so the writes of each are \
+                         announced to the other; name the other one in the attribute of each entity that is written, so that this \
+                         does not depend on the store: `#[cached(same_table(..))]`"
                     );
                 });
             }
@@ -209,6 +215,9 @@ impl FamilyView {
                 merged.lookups |= twin.has_lookups;
                 merged.queries |= queries;
                 twins.swap_remove(known);
+            }
+            if twins.len() >= MOST_MEMBERS {
+                break;
             }
             is_any_new = true;
             twins.push(self.twin(cache, &merged));
@@ -255,21 +264,37 @@ impl FamilyView {
                 self.log_once(&format!("{} waits", other.entity), || {
                     tracing::warn!(
                         entity = self.own.entity,
-                        other = other.entity,
+                        other = %Printed::short(&other.entity),
                         table = self.table,
                         wait_ms = millis(left),
-                        "the entity is new beside another one over its table, which does not name it: until all programs that write the                          other one know of it, its rows are read from the database; `#[cached(same_table(..))]` of both entities                          avoids the wait"
+                        "the entity is new beside another one over its table, which does not name it: until all programs that write the \
+                         other one know of it, its rows are read from the database; `#[cached(same_table(..))]` of both entities \
+                         avoids the wait"
                     );
                 });
-                asked_at_us + micros(left)
+                asked_at_us.saturating_add(micros(left))
+            }
+            Hold::Crowded => {
+                self.log_once("crowded", || {
+                    tracing::warn!(
+                        entity = self.own.entity,
+                        table = self.table,
+                        "the rows of the entity are not cached, because the store names more than {MOST_MEMBERS} other entities over \
+                         its table; if the programs do not have as many, call `Cache::rebind` for the namespace, which forgets them"
+                    );
+                });
+                u64::MAX
             }
             Hold::Always(other) => {
                 self.log_once(&format!("{} is held", other.entity), || {
                     tracing::warn!(
                         entity = self.own.entity,
-                        other = other.entity,
+                        other = %Printed::short(&other.entity),
                         table = self.table,
-                        "the rows of the entity are not cached, because the writes of another one over its table cannot be announced to                          it: the ids differ, the writes are queued, or it has `unique` or `index` and no `tags`; give both the same                          id, and this one a tag such as `tags(\"rows\")`; or allow rows to be old until their time to live ends                          with `coherence = \"ttl\"`"
+                        "the rows of the entity are not cached, because the writes of another one over its table cannot be announced to \
+                         it: the ids differ, the writes are queued, or it has `unique` or `index` and no `tags`; give both the same \
+                         id, and this one a tag such as `tags(\"rows\")`; or allow rows to be old until their time to live ends \
+                         with `coherence = \"ttl\"`"
                     );
                 });
                 u64::MAX
@@ -280,7 +305,7 @@ impl FamilyView {
 
     fn log_once(&self, what: &str, log: impl FnOnce()) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.insert(what.to_owned()) {
+        if logged.len() < MOST_MEMBERS && logged.insert(what.to_owned()) {
             drop(logged);
             log();
         }

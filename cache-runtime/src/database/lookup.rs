@@ -311,8 +311,8 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Reads the rows that have the values of a lookup, with all columns, in the order of their ids, and locks them until the transaction ends.
-    /// SQLite has no locks of rows.
+    /// Reads the rows that have the values of a lookup, with all columns, in the order of their ids, and locks them until the
+    /// transaction ends. SQLite has no locks of rows.
     pub(crate) async fn select_found_locked(
         &self,
         connection: &mut DB::Connection,

@@ -232,8 +232,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         let sql = self.statements.select.clone();
-        let row = self.select_by(connection, sql, id).await?;
-        row.as_ref().map(|row| self.row(row)).transpose()
+        self.select_by(connection, sql, id, Self::row).await
     }
 
     /// As [`Database::select`], with the columns that are `omit`.
@@ -243,8 +242,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         let sql = self.statements.select.clone();
-        let row = self.select_by(connection, sql, id).await?;
-        row.as_ref().map(|row| self.complete_row(row)).transpose()
+        self.select_by(connection, sql, id, Self::complete_row)
+            .await
     }
 
     /// Reads the current row, in a transaction that has written it or failed to.
@@ -254,8 +253,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         let sql = self.statements.select_current.clone();
-        let row = self.select_by(connection, sql, id).await?;
-        row.as_ref().map(|row| self.row(row)).transpose()
+        self.select_by(connection, sql, id, Self::row).await
     }
 
     /// Reads a row with all columns, and locks it until the transaction ends. SQLite has no locks of rows.
@@ -265,8 +263,8 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         id: &E::Id,
     ) -> Result<Option<E>, sqlx::Error> {
         let sql = self.statements.select_locked.clone();
-        let row = self.select_by(connection, sql, id).await?;
-        row.as_ref().map(|row| self.complete_row(row)).transpose()
+        self.select_by(connection, sql, id, Self::complete_row)
+            .await
     }
 
     /// Returns whether there is a row whose id is equal to this one for the database, in another spelling or not.
@@ -301,11 +299,13 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         sql: SqlStr,
         id: &E::Id,
-    ) -> Result<Option<DB::Row>, sqlx::Error> {
+        row_of: fn(&Self, &DB::Row) -> Result<E, sqlx::Error>,
+    ) -> Result<Option<E>, sqlx::Error> {
         let mut arguments = DB::Arguments::default();
         self.bind_id(id, &mut arguments)
             .map_err(sqlx::Error::Encode)?;
-        DB::fetch(connection, sql, arguments).await
+        let row = DB::fetch(connection, sql, arguments).await?;
+        row.map(|row| row_of(self, &row)).transpose()
     }
 
     /// Runs one write on a connection or inside a transaction on it.

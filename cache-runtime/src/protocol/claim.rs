@@ -1,7 +1,8 @@
 //! What a repository claims in a store before it uses it: the namespace for its database, and the entity's name for its
 //! table.
 //!
-//! A store compares and sets in one atomic step, and answers with the other entities of the table (`family`). [`Claim::is_blocked_by`] is the rule; `bind.lua` implements it for Redis.
+//! A store compares and sets in one atomic step, and answers with the other entities of the table (`family`).
+//! [`Claim::is_blocked_by`] is the rule; `bind.lua` implements it for Redis.
 //! Not here: which databases are the same (`binding`).
 
 use super::family::Family;

@@ -13,9 +13,13 @@
 //! A program claims before a write if its reading is older than [`READ_FOR`], and a claim renews its record. So an entity whose
 //! record is older than [`ACTIVE_FOR`] is not written now, and nobody waits for it. A record that is older than
 //! [`FORGET_AFTER`] is dropped. [`record`] is the rule of a record; `bind.lua` implements it for Redis.
+//!
+//! A record is a claim of whoever can write to the store. So a moment that is still to come counts as now, a shape is of its own
+//! namespace or none ([`Shape::is_of`]), the life of an intent is brought into [`INTENT_TTLS`], and beyond [`MOST_MEMBERS`] there is
+//! nothing to be cached ([`Hold::Crowded`]).
 //! Not here: what a writer does with the shapes (`context/family`).
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +31,10 @@ pub const REFRESH_AFTER: u64 = 60_000;
 pub const ACTIVE_FOR: u64 = 5 * REFRESH_AFTER;
 /// When a record is dropped that no repository has claimed, in milliseconds: seven days.
 pub const FORGET_AFTER: u64 = 7 * 24 * 60 * REFRESH_AFTER;
+/// How many other entities of one table are taken from the store.
+pub const MOST_MEMBERS: usize = 256;
+/// How long the intent of a recorded entity may live, in milliseconds: from what the attribute asks for at least, to a day.
+pub const INTENT_TTLS: RangeInclusive<u64> = 2_000..=24 * 60 * REFRESH_AFTER;
 
 /// What others need to announce a write at an entity without its type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +100,8 @@ pub enum Hold<'a> {
     For(Duration, &'a Shape),
     /// Not at all: the writes of this other entity cannot be announced at it.
     Always(&'a Shape),
+    /// Not while there are so many that writers do not take them all.
+    Crowded,
 }
 
 impl Shape {
@@ -104,8 +114,25 @@ impl Shape {
     /// Returns the shape that a store keeps. `None`: a later version has written it.
     #[must_use]
     pub fn decode(text: &str) -> Option<Self> {
-        let shape: Self = serde_json::from_str(text).ok()?;
-        shape.prefix.ends_with(':').then_some(shape)
+        let mut shape: Self = serde_json::from_str(text).ok()?;
+        let (least, most) = INTENT_TTLS.into_inner();
+        shape.intent_ttl_ms = shape.intent_ttl_ms.clamp(least, most);
+        Some(shape)
+    }
+
+    /// Returns whether its keys are those of its entity in a namespace. Nothing else must be touched for a record.
+    #[must_use]
+    pub fn is_of(&self, namespace: &str) -> bool {
+        let start = self.prefix.strip_prefix('{').unwrap_or(&self.prefix);
+        let rest = start
+            .strip_prefix(namespace)
+            .and_then(|rest| rest.strip_prefix(':'))
+            .and_then(|rest| rest.strip_prefix(&*self.entity));
+        rest.is_some_and(|rest| match self.queued {
+            // The number of the partition follows.
+            true => rest.starts_with('/'),
+            false => matches!(rest, ":" | "}:"),
+        })
     }
 
     /// Returns whether a program that writes this entity announces that at the other one by itself.
@@ -132,6 +159,9 @@ impl Shape {
         // Rows with a `ttl` coherence may be old, and queued ones are in the store alone.
         if self.queued || self.coherence == "ttl" {
             return Hold::None;
+        }
+        if others.len() > MOST_MEMBERS {
+            return Hold::Crowded;
         }
         let unaware = |other: &&Recorded<Self>| {
             let is_written = !other.shape.read_only && other.idle_ms <= ACTIVE_FOR;
@@ -178,9 +208,11 @@ pub fn record(held: &str, own: &str, is_claimed: bool, now_ms: u64) -> Record {
         else {
             continue;
         };
-        let (Ok(since), Ok(mut last)) = (since.parse::<u64>(), last.parse::<u64>()) else {
+        let (Ok(since), Ok(last)) = (since.parse::<u64>(), last.parse::<u64>()) else {
             continue;
         };
+        is_changed |= since.max(last) > now_ms;
+        let (since, mut last) = (since.min(now_ms), last.min(now_ms));
         let idle_ms = now_ms.saturating_sub(last);
         if idle_ms > FORGET_AFTER {
             is_changed = true;
@@ -215,6 +247,10 @@ pub fn record(held: &str, own: &str, is_claimed: bool, now_ms: u64) -> Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        policy::{Policy, Strategy},
+        protocol::key::KeySpace,
+    };
 
     fn shape(entity: &str) -> Shape {
         Shape {
@@ -312,6 +348,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entity_beside_more_than_writers_take_is_not_cached() {
+        let numbered = |number| {
+            let reads = Shape {
+                read_only: true,
+                ..shape(&format!("R{number}"))
+            };
+            aged(reads, 1)
+        };
+        let mut others: Vec<_> = (0..MOST_MEMBERS).flat_map(numbered).collect();
+        assert_eq!(shape("A").hold(9, &others), Hold::None);
+        others.extend(numbered(MOST_MEMBERS));
+        assert_eq!(shape("A").hold(9, &others), Hold::Crowded);
+        let queued = Shape {
+            queued: true,
+            ..shape("A")
+        };
+        assert_eq!(queued.hold(9, &others), Hold::None);
+    }
+
+    #[test]
     fn a_record_is_kept_while_it_is_claimed() {
         let first = record("", "{a}", true, 1_000);
         assert_eq!(first.family.own_age_ms, Some(0));
@@ -338,5 +394,68 @@ mod tests {
         let own = shape("A");
         assert_eq!(Shape::decode(&own.encode()), Some(own));
         assert_eq!(Shape::decode("{\"entity\":\"A\"}"), None);
+    }
+
+    #[test]
+    fn the_life_of_an_intent_is_brought_into_its_bounds() {
+        let lives = [0, 1, 2_000, 5_000, 86_400_000, 86_400_001, u64::MAX];
+        let read = lives.map(|intent_ttl_ms| {
+            let claimed = Shape {
+                intent_ttl_ms,
+                ..shape("A")
+            };
+            Shape::decode(&claimed.encode()).unwrap().intent_ttl_ms
+        });
+        let (least, most) = INTENT_TTLS.into_inner();
+        assert_eq!(read, [least, least, least, 5_000, most, most, most]);
+    }
+
+    #[test]
+    fn a_shape_has_the_keys_of_its_entity_in_its_namespace() {
+        let of = |prefix: &str, queued: bool| {
+            let claimed = Shape {
+                prefix: prefix.to_owned(),
+                queued,
+                ..shape("A")
+            };
+            claimed.is_of("shop")
+        };
+        for strategy in [Strategy::Aside, Strategy::WriteBehind] {
+            for hash_tag in [false, true] {
+                let policy = Policy {
+                    strategy,
+                    hash_tag,
+                    ..Policy::DEFAULT
+                };
+                let keys = KeySpace::new("shop", "A", &policy);
+                let prefix = std::str::from_utf8(keys.prefix()).unwrap();
+                assert!(of(prefix, strategy == Strategy::WriteBehind), "{prefix}");
+                assert!(!of(prefix, strategy != Strategy::WriteBehind), "{prefix}");
+            }
+        }
+        for foreign in [
+            "",
+            ":",
+            "shop:",
+            "shop:A",
+            "shop:B:",
+            "shop:A:1:",
+            "other:A:",
+            "{shop}:A:",
+        ] {
+            assert!(!of(foreign, false), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_moment_that_is_still_to_come_counts_as_now() {
+        let held = format!("{} {} {{a}}\n", u64::MAX, u64::MAX - 1);
+        let found = record(&held, "{b}", true, 5_000);
+        let others = &found.family.others;
+        assert_eq!((others[0].age_ms, others[0].idle_ms), (0, 0));
+        let changed = found.changed.expect("it was not so");
+        assert_eq!(changed, "5000 5000 {a}\n5000 5000 {b}\n");
+        let renewed = record(&held, "{a}", true, 5_000);
+        assert_eq!(renewed.changed.as_deref(), Some("5000 5000 {a}\n"));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! `state` is the state machine of one key. Every store executes it, the models check it, and no other module decides what
 //! an operation does to a key. `entry` is the binary form of a state, `codec` encodes the payload in it, `key` names a key,
-//! and `token` names loads and writes. `claim` and `family` are what a store records of repositories. `queue_position` is the position of a write in a queue, and `partition_keys` names
-//! the keys of a queue. `tags` is the clock that many entries are invalidated by.
+//! and `token` names loads and writes. `claim` and `family` are what a store records of repositories. `queue_position` is the
+//! position of a write in a queue, and `partition_keys` names the keys of a queue. `tags` is the clock that many entries are
+//! invalidated by.
 //!
 //! Not here: the stores that execute the rules (`store`), and the operations that use them (`read`, `write`, `behind`).
 

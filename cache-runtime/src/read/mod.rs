@@ -16,7 +16,8 @@
 //! transaction. An error is never stored, and never becomes "does not exist".
 //! Invariant: nothing is served from a store that is not known to contain rows of this database (`binding`).
 //! Invariant: errors of the store end here. The caller sees only those of the database.
-//! Not here: what a load does (`load`), statements that fill nothing (`once`), writes (`write`), the rules of a key (`state`), who may share a load (`flight`).
+//! Not here: what a load does (`load`), statements that fill nothing (`once`), writes (`write`), the rules of a key (`state`),
+//! who may share a load (`flight`).
 
 pub(crate) mod content;
 pub(crate) mod flight;

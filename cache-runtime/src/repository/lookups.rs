@@ -1,5 +1,5 @@
-//! The lookups and relations of a repository: lookups by their place in the list of the entity. Generated methods call them with a tuple of values of
-//! the right types; they are not for other callers.
+//! The lookups and relations of a repository: lookups by their place in the list of the entity. Generated methods call them
+//! with a tuple of values of the right types; they are not for other callers.
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@
 //! 2. Call the change. If it refuses, roll back.
 //! 3. Write the columns that differ, and commit.
 //!
-//! With a version, no lock is needed: the row may come from the cache, unless it has columns that are `omit`. The write compares the version, and after a conflict the
-//! change is called again with the current row.
+//! With a version, no lock is needed: the row may come from the cache, unless it has columns that are `omit`. The write compares
+//! the version, and after a conflict the change is called again with the current row.
 //!
 //! Invariant: between the row that the change saw and the row that is written, no other write was committed.
 //! Not here: changes of all rows that a lookup finds (`modify_found`), and of rows whose writes are queued (`behind/put`).

@@ -35,6 +35,8 @@ on_redis!(
     what_never_expires_does_not_outlive_a_write,
     another_type_is_replaced,
     another_type_does_not_refuse_a_write,
+    a_binding_of_another_type_is_bound_again,
+    a_clock_that_is_none_begins_again,
     lists_of_any_length_are_damage,
     a_claim_that_never_ends_does_not_stop_flushing,
 );
@@ -51,6 +53,23 @@ struct Named {
     #[cached(id)]
     id: i64,
     #[cached(unique)]
+    name: String,
+    note: Option<String>,
+    quantity: i64,
+}
+
+/// The same row, with a clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(
+    table = "items",
+    name = "Tagged",
+    strategy = "write_through",
+    on_outage = "consistent",
+    tags("rows", "name:{name}")
+)]
+struct Tagged {
+    #[cached(id)]
+    id: i64,
     name: String,
     note: Option<String>,
     quantity: i64,
@@ -434,6 +453,131 @@ async fn make_other_type(scene: &mut Scene, key: &Key, make: &[&str]) {
     let mut command = redis::cmd(make[0]);
     command.arg(key.as_bytes()).arg(&make[1..]);
     let _: redis::Value = scene.run(&mut command).await;
+}
+
+async fn a_binding_of_another_type_is_bound_again(world: &World<Sqlite>) {
+    let mut scene = Scene::open(world).await;
+    let binding = Key::from_bytes(format!("{}::bound", world.namespace).as_bytes());
+    for make in OTHER_TYPES {
+        scene
+            .run::<()>(redis::cmd("DEL").arg(binding.as_bytes()))
+            .await;
+        make_other_type(&mut scene, &binding, make).await;
+        let cache = world.cache_elsewhere().await;
+        let strict = Strict::repository(&cache, world.pool.clone());
+        let row = Strict {
+            id: 1,
+            name: make[0].to_owned(),
+            note: None,
+            quantity: 1,
+        };
+        strict.update(&row).await.unwrap();
+        assert_eq!(*strict.find(1).await.unwrap().unwrap(), row);
+        let kind: String = scene.run(redis::cmd("TYPE").arg(binding.as_bytes())).await;
+        assert_eq!(kind, "hash", "{make:?}");
+    }
+}
+
+/// Neither reads nor writes are kept from the cache, and what was marked in a clock that is none is outdated.
+async fn a_clock_that_is_none_begins_again(world: &World<Sqlite>) {
+    let mut scene = Scene::open(world).await;
+    // In a namespace of its own: it is not told of writes of the items.
+    let namespace = format!("{}-tagged", world.namespace);
+    let cache = world.cache.with_namespace(&namespace).unwrap();
+    let tagged = Tagged::repository(&cache, world.pool.clone());
+    let clock = Key::from_bytes(format!("{namespace}:Tagged@tags").as_bytes());
+    let is_cached = async |what: &str| {
+        let reading = eventually("the row comes from the cache", async || {
+            let outcome = tagged.find_outcome(1).await.unwrap();
+            outcome.origin == Origin::Cache
+        });
+        let reading = tokio::time::timeout(Duration::from_secs(9), reading);
+        reading.await.unwrap_or_else(|_| panic!("{what}"));
+    };
+    is_cached("nothing").await;
+    let tag: Vec<u8> = {
+        tagged.invalidate_tag("rows").await.unwrap();
+        let fields: Vec<Vec<u8>> = scene.run(redis::cmd("HKEYS").arg(clock.as_bytes())).await;
+        fields.into_iter().find(|field| field.len() == 8).unwrap()
+    };
+    let number = |number: u64| number.to_le_bytes().to_vec();
+    let clock_of = |time: u64, floor: u64| [number(7), number(time), number(floor)].concat();
+    let open =
+        |until: u64, tags: u32| [vec![9; 16], number(until), tags.to_le_bytes().to_vec()].concat();
+    let c = || b"c".to_vec();
+    let o = || b"o".to_vec();
+    let forged: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
+        ("no clock", c(), b"x".to_vec()),
+        ("an empty clock", c(), Vec::new()),
+        (
+            "a time that cannot be counted on",
+            c(),
+            clock_of(1 << 53, 0),
+        ),
+        ("the last time", c(), clock_of(u64::MAX, 0)),
+        ("a floor above the time", c(), clock_of(5, 6)),
+        ("no open write", o(), b"x".to_vec()),
+        (
+            "an open write with more tags than it has",
+            o(),
+            open(u64::MAX, u32::MAX),
+        ),
+        ("a short mark", tag.clone(), b"x".to_vec()),
+        ("a long mark", tag.clone(), vec![b'x'; 9]),
+        ("a mark of another time", tag.clone(), number(u64::MAX)),
+    ];
+    for (number, (what, field, value)) in forged.into_iter().enumerate() {
+        for writes in [false, true] {
+            is_cached(what).await;
+            let mut set = redis::cmd("HSET");
+            set.arg(clock.as_bytes()).arg(&field).arg(&value);
+            scene.run::<i64>(&mut set).await;
+            if writes {
+                let row = Tagged {
+                    id: 1,
+                    name: format!("name{number}"),
+                    note: None,
+                    quantity: 1,
+                };
+                tagged.update(&row).await.unwrap();
+                assert_eq!(*tagged.find(1).await.unwrap().unwrap(), row, "{what}");
+                world
+                    .sql("UPDATE items SET name = 'unseen' WHERE id = 1")
+                    .await;
+                tagged.invalidate_tag("rows").await.unwrap();
+                let found = tagged.find(1).await.unwrap().unwrap();
+                assert_eq!(found.name, "unseen", "{what}");
+            }
+            is_cached(what).await;
+        }
+    }
+    for make in OTHER_TYPES {
+        for writes in [false, true] {
+            scene
+                .run::<()>(redis::cmd("DEL").arg(clock.as_bytes()))
+                .await;
+            make_other_type(&mut scene, &clock, make).await;
+            if writes {
+                tagged.invalidate_tag("rows").await.unwrap();
+            }
+            is_cached(make[0]).await;
+        }
+    }
+    // An open write ends.
+    let mut set = redis::cmd("HSET");
+    set.arg(clock.as_bytes()).arg("o").arg(open(u64::MAX, 0));
+    scene.run::<i64>(&mut set).await;
+    assert_eq!(
+        tagged.find_outcome(1).await.unwrap().origin,
+        Origin::Database
+    );
+    tagged.invalidate_tag("rows").await.unwrap();
+    let left: Vec<u8> = scene
+        .run(redis::cmd("HGET").arg(clock.as_bytes()).arg("o"))
+        .await;
+    let until = u64::from_le_bytes(left[16..24].try_into().unwrap());
+    let (seconds, _): (u64, u64) = scene.run(&mut redis::cmd("TIME")).await;
+    assert!(until <= (seconds + 86_401) * 1_000, "{until}");
 }
 
 async fn lists_of_any_length_are_damage(world: &World<Sqlite>) {

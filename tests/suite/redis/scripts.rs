@@ -1041,11 +1041,13 @@ fn records_alike(script: &str) -> bool {
     let key = unique("family");
     let mut is_alike = true;
     let ages = [
+        // A moment that is still to come.
+        -9_000_000,
         0,
-        family::REFRESH_AFTER - 5_000,
-        family::REFRESH_AFTER + 5_000,
-        family::FORGET_AFTER - 5_000,
-        family::FORGET_AFTER + 5_000,
+        family::REFRESH_AFTER.cast_signed() - 5_000,
+        family::REFRESH_AFTER.cast_signed() + 5_000,
+        family::FORGET_AFTER.cast_signed() - 5_000,
+        family::FORGET_AFTER.cast_signed() + 5_000,
     ];
     for (own_age, other_age) in ages
         .into_iter()
@@ -1058,12 +1060,13 @@ fn records_alike(script: &str) -> bool {
             ("{new}", true),
         ] {
             let now = redis_time(&mut redis);
+            let ago = |age: i64| now.checked_add_signed(-age).expect("it is a moment");
             let held = format!(
                 "{} {} {{own}}\n{} {} {{other}}\n",
-                now - own_age - 1_000_000,
-                now - own_age,
-                now - other_age - 2_000_000,
-                now - other_age
+                ago(own_age + 1_000_000),
+                ago(own_age),
+                ago(other_age + 2_000_000),
+                ago(other_age)
             );
             let _: () = redis.del(&key).expect("Redis answers");
             let fields = [("database", "one"), ("family:items", held.as_str())];

@@ -155,7 +155,8 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
                 Ok(StepResult::ClaimedElsewhere)
             }
             LogView::OtherHistory | LogView::Jump => {
-                // Nothing is cached until the queue has an incarnation in the store's current history.
+                // Nothing is cached until the queue has an incarnation in the store's current history. A log with a number that no
+                // put has given takes no more writes: another incarnation has a log of its own.
                 let started = partition.state.incarnations_started.load(Ordering::Acquire);
                 partition
                     .start_incarnation(fetched.current, fetched.history, started)

@@ -567,18 +567,21 @@ impl Store for RedisStore {
             .arg(family::REFRESH_AFTER)
             .arg(family::FORGET_AFTER);
         let reply = self.run_script("bind", link, &invocation).await?;
-        type Reply = (String, String, i64, Vec<(String, u64, u64)>);
+        // What larder has not written may be no text.
+        type Text = Vec<u8>;
+        type Reply = (Text, Text, i64, Vec<(Text, u64, u64)>);
         let (database, table, own_age_ms, others): Reply = redis::from_redis_value(reply)
             .map_err(|error| StoreError::new(printed::short(&error)))?;
+        let text = |bytes: Text| String::from_utf8_lossy(&bytes).into_owned();
         let others = others.into_iter().map(|(shape, age_ms, idle_ms)| Recorded {
-            shape,
+            shape: text(shape),
             age_ms,
             idle_ms,
         });
         Ok(InForce {
             connection_number: run,
-            database,
-            table,
+            database: text(database),
+            table: text(table),
             family: Family {
                 own_age_ms: u64::try_from(own_age_ms).ok(),
                 others: others.collect(),

@@ -6,7 +6,7 @@
 //! big-endian, and has the time of its last invalidation.
 //!
 //! Invariant: the time only grows while the hash lives, because scripts alone write it. A hash that was evicted or deleted is
-//! begun again with another incarnation.
+//! begun again with another incarnation, and so is one that larder cannot have written.
 
 use redis::Value;
 
@@ -16,6 +16,7 @@ use crate::{
     protocol::{
         entry,
         key::Key,
+        queue_position::MAX_NUMBER,
         state::Identity,
         tags::{Changed, MAX_MARKS, Reading, Stamp, Tag},
         token::{self, TOKEN_LENGTH, Token},
@@ -36,6 +37,8 @@ const OPEN: &str = "o";
 enum Step {
     /// There is none: only invalidate.
     Invalidate,
+    /// There is none: only begin a clock, if there is none or one that cannot be read.
+    Start,
     /// Announce it for this many milliseconds.
     Begin(Token, u64),
     End(Token),
@@ -91,25 +94,19 @@ impl TagStore for RedisStore {
         let Value::Array(fields) = answer else {
             return Ok(None);
         };
-        let marks = fields.iter().skip(2).map(mark).collect();
+        // One that is none of this clock counts as just made.
+        let marks = fields.iter().skip(2).map(mark);
+        let marks = marks.map(|mark| mark.min(reading.now.time)).collect();
         Ok(Some((reading, marks)))
     }
 
     async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
-        let new = [token::random().to_le_bytes(), [0; 8], [0; 8]].concat();
-        let mut start = redis::Cmd::new();
-        start
-            .arg("HSETNX")
-            .arg(clock.as_bytes())
-            .arg(CLOCK)
-            .arg(new);
-        let read = read_fields(clock, &[]);
+        let nothing = Changed::Tags(Vec::new());
+        let start = changing(clock, &nothing, Step::Start);
         let link = self.connector.link()?;
-        let answers = self
-            .run_all("start_clock", link, &[], vec![start, read])
-            .await;
-        let last = answers.into_iter().next_back();
-        let answer = last.unwrap_or_else(no_answer)?;
+        let read = read_fields(clock, &[]);
+        let both = self.run_script_and("start_clock", link, &start, read);
+        let (_, answer) = both.await?;
         reading(&answer).ok_or_else(|| StoreError::new("the clock of the tags is unreadable"))
     }
 
@@ -196,36 +193,43 @@ impl RedisStore {
         changed: &Changed,
         step: Step,
     ) -> Result<(), StoreError> {
-        let (name, write, ttl_ms) = match step {
-            Step::Invalidate => ("", None, 0),
-            Step::Begin(write, ttl_ms) => ("begin", Some(write), ttl_ms),
-            Step::End(write) => ("end", Some(write), 0),
-            Step::Expire => ("expire", None, 0),
-        };
-        let write = write.map_or(Vec::new(), |write| write.0.to_vec());
-        let mut invocation = SCRIPTS.change_clock.prepare_invoke();
-        invocation
-            .key(clock.as_bytes())
-            .arg(&token::random().to_le_bytes())
-            .arg(MAX_MARKS)
-            .arg(name)
-            .arg(write)
-            .arg(ttl_ms);
-        match changed {
-            Changed::All => {
-                invocation.arg(1);
-            }
-            Changed::Tags(tags) => {
-                invocation.arg(0);
-                for tag in tags {
-                    invocation.arg(&tag.0.to_be_bytes());
-                }
-            }
-        }
+        let invocation = changing(clock, changed, step);
         let link = self.connector.link()?;
         self.run_script(operation, link, &invocation).await?;
         Ok(())
     }
+}
+
+/// Returns the call of the script that changes a clock.
+fn changing(clock: &Key, changed: &Changed, step: Step) -> redis::ScriptInvocation<'static> {
+    let (name, write, ttl_ms) = match step {
+        Step::Invalidate => ("", None, 0),
+        Step::Start => ("start", None, 0),
+        Step::Begin(write, ttl_ms) => ("begin", Some(write), ttl_ms),
+        Step::End(write) => ("end", Some(write), 0),
+        Step::Expire => ("expire", None, 0),
+    };
+    let write = write.map_or(Vec::new(), |write| write.0.to_vec());
+    let mut invocation = SCRIPTS.change_clock.prepare_invoke();
+    invocation
+        .key(clock.as_bytes())
+        .arg(&token::random().to_le_bytes())
+        .arg(MAX_MARKS)
+        .arg(name)
+        .arg(write)
+        .arg(ttl_ms);
+    match changed {
+        Changed::All => {
+            invocation.arg(1);
+        }
+        Changed::Tags(tags) => {
+            invocation.arg(0);
+            for tag in tags {
+                invocation.arg(&tag.0.to_be_bytes());
+            }
+        }
+    }
+    invocation
 }
 
 /// Returns the command that reads a clock, and the marks of these tags.
@@ -260,12 +264,14 @@ pub(super) fn reading(answer: &Value) -> Option<Reading> {
     let [incarnation, time, floor] = *numbers else {
         return None;
     };
+    let [incarnation, time, floor] = [incarnation, time, floor].map(u64::from_le_bytes);
+    // The rule of `is_clock` in the script.
+    if time >= MAX_NUMBER || floor > time {
+        return None;
+    }
     Some(Reading {
-        now: Stamp {
-            incarnation: u64::from_le_bytes(incarnation),
-            time: u64::from_le_bytes(time),
-        },
-        floor: u64::from_le_bytes(floor),
+        now: Stamp { incarnation, time },
+        floor,
         open: match open {
             Value::BulkString(bytes) => open_writes(bytes),
             _ => Vec::new(),

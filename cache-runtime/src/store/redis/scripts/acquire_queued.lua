@@ -5,11 +5,11 @@ local key, pending_index, lease, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[
 local raw, k = look(key)
 local known = k == WRITING or k == PENDING or k <= -2 or (k > 0 and identity(raw) == identity(lease))
 if known then return beginning(raw) end
-local position = queue_call('HGET', pending_index, key)
+local position = typed_call('HGET', pending_index, key)
 if position and #position == POSITION then
   local hex = string.gsub(string.sub(position, 1, 16), '.', function(c) return string.format('%02x', string.byte(c)) end)
   local id = '0-' .. string.format('%.0f', (struct.unpack('>I8', position, 17)))
-  local written = queue_call('XRANGE', ARGV[3] .. hex, id, id)[1]
+  local written = typed_call('XRANGE', ARGV[3] .. hex, id, id)[1]
   if written then
     -- The row was evicted, but its write is still in the queue: restore it.
     local fields = written[2]
@@ -26,7 +26,7 @@ if position and #position == POSITION then
 end
 if position then redis.call('HDEL', pending_index, key) end
 -- While writes of an earlier history may not have been flushed yet, a row from the database could be older than they are.
-local queue = queue_call('HMGET', KEYS[3], 's', 'r')
+local queue = typed_call('HMGET', KEYS[3], 's', 'r')
 if queue[1] ~= string.sub(lease, 9, 16) or queue[2] ~= '1' then return 0 end
 wake(key, raw)
 put(key, lease, ttl)

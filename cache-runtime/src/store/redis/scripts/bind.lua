@@ -11,7 +11,7 @@ if forced == '1' then
   return { leave, '', -1, {} }
 end
 local field = 'table:' .. entity
-local bound = redis.call('HMGET', binding, 'database', field)
+local bound = typed_call('HMGET', binding, 'database', field)
 local database, stands_for = bound[1] or '', bound[2] or ''
 local is_claimed = database == seen and (stands_for == '' or stands_for == own)
 local family = 'family:' .. (stands_for ~= '' and stands_for or own)
@@ -23,6 +23,9 @@ local function line(first, last, of) return string.format('%.0f %.0f %s\n', firs
 local kept, others, age, is_changed = {}, {}, -1, false
 for first, last, of in string.gmatch(redis.call('HMGET', binding, family)[1] or '', '(%d+) (%d+) ([^\n]+)\n') do
   first, last = tonumber(first), tonumber(last)
+  -- Not by this clock.
+  is_changed = is_changed or first > now or last > now
+  first, last = math.min(first, now), math.min(last, now)
   local idle = since(last)
   if idle > forget then
     is_changed = true

@@ -1,6 +1,7 @@
 -- tags::TagClock: invalidate, announce, end and expire. KEYS[1]: the clock; ARGV: an incarnation for a new clock as eight bytes,
--- the largest number of marks, the step ('' to invalidate only, 'begin', 'end', 'expire'), the token of the write, for how many ms
--- it is open, 1 if all rows are changed, then the tags, eight bytes each.
+-- the largest number of marks, the step ('' to invalidate only, 'start' to begin a clock if there is none, 'begin', 'end',
+-- 'expire'), the token of the write, for how many ms it is open, 1 if all rows are changed, then the tags, eight bytes each.
+-- What larder cannot have written is removed: a clock that is none begins again.
 -- Must succeed when memory is full. Otherwise a write would have to fail or leave old rows.
 local clock, incarnation, most, step, mine, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local all, first = ARGV[6] == '1', 7
@@ -8,21 +9,25 @@ local call = redis.call
 local function pack(number) return struct.pack('<I8', number) end
 local function number(text, at) return (struct.unpack('<I8', text, at)) end
 
--- The open writes without those whose time is over, and without this one when it ends. One that cannot be read stays.
+-- The open writes without those whose time is over, and without this one when it ends.
+local MOST_OPEN_MS = 86400000
 local server = call('TIME')
 local now_ms = server[1] * 1000 + math.floor(server[2] / 1000)
-local state = call('HMGET', clock, 'c', 'o')
+local state = typed_call('HMGET', clock, 'c', 'o')
 local now, open = state[1], state[2] or ''
+local is_clock = now and #now == 24 and number(now, 9) < MAX_NUMBER and number(now, 17) <= number(now, 9)
+if step == 'start' and is_clock then return 0 end
 local kept, at, is_known = {}, 1, false
-while at <= #open do
-  if #open < at + TOKEN + 11 then
-    kept[#kept + 1] = string.sub(open, at)
-    break
-  end
+while #open >= at + TOKEN + 11 do
   local tags = struct.unpack('<I4', open, at + TOKEN + 8)
   local size = TOKEN + 12 + 8 * tags
+  if #open < at + size - 1 then break end
   local write = string.sub(open, at, at + size - 1)
   local token, until_ms = string.sub(write, 1, TOKEN), number(write, TOKEN + 1)
+  if until_ms > now_ms + math.max(ttl, MOST_OPEN_MS) then
+    until_ms = now_ms + MOST_OPEN_MS
+    write = token .. pack(until_ms) .. string.sub(write, TOKEN + 9)
+  end
   -- Of one whose time is over, something may have been filled since.
   if token == mine and step == 'begin' and until_ms > now_ms then
     is_known = true
@@ -49,7 +54,11 @@ if step == 'expire' or is_known then
 end
 
 local time, floor = 0, 0
-if now and #now == 24 then
+if not is_clock then
+  -- Its marks are of another time.
+  call('DEL', clock)
+  now, open, state = nil, '', {}
+else
   incarnation = string.sub(now, 1, 8)
   time, floor = number(now, 9), number(now, 17)
 end
@@ -65,13 +74,15 @@ else
   if marks > most then
     local found, times, dropped = call('HGETALL', clock), {}, {}
     local function is_mark(at) return found[at] ~= 'c' and found[at] ~= 'o' end
+    -- One that is none of this clock counts as just made.
+    local function time_of(mark) return #mark == 8 and math.min(number(mark), time) or time end
     for field = 1, #found, 2 do
-      if is_mark(field) then times[#times + 1] = number(found[field + 1]) end
+      if is_mark(field) then times[#times + 1] = time_of(found[field + 1]) end
     end
     table.sort(times)
     local last = times[math.floor((#times + 1) / 2)]
     for field = 1, #found, 2 do
-      if is_mark(field) and number(found[field + 1]) <= last then
+      if is_mark(field) and time_of(found[field + 1]) <= last then
         dropped[#dropped + 1] = found[field]
         if #dropped == 1000 then
           call('HDEL', clock, unpack(dropped))

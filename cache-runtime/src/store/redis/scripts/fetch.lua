@@ -6,18 +6,18 @@
 local state, flusher, log = KEYS[1], KEYS[2], KEYS[3]
 local claim = tonumber(ARGV[2])
 if claim > 0 then
-  local holder = queue_call('GET', flusher)
+  local holder = typed_call('GET', flusher)
   -- A claim that would never end is none of larder.
   if holder and holder ~= ARGV[1] and redis.call('PTTL', flusher) >= 0 then return { 0 } end
   redis.call('SET', flusher, ARGV[1], 'PX', claim)
 end
-local queue = queue_call('HMGET', state, 'i', 'n', 's', 'r')
+local queue = typed_call('HMGET', state, 'i', 'n', 's', 'r')
 local present = queue[3] == ARGV[3]
 if present and queue[1] == ARGV[4] and queue[4] ~= '1' then redis.call('HSET', state, 'r', 1) end
-local last = queue_call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+local last = typed_call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local now = redis.call('TIME')
 return {
   1, queue[1] or '', count_of(queue[2]), last[1] and last[1][1] or '0-0',
   now[1] * 1000 + math.floor(now[2] / 1000), present and 1 or 0,
-  queue_call('ZRANGEBYSCORE', log .. ':large', '(' .. ARGV[5], '+inf', 'LIMIT', 0, ARGV[6]),
+  typed_call('ZRANGEBYSCORE', log .. ':large', '(' .. ARGV[5], '+inf', 'LIMIT', 0, ARGV[6]),
 }

@@ -76,8 +76,9 @@ end
 
 local function put(key, raw, ttl) redis.call('SET', key, raw, 'PX', math.max(1, ttl)) end
 
--- Runs a command on a key of a queue. A key of another type was not written by larder: it is removed, and the command runs again.
-local function queue_call(command, key, ...)
+-- Runs a command on a key that is no row's. A key of another type was not written by larder: it is removed, and the command runs
+-- again.
+local function typed_call(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) == 'table' and reply.err and string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
     redis.call('DEL', key)

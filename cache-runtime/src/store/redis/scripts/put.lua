@@ -6,7 +6,7 @@
 local call, format = redis.call, string.format
 local state, pending_index, flusher = KEYS[1], KEYS[2], KEYS[3]
 local history, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local queue = queue_call('HMGET', state, 'i', 's', 'l', 'n', 't')
+local queue = typed_call('HMGET', state, 'i', 's', 'l', 'n', 't')
 local incarnation, log = queue[1], queue[3]
 if not incarnation or queue[2] ~= history then return { 1, incarnation or '' } end
 local first, cut = tonumber(queue[4]), tonumber(queue[5])
@@ -38,7 +38,7 @@ local answers, marked, last, is_stuck = {}, {}, first, false
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
   -- Most checks need only the header and a queue position.
-  local raw = queue_call('GETRANGE', key, '0', '67')
+  local raw = typed_call('GETRANGE', key, '0', '67')
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else
@@ -52,7 +52,7 @@ for at = 4, #KEYS do
       local size = #key + #entry
       -- If an error ended the script here, the rows before this one would be in the log, but `n` would not count them.
       local place, name = log .. ':large', format('%d:%d', last, size)
-      local listed = size <= large or queue_call('ZADD', place, last, name)
+      local listed = size <= large or typed_call('ZADD', place, last, name)
       local added = type(listed) == 'table' and listed
         or redis.pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
       if type(added) == 'table' and added.err then
@@ -77,10 +77,10 @@ for at = 4, #KEYS do
 end
 if is_stuck and last == first then return { 1, incarnation } end
 if last > first then
-  queue_call('HSET', pending_index, unpack(marked))
+  typed_call('HSET', pending_index, unpack(marked))
   call('HSET', state, 'n', format('%d', last))
   if first == cut then
-    local process = queue_call('GET', flusher)
+    local process = typed_call('GET', flusher)
     if process then redis.pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
   end
 end

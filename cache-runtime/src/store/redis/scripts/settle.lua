@@ -22,15 +22,15 @@ for at = 4, #KEYS do
       call('SETRANGE', key, '2', '\2\8')
       call('PEXPIRE', key, keep)
     end
-  elseif queue_call('HGET', pending_index, key) == position then
+  elseif typed_call('HGET', pending_index, key) == position then
     cleared[#cleared + 1] = key
   end
 end
 if #cleared > 0 then call('HDEL', pending_index, unpack(cleared)) end
 if cut > 0 then
-  queue_call('XTRIM', log, 'MINID', '0-' .. string.format('%.0f', cut + 1))
-  queue_call('ZREMRANGEBYSCORE', log .. ':large', '-inf', ARGV[2])
-  local queue = queue_call('HMGET', state, 'i', 't')
+  typed_call('XTRIM', log, 'MINID', '0-' .. string.format('%.0f', cut + 1))
+  typed_call('ZREMRANGEBYSCORE', log .. ':large', '-inf', ARGV[2])
+  local queue = typed_call('HMGET', state, 'i', 't')
   if queue[1] == incarnation and count_of(queue[2]) < cut then call('HSET', state, 't', ARGV[2]) end
 end
 return #cleared
