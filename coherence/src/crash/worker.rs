@@ -36,8 +36,8 @@ use crate::{
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many connections to the database a worker has at most.
 const CONNECTIONS: u32 = 6;
-/// How long what is left may take to come to the database.
-const DEADLINE: Duration = Duration::from_secs(25);
+/// How long what is left may take to come to the database, on a machine that does much else.
+const DEADLINE: Duration = Duration::from_secs(100);
 /// Of a thousand flushes that were asked for, how many are given up, after any number of polls.
 const LEAVING_FLUSHES: u64 = 300;
 /// The pause before a flush is tried again that has failed.

@@ -15,7 +15,7 @@ use sqlx::{
 };
 
 /// How long a statement of the run itself may wait for others.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a database is.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Large entries beside small ones: nobody waits for bytes that somebody else has asked for.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use larder::{
     Cache, Origin,
@@ -218,28 +218,28 @@ async fn a_lost_connection_of_large_entries_is_replaced_and_costs_small_ones_not
     scene.world.put(&Item::new(1, "small")).await;
     scene.world.put(&long(2, MIB)).await;
     scene.is_cached(1).await;
-    // The ids of the connections that entries are read over.
-    let readers = async || {
+    // Each connection of the server: its id, and whether its last command has read an entry.
+    let connections = async || {
         let clients = scene.server.command(&["CLIENT", "LIST"]).await.unwrap();
         let clients: String = redis::from_redis_value(clients).unwrap();
-        let reading = clients
-            .lines()
-            .filter(|line| line.contains(" cmd=getrange "));
-        let ids = reading.filter_map(|line| line.split(['=', ' ']).nth(1));
-        ids.map(str::to_owned).collect::<Vec<_>>()
+        let lines = clients.lines().map(|line| {
+            let id = line.split(['=', ' ']).nth(1).unwrap();
+            (id.to_owned(), line.contains(" cmd=getrange "))
+        });
+        lines.collect::<HashMap<_, _>>()
     };
-    let of_small = readers().await;
+    let of_before = connections().await;
     scene.is_cached(2).await;
     let link = scene.cache.store().connection_number();
     let mut of_large = None;
     eventually("a large entry was read", async || {
         scene.items.find(2).await.unwrap();
-        let mut readers = readers().await.into_iter();
-        of_large = readers.find(|id| !of_small.contains(id));
+        let mut now = connections().await.into_iter();
+        of_large = now.find(|(id, has_read)| *has_read && !of_before.contains_key(id));
         of_large.is_some()
     })
     .await;
-    let id = &of_large.unwrap();
+    let (id, _) = &of_large.unwrap();
     let killed = scene.server.command(&["CLIENT", "KILL", "ID", id]).await;
     assert_eq!(killed.unwrap(), redis::Value::Int(1));
     let row = scene.items.find(2).await.unwrap().unwrap();
