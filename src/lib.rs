@@ -14,6 +14,9 @@
 pub use larder_derive::{Cached, Columns};
 #[doc(hidden)]
 pub use larder_runtime::private as __private;
+#[cfg(feature = "redis")]
+#[doc(hidden)]
+pub use larder_runtime::protocol::seal;
 pub use larder_runtime::{
     AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
     Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
@@ -21,6 +24,8 @@ pub use larder_runtime::{
     OmitsColumns, Origin, Outcome, Page, Pending, Queries, Query, ReadResult, RepairStats,
     Repository, SchemaReport, Stats, Transaction, Within, policy, schema, writes,
 };
+#[cfg(feature = "redis")]
+pub use larder_runtime::{InvalidKey, PlainEntries, SecretKey};
 // The state machine, the binary format and the stores: for tests, models and tools, without a promise of stability.
 #[doc(hidden)]
 pub use larder_runtime::{

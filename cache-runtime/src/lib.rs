@@ -54,6 +54,9 @@ mod write;
 #[doc(hidden)]
 pub use sqlx;
 
+#[cfg(feature = "redis")]
+pub use crate::protocol::seal::{InvalidKey, PlainEntries, SecretKey};
+
 /// How the rows of an entity are written, as types. An operation that the entity does not have fails to compile, with a message that
 /// names the one to use.
 ///

@@ -24,7 +24,10 @@ use crate::{
 #[cfg(feature = "redis")]
 use crate::{
     error::ErrorKind,
-    protocol::token::ProcessId,
+    protocol::{
+        seal::{PlainEntries, Seals, SecretKey},
+        token::ProcessId,
+    },
     store::{
         failpoint::Disabled,
         redis::{
@@ -62,6 +65,14 @@ pub struct CacheBuilder {
     fence_primary: bool,
     #[cfg(feature = "tls")]
     root_certificate: Option<Pem>,
+    #[cfg(feature = "redis")]
+    secret_keys: Option<Vec<SecretKey>>,
+    #[cfg(feature = "redis")]
+    encrypts: bool,
+    #[cfg(feature = "redis")]
+    plain_entries: PlainEntries,
+    #[cfg(feature = "redis")]
+    compress_above: Option<usize>,
     #[cfg(feature = "internal-faults")]
     faults: Option<Faults>,
     intent_ttl: Option<Duration>,
@@ -99,6 +110,14 @@ impl Default for CacheBuilder {
             fence_primary: false,
             #[cfg(feature = "tls")]
             root_certificate: None,
+            #[cfg(feature = "redis")]
+            secret_keys: None,
+            #[cfg(feature = "redis")]
+            encrypts: false,
+            #[cfg(feature = "redis")]
+            plain_entries: PlainEntries::default(),
+            #[cfg(feature = "redis")]
+            compress_above: None,
             #[cfg(feature = "internal-faults")]
             faults: None,
             intent_ttl: None,
@@ -245,6 +264,62 @@ impl CacheBuilder {
         self
     }
 
+    /// Gives each entry in Redis a tag that only the holders of these keys can make. An entry without the right tag counts as damaged
+    /// ([`Stats::corrupt_entries`](crate::Stats::corrupt_entries)): a row is loaded again, and a queued write becomes a dead letter.
+    /// So whoever can write to Redis can neither have a row of his own served, nor put one into the database.
+    ///
+    /// The first key makes tags, and all of them are accepted. To replace a key, give all programs `[old, new]`, then `[new, old]`,
+    /// and when nothing is queued or cached under the old one any more, `[new]`. To introduce keys without losing queued writes, see
+    /// [`CacheBuilder::plain_entries`].
+    ///
+    /// A tag does not hide anything ([`CacheBuilder::encrypt`] does), and a copy of an older genuine entry of the same key has a
+    /// genuine tag. `SECURITY.md` has the whole list. No effect on the in-process store.
+    ///
+    /// ```
+    /// # use larder_runtime::{Cache, SecretKey};
+    /// # let text = "1f".repeat(32);
+    /// let key = SecretKey::from_hex(&text)?;
+    /// let cache = Cache::builder().redis("redis://localhost").authenticate([key]).build()?;
+    /// # let _ = cache;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn authenticate(mut self, keys: impl IntoIterator<Item = SecretKey>) -> Self {
+        self.secret_keys = Some(keys.into_iter().collect());
+        self
+    }
+
+    /// As [`CacheBuilder::authenticate`], and encrypts rows and queued writes too (AES-256-GCM-SIV). Names of keys, and with them the
+    /// ids of rows and the values of lookups, stay readable, and so does the size of a row.
+    #[cfg(all(feature = "redis", feature = "encrypt"))]
+    pub fn encrypt(self, keys: impl IntoIterator<Item = SecretKey>) -> Self {
+        Self {
+            encrypts: true,
+            ..self.authenticate(keys)
+        }
+    }
+
+    /// Sets what a program with keys does with entries that have no tag (default: [`PlainEntries::Refuse`]). It is for the time in
+    /// which keys are introduced. Deploy [`PlainEntries::Store`] to all programs, then [`PlainEntries::Accept`], and when nothing is
+    /// queued any more that was written before, the default. To give keys up, go the way back. Until the last step an entry
+    /// without a tag is believed, whoever has written it.
+    #[cfg(feature = "redis")]
+    pub fn plain_entries(mut self, plain: PlainEntries) -> Self {
+        self.plain_entries = plain;
+        self
+    }
+
+    /// Compresses rows in Redis of more than this many encoded bytes (LZ4), if that makes them smaller. `max_row` counts the bytes
+    /// before the compression.
+    ///
+    /// A program without it reads compressed rows if it was built with the feature `compress`. Do not compress rows that hold both a
+    /// secret and a text of an attacker, if he can see the size of what is stored: it tells what the two have in common.
+    #[cfg(all(feature = "redis", feature = "compress"))]
+    pub fn compress_above(mut self, bytes: usize) -> Self {
+        self.compress_above = Some(bytes);
+        self
+    }
+
     /// Sets the base directory for the `journal` paths of entities (default: the current directory). No effect on
     /// Redis.
     pub fn journal_dir(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -370,8 +445,18 @@ impl CacheBuilder {
             heartbeat_key: heartbeat_key(&self.namespace),
             disabled: self.disabled(),
         };
+        let keys = self.secret_keys.as_deref();
+        if keys.is_some_and(<[_]>::is_empty) {
+            return Err(configuration(
+                "failed to build the cache: `CacheBuilder::authenticate` has no key; give it at least one, or leave it out",
+            ));
+        }
+        let keys = keys.unwrap_or_default();
+        let seals = Seals::new(keys, self.encrypts, self.plain_entries);
+        let seals = seals.compress_above(self.compress_above);
         let repairs = Arc::clone(repairs);
-        let store = RedisStore::new(url, root_certificate, options, repairs).map_err(|error| {
+        let store = RedisStore::new(url, root_certificate, seals, options, repairs);
+        let store = store.map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
                 "failed to build the cache: the client of Redis refuses its options; check the root certificate",

@@ -8,7 +8,9 @@
 //!    position stays in the entry, and a flag says so. No other code writes such bytes.
 //! 3. Bytes that do not start with the magic number, or that are cut short, are [`Unreadable::Damaged`]. They are a miss,
 //!    and the next load overwrites them.
-//! 4. A later format is [`Unreadable::LaterFormat`]. A reader uses the database and stores nothing, so that it respects the
+//! 4. An entry of the format [`SEALED`] has a seal of 16 bytes after the header (`seal`). This module passes over it: the payload
+//!    it returns is what the seal protects.
+//! 5. A later format is [`Unreadable::LaterFormat`]. A reader uses the database and stores nothing, so that it respects the
 //!    intents of newer programs. The first three bytes keep their meaning in every format.
 
 use crate::protocol::{
@@ -20,10 +22,16 @@ use crate::protocol::{
 
 /// The first byte of every entry.
 pub const MAGIC: u8 = 0xCA;
-/// The format this version writes.
-pub const FORMAT: u8 = 1;
-/// The length of the header in bytes.
+/// The format of an entry without a seal.
+pub const PLAIN: u8 = 1;
+/// The format of a row, an absence or a queued write with a seal.
+pub const SEALED: u8 = 2;
+/// The latest format this version knows.
+pub const FORMAT: u8 = SEALED;
+/// The length of the header in bytes, without the seal.
 pub const HEADER_LENGTH: usize = 44;
+/// The length of the seal in bytes.
+pub const SEAL_LENGTH: usize = 16;
 
 /// The numbers of the states, the third byte of an entry.
 pub mod kind {
@@ -58,7 +66,7 @@ pub const STAMP_LENGTH: usize = 16;
 
 const PROCESS_LENGTH: usize = 8;
 
-/// Encodes a state. The payload is appended unchanged.
+/// Encodes a state, without a seal. The payload is appended unchanged.
 pub fn encode(state: &State<&[u8]>) -> Vec<u8> {
     match state {
         State::Loading(lease, waiters) => {
@@ -120,6 +128,14 @@ fn decode_checked(bytes: &[u8]) -> Option<State<&[u8]>> {
     }
     let (header, body) = bytes.split_at_checked(HEADER_LENGTH)?;
     let (kind, flags) = (*header.get(2)?, *header.get(3)?);
+    let body = match format {
+        PLAIN => body,
+        // Leases and intents have none: what they say is rewritten by the store.
+        _ if matches!(kind, kind::VALUE | kind::NEGATIVE | kind::PENDING) => {
+            body.get(SEAL_LENGTH..)?
+        }
+        _ => return None,
+    };
     let has_stamp = flags & flag::STAMPED != 0 && matches!(kind, kind::VALUE | kind::NEGATIVE);
     let (stamp, body) = body.split_at_checked(if has_stamp { STAMP_LENGTH } else { 0 })?;
     let stamp = match has_stamp {
@@ -195,7 +211,7 @@ pub fn encode_stamp(stamp: Stamp) -> [u8; STAMP_LENGTH] {
 fn header(kind: u8, flags: u8, lease: Option<&Lease>, meta: Option<&Meta>) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_LENGTH];
     bytes[0] = MAGIC;
-    bytes[1] = FORMAT;
+    bytes[1] = PLAIN;
     bytes[2] = kind;
     bytes[3] = flags;
     if let Some(lease) = lease {

@@ -5,13 +5,16 @@
 use std::fmt;
 
 #[cfg(feature = "redis")]
-use crate::protocol::{entry::HEADER_LENGTH, queue_position::QUEUE_POSITION_LENGTH};
+use crate::protocol::{
+    entry::{HEADER_LENGTH, SEAL_LENGTH},
+    queue_position::QUEUE_POSITION_LENGTH,
+};
 
 /// The largest encoded row, in bytes, if no setting changes it.
 pub(crate) const DEFAULT: u64 = 4 << 20;
-/// The bytes of an entry besides the row: the header and the queue position.
+/// The bytes of an entry besides the row: the header, the seal and the queue position.
 #[cfg(feature = "redis")]
-pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + QUEUE_POSITION_LENGTH) as u64;
+pub(crate) const AROUND_A_ROW: u64 = (HEADER_LENGTH + SEAL_LENGTH + QUEUE_POSITION_LENGTH) as u64;
 
 /// A row that exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

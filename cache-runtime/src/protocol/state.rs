@@ -200,6 +200,8 @@ pub enum Lookup<P> {
     Loading,
     /// A tag of the entry was invalidated since it was loaded: take the lease, which overwrites the entry with this token.
     Outdated(Token),
+    /// Nobody with a key has stored the entry with this token here (`seal`): drop it.
+    NotAuthentic(Token),
     /// A write is in progress: read the database and store nothing.
     Writing,
     /// A queued write of another history or layout: find out whether it is in the database.
@@ -216,6 +218,7 @@ impl<P> Lookup<P> {
             Self::Foreign { damaged } => Lookup::Foreign { damaged },
             Self::Loading => Lookup::Loading,
             Self::Outdated(token) => Lookup::Outdated(token),
+            Self::NotAuthentic(token) => Lookup::NotAuthentic(token),
             Self::Writing => Lookup::Writing,
             Self::StalePending => Lookup::StalePending,
         }
@@ -489,10 +492,17 @@ pub fn invalidate<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
     }
 }
 
-/// Drops an entry that is damaged, and no other.
-pub fn drop_damaged<P>(slot: Option<&Slot<P>>) -> Step<P, ()> {
-    match slot.map(|slot| &slot.state) {
-        Some(State::Unreadable(Unreadable::Damaged)) => erase(slot, ()),
+/// Drops an entry that is damaged, or the row, absence or queued write with this token, which a reader has found to be forged. A
+/// queued write in the place of the forged one is restored from its log by the next lease.
+pub fn drop_damaged<P>(slot: Option<&Slot<P>>, forged: Option<Token>) -> Step<P, ()> {
+    let token = match slot.map(|slot| &slot.state) {
+        Some(State::Unreadable(Unreadable::Damaged)) => return erase(slot, ()),
+        Some(State::Value(meta, _) | State::Negative(meta)) => Some(meta.lease.token),
+        Some(State::Pending(pending, _)) => Some(pending.meta.lease.token),
+        _ => None,
+    };
+    match token {
+        Some(_) if token == forged => erase(slot, ()),
         _ => Step::unchanged(()),
     }
 }

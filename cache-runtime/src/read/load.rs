@@ -158,6 +158,13 @@ pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
                     let answer = answer.await;
                     judged.push((item, answer, generation));
                 }
+                Next::Drop(token) => {
+                    let store = &context.cache.store;
+                    let dropped = store.drop_damaged(&item.key, Some(token)).await;
+                    let answer = dropped.map(|()| Found::Absent);
+                    let answer = context.interpret::<C>(&item.key, answer);
+                    judged.push((item, Ok(answer), generation));
+                }
                 Next::Wait => {
                     // Otherwise all callers have left.
                     if let Some(answer) = item.wait().await {

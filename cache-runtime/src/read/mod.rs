@@ -39,7 +39,7 @@ use crate::{
     database::{backend::Backend, entity::Entity},
     detached,
     error::{Error, StoreError},
-    protocol::{key::Key, state::Meta},
+    protocol::{key::Key, state::Meta, token::Token},
     read::{
         content::{Content, RowOf},
         flight::{Flight, Follower, Joined, LoadResult},
@@ -64,6 +64,8 @@ pub(crate) enum Next {
     Lease { over: Over },
     /// Drop an entry that is unreadable, too old, or whose row has ended. Then take the lease.
     Repair,
+    /// Drop the forged entry with this token. Then take the lease.
+    Drop(Token),
     /// Wait for another process's load.
     Wait,
     /// Ask the database whether it already has a queued write.
@@ -524,6 +526,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     over: Over::Foreign,
                 })
             }
+            Found::NotAuthentic(token) => {
+                self.counters.corrupt_entries.add_one();
+                LookedUp::Unserved(Next::Drop(token))
+            }
             Found::Loading => LookedUp::Unserved(Next::Wait),
             Found::Writing => {
                 self.suspect(key);
@@ -542,7 +548,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let (cache, key) = (Arc::clone(&self.cache), key.clone());
         detached::spawn(async move {
             // Without it, a later reader asks again.
-            let _done = cache.store.drop_damaged(&key).await;
+            let _done = cache.store.drop_damaged(&key, None).await;
         });
     }
 

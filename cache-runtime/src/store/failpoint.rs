@@ -146,6 +146,8 @@ pub enum Mechanism {
     MaxAge,
     /// The comparison of the id of a cached row with its key.
     OwnKey,
+    /// The tags of entries. Without it, an entry with a wrong tag is believed, or one without.
+    Seal,
     /// The emptying of fields whose columns are `omit`. A repository asks once, when it is created.
     Omit,
 }

@@ -512,8 +512,8 @@ impl Store for FaultyStore {
         self.store.invalidate(key).await
     }
 
-    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
-        self.store.drop_damaged(key).await
+    async fn drop_damaged(&self, key: &Key, forged: Option<Token>) -> Result<(), StoreError> {
+        self.store.drop_damaged(key, forged).await
     }
 
     async fn bind(

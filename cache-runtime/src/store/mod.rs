@@ -326,7 +326,11 @@ pub trait Store: Send + Sync + 'static {
     fn invalidate(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Drops what cannot stand at a key, and nothing else (`state::sound`).
-    fn drop_damaged(&self, key: &Key) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn drop_damaged(
+        &self,
+        key: &Key,
+        forged: Option<Token>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Binds a namespace to a database and an entity to a table, or returns their binding. With a partition whose queue has
     /// a journal, it binds that journal: nothing else of an in-process store survives the process.
@@ -449,8 +453,8 @@ impl Store for RealStore {
         dispatch!(self, store => store.invalidate(key).await)
     }
 
-    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
-        dispatch!(self, store => store.drop_damaged(key).await)
+    async fn drop_damaged(&self, key: &Key, forged: Option<Token>) -> Result<(), StoreError> {
+        dispatch!(self, store => store.drop_damaged(key, forged).await)
     }
 
     async fn bind(

@@ -11,4 +11,5 @@ pub(crate) mod large;
 pub(crate) mod messages;
 pub(crate) mod round_trips;
 pub(crate) mod scripts;
+pub(crate) mod seals;
 pub(crate) mod server_status;

@@ -82,7 +82,9 @@ enum Operation {
     Evict,
     /// The entry loses its time to live.
     Persist,
-    DropDamaged,
+    DropDamaged {
+        forged: Option<u64>,
+    },
     Damage {
         unreadable: Unreadable,
     },
@@ -132,7 +134,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..50_000_u64).prop_map(|by_ms| Operation::Age { by_ms }),
         1 => Just(Operation::Evict),
         1 => Just(Operation::Persist),
-        1 => Just(Operation::DropDamaged),
+        2 => prop::option::of(0..4_u64).prop_map(|forged| Operation::DropDamaged { forged }),
         2 => prop_oneof![
             Just(Unreadable::Damaged),
             Just(Unreadable::LaterFormat { writing: false }),
@@ -211,8 +213,23 @@ fn bytes_of(state: &State<Vec<u8>>) -> Vec<u8> {
             let number = if *writing { entry::kind::WRITING } else { 99 };
             vec![entry::MAGIC, entry::FORMAT + 1, number, 9, 9]
         }
-        state => entry::encode(&borrowed(state)),
+        state => sealed(entry::encode(&borrowed(state))),
     }
+}
+
+/// Returns the same entry with a seal, for every second pair of tokens. The scripts pass over what is in it.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let is_sealed = matches!(
+        bytes[2],
+        entry::kind::VALUE | entry::kind::NEGATIVE | entry::kind::PENDING
+    );
+    let token = bytes[entry::HEADER_LENGTH - 1];
+    if is_sealed && token & 2 == 2 {
+        bytes[1] = entry::SEALED;
+        let seal = [0xA5; entry::SEAL_LENGTH];
+        bytes.splice(entry::HEADER_LENGTH..entry::HEADER_LENGTH, seal);
+    }
+    bytes
 }
 
 /// Returns a settled value as Redis stores it: the queue position precedes the payload, and a flag says so.
@@ -220,7 +237,7 @@ fn positioned(meta: Meta, position: QueuePosition, payload: &[u8]) -> Vec<u8> {
     let body = [&position.to_bytes(), payload].concat();
     let mut bytes = entry::encode(&State::Value(meta, &body));
     bytes[3] |= entry::flag::POSITIONED;
-    bytes
+    sealed(bytes)
 }
 
 /// Both sides of the comparison.
@@ -328,7 +345,7 @@ impl Bench {
             let payload = b"queued\x00".to_vec();
             keys.push(self.key.clone());
             let mut header = bytes_of(&State::Pending(pending, Vec::new()));
-            header.truncate(entry::HEADER_LENGTH);
+            header.truncate(header.len() - QUEUE_POSITION_LENGTH);
             arguments.extend([
                 header,
                 payload.clone(),
@@ -620,9 +637,11 @@ impl Bench {
                 self.script("invalidate", &[]);
                 self.model_step(state::invalidate(slot)).1
             }
-            Operation::DropDamaged => {
-                self.script("drop_damaged", &[]);
-                self.model_step(state::drop_damaged(slot)).1
+            Operation::DropDamaged { forged } => {
+                let forged = forged.map(Token::numbered);
+                let token = forged.map_or(Vec::new(), |token| token.0.to_vec());
+                self.script("drop_damaged", &[&token]);
+                self.model_step(state::drop_damaged(slot, forged)).1
             }
             Operation::Put { writes, identity } => self.put(writes, *identity),
             Operation::Settle { back, keep_ms } => {
@@ -883,9 +902,10 @@ fn without_the_comparison_of_positions_a_script_is_found() {
             identity: 0,
         });
     }
-    let broken = script_text("settle")
-        .expect("the script exists")
-        .replace("and string.sub(head, HEADER + 1) == position", "");
+    let broken = script_text("settle").expect("the script exists").replace(
+        "and string.sub(head, start + 1, start + POSITION) == position",
+        "",
+    );
     assert_ne!(broken, script_text("settle").expect("the script exists"));
     let log = bench.queue("log:") + &hex(&INCARNATION.to_bytes());
     let script = Script::new(&broken);
@@ -938,7 +958,7 @@ fn a_put_replaces_what_another_program_has_left_at_its_key() {
         },
     };
     let mut header = bytes_of(&State::Pending(pending, Vec::new()));
-    header.truncate(entry::HEADER_LENGTH);
+    header.truncate(header.len() - QUEUE_POSITION_LENGTH);
     let token = Token::numbered(0).0;
     let row: [&[u8]; 4] = [&header, b"row", b"0", &token];
     let history = identity(0).history.to_le_bytes();

@@ -500,8 +500,8 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
-        self.step(key, state::drop_damaged);
+    async fn drop_damaged(&self, key: &Key, forged: Option<Token>) -> Result<(), StoreError> {
+        self.step(key, |slot| state::drop_damaged(slot, forged));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! 1. A hit is one `GETRANGE`; the fill lease on an absent key is one `SET .. NX GET PX`. Everything else is one script. A large
 //!    entry costs one more (`large`).
-//! 2. `state` judges the bytes that are found, before anything decodes the payload.
+//! 2. `state` judges the bytes that are found, and `seal` opens them, before anything decodes the payload.
 //!
 //! Invariant: an operation that belongs to a lease is sent only on a connection to the history of that lease.
 //! Not here: the connection (`connection`), how a script or command is sent (`send`), and the rules. Those are in
@@ -45,12 +45,14 @@ use crate::{
         family::{self, Family, Recorded},
         key::Key,
         partition_keys::PartitionKeys,
+        seal::{Refusal, Seals},
         size::AROUND_A_ROW,
-        state::{self, Identity, Lease, MAX_INTENTS, State, Unreadable, Writers},
+        state::{self, Identity, Lease, Lookup, MAX_INTENTS, Pending, State, Unreadable, Writers},
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Over, Payload, Representation, Store,
+        AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Mechanism, Over, Payload,
+        Representation, Store,
         redis::{
             connection::{Connector, Link, Observer, Options},
             gathering::Gathering,
@@ -83,6 +85,7 @@ pub struct RedisStore {
     batch_bytes: BatchBytes,
     /// How large an encoded row may be, in bytes.
     longest_row: AtomicU64,
+    seals: Seals,
 }
 
 impl fmt::Debug for RedisStore {
@@ -99,6 +102,7 @@ impl RedisStore {
     pub(crate) fn new(
         url: &str,
         root_certificate: Option<Vec<u8>>,
+        seals: Seals,
         options: Options,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RedisError> {
@@ -115,6 +119,7 @@ impl RedisStore {
             sizes: KnownSizes::default(),
             batch_bytes: BatchBytes::default(),
             longest_row: AtomicU64::new(0),
+            seals,
         })
     }
 
@@ -146,7 +151,8 @@ impl RedisStore {
         if matches!(&first, Value::BulkString(bytes) if bytes.is_empty()) {
             return Ok(Found::Absent);
         }
-        found(key, self.whole("get", link, key, first).await?, identity)
+        let entry = self.whole("get", link, key, first).await?;
+        self.found(key, entry, identity)
     }
 
     /// Returns what a read of several keys found.
@@ -203,47 +209,90 @@ impl RedisStore {
             _ => None,
         })
     }
-}
 
-/// Returns the bytes of an entry.
-fn encode(fill: &Fill) -> Result<Vec<u8>, StoreError> {
-    match fill {
-        Fill::Value(meta, Payload::Bytes(bytes, header)) => {
-            Ok(entry::encode(&State::Value(*meta, &bytes[*header..])))
+    /// Returns the bytes of an entry.
+    fn encode(&self, key: &Key, fill: &Fill) -> Result<Vec<u8>, StoreError> {
+        match fill {
+            Fill::Value(meta, Payload::Bytes(bytes, header)) => {
+                let value = State::Value(*meta, &bytes[*header..]);
+                Ok(self.seals.encode(key, &value))
+            }
+            Fill::Value(_, Payload::Shared(..)) => {
+                Err(StoreError::new("a row was not encoded for Redis"))
+            }
+            Fill::Negative(meta) => Ok(self.seals.encode(key, &State::Negative(*meta))),
         }
-        Fill::Value(_, Payload::Shared(..)) => {
-            Err(StoreError::new("a row was not encoded for Redis"))
-        }
-        Fill::Negative(meta) => Ok(entry::encode(&State::Negative(*meta))),
     }
-}
 
-fn found(key: &Key, reply: Value, identity: Identity) -> Result<Found, StoreError> {
-    let bytes = match reply {
-        Value::Nil => return Ok(Found::Absent),
-        Value::BulkString(bytes) => bytes,
-        other => {
-            return Err(StoreError::new(format!(
-                "an unexpected answer of Redis: {other:?}"
-            )));
+    /// Returns what a reply says about a key.
+    fn found(&self, key: &Key, reply: Value, identity: Identity) -> Result<Found, StoreError> {
+        let bytes = match reply {
+            Value::Nil => return Ok(Found::Absent),
+            Value::BulkString(bytes) => bytes,
+            other => {
+                return Err(StoreError::new(format!(
+                    "an unexpected answer of Redis: {other:?}"
+                )));
+            }
+        };
+        let state = match entry::decode(&bytes) {
+            // `state::sound`, as far as the bytes tell.
+            State::Pending(..) if !key.has_queue() => State::Unreadable(Unreadable::Damaged),
+            state => state,
+        };
+        let found = state::lookup(Some(&state), identity);
+        let opened = match (&state, &found) {
+            (
+                State::Value(meta, payload) | State::Pending(Pending { meta, .. }, payload),
+                Lookup::Value(..) | Lookup::Negative(_) | Lookup::StalePending,
+            ) => Some((meta, *payload)),
+            (State::Negative(meta), Lookup::Negative(_)) => Some((meta, &[][..])),
+            _ => None,
+        };
+        let opened = opened.map(|(meta, payload)| {
+            let opened = self.open(key, &bytes, payload);
+            opened.map_err(|refusal| (refusal, meta.lease.token))
+        });
+        let is_queued = matches!(state, State::Pending(..));
+        match opened.transpose() {
+            Ok(Some(Some(payload))) => Ok(found.map(|_| Payload::Bytes(payload, 0))),
+            Ok(_) => {
+                // The bytes before the row differ in length: a queue position may come first.
+                let start = found.map(|row| bytes.len() - row.len());
+                Ok(start.map(|start| Payload::Bytes(bytes, start)))
+            }
+            // An acknowledged write of others stays.
+            Err((Refusal::Unknown(_), _)) if is_queued => Ok(Found::Writing),
+            Err((_, token)) => Ok(Found::NotAuthentic(token)),
         }
-    };
-    let state = match entry::decode(&bytes) {
-        // `state::sound`, as far as the bytes tell.
-        State::Pending(..) if !key.has_queue() => State::Unreadable(Unreadable::Damaged),
-        state => state,
-    };
-    // The bytes before the row differ in length: a queue position may come first.
-    let start = state::lookup(Some(&state), identity).map(|row| bytes.len() - row.len());
-    Ok(start.map(|start| Payload::Bytes(bytes, start)))
-}
+    }
 
-/// Returns what the script has found at the key instead, or `None` if it granted the request.
-fn instead(key: &Key, reply: Value, identity: Identity) -> Result<Option<Found>, StoreError> {
-    match reply {
-        Value::Nil => Ok(None),
-        Value::BulkString(bytes) if bytes.is_empty() => Ok(Some(Found::Absent)),
-        other => found(key, other, identity).map(Some),
+    /// Opens an entry with this payload.
+    pub(super) fn open(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let most = self.longest_row.load(Ordering::Relaxed);
+        match self.seals.open(key, bytes, payload, most) {
+            Err(_) if self.connector.disables(Mechanism::Seal) => Ok(None),
+            opened => opened,
+        }
+    }
+
+    /// Returns what the script has found at the key instead, or `None` if it granted the request.
+    fn instead(
+        &self,
+        key: &Key,
+        reply: Value,
+        identity: Identity,
+    ) -> Result<Option<Found>, StoreError> {
+        match reply {
+            Value::Nil => Ok(None),
+            Value::BulkString(bytes) if bytes.is_empty() => Ok(Some(Found::Absent)),
+            other => self.found(key, other, identity).map(Some),
+        }
     }
 }
 
@@ -400,10 +449,10 @@ impl Store for RedisStore {
                 Ok(reply) if calls_script(wanted) => self
                     .whole("acquire", link.clone(), wanted.key, reply)
                     .await
-                    .and_then(|entry| instead(wanted.key, entry, identity)),
+                    .and_then(|entry| self.instead(wanted.key, entry, identity)),
                 // This reply is whole, and an empty one is a damaged entry.
                 Ok(Value::Nil) => Ok(None),
-                Ok(entry) => found(wanted.key, entry, identity).map(Some),
+                Ok(entry) => self.found(wanted.key, entry, identity).map(Some),
             });
         }
         answers
@@ -422,7 +471,7 @@ impl Store for RedisStore {
         let link = self.connector.link()?;
         let reply = self.run_script("wait", link.clone(), &invocation).await?;
         let entry = self.whole("wait", link, key, reply).await?;
-        instead(key, entry, identity)
+        self.instead(key, entry, identity)
     }
 
     async fn fill_many(
@@ -434,7 +483,7 @@ impl Store for RedisStore {
         // Small and large entries have a connection each.
         let mut sent = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
         for (at, FillRequest { key, fill, ttl_ms }) in fills.iter().enumerate() {
-            match encode(fill) {
+            match self.encode(key, fill) {
                 Ok(entry) => {
                     let (places, commands) = &mut sent[usize::from(entry.len() >= LARGE_ENTRY)];
                     let mut call = calling(&SCRIPTS.fill, &[key.as_bytes()]);
@@ -521,7 +570,7 @@ impl Store for RedisStore {
             let update =
                 update.filter(|update| update.fill.meta().lease.identity.history == history);
             let entry = update.and_then(|update| {
-                let entry = encode(&update.fill).ok()?;
+                let entry = self.encode(&touched.key, &update.fill).ok()?;
                 Some((entry, update.ttl_ms))
             });
             match entry {
@@ -540,9 +589,13 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn drop_damaged(&self, key: &Key) -> Result<(), StoreError> {
+    async fn drop_damaged(&self, key: &Key, forged: Option<Token>) -> Result<(), StoreError> {
         let mut invocation = SCRIPTS.drop_damaged.prepare_invoke();
         invocation.key(key.as_bytes());
+        match &forged {
+            Some(token) => invocation.arg(&token.0),
+            None => invocation.arg(""),
+        };
         self.run_script("invalidate", self.connector.link()?, &invocation)
             .await?;
         Ok(())

@@ -19,11 +19,11 @@ use crate::{
     error::StoreError,
     printed,
     protocol::{
-        entry,
         key::Key,
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, QUEUE_POSITION_LENGTH, QueuePosition},
-        state::{Condition, Pending, State},
+        seal::Seals,
+        state::{Condition, Pending},
         token::Token,
     },
     store::{
@@ -112,6 +112,7 @@ impl Call {
         partition: Arc<PartitionKeys>,
         key: Key,
         put: Put,
+        seals: &Seals,
     ) -> Result<Self, StoreError> {
         if let Body::Row(Payload::Shared(..)) = put.body {
             return Err(StoreError::new("a row was not encoded for Redis"));
@@ -121,8 +122,11 @@ impl Call {
             is_deletion: matches!(put.body, Body::Deletion(_)),
             meta: put.meta,
         };
-        let mut header = entry::encode(&State::Pending(pending, &[]));
-        header.truncate(entry::HEADER_LENGTH);
+        let (header, sealed) = seals.encode_queued(&key, pending, encoded(&put.body));
+        let body = match sealed {
+            Some(sealed) => Body::Row(Payload::Bytes(sealed, 0)),
+            None => put.body,
+        };
         let (demand, token) = match put.condition {
             Condition::Any => (0, Token::numbered(0)),
             Condition::Present => (1, Token::numbered(0)),
@@ -134,7 +138,7 @@ impl Call {
             key,
             history: put.meta.lease.identity.history,
             header,
-            body: put.body,
+            body,
             demand,
             token,
             most: put.most,
@@ -142,16 +146,21 @@ impl Call {
     }
 
     fn payload(&self) -> &[u8] {
-        match &self.body {
-            Body::Row(Payload::Bytes(bytes, header)) => &bytes[*header..],
-            Body::Row(Payload::Shared(..)) => &[],
-            Body::Deletion(id) => id,
-        }
+        encoded(&self.body)
     }
 
     /// Returns whether one call of the script can execute both.
     fn goes_with(&self, other: &Self) -> bool {
         self.most == other.most && self.partition.state == other.partition.state
+    }
+}
+
+/// Returns the row, or the id of the row to delete.
+fn encoded(body: &Body) -> &[u8] {
+    match body {
+        Body::Row(Payload::Bytes(bytes, header)) => &bytes[*header..],
+        Body::Row(Payload::Shared(..)) => &[],
+        Body::Deletion(id) => id,
     }
 }
 
@@ -510,7 +519,7 @@ mod tests {
                 acknowledged: Acknowledged::AtOnce,
             };
             let partition = Arc::new(PartitionKeys::new("queue", partition));
-            Call::new(partition, Key::from_bytes(b"key"), put).unwrap()
+            Call::new(partition, Key::from_bytes(b"key"), put, &Seals::default()).unwrap()
         };
         let first = call(0, 10);
         assert!(first.goes_with(&call(0, 10)));

@@ -20,6 +20,7 @@ use crate::{
         key::Key,
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, MAX_NUMBER, QueuePosition},
+        seal::Refusal,
         state::{Identity, Lease, Meta, Pending, State},
         token::{ProcessId, Token},
     },
@@ -99,7 +100,7 @@ impl QueueStore for RedisStore {
             Acknowledged::AtOnce => &self.puts,
             Acknowledged::AfterSync => &self.synced_puts,
         };
-        let call = Call::new(Arc::clone(partition), key.clone(), put)?;
+        let call = Call::new(Arc::clone(partition), key.clone(), put, &self.seals)?;
         puts.call(link.runtime(), call).await
     }
 
@@ -188,12 +189,17 @@ impl QueueStore for RedisStore {
         let Value::BulkString(bytes) = reply else {
             return Ok(None);
         };
-        Ok(match entry::decode(&bytes) {
-            State::Pending(pending, payload) => {
+        let State::Pending(pending, payload) = entry::decode(&bytes) else {
+            return Ok(None);
+        };
+        Ok(match self.open(key, &bytes, payload) {
+            Ok(Some(opened)) => Some((pending, Payload::Bytes(opened, 0))),
+            Ok(None) => {
                 let start = bytes.len() - payload.len();
                 Some((pending, Payload::Bytes(bytes, start)))
             }
-            _ => None,
+            // Another entry than the one that the caller has seen.
+            Err(_) => None,
         })
     }
 
@@ -327,7 +333,7 @@ impl RedisStore {
                 let command = xrange(&log, read);
                 let both = self.run_script_and("fetch", link.clone(), &look, command);
                 let (seen, found) = both.await?;
-                batch.take(read, writes(found, partition, &fetch)?);
+                batch.take(read, self.writes(found, partition, &fetch)?);
                 seen
             }
             None => self.run_script("fetch", link.clone(), &look).await?,
@@ -348,12 +354,28 @@ impl RedisStore {
         while let Some(read) = batch.next(&sizes) {
             let command = xrange(&log, read);
             let found = self.command("fetch", link.clone(), &command).await?;
-            batch.take(read, writes(found, partition, &fetch)?);
+            batch.take(read, self.writes(found, partition, &fetch)?);
         }
         self.sizes.note(&partition.state, sizes);
         found.is_cut = batch.is_cut(found.log_last);
         found.writes = batch.writes;
         Ok(found)
+    }
+
+    /// Reads the reply of `XRANGE`, from the log of a partition.
+    fn writes(
+        &self,
+        read: Value,
+        partition: &PartitionKeys,
+        fetch: &Fetch,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let Value::Array(writes) = read else {
+            return Err(unexpected(&read));
+        };
+        let open = |key: &Key, bytes: &[u8], payload: &[u8]| self.open(key, bytes, payload);
+        let writes = writes.into_iter();
+        let writes = writes.map(|written| logged(written, partition, fetch.incarnation, open));
+        writes.collect()
     }
 }
 
@@ -427,27 +449,13 @@ fn unclaimed(history: u64) -> Fetched {
     }
 }
 
-/// Reads the reply of `XRANGE`, from the log of a partition.
-fn writes(
-    read: Value,
-    partition: &PartitionKeys,
-    fetch: &Fetch,
-) -> Result<Vec<Logged>, StoreError> {
-    match read {
-        Value::Array(writes) => writes
-            .into_iter()
-            .map(|written| logged(written, partition, fetch.incarnation))
-            .collect(),
-        other => Err(unexpected(&other)),
-    }
-}
-
 /// Reads an entry of a log: its id, then the names and values of its fields alternately. What it says is compared with where it
 /// stands. What larder cannot have written is a refused write with the number of its place.
 fn logged(
     written: Value,
     partition: &PartitionKeys,
     incarnation: Incarnation,
+    open: impl Fn(&Key, &[u8], &[u8]) -> Result<Option<Vec<u8>>, Refusal>,
 ) -> Result<Logged, StoreError> {
     let parts = match written {
         Value::Array(parts) => <[Value; 2]>::try_from(parts).map_err(Value::Array),
@@ -475,19 +483,17 @@ fn logged(
         number,
     };
     let bytes = entry.unwrap_or_default();
-    let (pending, start, refused) = match entry::decode(&bytes) {
-        State::Pending(pending, payload) => {
-            let start = bytes.len() - payload.len();
-            let refused = (pending.position != position)
-                .then_some("it says that it is another write than the one at its place in the log");
-            (Some(pending), start, refused)
-        }
-        _ => (None, 0, Some("it is no queued write")),
-    };
     let own_key = key.filter(|key| partition.holds(key));
-    let refused = match &own_key {
-        None => Some("its key is of another queue or partition"),
-        Some(_) => refused,
+    let judged = match (&own_key, entry::decode(&bytes)) {
+        (None, _) => Err("its key is of another queue or partition"),
+        (Some(_), State::Pending(pending, _)) if pending.position != position => {
+            Err("it says that it is another write than the one at its place in the log")
+        }
+        (Some(key), State::Pending(pending, payload)) => match open(key, &bytes, payload) {
+            Ok(opened) => Ok((pending, opened, bytes.len() - payload.len())),
+            Err(refusal) => Err(refusal.reason()),
+        },
+        (Some(_), _) => Err("it is no queued write"),
     };
     let nothing = Pending {
         position,
@@ -501,11 +507,15 @@ fn logged(
             stamp: None,
         },
     };
-    let pending = pending.filter(|_| refused.is_none()).unwrap_or(nothing);
+    let (pending, payload, refused) = match judged {
+        Ok((pending, Some(opened), _)) => (pending, Payload::Bytes(opened, 0), None),
+        Ok((pending, None, start)) => (pending, Payload::Bytes(bytes, start), None),
+        Err(why) => (nothing, Payload::Bytes(bytes, 0), Some(why)),
+    };
     Ok(Logged {
         key: own_key.unwrap_or_else(|| partition.state.clone()),
         pending,
-        payload: Payload::Bytes(bytes, start),
+        payload,
         at_ms,
         refused,
     })
@@ -583,7 +593,8 @@ mod tests {
         ];
         let partition = PartitionKeys::new("shop:Order/4", 0);
         let incarnation = pending.position.incarnation;
-        let read = |fields| logged(entry_of(fields), &partition, incarnation).unwrap();
+        let open = |_: &Key, _: &[u8], _: &[u8]| Ok(None);
+        let read = |fields| logged(entry_of(fields), &partition, incarnation, open).unwrap();
         let write = read(fields);
         assert_eq!(
             (write.key, write.pending, write.at_ms, write.refused),
@@ -611,7 +622,7 @@ mod tests {
         }
         let elsewhere = Incarnation::from_bytes([2; 16]);
         let fields = vec![text("k"), text(KEY), text("e"), written()];
-        let write = logged(entry_of(fields), &partition, elsewhere).unwrap();
+        let write = logged(entry_of(fields), &partition, elsewhere, open).unwrap();
         assert!(write.refused.is_some());
         assert_eq!(write.pending.position.incarnation, elsewhere);
     }

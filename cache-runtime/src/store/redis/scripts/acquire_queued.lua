@@ -16,7 +16,8 @@ if position and #position == POSITION then
     for at = 1, #fields, 2 do
       local entry = fields[at] == 'e' and fields[at + 1]
       -- What is not the write that the index names was not written by larder.
-      if entry and kind(entry) == PENDING and string.sub(entry, HEADER + 1, HEADER + POSITION) == position then
+      local start = entry and kind(entry) == PENDING and header(entry)
+      if start and string.sub(entry, start + 1, start + POSITION) == position then
         redis.call('SET', key, fields[at + 1])
         wake(key, raw)
         return beginning(fields[at + 1])

@@ -1,5 +1,6 @@
--- state::drop_damaged. KEYS[1].
-local key = KEYS[1]
+-- state::drop_damaged. KEYS[1]; ARGV: the token of an entry that is forged ('' for none).
+local key, mine = KEYS[1], ARGV[1]
 local raw, k = look(key)
-if raw and k == -1 then redis.call('DEL', key) end
+local is_forged = (k == VALUE or k == NEGATIVE or k == PENDING) and token(raw) == mine
+if raw and (k == -1 or is_forged) then redis.call('DEL', key) end
 return 1

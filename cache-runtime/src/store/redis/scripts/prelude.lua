@@ -2,12 +2,17 @@
 -- the state machine in state.rs. It is atomic because Redis runs one script at a time. Byte positions count from one, as in
 -- Lua.
 
-local MAGIC, FORMAT, HEADER = 0xCA, 1, 44
+local MAGIC, FORMAT, HEADER = 0xCA, 2, 44
 local LOADING, VALUE, NEGATIVE, WRITING, PENDING = 1, 2, 3, 4, 5
 local CONTENDED, SATURATED, DELETION, POSITIONED, STAMPED = 1, 2, 4, 8, 16
 local LARGE_ENTRY = 131072
 local MOST_WAITERS, MOST_INTENTS = 4096, 1024
-local TOKEN, PROCESS, POSITION, STAMP = 16, 8, 24, 16
+local TOKEN, PROCESS, POSITION, STAMP, SEAL = 16, 8, 24, 16, 16
+
+-- Returns the length of the header of an entry, with its seal if the entry has one.
+local function header(raw)
+  return string.byte(raw, 2) == 2 and HEADER + SEAL or HEADER
+end
 
 -- Returns the state number of an entry; 0 for an absent key, -1 for damage, -2 for a later format, -3 for a later format
 -- that says that a write is in progress.
@@ -16,8 +21,8 @@ local function kind(raw)
   local magic, format, number, bits = string.byte(raw, 1, 4)
   if magic ~= MAGIC or not format or format == 0 then return -1 end
   if format > FORMAT then return number == WRITING and -3 or -2 end
-  if #raw < HEADER then return -1 end
-  local body = #raw - HEADER
+  local body = #raw - header(raw)
+  if body < 0 or format == 2 and (number == LOADING or number == WRITING) then return -1 end
   if number == LOADING and body % PROCESS == 0 and body <= MOST_WAITERS * PROCESS then return number end
   if number == WRITING and body % TOKEN == 0 and body <= MOST_INTENTS * TOKEN then return number end
   if number == PENDING and body >= POSITION then return number end

@@ -38,7 +38,7 @@ local answers, marked, last, is_stuck = {}, {}, first, false
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
   -- Most checks need only the header and a queue position.
-  local raw = typed_call('GETRANGE', key, '0', '67')
+  local raw = typed_call('GETRANGE', key, '0', HEADER + SEAL + POSITION - 1)
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else

@@ -8,14 +8,15 @@ local call = redis.call
 local cleared = {}
 for at = 4, #KEYS do
   local key, position, keep = KEYS[at], incarnation .. ARGV[2 * at - 5], ARGV[2 * at - 4]
-  local head = redis.pcall('GETRANGE', key, '0', '67')
+  local head = redis.pcall('GETRANGE', key, '0', HEADER + SEAL + POSITION - 1)
   -- Larder stores only strings at the keys of rows. Any other type was written by another program.
-  if type(head) == 'string' and kind(head) == PENDING and string.sub(head, HEADER + 1) == position then
+  local start = type(head) == 'string' and kind(head) == PENDING and header(head)
+  if start and string.sub(head, start + 1, start + POSITION) == position then
     cleared[#cleared + 1] = key
     if keep == '0' then
       call('DEL', key)
     elseif has(flags(head), DELETION) then
-      head = string.sub(head, 1, 2) .. string.char(NEGATIVE, 0) .. string.sub(head, 5, HEADER)
+      head = string.sub(head, 1, 2) .. string.char(NEGATIVE, 0) .. string.sub(head, 5, start)
       call('SET', key, head, 'PX', keep)
     else
       -- The row and the queue position before it stay where they are.
