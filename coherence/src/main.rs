@@ -84,6 +84,7 @@ async fn run(options: Options) -> ExitCode {
         let play = Play {
             strategies: options.strategies.clone(),
             tags: options.tags,
+            attack: options.attack,
             broken: options.broken,
             seed: seed.wrapping_add(number),
             redis,
@@ -136,7 +137,7 @@ where
     Ok(Played {
         name,
         summary: outcome.summary,
-        remarks: format!("excused: {}", outcome.excused),
+        remarks: format!("excused: {}, attacks: {}", outcome.excused, outcome.attacks),
         told: outcome.told,
         failures,
     })

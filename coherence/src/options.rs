@@ -15,10 +15,12 @@ usage: cargo xtask coherence [options]
   --faults F[,..]       all (default), none, or some by name; `list` prints the names
   --tags                give the rows tags, and change and invalidate them by these as well; and delete rows with their
                         parents
+  --attack              encrypt and compress what is in Redis, and let somebody without the keys write into it
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
                         fill-compare, intent, accepted-fill, history, contended, end,
                         dropped-begin, round-trip, lookup-check, pointer-intent, list-intent,
-                        or with tags: tag-clock, tag-floor, tag-intent, cascade
+                        or with tags: tag-clock, tag-floor, tag-intent, cascade,
+                        or with an attacker: seal
   --keep FOLDER         keep the logs of the workers and the record of the database
 ";
 
@@ -199,6 +201,8 @@ named! {
         TagIntent = "tag-intent",
         /// The announcement of a delete at the rows that the database deletes with its own.
         Cascade = "cascade",
+        /// The comparison of the seal of an entry. Nothing is encrypted then, so that what the attacker writes can be read.
+        Seal = "seal",
     }
 }
 
@@ -226,6 +230,8 @@ pub struct Options {
     pub strategies: Vec<Strategy>,
     /// Whether the rows have tags.
     pub tags: bool,
+    /// Whether somebody writes into Redis.
+    pub attack: bool,
     /// The faults; nothing if the choice is left to the run.
     pub faults: Option<Vec<Fault>>,
     /// The mechanism that is switched off.
@@ -259,6 +265,7 @@ impl Request {
             databases: Database::ALL.to_vec(),
             strategies: Strategy::ALL.to_vec(),
             tags: false,
+            attack: false,
             faults: None,
             broken: None,
             keep: None,
@@ -281,6 +288,7 @@ impl Request {
                     options.strategies = list(&parser.value()?.string()?, Strategy::ALL)?;
                 }
                 lexopt::Arg::Long("tags") => options.tags = true,
+                lexopt::Arg::Long("attack") => options.attack = true,
                 lexopt::Arg::Long("faults") => match &*parser.value()?.string()? {
                     "list" => return Ok(Self::ListFaults),
                     "none" => options.faults = Some(Vec::new()),
@@ -301,6 +309,7 @@ impl Request {
             return Err("`contended` is a mechanism of the strategy `write_through`".into());
         }
         options.tags |= options.broken.is_some_and(Broken::is_of_tags);
+        options.attack |= options.broken == Some(Broken::Seal);
         Ok(Self::Run(options))
     }
 }
@@ -338,13 +347,14 @@ mod tests {
 
     #[test]
     fn everything_can_be_chosen() {
-        let line = "--seconds 5 --seed 7 --database sqlite,mariadb --strategy aside --tags --faults kill,pause --break end";
+        let line = "--seconds 5 --seed 7 --database sqlite,mariadb --strategy aside --tags --attack --faults kill,pause --break end";
         let expected = Options {
             duration: Duration::from_secs(5),
             seed: Some(7),
             databases: vec![Database::Sqlite, Database::Mysql],
             strategies: vec![Strategy::Aside],
             tags: true,
+            attack: true,
             faults: Some(vec![Fault::Kill, Fault::Pause]),
             broken: Some(Broken::End),
             keep: None,
@@ -372,6 +382,16 @@ mod tests {
         };
         assert!(tags("--break tag-clock") && tags("--break cascade") && tags("--tags"));
         assert!(!tags("--break end") && !tags(""));
+    }
+
+    #[test]
+    fn seals_are_left_out_of_a_run_with_an_attacker() {
+        let attack = |line| match parsed(line).unwrap() {
+            Request::Run(options) => options.attack,
+            other => panic!("{other:?}"),
+        };
+        assert!(attack("--break seal") && attack("--attack"));
+        assert!(!attack("--break end") && !attack(""));
     }
 
     #[test]

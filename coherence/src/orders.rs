@@ -27,6 +27,8 @@ pub(crate) struct Orders {
     pub(crate) strategies: Vec<Strategy>,
     /// Whether the rows have tags.
     pub(crate) tags: bool,
+    /// Whether entries are sealed, because somebody writes into Redis.
+    pub(crate) attack: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) database: Database,
 }
@@ -64,6 +66,7 @@ impl process::Orders for Orders {
             self.seed.to_string(),
             names.collect::<Vec<_>>().join(","),
             self.tags.to_string(),
+            self.attack.to_string(),
             self.broken
                 .map_or(String::new(), |broken| broken.name().to_owned()),
             self.database.name().to_owned(),
@@ -98,6 +101,7 @@ impl Orders {
             seed,
             strategies,
             tags,
+            attack,
             broken,
             kind,
         ] = arguments
@@ -123,6 +127,7 @@ impl Orders {
                 .map(|name| name.parse().ok())
                 .collect::<Option<_>>()?,
             tags: tags.parse().ok()?,
+            attack: attack.parse().ok()?,
             broken: some(broken).and_then(|name| name.parse().ok()),
             database: kind.parse().ok()?,
         })

@@ -59,7 +59,9 @@ pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
         Broken::LookupCheck | Broken::PointerIntent | Broken::ListIntent => vec![Fault::Stall],
         Broken::TagClock | Broken::TagFloor | Broken::TagIntent => vec![Fault::Stall],
         // They need no fault to show.
-        Broken::DroppedBegin | Broken::RoundTrip | Broken::Cascade => vec![Fault::Stall],
+        Broken::DroppedBegin | Broken::RoundTrip | Broken::Cascade | Broken::Seal => {
+            vec![Fault::Stall]
+        }
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],
         Broken::History => vec![Fault::RedisOldData],
         Broken::End => vec![Fault::RedisFlush],

@@ -18,6 +18,7 @@ use larder_coherence::{
     checker::{Loss, Violation, check, check_lacks},
     commits::{self, Commit},
     harness::{
+        attacker::Attacker,
         process::Process,
         site::{self, Address, Site},
     },
@@ -42,6 +43,8 @@ pub(crate) struct Play {
     pub(crate) strategies: Vec<Strategy>,
     /// Whether the rows have tags.
     pub(crate) tags: bool,
+    /// Whether somebody writes into Redis.
+    pub(crate) attack: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) seed: u64,
     /// Whether rows are cached in Redis or in the one worker.
@@ -63,6 +66,7 @@ pub(crate) struct Stage<DB: Site> {
     /// Which of the named points is next.
     pub(crate) next_point: usize,
     started: u64,
+    attacker: Attacker,
     folder: TempDir,
     server: Option<String>,
     _database: std::marker::PhantomData<DB>,
@@ -74,6 +78,8 @@ pub(crate) struct Outcome {
     pub(crate) summary: Summary,
     /// How many reads went backwards as the documentation allows.
     pub(crate) excused: usize,
+    /// How many entries somebody without the keys has written.
+    pub(crate) attacks: u64,
     /// The violations, told.
     pub(crate) told: Vec<String>,
 }
@@ -94,7 +100,9 @@ where
         } else {
             None
         };
+        let attacked = redis.as_ref().filter(|_| play.attack);
         let mut stage = Self {
+            attacker: Attacker::start(attacked.map(Redis::url), play.seed),
             random: Random::seeded(play.seed),
             door: server.as_deref().map(|url| Proxy::start(listener(url))),
             address,
@@ -148,6 +156,7 @@ where
             seed: self.random.draw(),
             strategies: self.play.strategies.clone(),
             tags: self.play.tags,
+            attack: self.play.attack,
             broken: self.play.broken,
             database: DB::KIND,
         };
@@ -161,6 +170,10 @@ where
     /// Fails when a worker has failed or something cannot be read.
     pub(crate) async fn close(mut self) -> Result<Outcome, String> {
         let mut failures = Vec::new();
+        let attacks = self.attacker.end();
+        if self.play.attack && self.play.redis && attacks == 0 {
+            failures.push("there was nothing to attack; this proves nothing".to_owned());
+        }
         for worker in std::mem::take(&mut self.workers) {
             if let Err(failure) = worker.finish().await {
                 failures.push(failure);
@@ -186,7 +199,10 @@ where
                 .map_err(|error| format!("failed to keep the logs: {error}"))?;
         }
         if failures.is_empty() {
-            Ok(self.judge(&histories, record))
+            Ok(Outcome {
+                attacks,
+                ..self.judge(&histories, record)
+            })
         } else {
             Err(failures.join("; "))
         }

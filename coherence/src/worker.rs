@@ -18,6 +18,7 @@ use larder::{
 };
 use larder_coherence::{
     harness::{
+        attacker,
         points::Points,
         site::{Site, pool},
     },
@@ -78,6 +79,10 @@ async fn cache(orders: &Orders, faults: &Faults) -> Cache {
         .intent_ttl(INTENT_TTL)
         .connect_timeout(RESPONSE_TIMEOUT)
         .response_timeout(RESPONSE_TIMEOUT);
+    let builder = match orders.attack {
+        true => attacker::sealed(builder, orders.broken != Some(Broken::Seal)),
+        false => builder,
+    };
     match &orders.redis {
         None => builder.build().expect("the options are valid"),
         Some(url) => builder
@@ -104,6 +109,7 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::TagFloor => Mechanism::TagFloor,
         Broken::TagIntent => Mechanism::TagIntent,
         Broken::Cascade => Mechanism::Cascade,
+        Broken::Seal => Mechanism::Seal,
         // No mechanism of the store: the tasks begin as plain sqlx does.
         Broken::DroppedBegin => return None,
     })

@@ -61,6 +61,12 @@ fn reads_of_rows_with_tags_are_linearizable_on_sqlite_while_things_go_wrong() {
     is_linearizable_with_tags_on("sqlite");
 }
 
+#[test]
+fn reads_are_linearizable_while_somebody_without_the_keys_writes_into_redis() {
+    let options = ["--seconds", "6", "--tags", "--attack", "--database"];
+    is_linearizable(&[&options[..], &["postgres"]].concat());
+}
+
 fn is_caught(mechanism: &str) {
     is_caught_within("6", mechanism);
 }
@@ -141,6 +147,11 @@ fn changes_by_tags_without_an_announcement_are_caught() {
 #[test]
 fn changes_by_tags_whose_marks_were_dropped_are_caught() {
     is_caught("tag-floor");
+}
+
+#[test]
+fn entries_whose_seal_nobody_compares_are_caught() {
+    is_caught("seal");
 }
 
 #[test]

@@ -15,7 +15,11 @@ fn violations(printed: &str) -> u64 {
 }
 
 fn survives_on(database: &str) {
-    let (passed, printed) = run(&["--rounds", "3", "--database", database]);
+    survives(&["--rounds", "3", "--database", database]);
+}
+
+fn survives(options: &[&str]) {
+    let (passed, printed) = run(options);
     assert!(passed);
     assert_eq!(violations(&printed), 0);
     assert!(count(&printed, "rounds") >= 3);
@@ -38,6 +42,11 @@ fn queued_writes_survive_crashes_on_sqlite() {
     survives_on("sqlite");
 }
 
+#[test]
+fn queued_writes_survive_somebody_without_the_keys() {
+    survives(&["--rounds", "3", "--attack", "--database", "postgres"]);
+}
+
 fn is_caught(mechanism: &str) {
     let options = ["--rounds", "6", "--database", "postgres", "--break"];
     let (passed, printed) = run(&[&options[..], &[mechanism]].concat());
@@ -58,6 +67,11 @@ fn pending_rows_without_an_index_are_caught() {
 #[test]
 fn batches_that_turn_the_queue_round_are_caught() {
     is_caught("order");
+}
+
+#[test]
+fn writes_whose_seal_nobody_compares_are_caught() {
+    is_caught("seal");
 }
 
 #[test]

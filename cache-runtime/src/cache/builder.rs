@@ -272,6 +272,8 @@ impl CacheBuilder {
     /// and when nothing is queued or cached under the old one any more, `[new]`. To introduce keys without losing queued writes, see
     /// [`CacheBuilder::plain_entries`].
     ///
+    /// A queued `insert`, `update` or `delete` makes one round trip more: it verifies the entry that decides whether there is a row.
+    ///
     /// A tag does not hide anything ([`CacheBuilder::encrypt`] does), and a copy of an older genuine entry of the same key has a
     /// genuine tag. `SECURITY.md` has the whole list. No effect on the in-process store.
     ///

@@ -234,6 +234,12 @@ impl Seals {
             .filter(|_| self.plain != PlainEntries::Store)
     }
 
+    /// Returns whether only entries with a tag are believed.
+    #[must_use]
+    pub fn are_required(&self) -> bool {
+        !self.believes_plain()
+    }
+
     fn believes_plain(&self) -> bool {
         self.keys.is_empty() || self.plain != PlainEntries::Refuse
     }

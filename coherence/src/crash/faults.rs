@@ -137,7 +137,9 @@ where
             // It shows when a flusher comes back to a position that has moved on.
             Some(Broken::OffsetCas) => return Some(Fault::FreezeAt),
             // They show when nothing else happens.
-            Some(Broken::PendingIndex | Broken::Order | Broken::RoundTrip) => return None,
+            Some(Broken::PendingIndex | Broken::Order | Broken::RoundTrip | Broken::Seal) => {
+                return None;
+            }
             None => {}
         }
         loop {

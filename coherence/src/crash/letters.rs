@@ -10,12 +10,23 @@ use crate::rows::Row;
 /// More letters than any run makes.
 const ALL: u32 = 1_000_000;
 
-/// Writes down all dead letters: the id and the number of each, or `-` in place of what it does not tell.
-pub(crate) async fn note<E: Row, DB: Site>(rows: &Repository<E, DB>, file: &Path) {
+/// What the error of a letter says whose write larder has not stored.
+const FORGED: &str = "not written by larder";
+
+/// Writes down all dead letters: the id and the number of each, or `-` in place of what it does not tell. Those of an attacker are
+/// left out.
+pub(crate) async fn note<E: Row, DB: Site>(
+    rows: &Repository<E, DB>,
+    file: &Path,
+    is_attacked: bool,
+) {
     let letters = rows.dead_letters().list(ALL).await;
     let letters = letters.expect("the dead letters can be listed");
     let shown = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
-    let lines = letters.iter().map(|letter| {
+    let own = letters
+        .iter()
+        .filter(|letter| !is_attacked || !letter.error().contains(FORGED));
+    let lines = own.map(|letter| {
         let number = letter.row().map(Row::number);
         format!("{} {}\n", shown(letter.id()), shown(number))
     });

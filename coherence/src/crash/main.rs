@@ -69,6 +69,7 @@ async fn run(options: Options) -> ExitCode {
         let play = Play {
             rounds: options.rounds,
             redis,
+            attack: options.attack && redis,
             broken: options.broken,
             seed: seed.wrapping_add(number),
             keep: options.keep.clone(),

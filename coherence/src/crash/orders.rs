@@ -54,6 +54,8 @@ pub(crate) struct Orders {
     pub(crate) journal_dir: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) seed: u64,
+    /// Whether entries are sealed, because somebody writes into Redis.
+    pub(crate) attack: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) database: Database,
 }
@@ -77,6 +79,7 @@ impl process::Orders for Orders {
             self.journal_dir.display().to_string(),
             self.log.display().to_string(),
             self.seed.to_string(),
+            self.attack.to_string(),
             self.broken
                 .map_or(String::new(), |broken| broken.name().to_owned()),
             self.database.name().to_owned(),
@@ -99,6 +102,7 @@ impl Orders {
             journal_dir,
             log,
             seed,
+            attack,
             broken,
             kind,
         ] = arguments
@@ -120,6 +124,7 @@ impl Orders {
             journal_dir: journal_dir.into(),
             log: log.into(),
             seed: seed.parse().ok()?,
+            attack: attack.parse().ok()?,
             broken: broken.parse().ok(),
             database: kind.parse().ok()?,
         })

@@ -16,6 +16,7 @@ use std::{
 
 use larder_coherence::{
     harness::{
+        attacker::Attacker,
         points::QUEUE_POINTS,
         process::Process,
         program::Played,
@@ -71,6 +72,8 @@ pub(crate) struct Play {
     pub(crate) rounds: u64,
     /// Whether the queue is in Redis, or in the one process that writes and flushes.
     pub(crate) redis: bool,
+    /// Whether somebody writes into Redis.
+    pub(crate) attack: bool,
     pub(crate) broken: Option<Broken>,
     pub(crate) seed: u64,
     pub(crate) keep: Option<PathBuf>,
@@ -96,6 +99,8 @@ pub(crate) struct Stage<DB: Site> {
     /// How many writes were not acknowledged, by the kind of their errors.
     failed: BTreeMap<String, usize>,
     evicted: u64,
+    /// How many entries somebody without the keys has written.
+    attacks: u64,
     round: i64,
     next_worker: i64,
     folder: TempDir,
@@ -145,6 +150,7 @@ where
             reads: 0,
             failed: BTreeMap::new(),
             evicted: 0,
+            attacks: 0,
             round: 0,
             next_worker: 0,
             folder,
@@ -179,9 +185,11 @@ where
             let evicts =
                 self.play.broken == Some(Broken::PendingIndex) || self.random.per_mille(600);
             let url = self.redis.as_ref().map(RedisServer::url);
-            let evictions = Evictions::start(url.filter(|_| evicts));
+            let evictions = Evictions::start(url.clone().filter(|_| evicts));
+            let attacker = Attacker::start(url.filter(|_| self.play.attack), self.random.draw());
             self.go_wrong().await;
             self.evicted += evictions.end();
+            self.attacks += attacker.end();
             self.finish().await;
             if self.play.broken.is_some() && self.outcome.summary.violations() > 0 {
                 // What was to be seen has been seen.
@@ -288,6 +296,9 @@ where
                 self.fail(format!("the database cannot be dropped: {error}"));
             }
         }
+        if self.play.attack && self.attacks == 0 {
+            self.fail("there was nothing to attack; this proves nothing".to_owned());
+        }
         let rounds = self.play.rounds;
         for (point, _) in QUEUE_POINTS {
             if rounds >= ROUNDS_FOR_ALL_POINTS
@@ -300,9 +311,10 @@ where
         let met = self.met.iter();
         let met: Vec<_> = met.map(|(name, count)| format!("{name}={count}")).collect();
         self.outcome.remarks = format!(
-            "reads={} evicted={} failed={:?} {}",
+            "reads={} evicted={} attacks={} failed={:?} {}",
             self.reads,
             self.evicted,
+            self.attacks,
             self.failed,
             met.join(" ")
         );
@@ -329,6 +341,7 @@ where
             redis: self.redis.as_ref().map(RedisServer::url),
             journal_dir: self.folder.path().to_owned(),
             seed: self.random.draw(),
+            attack: self.play.attack,
             broken: self.play.broken,
             database: DB::KIND,
         };

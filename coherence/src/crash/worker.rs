@@ -14,6 +14,7 @@ use larder::{
 };
 use larder_coherence::{
     harness::{
+        attacker,
         leaving::leaving,
         points::Points,
         site::{Site, pool},
@@ -59,6 +60,7 @@ async fn work<E: Row, DB: Site>(orders: Orders) {
             Broken::PendingIndex => Mechanism::PendingIndex,
             Broken::Order => Mechanism::QueueOrder,
             Broken::RoundTrip => Mechanism::RoundTrip,
+            Broken::Seal => Mechanism::Seal,
         });
     }
     let pool: Pool<DB> = pool(&orders.address, &orders.name, CONNECTIONS)
@@ -132,7 +134,7 @@ async fn work<E: Row, DB: Site>(orders: Orders) {
                 eprintln!("{}: the queue is not empty: {failure}", orders.name);
                 std::process::exit(4);
             }
-            letters::note(&rows, &orders.log).await;
+            letters::note(&rows, &orders.log, orders.attack).await;
             // Its input need not say `stop`.
             std::process::exit(0);
         }
@@ -148,6 +150,10 @@ async fn cache(orders: &Orders, faults: &Faults) -> Cache {
         .journal_dir(&orders.journal_dir)
         .connect_timeout(RESPONSE_TIMEOUT)
         .response_timeout(RESPONSE_TIMEOUT);
+    let builder = match orders.attack {
+        true => attacker::sealed(builder, orders.broken != Some(Broken::Seal)),
+        false => builder,
+    };
     match &orders.redis {
         None => builder.build().expect("the options are valid"),
         Some(url) => builder

@@ -13,8 +13,9 @@ usage: cargo xtask crash [options]
   --rounds N            how many rounds are played on each database (default 30)
   --seed S              the seed of workload and faults (default: drawn, and printed)
   --database D[,..]     postgres, mariadb, sqlite or all (default all)
+  --attack              encrypt and compress what is in Redis, and let somebody without the keys write into it
   --break MECHANISM     switch one mechanism off, to see that the judge notices:
-                        offset-cas, pending-index, order or round-trip
+                        offset-cas, pending-index, order, round-trip, or with an attacker: seal
   --keep FOLDER         keep the logs of the workers
 ";
 
@@ -29,6 +30,8 @@ named! {
         Order = "order",
         /// The comparison of a row with what the codec gives back.
         RoundTrip = "round-trip",
+        /// The comparison of the seal of an entry. Nothing is encrypted then, so that what the attacker writes can be read.
+        Seal = "seal",
     }
 }
 
@@ -41,6 +44,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The databases.
     pub databases: Vec<Database>,
+    /// Whether somebody writes into Redis.
+    pub attack: bool,
     /// The mechanism that is switched off.
     pub broken: Option<Broken>,
     /// Where to keep the logs.
@@ -68,6 +73,7 @@ impl Request {
             rounds: 30,
             seed: None,
             databases: Database::ALL.to_vec(),
+            attack: false,
             broken: None,
             keep: None,
         };
@@ -84,6 +90,7 @@ impl Request {
                 lexopt::Arg::Long("database") => {
                     options.databases = databases(&parser.value()?.string()?)?;
                 }
+                lexopt::Arg::Long("attack") => options.attack = true,
                 lexopt::Arg::Long("break") => {
                     options.broken = Some(parser.value()?.string()?.parse()?);
                 }
@@ -92,6 +99,7 @@ impl Request {
                 other => return Err(other.unexpected()),
             }
         }
+        options.attack |= options.broken == Some(Broken::Seal);
         Ok(Self::Run(options))
     }
 }
@@ -106,12 +114,12 @@ mod tests {
 
     #[test]
     fn everything_can_be_chosen() {
-        let line =
-            "--rounds 3 --seed 7 --database mariadb,postgres,mysql --break order --keep here";
+        let line = "--rounds 3 --seed 7 --database mariadb,postgres,mysql --attack --break order --keep here";
         let expected = Options {
             rounds: 3,
             seed: Some(7),
             databases: vec![Database::Mysql, Database::Postgres],
+            attack: true,
             broken: Some(Broken::Order),
             keep: Some("here".into()),
         };

@@ -34,6 +34,8 @@ on_redis!(
     a_forged_write_in_a_queue_is_not_applied,
     without_tags_a_forged_write_is_applied,
     a_cached_row_in_a_queue_is_not_applied,
+    a_forged_entry_decides_no_conditional_write,
+    without_tags_a_forged_entry_decides_a_conditional_write,
     keys_are_introduced_without_losing_a_queued_write,
     a_program_without_keys_serves_no_encrypted_row,
     a_key_is_replaced,
@@ -612,7 +614,7 @@ impl<'s, 'w> Queue<'s, 'w> {
 
 async fn a_forged_write_over_a_queued_one_does_not_hide_it(world: &World<Sqlite>) {
     let mut scene = Scene::open(world, "hide", Way::Tags).await;
-    let mut queue = Queue::open(&mut scene).await;
+    let queue = Queue::open(&mut scene).await;
     queue
         .rows
         .save(&Behind::new(1, "acknowledged"))
@@ -724,6 +726,60 @@ async fn a_cached_row_in_a_queue_is_not_applied(world: &World<Sqlite>) {
         "{}",
         letters[0].error()
     );
+}
+
+/// What an attacker puts at the key of a row before a conditional write of it: an absence or a row.
+async fn decide(world: &World<Sqlite>, namespace: &str, breaks: bool) -> Vec<Option<ErrorKind>> {
+    let mut scene = Scene::open(world, namespace, Way::Tags).await;
+    let rows = Behind::repository(&scene.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    let (there, missing) = (Behind::new(1, "there"), Behind::new(2, "missing"));
+    rows.save(&there).await.unwrap();
+    rows.flush().await.unwrap();
+    if breaks {
+        world.faults.leave_out(Mechanism::Seal);
+    }
+    let identity = rows.inner().identity();
+    let payload = Codec::default().encode(&missing).unwrap();
+    let absence = entry::encode(&State::Negative(meta(identity)));
+    let row = entry::encode(&State::Value(meta(identity), &payload));
+    let mut answers = Vec::new();
+    let keys = [1, 2].map(|id| rows.inner().key(id).unwrap());
+    scene.set(&keys[0], &absence).await;
+    answers.push(rows.update(&there).await.err());
+    rows.flush().await.unwrap();
+    scene.set(&keys[0], &absence).await;
+    answers.push(rows.insert(&there).await.err());
+    rows.flush().await.unwrap();
+    scene.set(&keys[1], &row).await;
+    answers.push(rows.update(&missing).await.err());
+    rows.flush().await.unwrap();
+    scene.set(&keys[1], &row).await;
+    answers.push(rows.delete(2).await.err());
+    rows.flush().await.unwrap();
+    scene.set(&keys[1], &row).await;
+    answers.push(rows.insert(&missing).await.err());
+    answers
+        .into_iter()
+        .map(|error| error.map(|error| error.kind()))
+        .collect()
+}
+
+async fn a_forged_entry_decides_no_conditional_write(world: &World<Sqlite>) {
+    let expected = [
+        None,
+        Some(ErrorKind::Duplicate),
+        Some(ErrorKind::NotFound),
+        Some(ErrorKind::NotFound),
+        None,
+    ];
+    assert_eq!(decide(world, "decide", false).await, expected);
+}
+
+async fn without_tags_a_forged_entry_decides_a_conditional_write(world: &World<Sqlite>) {
+    let answers = decide(world, "decided", true).await;
+    assert_eq!(answers[..2], [Some(ErrorKind::NotFound), None]);
+    assert_eq!(answers[2], None);
 }
 
 /// Programs of two settings that follow each other run beside each other, and each flushes what the other has queued.

@@ -21,17 +21,18 @@ use crate::{
         partition_keys::PartitionKeys,
         queue_position::{Incarnation, MAX_NUMBER, QueuePosition},
         seal::Refusal,
-        state::{Identity, Lease, Meta, Pending, State},
+        state::{self, Condition, FOREVER, Identity, Judgement, Lease, Meta, Pending, Slot, State},
         token::{ProcessId, Token},
     },
     store::{
-        Payload,
+        Payload, Store,
         failpoint::Mechanism,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         redis::{
             RedisStore, SCANNED_AT_ONCE, durability,
             log_reader::{Batch, Read, Sizes},
             put::{Call, wait_for_sync},
+            read_beginning,
             scripts::SCRIPTS,
         },
     },
@@ -39,6 +40,8 @@ use crate::{
 
 /// The maximum number of rows in one call of the settle script. Redis executes nothing else during the call.
 const SETTLED_AT_ONCE: usize = 250;
+/// How often an entry is verified for a put, if it is replaced each time.
+const MAX_VERIFICATIONS: u32 = 16;
 
 impl QueueStore for RedisStore {
     async fn check_queue(
@@ -94,14 +97,30 @@ impl QueueStore for RedisStore {
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
-        // Checked before the put waits in a group: a put of another history is not sent at all.
-        let link = self.link_of(&put.meta.lease)?;
-        let puts = match put.acknowledged {
-            Acknowledged::AtOnce => &self.puts,
-            Acknowledged::AfterSync => &self.synced_puts,
-        };
-        let call = Call::new(Arc::clone(partition), key.clone(), put, &self.seals)?;
-        puts.call(link.runtime(), call).await
+        let is_asked = matches!(put.condition, Condition::Present | Condition::Absent);
+        if !is_asked || !self.seals.are_required() || self.connector.disables(Mechanism::Seal) {
+            return self.send_put(partition, key, put).await;
+        }
+        // The script does not know whether the entry at the key is genuine. So it is asked whether the entry that was verified here
+        // is still there.
+        for _ in 0..MAX_VERIFICATIONS {
+            let identity = put.meta.lease.identity;
+            let token = match self.judge(key, identity, put.condition).await? {
+                (Judgement::ConditionFailed, _) => return Ok(PutAnswer::ConditionFailed),
+                (Judgement::Met, Some(token)) => token,
+                // Nobody knows this one, so the script finds it nowhere.
+                _ => Token::draw(),
+            };
+            let put = Put {
+                condition: Condition::Unchanged(token),
+                ..put.clone()
+            };
+            match self.send_put(partition, key, put).await? {
+                PutAnswer::ConditionFailed => {}
+                answer => return Ok(answer),
+            }
+        }
+        Ok(PutAnswer::RowUnknown)
     }
 
     async fn start_incarnation(
@@ -284,6 +303,62 @@ impl QueueStore for RedisStore {
 }
 
 impl RedisStore {
+    /// Sends a put, alone or with others.
+    async fn send_put(
+        &self,
+        partition: &Arc<PartitionKeys>,
+        key: &Key,
+        put: Put,
+    ) -> Result<PutAnswer, StoreError> {
+        // Checked before the put waits in a group: a put of another history is not sent at all.
+        let link = self.link_of(&put.meta.lease)?;
+        let puts = match put.acknowledged {
+            Acknowledged::AtOnce => &self.puts,
+            Acknowledged::AfterSync => &self.synced_puts,
+        };
+        let call = Call::new(Arc::clone(partition), key.clone(), put, &self.seals)?;
+        puts.call(link.runtime(), call).await
+    }
+
+    /// Evaluates a condition on the entry at a key, if that is genuine. Otherwise drops it. Returns its token too.
+    async fn judge(
+        &self,
+        key: &Key,
+        identity: Identity,
+        condition: Condition,
+    ) -> Result<(Judgement, Option<Token>), StoreError> {
+        let link = self.connector.link()?;
+        let first = self
+            .command("get", link.clone(), &read_beginning(key))
+            .await?;
+        let Value::BulkString(bytes) = self.whole("get", link, key, first).await? else {
+            return Ok((Judgement::RowUnknown, None));
+        };
+        let state = entry::decode(&bytes);
+        let (token, payload) = match &state {
+            State::Value(meta, payload) => (meta.lease.token, *payload),
+            State::Negative(meta) => (meta.lease.token, &[][..]),
+            State::Pending(pending, payload) => (pending.meta.lease.token, *payload),
+            _ => return Ok((Judgement::RowUnknown, None)),
+        };
+        match self.open(key, &bytes, payload) {
+            Ok(_) => {}
+            Err(Refusal::Forged(_)) => {
+                self.drop_damaged(key, Some(token)).await?;
+                return Ok((Judgement::RowUnknown, None));
+            }
+            Err(Refusal::Unknown(_)) => return Ok((Judgement::RowUnknown, None)),
+        }
+        let slot = Slot {
+            state,
+            remaining_ms: FOREVER,
+        };
+        Ok((
+            state::evaluate(Some(&slot), identity, condition),
+            Some(token),
+        ))
+    }
+
     /// Returns the maximum size of a batch, in bytes.
     fn most_bytes(&self) -> u64 {
         if self.connector.disables(Mechanism::ReadBound) {
