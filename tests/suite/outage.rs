@@ -426,48 +426,6 @@ async fn unix_sockets_are_served() {
     world.database.close().await;
 }
 
-/// A server that accepts only TLS is reached with its root certificate, and not without it.
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_is_spoken_to_those_who_can_prove_who_they_are() {
-    let world = world().await;
-    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, pem: String| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, pem).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let certificate = file("certificate.pem", own.cert.pem());
-    let key = file("key.pem", own.signing_key.serialize_pem());
-    let reserved = Port::reserve().unwrap();
-    let port = reserved.address().port().to_string();
-    let _server = RedisServer::start_with(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-auth-clients",
-        "no",
-        "--tls-ca-cert-file",
-        &certificate,
-    ])
-    .await;
-    let builder = Cache::builder().redis(format!("rediss://localhost:{port}"));
-    let trusting = builder
-        .clone()
-        .root_certificate(own.cert.pem())
-        .connect()
-        .await
-        .unwrap();
-    caches_again(&Item::repository(&trusting, world.pool.clone())).await;
-    let wary = Item::repository(&builder.connect().await.unwrap(), world.pool.clone());
-    works_uncached(&wary, 1).await;
-    assert_eq!(wary.stats().fills_accepted, 0);
-    world.database.close().await;
-}
-
 #[tokio::test]
 async fn errors_about_urls_do_not_contain_the_password() {
     for url in [

@@ -32,7 +32,7 @@ use crate::{
         failpoint::Disabled,
         redis::{
             RedisStore,
-            connection::{Options, ServerUrl, Timeouts},
+            connection::{Certificates, Options, ServerUrl, Timeouts},
         },
     },
 };
@@ -65,6 +65,8 @@ pub struct CacheBuilder {
     fence_primary: bool,
     #[cfg(feature = "tls")]
     root_certificate: Option<Pem>,
+    #[cfg(feature = "tls")]
+    client_certificate: Option<(Pem, Pem)>,
     #[cfg(feature = "redis")]
     secret_keys: Option<Vec<SecretKey>>,
     #[cfg(feature = "redis")]
@@ -78,7 +80,7 @@ pub struct CacheBuilder {
     intent_ttl: Option<Duration>,
 }
 
-/// A certificate. `Debug` prints only its size: a PEM file may have the private key in it, too.
+/// A certificate or its key. `Debug` prints only its size.
 #[cfg(feature = "tls")]
 #[derive(Clone)]
 struct Pem(Vec<u8>);
@@ -110,6 +112,8 @@ impl Default for CacheBuilder {
             fence_primary: false,
             #[cfg(feature = "tls")]
             root_certificate: None,
+            #[cfg(feature = "tls")]
+            client_certificate: None,
             #[cfg(feature = "redis")]
             secret_keys: None,
             #[cfg(feature = "redis")]
@@ -322,6 +326,17 @@ impl CacheBuilder {
         self
     }
 
+    /// Sets the certificate that `rediss://` shows to a server that asks for one (`tls-auth-clients`), and its private key, both as PEM.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.client_certificate = Some((Pem(certificate.into()), Pem(key.into())));
+        self
+    }
+
     /// Sets the base directory for the `journal` paths of entities (default: the current directory). No effect on
     /// Redis.
     pub fn journal_dir(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -438,9 +453,22 @@ impl CacheBuilder {
             ));
         }
         #[cfg(feature = "tls")]
-        let root_certificate = self.root_certificate.as_ref().map(|pem| pem.0.clone());
+        let certificates = {
+            let text = |pem: &Pem| pem.0.clone();
+            let client = self.client_certificate.as_ref();
+            Certificates {
+                root: self.root_certificate.as_ref().map(text),
+                client: client.map(|(certificate, key)| (text(certificate), text(key))),
+            }
+        };
+        #[cfg(feature = "tls")]
+        if let Some(mistake) = certificates.mistake() {
+            return Err(configuration(format!(
+                "failed to build the cache: {mistake}"
+            )));
+        }
         #[cfg(not(feature = "tls"))]
-        let root_certificate = None;
+        let certificates = Certificates::default();
         let options = Options {
             timeouts: self.timeouts,
             fence: self.fence_primary,
@@ -457,11 +485,11 @@ impl CacheBuilder {
         let seals = Seals::new(keys, self.encrypts, self.plain_entries);
         let seals = seals.compress_above(self.compress_above);
         let repairs = Arc::clone(repairs);
-        let store = RedisStore::new(url, root_certificate, seals, options, repairs);
+        let store = RedisStore::new(url, certificates, seals, options, repairs);
         let store = store.map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
-                "failed to build the cache: the client of Redis refuses its options; check the root certificate",
+                "failed to build the cache: the client of Redis refuses its options; check the certificates and the key, which are PEM",
                 error,
             )
         })?;

@@ -13,3 +13,4 @@ pub(crate) mod round_trips;
 pub(crate) mod scripts;
 pub(crate) mod seals;
 pub(crate) mod server_status;
+pub(crate) mod tls;

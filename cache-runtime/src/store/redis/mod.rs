@@ -19,6 +19,8 @@ mod log_reader;
 mod messages;
 mod put;
 mod queue;
+#[cfg(feature = "internal-faults")]
+pub mod replies;
 mod scripts;
 mod send;
 mod tagged_gets;
@@ -54,7 +56,7 @@ use crate::{
         AnnouncedKey, Fill, FillRequest, Found, LeaseRequest, Mechanism, Over, Payload,
         Representation, Store,
         redis::{
-            connection::{Connector, Link, Observer, Options},
+            connection::{Certificates, Connector, Link, Observer, Options},
             gathering::Gathering,
             large::LARGE_ENTRY,
             log_reader::{BatchBytes, KnownSizes},
@@ -98,15 +100,15 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Returns a store at a URL. It trusts the root certificate (PEM), or the public ones if there is none. It does not connect yet.
+    /// Returns a store at a URL. It does not connect yet.
     pub(crate) fn new(
         url: &str,
-        root_certificate: Option<Vec<u8>>,
+        certificates: Certificates,
         seals: Seals,
         options: Options,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RedisError> {
-        let connector = Connector::new(url, root_certificate, options, observer)?;
+        let connector = Connector::new(url, certificates, options, observer)?;
         let connector = Arc::new(connector);
         let puts = Puts::at_once(Arc::clone(&connector));
         let synced_puts = Puts::after_sync(Arc::clone(&connector));
@@ -620,27 +622,7 @@ impl Store for RedisStore {
             .arg(family::REFRESH_AFTER)
             .arg(family::FORGET_AFTER);
         let reply = self.run_script("bind", link, &invocation).await?;
-        // What larder has not written may be no text.
-        type Text = Vec<u8>;
-        type Reply = (Text, Text, i64, Vec<(Text, u64, u64)>);
-        let (database, table, own_age_ms, others): Reply = redis::from_redis_value(reply)
-            .map_err(|error| StoreError::new(printed::short(&error)))?;
-        let text = |bytes: Text| String::from_utf8_lossy(&bytes).into_owned();
-        let others = others.into_iter().map(|(shape, age_ms, idle_ms)| Recorded {
-            shape: text(shape),
-            age_ms,
-            idle_ms,
-        });
-        Ok(InForce {
-            connection_number: run,
-            database: text(database),
-            table: text(table),
-            family: Family {
-                own_age_ms: u64::try_from(own_age_ms).ok(),
-                others: others.collect(),
-                changes: 0,
-            },
-        })
+        in_force(reply, run)
     }
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
@@ -663,6 +645,31 @@ impl Store for RedisStore {
             names.iter().map(|name| Key::from_bytes(name)).collect(),
         ))
     }
+}
+
+/// Reads the reply of the script that binds.
+fn in_force(reply: Value, run: u64) -> Result<InForce, StoreError> {
+    // What larder has not written may be no text.
+    type Text = Vec<u8>;
+    type Reply = (Text, Text, i64, Vec<(Text, u64, u64)>);
+    let (database, table, own_age_ms, others): Reply =
+        redis::from_redis_value(reply).map_err(|error| StoreError::new(printed::short(&error)))?;
+    let text = |bytes: Text| String::from_utf8_lossy(&bytes).into_owned();
+    let others = others.into_iter().map(|(shape, age_ms, idle_ms)| Recorded {
+        shape: text(shape),
+        age_ms,
+        idle_ms,
+    });
+    Ok(InForce {
+        connection_number: run,
+        database: text(database),
+        table: text(table),
+        family: Family {
+            own_age_ms: u64::try_from(own_age_ms).ok(),
+            others: others.collect(),
+            changes: 0,
+        },
+    })
 }
 
 /// Returns the key of a namespace's binding. No row has this key, because every entity has a name.

@@ -433,6 +433,16 @@ enum BatchReply {
     Each(Vec<Result<PutAnswer, Failure>>),
 }
 
+/// Reads any reply as one to a batch.
+#[cfg(feature = "internal-faults")]
+pub(super) fn read_any(reply: Value) {
+    if let Ok(BatchReply::Each(answers)) = parse_batch(reply) {
+        for answer in answers {
+            let _read = answer.map(|answer| format!("{answer:?}"));
+        }
+    }
+}
+
 fn parse_batch(reply: Value) -> Result<BatchReply, Failure> {
     match reply {
         Value::ServerError(error) => Err(Failure::Refused(error.into())),

@@ -596,6 +596,25 @@ fn logged(
     })
 }
 
+/// Reads any reply as an entry of a log, and as what a look at a queue returns.
+///
+/// # Panics
+///
+/// If a write is believed that does not say what its place says.
+#[cfg(feature = "internal-faults")]
+pub(super) fn read_any(reply: &Value, partition: &PartitionKeys, incarnation: Incarnation) {
+    let open = |_: &Key, _: &[u8], _: &[u8]| Ok(None);
+    if let Ok(write) = logged(reply.clone(), partition, incarnation, open)
+        && write.refused.is_none()
+    {
+        assert!(partition.holds(&write.key), "a write of another partition");
+        assert_eq!(write.pending.position.incarnation, incarnation);
+    }
+    if let Ok(Some((_, large))) = looked(reply.clone(), 1) {
+        assert!(large.is_sorted_by(|one, other| one.0 < other.0));
+    }
+}
+
 /// Reads the two numbers of a stream id.
 fn id(reply: &Value) -> Result<(u64, u64), StoreError> {
     let text: String = value(reply.clone())?;

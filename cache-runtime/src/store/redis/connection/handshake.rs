@@ -127,10 +127,45 @@ pub(super) fn usable(info: &str) -> Result<(), Unavailable> {
     Ok(())
 }
 
+/// The certificates of a connection with TLS, as PEM. Without the feature `tls` there are none.
+#[derive(Default)]
+pub(crate) struct Certificates {
+    /// Whom to trust, instead of the public ones.
+    #[cfg(feature = "tls")]
+    pub(crate) root: Option<Vec<u8>>,
+    /// What the server is shown, and the key of it.
+    #[cfg(feature = "tls")]
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+#[cfg(feature = "tls")]
+impl Certificates {
+    /// Returns what is no PEM of the right kind. The client of Redis would take it for no certificate at all.
+    pub(crate) fn mistake(&self) -> Option<&'static str> {
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+        let is_certificate = |pem: &[u8]| {
+            let mut found = CertificateDer::pem_slice_iter(pem).peekable();
+            found.peek().is_some() && found.all(|each| each.is_ok())
+        };
+        match (&self.root, &self.client) {
+            (Some(root), _) if !is_certificate(root) => Some(
+                "the text given to `CacheBuilder::root_certificate` is not a certificate in PEM",
+            ),
+            (_, Some((certificate, _))) if !is_certificate(certificate) => Some(
+                "the text given to `CacheBuilder::client_certificate` is not a certificate in PEM",
+            ),
+            (_, Some((_, key))) if PrivateKeyDer::from_pem_slice(key).is_err() => Some(
+                "the key given to `CacheBuilder::client_certificate` is not a private key in PEM",
+            ),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(feature = "tls")]
 pub(super) fn client(
     info: redis::ConnectionInfo,
-    root_cert: Option<Vec<u8>>,
+    certificates: Certificates,
 ) -> Result<Client, RedisError> {
     use rustls::crypto::{CryptoProvider, ring};
     if CryptoProvider::get_default().is_none() {
@@ -138,8 +173,13 @@ pub(super) fn client(
         let _installed = ring::default_provider().install_default();
     }
     let certificates = redis::TlsCertificates {
-        client_tls: None,
-        root_cert,
+        client_tls: certificates
+            .client
+            .map(|(client_cert, client_key)| redis::ClientTlsConfig {
+                client_cert,
+                client_key,
+            }),
+        root_cert: certificates.root,
     };
     if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
         Client::build_with_tls(info, certificates)
@@ -149,9 +189,6 @@ pub(super) fn client(
 }
 
 #[cfg(not(feature = "tls"))]
-pub(super) fn client(
-    info: redis::ConnectionInfo,
-    _: Option<Vec<u8>>,
-) -> Result<Client, RedisError> {
+pub(super) fn client(info: redis::ConnectionInfo, _: Certificates) -> Result<Client, RedisError> {
     Client::open(info)
 }

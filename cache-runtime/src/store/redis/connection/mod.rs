@@ -43,6 +43,7 @@ use redis::{
 };
 use tokio::runtime::Handle;
 
+pub(crate) use self::handshake::Certificates;
 use self::handshake::{MAX_ARGUMENT, client};
 pub(super) use self::info::field;
 
@@ -68,6 +69,12 @@ pub(crate) const MAX_SYNC: Duration = Duration::from_secs(5);
 const MAX_IDLE: Duration = Duration::from_secs(5);
 const INITIAL_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Returns what is read of the reply to `INFO`.
+#[cfg(feature = "internal-faults")]
+pub(super) fn info_history(text: &str) -> u64 {
+    info::history(text)
+}
 
 /// The URL of a server. `Debug` prints only the address, because the URL may contain a password.
 #[derive(Clone)]
@@ -255,7 +262,7 @@ impl Connector {
     /// not connect yet.
     pub(crate) fn new(
         url: &str,
-        root_certificate: Option<Vec<u8>>,
+        certificates: Certificates,
         options: Options,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RedisError> {
@@ -264,7 +271,7 @@ impl Connector {
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
-        let client = client(info.set_redis_settings(settings), root_certificate)?;
+        let client = client(info.set_redis_settings(settings), certificates)?;
         let address = client.get_connection_info().addr().to_string();
         Ok(Self {
             client,
