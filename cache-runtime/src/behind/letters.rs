@@ -497,6 +497,12 @@ fn decode<E: Entity>(
     decoded.map_err(|error| format!("{codec:?} cannot read it: {error}"))
 }
 
+/// Reads any payload as that of a dead letter. Returns whether it is one.
+#[cfg(feature = "internal-faults")]
+pub fn read_any<E: Entity>(is_deletion: bool, codec: u64, payload: &[u8]) -> bool {
+    decode::<E>(is_deletion, codec, true, payload).is_ok()
+}
+
 /// Returns the value of the `operation` column.
 const fn operation(is_deletion: bool) -> &'static str {
     if is_deletion { "delete" } else { "save" }

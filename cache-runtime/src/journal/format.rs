@@ -115,6 +115,26 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// Reads any bytes as the header of a segment, and as frames.
+///
+/// # Panics
+///
+/// If a frame is read that is longer than the bytes.
+#[cfg(feature = "internal-faults")]
+pub fn read_any(bytes: &[u8]) {
+    for check in [true, false] {
+        if let Ok(header) = Header::from_bytes(bytes, check) {
+            assert!(Header::from_bytes(&header.to_bytes(), true).is_ok());
+        }
+    }
+    let mut rest = bytes;
+    while let Some(frame) = Frame::peek(rest) {
+        assert!(frame.length() <= rest.len(), "a frame of too many bytes");
+        let _sound = frame.is_sound(rest, 7);
+        rest = &rest[frame.length()..];
+    }
+}
+
 /// Appends a record to a group. The group has to be sealed before it is written.
 pub(crate) fn push(group: &mut Vec<u8>, sequence: u64, record: &[u8]) {
     let length = u32::try_from(record.len()).expect("the caller has checked the length");

@@ -202,7 +202,7 @@ pub fn record(held: &str, own: &str, is_claimed: bool, now_ms: u64) -> Record {
     let mut keep = |since: u64, last: u64, shape: &str| {
         writeln!(kept, "{since} {last} {shape}").expect("a text can be written to");
     };
-    for line in held.lines() {
+    for line in held.split('\n') {
         let mut parts = line.splitn(3, ' ');
         let (Some(since), Some(last), Some(shape)) = (parts.next(), parts.next(), parts.next())
         else {

@@ -39,6 +39,10 @@ const ENCRYPTED: u8 = 2;
 /// Its payload was compressed with LZ4, before it was encrypted.
 const COMPRESSED: u8 = 4;
 
+/// How many times smaller a compressed payload may be. What would be smaller still is stored as it is, so that a batch of queued
+/// writes, which is bounded by its stored bytes, does not become as much as somebody likes in this process.
+#[cfg(feature = "compress")]
+const MOST_TIMES: usize = 32;
 /// The length of a compressed payload before its compression, before the payload.
 #[cfg(feature = "compress")]
 const SIZE_LENGTH: usize = 4;
@@ -419,7 +423,8 @@ impl Seals {
         let into = &mut compressed[SIZE_LENGTH..];
         let length = lz4_flex::block::compress_into(payload, into).ok()?;
         compressed.truncate(SIZE_LENGTH + length);
-        (compressed.len() < payload.len()).then_some(compressed)
+        let is_smaller = compressed.len() < payload.len();
+        (is_smaller && payload.len() <= compressed.len() * MOST_TIMES).then_some(compressed)
     }
 
     #[cfg(not(feature = "compress"))]
@@ -536,8 +541,9 @@ fn decompress(compressed: &[u8], most: u64) -> Result<Vec<u8>, Refusal> {
         .split_first_chunk::<SIZE_LENGTH>()
         .ok_or(UNREADABLE)?;
     let size = u32::from_le_bytes(*size);
-    // Before anything is allocated for it: few bytes may claim to be many. LZ4 makes at most 255 of one.
-    if u64::from(size) > most || size as usize > block.len().saturating_mul(255) {
+    // Before anything is allocated for it: few bytes may claim to be many.
+    let claims_much = size as usize > compressed.len().saturating_mul(MOST_TIMES);
+    if u64::from(size) > most || claims_much {
         return Err(UNREADABLE);
     }
     match lz4_flex::block::decompress(block, size as usize) {

@@ -362,6 +362,9 @@ fn a_compressed_payload_is_smaller_and_bounded() {
     let long = payloads().pop().unwrap();
     let bytes = seals.encode(&at, &State::Value(meta(), &long));
     assert!(bytes.len() < long.len() / 4, "{}", bytes.len());
+    let zeros = [0; 10_000];
+    let as_it_is = State::Value(meta(), &zeros[..]);
+    assert_eq!(seals.encode(&at, &as_it_is), entry::encode(&as_it_is));
     let payload = payload_of(&entry::decode(&bytes)).to_vec();
     let within = |most| seals.open(&at, &bytes, &payload, most);
     assert_eq!(within(long.len() as u64), Ok(Some(long.clone())));

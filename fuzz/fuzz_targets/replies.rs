@@ -1,0 +1,8 @@
+//! Fuzzes `checks::replies`.
+#![no_main]
+
+#[allow(dead_code, reason = "the other checks have targets of their own")]
+#[path = "../checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::replies(bytes));
