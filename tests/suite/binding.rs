@@ -565,8 +565,10 @@ async fn with_names_of_their_own_two_structs_live_together<DB: Tested>(world: &W
         return;
     }
     // A renamed struct finds the rows that were cached under its former name.
-    let former = orders::Item::repository(&world.cache, world.pool.clone());
-    let renamed = named::OrderItem::repository(&world.cache, world.pool.clone());
+    let apart = format!("{}-renamed", world.namespace);
+    let apart = world.cache.with_namespace(&apart).unwrap();
+    let former = orders::Item::repository(&apart, world.pool.clone());
+    let renamed = named::OrderItem::repository(&apart, world.pool.clone());
     assert_eq!(
         former.inner().key(1).unwrap(),
         renamed.inner().key(1).unwrap()
@@ -786,7 +788,10 @@ async fn a_store_that_cannot_be_asked_is_bypassed_until_it_can<DB: Tested>(world
     items.update(&Item::new(1, "uno")).await.unwrap();
     assert_eq!(items.find(1).await.unwrap().unwrap().name, "uno");
     assert_eq!(items.stats().fills_accepted, 0);
-    let behind = Behind::repository(&world.cache, world.pool.clone());
+    // In a namespace of its own, because no other entity is cached beside queued writes.
+    let apart = format!("{}-behind", world.namespace);
+    let apart = world.cache.with_namespace(&apart).unwrap();
+    let behind = Behind::repository(&apart, world.pool.clone());
     behind.install().await.unwrap();
     let error = behind.save(&Behind::new(2, "two")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CacheUnavailable, "{error}");
@@ -870,9 +875,9 @@ async fn a_database_that_gets_an_id_keeps_its_namespace_and_is_identified_by_the
     let items = Item::repository(&connect(&server, "shop").await, world.pool.clone());
     items.find(1).await.unwrap();
     assert!(!bound(&server, "shop").await.contains("\"id\""));
-    let behind = Behind::repository(&connect(&server, "shop").await, world.pool.clone());
-    behind.install().await.unwrap();
-    behind.find(1).await.unwrap();
+    larder::schema::install(&world.pool).await.unwrap();
+    let later = Item::repository(&connect(&server, "shop").await, world.pool.clone());
+    later.find(1).await.unwrap();
     let id = world.text("SELECT id FROM larder_database").await;
     assert!(bound(&server, "shop").await.contains(&id));
     // The first process has identified the database before it had an id, and asks again.

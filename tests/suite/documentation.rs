@@ -12,7 +12,12 @@ fn the_format_document_gives_the_numbers_of_the_code() {
             larder::entry::MAGIC
         )
         .replace("0XCA", "0xCA"),
-        format!("| 1 | format, `{}` | all |", larder::entry::FORMAT),
+        format!(
+            "| 1 | format: `{}`, or `{}` with a seal | all |",
+            larder::entry::PLAIN,
+            larder::entry::SEALED
+        ),
+        format!("has {} bytes more between", larder::entry::SEAL_LENGTH),
         format!("at most {}", larder::state::MAX_INTENTS),
         format!("longer than {} bytes", larder::key::MAX_ID),
         format!("A segment is a header of {} bytes", journal::HEADER_LENGTH),

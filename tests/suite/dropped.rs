@@ -589,39 +589,21 @@ impl<'w, DB: Tested> Stage<'w, DB> {
     }
 
     async fn no_transaction_is_open(&self) -> Result<(), String> {
-        let question = match DB::NAME {
-            "PostgreSQL" => {
-                "SELECT string_agg(concat_ws(' ', pid, state, query), '; ') FROM pg_stat_activity \
-                 WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                 AND backend_type = 'client backend' AND xact_start IS NOT NULL"
-                    .to_owned()
-            }
-            "MySQL" => {
-                // MariaDB refreshes its list of transactions only while no one queries it. But a transaction needs a
-                // session, and the sessions of our pools are known.
-                let pools = [&self.pool, &self.outside, &self.world.pool];
-                let known: u32 = pools.iter().map(|pool| pool.size()).sum();
-                format!(
-                    "SELECT CAST(GROUP_CONCAT(CONCAT_WS(' ', id, command, time, info)) AS CHAR) \
-                     FROM information_schema.processlist WHERE db = DATABASE() HAVING COUNT(*) > {known}"
-                )
-            }
-            _ => {
-                // SQLite does not list transactions. But only one can write, and none can begin inside another.
-                let mut connection = self.pool.acquire().await.map_err(|e| e.to_string())?;
-                for connection in [&mut connection, &mut self.outside.acquire().await.unwrap()] {
-                    for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
-                        let run = DB::run(connection, SqlStr::from_static(statement)).await;
-                        run.map_err(|error| format!("a transaction is open: {error}"))?;
-                    }
+        if !matches!(DB::NAME, "PostgreSQL" | "MySQL") {
+            // SQLite does not list transactions. But only one can write, and none can begin inside another.
+            let mut connection = self.pool.acquire().await.map_err(|e| e.to_string())?;
+            for connection in [&mut connection, &mut self.outside.acquire().await.unwrap()] {
+                for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
+                    let run = DB::run(connection, SqlStr::from_static(statement)).await;
+                    run.map_err(|error| format!("a transaction is open: {error}"))?;
                 }
-                return Ok(());
             }
-        };
+            return Ok(());
+        }
         let mut open = None;
         if self
             .comes_true(async || {
-                open = self.ask(question.clone()).await;
+                open = self.ask(self.open_transactions()).await;
                 open.is_none()
             })
             .await
@@ -629,6 +611,24 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             return Ok(());
         }
         Err(format!("transactions are open: {open:?}"))
+    }
+
+    /// Returns the statement that lists open transactions, of a database that is a server.
+    fn open_transactions(&self) -> String {
+        if DB::NAME == "PostgreSQL" {
+            return "SELECT string_agg(concat_ws(' ', pid, state, query), '; ') FROM pg_stat_activity \
+                    WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                    AND backend_type = 'client backend' AND xact_start IS NOT NULL"
+                .to_owned();
+        }
+        // MariaDB refreshes its list of transactions only while no one queries it. But a transaction needs a session, and the
+        // sessions of our pools are known. The pools may grow while one asks.
+        let pools = [&self.pool, &self.outside, &self.world.pool];
+        let known: u32 = pools.iter().map(|pool| pool.size()).sum();
+        format!(
+            "SELECT CAST(GROUP_CONCAT(CONCAT_WS(' ', id, command, time, info)) AS CHAR) \
+             FROM information_schema.processlist WHERE db = DATABASE() HAVING COUNT(*) > {known}"
+        )
     }
 
     async fn next_write_commits(&self) -> Result<(), String> {

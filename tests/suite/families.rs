@@ -757,7 +757,7 @@ async fn forged_records_break_nothing<DB: Tested>(world: &World<DB>) {
         let now: (u64, u64) = redis::cmd("TIME").query(&mut redis).unwrap();
         let kept: Vec<u8> = redis.hget(&binding, &field).unwrap();
         for line in String::from_utf8_lossy(&kept).lines() {
-            let moments = line.split(' ').take(2).map(|moment| moment.parse::<f64>());
+            let moments = line.split(' ').take(2).map(str::parse::<f64>);
             for moment in moments.filter_map(Result::ok) {
                 assert!(moment <= (now.0 as f64 + 1.0) * 1_000.0, "{what}: {moment}");
             }

@@ -398,8 +398,11 @@ fn the_format_has_not_changed_without_a_new_number() {
 const LONG: &[u8] =
     b"a payload that repeats itself, a payload that repeats itself, a payload that repeats itself";
 
-/// The stored bytes of format 2: how they were sealed, the bytes, and what they hold.
-fn sealed_fixtures() -> Vec<(Seals, &'static [u8], State<&'static [u8]>)> {
+/// How an entry was sealed, the stored bytes, and what they hold.
+type SealedFixture = (Seals, &'static [u8], State<&'static [u8]>);
+
+/// The stored bytes of format 2.
+fn sealed_fixtures() -> Vec<SealedFixture> {
     let keys = [SecretKey::new([7; 32])];
     let tags = || Seals::new(&keys, false, PlainEntries::Refuse);
     let encryption = || Seals::new(&keys, true, PlainEntries::Refuse);
