@@ -60,7 +60,11 @@ impl Operation for CheckIds {
 pub(crate) async fn hit(effort: Effort) -> Result<(), Failure> {
     let pool = servers::pool(servers::POOL_SIZE).await?;
     create_tables(&pool).await?;
-    servers::describe(Some(&pool), &["larder", "redis", "hmac", "aes-gcm-siv", "lz4_flex"]).await?;
+    servers::describe(
+        Some(&pool),
+        &["larder", "redis", "hmac", "aes-gcm-siv", "lz4_flex"],
+    )
+    .await?;
     let mut finds = Vec::new();
     for (at, (_, set)) in WAYS.iter().enumerate() {
         let builder = servers::cache(&format!("seals-{at}"))?;
@@ -71,7 +75,7 @@ pub(crate) async fn hit(effort: Effort) -> Result<(), Failure> {
         println!("  {ROWS} rows in Redis, every read a hit, tasks: {tasks}");
         let mut contest = Contest::new(tasks, ROWS);
         for ((name, _), find) in WAYS.iter().zip(&finds) {
-            contest = contest.enter(name, find.clone());
+            contest = contest.enter(*name, find.clone());
         }
         let variants = contest.run(effort).await?;
         report::variants(&variants);
@@ -109,7 +113,10 @@ pub(crate) async fn hit(effort: Effort) -> Result<(), Failure> {
 pub(crate) async fn control(effort: Effort) -> Result<(), Failure> {
     let pool = servers::pool(servers::POOL_SIZE).await?;
     create_tables(&pool).await?;
-    let cache = servers::cache("seals-control")?.authenticate([KEY]).connect().await?;
+    let cache = servers::cache("seals-control")?
+        .authenticate([KEY])
+        .connect()
+        .await?;
     let find = Find::filled(&cache, &pool, ROWS).await?;
     let variants = Contest::new(MANY, ROWS)
         .enter("once", find.clone())

@@ -95,7 +95,9 @@ pub(crate) async fn hit(effort: Effort) -> Result<(), Failure> {
     servers::describe(Some(&pool), &["larder", "redis"]).await?;
     let cache = servers::cache("tags")?.connect().await?;
     let find = Find::filled(&cache, &pool, ROWS).await?;
-    let tagged = FindTagged::filled(&cache, &pool).await?;
+    // In a namespace of its own: beside an entity over its table that does not name it, it would not be cached at once.
+    let apart = cache.with_namespace(servers::namespace("tags-apart"))?;
+    let tagged = FindTagged::filled(&apart, &pool).await?;
     for (name, tasks, goal) in [
         ("tag-hit-1", 1, Goal::None),
         ("tag-hit", MANY, Goal::AtMost(1.25)),
