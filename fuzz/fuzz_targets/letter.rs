@@ -1,7 +1,7 @@
 //! Fuzzes `checks::letter`.
 #![no_main]
 
-#[allow(dead_code, reason = "the other checks have targets of their own")]
+#[expect(dead_code, reason = "the other checks have targets of their own")]
 #[path = "../checks.rs"]
 mod checks;
 

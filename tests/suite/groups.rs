@@ -1,5 +1,6 @@
 //! The tests of several rows or entities at once: batches, lookups, lists, tags, cached queries, cascades, entities over one table, and
-//! columns that are not cached. And fills that come too late. `main.rs` says how the files are divided.
+//! columns that are not cached. Late fills are here too, because those of tags play the same scenes. `main.rs` says how the files are
+//! divided.
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 

@@ -481,6 +481,12 @@ impl CacheBuilder {
                 "failed to build the cache: `CacheBuilder::authenticate` has no key; give it at least one, or leave it out",
             ));
         }
+        if keys.is_none() && self.plain_entries != PlainEntries::default() {
+            return Err(configuration(
+                "failed to build the cache: `CacheBuilder::plain_entries` is for a cache with keys; give it some with \
+                 `CacheBuilder::authenticate`, or leave it out",
+            ));
+        }
         let keys = keys.unwrap_or_default();
         let seals = Seals::new(keys, self.encrypts, self.plain_entries);
         let seals = seals.compress_above(self.compress_above);

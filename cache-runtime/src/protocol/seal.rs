@@ -360,6 +360,10 @@ impl Seals {
         if layers & !(AUTHENTICATED | ENCRYPTED | COMPRESSED) != 0 {
             return Err(LATER);
         }
+        // What is encrypted has a tag. Without it, nobody could tell what comes of the decryption.
+        if layers & ENCRYPTED != 0 && layers & AUTHENTICATED == 0 {
+            return Err(WRONG_TAG);
+        }
         let (header, rest) = bytes.split_at_checked(HEADER_LENGTH).ok_or(LATER)?;
         let tag: &[u8; SEAL_LENGTH] = rest.first_chunk().ok_or(LATER)?;
         let payload = match is_absent(header) {

@@ -892,14 +892,19 @@ async fn a_key_is_replaced(world: &World<Sqlite>) {
 }
 
 #[test]
-fn an_empty_list_of_keys_is_refused() {
-    let built = Cache::builder().redis(redis_url()).authenticate([]).build();
-    let error = built.map(|_| ()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Configuration);
+fn options_of_keys_without_keys_are_refused() {
+    let refused = |builder: CacheBuilder| {
+        let error = builder.redis(redis_url()).build().map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        error.to_string()
+    };
+    for plain in [PlainEntries::Accept, PlainEntries::Store] {
+        let error = refused(Cache::builder().plain_entries(plain));
+        assert!(error.contains("`CacheBuilder::plain_entries`"), "{error}");
+    }
+    let error = refused(Cache::builder().authenticate([]));
     assert!(
-        error
-            .to_string()
-            .contains("`CacheBuilder::authenticate` has no key"),
+        error.contains("`CacheBuilder::authenticate` has no key"),
         "{error}"
     );
 }

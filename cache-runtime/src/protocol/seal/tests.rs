@@ -399,6 +399,18 @@ fn a_compressed_payload_is_smaller_and_bounded() {
 }
 
 #[test]
+fn an_encrypted_payload_without_a_tag_is_refused() {
+    let at = key("k");
+    let with = Seals::new(&[OLD], false, PlainEntries::Accept);
+    let mut bytes = with.encode(&at, &State::Value(meta(), b"row"));
+    for layers in [ENCRYPTED, ENCRYPTED | COMPRESSED] {
+        bytes[LAYERS] = layers;
+        assert_eq!(read(&with, &at, &bytes), Err(WRONG_TAG));
+        assert_eq!(read(&Seals::default(), &at, &bytes), Err(WRONG_TAG));
+    }
+}
+
+#[test]
 fn what_a_later_version_does_to_payloads_is_not_guessed() {
     let at = key("k");
     let seals = Seals::new(&[OLD], false, PlainEntries::Accept);
