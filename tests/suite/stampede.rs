@@ -28,6 +28,7 @@ on_both_stores!(
 );
 on_redis!(
     simultaneous_misses_in_several_caches_make_one_load,
+    callers_that_come_after_the_lease_command_find_the_entry,
     a_waiter_is_woken_by_the_fill,
     a_waiter_is_woken_when_the_load_fails,
 );
@@ -201,6 +202,51 @@ async fn simultaneous_misses_in_several_caches_make_one_load<DB: Tested>(world: 
         assert_eq!(row.unwrap().unwrap().name, "hot");
     }
     assert_eq!(world.database.statements() - before, 1);
+}
+
+/// Another process fills the key while this one asks for the lease. Callers that join in between may not share the answer to that
+/// command, because it may be older than they are. They find the entry, and do not read the database one by one.
+async fn callers_that_come_after_the_lease_command_find_the_entry<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "hot")).await;
+    let (items, elsewhere) = (world.items(), world.items_elsewhere().await);
+    let before = world.database.statements();
+    let acquire = world.faults.pause(Operation::Acquire);
+    let leader = tokio::spawn({
+        let items = items.clone();
+        async move { items.find(1).await }
+    });
+    acquire.reached().await;
+    let callers = tokio::spawn({
+        let items = items.clone();
+        async move {
+            at_once(100, |_| {
+                let items = items.clone();
+                async move { items.find(1).await }
+            })
+            .await
+        }
+    });
+    eventually("all callers have missed", async || {
+        items.stats().misses == 101
+    })
+    .await;
+    assert_eq!(elsewhere.find(1).await.unwrap().unwrap().name, "hot");
+    eventually("the key is filled", async || {
+        elsewhere.stats().fills_accepted == 1
+    })
+    .await;
+    acquire.resume();
+    leader.await.unwrap().unwrap();
+    for row in callers.await.unwrap() {
+        assert_eq!(row.unwrap().unwrap().name, "hot");
+    }
+    assert_eq!(world.database.statements() - before, 1);
+    let stats = items.stats();
+    assert_eq!(
+        (stats.loads, stats.hits_after_wait),
+        (0, 101),
+        "the entry of the other process answers all: {stats:?}"
+    );
 }
 
 /// The wait budget is ten seconds. A waiter that is not woken would need all of it.

@@ -14,7 +14,7 @@
 //! 4. A load that will fill nothing (a write is under way, or the store cannot be reached) is *sealed* before its
 //!    SELECT. No later caller could share it. So the next caller opens a successor, which starts when the sealed load
 //!    ends, and which later callers join.
-//! 5. A caller that may not share the result joins or leads another flight.
+//! 5. A caller that may not share the result looks at the key again, and if that serves nothing, joins or leads another flight.
 //!
 //! Invariant: a shared result was read after all callers that get it had asked.
 //! Not here: the loads of other processes (the lease, in `load`), and how a row is loaded (`load`).

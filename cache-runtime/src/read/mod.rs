@@ -222,21 +222,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         self.bind_for_read().await?;
         let keys: Vec<_> = wanted.iter().map(|(key, _)| key).collect();
-        let (found, clock) = self.look_at_many(&keys, fingerprint).await;
+        let looked_up = self.look_up_many::<C>(&keys, fingerprint).await?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut missed = Vec::new();
-        for (at, ((key, content), found)) in wanted.into_iter().zip(found).enumerate() {
-            let next = if self.blocks(&key) {
-                Next::Bypass
-            } else {
-                match self.interpret_bound::<C>(&key, found, &clock).await? {
-                    LookedUp::Served(outcome) => {
-                        self.count_hit(&outcome);
-                        answers.push(Some(outcome));
-                        continue;
-                    }
-                    LookedUp::Unserved(next) => next,
+        for (at, ((key, content), looked_up)) in wanted.into_iter().zip(looked_up).enumerate() {
+            let next = match looked_up {
+                LookedUp::Served(outcome) => {
+                    self.count_hit(&outcome);
+                    answers.push(Some(outcome));
+                    continue;
                 }
+                LookedUp::Unserved(next) => next,
             };
             answers.push(None);
             missed.push(Missed {
@@ -254,6 +250,23 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let answers = answers.into_iter().collect::<Option<_>>();
         Ok(answers.expect("each key is served or missed"))
+    }
+
+    /// Looks at several keys in the store. Returns what that means for each, in their order.
+    async fn look_up_many<C: Content<E, DB>>(
+        &self,
+        keys: &[&Key],
+        fingerprint: u32,
+    ) -> Result<Vec<LookedUp<C::Value>>, Error> {
+        let (found, clock) = self.look_at_many(keys, fingerprint).await;
+        let mut looked_up = Vec::with_capacity(keys.len());
+        for (key, found) in keys.iter().zip(found) {
+            looked_up.push(match self.blocks(key) {
+                true => LookedUp::Unserved(Next::Bypass),
+                false => self.interpret_bound::<C>(key, found, &clock).await?,
+            });
+        }
+        Ok(looked_up)
     }
 
     /// Reads what is at a key that is known not to be cached. `store_answers` says whether to ask the store at all.
@@ -358,10 +371,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             for (at, key, answer) in led {
                 answers.push((at, self.led(&key, answer).await));
             }
+            let mut late = Vec::new();
             for (missed, follower) in followed {
                 match self.follow(follower).await {
                     Some(Ok(outcome)) => answers.push((missed.at, Ok(outcome))),
                     Some(Err(error)) => open.push((missed, Some(error))),
+                    None => late.push(missed),
+                }
+            }
+            for (missed, answer) in self.look_again(late).await {
+                match answer {
+                    Some(answer) => answers.push((missed.at, answer)),
                     None => open.push((missed, None)),
                 }
             }
@@ -385,6 +405,38 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let loaded = self.load_alone(keys.collect()).await;
         answers.extend(places.into_iter().zip(loaded));
         answers
+    }
+
+    /// Looks at the keys of loads that this caller joined too late to share. Often the entry is there now. Otherwise, callers
+    /// that were late together would lead one load each, and most of them would be late for the next one too.
+    async fn look_again<C: Content<E, DB>>(
+        &self,
+        late: Vec<Missed<C>>,
+    ) -> Vec<(Missed<C>, Option<Result<Outcome<C::Value>, Error>>)> {
+        let Some(first) = late.first() else {
+            return Vec::new();
+        };
+        // All keys of a call hold the same kind of content.
+        let fingerprint = first.content.identity(self).fingerprint;
+        let keys: Vec<_> = late.iter().map(|missed| &missed.key).collect();
+        let looked_up = match self.look_up_many::<C>(&keys, fingerprint).await {
+            Ok(looked_up) => looked_up,
+            Err(error) => {
+                let failed = late.into_iter();
+                return failed
+                    .map(|missed| (missed, Some(Err(error.clone()))))
+                    .collect();
+            }
+        };
+        let looked_up = late.into_iter().zip(looked_up);
+        let looked_up = looked_up.map(|(missed, looked_up)| match looked_up {
+            LookedUp::Served(outcome) => {
+                self.counters.hits_after_wait.add_one();
+                (missed, Some(Ok(outcome)))
+            }
+            LookedUp::Unserved(next) => (Missed { next, ..missed }, None),
+        });
+        looked_up.collect()
     }
 
     /// Reads keys from the database for one caller, and fills nothing.
