@@ -8,7 +8,7 @@
 //! - [`Repository`]: every operation with its errors, and what happens when its future is dropped. The derive wraps it
 //!   in a type of the entity's own.
 //! - [`policy`]: the options that the attributes set. [`writes`]: what follows from them for the operations of an entity.
-//! - [`SchemaReport`], [`Stats`], [`Error`]: for checks and monitoring in production.
+//! - [`SchemaReport`], [`Stats`], [`Health`], [`Error`]: for checks and monitoring in production.
 
 #[doc(inline)]
 pub use larder_derive::{Cached, Columns};
@@ -20,9 +20,10 @@ pub use larder_runtime::protocol::seal;
 pub use larder_runtime::{
     AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
     Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
-    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Modified,
-    OmitsColumns, Origin, Outcome, Page, Pending, Queries, Query, ReadResult, RepairStats,
-    Repository, SchemaReport, Stats, Transaction, Within, policy, schema, writes,
+    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Health, Modified,
+    OmitsColumns, Origin, Outcome, Page, Pending, Problem, ProblemKind, Queries, Query, ReadResult,
+    RepairStats, Repository, SchemaReport, Stats, StoreStatus, Transaction, Within, policy, schema,
+    writes,
 };
 #[cfg(feature = "redis")]
 pub use larder_runtime::{InvalidKey, PlainEntries, SecretKey};

@@ -35,8 +35,10 @@ mod context;
 pub mod database;
 mod detached;
 mod error;
+mod health;
 #[doc(hidden)]
 pub mod journal;
+mod pause;
 pub mod policy;
 mod printed;
 #[doc(hidden)]
@@ -81,6 +83,7 @@ pub use crate::{
         schema::{self, SchemaReport},
     },
     error::{Error, ErrorKind},
+    health::{Health, Problem, ProblemKind, StoreStatus},
     policy::Codec,
     protocol::{codec, key::AsId},
     read::{

@@ -3,8 +3,18 @@
 //! Reads of rows, lookups and lists = `hits + negative_hits + misses`. A miss ends in a load of its own (`loads`), in a shared one
 //! (`coalesced`), or in a hit after a wait (`hits_after_wait`); so without errors these three add up to `misses`. Failures of
 //! the store are counted apart.
+//!
+//! The counters of a repository that is dropped are added to those of its cache ([`Totals`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    iter::Sum,
+    ops::AddAssign,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -19,6 +29,12 @@ macro_rules! counters {
             /// Every counter with its name, in a fixed order, for exporters.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+
+        impl AddAssign for Stats {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
             }
         }
 
@@ -81,6 +97,8 @@ counters! {
     /// Reads that went to the database because an invalidation of their key is not delivered yet
     /// ([`RepairStats::pending`]).
     blocked_reads,
+    /// Reads that went to the database because reads are paused ([`Cache::pause_reads`](crate::Cache::pause_reads)).
+    paused_reads,
     /// Commands that the store failed or refused.
     store_errors,
     /// Rows that were too large to be cached, or to be queued.
@@ -109,6 +127,14 @@ counters! {
     lost_writes,
     /// Writes that met a full queue.
     backpressure,
+}
+
+impl Sum for Stats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        let mut sum = Self::default();
+        stats.for_each(|stats| sum += stats);
+        sum
+    }
 }
 
 impl Stats {
@@ -140,6 +166,26 @@ pub struct RepairStats {
     pub repaired: u64,
     /// How often all keys were dropped by a scan, since the program started.
     pub full_scans: u64,
+}
+
+/// What the repositories of a cache counted that exist no more, by entity.
+#[derive(Debug, Default)]
+pub(crate) struct Totals(Mutex<HashMap<&'static str, Stats>>);
+
+impl Totals {
+    /// Adds what a repository has counted, which is dropped now.
+    pub(crate) fn add(&self, entity: &'static str, stats: Stats) {
+        *self.lock().entry(entity).or_default() += stats;
+    }
+
+    /// Returns what was counted, by entity.
+    pub(crate) fn by_entity(&self) -> HashMap<&'static str, Stats> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Stats>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One counter.

@@ -3,8 +3,8 @@
 use larder::{Stats, store::faulty::Operation};
 
 use crate::{
-    entities::Item,
-    world::{Tested, World, at_once, eventually, on_both_stores},
+    entities::{Item, Through},
+    world::{Tested, World, at_once, eventually, on_both_stores, unique},
 };
 
 on_both_stores!(
@@ -12,6 +12,7 @@ on_both_stores!(
     followers_are_counted_once_each_and_not_as_loads,
     store_errors_are_counted_apart_from_misses,
     writes_are_counted,
+    a_cache_sums_up_its_repositories,
 );
 
 fn reads(stats: &Stats) -> u64 {
@@ -101,4 +102,34 @@ async fn writes_are_counted<DB: Tested>(world: &World<DB>) {
     assert_eq!((stats.writes, stats.write_errors), (4, 1));
     let named: Vec<_> = stats.iter().filter(|(_, value)| *value > 0).collect();
     assert_eq!(named, [("writes", 4), ("write_errors", 1)]);
+}
+
+/// Those of two entities, of another namespace, and of a repository that exists no more.
+async fn a_cache_sums_up_its_repositories<DB: Tested>(world: &World<DB>) {
+    world.put(&Item::new(1, "row")).await;
+    let items = world.items();
+    let through = Through::repository(&world.cache, world.pool.clone());
+    let elsewhere = world.cache.with_namespace(unique("tenant")).unwrap();
+    let tenant = Item::repository(&elsewhere, world.pool.clone());
+    let reads_before = reads(&world.cache.stats());
+    for _ in 0..3 {
+        items.find(1).await.unwrap();
+        through.find(1).await.unwrap();
+        tenant.find(1).await.unwrap();
+    }
+    let all: Stats = [items.stats(), through.stats(), tenant.stats()]
+        .into_iter()
+        .sum();
+    assert_eq!(world.cache.stats(), all);
+    assert_eq!(reads(&world.cache.stats()) - reads_before, 9);
+    assert_eq!(elsewhere.stats(), all, "namespaces share a cache");
+    drop((through, tenant));
+    eventually("what was counted stays", async || {
+        world.cache.stats() == all
+    })
+    .await;
+    assert!(
+        all.hit_ratio()
+            .is_some_and(|ratio| ratio > 0.0 && ratio < 1.0)
+    );
 }

@@ -21,7 +21,9 @@ pub(crate) const CRATES: [Layers; 2] = [
     Layers {
         folder: "cache-runtime/src/",
         layers: &[
-            &["error", "clock", "policy", "stats", "detached", "printed"],
+            &[
+                "error", "clock", "policy", "stats", "health", "pause", "detached", "printed",
+            ],
             &["protocol"],
             &["journal"],
             &["store"],

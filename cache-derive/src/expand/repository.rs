@@ -428,6 +428,27 @@ impl<'a> Repository<'a> {
                     #private::Repository::stats(&self.inner)
                 }
 
+                /// Reads rows of this entity from the database from now on, and stores none. Writes go on to announce what they
+                /// change, so that `resume_reads` is safe at any time. It holds for this process.
+                pub fn pause_reads(&self) {
+                    #private::Repository::pause_reads(&self.inner);
+                }
+
+                /// Ends what `pause_reads` began.
+                pub fn resume_reads(&self) {
+                    #private::Repository::resume_reads(&self.inner);
+                }
+
+                /// Serves what is cached of this entity, and stores nothing new. It holds for this process.
+                pub fn pause_fills(&self) {
+                    #private::Repository::pause_fills(&self.inner);
+                }
+
+                /// Ends what `pause_fills` began.
+                pub fn resume_fills(&self) {
+                    #private::Repository::resume_fills(&self.inner);
+                }
+
                 /// Returns the pool that rows are read and written through.
                 #[must_use]
                 pub fn pool(&self) -> &#private::Pool<#database> {

@@ -367,6 +367,10 @@ fn an_entity_that_is_only_read_has_no_writing_methods() {
             "refresh",
             "check_schema",
             "stats",
+            "pause_reads",
+            "resume_reads",
+            "pause_fills",
+            "resume_fills",
             "pool",
             "inner",
         ]

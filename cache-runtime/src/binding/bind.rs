@@ -12,11 +12,13 @@ use crate::{
         entity::{Entity, EntitySpec},
     },
     error::{Error, StoreError},
+    pause::Pauses,
     protocol::{
         claim::{Claim, InForce, LOOK},
         family::{Family, READ_FOR},
         partition_keys::PartitionKeys,
     },
+    stats::Stats,
     store::{Store, failpoint::Mechanism},
 };
 
@@ -53,6 +55,18 @@ enum Unbound {
 impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     fn spec(&self) -> EntitySpec {
         E::SPEC
+    }
+
+    fn stats(&self) -> Stats {
+        self.counters.snapshot()
+    }
+
+    fn is_held(&self) -> bool {
+        Self::is_held(self)
+    }
+
+    fn pauses(&self) -> &Pauses {
+        &self.pauses
     }
 
     fn unbind(&self) {

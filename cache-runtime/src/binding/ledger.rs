@@ -15,12 +15,22 @@ use super::{
     identity::{Bound, Other, Seen, Verdict},
     prober::Prober,
 };
-use crate::database::{backend::Backend, entity::EntitySpec};
+use crate::{
+    database::{backend::Backend, entity::EntitySpec},
+    pause::Pauses,
+    stats::Stats,
+};
 
 /// A bound repository, which `rebind` unbinds.
 pub(crate) trait Member: Send + Sync {
     fn unbind(&self);
     fn spec(&self) -> EntitySpec;
+    /// Returns what it has counted.
+    fn stats(&self) -> Stats;
+    /// Returns whether it is not cached, because another program may write to its table without announcing it.
+    fn is_held(&self) -> bool;
+    /// Returns what of it is paused.
+    fn pauses(&self) -> &Pauses;
 }
 
 /// The bindings of one cache.
@@ -177,6 +187,13 @@ impl Ledger {
         let namespace = namespaces.entry(namespace.to_owned()).or_default();
         namespace.members.retain(|member| member.strong_count() > 0);
         namespace.members.push(member);
+    }
+
+    /// Returns the repositories of all namespaces.
+    pub(crate) fn members(&self) -> Vec<Arc<dyn Member>> {
+        let namespaces = self.lock();
+        let members = namespaces.values().flat_map(|namespace| &namespace.members);
+        members.filter_map(Weak::upgrade).collect()
     }
 
     /// Returns the entities of a namespace over the same table that do not name each other though one of them is written.

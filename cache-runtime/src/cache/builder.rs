@@ -16,9 +16,11 @@ use crate::{
     clock::Clock,
     database::round_trip::LoggedMismatches,
     error::Error,
+    pause::Pauses,
     policy::{Capacity, Codec, LoadLimits},
     protocol::size,
     repair::{self, Host, Repairs},
+    stats::Totals,
     store::{RealStore, memory::MemoryStore},
 };
 #[cfg(feature = "redis")]
@@ -405,6 +407,8 @@ impl CacheBuilder {
             repairs,
             logged_mismatches: LoggedMismatches::default(),
             load_limits: self.load_limits,
+            pauses: Pauses::default(),
+            totals: Totals::default(),
             owes_notice: AtomicBool::new(is_in_process),
             namespace_version: self.namespace_version.map(String::into_boxed_str),
             intent_ttl: self.intent_ttl,

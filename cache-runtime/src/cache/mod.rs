@@ -1,9 +1,11 @@
-//! The cache: the handle that repositories share. `builder` creates it. `rebind` gives a namespace to another database.
+//! The cache: the handle that repositories share. `builder` creates it. `health` says what is wrong with it. `rebind` gives a namespace to another database.
 
 mod builder;
+mod health;
 mod rebind;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc,
@@ -20,9 +22,10 @@ use crate::{
     clock::Clock,
     database::{backend::Backend, dialect::Dialect, round_trip::LoggedMismatches},
     error::{Error, ErrorKind},
+    pause::Pauses,
     policy::{Codec, LoadLimits},
     repair::{Host, Repairs},
-    stats::RepairStats,
+    stats::{RepairStats, Stats, Totals},
     store::{AnyStore, Store, failpoint::Mechanism},
 };
 
@@ -54,6 +57,10 @@ pub(crate) struct Inner {
     /// The fields that were logged because a codec changes them.
     pub(crate) logged_mismatches: LoggedMismatches,
     pub(crate) load_limits: LoadLimits,
+    /// What is paused for all repositories.
+    pub(crate) pauses: Pauses,
+    /// What the repositories have counted that exist no more.
+    pub(crate) totals: Totals,
     /// The store is this process, and it was not logged yet that others do not share it.
     pub(crate) owes_notice: AtomicBool,
     /// What entries must have been stored under, beside the layout of their rows.
@@ -77,6 +84,15 @@ impl Inner {
     pub(crate) fn namespace_version(&self) -> Option<&str> {
         let version = self.namespace_version.as_deref();
         version.filter(|_| !self.store.disables(Mechanism::NamespaceVersion))
+    }
+
+    /// Returns what all repositories have counted, by entity.
+    pub(crate) fn stats_by_entity(&self) -> HashMap<&'static str, Stats> {
+        let mut stats = self.totals.by_entity();
+        for member in self.ledger.members() {
+            *stats.entry(member.spec().name).or_default() += member.stats();
+        }
+        stats
     }
 
     /// Logs once, when the first repository over a database server is created, that other processes do not share an
@@ -153,6 +169,38 @@ impl Cache {
     #[must_use]
     pub fn repairs(&self) -> RepairStats {
         self.inner.repairs.stats()
+    }
+
+    /// Returns the sum of the counters of all repositories of this cache, in all its namespaces, also of those that were dropped.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.stats_by_entity().into_values().sum()
+    }
+
+    /// Stops to serve rows from the cache, for all its repositories and namespaces: reads go to the database, and what they load
+    /// is not stored. Writes go on to announce what they change, so that [`Cache::resume_reads`] is safe at any time. It holds for
+    /// this process.
+    ///
+    /// A row of a `write_behind` entity whose write is still queued is returned from the store, because the database does not
+    /// have it yet.
+    pub fn pause_reads(&self) {
+        self.inner.pauses.set_reads(true);
+    }
+
+    /// Ends what [`Cache::pause_reads`] began.
+    pub fn resume_reads(&self) {
+        self.inner.pauses.set_reads(false);
+    }
+
+    /// Stops to store rows in the cache, for all its repositories and namespaces: what is cached is served until it is invalidated
+    /// or its time to live ends, and nothing is added. Queued writes are queued. It holds for this process.
+    pub fn pause_fills(&self) {
+        self.inner.pauses.set_fills(true);
+    }
+
+    /// Ends what [`Cache::pause_fills`] began.
+    pub fn resume_fills(&self) {
+        self.inner.pauses.set_fills(false);
     }
 
     /// Returns the same cache with another namespace, for example one per tenant that has its own database, schema or

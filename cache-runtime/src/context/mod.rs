@@ -33,6 +33,7 @@ use crate::{
     },
     detached,
     error::{Error, ErrorKind, StoreError},
+    pause::Pauses,
     policy::{Codec, Policy, Strategy},
     protocol::{
         codec,
@@ -62,6 +63,7 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     lookup_fingerprints: Vec<u32>,
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
+    pub(crate) pauses: Pauses,
     pub(crate) flights: Flights<E>,
     pub(crate) lookup_flights: Flights<IdList<E::Id>>,
     pub(crate) turns: Turns,
@@ -164,6 +166,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             codec,
             policy,
             counters: Counters::default(),
+            pauses: Pauses::default(),
             flights: Flights::default(),
             lookup_flights: Flights::default(),
             turns: Turns::new(cache.load_limits),
@@ -246,6 +249,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether rows come from the database, unless a queued write of them is in the store.
+    #[inline]
+    pub(crate) fn pauses_reads(&self) -> bool {
+        self.pauses.reads() || self.cache.pauses.reads()
+    }
+
+    /// Returns whether nothing new is stored.
+    #[inline]
+    pub(crate) fn pauses_fills(&self) -> bool {
+        self.pauses_reads() || self.pauses.fills() || self.cache.pauses.fills()
+    }
+
     /// Returns the queue of a write-behind entity.
     pub(crate) fn queue(&self) -> &Queue {
         let queue = self.queue.as_ref();
@@ -279,6 +294,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.counters.store_errors.add_one();
         let message = format!("failed to {verb} {} in its queue: {why}", E::SPEC.name);
         Error::with_source(kind, message, error)
+    }
+}
+
+impl<E: Entity, DB: Backend> Drop for Context<E, DB> {
+    fn drop(&mut self) {
+        let stats = self.counters.snapshot();
+        self.cache.totals.add(E::SPEC.name, stats);
     }
 }
 

@@ -679,8 +679,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         meta: Meta,
         ttl: Option<Duration>,
     ) -> Option<(Fill, Duration)> {
-        // The namespace must be bound to this database and table.
-        if !self.is_fillable() {
+        // The namespace must be bound to this database and table. Nothing is stored while fills are paused.
+        if !self.is_fillable() || self.pauses_fills() {
             return None;
         }
         match value {

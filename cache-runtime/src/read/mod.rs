@@ -193,12 +193,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         options: Options,
     ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
-        if self.blocks(&key) {
+        if self.skips_store(&key) {
             return Box::pin(self.miss_with(key, content(), Next::Bypass, options)).await;
         }
         let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
-            LookedUp::Served(outcome) if self.accepts(options, &outcome) => {
+            LookedUp::Served(outcome)
+                if self.accepts(options, &outcome) && !self.drops_for_pause() =>
+            {
                 self.count_hit(&outcome);
                 return Ok(outcome);
             }
@@ -261,9 +263,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let (found, clock) = self.look_at_many(keys, fingerprint).await;
         let mut looked_up = Vec::with_capacity(keys.len());
         for (key, found) in keys.iter().zip(found) {
-            looked_up.push(match self.blocks(key) {
+            looked_up.push(match self.skips_store(key) {
                 true => LookedUp::Unserved(Next::Bypass),
-                false => self.interpret_bound::<C>(key, found, &clock).await?,
+                false => match self.interpret_bound::<C>(key, found, &clock).await? {
+                    LookedUp::Served(_) if self.drops_for_pause() => {
+                        LookedUp::Unserved(Next::Repair)
+                    }
+                    looked_up => looked_up,
+                },
             });
         }
         Ok(looked_up)
@@ -508,6 +515,28 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         denied
     }
 
+    /// Returns whether a read goes to the database without asking the store.
+    #[inline]
+    fn skips_store(&self, key: &Key) -> bool {
+        // Where writes are queued, the store has rows that the database does not have yet.
+        let is_paused = self.pauses_reads() && self.queue.is_none();
+        if is_paused {
+            self.counters.paused_reads.add_one();
+        }
+        is_paused || self.blocks(key)
+    }
+
+    /// Returns whether an entry is dropped because reads are paused. One with a queued write stays, and is returned by the load
+    /// that drops.
+    #[inline]
+    fn drops_for_pause(&self) -> bool {
+        let is_paused = self.pauses_reads();
+        if is_paused {
+            self.counters.paused_reads.add_one();
+        }
+        is_paused
+    }
+
     /// As [`Context::interpret`], but binds the repository first if the reply contains a row, and compares it with the clock of
     /// its tags. Fails if the namespace belongs to another database.
     #[inline]
@@ -562,6 +591,13 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
             },
             Found::Negative(meta) => LookedUp::Served(self.cached(None, meta)),
+            // A lease would make others wait for what is not stored then. Where writes are queued, taking it restores those that
+            // are missing at their keys.
+            Found::Absent | Found::Outdated(_) | Found::Foreign { .. }
+                if self.pauses_fills() && self.queue.is_none() =>
+            {
+                LookedUp::Unserved(Next::Bypass)
+            }
             Found::Absent => LookedUp::Unserved(Next::Lease {
                 over: Over::Nothing,
             }),

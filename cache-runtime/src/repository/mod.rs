@@ -594,6 +594,26 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.counters.snapshot()
     }
 
+    /// Does for this entity what [`Cache::pause_reads`](crate::Cache::pause_reads) does for all: its rows are read from the database.
+    pub fn pause_reads(&self) {
+        self.0.pauses.set_reads(true);
+    }
+
+    /// Ends what [`Repository::pause_reads`] began.
+    pub fn resume_reads(&self) {
+        self.0.pauses.set_reads(false);
+    }
+
+    /// Does for this entity what [`Cache::pause_fills`](crate::Cache::pause_fills) does for all: nothing is stored.
+    pub fn pause_fills(&self) {
+        self.0.pauses.set_fills(true);
+    }
+
+    /// Ends what [`Repository::pause_fills`] began.
+    pub fn resume_fills(&self) {
+        self.0.pauses.set_fills(false);
+    }
+
     /// Returns the pool of the repository.
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::protocol::entry;
 use crate::{
     error::{Error, StoreError},
+    health::StoreHealth,
     policy::QueuePolicy,
     protocol::{
         claim::{Claim, InForce},
@@ -405,6 +406,10 @@ impl Store for FaultyStore {
 
     fn is_available(&self) -> bool {
         self.store.is_available()
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.store.health()
     }
 
     fn wakeups(&self) -> &Wakeups {

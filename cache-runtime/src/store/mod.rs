@@ -32,6 +32,7 @@ use std::{any::Any, fmt, future::Future, sync::Arc};
 pub use self::failpoint::{Mechanism, Point};
 use crate::{
     error::{Error, StoreError},
+    health::StoreHealth,
     policy::QueuePolicy,
     protocol::{
         claim::{Claim, InForce},
@@ -206,6 +207,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns whether the store can be used now. If not, every operation fails at once.
     fn is_available(&self) -> bool;
+
+    /// Returns whether the store is used, and what does not work.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::in_process()
+    }
 
     /// Returns how often a family of entities has changed, if all programs that use the store are this one. `None`: others
     /// change families too.
@@ -389,6 +395,10 @@ impl Store for RealStore {
 
     fn is_available(&self) -> bool {
         dispatch!(self, store => store.is_available())
+    }
+
+    fn health(&self) -> StoreHealth {
+        dispatch!(self, store => store.health())
     }
 
     fn family_changes(&self) -> Option<u64> {

@@ -30,12 +30,16 @@ use std::{
 use redis::RedisError;
 
 use crate::{
-    clock::Deadline,
+    clock::{Deadline, timer_us},
+    health::{Problem, ProblemKind},
     printed::{self, Printed},
 };
 
 /// How long an operation must not have been refused before it counts as accepted again.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
+
+/// For how long a rejected command is a problem of the cache's health, if none of its kind was accepted since.
+const REPORTED_FOR: Duration = Duration::from_secs(10);
 
 /// How many error codes are told apart at the same time. A server can send any text as a code.
 const MAX_CODES: usize = 16;
@@ -95,15 +99,37 @@ impl fmt::Display for Unavailable {
 #[derive(Debug)]
 pub(crate) struct ServerStatusLog {
     address: String,
-    away: Mutex<Option<String>>,
+    away: Mutex<Option<Trouble>>,
     /// Why there are no wake-ups.
-    deaf: Mutex<Option<String>>,
+    deaf: Mutex<Option<Trouble>>,
     /// Why there are no large entries.
-    no_large_entries: Mutex<Option<String>>,
+    no_large_entries: Mutex<Option<Trouble>>,
     /// The rejected operations, by error code.
     refused: Mutex<HashMap<String, Refusal>>,
     any_refused: AtomicBool,
     lines: Lines,
+}
+
+/// What does not work.
+#[derive(Debug)]
+struct Trouble {
+    why: Unavailable,
+    /// When it began, also if there was another reason then.
+    began_us: u64,
+}
+
+impl Trouble {
+    /// Describes it as a problem of the cache.
+    fn problem(&self, kind: ProblemKind, address: &str, what: &str) -> Problem {
+        let Unavailable { code, message } = &self.why;
+        let message = format!("{what}: Redis at {address}: {code}: {message}");
+        Problem::new(kind, Some(since_us(self.began_us)), message)
+    }
+}
+
+/// Returns how long ago something was, by the timer.
+fn since_us(began_us: u64) -> Duration {
+    Duration::from_micros(timer_us().saturating_sub(began_us))
 }
 
 /// How many lines there still may be in this minute. The server decides how often its state changes, and by which codes.
@@ -135,6 +161,8 @@ struct Refusal {
     operations: HashSet<&'static str>,
     /// The problem ends when one of them is accepted after this time.
     calm: Option<Deadline>,
+    began_us: u64,
+    last_us: u64,
 }
 
 impl ServerStatusLog {
@@ -154,7 +182,7 @@ impl ServerStatusLog {
     /// Records that Redis cannot be used.
     pub(crate) fn away(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.away, code) && self.lines.may_log(&self.address) {
+        if begins(&self.away, away) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -167,9 +195,10 @@ impl ServerStatusLog {
     /// Records that Redis can be used. Returns whether it could not be used before.
     pub(crate) fn back(&self) -> bool {
         let before = lock(&self.away).take();
-        if let Some(code) = &before
+        if let Some(Trouble { why, .. }) = &before
             && self.lines.may_log(&self.address)
         {
+            let code = &why.code;
             tracing::info!(address = self.address, code, "Redis can be used again");
         }
         before.is_some()
@@ -177,7 +206,12 @@ impl ServerStatusLog {
 
     /// Records why Redis has closed the connection that was lost.
     pub(crate) fn lost_because(&self, closing: &Unavailable) {
-        if lock(&self.away).as_deref() == Some(UNREACHABLE) {
+        let away = lock(&self.away);
+        let is_unexplained = away
+            .as_ref()
+            .is_some_and(|trouble| trouble.why.code == UNREACHABLE);
+        drop(away);
+        if is_unexplained {
             self.away(closing);
         }
     }
@@ -185,7 +219,7 @@ impl ServerStatusLog {
     /// Records that wake-ups do not work.
     pub(crate) fn deaf(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.deaf, code) && self.lines.may_log(&self.address) {
+        if begins(&self.deaf, away) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -198,9 +232,10 @@ impl ServerStatusLog {
     /// Records that wake-ups work.
     pub(crate) fn hears(&self) {
         let before = lock(&self.deaf).take();
-        if let Some(code) = before
+        if let Some(Trouble { why, .. }) = before
             && self.lines.may_log(&self.address)
         {
+            let code = why.code;
             tracing::info!(
                 address = self.address,
                 code,
@@ -212,7 +247,7 @@ impl ServerStatusLog {
     /// Records that large entries cannot be read or written.
     pub(crate) fn large_entries_fail(&self, away: &Unavailable) {
         let code = &away.code;
-        if begins(&self.no_large_entries, code) && self.lines.may_log(&self.address) {
+        if begins(&self.no_large_entries, away) && self.lines.may_log(&self.address) {
             tracing::warn!(
                 address = self.address,
                 code,
@@ -226,9 +261,10 @@ impl ServerStatusLog {
     /// Records that a large entry was read or written.
     pub(crate) fn large_entries_work(&self) {
         let before = lock(&self.no_large_entries).take();
-        if let Some(code) = before
+        if let Some(Trouble { why, .. }) = before
             && self.lines.may_log(&self.address)
         {
+            let code = why.code;
             tracing::info!(
                 address = self.address,
                 code,
@@ -251,6 +287,10 @@ impl ServerStatusLog {
         let refusal = refused.entry(code.clone()).or_default();
         refusal.operations.insert(operation);
         refusal.calm = Some(Deadline::after(QUIET_PERIOD));
+        refusal.last_us = timer_us();
+        if !known {
+            refusal.began_us = refusal.last_us;
+        }
         self.any_refused.store(true, Ordering::Relaxed);
         drop(refused);
         if !known && self.lines.may_log(&self.address) {
@@ -262,6 +302,52 @@ impl ServerStatusLog {
                 "Redis rejected a command; continuing without it"
             );
         }
+    }
+
+    /// Returns why Redis cannot be used, if it cannot.
+    pub(crate) fn problem_of_link(&self) -> Option<Problem> {
+        let what = "reads go to the database, because Redis cannot be used";
+        let away = lock(&self.away);
+        let away = away.as_ref();
+        away.map(|trouble| trouble.problem(ProblemKind::StoreAway, &self.address, what))
+    }
+
+    /// Returns what does not work on a link that can be used.
+    pub(crate) fn problems_on_link(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (code, refusal) in &*lock(&self.refused) {
+            // Nobody may have tried one of them since.
+            if since_us(refusal.last_us) > REPORTED_FOR {
+                continue;
+            }
+            let mut operations: Vec<_> = refusal.operations.iter().copied().collect();
+            operations.sort_unstable();
+            let (address, operations) = (&self.address, operations.join(", "));
+            problems.push(Problem::new(
+                ProblemKind::CommandsRefused,
+                Some(since_us(refusal.began_us)),
+                format!("Redis at {address} rejects commands with {code}: {operations}"),
+            ));
+        }
+        problems.sort_unstable_by(|one, other| one.message.cmp(&other.message));
+        let troubles = [
+            (
+                &self.deaf,
+                ProblemKind::NoWakeups,
+                "callers that wait for a load, and flushers, continue after their timeout, because wake-ups do not work",
+            ),
+            (
+                &self.no_large_entries,
+                ProblemKind::NoLargeEntries,
+                "rows of 128 KiB and more are read from the database, because large entries do not arrive",
+            ),
+        ];
+        for (trouble, kind, what) in troubles {
+            let trouble = lock(trouble);
+            let trouble = trouble.as_ref();
+            problems.extend(trouble.map(|trouble| trouble.problem(kind, &self.address, what)));
+        }
+        problems
     }
 
     /// Records that an operation was accepted.
@@ -302,9 +388,16 @@ impl Refusal {
 }
 
 /// Records why there is a problem. Returns whether it is another one than before.
-fn begins(problem: &Mutex<Option<String>>, code: &str) -> bool {
-    let before = lock(problem).replace(code.to_owned());
-    before.as_deref() != Some(code)
+fn begins(problem: &Mutex<Option<Trouble>>, why: &Unavailable) -> bool {
+    let mut problem = lock(problem);
+    let began_us = problem
+        .as_ref()
+        .map_or_else(timer_us, |trouble| trouble.began_us);
+    let before = problem.replace(Trouble {
+        why: why.clone(),
+        began_us,
+    });
+    before.is_none_or(|before| before.why.code != why.code)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -112,6 +112,16 @@ impl Heartbeat {
         self.trusted_until_us.fetch_max(until_us, Ordering::AcqRel);
     }
 
+    /// Returns for how long the link has not been trusted, if it is not now. Zero if it never was.
+    pub(crate) fn untrusted_for(&self) -> Option<Duration> {
+        let until_us = self.trusted_until_us.load(Ordering::Acquire);
+        match until_us {
+            FOR_EVER => None,
+            0 => Some(Duration::ZERO),
+            until_us => timer_us().checked_sub(until_us).map(Duration::from_micros),
+        }
+    }
+
     /// Returns whether the breaker is open.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Acquire)

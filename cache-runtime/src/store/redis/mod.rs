@@ -40,6 +40,7 @@ pub use self::scripts::script_text;
 
 use crate::{
     error::StoreError,
+    health::StoreHealth,
     printed,
     protocol::{
         claim::{Claim, InForce},
@@ -381,6 +382,10 @@ impl Store for RedisStore {
 
     fn connection_number(&self) -> u64 {
         self.connector.connection_number()
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.connector.health()
     }
 
     fn is_available(&self) -> bool {

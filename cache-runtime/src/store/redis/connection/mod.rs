@@ -50,6 +50,7 @@ pub(super) use self::info::field;
 use crate::{
     clock::Deadline,
     error::StoreError,
+    health::{Problem, ProblemKind, StoreHealth, StoreStatus},
     printed,
     store::{
         failpoint::{Disabled, Mechanism},
@@ -310,6 +311,35 @@ impl Connector {
     pub(crate) fn is_available(&self) -> bool {
         self.current()
             .is_some_and(|link| link.heartbeat.check().is_ok())
+    }
+
+    /// Returns whether the server is used, and what does not work.
+    pub(crate) fn health(&self) -> StoreHealth {
+        let link = self.current();
+        let problem = self.conditions.problem_of_link();
+        let (status, mut problems) = match (link, problem) {
+            (None, None) => {
+                let message = format!("not connected to Redis at {} yet", self.address());
+                let problem = Problem::new(ProblemKind::StoreAway, None, message);
+                (StoreStatus::Away, vec![problem])
+            }
+            (_, Some(problem)) => (StoreStatus::Away, vec![problem]),
+            (Some(link), None) => match link.heartbeat.untrusted_for() {
+                None => (StoreStatus::Usable, Vec::new()),
+                Some(lasts) => {
+                    let message = format!(
+                        "reads go to the database, because Redis at {} has accepted no write for a second, so another server may \
+                         have replaced it",
+                        self.address()
+                    );
+                    let kind = ProblemKind::StoreNotTrusted;
+                    let problem = Problem::new(kind, Some(lasts), message);
+                    (StoreStatus::NotTrusted, vec![problem])
+                }
+            },
+        };
+        problems.extend(self.conditions.problems_on_link());
+        StoreHealth { status, problems }
     }
 
     /// Returns the maximum length of a command's argument on the server of the latest link.
