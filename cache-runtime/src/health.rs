@@ -111,6 +111,35 @@ pub enum ProblemKind {
     Paused,
 }
 
+impl ProblemKind {
+    /// All kinds, for exporters.
+    pub const ALL: [Self; 8] = [
+        Self::StoreAway,
+        Self::StoreNotTrusted,
+        Self::CommandsRefused,
+        Self::NoWakeups,
+        Self::NoLargeEntries,
+        Self::InvalidationsPending,
+        Self::EntityNotCached,
+        Self::Paused,
+    ];
+
+    /// Returns its name in metrics, such as `store_away`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StoreAway => "store_away",
+            Self::StoreNotTrusted => "store_not_trusted",
+            Self::CommandsRefused => "commands_refused",
+            Self::NoWakeups => "no_wakeups",
+            Self::NoLargeEntries => "no_large_entries",
+            Self::InvalidationsPending => "invalidations_pending",
+            Self::EntityNotCached => "entity_not_cached",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 impl Health {
     /// Returns whether there is no problem.
     #[must_use]

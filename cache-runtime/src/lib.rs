@@ -38,6 +38,7 @@ mod error;
 mod health;
 #[doc(hidden)]
 pub mod journal;
+mod observe;
 mod pause;
 pub mod policy;
 mod printed;

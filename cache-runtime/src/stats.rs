@@ -99,6 +99,15 @@ counters! {
     blocked_reads,
     /// Reads that went to the database because reads are paused ([`Cache::pause_reads`](crate::Cache::pause_reads)).
     paused_reads,
+    /// Reads that went to the database because a write of the row was in progress.
+    reads_during_writes,
+    /// Reads that went to the database because their entity is not cached now: another program may write to its table without
+    /// announcing it.
+    held_reads,
+    /// Reads that went to the database because the store was away, or failed.
+    reads_without_store,
+    /// Reads that waited for a load of another process until their wait budget (`lease(wait = "..")`) was used up.
+    waits_given_up,
     /// Commands that the store failed or refused.
     store_errors,
     /// Rows that were too large to be cached, or to be queued.
@@ -127,6 +136,15 @@ counters! {
     lost_writes,
     /// Writes that met a full queue.
     backpressure,
+}
+
+impl Stats {
+    /// Returns how many misses ended in a load that was not shared, or in an error.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn own_loads(&self) -> u64 {
+        let others = self.coalesced + self.hits_after_wait;
+        self.misses.saturating_sub(others)
+    }
 }
 
 impl Sum for Stats {
@@ -196,6 +214,11 @@ impl Counter {
     #[inline]
     pub(crate) fn add_one(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn add(&self, count: u64) {

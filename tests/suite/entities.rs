@@ -88,4 +88,6 @@ macro_rules! made_of_id_and_name {
     };
 }
 
+pub(crate) use made_of_id_and_name;
+
 made_of_id_and_name!(Item, Through, Behind, Kept);

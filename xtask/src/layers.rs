@@ -22,7 +22,8 @@ pub(crate) const CRATES: [Layers; 2] = [
         folder: "cache-runtime/src/",
         layers: &[
             &[
-                "error", "clock", "policy", "stats", "health", "pause", "detached", "printed",
+                "error", "clock", "policy", "stats", "health", "pause", "observe", "detached",
+                "printed",
             ],
             &["protocol"],
             &["journal"],

@@ -14,7 +14,7 @@ use std::thread;
 use crate::cargo::{cargo, is_installed, status};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::servers::{Durability, Kind, Servers};
+use crate::servers::{Durability, Kind, Servers, packages};
 
 /// The features of builds that users make. All other tests run with all features, the internal ones among them.
 const SHIPPED: [&[&str]; 4] = [
@@ -26,6 +26,7 @@ const SHIPPED: [&[&str]; 4] = [
 
 /// Runs all tests, or those the filter names.
 pub(crate) fn run(interrupt: &Interrupt, install: bool, filter: &[OsString]) -> Outcome {
+    packages::ensure_tools(interrupt, install)?;
     let servers = Servers::start(interrupt, &Kind::ALL, install, Durability::Relaxed)?;
     let mut failed = Vec::new();
     let mut runs = vec![

@@ -193,6 +193,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Returns how many acknowledged writes are pending, and how old the oldest is.
     pub(crate) async fn pending(&self) -> Result<Pending, Error> {
+        let partitions = self.pending_by_partition().await?;
+        let mut pending = Pending::default();
+        for (_, Pending { count, oldest }) in partitions {
+            pending.count += count;
+            pending.oldest = pending.oldest.max(oldest);
+        }
+        Ok(pending)
+    }
+
+    /// Returns what is pending in each open incarnation, with the number of its partition.
+    pub(super) async fn pending_by_partition(&self) -> Result<Vec<(u16, Pending)>, Error> {
         self.bind_now().await?;
         let asked = Deadline::after(ANSWERS).bound(self.open_of()).await;
         let open = match asked {
@@ -201,7 +212,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Some(Err(error)) => return Err(error),
             None => self.logged().await?,
         };
-        let mut pending = Pending::default();
+        let mut pending = Vec::with_capacity(open.len());
         for (number, at) in open {
             let Some(partition) = self.partition(number) else {
                 continue;
@@ -209,12 +220,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let fetch = Fetch::read(at.incarnation, at.position, 1);
             let fetched = partition.fetch(fetch).await?;
             let first = fetched.writes.first();
-            pending.count += fetched.log_last.saturating_sub(at.position);
+            let count = fetched.log_last.saturating_sub(at.position);
             let oldest = first.map(|write| {
                 let waited = fetched.now_ms.saturating_sub(write.at_ms);
                 Duration::from_millis(waited)
             });
-            pending.oldest = pending.oldest.max(oldest);
+            pending.push((number, Pending { count, oldest }));
         }
         Ok(pending)
     }

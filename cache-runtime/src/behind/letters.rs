@@ -398,6 +398,20 @@ pub async fn list<E: Entity, DB: Backend>(
     .map_err(|error| failed::<DB>("load", queue, error))
 }
 
+/// Returns how many dead letters a queue has.
+#[cfg(feature = "metrics")]
+pub(crate) async fn count<DB: Backend>(pool: &Pool<DB>, queue: &str) -> Result<u64, Error> {
+    let text = "SELECT COUNT(*) FROM larder_dead_letters WHERE queue = ?";
+    let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await;
+    let count = rows.and_then(|rows| {
+        let count = rows.first().map(|row| tables::number::<DB>(row, 0));
+        count.transpose()
+    });
+    count
+        .map(Option::unwrap_or_default)
+        .map_err(|error| failed::<DB>("count", queue, error))
+}
+
 /// Removes a letter. Returns whether it existed.
 pub async fn discard<E: Entity, DB: Backend>(
     pool: &Pool<DB>,

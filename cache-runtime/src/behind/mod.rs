@@ -27,6 +27,8 @@ pub(crate) mod queue;
 mod replay;
 mod row_error;
 mod stale_pending;
+#[cfg(feature = "metrics")]
+mod survey;
 mod unregistered;
 mod verify;
 

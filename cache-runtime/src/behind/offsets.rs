@@ -14,6 +14,8 @@
 //! dead letter knows the later one; and the nonce tells two claims to an epoch apart.
 //! Not here: the tables themselves (`tables`), and what is done with the rows (`apply`).
 
+#[cfg(feature = "metrics")]
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::Pool;
@@ -284,6 +286,24 @@ pub async fn count_lost<DB: Backend>(
     counted
         .await
         .map_err(|error| tables::describe::<DB>("count what was lost of", &place.what(), error))
+}
+
+/// Returns how many writes of each partition were lost, of those that have lost any.
+#[cfg(feature = "metrics")]
+pub(crate) async fn lost_of_queue<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+) -> Result<HashMap<u16, u64>, Error> {
+    let text = "SELECT partition_no, lost FROM larder_offsets WHERE queue = ? AND lost > 0";
+    let rows = tables::fetch(pool, text, &[Value::Text(queue)]).await;
+    let lost = rows.and_then(|rows| {
+        let mut lost = HashMap::<u16, u64>::new();
+        for row in &rows {
+            *lost.entry(partition::<DB>(row, 0)?).or_default() += number::<DB>(row, 1)?;
+        }
+        Ok(lost)
+    });
+    lost.map_err(|error| failed::<DB>("load what was lost of", queue, error))
 }
 
 /// Up to which number [`count_lost`] has counted the writes of an incarnation; zero if it has not.

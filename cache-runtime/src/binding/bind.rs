@@ -4,6 +4,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+#[cfg(feature = "metrics")]
+use futures_util::future::BoxFuture;
+
+#[cfg(feature = "metrics")]
+use crate::observe::survey::Survey;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     context::Context,
@@ -63,6 +68,11 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
 
     fn is_held(&self) -> bool {
         Self::is_held(self)
+    }
+
+    #[cfg(feature = "metrics")]
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(Self::survey(self))
     }
 
     fn pauses(&self) -> &Pauses {

@@ -15,6 +15,11 @@ use super::{
     identity::{Bound, Other, Seen, Verdict},
     prober::Prober,
 };
+#[cfg(feature = "metrics")]
+use futures_util::future::BoxFuture;
+
+#[cfg(feature = "metrics")]
+use crate::observe::survey::Survey;
 use crate::{
     database::{backend::Backend, entity::EntitySpec},
     pause::Pauses,
@@ -29,6 +34,9 @@ pub(crate) trait Member: Send + Sync {
     fn stats(&self) -> Stats;
     /// Returns whether it is not cached, because another program may write to its table without announcing it.
     fn is_held(&self) -> bool;
+    /// Asks the store and the database about its queue and its tags.
+    #[cfg(feature = "metrics")]
+    fn survey(&self) -> BoxFuture<'_, Survey>;
     /// Returns what of it is paused.
     fn pauses(&self) -> &Pauses;
 }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "tls")]
 use std::fmt;
+#[cfg(feature = "metrics")]
+use std::sync::Mutex;
 use std::{
     path::PathBuf,
     sync::{Arc, Weak, atomic::AtomicBool},
@@ -9,6 +11,8 @@ use std::{
 };
 
 use super::{Cache, Inner, check_namespace, configuration};
+#[cfg(feature = "metrics")]
+use crate::observe::{MeasuredEntities, timing::Timing};
 #[cfg(feature = "internal-faults")]
 use crate::store::faulty::{Faults, FaultyStore};
 use crate::{
@@ -41,6 +45,7 @@ use crate::{
 
 const DEFAULT_NAMESPACE: &str = "larder";
 const DEFAULT_CAPACITY: Capacity = Capacity::Rows(100_000);
+const SLOW_LOAD: Duration = Duration::from_secs(1);
 const DEFAULT_LOADS: LoadLimits = LoadLimits {
     running: 64,
     waiting: 4_096,
@@ -80,6 +85,7 @@ pub struct CacheBuilder {
     #[cfg(feature = "internal-faults")]
     faults: Option<Faults>,
     intent_ttl: Option<Duration>,
+    slow_load: Option<Duration>,
 }
 
 /// A certificate or its key. `Debug` prints only its size.
@@ -127,11 +133,19 @@ impl Default for CacheBuilder {
             #[cfg(feature = "internal-faults")]
             faults: None,
             intent_ttl: None,
+            slow_load: Some(SLOW_LOAD),
         }
     }
 }
 
 impl CacheBuilder {
+    /// Logs a line when a load takes longer than this, the wait for a connection included: at `warn`, and at most one line in a
+    /// second for each entity. Default: one second. `None` logs none.
+    pub fn slow_load(mut self, threshold: impl Into<Option<Duration>>) -> Self {
+        self.slow_load = threshold.into();
+        self
+    }
+
     /// Keeps entries in the Redis server (7.0 or newer, or Valkey) at this URL. Without it, entries live in this
     /// process.
     ///
@@ -412,6 +426,17 @@ impl CacheBuilder {
             owes_notice: AtomicBool::new(is_in_process),
             namespace_version: self.namespace_version.map(String::into_boxed_str),
             intent_ttl: self.intent_ttl,
+            slow_load: self.slow_load,
+            #[cfg(feature = "metrics")]
+            name: self.namespace.as_str().into(),
+            #[cfg(feature = "metrics")]
+            measured: MeasuredEntities::default(),
+            #[cfg(feature = "metrics")]
+            announcements: Timing::default(),
+            #[cfg(feature = "metrics")]
+            published: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            is_published: AtomicBool::new(false),
         });
         let host = Arc::downgrade(&inner) as Weak<dyn Host>;
         inner.repairs.belong_to(host);

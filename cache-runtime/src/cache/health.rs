@@ -2,7 +2,7 @@
 //!
 //! Not here: what the problems are (`health`), and those of Redis (`store::redis::condition`).
 
-use super::Cache;
+use super::{Cache, Inner};
 use crate::{
     health::{Health, Problem, ProblemKind, StoreHealth},
     store::Store,
@@ -13,12 +13,17 @@ impl Cache {
     /// nobody: it costs a few locks.
     #[must_use]
     pub fn health(&self) -> Health {
-        let inner = self.inner();
+        self.inner().health()
+    }
+}
+
+impl Inner {
+    pub(crate) fn health(&self) -> Health {
         let StoreHealth {
             status,
             mut problems,
-        } = inner.store.health();
-        let repairs = inner.repairs.stats();
+        } = self.store.health();
+        let repairs = self.repairs.stats();
         if repairs.all_keys {
             let message = "too many invalidations could not be delivered, so nothing is cached until all keys were dropped";
             problems.push(Problem::new(
@@ -45,9 +50,9 @@ impl Cache {
             };
             Some(Problem::new(ProblemKind::Paused, None, message))
         };
-        let pauses = &inner.pauses;
+        let pauses = &self.pauses;
         problems.extend(paused("this cache", pauses.reads(), pauses.fills()));
-        for member in inner.ledger.members() {
+        for member in self.ledger.members() {
             let entity = member.spec().name;
             if member.is_held() {
                 let message = format!(

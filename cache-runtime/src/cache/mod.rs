@@ -2,8 +2,12 @@
 
 mod builder;
 mod health;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod rebind;
 
+#[cfg(feature = "metrics")]
+use std::sync::Mutex;
 use std::{
     collections::HashMap,
     fmt,
@@ -17,6 +21,8 @@ use std::{
 use sqlx::Pool;
 
 pub use self::builder::CacheBuilder;
+#[cfg(feature = "metrics")]
+use crate::observe::{MeasuredEntities, timing::Timing};
 use crate::{
     binding::Ledger,
     clock::Clock,
@@ -65,6 +71,22 @@ pub(crate) struct Inner {
     pub(crate) owes_notice: AtomicBool,
     /// What entries must have been stored under, beside the layout of their rows.
     namespace_version: Option<Box<str>>,
+    /// A load that takes longer is logged.
+    pub(crate) slow_load: Option<Duration>,
+    /// What it is called in metrics.
+    #[cfg(feature = "metrics")]
+    name: Box<str>,
+    /// What the operations of each entity are measured with.
+    #[cfg(feature = "metrics")]
+    pub(crate) measured: MeasuredEntities,
+    /// How long it took to announce writes.
+    #[cfg(feature = "metrics")]
+    pub(crate) announcements: Timing,
+    #[cfg(feature = "metrics")]
+    published: Mutex<metrics::Published>,
+    /// Whether a task publishes.
+    #[cfg(feature = "metrics")]
+    is_published: AtomicBool,
     /// Overrides the entities' own setting, for tests.
     pub(crate) intent_ttl: Option<Duration>,
 }

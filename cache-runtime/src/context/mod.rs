@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use sqlx::Pool;
 
 use self::{answers::Answers, family::FamilyView, groups::Groups};
+#[cfg(feature = "metrics")]
+use crate::store::Representation;
 use crate::{
     behind::queue::Queue,
     binding::{Bond, Member},
@@ -33,6 +35,7 @@ use crate::{
     },
     detached,
     error::{Error, ErrorKind, StoreError},
+    observe::Signals,
     pause::Pauses,
     policy::{Codec, Policy, Strategy},
     protocol::{
@@ -64,6 +67,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) policy: Policy,
     pub(crate) counters: Counters,
     pub(crate) pauses: Pauses,
+    /// What its operations are observed with.
+    pub(crate) signals: Signals,
     pub(crate) flights: Flights<E>,
     pub(crate) lookup_flights: Flights<IdList<E::Id>>,
     pub(crate) turns: Turns,
@@ -83,6 +88,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) expiries: Pace,
     /// How often the store is asked to look for damage at a key that says that a write is in progress.
     pub(crate) suspicions: Pace,
+    /// How often a slow load is logged.
+    pub(crate) slow_loads: Pace,
     /// Set when a row that is too large was logged.
     pub(crate) size_was_logged: OnceLock<()>,
 }
@@ -159,6 +166,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             last_stamp: Mutex::default(),
             expiries: Pace::default(),
             suspicions: Pace::default(),
+            slow_loads: Pace::default(),
             keys,
             fingerprint: layout::<E, DB>(&database.columns, version),
             lookup_fingerprints: lookup_layouts::<E, DB>(&database.columns, version),
@@ -167,6 +175,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             policy,
             counters: Counters::default(),
             pauses: Pauses::default(),
+            signals: Signals::new(
+                spec.name,
+                spec.table,
+                DB::DIALECT.system_name(),
+                #[cfg(feature = "metrics")]
+                cache
+                    .measured
+                    .of(spec.name, cache.store.keeps() == Representation::Rows),
+            ),
             flights: Flights::default(),
             lookup_flights: Flights::default(),
             turns: Turns::new(cache.load_limits),
@@ -190,6 +207,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let member = Arc::downgrade(&inner) as Weak<dyn Member>;
         inner.cache.ledger.join(&namespace, member);
+        #[cfg(feature = "metrics")]
+        inner.cache.publish_in_background();
         inner.cache.notice_server::<DB>(spec.name, &namespace);
         Ok(inner)
     }

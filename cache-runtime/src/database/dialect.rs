@@ -25,6 +25,15 @@ pub(super) fn sql(text: String) -> SqlStr {
 }
 
 impl Dialect {
+    /// Returns the name of the system as OpenTelemetry has it (`db.system.name`).
+    pub(crate) fn system_name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::MySql => "mysql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
     pub(crate) fn placeholder(self, number: usize) -> String {
         match self {
             Self::Postgres => format!("${number}"),

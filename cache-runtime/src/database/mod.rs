@@ -45,6 +45,7 @@ use crate::{
     },
     detached,
     error::{Error, ErrorKind},
+    observe::Operation,
 };
 
 /// The rows of one entity in one database.
@@ -118,12 +119,17 @@ impl<E: Entity> Write<E> {
 
     /// Returns the verb for messages.
     pub(crate) fn verb(&self) -> &'static str {
+        self.operation().name()
+    }
+
+    /// Returns which operation of a repository it is.
+    pub(crate) fn operation(&self) -> Operation {
         match self {
-            Self::Insert(_) => "insert",
-            Self::Update(_) => "update",
-            Self::Save(_) => "save",
-            Self::Delete(_) | Self::DeleteRow(_) => "delete",
-            Self::Modify(..) => "modify",
+            Self::Insert(_) => Operation::Insert,
+            Self::Update(_) => Operation::Update,
+            Self::Save(_) => Operation::Save,
+            Self::Delete(_) | Self::DeleteRow(_) => Operation::Delete,
+            Self::Modify(..) => Operation::Modify,
         }
     }
 }

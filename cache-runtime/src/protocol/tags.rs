@@ -307,6 +307,12 @@ impl TagClock {
         }
     }
 
+    /// Returns how many tags it remembers.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.marks.len() as u64
+    }
+
     /// Returns what a reader sees.
     #[must_use]
     pub fn reading(&self) -> Reading {

@@ -24,6 +24,7 @@ use crate::{
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, lookup::IdList},
     error::Error,
+    observe::{Operation, Tell, Told},
     protocol::key::Key,
     read::{
         Distinct,
@@ -43,6 +44,12 @@ pub struct Page<E> {
     pub rows: Vec<Arc<E>>,
     /// Whether there are more rows after the last one.
     pub has_more: bool,
+}
+
+impl<E> Tell for Page<E> {
+    fn told(&self) -> Told {
+        self.rows.told()
+    }
 }
 
 impl<E> Clone for Page<E> {
@@ -147,7 +154,9 @@ impl<'r, E: Entity, DB: Backend> IntoFuture for FindAll<'r, E, DB> {
                 limit,
                 after,
             } = self;
-            context.find_all(key?, content, limit, after).await
+            let found = context.find_all(key?, content, limit, after);
+            let signals = &context.signals;
+            signals.observe(Operation::FindAllBy, found).await
         })
     }
 }

@@ -21,11 +21,12 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use crate::{
-    clock::{Deadline, millis},
+    clock::{Deadline, Stopwatch, millis},
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
     detached,
     error::{Error, ErrorKind, StoreError},
+    observe::{Operation, Told},
     policy::Coherence,
     protocol::{
         key::Key,
@@ -47,6 +48,8 @@ use crate::{
 
 /// The maximum number of steps before a load bypasses the cache. Only an inconsistent store needs more.
 const MAX_STEPS: u32 = 16;
+/// How long no slow load of an entity is logged after one.
+const BETWEEN_SLOW_LOADS: Duration = Duration::from_secs(1);
 /// How long an absence is cached for a queued write that needs it, if the entity does not cache absences for reads.
 const SHORT_ABSENCE: Duration = Duration::from_secs(1);
 
@@ -308,7 +311,13 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     context: &Arc<Context<E, DB>>,
     mut ready: Vec<Ready<E, DB, C>>,
 ) {
-    let mut values = match select(context, &mut ready).await {
+    let told = |values: &Option<HashMap<Key, C::Value>>| {
+        let rows = values.as_ref();
+        rows.map_or_else(Told::default, |values| Told::rows(values.len()))
+    };
+    let selected = select(context, &mut ready);
+    let selected = context.signals.observe_as(Operation::Load, told, selected);
+    let mut values = match selected.await {
         Ok(Some(values)) => values,
         Ok(None) => {
             release_all(&ready).await;
@@ -518,6 +527,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
         let budget = context.policy.lease_wait;
         let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(budget));
         if deadline.has_passed() {
+            context.counters.waits_given_up.add_one();
             return Some(Ok(LookedUp::Unserved(Next::Bypass)));
         }
         context.counters.lease_waits.add_one();
@@ -654,11 +664,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         read: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, SelectError>,
     ) -> Result<T, Error> {
         self.counters.loads.add(count);
+        let began = Stopwatch::start();
         let read = async {
             let mut connection = self.database.acquire().await?;
             read(&mut connection).await
         };
-        read.await.map_err(|error| {
+        let read = read.await;
+        self.note_slow_load(began.elapsed(), described, count);
+        read.map_err(|error| {
             self.counters.load_errors.add(count);
             match error {
                 SelectError::Refused(error) => error,
@@ -667,6 +680,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
             }
         })
+    }
+
+    /// Logs a load that took long, once in a while.
+    fn note_slow_load(&self, took: Duration, described: &str, count: u64) {
+        let is_slow = self.cache.slow_load.is_some_and(|slow| took >= slow);
+        if is_slow && self.slow_loads.is_due(BETWEEN_SLOW_LOADS) {
+            tracing::warn!(
+                entity = E::SPEC.name,
+                loaded = described,
+                keys = count,
+                elapsed_ms = millis(took),
+                "a load from the database was slow"
+            );
+        }
     }
 
     /// Returns what to store at a key for its value or its absence, and for how long. Returns `None` if it must not be

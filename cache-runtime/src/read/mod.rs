@@ -570,10 +570,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> LookedUp<C::Value> {
         let Ok(found) = answer else {
             self.counters.store_errors.add_one();
+            self.counters.reads_without_store.add_one();
             return LookedUp::Unserved(Next::Bypass);
         };
         // Nothing would be filled under a lease.
         if self.is_held() {
+            self.counters.held_reads.add_one();
             return LookedUp::Unserved(Next::Bypass);
         }
         match found {
@@ -620,6 +622,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             }
             Found::Loading => LookedUp::Unserved(Next::Wait),
             Found::Writing => {
+                self.counters.reads_during_writes.add_one();
                 self.suspect(key);
                 LookedUp::Unserved(Next::Bypass)
             }

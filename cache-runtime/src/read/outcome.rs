@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::observe::{Tell, Told};
+
 /// A row, and where it came from.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -32,6 +34,21 @@ impl<E> Outcome<E> {
         Self {
             store_was_skipped: true,
             ..Self::fresh(row)
+        }
+    }
+}
+
+impl<E> Tell for Outcome<E> {
+    fn told(&self) -> Told {
+        let outcome = match (self.origin, &self.row) {
+            (Origin::Cache, Some(_)) => "hit",
+            (Origin::Cache, None) => "negative_hit",
+            (Origin::Database, _) => "miss",
+            (Origin::Shared, _) => "shared",
+        };
+        Told {
+            outcome: Some(outcome),
+            ..Told::rows(usize::from(self.row.is_some()))
         }
     }
 }

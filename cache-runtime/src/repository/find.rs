@@ -22,6 +22,7 @@ use crate::{
         entity::{Entity, OmitsColumns},
     },
     error::Error,
+    observe::Operation,
     protocol::key::AsId,
     read::{content::RowOf, options::Options, outcome::ReadResult},
     repository::Repository,
@@ -218,6 +219,7 @@ impl<'r, E: Entity, DB: Backend, T: ReadResult<E> + 'r> IntoFuture for FindWith<
         Box::pin(async move {
             let context = &self.repository.0;
             let reading = context.read_with(self.id.clone(), self.options);
+            let reading = context.signals.observe(Operation::Find, reading);
             let read = context.in_time(&self.id, self.timeout, reading).await;
             read.map(T::of)
         })
@@ -253,6 +255,7 @@ impl<'r, E: Entity, DB: Backend, T: ReadResult<E> + 'r> IntoFuture for FindUncac
         Box::pin(async move {
             let context = &self.repository.0;
             let reading = context.read_uncached(self.row.clone());
+            let reading = context.signals.observe(Operation::FindUncached, reading);
             let read = context.in_time(&self.row.id, self.timeout, reading).await;
             read.map(T::of)
         })

@@ -10,6 +10,7 @@ use crate::{
         writes::{DeletesById, DirectWrites},
     },
     error::Error,
+    observe::{Operation, Told},
     read::{
         list::{self, FindAll, Page},
         lookup::{self, LookupOf, Values},
@@ -29,13 +30,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         lookup: usize,
         values: V,
     ) -> Result<Option<Arc<E>>, Error> {
-        self.0.find_by(lookup, values).await
+        let found = self.0.find_by(lookup, values);
+        self.0.signals.observe(Operation::FindBy, found).await
     }
 
     /// Returns whether a lookup finds a row.
     pub async fn exists_by<V: Values>(&self, lookup: usize, values: V) -> Result<bool, Error> {
         if E::SPEC.lookups[lookup].is_unique {
-            return Ok(self.0.find_by(lookup, values).await?.is_some());
+            return Ok(self.find_by(lookup, values).await?.is_some());
         }
         let first = FindAll::new(&self.0, lookup, values).limit(1).await?;
         Ok(!first.rows.is_empty())
@@ -47,7 +49,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         lookup: usize,
         values: Vec<V>,
     ) -> Result<Vec<Option<Arc<E>>>, Error> {
-        lookup::find_many_by(&mut &self.0, lookup, values).await
+        let mut reader = &self.0;
+        let found = lookup::find_many_by(&mut reader, lookup, values);
+        self.0.signals.observe(Operation::FindManyBy, found).await
     }
 
     /// Returns the rows of a list, as a value that is awaited.
@@ -61,12 +65,19 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         lookup: usize,
         values: Vec<V>,
     ) -> Result<Vec<Page<E>>, Error> {
-        list::find_all_many(&mut &self.0, lookup, values).await
+        let mut reader = &self.0;
+        let found = list::find_all_many(&mut reader, lookup, values);
+        self.0.signals.observe(Operation::FindAllBy, found).await
     }
 
     /// Counts the rows of a list.
     pub async fn count_by<V: Values>(&self, lookup: usize, values: V) -> Result<u64, Error> {
-        self.0.count_by(lookup, values).await
+        let counted = self.0.count_by(lookup, values);
+        let told = |_: &_| Told::default();
+        self.0
+            .signals
+            .observe_as(Operation::CountBy, told, counted)
+            .await
     }
 
     /// Changes the rows of a list, in a transaction of its own. Returns all of them in the order of their ids.
@@ -81,7 +92,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     {
         W::Operation::from(async move {
             let found = LookupOf::new(lookup, values);
-            self.0.modify_found(&found, change).await
+            let modified = self.0.modify_found(&found, change);
+            self.0.signals.observe(Operation::ModifyBy, modified).await
         })
     }
 
@@ -107,13 +119,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// Returns the rows that others refer to by their ids, in the order of `ids`. Called by the methods of relations.
     pub async fn find_each(&self, ids: Vec<Option<E::Id>>) -> Result<Vec<Option<Arc<E>>>, Error> {
         let present: Vec<_> = ids.iter().flatten().cloned().collect();
-        let mut found = self.0.find_many(&present).await?.into_iter();
+        let mut found = self.find_many(&present).await?.into_iter();
         let rows = ids.into_iter().map(|id| id.and_then(|_| found.next()?));
         Ok(rows.collect())
     }
 
     /// Drops what a lookup has found from the cache.
     pub async fn invalidate_by<V: Values>(&self, lookup: usize, values: V) -> Result<(), Error> {
-        self.0.invalidate_by(lookup, &values).await
+        let invalidated = self.0.invalidate_by(lookup, &values);
+        let signals = &self.0.signals;
+        signals.observe(Operation::InvalidateBy, invalidated).await
     }
 }

@@ -27,6 +27,7 @@ use crate::{
         writes::{DeletesById, DirectWrites},
     },
     error::{Error, ErrorKind},
+    observe::{Operation, Told},
     protocol::key::{AsId, Key},
     read::{content::RowOf, outcome::Outcome},
     repository::{find::Find, row_writes::RowWrites},
@@ -120,7 +121,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Option<Arc<E>>, Error>>>>
     {
         Id::Operation::from(Find::new(self, id, |repository, id| async move {
-            Ok(repository.0.read(id.as_id()).await?.row)
+            let read = repository.0.read(id.as_id());
+            Ok(repository
+                .0
+                .signals
+                .observe(Operation::Find, read)
+                .await?
+                .row)
         }))
     }
 
@@ -138,7 +145,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         id: Id,
     ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Outcome<E>, Error>>>> {
         Id::Operation::from(Find::new(self, id, |repository, id| async move {
-            repository.0.read(id.as_id()).await
+            let read = repository.0.read(id.as_id());
+            repository.0.signals.observe(Operation::Find, read).await
         }))
     }
 
@@ -153,7 +161,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
         Id::Operation::from(async move {
             let row = RowOf::of(id.as_id().into_owned());
-            Ok(self.0.read_uncached(row).await?.row)
+            let read = self.0.read_uncached(row);
+            let read = self.0.signals.observe(Operation::FindUncached, read);
+            Ok(read.await?.row)
         })
     }
 
@@ -184,7 +194,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// As [`Repository::find`].
     pub async fn find_many(&self, ids: &[E::Id]) -> Result<Vec<Option<Arc<E>>>, Error> {
-        self.0.find_many(ids).await
+        let found = self.0.find_many(ids);
+        self.0.signals.observe(Operation::FindMany, found).await
     }
 
     /// Returns the rows that a query of your own finds, in its order, and caches them.
@@ -215,12 +226,15 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         query: impl for<'c> FnOnce(&'c mut DB::Connection) -> QueryFuture<'c, E> + Send + 'static,
     ) -> Result<Vec<Arc<E>>, Error> {
         let described = format!("rows of {} with a query", E::SPEC.name);
-        let found = self
-            .0
-            .load_once(described, |_, connection| query(connection));
-        let ids: Vec<_> = found.await?.iter().map(Entity::id).collect();
-        let rows = self.0.find_many(&ids).await?;
-        Ok(rows.into_iter().flatten().collect())
+        let filled = async {
+            let found = self
+                .0
+                .load_once(described, |_, connection| query(connection));
+            let ids: Vec<_> = found.await?.iter().map(Entity::id).collect();
+            let rows = self.0.find_many(&ids).await?;
+            Ok(rows.into_iter().flatten().collect())
+        };
+        self.0.signals.observe(Operation::FillFrom, filled).await
     }
 
     /// As [`Repository::find_many`], but returns the rows that exist by their ids.
@@ -237,7 +251,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         ids: &[Id],
     ) -> Result<HashMap<Id, Arc<E>>, Error> {
         let owned: Vec<_> = ids.iter().map(|id| id.as_id().into_owned()).collect();
-        let rows = ids.iter().zip(self.0.find_many(&owned).await?);
+        let rows = ids.iter().zip(self.find_many(&owned).await?);
         Ok(rows
             .filter_map(|(id, row)| Some((id.clone(), row?)))
             .collect())
@@ -339,7 +353,9 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W>,
     {
         W::Operation::from(Id::Operation::from(async move {
-            W::modify(self, &id.as_id(), change).await
+            let id = id.as_id();
+            let modified = W::modify(self, &id, change);
+            self.0.signals.observe(Operation::Modify, modified).await
         }))
     }
 
@@ -400,7 +416,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W, Deletes = D>,
     {
         W::Operation::from(D::Operation::from(Id::Operation::from(async move {
-            W::write(self, Write::Delete(id.as_id().into_owned())).await?;
+            self.write_observed::<W>(Write::Delete(id.as_id().into_owned()))
+                .await?;
             Ok(())
         })))
     }
@@ -423,7 +440,8 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         E: Entity<Writes = W>,
     {
         W::Operation::from(async move {
-            W::write(self, Write::DeleteRow(entity.clone())).await?;
+            self.write_observed::<W>(Write::DeleteRow(entity.clone()))
+                .await?;
             Ok(())
         })
     }
@@ -530,7 +548,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &self,
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<(), Error>>> {
-        Id::Operation::from(async move { self.0.invalidate_row(&id.as_id()).await })
+        Id::Operation::from(async move {
+            let id = id.as_id();
+            let invalidated = self.0.invalidate_row(&id);
+            self.0
+                .signals
+                .observe(Operation::Invalidate, invalidated)
+                .await
+        })
     }
 
     /// Drops every row of the entity from the cache. Loads that are under way are not cached either. Call it after rows
@@ -547,8 +572,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ///
     /// If the future is dropped before it ends, only some of the rows may have been dropped. Call it again.
     pub async fn invalidate_all(&self) -> Result<(), Error> {
-        self.0.bind_now().await?;
-        self.0.invalidate_all().await
+        let invalidated = async {
+            self.0.bind_now().await?;
+            self.0.invalidate_all().await
+        };
+        self.0
+            .signals
+            .observe(Operation::InvalidateAll, invalidated)
+            .await
     }
 
     /// Drops the cached row, loads it from the database, caches it and returns it.
@@ -564,7 +595,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         &self,
         id: Id,
     ) -> Id::Operation<impl Future<Output = Result<Option<Arc<E>>, Error>>> {
-        Id::Operation::from(async move { Ok(self.0.reload(id.as_id()).await?.row) })
+        Id::Operation::from(async move {
+            let read = self.0.reload(id.as_id());
+            Ok(self.0.signals.observe(Operation::Refresh, read).await?.row)
+        })
     }
 
     /// Compares the table with the struct: columns, types, nullability, unique keys and text collations. The page
@@ -676,12 +710,28 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             return Ok(batch.nothing());
         }
         let inner = Arc::clone(&self.0);
-        inner.bind_for_write().await?;
-        run_detached::<E, _>(batch.verb(), async move { inner.write_batch(batch).await }).await
+        let (operation, verb) = (batch.operation(), batch.verb());
+        let written = async move {
+            inner.bind_for_write().await?;
+            run_detached::<E, _>(verb, async move { inner.write_batch(batch).await }).await
+        };
+        self.0.signals.observe(operation, written).await
     }
 
     async fn write_row<W: RowWrites>(&self, write: Write<E>) -> Result<Arc<E>, Error> {
-        let row = W::write(self, write).await?;
+        let row = self.write_observed::<W>(write).await?;
         Ok(row.expect("every write but a delete has a row"))
+    }
+
+    /// Runs a write to its end.
+    fn write_observed<W: RowWrites>(
+        &self,
+        write: Write<E>,
+    ) -> impl Future<Output = Result<Option<Arc<E>>, Error>> {
+        let operation = write.operation();
+        let told = |_: &_| Told::rows(1);
+        self.0
+            .signals
+            .observe_as(operation, told, W::write(self, write))
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     context::{Context, groups, open_queries},
     database::{backend::Backend, entity::Entity, queries::NoRow},
     error::{Error, ErrorKind},
+    observe::Operation,
     protocol::{
         key::Key,
         tags::{Tag, Tags},
@@ -313,7 +314,7 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
             statements: Arc::new(statements),
         };
         let read = context.read_content_with(key, fingerprint, || query, self.options);
-        let outcome = read.await?;
+        let outcome = context.signals.observe(Operation::Query, read).await?;
         let answer = outcome.row.expect("a query has an answer");
         Arc::clone(&answer.value).downcast().map_err(|_| {
             Error::new(
@@ -337,7 +338,11 @@ impl<T: Answers, DB: Backend> Query<T, DB> {
     /// If the future is dropped before it ends, the answer may or may not be dropped. Call it again.
     pub async fn invalidate(self) -> Result<(), Error> {
         let (context, key) = (self.context?, self.key?);
-        context.bind_now().await?;
-        context.invalidate(&key).await
+        let invalidated = async {
+            context.bind_now().await?;
+            context.invalidate(&key).await
+        };
+        let signals = &context.signals;
+        signals.observe(Operation::Invalidate, invalidated).await
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use crate::{
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
     error::Error,
+    observe::{Operation, Told},
     repository::Repository,
     write::transaction::Transaction,
 };
@@ -67,18 +68,25 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         write: impl for<'c> FnOnce(&'c mut DB::Connection) -> WriteFuture<'c, T> + Send,
     ) -> Result<T, Error> {
         let texts: Vec<String> = tags.into_iter().map(Into::into).collect();
-        let tags = self.0.known_tags("write", &texts)?;
-        let mut transaction = Transaction::begin(self.pool()).await?;
-        let written = write(transaction.connection()).await;
-        let value = written.map_err(|error| {
-            let fate = WriteOutcome::Nothing;
-            database::describe("write", &format!("rows of {}", E::SPEC.name), error, fate)
-        })?;
-        if !tags.is_empty() {
-            transaction.mark_tags_changed(&self.0, tags)?;
-        }
-        transaction.commit().await?;
-        Ok(value)
+        let written = async {
+            let tags = self.0.known_tags("write", &texts)?;
+            let mut transaction = Transaction::begin(self.pool()).await?;
+            let written = write(transaction.connection()).await;
+            let value = written.map_err(|error| {
+                let fate = WriteOutcome::Nothing;
+                database::describe("write", &format!("rows of {}", E::SPEC.name), error, fate)
+            })?;
+            if !tags.is_empty() {
+                transaction.mark_tags_changed(&self.0, tags)?;
+            }
+            transaction.commit().await?;
+            Ok(value)
+        };
+        let told = |_: &_| Told::default();
+        let signals = &self.0.signals;
+        signals
+            .observe_as(Operation::WriteTagged, told, written)
+            .await
     }
 
     /// As [`Repository::invalidate_tag`], for several tags in one round trip.
@@ -96,8 +104,14 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ) -> impl Future<Output = Result<(), Error>> + Send {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
         async move {
-            self.0.bind_now().await?;
-            self.0.invalidate_tags(&tags).await
+            let invalidated = async {
+                self.0.bind_now().await?;
+                self.0.invalidate_tags(&tags).await
+            };
+            let signals = &self.0.signals;
+            signals
+                .observe(Operation::InvalidateTags, invalidated)
+                .await
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         writes::{DeletesById, DirectWrites},
     },
     error::{Error, ErrorKind},
+    observe::{Operation, Told},
     protocol::key::AsId,
     read::{Distinct, content::RowOf},
     repository::{MAX_TRIES, Repository},
@@ -100,9 +101,13 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     }
 
     async fn read_row(&mut self, row: RowOf<E>) -> Result<Option<Arc<E>>, Error> {
-        let wanted = [(self.repository.0.key(&row.id)?, row)];
-        let mut found = self.transaction.read(&self.repository.0, &wanted).await?;
-        Ok(found.remove(&wanted[0].0).map(Arc::new))
+        let context = &self.repository.0;
+        let wanted = [(context.key(&row.id)?, row)];
+        let read = async {
+            let mut found = self.transaction.read(context, &wanted).await?;
+            Ok(found.remove(&wanted[0].0).map(Arc::new))
+        };
+        context.signals.observe(Operation::FindUncached, read).await
     }
 
     /// Returns the rows with these ids as the transaction sees them, in the order of `ids`, with one statement. An id without
@@ -209,7 +214,9 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
         W::Operation::from(Id::Operation::from(async move {
             let id = id.as_id();
             let repository = &self.repository.0;
-            self.transaction.modify(repository, &id, &mut change).await
+            let modified = self.transaction.modify(repository, &id, &mut change);
+            let signals = &repository.signals;
+            signals.observe(Operation::Modify, modified).await
         }))
     }
 
@@ -433,8 +440,12 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
     }
 
     async fn write(&mut self, write: Write<E>) -> Result<Option<Arc<E>>, Error> {
-        let row = self.transaction.write(&self.repository.0, &write).await?;
-        Ok(row.or_else(|| self.repository.0.row_of(write)))
+        let context = &self.repository.0;
+        let written = self.transaction.write(context, &write);
+        let told = |_: &_| Told::rows(1);
+        let written = context.signals.observe_as(write.operation(), told, written);
+        let row = written.await?;
+        Ok(row.or_else(|| context.row_of(write)))
     }
 
     async fn write_rows(&mut self, batch: Batch<E>) -> Result<Vec<Arc<E>>, Error> {
@@ -449,10 +460,15 @@ impl<E: Entity, DB: Backend> Within<'_, '_, E, DB> {
             return Ok(batch.nothing());
         }
         // A savepoint, so that a failed batch leaves nothing in the transaction.
-        let mut savepoint = self.transaction.savepoint().await?;
-        let done = savepoint.write_batch(&self.repository.0, batch).await?;
-        savepoint.commit().await?;
-        Ok(done)
+        let context = &self.repository.0;
+        let operation = batch.operation();
+        let written = async {
+            let mut savepoint = self.transaction.savepoint().await?;
+            let done = savepoint.write_batch(context, batch).await?;
+            savepoint.commit().await?;
+            Ok(done)
+        };
+        context.signals.observe(operation, written).await
     }
 
     async fn write_row(&mut self, write: Write<E>) -> Result<Arc<E>, Error> {

@@ -6,6 +6,7 @@ use crate::{
     behind::{DeadLetters, Flusher, Pending},
     database::{backend::Backend, entity::Entity, writes::QueuedWrites},
     error::Error,
+    observe::Operation,
     repository::Repository,
 };
 
@@ -48,7 +49,10 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     where
         E: Entity<Writes = W>,
     {
-        W::Operation::from(async move { self.0.flush().await })
+        W::Operation::from(async move {
+            let flushed = self.0.flush();
+            self.0.signals.observe(Operation::Flush, flushed).await
+        })
     }
 
     /// Returns how many acknowledged writes are pending, and how old the oldest is. While the database does not answer,

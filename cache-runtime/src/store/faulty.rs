@@ -408,6 +408,11 @@ impl Store for FaultyStore {
         self.store.is_available()
     }
 
+    #[cfg(feature = "metrics")]
+    fn usage(&self) -> crate::observe::survey::StoreUsage {
+        self.store.usage()
+    }
+
     fn health(&self) -> StoreHealth {
         self.store.health()
     }
@@ -644,6 +649,11 @@ impl TagStore for FaultyStore {
     async fn read_clock(&self, clock: &Key) -> ClockAnswer {
         self.before(Operation::ReadClock).await?;
         self.store.read_clock(clock).await
+    }
+
+    #[cfg(feature = "metrics")]
+    async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
+        self.store.count_marks(clock).await
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {

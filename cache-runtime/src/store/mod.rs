@@ -30,6 +30,8 @@ pub(crate) mod wake;
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
 pub use self::failpoint::{Mechanism, Point};
+#[cfg(feature = "metrics")]
+use crate::observe::survey::StoreUsage;
 use crate::{
     error::{Error, StoreError},
     health::StoreHealth,
@@ -212,6 +214,10 @@ pub trait Store: Send + Sync + 'static {
     fn health(&self) -> StoreHealth {
         StoreHealth::in_process()
     }
+
+    /// Returns what the store has measured.
+    #[cfg(feature = "metrics")]
+    fn usage(&self) -> StoreUsage;
 
     /// Returns how often a family of entities has changed, if all programs that use the store are this one. `None`: others
     /// change families too.
@@ -399,6 +405,11 @@ impl Store for RealStore {
 
     fn health(&self) -> StoreHealth {
         dispatch!(self, store => store.health())
+    }
+
+    #[cfg(feature = "metrics")]
+    fn usage(&self) -> StoreUsage {
+        dispatch!(self, store => store.usage())
     }
 
     fn family_changes(&self) -> Option<u64> {

@@ -33,6 +33,10 @@ pub trait TagStore {
     /// Reads a clock, if there is one.
     fn read_clock(&self, clock: &Key) -> impl Future<Output = ClockAnswer> + Send;
 
+    /// Returns how many tags a clock remembers.
+    #[cfg(feature = "metrics")]
+    fn count_marks(&self, clock: &Key) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Reads a clock and when each of these tags was last invalidated, in one step.
     fn read_marks(
         &self,
@@ -92,6 +96,11 @@ impl TagStore for RealStore {
 
     async fn read_clock(&self, clock: &Key) -> ClockAnswer {
         dispatch!(self, store => store.read_clock(clock).await)
+    }
+
+    #[cfg(feature = "metrics")]
+    async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
+        dispatch!(self, store => store.count_marks(clock).await)
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {

@@ -17,6 +17,7 @@ use crate::{
         self, Write, WriteOutcome, backend::Backend, entity::Entity, stale_plan::Repetitions,
     },
     error::{Error, ErrorKind},
+    observe::{Operation, Tell, Told},
     protocol::key::Key,
     read::lookup::LookupOf,
     write::{
@@ -38,6 +39,15 @@ pub(crate) enum Batch<E: Entity> {
     DeleteRows(Vec<E>),
     /// The rows that a lookup finds, with the key of its list if there is one.
     DeleteFound(Option<Key>, LookupOf),
+}
+
+impl<E> Tell for Done<E> {
+    fn told(&self) -> Told {
+        match self {
+            Self::Rows(rows) => rows.told(),
+            Self::Count(count) => count.told(),
+        }
+    }
 }
 
 /// The result of a batch.
@@ -70,6 +80,17 @@ impl<E: Entity> Batch<E> {
         match self {
             Self::Insert(_) | Self::Update(_) | Self::Modify { .. } => Done::Rows(Vec::new()),
             Self::Delete(_) | Self::DeleteRows(_) | Self::DeleteFound(..) => Done::Count(0),
+        }
+    }
+
+    /// Returns which operation of a repository it is.
+    pub(crate) fn operation(&self) -> Operation {
+        match self {
+            Self::Insert(_) => Operation::InsertMany,
+            Self::Update(_) => Operation::UpdateMany,
+            Self::Modify { .. } => Operation::ModifyBy,
+            Self::Delete(_) | Self::DeleteRows(_) => Operation::DeleteMany,
+            Self::DeleteFound(..) => Operation::DeleteBy,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
         stale_plan::Repetitions,
     },
     error::{Error, ErrorKind},
+    observe,
     policy::{Coherence, Strategy},
     protocol::{
         key::Key,
@@ -54,6 +55,8 @@ const MAX_DEADLOCKS: u32 = 10;
 
 /// Decides whether a transaction of larder's own is run again. It was rolled back and contains nothing else.
 struct Attempts {
+    /// How often it was run.
+    made: u64,
     deadlocks: std::ops::Range<u32>,
     repetitions: Repetitions,
 }
@@ -61,6 +64,7 @@ struct Attempts {
 impl Attempts {
     fn on<DB: Backend>(pool: &sqlx::Pool<DB>) -> Self {
         Self {
+            made: 1,
             deadlocks: 0..MAX_DEADLOCKS,
             repetitions: Repetitions::on(pool),
         }
@@ -69,7 +73,13 @@ impl Attempts {
     /// Returns whether to run the transaction again after this error.
     fn allow_after(&mut self, error: &Error) -> bool {
         let is_deadlock = error.database_error().is_some_and(database::is_deadlock);
-        (is_deadlock && self.deadlocks.next().is_some()) || self.repetitions.allow_after(error)
+        let is_allowed =
+            (is_deadlock && self.deadlocks.next().is_some()) || self.repetitions.allow_after(error);
+        if is_allowed {
+            self.made += 1;
+            observe::tell_attempt(self.made);
+        }
+        is_allowed
     }
 }
 

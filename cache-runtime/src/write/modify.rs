@@ -20,6 +20,7 @@ use crate::{
     context::{Context, run_detached},
     database::{Write, backend::Backend, dialect::Dialect, entity::Entity},
     error::{Error, ErrorKind},
+    observe::{Tell, Told},
     protocol::key::Key,
     read::content::RowOf,
     write::{Attempts, transaction::Transaction},
@@ -34,6 +35,12 @@ pub struct Modified<E, T = ()> {
     pub row: Arc<E>,
     /// What the change returned.
     pub value: T,
+}
+
+impl<E, T> Tell for Modified<E, T> {
+    fn told(&self) -> Told {
+        Told::rows(1)
+    }
 }
 
 impl<E: fmt::Debug, T: fmt::Debug> fmt::Debug for Modified<E, T> {

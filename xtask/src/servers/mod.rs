@@ -10,7 +10,7 @@
 
 mod account;
 mod mariadb;
-mod packages;
+pub(crate) mod packages;
 mod postgres;
 pub(crate) mod process;
 mod redis;

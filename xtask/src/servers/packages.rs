@@ -25,14 +25,37 @@ const POSTGRES: &str = "/usr/lib/postgresql";
 
 /// Makes sure that the programs of these servers exist.
 pub(crate) fn ensure(interrupt: &Interrupt, kinds: &[Kind], install: bool) -> Outcome {
-    let missing = missing(kinds);
-    if missing.is_empty() {
+    ensure_all(interrupt, install, || missing(kinds))
+}
+
+/// Makes sure that the programs exist that tests call beside the servers: the linter of metrics and alerts.
+pub(crate) fn ensure_tools(interrupt: &Interrupt, install: bool) -> Outcome {
+    ensure_all(interrupt, install, || {
+        let promtool = find("promtool").err();
+        promtool
+            .map(|reason| ("prometheus", reason))
+            .into_iter()
+            .collect()
+    })
+}
+
+/// Installs the packages of what is missing.
+fn ensure_all(
+    interrupt: &Interrupt,
+    install: bool,
+    missing: impl Fn() -> Vec<(&'static str, String)>,
+) -> Outcome {
+    let missing_now = missing();
+    if missing_now.is_empty() {
         return Ok(());
     }
-    let packages: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
-    let reasons: Vec<&str> = missing.iter().map(|(_, reason)| reason.as_str()).collect();
+    let packages: Vec<&str> = missing_now.iter().map(|(package, _)| *package).collect();
+    let reasons: Vec<&str> = missing_now
+        .iter()
+        .map(|(_, reason)| reason.as_str())
+        .collect();
     let by_hand = format!(
-        "missing servers: {}; install them with\n    apt-get update && apt-get install -y --no-install-recommends {}",
+        "missing programs: {}; install them with\n    apt-get update && apt-get install -y --no-install-recommends {}",
         reasons.join(", "),
         packages.join(" ")
     );
@@ -49,11 +72,14 @@ pub(crate) fn ensure(interrupt: &Interrupt, kinds: &[Kind], install: bool) -> Ou
     ]
     .concat();
     cargo::run(interrupt, None, apt(prefix, &arguments))?;
-    let missing = self::missing(kinds);
-    if missing.is_empty() {
+    let missing_now = missing();
+    if missing_now.is_empty() {
         return Ok(());
     }
-    let reasons: Vec<&str> = missing.iter().map(|(_, reason)| reason.as_str()).collect();
+    let reasons: Vec<&str> = missing_now
+        .iter()
+        .map(|(_, reason)| reason.as_str())
+        .collect();
     Err(Failure::message(format!(
         "still missing after the installation: {}",
         reasons.join(", ")

@@ -40,6 +40,7 @@ use crate::{
     },
     database::{backend::Backend, entity::Entity},
     error::Error,
+    observe::{Operation, Told},
     store::queue::Fetch,
 };
 
@@ -207,7 +208,11 @@ impl<E: Entity, DB: Backend> PartitionFlusher<'_, E, DB> {
         let cursor = &mut *self.cursor;
         let earlier = cursor.to_settle.clone();
         let committed = async {
-            let Some(committed) = partition.commit(batch).await? else {
+            let told = |_: &_| Told::default();
+            let committing = partition.commit(batch);
+            let signals = &partition.context.signals;
+            let committing = signals.observe_as(Operation::FlushBatch, told, committing);
+            let Some(committed) = committing.await? else {
                 return Ok(None);
             };
             let position = committed.up_to;

@@ -365,6 +365,11 @@ impl Store for MemoryStore {
         0
     }
 
+    #[cfg(feature = "metrics")]
+    fn usage(&self) -> crate::observe::survey::StoreUsage {
+        crate::observe::survey::StoreUsage::Memory(self.rows.usage())
+    }
+
     fn is_available(&self) -> bool {
         true
     }

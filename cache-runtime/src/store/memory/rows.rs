@@ -13,18 +13,17 @@ use std::{
     mem::size_of,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use quick_cache::{
-    DefaultHashBuilder, OptionsBuilder, Weighter,
-    sync::{Cache, DefaultLifecycle},
-};
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 use tokio::runtime::Handle;
 
 use super::StoredEntry;
+#[cfg(feature = "metrics")]
+use crate::observe::survey::MemoryUsage;
 use crate::{
     clock::{Clock, Deadline},
     policy::Capacity,
@@ -46,12 +45,28 @@ const EXPECTED_ROW: u64 = 4 << 10;
 /// Rows and absences by key.
 pub(super) struct Rows {
     entries: Arc<Entries>,
+    #[cfg(feature = "metrics")]
+    evictions: Evictions,
     clock: Clock,
     /// Whether a task removes what has expired.
     is_swept: Arc<AtomicBool>,
 }
 
-type Entries = Cache<Key, StoredEntry, Weigher>;
+type Entries = Cache<Key, StoredEntry, Weigher, DefaultHashBuilder, Evictions>;
+
+/// Counts the entries that were dropped because there was no room for them.
+#[derive(Clone, Debug, Default)]
+struct Evictions(Arc<AtomicU64>);
+
+impl Lifecycle<Key, StoredEntry> for Evictions {
+    /// What was dropped. It is freed after the lock of the cache's part is released.
+    type RequestState = Option<StoredEntry>;
+
+    fn on_evict(&self, dropped: &mut Option<StoredEntry>, _: Key, entry: StoredEntry) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        *dropped = Some(entry);
+    }
+}
 
 /// Determines the part of the capacity that an entry takes.
 #[derive(Clone, Copy, Debug)]
@@ -87,14 +102,17 @@ impl Rows {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             options.shards(parts.clamp(1, threads * 4));
         }
+        let evictions = Evictions::default();
         let entries = Cache::with_options(
             options.build().expect("the capacity is set"),
             Weigher { in_bytes },
             DefaultHashBuilder::default(),
-            DefaultLifecycle::default(),
+            Evictions::clone(&evictions),
         );
         Self {
             entries: Arc::new(entries),
+            #[cfg(feature = "metrics")]
+            evictions,
             clock,
             is_swept: Arc::default(),
         }
@@ -134,6 +152,17 @@ impl Rows {
     /// Returns the number of entries, those included that have expired and are not removed yet.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns how much is stored, and how much was dropped because there was no room for it.
+    #[cfg(feature = "metrics")]
+    pub(super) fn usage(&self) -> MemoryUsage {
+        MemoryUsage {
+            entries: self.entries.len() as u64,
+            weight: self.entries.weight(),
+            capacity: self.entries.capacity(),
+            evictions: self.evictions.0.load(Ordering::Relaxed),
+        }
     }
 
     /// Starts the task that removes expired entries, unless there is one.

@@ -61,6 +61,11 @@ impl TagStore for MemoryStore {
         })
     }
 
+    #[cfg(feature = "metrics")]
+    async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
+        Ok(self.clocks.read(clock, TagClock::count).unwrap_or_default())
+    }
+
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
         let read = |clock: &TagClock| (clock.reading(), clock.marks(tags));
         Ok(self.clocks.read(clock, read))

@@ -32,6 +32,8 @@ use std::{
 use redis::{Cmd, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::Notify;
 
+#[cfg(feature = "metrics")]
+use crate::observe::timing::Timing;
 use crate::{clock::timer_us, error::StoreError};
 
 /// The pause between two beats.
@@ -52,16 +54,21 @@ pub(crate) struct Heartbeat {
     ended: AtomicBool,
     trusted_until_us: AtomicU64,
     changed: Notify,
+    /// How long the server took to answer, on this link and those before.
+    #[cfg(feature = "metrics")]
+    pub(crate) round_trips: Arc<Timing>,
 }
 
 impl Heartbeat {
     /// Returns the state of a new link. A fenced link is trusted only after a write was accepted, others always.
-    pub(crate) fn new(fenced: bool) -> Self {
+    pub(crate) fn new(fenced: bool, #[cfg(feature = "metrics")] round_trips: Arc<Timing>) -> Self {
         Self {
             silent: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             trusted_until_us: AtomicU64::new(if fenced { 0 } else { FOR_EVER }),
             changed: Notify::new(),
+            #[cfg(feature = "metrics")]
+            round_trips,
         }
     }
 

@@ -384,6 +384,11 @@ impl Store for RedisStore {
         self.connector.connection_number()
     }
 
+    #[cfg(feature = "metrics")]
+    fn usage(&self) -> crate::observe::survey::StoreUsage {
+        crate::observe::survey::StoreUsage::Link(self.connector.usage())
+    }
+
     fn health(&self) -> StoreHealth {
         self.connector.health()
     }

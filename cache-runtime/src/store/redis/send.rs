@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use redis::{RedisError, RedisResult, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 
+#[cfg(feature = "metrics")]
+use crate::observe::timing::Began;
 use crate::{
     error::StoreError,
     store::redis::{
@@ -255,9 +257,15 @@ pub(super) async fn unless_silent<T>(
     heartbeat: &Heartbeat,
     answer: impl Future<Output = T>,
 ) -> Result<T, StoreError> {
+    #[cfg(feature = "metrics")]
+    let began = Began::now();
     tokio::select! {
         biased;
-        answer = answer => Ok(answer),
+        answer = answer => {
+            #[cfg(feature = "metrics")]
+            heartbeat.round_trips.add(began);
+            Ok(answer)
+        }
         () = heartbeat.fell_silent() => Err(StoreError::unanswered("Redis has stopped answering")),
     }
 }

@@ -83,6 +83,22 @@ impl TagStore for RedisStore {
         Ok(reading(&fields))
     }
 
+    #[cfg(feature = "metrics")]
+    async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
+        let link = self.connector.link()?;
+        let mut count = redis::cmd("HLEN");
+        count.arg(clock.as_bytes());
+        let commands = vec![count, read_fields(clock, &[])];
+        let replies = self.run_all("count_marks", link, &[], commands).await;
+        let replies = replies.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let [Value::Int(fields), Value::Array(others)] = &replies[..] else {
+            return Ok(0);
+        };
+        // Beside the marks there are the clock, and the open writes if there are any.
+        let others = others.iter().filter(|other| **other != Value::Nil).count() as u64;
+        Ok(u64::try_from(*fields).map_or(0, |fields| fields.saturating_sub(others)))
+    }
+
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
         let link = self.connector.link()?;
         let answer = self

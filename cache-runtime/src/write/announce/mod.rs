@@ -31,6 +31,8 @@ use futures_util::{
 
 use self::intent::Intent;
 pub(crate) use self::pending::PendingWrites;
+#[cfg(feature = "metrics")]
+use crate::observe::timing::Began;
 use crate::{
     cache,
     clock::{Deadline, Stopwatch, millis},
@@ -177,6 +179,8 @@ impl Announcement {
         // Counts from before the commands are sent, which is earlier than the store counts from.
         self.renewal = Deadline::after(shortest / 3);
         let intent = self.intent;
+        #[cfg(feature = "metrics")]
+        let (began, cache) = (Began::now(), Arc::clone(self.parts[0].target.cache()));
         let placed = match &mut self.parts[..] {
             [only] => only.begin(intent).await,
             parts => {
@@ -184,6 +188,8 @@ impl Announcement {
                 placed.into_iter().all(|placed| placed)
             }
         };
+        #[cfg(feature = "metrics")]
+        cache.announcements.add(began);
         if !placed {
             self.renewal = Deadline::after(RETRY);
         }

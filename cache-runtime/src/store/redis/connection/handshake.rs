@@ -64,7 +64,11 @@ impl Connector {
         let fenced = self.must_fence(&info, history);
         let link = Link {
             history,
-            heartbeat: Arc::new(Heartbeat::new(fenced)),
+            heartbeat: Arc::new(Heartbeat::new(
+                fenced,
+                #[cfg(feature = "metrics")]
+                Arc::clone(&self.round_trips),
+            )),
             connection,
             shared: Arc::new(LinkShared {
                 blocking_connection: Mutex::default(),

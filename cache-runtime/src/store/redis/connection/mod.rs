@@ -47,6 +47,8 @@ pub(crate) use self::handshake::Certificates;
 use self::handshake::{MAX_ARGUMENT, client};
 pub(super) use self::info::field;
 
+#[cfg(feature = "metrics")]
+use crate::observe::{survey::LinkUsage, timing::Timing};
 use crate::{
     clock::Deadline,
     error::StoreError,
@@ -167,6 +169,8 @@ pub(crate) struct Connector {
     wakeups: Wakeups,
     closings: Closings,
     /// The maximum length of a command's argument on the latest server.
+    #[cfg(feature = "metrics")]
+    pub(super) round_trips: Arc<Timing>,
     longest_argument: AtomicU64,
 }
 
@@ -289,6 +293,8 @@ impl Connector {
             wakeups: Wakeups::default(),
             closings: Closings::default(),
             longest_argument: AtomicU64::new(MAX_ARGUMENT),
+            #[cfg(feature = "metrics")]
+            round_trips: Arc::default(),
         })
     }
 
@@ -311,6 +317,15 @@ impl Connector {
     pub(crate) fn is_available(&self) -> bool {
         self.current()
             .is_some_and(|link| link.heartbeat.check().is_ok())
+    }
+
+    /// Returns how often the server was connected to, and how long it took to answer.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn usage(&self) -> LinkUsage {
+        LinkUsage {
+            connections: self.connection_number(),
+            round_trips: Arc::clone(&self.round_trips),
+        }
     }
 
     /// Returns whether the server is used, and what does not work.
