@@ -33,7 +33,9 @@ pub use larder_runtime::{
     behind,
     database::tables,
     journal,
-    protocol::{claim, entry, family, key, partition_keys, queue_position, state, tags, token},
+    protocol::{
+        claim, entry, family, key, listing, partition_keys, queue_position, state, tags, token,
+    },
     store,
 };
 

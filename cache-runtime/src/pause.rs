@@ -10,11 +10,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "redis")]
+use crate::protocol::listing::Switches;
+
 /// What is paused, for a cache or for one repository.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
     reads: AtomicBool,
     fills: AtomicBool,
+    /// As the command `larder` says.
+    reads_outside: AtomicBool,
+    fills_outside: AtomicBool,
 }
 
 impl Pauses {
@@ -26,13 +32,19 @@ impl Pauses {
         self.fills.store(are_paused, Ordering::SeqCst);
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_from_outside(&self, switches: Switches) {
+        self.reads_outside.store(switches.reads, Ordering::SeqCst);
+        self.fills_outside.store(switches.fills, Ordering::SeqCst);
+    }
+
     #[inline]
     pub(crate) fn reads(&self) -> bool {
-        self.reads.load(Ordering::Relaxed)
+        self.reads.load(Ordering::Relaxed) || self.reads_outside.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn fills(&self) -> bool {
-        self.fills.load(Ordering::Relaxed)
+        self.fills.load(Ordering::Relaxed) || self.fills_outside.load(Ordering::Relaxed)
     }
 }

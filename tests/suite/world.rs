@@ -135,6 +135,7 @@ impl<DB: Tested> World<DB> {
             Kind::Memory => builder.build().expect("the options are valid"),
             Kind::Redis => builder
                 .redis(redis_url())
+                .listed(false)
                 .connect()
                 .await
                 .expect("the URL is valid"),
@@ -244,6 +245,7 @@ pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache
         Kind::Memory => builder.build().expect("the options are valid"),
         Kind::Redis => builder
             .redis(redis_url())
+            .listed(false)
             .connect()
             .await
             .expect("the URL is valid"),

@@ -9,6 +9,8 @@ use futures_util::future::BoxFuture;
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
+#[cfg(feature = "redis")]
+use crate::protocol::listing::ListedEntity;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     context::Context,
@@ -73,6 +75,11 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey> {
         Box::pin(Self::survey(self))
+    }
+
+    #[cfg(feature = "redis")]
+    fn listed(&self) -> ListedEntity {
+        Self::listed(self)
     }
 
     fn pauses(&self) -> &Pauses {

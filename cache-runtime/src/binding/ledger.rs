@@ -20,6 +20,8 @@ use futures_util::future::BoxFuture;
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
+#[cfg(feature = "redis")]
+use crate::protocol::listing::ListedEntity;
 use crate::{
     database::{backend::Backend, entity::EntitySpec},
     pause::Pauses,
@@ -37,6 +39,9 @@ pub(crate) trait Member: Send + Sync {
     /// Asks the store and the database about its queue and its tags.
     #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey>;
+    /// Returns how it is cached, for tools.
+    #[cfg(feature = "redis")]
+    fn listed(&self) -> ListedEntity;
     /// Returns what of it is paused.
     fn pauses(&self) -> &Pauses;
 }

@@ -86,6 +86,8 @@ pub struct CacheBuilder {
     faults: Option<Faults>,
     intent_ttl: Option<Duration>,
     slow_load: Option<Duration>,
+    #[cfg(feature = "redis")]
+    is_listed: bool,
 }
 
 /// A certificate or its key. `Debug` prints only its size.
@@ -134,11 +136,21 @@ impl Default for CacheBuilder {
             faults: None,
             intent_ttl: None,
             slow_load: Some(SLOW_LOAD),
+            #[cfg(feature = "redis")]
+            is_listed: true,
         }
     }
 }
 
 impl CacheBuilder {
+    /// Sets whether this process lists itself and its entities in Redis, where the command `larder` finds them, and whether it obeys
+    /// that command's `pause`. It costs two small requests every five seconds. Default: `true`.
+    #[cfg(feature = "redis")]
+    pub fn listed(mut self, is_listed: bool) -> Self {
+        self.is_listed = is_listed;
+        self
+    }
+
     /// Logs a line when a load takes longer than this, the wait for a connection included: at `warn`, and at most one line in a
     /// second for each entity. Default: one second. `None` logs none.
     pub fn slow_load(mut self, threshold: impl Into<Option<Duration>>) -> Self {
@@ -427,7 +439,11 @@ impl CacheBuilder {
             namespace_version: self.namespace_version.map(String::into_boxed_str),
             intent_ttl: self.intent_ttl,
             slow_load: self.slow_load,
-            #[cfg(feature = "metrics")]
+            #[cfg(feature = "redis")]
+            is_listed: AtomicBool::new(self.is_listed),
+            #[cfg(feature = "redis")]
+            lists: AtomicBool::new(false),
+            #[cfg(any(feature = "metrics", feature = "redis"))]
             name: self.namespace.as_str().into(),
             #[cfg(feature = "metrics")]
             measured: MeasuredEntities::default(),

@@ -2,6 +2,8 @@
 
 mod builder;
 mod health;
+#[cfg(feature = "redis")]
+mod listing;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod rebind;
@@ -73,9 +75,15 @@ pub(crate) struct Inner {
     namespace_version: Option<Box<str>>,
     /// A load that takes longer is logged.
     pub(crate) slow_load: Option<Duration>,
-    /// What it is called in metrics.
-    #[cfg(feature = "metrics")]
+    /// The namespace that it was built with.
+    #[cfg(any(feature = "metrics", feature = "redis"))]
     name: Box<str>,
+    /// Whether this process lists itself in the store.
+    #[cfg(feature = "redis")]
+    is_listed: AtomicBool,
+    /// Whether a task does so.
+    #[cfg(feature = "redis")]
+    lists: AtomicBool,
     /// What the operations of each entity are measured with.
     #[cfg(feature = "metrics")]
     pub(crate) measured: MeasuredEntities,

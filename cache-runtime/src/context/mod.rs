@@ -7,6 +7,8 @@ mod answers;
 mod expiry;
 pub(crate) mod family;
 pub(crate) mod groups;
+#[cfg(feature = "redis")]
+mod listed;
 pub(crate) mod payload;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -209,6 +211,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         inner.cache.ledger.join(&namespace, member);
         #[cfg(feature = "metrics")]
         inner.cache.publish_in_background();
+        #[cfg(feature = "redis")]
+        inner.cache.list_in_background();
         inner.cache.notice_server::<DB>(spec.name, &namespace);
         Ok(inner)
     }

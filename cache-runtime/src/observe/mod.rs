@@ -327,6 +327,17 @@ impl MeasuredEntities {
         Arc::clone(measured)
     }
 
+    /// Returns how long reads of an entity took, in microseconds: half of them, and 99 of 100. `None` if none was measured.
+    #[cfg(feature = "redis")]
+    pub(crate) fn percentiles_of_reads(&self, entity: &'static str) -> Option<(u64, u64)> {
+        let entities = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = entities.get(entity)?;
+        Some((
+            measured.read.percentile_us(50)?,
+            measured.read.percentile_us(99)?,
+        ))
+    }
+
     /// Returns those of all entities.
     pub(crate) fn all(&self) -> Vec<(&'static str, Arc<Measured>)> {
         let entities = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -49,6 +49,25 @@ impl Timing {
         self.0[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns how long this share of all took at most, in microseconds. `None` if nothing was counted.
+    #[cfg(feature = "redis")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a bucket is a small number of seconds"
+    )]
+    pub(crate) fn percentile_us(&self, percent: u64) -> Option<u64> {
+        let counts = self.counts();
+        let all = counts.iter().sum::<u64>();
+        let wanted = (all * percent).div_ceil(100).max(1);
+        let mut seen = 0;
+        let bucket = counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        })?;
+        Some((seconds(bucket) * 1e6) as u64)
+    }
+
     /// Returns the counts of the buckets, in their order.
     pub(crate) fn counts(&self) -> Vec<u64> {
         let counts = self.0.iter();
@@ -112,5 +131,26 @@ mod tests {
         let counts = timing.counts();
         assert_eq!(counts[bucket(100_000)], 3);
         assert_eq!(counts.iter().sum::<u64>(), 3);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn percentiles_are_those_of_the_counts() {
+        let timing = Timing::default();
+        assert_eq!(timing.percentile_us(50), None);
+        for micros in 1..=100 {
+            timing.add_duration(Duration::from_micros(micros));
+        }
+        let near = |told: Option<u64>, right: u64| told.unwrap().abs_diff(right) * 8 <= right;
+        assert!(
+            near(timing.percentile_us(50), 50),
+            "{:?}",
+            timing.percentile_us(50)
+        );
+        assert!(
+            near(timing.percentile_us(99), 99),
+            "{:?}",
+            timing.percentile_us(99)
+        );
     }
 }

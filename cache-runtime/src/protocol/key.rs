@@ -168,6 +168,12 @@ impl KeySpace {
         (!id.is_empty()).then(|| Key::from_bytes(&[&self.prefix, id].concat()))
     }
 
+    /// Returns the bytes before the id in the key of a row. The number of a partition is `00` in them.
+    #[cfg(feature = "redis")]
+    pub(crate) fn example(&self) -> &[u8] {
+        &self.prefix
+    }
+
     /// Returns the bytes that the keys of all rows begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix[..self.shared]

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod family;
 pub(crate) mod fingerprint;
 pub mod key;
+pub mod listing;
 pub mod partition_keys;
 pub mod queue_position;
 pub mod row_change;

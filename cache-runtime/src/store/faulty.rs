@@ -370,6 +370,14 @@ fn first_image_wins(writes: &mut [Logged]) {
     }
 }
 
+impl FaultyStore {
+    /// Returns Redis, if it is the store.
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis(&self) -> Option<&super::redis::RedisStore> {
+        self.store.redis()
+    }
+}
+
 impl Store for FaultyStore {
     fn disables(&self, mechanism: Mechanism) -> bool {
         self.faults

@@ -378,6 +378,17 @@ pub enum RealStore {
     Redis(redis::RedisStore),
 }
 
+impl RealStore {
+    /// Returns Redis, if it is the store.
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis(&self) -> Option<&redis::RedisStore> {
+        match self {
+            Self::Redis(store) => Some(store),
+            Self::Memory(_) => None,
+        }
+    }
+}
+
 impl Store for RealStore {
     fn keeps(&self) -> Representation {
         dispatch!(self, store => store.keeps())

@@ -48,6 +48,7 @@ const CACHE: &str = "### Every cache";
 const NEWER: &str = "### Every cache, on Redis 7.2 or newer";
 const ALL: &str = "### Dropping all rows";
 const TAGS: &str = "### Tags";
+const LISTING: &str = "### Listing for the command `larder`";
 const QUEUE: &str = "### Write-behind";
 const DISK: &str = "### Write-behind with `appendfsync everysec`";
 
@@ -65,6 +66,8 @@ struct Scene {
     world: World<Sqlite>,
     server: RedisServer,
     granted: Vec<&'static str>,
+    /// Whether its caches list themselves.
+    is_listed: bool,
 }
 
 impl Scene {
@@ -81,7 +84,11 @@ impl Scene {
         if known.unwrap() != Value::Array(vec![Value::Nil]) {
             granted.extend(rights(NEWER));
         }
-        Self::with(server, granted).await
+        let is_listed = groups.contains(&LISTING);
+        Self {
+            is_listed,
+            ..Self::with(server, granted).await
+        }
     }
 
     async fn with(server: RedisServer, granted: Vec<&'static str>) -> Self {
@@ -93,6 +100,7 @@ impl Scene {
             world,
             server,
             granted,
+            is_listed: false,
         };
         let user = ["ACL", "SETUSER", "shop"];
         scene.admin(&[&user[..], &scene.granted[..]].concat()).await;
@@ -111,6 +119,7 @@ impl Scene {
             .url()
             .replace("redis://", "redis://shop:secret@");
         let builder = Cache::builder().redis(url).namespace("shop");
+        let builder = builder.listed(self.is_listed);
         let builder = builder.connect_timeout(Duration::from_secs(10));
         let builder = builder.response_timeout(Duration::from_secs(10));
         builder.connect().await.unwrap()
@@ -281,6 +290,17 @@ async fn rights_to_drop_all_rows_are_sufficient_and_all_needed() {
     let items = Item::repository(&cache, scene.world.pool.clone());
     items.invalidate_all().await.unwrap();
     cache.rebind(&scene.world.pool).await.unwrap();
+    scene.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_to_be_listed_are_sufficient_and_all_needed() {
+    let scene = Scene::of(&[CACHE, LISTING]).await;
+    use_the_cache(&scene).await;
+    eventually("the processes are listed", async || {
+        !scene.names("shop:@processes").await.is_empty()
+    })
+    .await;
     scene.check().await;
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod deleted_keys;
 pub(crate) mod failover;
 pub(crate) mod hostile_replies;
 pub(crate) mod large;
+pub(crate) mod listing;
 pub(crate) mod messages;
 pub(crate) mod round_trips;
 pub(crate) mod scripts;

@@ -15,6 +15,7 @@ mod durability;
 mod gathering;
 mod heartbeat;
 mod large;
+pub(crate) mod listing;
 mod log_reader;
 mod messages;
 mod put;

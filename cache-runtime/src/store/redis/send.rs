@@ -236,7 +236,7 @@ async fn send_known(
 }
 
 /// Sends commands together. Returns their replies, or the first refusal.
-async fn send(
+pub(super) async fn send(
     connection: &mut MultiplexedConnection,
     pipeline: &redis::Pipeline,
 ) -> Result<Vec<Value>, RedisError> {

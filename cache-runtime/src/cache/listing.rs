@@ -1,0 +1,177 @@
+//! Lists this process and its entities in Redis, so that tools see them, and reads what is paused from outside.
+//!
+//! 1. A task begins with the first repository over Redis. Every five seconds ([`LISTED_EVERY`]) it sends two small requests.
+//! 2. Entities are listed when they are new, and again every hour.
+//! 3. A server that refuses the commands, because the user lacks the rights, is not asked again. One line is logged.
+//!
+//! Invariant: nothing waits for this task, and nothing that is served depends on it.
+//! Not here: what is listed (`protocol::listing`).
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use super::Inner;
+use crate::{
+    clock::{Deadline, Stopwatch, millis},
+    detached,
+    protocol::{
+        listing::{ALL, ListedCounts, ListedEntity, ListedProcess},
+        token::ProcessId,
+    },
+    stats::Stats,
+    store::{
+        Store,
+        redis::{RedisStore, listing::NotListed},
+    },
+};
+
+/// How often a process says that it is there.
+const LISTED_EVERY: Duration = Duration::from_secs(5);
+/// How often entities are listed again.
+const ENTITIES_EVERY: Duration = Duration::from_secs(3_600);
+/// How many entities a process lists. A program with a namespace for each tenant has many.
+const MOST: usize = 1_000;
+
+impl Inner {
+    /// Starts the task, unless it runs, or there is no runtime to run it.
+    pub(crate) fn list_in_background(self: &Arc<Self>) {
+        let has_runtime = tokio::runtime::Handle::try_current().is_ok();
+        let is_off = !self.is_listed.load(Ordering::Acquire) || self.store.redis().is_none();
+        if is_off || !has_runtime || self.lists.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let cache = Arc::downgrade(self);
+        let listing = Listing(cache.clone());
+        detached::spawn(async move {
+            // If the runtime ends, another one can begin to list.
+            let _listing = listing;
+            let mut lister = Lister::default();
+            while let Some(cache) = cache.upgrade() {
+                let Some(store) = cache.store.redis() else {
+                    return;
+                };
+                let beat = lister.beat(&cache, store).await;
+                // A store that is away is told elsewhere.
+                if let Err(NotListed::Refused(error)) = beat {
+                    tracing::info!(
+                        error,
+                        "this process is not listed for the command `larder`, because Redis refuses it; grant the rights in \
+                         docs/operations.md, or set `CacheBuilder::listed(false)`"
+                    );
+                    cache.lists_no_more();
+                    return;
+                }
+                drop(cache);
+                Deadline::after(LISTED_EVERY).passed().await;
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Records that the server refuses it.
+    fn lists_no_more(&self) {
+        self.is_listed.store(false, Ordering::Release);
+    }
+}
+
+/// What the task knows from one beat to the next.
+struct Lister {
+    began: Stopwatch,
+    /// The entities that were listed on this connection.
+    listed: Vec<ListedEntity>,
+    connection: u64,
+    relist: Option<Deadline>,
+}
+
+impl Default for Lister {
+    fn default() -> Self {
+        Self {
+            began: Stopwatch::start(),
+            listed: Vec::new(),
+            connection: 0,
+            relist: None,
+        }
+    }
+}
+
+impl Lister {
+    async fn beat(&mut self, cache: &Inner, store: &RedisStore) -> Result<(), NotListed> {
+        let name = &*cache.name;
+        let (now_ms, switches) = store.read_switches(name).await?;
+        let members = cache.ledger.members();
+        for member in &members {
+            let of_all = switches.get(ALL).copied().unwrap_or_default();
+            let own = switches.get(member.spec().name).copied();
+            let switches = of_all.or(own.unwrap_or_default());
+            member.pauses().set_from_outside(switches);
+        }
+        let connection = cache.store.connection_number();
+        let is_due = self.relist.is_none_or(Deadline::has_passed) || connection != self.connection;
+        let mut entities: Vec<_> = members.iter().map(|member| member.listed()).collect();
+        entities.sort_by(|one, other| one.prefix.cmp(&other.prefix));
+        entities.dedup();
+        entities.truncate(MOST);
+        if !entities.is_empty() && (is_due || entities != self.listed) {
+            store.list_entities(name, &entities).await?;
+            self.listed = entities;
+            self.connection = connection;
+            self.relist = Some(Deadline::after(ENTITIES_EVERY));
+        }
+        let process = ListedProcess {
+            host: host(),
+            pid: std::process::id(),
+            larder: env!("CARGO_PKG_VERSION").to_owned(),
+            seen_ms: now_ms,
+            up_ms: millis(self.began.elapsed()),
+            health: cache.health().to_string(),
+            entities: cache
+                .stats_by_entity()
+                .into_iter()
+                .map(|(entity, stats)| counts(cache, entity, &stats))
+                .collect(),
+        };
+        let id = format!("{:?}", ProcessId::current());
+        store.list_process(name, &id, &process).await
+    }
+}
+
+fn counts(cache: &Inner, entity: &'static str, stats: &Stats) -> ListedCounts {
+    #[cfg(feature = "metrics")]
+    let read_us = cache.measured.percentiles_of_reads(entity);
+    #[cfg(not(feature = "metrics"))]
+    let read_us = {
+        let _ = cache;
+        None
+    };
+    ListedCounts {
+        entity: entity.to_owned(),
+        reads: stats.hits + stats.negative_hits + stats.misses,
+        served: stats.hits + stats.negative_hits + stats.hits_after_wait,
+        loads: stats.loads,
+        writes: stats.writes,
+        errors: stats.load_errors + stats.write_errors + stats.store_errors,
+        lost: stats.lost_writes,
+        read_us,
+    }
+}
+
+/// Returns the name of this machine, as far as the environment tells.
+fn host() -> String {
+    let file = std::fs::read_to_string("/etc/hostname");
+    let name = std::env::var("HOSTNAME").or(file).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Lets another task list when this one has ended.
+struct Listing(Weak<Inner>);
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        if let Some(cache) = self.0.upgrade() {
+            cache.lists.store(false, Ordering::Release);
+        }
+    }
+}

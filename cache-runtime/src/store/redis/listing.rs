@@ -1,0 +1,121 @@
+//! The commands with which a process lists itself and its entities in Redis (`protocol::listing`).
+//!
+//! Invariant: a failure of these commands says nothing of the server, and is not logged as one.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use redis::{Cmd, FromRedisValue, Value};
+
+use super::{
+    RedisStore,
+    connection::Link,
+    send::{send, unless_silent},
+};
+use crate::{
+    clock::millis,
+    error::StoreError,
+    printed,
+    protocol::listing::{
+        ListedEntity, ListedProcess, Switches, entities_key, entity_field, processes_key,
+        switches_key,
+    },
+};
+
+/// How long entities stay listed that no process lists any more.
+const LISTED_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long the list of processes lives after the last one. The tools decide which of them are gone.
+const PROCESSES_FOR: Duration = Duration::from_secs(3_600);
+
+impl RedisStore {
+    /// Returns the time of the server in milliseconds since 1970, and what is paused from outside, by entity.
+    pub(crate) async fn read_switches(
+        &self,
+        namespace: &str,
+    ) -> Result<(u64, HashMap<String, Switches>), NotListed> {
+        let link = self.connector.link()?;
+        let mut switches = redis::cmd("HGETALL");
+        switches.arg(switches_key(namespace));
+        let replies = self.list(link, vec![redis::cmd("TIME"), switches]).await?;
+        let [time, switches] = <[Value; 2]>::try_from(replies).map_err(|_| NotListed::Failed)?;
+        let (seconds, micros) = <(u64, u64)>::from_redis_value(time).unwrap_or_default();
+        let texts = HashMap::<String, String>::from_redis_value(switches).unwrap_or_default();
+        let switches = texts.into_iter().filter_map(|(entity, text)| {
+            let switches = serde_json::from_str(&text).ok()?;
+            Some((entity, switches))
+        });
+        let now_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
+        Ok((now_ms, switches.collect()))
+    }
+
+    /// Lists a process.
+    pub(crate) async fn list_process(
+        &self,
+        namespace: &str,
+        id: &str,
+        process: &ListedProcess,
+    ) -> Result<(), NotListed> {
+        let link = self.connector.link()?;
+        let key = processes_key(namespace);
+        let mut set = redis::cmd("HSET");
+        set.arg(&key).arg(id).arg(json(process));
+        let commands = vec![set, expire(&key, PROCESSES_FOR)];
+        self.list(link, commands).await.map(drop)
+    }
+
+    /// Lists entities.
+    pub(crate) async fn list_entities(
+        &self,
+        namespace: &str,
+        entities: &[ListedEntity],
+    ) -> Result<(), NotListed> {
+        let link = self.connector.link()?;
+        let key = entities_key(namespace);
+        let mut set = redis::cmd("HSET");
+        set.arg(&key);
+        for listed in entities {
+            set.arg(entity_field(namespace, &listed.namespace, &listed.entity));
+            set.arg(json(listed));
+        }
+        let commands = vec![set, expire(&key, LISTED_FOR)];
+        self.list(link, commands).await.map(drop)
+    }
+
+    async fn list(&self, mut link: Link, commands: Vec<Cmd>) -> Result<Vec<Value>, NotListed> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let heartbeat = Arc::clone(&link.heartbeat);
+        let sent = send(&mut link.connection, &pipeline);
+        let replies = unless_silent(&heartbeat, sent).await?;
+        replies.map_err(|error| match error.code() {
+            Some("NOPERM") => NotListed::Refused(printed::short(&error)),
+            _ => NotListed::Failed,
+        })
+    }
+}
+
+/// Why nothing was listed.
+#[derive(Debug)]
+pub(crate) enum NotListed {
+    /// The user lacks a right.
+    Refused(String),
+    /// The server did not answer, or not as expected.
+    Failed,
+}
+
+impl From<StoreError> for NotListed {
+    fn from(_: StoreError) -> Self {
+        Self::Failed
+    }
+}
+
+fn expire(key: &str, after: Duration) -> Cmd {
+    let mut command = redis::cmd("PEXPIRE");
+    command.arg(key).arg(millis(after));
+    command
+}
+
+fn json(listed: &impl serde::Serialize) -> String {
+    serde_json::to_string(listed).expect("texts and numbers can be written as JSON")
+}
