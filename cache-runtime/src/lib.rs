@@ -52,6 +52,9 @@ mod repository;
 mod stats;
 #[doc(hidden)]
 pub mod store;
+#[cfg(feature = "tools")]
+#[doc(hidden)]
+pub mod tools;
 mod write;
 
 #[doc(hidden)]

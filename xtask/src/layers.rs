@@ -47,7 +47,7 @@ pub(crate) const CRATES: [Layers; 2] = [
             &["context", "binding::bind"],
             &["read"],
             &["write", "behind"],
-            &["repository"],
+            &["repository", "tools"],
             // What generated code names, macros of the root among it.
             &["private", ""],
         ],

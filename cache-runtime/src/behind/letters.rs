@@ -424,6 +424,26 @@ pub async fn discard<E: Entity, DB: Backend>(
     }
 }
 
+/// As [`discard`], for a program that does not have the entity.
+#[cfg(feature = "tools")]
+pub(crate) async fn discard_at<DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    place: crate::tools::LetterPlace,
+) -> Result<bool, Error> {
+    let text = "DELETE FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
+    let values = [
+        Value::Text(queue),
+        Value::Integer(place.partition.into()),
+        Value::Integer(place.epoch),
+        Value::Integer(place.number),
+    ];
+    match tables::execute(pool, text, &values).await {
+        Ok(rows) => Ok(rows > 0),
+        Err(error) => Err(failed::<DB>("discard", queue, error)),
+    }
+}
+
 /// Returns what the table contained of the row when the write was rejected, or `None` if the letter no longer exists.
 pub(crate) async fn found<E: Entity, DB: Backend>(
     pool: &Pool<DB>,

@@ -14,7 +14,7 @@
 //! dead letter knows the later one; and the nonce tells two claims to an epoch apart.
 //! Not here: the tables themselves (`tables`), and what is done with the rows (`apply`).
 
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "tools"))]
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -289,7 +289,7 @@ pub async fn count_lost<DB: Backend>(
 }
 
 /// Returns how many writes of each partition were lost, of those that have lost any.
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "tools"))]
 pub(crate) async fn lost_of_queue<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,

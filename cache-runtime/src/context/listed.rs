@@ -7,7 +7,10 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     policy::{Coherence, Durability, OnOutage, Strategy},
-    protocol::listing::{ListedEntity, ListedLookup, ListedQueue},
+    protocol::{
+        listing::{ListedEntity, ListedLookup, ListedQueue},
+        tags::TagPattern,
+    },
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
@@ -63,7 +66,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     layout: *layout,
                 })
                 .collect(),
-            tags: spec.tags.iter().map(ToString::to_string).collect(),
+            tags: spec.tags.iter().map(TagPattern::written).collect(),
             queue,
             ttl_ms: millis(policy.ttl),
             negative_ttl_ms: policy.negative_ttl.map(millis),

@@ -162,6 +162,20 @@ impl KeySpace {
         }
     }
 
+    /// Returns the key space of an entity that is listed in the store. `prefix`: what the keys of its rows begin with.
+    #[cfg(feature = "tools")]
+    pub(crate) fn listed(prefix: &str, partitions: Option<u16>) -> Self {
+        let shared = match partitions {
+            Some(_) => prefix.len().saturating_sub(DIGITS_FROM_END),
+            None => prefix.len(),
+        };
+        Self {
+            prefix: prefix.as_bytes().to_vec(),
+            shared,
+            partitions,
+        }
+    }
+
     /// Returns the key that the row with a key of another entity has here. Both have one id, and no partitions.
     pub(crate) fn key_of_same_id(&self, key: &Key, other_prefix: &[u8]) -> Option<Key> {
         let id = key.as_bytes().strip_prefix(other_prefix)?;

@@ -116,6 +116,19 @@ impl TagPattern {
         self.fields.first().map(|(_, column)| *column)
     }
 
+    /// Returns it as the attribute writes it, with the names of its fields.
+    #[cfg(feature = "redis")]
+    pub(crate) fn written(&self) -> String {
+        let mut written = String::new();
+        for (at, text) in self.texts.iter().enumerate() {
+            written.push_str(text);
+            if let Some((field, _)) = self.fields.get(at) {
+                written.push_str(&format!("{{{field}}}"));
+            }
+        }
+        written
+    }
+
     /// Returns the tag of the rows with this text in its one field.
     pub(crate) fn with(&self, field: &str) -> Tag {
         Tag::new(&self.texts.join(field))

@@ -132,6 +132,19 @@ impl RedisStore {
         self.connector.connect().await
     }
 
+    /// Returns which server it is, for messages.
+    #[cfg(feature = "tools")]
+    pub(crate) fn described(&self) -> String {
+        format!("Redis at {}", self.connector.address())
+    }
+
+    /// Sends a command of a tool.
+    #[cfg(feature = "tools")]
+    pub(crate) async fn ask(&self, command: &redis::Cmd) -> Result<Value, StoreError> {
+        let link = self.connector.link()?;
+        self.command("tool", link, command).await
+    }
+
     /// Returns the current link if it leads to the history in which the lease was taken.
     fn link_of(&self, lease: &Lease) -> Result<Link, StoreError> {
         let link = self.connector.link()?;
@@ -272,7 +285,7 @@ impl RedisStore {
     }
 
     /// Opens an entry with this payload.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         key: &Key,
         bytes: &[u8],
