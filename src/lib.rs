@@ -54,6 +54,10 @@ mod documents {
     struct Operations;
     #[doc = include_str!("../docs/write-behind.md")]
     struct WriteBehind;
+    #[doc = include_str!("../docs/metrics.md")]
+    struct Metrics;
+    #[doc = include_str!("../docs/command.md")]
+    struct TheCommand;
     #[doc = include_str!("../docs/invalidation.md")]
     struct Invalidation;
     #[doc = include_str!("../docs/format.md")]

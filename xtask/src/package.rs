@@ -15,7 +15,7 @@ use crate::failure::{Attempt, Failure, Outcome};
 use crate::interrupt::Interrupt;
 
 /// The crates that are published.
-const PUBLISHED: [&str; 3] = ["larder", "larder-derive", "larder-runtime"];
+const PUBLISHED: [&str; 4] = ["larder", "larder-cli", "larder-derive", "larder-runtime"];
 
 /// Makes the archives and compiles what is in them.
 pub(crate) fn run(interrupt: &Interrupt) -> Outcome {
