@@ -18,12 +18,12 @@ pub use larder_runtime::private as __private;
 #[doc(hidden)]
 pub use larder_runtime::protocol::seal;
 pub use larder_runtime::{
-    AdoptedTransaction, Announced, Answers, AsId, Backend, Cache, CacheBuilder, ChangeResult,
-    Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity, EntitySpec, Error, ErrorKind,
-    FetchFuture, Find, FindAll, FindAllWithin, FindUncached, FindWith, Flusher, Health, Modified,
-    OmitsColumns, Origin, Outcome, Page, Pending, Problem, ProblemKind, Queries, Query, ReadResult,
-    RepairStats, Repository, SchemaReport, Stats, StoreStatus, Transaction, Within, policy, schema,
-    writes,
+    AdoptedTransaction, Announced, Answers, AsId, Audit, AuditOptions, Backend, Cache,
+    CacheBuilder, ChangeResult, Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity,
+    EntitySpec, Error, ErrorKind, FetchFuture, Find, FindAll, FindAllWithin, FindUncached,
+    FindWith, Flusher, Health, Modified, OmitsColumns, Origin, Outcome, Page, Pending, Problem,
+    ProblemKind, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport, StaleRow,
+    Stats, StoreStatus, Transaction, Within, policy, schema, writes,
 };
 #[cfg(feature = "redis")]
 pub use larder_runtime::{InvalidKey, PlainEntries, SecretKey};

@@ -91,6 +91,7 @@ pub use crate::{
     policy::Codec,
     protocol::{codec, key::AsId},
     read::{
+        audit::{Audit, AuditOptions, StaleRow},
         list::{FindAll, Page},
         outcome::{Origin, Outcome, ReadResult},
         query::Answers,

@@ -29,6 +29,7 @@ pub use crate::{
         tags::{TagPattern, Tags},
     },
     read::{
+        audit::{Audit, AuditOptions},
         list::{FindAll, Page},
         outcome::Outcome,
         query::Answers,

@@ -8,6 +8,7 @@
 
 mod adopted;
 mod altered_table;
+mod audit;
 mod behind;
 mod binding;
 mod cache_update;

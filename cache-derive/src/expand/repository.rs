@@ -422,6 +422,14 @@ impl<'a> Repository<'a> {
                 #within
                 #dead_letters
 
+                /// Compares cached rows with the database, as `Repository::audit` of the runtime does.
+                pub async fn audit(
+                    &self,
+                    options: #private::AuditOptions,
+                ) -> ::core::result::Result<#private::Audit, #private::Error> {
+                    #private::Repository::audit(&self.inner, options).await
+                }
+
                 /// Returns the counters of this entity since the repository was created.
                 #[must_use]
                 pub fn stats(&self) -> #private::Stats {

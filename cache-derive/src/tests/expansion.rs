@@ -366,6 +366,7 @@ fn an_entity_that_is_only_read_has_no_writing_methods() {
             "invalidate_all",
             "refresh",
             "check_schema",
+            "audit",
             "stats",
             "pause_reads",
             "resume_reads",

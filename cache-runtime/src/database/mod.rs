@@ -493,6 +493,17 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         Ok(differing.map(|(place, _)| place).collect())
     }
 
+    /// Returns the columns in which two rows differ.
+    pub(crate) fn different_columns(
+        &self,
+        one: &E,
+        other: &E,
+    ) -> Result<Vec<&'static str>, sqlx::Error> {
+        let places = self.differing_columns(|_| true, one, other)?;
+        let names = places.into_iter().map(|place| self.columns[place].name);
+        Ok(names.collect())
+    }
+
     /// Returns whether a modification changes no column. Values that cannot be compared count as changed.
     pub(crate) fn is_unchanged(&self, write: &Write<E>) -> bool {
         match write {

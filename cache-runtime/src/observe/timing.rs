@@ -1,6 +1,6 @@
 //! Durations, counted in buckets whose bounds grow by a quarter of their power of two.
 //!
-//! It is the log-linear histogram of HdrHistogram (Gil Tene), with two bits for each power of two: a value is told with an error of
+//! It is the log-linear histogram of `HdrHistogram` (Gil Tene), with two bits for each power of two: a value is told with an error of
 //! at most 12.5 %, up to half an hour, by one addition and no lock.
 //!
 //! Not here: what is measured (`observe`), and how it is exported (`cache::metrics`).

@@ -19,6 +19,7 @@
 //! Not here: what a load does (`load`), statements that fill nothing (`once`), writes (`write`), the rules of a key (`state`),
 //! who may share a load (`flight`).
 
+pub(crate) mod audit;
 pub(crate) mod content;
 pub(crate) mod flight;
 pub(crate) mod list;

@@ -29,7 +29,11 @@ use crate::{
     error::{Error, ErrorKind},
     observe::{Operation, Told},
     protocol::key::{AsId, Key},
-    read::{content::RowOf, outcome::Outcome},
+    read::{
+        audit::{Audit, AuditOptions},
+        content::RowOf,
+        outcome::Outcome,
+    },
     repository::{find::Find, row_writes::RowWrites},
     stats::Stats,
     store::{Store, failpoint::Mechanism},
@@ -620,6 +624,31 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             .await
         };
         run_detached::<E, _>("check the schema of", checked).await
+    }
+
+    /// Compares cached rows with the database, and returns how many were stale: rows that a reader would have been served although the
+    /// database had others. It is meant for production: it changes nothing, keeps to a rate, and calls nothing stale because a write
+    /// is just under way.
+    ///
+    /// ```
+    /// # use larder_runtime::{AuditOptions, Entity, Error, Repository, sqlx};
+    /// # async fn example<E: Entity>(products: Repository<E, sqlx::Sqlite>) -> Result<(), Error> {
+    /// let audit = products.audit(AuditOptions::default().rows(100_000)).await?;
+    /// println!("{} of {} rows are stale: {:?}", audit.stale, audit.checked, audit.examples);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Configuration`] for a `write_behind` entity, whose cache has rows that the database does not have yet.
+    /// - [`ErrorKind::CacheUnavailable`] if the store cannot be reached. Errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    pub async fn audit(&self, options: AuditOptions) -> Result<Audit, Error> {
+        self.0.audit(options).await
     }
 
     /// Returns the counters of this repository and its clones.

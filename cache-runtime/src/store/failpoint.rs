@@ -142,6 +142,8 @@ pub enum Mechanism {
     CascadeRemarks,
     /// The `timeout` of a call. Without it, the caller waits for the load.
     CallTimeout,
+    /// The second look of an audit at a key. Without it, a row that is just being written counts as stale.
+    SecondLook,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
     /// The comparison of the id of a cached row with its key.

@@ -45,6 +45,8 @@ metrics! {
         LEASE_WAITS "larder_lease_waits_total" "Times that a reader waited for a load of another process.",
         REPLACED "larder_replaced_entries_total" "Entries that could not be used and were loaded again, by entity and reason.",
         NOT_STORED "larder_rows_not_stored_total" "Rows that were not stored, by entity and reason.",
+        AUDITED "larder_audited_rows_total" "Cached rows that audits have compared with the database.",
+        STALE "larder_stale_rows_total" "Cached rows that audits have found to be stale.",
         STORE_ERRORS "larder_store_errors_total" "Commands of the store that failed or were refused, by entity.",
         WRITES "larder_writes_total" "Writes, by entity, operation and result.",
         WRITTEN_ROWS "larder_written_rows_total" "Rows that were inserted, updated, saved or deleted.",
@@ -93,7 +95,7 @@ pub(super) const ENTITY_COUNTERS: &[EntityCounter] = &[
         stats.hits_after_wait
     }),
     follow(&READS, Some(("outcome", "shared")), |stats| stats.coalesced),
-    follow(&READS, Some(("outcome", "load")), |stats| stats.own_loads()),
+    follow(&READS, Some(("outcome", "load")), Stats::own_loads),
     follow(
         &BYPASSES,
         Some(("reason", "invalidation_pending")),
@@ -149,6 +151,8 @@ pub(super) const ENTITY_COUNTERS: &[EntityCounter] = &[
     follow(&NOT_STORED, Some(("reason", "codec")), |stats| {
         stats.codec_mismatches
     }),
+    follow(&AUDITED, None, |stats| stats.audited_rows),
+    follow(&STALE, None, |stats| stats.stale_rows),
     follow(&STORE_ERRORS, None, |stats| stats.store_errors),
     follow(&WRITTEN_ROWS, None, |stats| stats.writes),
     follow(&INVALIDATIONS, None, |stats| stats.invalidations),
