@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use larder_runtime::{
@@ -25,6 +25,7 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
     failure::{Done, Failure},

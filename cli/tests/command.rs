@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     path::PathBuf,
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use larder::{Cache, Cached, Origin};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(

@@ -5,10 +5,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use larder::{AuditOptions, ErrorKind, store::Mechanism};
+
+use tokio::time::Instant;
 
 use crate::{
     entities::{Behind, Item, of_items},

@@ -18,6 +18,7 @@ pub(crate) const PARAMETERS: &[&str] = &[
     "column",
     "id",
     "ids",
+    "options",
     "pool",
     "query",
     "repository",
