@@ -1,5 +1,5 @@
 //! A small shop with axum: users by e-mail, products by SKU, category pages, orders that take from the stock; repositories as the
-//! state, errors as status codes, and a shutdown that loses nothing.
+//! state, errors as status codes, metrics for Prometheus, and a shutdown that loses nothing.
 //!
 //! ```sh
 //! cargo run &
@@ -11,6 +11,7 @@
 //! curl 'localhost:3000/categories/tea?limit=20'
 //! curl -X POST localhost:3000/orders -H "$json" -d '{"email": "ada@example.org", "lines": [{"sku": "TEA-1", "quantity": 2}]}'
 //! curl localhost:3000/orders/1
+//! curl localhost:3000/metrics
 //! kill %1
 //! ```
 //!
@@ -21,7 +22,8 @@
 //! ```toml
 //! [dependencies]
 //! axum = { version = "0.8", default-features = false, features = ["http1", "json", "query", "tokio"] }
-//! larder = { version = "0.1", features = ["sqlite"] }
+//! larder = { version = "0.1", features = ["metrics", "sqlite"] }
+//! metrics-exporter-prometheus = { version = "0.18", default-features = false }
 //! serde = { version = "1", features = ["derive", "rc"] }
 //! sqlx = { version = "0.9", features = ["runtime-tokio", "macros"] }
 //! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal"] }
@@ -38,6 +40,7 @@ use axum::{
     routing::{get, post},
 };
 use larder::{Cache, Cached, ErrorKind, Flusher, Transaction};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
@@ -516,6 +519,11 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         .with(wanted.parse::<Targets>()?)
         .init();
 
+    // Before the first repository: what is counted earlier is not published.
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&[0.0001, 0.001, 0.01, 0.1, 1.0])?
+        .install_recorder()?;
+
     let file = env::var("DATABASE").unwrap_or_else(|_| "shop.db".to_owned());
     let options = SqliteConnectOptions::new()
         .filename(file)
@@ -527,7 +535,11 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let address = env::var("ADDRESS").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
-    axum::serve(listener, app.router())
+    // In production, on a port that only Prometheus reaches.
+    let router = app
+        .router()
+        .route("/metrics", get(async move || metrics.render()));
+    axum::serve(listener, router)
         .with_graceful_shutdown(asked_to_end())
         .await?;
 

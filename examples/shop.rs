@@ -3,34 +3,42 @@
 //! Each price only rises, so every reader can check what it is served: a read that begins after a change has returned must see
 //! the new price, or a newer one. With `--break` the changes are made past the cache, to show that the check notices.
 //!
+//! With `--metrics 127.0.0.1:9000` Prometheus can scrape `/metrics` there, and the sale goes on until the standard input ends.
+//!
 //! It needs no server, and ends by itself. `Cargo.toml`:
 //!
 //! ```toml
 //! [dependencies]
-//! larder = { version = "0.1", features = ["sqlite"] }
+//! axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }
+//! larder = { version = "0.1", features = ["metrics", "sqlite"] }
+//! metrics-exporter-prometheus = { version = "0.18", default-features = false }
 //! serde = { version = "1", features = ["derive"] }
 //! sqlx = { version = "0.9", features = ["runtime-tokio", "macros"] }
 //! tempfile = "3"
-//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "time"] }
 //! ```
 
 use std::{
     error::Error as StdError,
+    io,
     path::Path,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use axum::{Router, routing::get};
 use larder::{Cache, Cached};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::{Deserialize, Serialize};
 use sqlx::{
     Sqlite, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 /// Its category is both: an index, for pages and for changes in Rust, and a tag, for changes in SQL.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -56,7 +64,7 @@ const PAGE: usize = 20;
 const PRICE: i64 = 1_000;
 /// The number of customers who read at the same time.
 const CUSTOMERS: i64 = 4;
-/// The number of changes of all prices of a category.
+/// The number of changes of all prices of a category that are planned.
 const CHANGES: usize = 30;
 /// The number of reads between two changes.
 const READS_PER_CHANGE: u64 = 100;
@@ -93,6 +101,8 @@ struct Sale {
     raises: [AtomicI64; CATEGORIES.len()],
     reads: AtomicU64,
     stale: AtomicU64,
+    /// Whether it goes on after the changes that are planned.
+    is_prolonged: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -106,6 +116,26 @@ impl Sale {
         let stale = prices.filter(|price| *price < lowest).count();
         self.stale.fetch_add(stale as u64, Ordering::SeqCst);
         self.reads.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Prolongs the sale until the standard input ends.
+    fn prolong(self: &Arc<Self>) {
+        self.is_prolonged.store(true, Ordering::SeqCst);
+        let sale = Arc::clone(self);
+        std::thread::spawn(move || {
+            // An input that cannot be read has ended, too.
+            let _ended = io::copy(&mut io::stdin(), &mut io::sink());
+            sale.is_prolonged.store(false, Ordering::SeqCst);
+        });
+    }
+
+    /// Lets others work. A sale that may go on for hours also leaves the processor idle.
+    async fn pause(&self) {
+        if self.is_prolonged.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// A customer looks at a product, and now and then at a page of its category.
@@ -132,7 +162,7 @@ impl Sale {
                     self.saw(std::iter::once(product.price), lowest);
                 }
             }
-            tokio::task::yield_now().await;
+            self.pause().await;
         }
         Ok(())
     }
@@ -162,29 +192,55 @@ fn stock() -> Vec<Product> {
     products.collect()
 }
 
+/// Serves what larder counts and measures, for Prometheus.
+async fn serve_metrics(address: &str) -> Result<(), Box<dyn StdError>> {
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&[0.0001, 0.001, 0.01, 0.1, 1.0])?
+        .install_recorder()?;
+    let router = Router::new().route("/metrics", get(async move || metrics.render()));
+    let listener = TcpListener::bind(address).await?;
+    println!("metrics: http://{}/metrics", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn StdError>> {
-    let past_the_cache = std::env::args().any(|argument| argument == "--break");
+    let sale = Arc::new(Sale::default());
+    let mut past_the_cache = false;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match &*argument {
+            "--break" => past_the_cache = true,
+            "--metrics" => {
+                let address = arguments.next().ok_or("`--metrics` needs an address")?;
+                // Before the first repository: what is counted earlier is not published.
+                serve_metrics(&address).await?;
+                sale.prolong();
+            }
+            _ => return Err(format!("unknown option `{argument}`").into()),
+        }
+    }
     let folder = tempfile::tempdir()?;
     let pool = open(folder.path()).await?;
     let products = Product::repository(&Cache::in_process(), pool.clone());
     products.insert_many(&stock()).await?;
 
-    let sale = Arc::new(Sale::default());
     let customers = (0..CUSTOMERS).map(|customer| {
         let (sale, products) = (Arc::clone(&sale), products.clone());
         tokio::spawn(async move { sale.visit(&products, customer).await })
     });
     let customers: Vec<_> = customers.collect();
-    for change in 0..CHANGES {
-        while sale.reads.load(Ordering::SeqCst) < change as u64 * READS_PER_CHANGE
-            && !customers.iter().any(JoinHandle::is_finished)
+    let has_failed = || customers.iter().any(JoinHandle::is_finished);
+    let mut changes = 0;
+    while !has_failed() && (changes < CHANGES || sale.is_prolonged.load(Ordering::SeqCst)) {
+        while sale.reads.load(Ordering::SeqCst) < changes as u64 * READS_PER_CHANGE && !has_failed()
         {
-            tokio::task::yield_now().await;
+            sale.pause().await;
         }
-        let number = change % CATEGORIES.len();
+        let number = changes % CATEGORIES.len();
         let category = CATEGORIES[number];
-        match change % 2 {
+        match changes % 2 {
             _ if past_the_cache => {
                 sqlx::query(RAISE).bind(category).execute(&pool).await?;
             }
@@ -192,6 +248,7 @@ async fn main() -> Result<ExitCode, Box<dyn StdError>> {
             _ => raise_in_sql(&products, category).await?,
         }
         sale.raises[number].fetch_add(1, Ordering::SeqCst);
+        changes += 1;
     }
     sale.is_over.store(true, Ordering::SeqCst);
     for customer in customers {
@@ -202,7 +259,7 @@ async fn main() -> Result<ExitCode, Box<dyn StdError>> {
         sale.stale.load(Ordering::SeqCst),
     );
     let stats = products.stats();
-    println!("{CHANGES} changes of {PRODUCTS} prices each, while customers made {reads} reads");
+    println!("{changes} changes of {PRODUCTS} prices each, while customers made {reads} reads");
     println!(
         "rows from the cache: {}, from the database: {}",
         stats.hits, stats.loads

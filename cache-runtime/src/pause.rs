@@ -10,9 +10,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-#[cfg(feature = "redis")]
-use crate::protocol::listing::Switches;
-
 /// What is paused, for a cache or for one repository.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
@@ -33,9 +30,9 @@ impl Pauses {
     }
 
     #[cfg(feature = "redis")]
-    pub(crate) fn set_from_outside(&self, switches: Switches) {
-        self.reads_outside.store(switches.reads, Ordering::SeqCst);
-        self.fills_outside.store(switches.fills, Ordering::SeqCst);
+    pub(crate) fn set_from_outside(&self, reads: bool, fills: bool) {
+        self.reads_outside.store(reads, Ordering::SeqCst);
+        self.fills_outside.store(fills, Ordering::SeqCst);
     }
 
     #[inline]

@@ -242,37 +242,36 @@ async fn show(tools: &Tools, name: &str, id: &[String], json: bool) -> Result<Do
 }
 
 fn print_shown(shown: &Shown) -> Result<(), Failure> {
-    print::line(format_args!("key        {}", shown.key))?;
-    print::line(format_args!("state      {}", shown.state))?;
+    print::field("key", &shown.key)?;
+    print::field("state", shown.state)?;
     if shown.state == ShownState::Absent {
         return Ok(());
     }
-    print::line(format_args!("size       {} bytes", shown.bytes))?;
-    let left = shown
-        .ttl_left_ms
-        .map_or_else(|| "for ever".to_owned(), print::millis);
-    print::line(format_args!("lives for  {left}"))?;
+    print::field("bytes", shown.bytes)?;
+    let left = shown.ttl_left_ms;
+    print::field(
+        "lives for",
+        left.map_or_else(|| "ever".to_owned(), print::millis),
+    )?;
     if let Some(age) = shown.age_ms {
-        print::line(format_args!("age        {}", print::millis(age)))?;
+        print::field("age", print::millis(age))?;
     }
     if let Some(token) = &shown.token {
-        print::line(format_args!("token      {token}"))?;
+        print::field("token", token)?;
     }
     for process in &shown.processes {
-        print::line(format_args!("process    {process}"))?;
+        print::field("process", process)?;
     }
     if let Some(stamp) = shown.stamp {
-        print::line(format_args!("tags       as of {stamp}"))?;
+        print::field("tags as of", stamp)?;
     }
     for why in &shown.unused_because {
-        print::line(format_args!("not used   {why}"))?;
+        print::field("not used", why)?;
     }
     if let Some(row) = &shown.row {
         let text = serde_json::to_string_pretty(row).map_err(io::Error::from)?;
-        print::line(format_args!(
-            "row        {}",
-            text.replace('\n', "\n           ")
-        ))?;
+        print::field("row", "")?;
+        print::line(text)?;
     }
     Ok(())
 }

@@ -29,6 +29,11 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes one of several facts, each in a line.
+pub(crate) fn field(name: &str, fact: impl Display) -> Result<(), Failure> {
+    line(format_args!("{name:10} {fact}"))
+}
+
 /// Writes an error.
 pub(crate) fn failure(failure: &Failure) {
     let mark = coloured(io::stderr().is_terminal(), RED, "error:");

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use larder::{Backend, Cache, Cached, Error, ErrorKind, Repository, Transaction};
+use larder::{AuditOptions, Backend, Cache, Cached, Error, ErrorKind, Repository, Transaction};
 use larder_testing::cut::Cut;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySql, Pool, Postgres, SqlSafeStr, SqlStr};
@@ -93,6 +93,7 @@ const REPOSITORY: &[&str] = &[
     "invalidate_all",
     "refresh",
     "check_schema",
+    "audit",
 ];
 const LOOKUPS: &[&str] = &[
     "find_by",
@@ -137,7 +138,7 @@ const TRANSACTION: &[&str] = &["begin", "begin_with", "savepoint", "commit", "ro
 const ADOPTED: &[&str] = &["adopt", "announce", "commit", "rollback"];
 const FLUSHER: &[&str] = &["shutdown", "start_flushing", "flush", "pending"];
 const DEAD_LETTERS: &[&str] = &["list", "replay", "replay_over", "discard", "install"];
-const CACHE: &[&str] = &["connect", "rebind"];
+const CACHE: &[&str] = &["connect", "rebind", "publish_metrics"];
 /// The same operations, on other paths.
 const OTHERWISE: &[&str] = &[
     "insert into a queue",
@@ -202,6 +203,7 @@ lists_all!(FLUSHER, "repository/write_behind.rs", but DEAD_LETTERS);
 lists_all!(DEAD_LETTERS, "behind/replay.rs", but & []);
 lists_all!(CACHE, "cache/mod.rs", but & []);
 lists_all!(CACHE, "cache/builder.rs", but & []);
+lists_all!(CACHE, "cache/metrics/mod.rs", but & []);
 // `OTHERWISE` tests it as "the id of the database is installed".
 lists_all!(NONE, "database/database_id.rs", but & ["install"]);
 lists_all!(NONE, "write/announce/mod.rs", but & []);
@@ -663,6 +665,12 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             self.run_queue(name, cut).await
         } else if group == CACHE && name == "rebind" {
             Left::of(&cut.run(self.world.cache.rebind(&self.pool)).await)
+        } else if group == CACHE && name == "publish_metrics" {
+            let published = async {
+                self.world.cache.publish_metrics().await;
+                Ok::<_, Error>(())
+            };
+            Left::of(&cut.run(published).await)
         } else if group == CACHE {
             let connecting = match self.world.kind {
                 Kind::Redis => cut.run(Cache::connect(&redis_url())).await.map(drop),
@@ -709,6 +717,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
                 Left::of(&cut.run(items.invalidate_all()).await).row(Rows::Items, id)
             }
             "check_schema" => Left::of(&cut.run(items.check_schema()).await),
+            "audit" => Left::of(&cut.run(items.audit(AuditOptions::default())).await),
             "insert" => {
                 let done = cut.run(through.insert(&row(new))).await;
                 Left::of(&done).then(&done, Rows::Through, new, Some("new"))

@@ -8,8 +8,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
+
+use larder_testing::{clock::Deadline, redis_process::PATIENCE};
 
 /// The program of an example. Cargo builds it with the tests of this package.
 fn program(example: &str) -> PathBuf {
@@ -79,6 +81,69 @@ fn shop_notices_old_prices_if_it_changes_them_past_the_cache() {
     assert!(printed.contains("no longer true: "), "{printed}");
 }
 
+/// The sale of the example `shop`, which goes on until it is closed. It is killed if a test ends early.
+pub(crate) struct Sale {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    /// Where it serves its metrics.
+    pub(crate) address: String,
+}
+
+impl Sale {
+    pub(crate) fn open() -> Self {
+        let mut process = Command::new(program("shop"))
+            .args(["--metrics", "127.0.0.1:0"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("metrics: http://");
+        let address = url.and_then(|url| url.strip_suffix("/metrics"));
+        Self {
+            address: address.expect("it says where").to_owned(),
+            process,
+            output,
+        }
+    }
+
+    /// Ends its input. Returns what it printed last.
+    fn close(mut self) -> String {
+        drop(self.process.stdin.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        assert!(self.process.wait().unwrap().success(), "{rest}");
+        rest
+    }
+}
+
+impl Drop for Sale {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _killed = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+#[test]
+fn shop_serves_its_metrics_until_its_input_ends() {
+    let sale = Sale::open();
+    let deadline = Deadline::after(PATIENCE);
+    while !ask(&sale.address, "GET /metrics", "")
+        .1
+        .contains("larder_reads_total")
+    {
+        assert!(deadline.pause(), "no reads are in its metrics");
+    }
+    let printed = sale.close();
+    assert!(
+        printed.contains("prices that were no longer true: 0\n"),
+        "{printed}"
+    );
+}
+
 #[test]
 fn write_behind_runs() {
     let printed = printed("write_behind");
@@ -86,23 +151,46 @@ fn write_behind_runs() {
     assert!(printed.contains("left in the queue: 1"), "{printed}");
 }
 
-/// The shop of the example, which is killed if a test ends early.
-struct Shop {
+/// Sends a request to an address. Returns the status and the body. The version asks for an answer that is not in chunks.
+pub(crate) fn ask(address: &str, request: &str, body: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        connection,
+        "{request} HTTP/1.0\r\nhost: test\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+/// The shop of the example `axum`, which is killed if a test ends early.
+pub(crate) struct Shop {
     process: Child,
-    output: BufReader<std::process::ChildStdout>,
-    address: String,
+    output: BufReader<ChildStdout>,
+    pub(crate) address: String,
     /// What it has logged.
     log: PathBuf,
 }
 
 impl Shop {
     fn start(folder: &Path) -> Self {
+        Self::start_over(folder, None)
+    }
+
+    /// Starts it over this Redis, or with a cache of its own.
+    pub(crate) fn start_over(folder: &Path, redis: Option<&str>) -> Self {
         let log = folder.join("log");
         let mut process = Command::new(program("axum"))
             .env("ADDRESS", "127.0.0.1:0")
             .env("DATABASE", folder.join("shop.db"))
             .env("LOG", "sqlx=debug")
             .env_remove("REDIS_URL")
+            .envs(redis.map(|url| ("REDIS_URL", url)))
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -123,25 +211,13 @@ impl Shop {
     }
 
     /// Sends a request. Returns the status and the body.
-    fn send(&self, request: &str, body: &str) -> (u16, String) {
-        let mut connection = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            connection,
-            "{request} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap();
-        (status.parse().unwrap(), body.to_owned())
+    pub(crate) fn send(&self, request: &str, body: &str) -> (u16, String) {
+        ask(&self.address, request, body)
     }
 
     /// Sends a request that must succeed. Returns the body.
     #[track_caller]
-    fn done(&self, request: &str, body: &str) -> String {
+    pub(crate) fn done(&self, request: &str, body: &str) -> String {
         let (status, answer) = self.send(request, body);
         assert!(matches!(status, 200 | 201), "{request}: {status} {answer}");
         answer
@@ -179,16 +255,16 @@ impl Drop for Shop {
     }
 }
 
-const ADA: &str = r#"{"email": "Ada@example.org", "name": "Ada"}"#;
+pub(crate) const ADA: &str = r#"{"email": "Ada@example.org", "name": "Ada"}"#;
 
-fn tea(number: u32, stock: u32) -> String {
+pub(crate) fn tea(number: u32, stock: u32) -> String {
     format!(
         r#"{{"sku": "TEA-{number}", "category": "tea", "name": "Tea {number}", "price": {}, "stock": {stock}}}"#,
         number * 100
     )
 }
 
-fn order(lines: &[(u32, u32)]) -> String {
+pub(crate) fn order(lines: &[(u32, u32)]) -> String {
     let lines = lines.iter();
     let lines =
         lines.map(|(tea, quantity)| format!(r#"{{"sku": "TEA-{tea}", "quantity": {quantity}}}"#));

@@ -33,6 +33,7 @@ mod metrics;
 mod modify;
 mod negative;
 mod on_outage;
+mod ops;
 mod outage;
 mod panics;
 mod pause;

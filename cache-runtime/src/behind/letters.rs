@@ -429,14 +429,14 @@ pub async fn discard<E: Entity, DB: Backend>(
 pub(crate) async fn discard_at<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
-    place: crate::tools::LetterPlace,
+    (partition, epoch, number): (u16, u64, u64),
 ) -> Result<bool, Error> {
     let text = "DELETE FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
     let values = [
         Value::Text(queue),
-        Value::Integer(place.partition.into()),
-        Value::Integer(place.epoch),
-        Value::Integer(place.number),
+        Value::Integer(partition.into()),
+        Value::Integer(epoch),
+        Value::Integer(number),
     ];
     match tables::execute(pool, text, &values).await {
         Ok(rows) => Ok(rows > 0),

@@ -73,6 +73,11 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     }
 
     #[cfg(feature = "metrics")]
+    fn prefix(&self) -> Vec<u8> {
+        self.keys.prefix().to_vec()
+    }
+
+    #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey> {
         Box::pin(Self::survey(self))
     }

@@ -36,6 +36,9 @@ pub(crate) trait Member: Send + Sync {
     fn stats(&self) -> Stats;
     /// Returns whether it is not cached, because another program may write to its table without announcing it.
     fn is_held(&self) -> bool;
+    /// Returns what the keys of its rows begin with.
+    #[cfg(feature = "metrics")]
+    fn prefix(&self) -> Vec<u8>;
     /// Asks the store and the database about its queue and its tags.
     #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey>;

@@ -17,7 +17,7 @@ use crate::{
     clock::{Deadline, Stopwatch, millis},
     detached,
     protocol::{
-        listing::{ALL, ListedCounts, ListedEntity, ListedProcess},
+        listing::{ALL, ListedCounts, ListedEntity, ListedProcess, Switches},
         token::ProcessId,
     },
     stats::Stats,
@@ -105,8 +105,8 @@ impl Lister {
         for member in &members {
             let of_all = switches.get(ALL).copied().unwrap_or_default();
             let own = switches.get(member.spec().name).copied();
-            let switches = of_all.or(own.unwrap_or_default());
-            member.pauses().set_from_outside(switches);
+            let Switches { reads, fills } = of_all.or(own.unwrap_or_default());
+            member.pauses().set_from_outside(reads, fills);
         }
         let connection = cache.store.connection_number();
         let is_due = self.relist.is_none_or(Deadline::has_passed) || connection != self.connection;

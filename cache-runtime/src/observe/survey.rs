@@ -59,7 +59,7 @@ pub enum StoreUsage {
 }
 
 /// The bookkeeping of the tags of an entity.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TagSurvey {
     /// How many tags it remembers.
     pub(crate) marks: u64,

@@ -118,6 +118,7 @@ impl ToolDatabase {
     ///
     /// Errors of the database.
     pub async fn discard(&self, queue: &str, place: LetterPlace) -> Result<bool, Error> {
+        let place = (place.partition, place.epoch, place.number);
         with_pool!(self, pool => letters::discard_at(pool, queue, place).await)
     }
 

@@ -28,11 +28,12 @@ pub(crate) fn ensure(interrupt: &Interrupt, kinds: &[Kind], install: bool) -> Ou
     ensure_all(interrupt, install, || missing(kinds))
 }
 
-/// Makes sure that the programs exist that tests call beside the servers: the linter of metrics and alerts.
+/// Makes sure that the programs exist that tests call beside the servers: Prometheus, and its linter of metrics and alerts.
 pub(crate) fn ensure_tools(interrupt: &Interrupt, install: bool) -> Outcome {
     ensure_all(interrupt, install, || {
-        let promtool = find("promtool").err();
-        promtool
+        let missing = ["prometheus", "promtool"].map(|program| find(program).err());
+        let reason = missing.into_iter().flatten().next();
+        reason
             .map(|reason| ("prometheus", reason))
             .into_iter()
             .collect()

@@ -14,7 +14,7 @@
 mod names;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use crate::{
     health::{Health, ProblemKind, StoreStatus},
     observe::{
         Measured, Operation, RESULTS,
-        survey::{MemoryUsage, StoreUsage, Survey},
+        survey::{MemoryUsage, PartitionSurvey, StoreUsage, TagSurvey},
         timing::{self, Timing},
     },
     stats::{Counter, Stats},
@@ -189,33 +189,49 @@ impl Inner {
         }
     }
 
-    /// Asks the store and the database about queues and tags, and publishes the answers.
+    /// Asks the store and the database about queues and tags, and publishes the answers. Those of an entity in several namespaces are
+    /// summed up.
     async fn publish_survey(&self) {
+        let mut partitions = BTreeMap::<_, PartitionSurvey>::new();
+        let mut dead_letters = BTreeMap::<_, u64>::new();
+        let mut tags = BTreeMap::<_, TagSurvey>::new();
+        let mut surveyed = HashSet::new();
         for member in self.ledger.members() {
-            let entity = member.spec().name;
-            let Survey {
-                partitions,
-                dead_letters,
-                tags,
-            } = member.survey().await;
-            for partition in partitions {
-                let gauge = |metric: &Metric| {
-                    let number = partition.number.to_string();
-                    metrics::gauge!(metric.name, "entity" => entity, "partition" => number)
-                };
-                gauge(&names::QUEUE_DEPTH).set(float(partition.depth));
-                gauge(&names::QUEUE_LOST).set(float(partition.lost));
-                let oldest = partition.oldest.unwrap_or_default();
-                gauge(&names::QUEUE_OLDEST).set(oldest.as_secs_f64());
+            // Several repositories may have the same queue and the same tags.
+            let (entity, place) = (member.spec().name, member.prefix());
+            if !surveyed.insert(place) {
+                continue;
             }
-            let gauge = |metric: &Metric| metrics::gauge!(metric.name, "entity" => entity);
-            if let Some(letters) = dead_letters {
-                gauge(&names::DEAD_LETTERS).set(float(letters));
+            let survey = member.survey().await;
+            for partition in survey.partitions {
+                let sum = partitions.entry((entity, partition.number)).or_default();
+                sum.depth += partition.depth;
+                sum.lost += partition.lost;
+                sum.oldest = sum.oldest.max(partition.oldest);
             }
-            if let Some(tags) = tags {
-                gauge(&names::TAG_MARKS).set(float(tags.marks));
-                gauge(&names::TAG_FLOOR).set(float(tags.floor));
+            if let Some(letters) = survey.dead_letters {
+                *dead_letters.entry(entity).or_default() += letters;
             }
+            if let Some(own) = survey.tags {
+                let sum = tags.entry(entity).or_default();
+                sum.marks += own.marks;
+                sum.floor = sum.floor.max(own.floor);
+            }
+        }
+        for ((entity, number), partition) in partitions {
+            let gauge = |metric: &Metric| metrics::gauge!(metric.name, "entity" => entity, "partition" => number.to_string());
+            gauge(&names::QUEUE_DEPTH).set(float(partition.depth));
+            gauge(&names::QUEUE_LOST).set(float(partition.lost));
+            let oldest = partition.oldest.unwrap_or_default();
+            gauge(&names::QUEUE_OLDEST).set(oldest.as_secs_f64());
+        }
+        let gauge = |metric: &Metric, entity| metrics::gauge!(metric.name, "entity" => entity);
+        for (entity, letters) in dead_letters {
+            gauge(&names::DEAD_LETTERS, entity).set(float(letters));
+        }
+        for (entity, tags) in tags {
+            gauge(&names::TAG_MARKS, entity).set(float(tags.marks));
+            gauge(&names::TAG_FLOOR, entity).set(float(tags.floor));
         }
     }
 }
