@@ -5,7 +5,8 @@
 //!
 //! Invariant: writes go on to announce what they change, whatever is paused. So everything that is in the store stays as right as
 //! before, and may be served again at once.
-//! Invariant: a queued write is returned while reads are paused, because the database does not have it yet.
+//! Invariant: a queued write is returned while reads are paused, because the database does not have it yet. Rows of an entity with a
+//! queue are dropped and loaded anew by each read, and filled, because queued writes are compared with what is stored.
 //! Not here: the steps of a read that is paused (`read`).
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -18,6 +18,7 @@ on_both_stores!(
     an_entity_is_paused_alone,
     a_queued_write_is_read_while_reads_are_paused,
     an_entity_with_a_queue_reads_the_database_while_reads_are_paused,
+    queued_writes_with_a_condition_are_made_while_all_is_paused,
 );
 
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -182,4 +183,31 @@ async fn an_entity_with_a_queue_reads_the_database_while_reads_are_paused<DB: Te
     for _ in 0..3 {
         assert_eq!(rows.find(1).await.unwrap().unwrap().name, "new");
     }
+}
+
+async fn queued_writes_with_a_condition_are_made_while_all_is_paused<DB: Tested>(
+    world: &World<DB>,
+) {
+    let rows = Behind::repository(&world.cache, world.pool.clone());
+    rows.install().await.unwrap();
+    for id in [1, 2] {
+        world.put(&Item::new(id, "old")).await;
+    }
+    world.cache.pause_reads();
+    rows.pause_fills();
+    rows.insert(&Behind::new(3, "inserted")).await.unwrap();
+    rows.update(&Behind::new(1, "updated")).await.unwrap();
+    let modified = rows.modify(1, |row| row.name.push('!')).await.unwrap();
+    assert_eq!(modified.row.name, "updated!");
+    rows.delete(2).await.unwrap();
+    rows.update(&Behind::new(404, "none")).await.unwrap_err();
+    assert_eq!(rows.find(1).await.unwrap().unwrap().name, "updated!");
+    assert_eq!(rows.find(2).await.unwrap(), None);
+    rows.flush().await.unwrap();
+    assert_eq!(rows.find(3).await.unwrap().unwrap().name, "inserted");
+    assert_eq!(
+        rows.find(1).bypass().await.unwrap().unwrap().name,
+        "updated!"
+    );
+    assert_eq!(rows.find(2).bypass().await.unwrap(), None);
 }

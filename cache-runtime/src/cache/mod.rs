@@ -223,7 +223,8 @@ impl Cache {
     }
 
     /// Stops to store rows in the cache, for all its repositories and namespaces: what is cached is served until it is invalidated
-    /// or its time to live ends, and nothing is added. Queued writes are queued. It holds for this process.
+    /// or its time to live ends, and nothing is added. It holds for this process. Rows of `write_behind` entities are still stored,
+    /// because queued writes are compared with them.
     pub fn pause_fills(&self) {
         self.inner.pauses.set_fills(true);
     }

@@ -278,10 +278,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         self.pauses.reads() || self.cache.pauses.reads()
     }
 
-    /// Returns whether nothing new is stored.
+    /// Returns whether nothing new is stored. A queued write with a condition compares it with what is stored, so where writes are
+    /// queued, fills go on.
     #[inline]
     pub(crate) fn pauses_fills(&self) -> bool {
-        self.pauses_reads() || self.pauses.fills() || self.cache.pauses.fills()
+        let are_paused = self.pauses_reads() || self.pauses.fills() || self.cache.pauses.fills();
+        are_paused && self.queue.is_none()
     }
 
     /// Returns the queue of a write-behind entity.

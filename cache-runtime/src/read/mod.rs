@@ -594,11 +594,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 }
             },
             Found::Negative(meta) => LookedUp::Served(self.cached(None, meta)),
-            // A lease would make others wait for what is not stored then. Where writes are queued, taking it restores those that
-            // are missing at their keys.
-            Found::Absent | Found::Outdated(_) | Found::Foreign { .. }
-                if self.pauses_fills() && self.queue.is_none() =>
-            {
+            // A lease would make others wait for what is not stored then.
+            Found::Absent | Found::Outdated(_) | Found::Foreign { .. } if self.pauses_fills() => {
                 LookedUp::Unserved(Next::Bypass)
             }
             Found::Absent => LookedUp::Unserved(Next::Lease {
