@@ -88,10 +88,10 @@ pub use crate::{
     },
     error::{Error, ErrorKind},
     health::{Health, Problem, ProblemKind, StoreStatus},
+    observe::audit::{Audit, AuditOptions, StaleRow},
     policy::Codec,
     protocol::{codec, key::AsId},
     read::{
-        audit::{Audit, AuditOptions, StaleRow},
         list::{FindAll, Page},
         outcome::{Origin, Outcome, ReadResult},
         query::Answers,

@@ -23,13 +23,13 @@ pub use crate::{
         writes::{ById, ByVersion, Nowhere, ToDatabase, ToQueue},
     },
     error::Error,
+    observe::audit::{Audit, AuditOptions},
     policy::{Codec, Coherence, Durability, OnFull, OnOutage, Policy, Strategy},
     protocol::{
         key::AsId,
         tags::{TagPattern, Tags},
     },
     read::{
-        audit::{Audit, AuditOptions},
         list::{FindAll, Page},
         outcome::Outcome,
         query::Answers,

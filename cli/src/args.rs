@@ -123,6 +123,21 @@ pub(crate) enum Command {
     },
     /// Compare the server with what the entities need: version, role, memory, persistence, rights.
     Doctor,
+    /// Compare cached rows with the database, and report those that are stale. A process that has the entity does it, at a bounded
+    /// rate. Exit code 1 if a row was stale.
+    Audit {
+        /// The entities; without, all that are not write-behind.
+        entities: Vec<String>,
+        /// How many rows of each are compared at most.
+        #[arg(long, default_value_t = 10_000)]
+        rows: u64,
+        /// How many rows are compared in a second at most; 0 for any number.
+        #[arg(long, default_value_t = 1_000)]
+        per_second: u32,
+        /// Go on for ever, with a pause of so many seconds.
+        #[arg(long, value_name = "SECONDS")]
+        every: Option<u64>,
+    },
     /// Watch the entities: reads, hit ratio, loads, latency, queues. `q` ends it.
     Top {
         /// The seconds between two looks.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, io, time::Duration};
 use clap::CommandFactory;
 use larder_runtime::{
     Cache, SecretKey,
-    protocol::listing::{ALL, ListedEntity, ListedProcess, Switches},
+    protocol::listing::{ALL, ListedAudit, ListedEntity, ListedProcess, Switches},
     tools::{LetterPlace, RawLetter, Severity, Shown, ShownState, ToolDatabase, Tools},
 };
 use serde::Serialize;
@@ -80,6 +80,18 @@ async fn ask(tools: &Tools, command: Command, json: bool) -> Result<Done, Failur
         }
         Command::Resume { entity } => switch(tools, &entity, Switches::default(), json).await,
         Command::Doctor => doctor(tools, json).await,
+        Command::Audit {
+            entities,
+            rows,
+            per_second,
+            every,
+        } => loop {
+            let done = audit(tools, &entities, rows, per_second, json).await?;
+            match every {
+                None => return Ok(done),
+                Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            }
+        },
         Command::Top { every, looks } => {
             let every = Duration::try_from_secs_f64(every)
                 .ok()
@@ -561,6 +573,76 @@ async fn switch(
         print::line(format_args!("{what} of all entities are still paused"))?;
     }
     Ok(Done::Well)
+}
+
+/// How long a process may take to hear of an audit, beside the time that the audit takes.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
+
+async fn audit(
+    tools: &Tools,
+    only: &[String],
+    rows: u64,
+    per_second: u32,
+    json: bool,
+) -> Result<Done, Failure> {
+    let mut entities = Vec::new();
+    if only.is_empty() {
+        let listed = tools.entities().await?;
+        let audited = listed.into_values().filter(|entity| entity.queue.is_none());
+        entities.extend(audited.map(|entity| entity.entity));
+    }
+    for name in only {
+        entities.push(entity(tools, name).await?.entity);
+    }
+    let patience = match per_second {
+        0 => Duration::from_secs(600),
+        rate => Duration::from_secs(2 * rows / u64::from(rate)),
+    };
+    let mut audits = Vec::new();
+    for name in entities {
+        let audit = tools.audit(&name, rows, per_second, HEARD_WITHIN + patience);
+        let Some(audit) = audit.await? else {
+            return Err(Failure::usage(format!(
+                "no process has audited {name}: is one running that has the entity, and lists itself?"
+            )));
+        };
+        if let Some(error) = &audit.error {
+            return Err(Failure::usage(error.clone()));
+        }
+        if !json {
+            print_audit(&audit)?;
+        }
+        audits.push(audit);
+    }
+    if json {
+        print::json(&audits)?;
+    }
+    let is_right = audits.iter().all(|audit| audit.stale == 0);
+    Ok(if is_right { Done::Well } else { Done::Found })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio need not be exact")]
+fn print_audit(audit: &ListedAudit) -> Result<(), Failure> {
+    let right = match audit.checked {
+        0 => "nothing was cached".to_owned(),
+        checked => format!(
+            "{:.5} % right",
+            100.0 * (1.0 - audit.stale as f64 / checked as f64)
+        ),
+    };
+    print::line(format_args!(
+        "{}: {} rows checked, {} stale, {} just being written: {right}",
+        audit.entity, audit.checked, audit.stale, audit.changing
+    ))?;
+    for row in &audit.examples {
+        let what = match &row.columns {
+            Some(columns) => format!("differs in {}", columns.join(", ")),
+            None => "is not in the database".to_owned(),
+        };
+        let age = print::millis(row.age_ms);
+        print::line(format_args!("stale: {} {what}, loaded {age} ago", row.key))?;
+    }
+    Ok(())
 }
 
 async fn doctor(tools: &Tools, json: bool) -> Result<Done, Failure> {

@@ -603,6 +603,44 @@ async fn a_server_that_is_away_or_refuses_is_an_error_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_finds_a_row_that_was_changed_past_larder() {
+    let scene = Scene::open().await;
+    scene.listed().await;
+    for id in 1..=3 {
+        scene.warm(id).await;
+    }
+    let audits = scene.json(&["audit"]);
+    let of_products = |audits: &Value| {
+        let audits = audits.as_array().unwrap();
+        let audit = audits.iter().find(|audit| audit["entity"] == "Product");
+        audit.unwrap().clone()
+    };
+    assert_eq!(audits.as_array().unwrap().len(), 2, "Visit has a queue");
+    let audit = of_products(&audits);
+    assert_eq!((&audit["checked"], &audit["stale"]), (&3.into(), &0.into()));
+    scene.rename(2, "changed").await;
+    let output = scene.run(&["audit", "Product"], 1);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("Product: 3 rows checked, 1 stale"), "{text}");
+    assert!(
+        text.contains("stale: shop:Product:2 differs in name"),
+        "{text}"
+    );
+    scene.run(&["drop", "Product", "2", "--yes"], 0);
+    scene.run(&["audit", "Product"], 0);
+    let error = scene.error(&["audit", "Visit"], 2);
+    assert!(error.contains("write_behind"), "{error}");
+    let error = scene.error(&["audit", "Nothing"], 2);
+    assert!(error.contains("there is no entity Nothing"), "{error}");
+    assert!(
+        scene.json(&["entities"])["paused"]
+            .as_object()
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn top_tells_what_entities_do() {
     let scene = Scene::open().await;
     scene.listed().await;

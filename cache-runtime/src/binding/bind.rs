@@ -4,13 +4,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "redis"))]
 use futures_util::future::BoxFuture;
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
-#[cfg(feature = "redis")]
-use crate::protocol::listing::ListedEntity;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     context::Context,
@@ -27,6 +25,11 @@ use crate::{
     },
     stats::Stats,
     store::{Store, failpoint::Mechanism},
+};
+#[cfg(feature = "redis")]
+use crate::{
+    observe::audit::{Audit, AuditOptions},
+    protocol::listing::ListedEntity,
 };
 
 /// How often a claim is retried if other processes change the binding at the same time.
@@ -80,6 +83,11 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
     #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey> {
         Box::pin(Self::survey(self))
+    }
+
+    #[cfg(feature = "redis")]
+    fn audit(self: Arc<Self>, options: AuditOptions) -> BoxFuture<'static, Result<Audit, Error>> {
+        Box::pin(async move { Self::audit(&self, options).await })
     }
 
     #[cfg(feature = "redis")]

@@ -15,17 +15,21 @@ use super::{
     identity::{Bound, Other, Seen, Verdict},
     prober::Prober,
 };
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "redis"))]
 use futures_util::future::BoxFuture;
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
-#[cfg(feature = "redis")]
-use crate::protocol::listing::ListedEntity;
 use crate::{
     database::{backend::Backend, entity::EntitySpec},
     pause::Pauses,
     stats::Stats,
+};
+#[cfg(feature = "redis")]
+use crate::{
+    error::Error,
+    observe::audit::{Audit, AuditOptions},
+    protocol::listing::ListedEntity,
 };
 
 /// A bound repository, which `rebind` unbinds.
@@ -42,6 +46,9 @@ pub(crate) trait Member: Send + Sync {
     /// Asks the store and the database about its queue and its tags.
     #[cfg(feature = "metrics")]
     fn survey(&self) -> BoxFuture<'_, Survey>;
+    /// Compares cached rows with the database.
+    #[cfg(feature = "redis")]
+    fn audit(self: Arc<Self>, options: AuditOptions) -> BoxFuture<'static, Result<Audit, Error>>;
     /// Returns how it is cached, for tools.
     #[cfg(feature = "redis")]
     fn listed(&self) -> ListedEntity;

@@ -14,16 +14,25 @@ use std::{
 
 use super::Inner;
 use crate::{
+    binding::Member,
     clock::{Deadline, Stopwatch, millis},
     detached,
+    error::Error,
+    observe::audit::{Audit, AuditOptions},
     protocol::{
-        listing::{ALL, ListedCounts, ListedEntity, ListedProcess, Switches},
+        listing::{
+            ALL, AuditRequest, ListedAudit, ListedCounts, ListedEntity, ListedProcess,
+            ListedStaleRow, Switches,
+        },
         token::ProcessId,
     },
     stats::Stats,
     store::{
         Store,
-        redis::{RedisStore, listing::NotListed},
+        redis::{
+            RedisStore,
+            listing::{NotListed, Wishes},
+        },
     },
 };
 
@@ -84,6 +93,8 @@ struct Lister {
     listed: Vec<ListedEntity>,
     connection: u64,
     relist: Option<Deadline>,
+    /// The audits that were asked for.
+    audited: Vec<String>,
 }
 
 impl Default for Lister {
@@ -93,20 +104,24 @@ impl Default for Lister {
             listed: Vec::new(),
             connection: 0,
             relist: None,
+            audited: Vec::new(),
         }
     }
 }
 
 impl Lister {
-    async fn beat(&mut self, cache: &Inner, store: &RedisStore) -> Result<(), NotListed> {
+    async fn beat(&mut self, cache: &Arc<Inner>, store: &RedisStore) -> Result<(), NotListed> {
         let name = &*cache.name;
-        let (now_ms, switches) = store.read_switches(name).await?;
+        let (now_ms, Wishes { switches, audits }) = store.read_wishes(name).await?;
         let members = cache.ledger.members();
         for member in &members {
             let of_all = switches.get(ALL).copied().unwrap_or_default();
             let own = switches.get(member.spec().name).copied();
             let Switches { reads, fills } = of_all.or(own.unwrap_or_default());
             member.pauses().set_from_outside(reads, fills);
+        }
+        for (entity, request) in audits {
+            self.audit(cache, &members, entity, request);
         }
         let connection = cache.store.connection_number();
         let is_due = self.relist.is_none_or(Deadline::has_passed) || connection != self.connection;
@@ -135,6 +150,74 @@ impl Lister {
         };
         let id = format!("{:?}", ProcessId::current());
         store.list_process(name, &id, &process).await
+    }
+}
+
+impl Lister {
+    /// Makes an audit that is asked for, unless another process does, in a task of its own.
+    fn audit(
+        &mut self,
+        cache: &Arc<Inner>,
+        members: &[Arc<dyn Member>],
+        entity: String,
+        request: AuditRequest,
+    ) {
+        let mut members = members.iter();
+        let Some(member) = members.find(|member| member.spec().name == entity) else {
+            return;
+        };
+        if self.audited.contains(&request.id) {
+            return;
+        }
+        self.audited.push(request.id.clone());
+        let (cache, member) = (Arc::clone(cache), Arc::clone(member));
+        detached::spawn(async move {
+            let Some(store) = cache.store.redis() else {
+                return;
+            };
+            let AuditRequest {
+                id,
+                rows,
+                per_second,
+            } = request;
+            if !matches!(store.claim_audit(&cache.name, &id).await, Ok(true)) {
+                return;
+            }
+            let options = AuditOptions::default().rows(rows).per_second(per_second);
+            let audited = member.audit(options).await;
+            let listed = listed_audit(entity, audited);
+            // Without it, whoever has asked waits in vain, and asks again.
+            let _left = store.leave_audit(&cache.name, &id, &listed).await;
+        });
+    }
+}
+
+fn listed_audit(entity: String, audited: Result<Audit, Error>) -> ListedAudit {
+    let process = format!("{:?}", ProcessId::current());
+    let (audit, error) = match audited {
+        Ok(audit) => (audit, None),
+        Err(error) => (Audit::default(), Some(error.to_string())),
+    };
+    ListedAudit {
+        entity,
+        process,
+        error,
+        checked: audit.checked,
+        stale: audit.stale,
+        changing: audit.changing,
+        not_comparable: audit.not_comparable,
+        is_complete: audit.is_complete,
+        examples: audit
+            .examples
+            .into_iter()
+            .map(|row| ListedStaleRow {
+                key: row.key,
+                age_ms: millis(row.age),
+                columns: row
+                    .columns
+                    .map(|columns| columns.into_iter().map(str::to_owned).collect()),
+            })
+            .collect(),
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Not here: counters (`stats`), and how measurements are exported (`cache::metrics`).
 
+pub(crate) mod audit;
 #[cfg(feature = "metrics")]
 pub(crate) mod survey;
 #[cfg(feature = "metrics")]

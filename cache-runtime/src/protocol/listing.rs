@@ -5,6 +5,9 @@
 //! 2. `namespace:@processes` is a hash with a field for each process: when it was last seen, and what it has counted.
 //! 3. `namespace:@switches` is a hash with a field for each entity that is paused from outside, or `*` for all.
 //!
+//! 4. In the same hash, a field `audit:Entity` asks one process to compare cached rows of the entity with the database. Whoever sets
+//!    the key `namespace:@audit:id` first makes the audit, and leaves its result at `namespace:@audit:id:result`.
+//!
 //! The namespace is that of the cache. All values are JSON, so that a version can add fields.
 //!
 //! Invariant: nothing here decides what is served. A listing that is lost, forged or old misleads a person, and no read.
@@ -142,6 +145,57 @@ pub struct Switches {
     pub fills: bool,
 }
 
+/// What the fields begin with that ask for an audit.
+pub const AUDIT: &str = "audit:";
+
+/// The request of an audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditRequest {
+    /// A name that no other request has.
+    pub id: String,
+    /// How many rows are compared at most.
+    pub rows: u64,
+    /// How many rows are compared in a second at most; with 0, any number.
+    pub per_second: u32,
+}
+
+/// The result of an audit that was requested.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListedAudit {
+    /// The entity.
+    pub entity: String,
+    /// The process that has made it.
+    pub process: String,
+    /// Why it was not made, if it was not.
+    pub error: Option<String>,
+    /// How many rows were compared.
+    pub checked: u64,
+    /// How many of them were stale.
+    pub stale: u64,
+    /// How many were written at the same time.
+    pub changing: u64,
+    /// How many have values that cannot be compared.
+    pub not_comparable: u64,
+    /// Whether all keys of the entity were looked at.
+    pub is_complete: bool,
+    /// The first of the stale rows.
+    pub examples: Vec<ListedStaleRow>,
+}
+
+/// A row that was stale.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListedStaleRow {
+    /// Its key.
+    pub key: String,
+    /// How long ago it was loaded, in milliseconds.
+    pub age_ms: u64,
+    /// The columns that differ. Missing if the database has no such row.
+    pub columns: Option<Vec<String>>,
+}
+
 impl Switches {
     /// Returns what is paused if either says so.
     #[must_use]
@@ -169,6 +223,18 @@ pub fn processes_key(namespace: &str) -> String {
 #[must_use]
 pub fn switches_key(namespace: &str) -> String {
     format!("{namespace}:@switches")
+}
+
+/// Returns the key that the process sets which makes an audit.
+#[must_use]
+pub fn audit_key(namespace: &str, id: &str) -> String {
+    format!("{namespace}:@audit:{id}")
+}
+
+/// Returns the key of the result of an audit.
+#[must_use]
+pub fn audit_result_key(namespace: &str, id: &str) -> String {
+    format!("{namespace}:@audit:{id}:result")
 }
 
 /// Returns the field of an entity of this namespace in the hash of the entities.

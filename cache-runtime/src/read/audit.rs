@@ -10,7 +10,7 @@
 //! before the database can have the new row.
 //!
 //! Invariant: an audit changes nothing: it neither fills nor drops, and is no hit and no miss.
-//! Not here: entities with a queue, whose cache has what the database does not have yet.
+//! Not here: entities with a queue, whose cache has what the database does not have yet; and what an audit tells (`observe::audit`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +19,7 @@ use crate::{
     context::{Context, run_detached},
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
     error::{Error, ErrorKind, StoreError},
+    observe::audit::{Audit, AuditOptions, StaleRow},
     protocol::{key::Key, token::Token},
     read::{
         LookedUp,
@@ -30,79 +31,6 @@ use crate::{
 
 /// How many rows are compared with one statement.
 const AT_ONCE: usize = 500;
-/// How many stale rows are described.
-const DESCRIBED: usize = 20;
-
-/// How an audit is made.
-#[derive(Clone, Copy, Debug)]
-#[must_use]
-pub struct AuditOptions {
-    rows: u64,
-    per_second: u32,
-}
-
-impl Default for AuditOptions {
-    fn default() -> Self {
-        Self {
-            rows: 10_000,
-            per_second: 1_000,
-        }
-    }
-}
-
-impl AuditOptions {
-    /// Compares about so many rows at most. Default: 10,000.
-    pub fn rows(mut self, rows: u64) -> Self {
-        self.rows = rows;
-        self
-    }
-
-    /// Compares no more rows in a second than this. Default: 1,000. With 0, there is no limit.
-    pub fn per_second(mut self, rows: u32) -> Self {
-        self.per_second = rows;
-        self
-    }
-}
-
-/// The result of an audit.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Audit {
-    /// How many rows were compared.
-    pub checked: u64,
-    /// How many of them were stale: the cache would have served a row that the database did not have any more.
-    pub stale: u64,
-    /// How many were written at the same time, so that nothing can be said of them. They are not among the checked ones.
-    pub changing: u64,
-    /// How many have values that cannot be compared. They are not among the checked ones.
-    pub not_comparable: u64,
-    /// Whether all keys of the entity were looked at.
-    pub is_complete: bool,
-    /// The first of the stale rows.
-    pub examples: Vec<StaleRow>,
-}
-
-/// A row that was stale.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct StaleRow {
-    /// Its key in the store.
-    pub key: String,
-    /// How long ago it was loaded.
-    pub age: Duration,
-    /// The columns that differ, or `None` if the database has no such row.
-    pub columns: Option<Vec<&'static str>>,
-}
-
-impl Audit {
-    /// Returns the share of the rows that were right, or `None` if none was checked.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a ratio need not be exact")]
-    pub fn right(&self) -> Option<f64> {
-        (self.checked > 0).then(|| 1.0 - self.stale as f64 / self.checked as f64)
-    }
-}
-
 /// A row that would be served.
 struct Cached<E: Entity> {
     key: Key,
@@ -129,7 +57,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             let scanned = self.cache.store.scan(self.keys.prefix(), cursor).await;
             let (next, keys) = scanned.map_err(not_audited::<E>)?;
             for keys in keys.chunks(AT_ONCE) {
-                if seen(&audit) >= options.rows {
+                if audit.seen() >= options.rows {
                     return Ok(audit);
                 }
                 self.audit_keys(keys, &mut audit).await?;
@@ -195,13 +123,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             self.note_audited(audit);
             self.counters.stale_rows.add_one();
             audit.stale += 1;
-            if audit.examples.len() < DESCRIBED {
-                audit.examples.push(StaleRow {
-                    key: cached.key.to_string(),
-                    age: cached.age,
-                    columns,
-                });
-            }
+            audit.describe(StaleRow {
+                key: cached.key.to_string(),
+                age: cached.age,
+                columns,
+            });
         }
         Ok(())
     }
@@ -255,15 +181,11 @@ async fn keep_to(options: AuditOptions, audit: &Audit, began: Stopwatch) {
         return;
     }
     #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
-    let due = Duration::from_secs_f64(seen(audit) as f64 / f64::from(options.per_second));
+    let due = Duration::from_secs_f64(audit.seen() as f64 / f64::from(options.per_second));
     let early = due.saturating_sub(began.elapsed());
     if !early.is_zero() {
         Deadline::after(early).passed().await;
     }
-}
-
-fn seen(audit: &Audit) -> u64 {
-    audit.checked + audit.changing + audit.not_comparable
 }
 
 fn not_audited<E: Entity>(error: StoreError) -> Error {

@@ -27,13 +27,12 @@ use crate::{
         writes::{DeletesById, DirectWrites},
     },
     error::{Error, ErrorKind},
-    observe::{Operation, Told},
-    protocol::key::{AsId, Key},
-    read::{
+    observe::{
+        Operation, Told,
         audit::{Audit, AuditOptions},
-        content::RowOf,
-        outcome::Outcome,
     },
+    protocol::key::{AsId, Key},
+    read::{content::RowOf, outcome::Outcome},
     repository::{find::Find, row_writes::RowWrites},
     stats::Stats,
     store::{Store, failpoint::Mechanism},

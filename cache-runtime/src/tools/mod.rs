@@ -11,7 +11,7 @@ mod database;
 mod queues;
 mod server;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::{Cmd, FromRedisValue, Value};
 
@@ -23,20 +23,25 @@ pub use self::{
 };
 use crate::{
     cache::{Cache, CacheBuilder},
-    clock::Clock,
+    clock::{Clock, Deadline},
     error::{Error, ErrorKind, StoreError},
     protocol::{
         key::{Key, KeySpace},
         listing::{
-            ListedEntity, ListedProcess, Switches, entities_key, processes_key, switches_key,
+            AUDIT, AuditRequest, ListedAudit, ListedEntity, ListedProcess, Switches,
+            audit_result_key, entities_key, processes_key, switches_key,
         },
         tags::{Changed, Tag},
+        token::Token,
     },
     store::{Store, redis::RedisStore, tags::TagStore},
 };
 
 /// How long a process may be silent before it counts as gone, in milliseconds.
 const GONE_AFTER_MS: u64 = 20_000;
+
+/// The pause between two looks for an answer.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A store, as tools see it.
 #[derive(Debug)]
@@ -143,7 +148,9 @@ impl Tools {
     ///
     /// As [`Tools::entities`].
     pub async fn switches(&self) -> Result<BTreeMap<String, Switches>, Error> {
-        self.hash(&switches_key(self.namespace())).await
+        let mut switches: BTreeMap<String, _> = self.hash(&switches_key(self.namespace())).await?;
+        switches.retain(|field, _| !field.starts_with(AUDIT));
+        Ok(switches)
     }
 
     /// Pauses an entity, or all (`*`), in every process that is listed: within five seconds, and until it is resumed.
@@ -167,6 +174,47 @@ impl Tools {
             }
         };
         self.ask(&command).await.map(drop)
+    }
+
+    /// Asks one process to compare cached rows of an entity with the database, and returns the result. `None`: no process has answered in
+    /// this time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tools::entities`].
+    pub async fn audit(
+        &self,
+        entity: &str,
+        rows: u64,
+        per_second: u32,
+        patience: Duration,
+    ) -> Result<Option<ListedAudit>, Error> {
+        let request = AuditRequest {
+            id: format!("{:?}", Token::draw()),
+            rows,
+            per_second,
+        };
+        let (key, field) = (switches_key(self.namespace()), format!("{AUDIT}{entity}"));
+        let text = serde_json::to_string(&request).expect("a text and numbers are JSON");
+        let mut ask = redis::cmd("HSET");
+        ask.arg(&key).arg(&field).arg(text);
+        self.ask(&ask).await?;
+        let deadline = Deadline::after(patience);
+        let mut get = redis::cmd("GET");
+        get.arg(audit_result_key(self.namespace(), &request.id));
+        let answer = loop {
+            if let Value::BulkString(text) = self.ask(&get).await? {
+                break serde_json::from_slice(&text).ok();
+            }
+            if deadline.has_passed() {
+                break None;
+            }
+            Deadline::after(LOOK_EVERY).passed().await;
+        };
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(&key).arg(&field);
+        self.ask(&forget).await?;
+        Ok(answer)
     }
 
     async fn hash<T: serde::de::DeserializeOwned>(

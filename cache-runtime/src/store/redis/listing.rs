@@ -16,8 +16,8 @@ use crate::{
     error::StoreError,
     printed,
     protocol::listing::{
-        ListedEntity, ListedProcess, Switches, entities_key, entity_field, processes_key,
-        switches_key,
+        AUDIT, AuditRequest, ListedAudit, ListedEntity, ListedProcess, Switches, audit_key,
+        audit_result_key, entities_key, entity_field, processes_key, switches_key,
     },
 };
 
@@ -26,12 +26,19 @@ const LISTED_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long the list of processes lives after the last one. The tools decide which of them are gone.
 const PROCESSES_FOR: Duration = Duration::from_secs(3_600);
 
+/// How long the result of an audit is kept.
+const RESULTS_FOR: Duration = Duration::from_secs(3_600);
+
+/// What is asked from outside, by entity.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) switches: HashMap<String, Switches>,
+    pub(crate) audits: HashMap<String, AuditRequest>,
+}
+
 impl RedisStore {
-    /// Returns the time of the server in milliseconds since 1970, and what is paused from outside, by entity.
-    pub(crate) async fn read_switches(
-        &self,
-        namespace: &str,
-    ) -> Result<(u64, HashMap<String, Switches>), NotListed> {
+    /// Returns the time of the server in milliseconds since 1970, and what is asked from outside.
+    pub(crate) async fn read_wishes(&self, namespace: &str) -> Result<(u64, Wishes), NotListed> {
         let link = self.connector.link()?;
         let mut switches = redis::cmd("HGETALL");
         switches.arg(switches_key(namespace));
@@ -39,12 +46,46 @@ impl RedisStore {
         let [time, switches] = <[Value; 2]>::try_from(replies).map_err(|_| NotListed::Failed)?;
         let (seconds, micros) = <(u64, u64)>::from_redis_value(time).unwrap_or_default();
         let texts = HashMap::<String, String>::from_redis_value(switches).unwrap_or_default();
-        let switches = texts.into_iter().filter_map(|(entity, text)| {
-            let switches = serde_json::from_str(&text).ok()?;
-            Some((entity, switches))
-        });
+        let mut wishes = Wishes::default();
+        for (field, text) in texts {
+            // What others have written there is passed over.
+            match field.strip_prefix(AUDIT) {
+                Some(entity) => wishes.audits.extend(
+                    serde_json::from_str(&text)
+                        .ok()
+                        .map(|request| (entity.to_owned(), request)),
+                ),
+                None => wishes
+                    .switches
+                    .extend(serde_json::from_str(&text).ok().map(|it| (field, it))),
+            }
+        }
         let now_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
-        Ok((now_ms, switches.collect()))
+        Ok((now_ms, wishes))
+    }
+
+    /// Returns whether this process makes an audit, because no other one has said so before.
+    pub(crate) async fn claim_audit(&self, namespace: &str, id: &str) -> Result<bool, NotListed> {
+        let link = self.connector.link()?;
+        let mut set = redis::cmd("SET");
+        set.arg(audit_key(namespace, id)).arg(1);
+        set.arg("NX").arg("PX").arg(millis(RESULTS_FOR));
+        let replies = self.list(link, vec![set]).await?;
+        Ok(matches!(replies[..], [Value::Okay]))
+    }
+
+    /// Stores the result of an audit.
+    pub(crate) async fn leave_audit(
+        &self,
+        namespace: &str,
+        id: &str,
+        audit: &ListedAudit,
+    ) -> Result<(), NotListed> {
+        let link = self.connector.link()?;
+        let mut set = redis::cmd("SET");
+        set.arg(audit_result_key(namespace, id)).arg(json(audit));
+        set.arg("PX").arg(millis(RESULTS_FOR));
+        self.list(link, vec![set]).await.map(drop)
     }
 
     /// Lists a process.
