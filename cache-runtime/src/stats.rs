@@ -142,15 +142,6 @@ counters! {
     backpressure,
 }
 
-impl Stats {
-    /// Returns how many misses ended in a load that was not shared, or in an error.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn own_loads(&self) -> u64 {
-        let others = self.coalesced + self.hits_after_wait;
-        self.misses.saturating_sub(others)
-    }
-}
-
 impl Sum for Stats {
     fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
         let mut sum = Self::default();

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use larder_runtime::{
     Cache, SecretKey,
     protocol::listing::{ALL, ListedAudit, ListedEntity, ListedProcess, Switches},
-    tools::{LetterPlace, RawLetter, Severity, Shown, ShownState, ToolDatabase, Tools},
+    tools::{LetterPlace, RawLetter, Severity, Shown, ShownState, ToolDatabase, Tools, escaped},
 };
 use serde::Serialize;
 
@@ -219,13 +219,14 @@ async fn entities(tools: &Tools, json: bool) -> Result<Done, Failure> {
         ];
         print::table(&head, &rows)?;
         for (id, process) in &answer.processes {
+            let id = escaped(id);
             print::line(format_args!(
                 "process {id}: {} pid {}, larder {}, up {}: {}",
-                process.host,
+                escaped(&process.host),
                 process.pid,
-                process.larder,
+                escaped(&process.larder),
                 print::millis(process.up_ms),
-                process.health
+                escaped(&process.health)
             ))?;
         }
     }
@@ -283,7 +284,9 @@ fn print_shown(shown: &Shown) -> Result<(), Failure> {
     if let Some(row) = &shown.row {
         let text = serde_json::to_string_pretty(row).map_err(io::Error::from)?;
         print::field("row", "")?;
-        print::line(text)?;
+        for line in text.lines() {
+            print::line(escaped(line))?;
+        }
     }
     Ok(())
 }
@@ -630,17 +633,19 @@ fn print_audit(audit: &ListedAudit) -> Result<(), Failure> {
             100.0 * (1.0 - audit.stale as f64 / checked as f64)
         ),
     };
+    let entity = escaped(&audit.entity);
     print::line(format_args!(
-        "{}: {} rows checked, {} stale, {} just being written: {right}",
-        audit.entity, audit.checked, audit.stale, audit.changing
+        "{entity}: {} rows checked, {} stale, {} just being written: {right}",
+        audit.checked, audit.stale, audit.changing
     ))?;
     for row in &audit.examples {
         let what = match &row.columns {
-            Some(columns) => format!("differs in {}", columns.join(", ")),
+            Some(columns) => format!("differs in {}", escaped(&columns.join(", "))),
             None => "is not in the database".to_owned(),
         };
         let age = print::millis(row.age_ms);
-        print::line(format_args!("stale: {} {what}, loaded {age} ago", row.key))?;
+        let key = escaped(&row.key);
+        print::line(format_args!("stale: {key} {what}, loaded {age} ago"))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use larder_runtime::tools::Severity;
+use larder_runtime::tools::{Severity, escaped};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
 
 /// Writes one of several facts, each in a line.
 pub(crate) fn field(name: &str, fact: impl Display) -> Result<(), Failure> {
-    line(format_args!("{name:10} {fact}"))
+    line(format_args!("{name:10} {}", escaped(&fact.to_string())))
 }
 
 /// Writes an error.
@@ -41,10 +41,14 @@ pub(crate) fn failure(failure: &Failure) {
     let _unheard = writeln!(io::stderr(), "{mark} {failure}");
 }
 
-/// Writes a table. Its columns are as wide as their widest text.
+/// Writes a table. What others have written is escaped. Its columns are as wide as their widest text.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    let rows: Vec<Vec<_>> = rows
+        .iter()
+        .map(|row| row.iter().map(|text| escaped(text)).collect())
+        .collect();
     let mut widths: Vec<_> = head.iter().map(|text| text.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, text) in widths.iter_mut().zip(row) {
             *width = (*width).max(text.chars().count());
         }
@@ -65,7 +69,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> 
         }
     };
     write(head.to_vec(), Some(BOLD))?;
-    for row in rows {
+    for row in &rows {
         write(row.iter().map(String::as_str).collect(), None)?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::{
 
 use larder_runtime::{
     protocol::listing::{ListedCounts, ListedProcess},
-    tools::Tools,
+    tools::{Tools, escaped},
 };
 use ratatui::{
     Frame,
@@ -182,7 +182,10 @@ async fn look(tools: &Tools, before: &mut Before) -> Result<Look, Failure> {
     let mut problems: Vec<_> = processes
         .values()
         .filter(|process| process.health != "ok")
-        .map(|process| format!("{} pid {}: {}", process.host, process.pid, process.health))
+        .map(|process| {
+            let text = format!("{} pid {}: {}", process.host, process.pid, process.health);
+            escaped(&text)
+        })
         .collect();
     problems.sort_unstable();
     let mut entities: Vec<_> = entities.into_values().collect();
@@ -318,7 +321,8 @@ fn draw(frame: &mut Frame<'_>, namespace: &str, look: &Result<Look, Failure>) {
     let rows = look.entities.iter().map(|shown| {
         let is_bad = shown.errors_per_second > 0.0 || shown.lost > 0;
         let colour = if is_bad { Color::Red } else { Color::Reset };
-        Row::new(cells(shown)).style(Style::default().fg(colour))
+        let texts = cells(shown).into_iter().map(|text| escaped(&text));
+        Row::new(texts).style(Style::default().fg(colour))
     });
     let widths = [
         Constraint::Min(16),

@@ -190,7 +190,11 @@ macro_rules! lists_all {
 }
 
 // Functions that only tests can call are not in the tables.
-lists_all!(REPOSITORY, "repository/mod.rs", but & ["apply_queued"]);
+lists_all!(
+    REPOSITORY,
+    "repository/mod.rs",
+    but & ["apply_queued", "find_unobserved"]
+);
 lists_all!(LOOKUPS, "repository/lookups.rs", but & []);
 lists_all!(TAGS, "repository/tags.rs", but & []);
 lists_all!(QUERIES, "repository/queries.rs", but & []);

@@ -10,6 +10,7 @@ mod l2_hit;
 mod l2_peer;
 mod lookups;
 mod memory_hit;
+mod observed;
 mod reads;
 mod round_trip;
 mod seals;
@@ -60,6 +61,7 @@ targets! {
     "query-hit", "what does a hit of a cached query cost, beside one of a row?" => tags::query, tags::query_control;
     "tag-invalidate", "what does an invalidation of a tag cost, beside a set of keys by hand?" => tags::invalidate, tags::invalidate_control;
     "seal-hit", "what does a hit cost whose entry is authenticated, encrypted or compressed, and what the check of its id?" => seals::hit, seals::control;
+    "metrics-hit", "what do metrics and spans cost a hit, beside one that nothing observes?" => observed::run, observed::control;
     "memory-hit", "what does a hit in this process cost, beside the map itself?" => memory_hit::run, memory_hit::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;

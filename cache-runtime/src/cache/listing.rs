@@ -8,7 +8,10 @@
 //! Not here: what is listed (`protocol::listing`).
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,6 +43,9 @@ use crate::{
 const LISTED_EVERY: Duration = Duration::from_secs(5);
 /// How often entities are listed again.
 const ENTITIES_EVERY: Duration = Duration::from_secs(3_600);
+/// How many rows an audit compares at most that was asked for from outside, and how many in a second.
+const MOST_ROWS: u64 = 10_000_000;
+const MOST_PER_SECOND: u32 = 10_000;
 /// How many entities a process lists. A program with a namespace for each tenant has many.
 const MOST: usize = 1_000;
 
@@ -53,7 +59,8 @@ impl Inner {
         }
         let cache = Arc::downgrade(self);
         let listing = Listing(cache.clone());
-        detached::spawn(async move {
+        // Not in the span of whoever has created the first repository: it would never end.
+        tokio::spawn(async move {
             // If the runtime ends, another one can begin to list.
             let _listing = listing;
             let mut lister = Lister::default();
@@ -95,6 +102,17 @@ struct Lister {
     relist: Option<Deadline>,
     /// The audits that were asked for.
     audited: Vec<String>,
+    /// Whether one is made.
+    is_auditing: Arc<AtomicBool>,
+}
+
+/// Says that an audit has ended, however it did.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Default for Lister {
@@ -105,6 +123,7 @@ impl Default for Lister {
             connection: 0,
             relist: None,
             audited: Vec::new(),
+            is_auditing: Arc::default(),
         }
     }
 }
@@ -169,9 +188,15 @@ impl Lister {
         if self.audited.contains(&request.id) {
             return;
         }
+        // A request is a claim of whoever can write to Redis, so it is bounded, and one audit is made at a time.
+        if self.is_auditing.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.audited.push(request.id.clone());
+        let ends = Arc::clone(&self.is_auditing);
         let (cache, member) = (Arc::clone(cache), Arc::clone(member));
         detached::spawn(async move {
+            let _ends = Ending(ends);
             let Some(store) = cache.store.redis() else {
                 return;
             };
@@ -183,7 +208,13 @@ impl Lister {
             if !matches!(store.claim_audit(&cache.name, &id).await, Ok(true)) {
                 return;
             }
-            let options = AuditOptions::default().rows(rows).per_second(per_second);
+            let rate = match per_second {
+                0 => MOST_PER_SECOND,
+                rate => rate.min(MOST_PER_SECOND),
+            };
+            let options = AuditOptions::default()
+                .rows(rows.min(MOST_ROWS))
+                .per_second(rate);
             let audited = member.audit(options).await;
             let listed = listed_audit(entity, audited);
             // Without it, whoever has asked waits in vain, and asks again.

@@ -711,6 +711,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         self.0.database.carry_loaded(self.0.codec, row).is_ok()
     }
 
+    /// Reads a row as [`Repository::find`] does, but in no span and not measured, for benchmarks of these.
+    #[doc(hidden)]
+    pub async fn find_unobserved(&self, id: E::Id) -> Result<Option<Arc<E>>, Error> {
+        Ok(self.0.read(std::borrow::Cow::Owned(id)).await?.row)
+    }
+
     /// Applies a batch of queued writes, for tests of a flush without a queue.
     #[cfg(feature = "internal-faults")]
     #[doc(hidden)]

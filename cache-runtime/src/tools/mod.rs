@@ -384,6 +384,12 @@ impl Tools {
     }
 }
 
+/// Returns a text that others may have written, with control characters and marks of direction escaped, for a terminal.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    content::printed(text.as_bytes())
+}
+
 /// Returns the key of the clock of an entity's tags, if it has tags.
 fn clock_of(entity: &ListedEntity) -> Option<Key> {
     let prefix = entity.prefix.strip_suffix(':')?;

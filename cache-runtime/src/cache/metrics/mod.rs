@@ -25,7 +25,6 @@ use super::{Cache, Inner};
 use crate::observe::survey::LinkUsage;
 use crate::{
     clock::Deadline,
-    detached,
     health::{Health, ProblemKind, StoreStatus},
     observe::{
         Measured, Operation, RESULTS,
@@ -77,7 +76,8 @@ impl Inner {
         }
         let cache = Arc::downgrade(self);
         let publishing = Publishing(Arc::downgrade(self));
-        detached::spawn(async move {
+        // Not in the span of whoever has created the first repository: it would never end.
+        tokio::spawn(async move {
             // If the runtime ends, another one can begin to publish.
             let _publishing = publishing;
             for tick in 0_u32.. {

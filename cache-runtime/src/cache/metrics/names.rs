@@ -95,7 +95,7 @@ pub(super) const ENTITY_COUNTERS: &[EntityCounter] = &[
         stats.hits_after_wait
     }),
     follow(&READS, Some(("outcome", "shared")), |stats| stats.coalesced),
-    follow(&READS, Some(("outcome", "load")), Stats::own_loads),
+    follow(&READS, Some(("outcome", "load")), |stats| stats.loads),
     follow(
         &BYPASSES,
         Some(("reason", "invalidation_pending")),
