@@ -23,6 +23,7 @@ use larder_coherence::{
         site::{Site, pool},
     },
     options::Broken,
+    random::Random,
 };
 use rustix::process::Signal;
 use sqlx::Pool;
@@ -53,7 +54,7 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
     let pool: Pool<DB> = pool(&orders.address, &orders.name, connections)
         .await
         .expect("the database accepts connections");
-    let cache = cache(&orders, &faults).await;
+    let (cache, seed) = (cache(&orders, &faults).await, orders.seed);
     let points = Points::watch(&faults);
     let shared = Arc::new(Shared::new(orders, mix, pool, &cache));
     let input = tokio::task::spawn_blocking({
@@ -61,6 +62,7 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
         let runtime = tokio::runtime::Handle::current();
         move || obey(&shared, &points, &faults, &runtime)
     });
+    let pausing = tokio::spawn(pause_now_and_then(cache, seed));
     println!("ready");
     let tasks: Vec<_> = (0..mix.tasks)
         .map(|task| tokio::spawn(work(Arc::clone(&shared), task)))
@@ -68,8 +70,24 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
     for task in tasks {
         task.await.expect("a task of a worker does not panic");
     }
+    pausing.abort();
     // Whatever its last line was, the input has said `stop`.
     drop(input);
+}
+
+/// Pauses reads or fills for a moment, now and then: what was written meanwhile must be seen afterwards.
+async fn pause_now_and_then(cache: Cache, seed: u64) {
+    let mut random = Random::seeded(seed.wrapping_add(1));
+    for round in 0_u64.. {
+        tokio::time::sleep(random.millis(1_000..3_000)).await;
+        match round % 2 {
+            0 => cache.pause_reads(),
+            _ => cache.pause_fills(),
+        }
+        tokio::time::sleep(random.millis(20..150)).await;
+        cache.resume_reads();
+        cache.resume_fills();
+    }
 }
 
 async fn cache(orders: &Orders, faults: &Faults) -> Cache {
