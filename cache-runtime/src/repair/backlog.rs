@@ -207,6 +207,7 @@ impl Repairs {
         let before = self.pending.swap(now, Ordering::AcqRel);
         if before == 0 && now > 0 {
             tracing::warn!(
+                key = state.keys.keys().next().map(tracing::field::display),
                 "could not deliver an invalidation; reading affected keys from the database until the store can be reached"
             );
         } else if before > 0 && now == 0 {

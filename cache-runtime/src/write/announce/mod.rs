@@ -552,6 +552,10 @@ impl TargetIntent {
     fn leave(&self, intent: Token) {
         tracing::warn!(
             entity = self.target.entity(),
+            key = self
+                .keys
+                .first()
+                .map(|first| tracing::field::display(&first.key)),
             keys = self.keys.len(),
             "the outcome of a write is unknown; its keys stay uncached until its intent expires"
         );
