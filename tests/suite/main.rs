@@ -68,6 +68,7 @@ fn worker_entry() {
         binding::FORKING,
         crash::WRITER,
         journal::APPENDER,
+        metrics::PANICKING,
         processes::CROWD,
         processes::DOOMED,
     ]);

@@ -4,12 +4,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use larder::{Cache, Cached, ErrorKind};
-use larder_testing::redis_server::RedisServer;
+use larder_testing::{
+    process::{Worker, WorkerFn, tell},
+    redis_server::RedisServer,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 
@@ -479,6 +486,76 @@ async fn the_health_is_told() {
     .await;
     let connections = value(&cache, "larder_store_connections_total", &labels).await;
     assert!(connections.unwrap() >= 2.0);
+}
+
+/// The function that this file runs in another process, which has one recorder for all.
+pub(crate) const PANICKING: (&str, WorkerFn) = ("panicking_recorder", |arguments| {
+    Box::pin(panicking(arguments))
+});
+
+/// Set when the recorder was called.
+static WAS_CALLED: AtomicBool = AtomicBool::new(false);
+
+/// A recorder that fails in every call.
+struct Panicking;
+
+fn fail<T>() -> T {
+    WAS_CALLED.store(true, Ordering::SeqCst);
+    panic!("this recorder always fails")
+}
+
+impl Recorder for Panicking {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
+        fail()
+    }
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
+        fail()
+    }
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
+        fail()
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        fail()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        fail()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        fail()
+    }
+}
+
+async fn panicking(arguments: Vec<String>) {
+    ::metrics::set_global_recorder(Panicking).unwrap();
+    let pool = sqlx::PgPool::connect(&arguments[0]).await.unwrap();
+    let items = Item::repository(&Cache::in_process(), pool);
+    for round in 0..2 {
+        let item = Item::new(round, "row");
+        items.insert(&item).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(items.find(round).await.unwrap().as_deref(), Some(&item));
+        }
+        eventually("the recorder was called", async || {
+            WAS_CALLED.load(Ordering::SeqCst)
+        })
+        .await;
+    }
+    assert!(items.stats().hits >= 2, "{:?}", items.stats());
+    tell("done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_panics_breaks_no_operation() {
+    let world = World::<sqlx::Postgres>::open(Kind::Memory).await;
+    let mut worker = Worker::spawn("panicking_recorder", &[world.database.url()]);
+    worker.expect("done").await;
+    worker.finish().await;
+    world.database.close().await;
 }
 
 /// A task publishes by itself.
