@@ -27,6 +27,7 @@ use crate::{
 
 // One store for each test: its entity is counted for the whole process.
 on_redis!(
+    a_survey_tells_nobody_that_a_repository_is_used,
     reads_are_told_by_their_outcome,
     writes_are_told_by_their_result,
     bypasses_are_told_by_their_reason,
@@ -293,6 +294,35 @@ async fn the_bookkeeping_of_tags_is_told<DB: Tested>(world: &World<DB>) {
     assert_eq!(marks, Some(3.0));
     let floor = value(&world.cache, "larder_tag_floor", &entity).await;
     assert_eq!(floor, Some(0.0));
+}
+
+of_items! {
+    struct Beside
+}
+of_items! {
+    #[cached(strategy = "write_behind", durability = "memory")]
+    struct Unused
+}
+
+/// An entity beside queued writes is not cached. A repository of queued writes that nobody uses does not count.
+async fn a_survey_tells_nobody_that_a_repository_is_used<DB: Tested>(world: &World<DB>) {
+    exporter();
+    let unused = Unused::repository(&world.cache, world.pool.clone());
+    unused.install().await.unwrap();
+    world.cache.publish_metrics().await;
+    let rows = Beside::repository(&world.cache, world.pool.clone());
+    for _ in 0..3 {
+        rows.find(1).await.unwrap();
+        filled(|| rows.stats()).await;
+        world.cache.publish_metrics().await;
+    }
+    assert_eq!((rows.stats().held_reads, rows.stats().loads), (0, 1));
+    unused.find(1).await.unwrap();
+    eventually("it counts when it is used", async || {
+        rows.find(1).await.unwrap();
+        rows.stats().held_reads > 0
+    })
+    .await;
 }
 
 /// Of every label the values that it may have. `None`: the name of something that the program declares.

@@ -193,6 +193,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Returns how many acknowledged writes are pending, and how old the oldest is.
     pub(crate) async fn pending(&self) -> Result<Pending, Error> {
+        self.bind_now().await?;
         let partitions = self.pending_by_partition().await?;
         let mut pending = Pending::default();
         for (_, Pending { count, oldest }) in partitions {
@@ -202,9 +203,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Ok(pending)
     }
 
-    /// Returns what is pending in each open incarnation, with the number of its partition.
+    /// Returns what is pending in each open incarnation, with the number of its partition. The repository is bound.
     pub(super) async fn pending_by_partition(&self) -> Result<Vec<(u16, Pending)>, Error> {
-        self.bind_now().await?;
         let asked = Deadline::after(ANSWERS).bound(self.open_of()).await;
         let open = match asked {
             Some(Ok(open)) => open,

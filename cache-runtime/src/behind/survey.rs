@@ -1,5 +1,6 @@
 //! Asks for what waits in a queue, and for what has become of its writes.
 //!
+//! Invariant: a survey changes nothing. It does not bind the repository either, which would tell other programs that it is used.
 //! Not here: the counters of this process (`stats`).
 
 use std::collections::HashMap;
@@ -9,12 +10,16 @@ use crate::{
     context::Context,
     database::{backend::Backend, entity::Entity},
     observe::survey::{PartitionSurvey, Survey, TagSurvey},
-    store::tags::TagStore,
+    store::{Store, tags::TagStore},
 };
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Asks the store and the database about the queue and the tags of the entity. What fails is left out.
+    /// Asks the store and the database about the queue and the tags of the entity, if the repository was used since the store was
+    /// connected to. What fails is left out.
     pub(crate) async fn survey(&self) -> Survey {
+        if !self.bond.holds(self.cache.store.connection_number()) {
+            return Survey::default();
+        }
         Survey {
             partitions: self.survey_partitions().await,
             dead_letters: self.count_dead_letters().await,

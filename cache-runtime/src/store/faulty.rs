@@ -371,6 +371,12 @@ fn first_image_wins(writes: &mut [Logged]) {
 }
 
 impl FaultyStore {
+    /// Returns whether a test controls the store.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn has_faults(&self) -> bool {
+        self.faults.is_some()
+    }
+
     /// Returns Redis, if it is the store.
     #[cfg(feature = "redis")]
     pub(crate) fn redis(&self) -> Option<&super::redis::RedisStore> {
