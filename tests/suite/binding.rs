@@ -812,7 +812,10 @@ async fn bound(server: &RedisServer, namespace: &str) -> String {
 }
 
 async fn connect(server: &RedisServer, namespace: &str) -> Cache {
-    let builder = Cache::builder().redis(server.url()).namespace(namespace);
+    let builder = Cache::builder()
+        .redis(server.url())
+        .listed(false)
+        .namespace(namespace);
     builder.connect().await.unwrap()
 }
 

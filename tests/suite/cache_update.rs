@@ -117,6 +117,7 @@ async fn a_write_whose_intent_was_restored_leaves_no_cache_update() {
     let mut server = RedisServer::start().await;
     let cache = Cache::builder()
         .redis(server.url())
+        .listed(false)
         .namespace(unique("cache-update"))
         .connect()
         .await

@@ -62,7 +62,12 @@ async fn rows<R: Crashing>(
     faults: &Faults,
 ) -> Repository<R, Postgres> {
     let builder = Cache::builder().namespace(namespace).faults(faults);
-    let cache = builder.redis(redis_url()).connect().await.unwrap();
+    let cache = builder
+        .redis(redis_url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap();
     Repository::new(&cache, pool.clone())
 }
 

@@ -172,6 +172,7 @@ async fn program<DB: Tested>(world: &World<DB>, faults: &Faults, clock: &Clock) 
             .connect_timeout(Duration::from_secs(10))
             .response_timeout(Duration::from_secs(10))
             .redis(redis_url())
+            .listed(false)
             .connect()
             .await
             .unwrap(),

@@ -18,7 +18,10 @@ fn kinds(cache: &Cache) -> Vec<ProblemKind> {
 }
 
 async fn cache_at(url: &str) -> Cache {
-    let builder = Cache::builder().redis(url).namespace(unique("health"));
+    let builder = Cache::builder()
+        .redis(url)
+        .listed(false)
+        .namespace(unique("health"));
     let builder = builder
         .connect_timeout(Duration::from_millis(500))
         .response_timeout(Duration::from_millis(500));

@@ -61,7 +61,10 @@ impl Scene {
         for mechanism in left_out {
             faults.leave_out(*mechanism);
         }
-        let builder = Cache::builder().redis(server.url()).faults(&faults);
+        let builder = Cache::builder()
+            .redis(server.url())
+            .listed(false)
+            .faults(&faults);
         let builder = builder.response_timeout(PATIENCE).connect_timeout(PATIENCE);
         let cache = options_of(builder).connect().await.unwrap();
         let run = cache.store().connection_number();
@@ -188,7 +191,9 @@ async fn a_slow_link_is_given_smaller_batches() {
     let world = World::<Sqlite>::open(Kind::Memory).await;
     let server = RedisServer::start_with(&[]).await;
     let proxy = Proxy::start(server.address());
-    let builder = Cache::builder().redis(format!("redis://{}", proxy.address()));
+    let builder = Cache::builder()
+        .redis(format!("redis://{}", proxy.address()))
+        .listed(false);
     let cache = builder.connect().await.unwrap();
     let rows = Behind::repository(&cache, world.pool.clone());
     rows.install().await.unwrap();
@@ -733,7 +738,7 @@ async fn large_rows_that_were_committed_and_not_settled_are_settled() {
     scene.faults.fail(Operation::Settle, 1_000);
     rows.flush().await.unwrap_err();
     scene.faults.fail(Operation::Settle, 0);
-    let elsewhere = Cache::builder().redis(scene.server.url());
+    let elsewhere = Cache::builder().redis(scene.server.url()).listed(false);
     let elsewhere = elsewhere
         .response_timeout(PATIENCE)
         .connect()

@@ -91,7 +91,12 @@ async fn member(arguments: Vec<String>) {
         _ => {}
     }
     let builder = Cache::builder().namespace(namespace).faults(&faults);
-    let cache = builder.redis(redis_url()).connect().await.unwrap();
+    let cache = builder
+        .redis(redis_url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap();
     match &**database {
         "PostgreSQL" => serve(&cache, Pool::<Postgres>::connect(url).await.unwrap()).await,
         "MySQL" => serve(&cache, Pool::<MySql>::connect(url).await.unwrap()).await,

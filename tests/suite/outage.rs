@@ -34,6 +34,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 async fn cache_at(url: String) -> Cache {
     Cache::builder()
         .redis(url)
+        .listed(false)
         .namespace(unique("outage"))
         .connect_timeout(Duration::from_millis(500))
         .response_timeout(RESPONSE_TIMEOUT)
@@ -89,6 +90,7 @@ async fn redis_dies_in_the_middle_of_a_load() {
     let faults = Faults::new();
     let cache = Cache::builder()
         .redis(server.url())
+        .listed(false)
         .namespace(unique("outage"))
         .faults(&faults)
         .connect()
@@ -317,7 +319,10 @@ async fn a_lease_from_before_a_restart_fills_nothing() {
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut server = RedisServer::start_with(&options).await;
     let faults = Faults::new();
-    let builder = Cache::builder().redis(server.url()).faults(&faults);
+    let builder = Cache::builder()
+        .redis(server.url())
+        .listed(false)
+        .faults(&faults);
     let cache = builder.connect().await.unwrap();
     let items = Item::repository(&cache, world.pool.clone());
     let run = cache.store().connection_number();
@@ -360,7 +365,10 @@ async fn a_write_is_announced_again_to_a_store_that_was_replaced() {
     let world = world().await;
     let mut server = RedisServer::start().await;
     let faults = Faults::new();
-    let builder = Cache::builder().redis(server.url()).faults(&faults);
+    let builder = Cache::builder()
+        .redis(server.url())
+        .listed(false)
+        .faults(&faults);
     let cache = builder.connect().await.unwrap();
     let items = Item::repository(&cache, world.pool.clone());
     // The database is identified now.

@@ -37,7 +37,12 @@ struct Row {
 
 async fn cache(namespace: &str, faults: &Faults) -> Cache {
     let builder = Cache::builder().namespace(namespace).faults(faults);
-    builder.redis(redis_url()).connect().await.unwrap()
+    builder
+        .redis(redis_url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap()
 }
 
 async fn pool(url: &str) -> PgPool {

@@ -809,7 +809,12 @@ async fn versions_of_a_namespace_do_not_share_entries_and_invalidate_each_other<
     let builder = Cache::builder()
         .namespace(&world.namespace)
         .namespace_version(&2);
-    let cache = builder.redis(redis_url()).connect().await.unwrap();
+    let cache = builder
+        .redis(redis_url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap();
     let (next, queries) = (
         Order::repository(&cache, world.pool.clone()),
         cache.queries(world.pool.clone()),
@@ -855,7 +860,12 @@ async fn without_its_version_entries_of_a_namespace_are_shared<DB: Tested>(world
             .namespace(&world.namespace)
             .namespace_version(&2)
             .faults(&faults);
-        let cache = builder.redis(redis_url()).connect().await.unwrap();
+        let cache = builder
+            .redis(redis_url())
+            .listed(false)
+            .connect()
+            .await
+            .unwrap();
         let next = Order::repository(&cache, world.pool.clone());
         let queries = cache.queries(world.pool.clone());
         let found = next.find(1).await.unwrap().unwrap();

@@ -181,7 +181,12 @@ async fn cache_for<DB: Tested>(world: &World<DB>, faults: &Faults, keys: usize) 
         .response_timeout(Duration::from_secs(10));
     match world.kind {
         Kind::Memory => builder.build().unwrap(),
-        Kind::Redis => builder.redis(redis_url()).connect().await.unwrap(),
+        Kind::Redis => builder
+            .redis(redis_url())
+            .listed(false)
+            .connect()
+            .await
+            .unwrap(),
     }
 }
 
@@ -289,6 +294,7 @@ async fn a_reply_that_was_sent_before_the_write_is_not_served_after_it() {
     let faults = Faults::new();
     let cache = Cache::builder()
         .redis(format!("redis://{}", proxy.address()))
+        .listed(false)
         .response_timeout(Duration::from_secs(10))
         .faults(&faults)
         .connect()
@@ -317,6 +323,7 @@ async fn updates_of_an_outage_win(keys: usize, faults: &Faults) -> Vec<(bool, St
     let mut server = RedisServer::start().await;
     let cache = Cache::builder()
         .redis(server.url())
+        .listed(false)
         .response_timeout(Duration::from_millis(500))
         .max_tracked_invalidations(keys)
         .faults(faults)

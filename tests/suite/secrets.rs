@@ -66,7 +66,10 @@ fn urls() -> Vec<String> {
 }
 
 fn builder(url: &str) -> CacheBuilder {
-    Cache::builder().redis(url).namespace(unique("secrets"))
+    Cache::builder()
+        .redis(url)
+        .listed(false)
+        .namespace(unique("secrets"))
 }
 
 /// Returns all texts of an error and of its causes.

@@ -260,7 +260,12 @@ async fn joined(namespace: &str, left_out: &str) -> (Cache, Faults) {
         _ => {}
     }
     let builder = Cache::builder().namespace(namespace).faults(&faults);
-    let cache = builder.redis(redis_url()).connect().await.unwrap();
+    let cache = builder
+        .redis(redis_url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap();
     (cache, faults)
 }
 

@@ -388,6 +388,7 @@ async fn postcard_and_json_carry_a_row_through_redis() {
     for codec in [Codec::Postcard, Codec::Json] {
         let cache = Cache::builder()
             .redis(redis_url())
+            .listed(false)
             .namespace(unique("codec"))
             .codec(codec)
             .connect()

@@ -42,7 +42,7 @@ async fn cache_at(url: String) -> Cache {
 async fn cache_with(url: String, faults: &Faults) -> Cache {
     let builder = Cache::builder().namespace("durable").faults(faults);
     let builder = builder.response_timeout(Duration::from_secs(10));
-    builder.redis(url).connect().await.unwrap()
+    builder.redis(url).listed(false).connect().await.unwrap()
 }
 
 /// A database, a Redis that syncs its file once a second, and a stand-in for its disk.

@@ -114,7 +114,10 @@ impl Scene {
         let options = ["--appendonly", "yes", "--appendfsync", "always"];
         let server = RedisServer::start_with(&options).await;
         let namespace = unique("flushers");
-        let builder = Cache::builder().namespace(&namespace).redis(server.url());
+        let builder = Cache::builder()
+            .namespace(&namespace)
+            .redis(server.url())
+            .listed(false);
         let cache = builder.connect().await.unwrap();
         let rows = Behind::repository(&cache, world.pool.clone());
         Self {

@@ -93,7 +93,12 @@ impl Scene {
 async fn cache(server: &RedisServer, faults: &Faults) -> Cache {
     let builder = Cache::builder().namespace("queues").faults(faults);
     let builder = builder.response_timeout(Duration::from_secs(10));
-    builder.redis(server.url()).connect().await.unwrap()
+    builder
+        .redis(server.url())
+        .listed(false)
+        .connect()
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -362,7 +362,11 @@ async fn a_row_queued_before_a_restart_of_the_store_can_be_changed_at_once<DB: T
     world: &World<DB>,
 ) {
     let mut server = RedisServer::start_with(&["--appendonly", "yes"]).await;
-    let cache = larder::Cache::builder().redis(server.url()).connect().await;
+    let cache = larder::Cache::builder()
+        .redis(server.url())
+        .listed(false)
+        .connect()
+        .await;
     let rows: BehindRepository<DB> = Behind::repository(&cache.unwrap(), world.pool.clone());
     rows.install().await.unwrap();
     for id in 1..=3 {
@@ -404,7 +408,7 @@ async fn a_queue_whose_name_its_tables_cannot_hold_is_refused<DB: Tested>(world:
     let open = async |length: usize| {
         let filled = own.clone() + &"ä".repeat(length - own.len());
         let builder = larder::Cache::builder().namespace(filled);
-        let builder = builder.redis(crate::world::redis_url());
+        let builder = builder.redis(crate::world::redis_url()).listed(false);
         let cache = builder.connect().await.unwrap();
         larder::Repository::<Behind, DB>::try_new(&cache, world.pool.clone())
     };

@@ -40,6 +40,7 @@ async fn world(rows: i64) -> World<Sqlite> {
 async fn cache(url: String, faults: &Faults) -> Cache {
     Cache::builder()
         .redis(url)
+        .listed(false)
         .namespace(unique("breaker"))
         .response_timeout(TIMEOUT)
         .connect_timeout(TIMEOUT)
@@ -211,6 +212,7 @@ async fn a_dead_connection_is_replaced() {
     let proxy = Proxy::start(server.address());
     let cache = Cache::builder()
         .redis(format!("redis://{}", proxy.address()))
+        .listed(false)
         .response_timeout(Duration::from_millis(200))
         .connect()
         .await

@@ -25,7 +25,10 @@ impl Scene {
         let world = World::<Sqlite>::open(Kind::Memory).await;
         world.put(&Item::new(1, "old")).await;
         let server = RedisServer::start().await;
-        let builder = Cache::builder().redis(server.url()).namespace("shop");
+        let builder = Cache::builder()
+            .redis(server.url())
+            .listed(false)
+            .namespace("shop");
         let cache = builder.faults(&world.faults).connect().await.unwrap();
         let items = Item::repository(&cache, world.pool.clone());
         Self {
@@ -89,7 +92,10 @@ async fn an_old_row_cached_after_its_intent_was_deleted_is_gone_when_the_write_r
     let scene = Scene::open().await;
     let rows = Through::repository(&scene.cache, scene.world.pool.clone());
     // The writer stops on a thread of the runtime, and its connection with it.
-    let other = Cache::builder().redis(scene.server.url()).namespace("shop");
+    let other = Cache::builder()
+        .redis(scene.server.url())
+        .listed(false)
+        .namespace("shop");
     let other = other.connect().await.unwrap();
     let there = Through::repository(&other, scene.world.pool.clone());
     there.invalidate(1).await.unwrap();

@@ -41,6 +41,7 @@ impl Process {
         let proxy = Proxy::start(server);
         let cache = Cache::builder()
             .redis(format!("redis://{}", proxy.address()))
+            .listed(false)
             .namespace(namespace)
             .response_timeout(Duration::from_secs(10))
             .faults(&faults)

@@ -127,6 +127,7 @@ async fn codes_that_a_server_makes_up_fill_no_log() {
     let impostor = Impostor::before(server.address()).await;
     let cache = Cache::builder()
         .redis(format!("redis://{}/", impostor.address))
+        .listed(false)
         .namespace(unique("hostile"))
         .response_timeout(Duration::from_secs(10))
         .connect()

@@ -62,7 +62,9 @@ impl Scene {
         for mechanism in left_out {
             faults.leave_out(*mechanism);
         }
-        let builder = Cache::builder().redis(format!("redis://{}", proxy.address()));
+        let builder = Cache::builder()
+            .redis(format!("redis://{}", proxy.address()))
+            .listed(false);
         let builder = builder.faults(&faults).response_timeout(PATIENCE);
         let cache = builder.connect().await.unwrap();
         let items = Item::repository(&cache, world.pool.clone());
@@ -193,7 +195,7 @@ async fn a_large_row_that_many_processes_want_is_loaded_once() {
     scene.world.put(&long(1, MIB)).await;
     let mut processes = Vec::new();
     for _ in 0..6 {
-        let builder = Cache::builder().redis(scene.server.url());
+        let builder = Cache::builder().redis(scene.server.url()).listed(false);
         let cache = builder.response_timeout(PATIENCE).connect().await.unwrap();
         processes.push(Item::repository(&cache, scene.world.pool.clone()));
     }

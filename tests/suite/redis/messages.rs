@@ -67,7 +67,10 @@ impl Scene {
             }
         }
         let open = async |faults: &Faults| {
-            let builder = Cache::builder().redis(url.clone()).namespace(&namespace);
+            let builder = Cache::builder()
+                .redis(url.clone())
+                .listed(false)
+                .namespace(&namespace);
             let builder = builder.response_timeout(patience);
             builder.faults(faults).connect().await.unwrap()
         };
@@ -332,7 +335,12 @@ async fn without_a_second_connection_operations_continue() {
     // The message connection is the first one that subscribes, and it is cut there.
     let cut = proxy.cut(Point::BeforeRequest, "SUBSCRIBE");
     let url = format!("redis://{}", proxy.address());
-    let cache = Cache::builder().redis(url).connect().await.unwrap();
+    let cache = Cache::builder()
+        .redis(url)
+        .listed(false)
+        .connect()
+        .await
+        .unwrap();
     assert!(cut.has_sprung());
     assert!(cache.store().is_available(), "there is a link");
     let run = cache.store().connection_number();

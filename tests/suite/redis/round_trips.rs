@@ -90,7 +90,12 @@ impl Scene {
         world
             .sql("CREATE TABLE players (id BIGINT PRIMARY KEY, email TEXT NOT NULL UNIQUE, team BIGINT NOT NULL, captain BIGINT NOT NULL, score BIGINT NOT NULL)")
             .await;
-        let cache = Cache::connect(&server.url()).await.unwrap();
+        let cache = Cache::builder()
+            .redis(server.url())
+            .listed(false)
+            .connect()
+            .await
+            .unwrap();
         let pool = world.pool.clone();
         let players = Player::repository(&cache, pool.clone());
         let teams = Team::repository(&cache, pool.clone());

@@ -119,7 +119,8 @@ impl<'w> Scene<'w> {
         let builder = Cache::builder()
             .namespace(format!("{}-{namespace}", self.world.namespace))
             .faults(&self.world.faults)
-            .redis(redis_url());
+            .redis(redis_url())
+            .listed(false);
         set(builder).connect().await.unwrap()
     }
 
@@ -894,7 +895,12 @@ async fn a_key_is_replaced(world: &World<Sqlite>) {
 #[test]
 fn options_of_keys_without_keys_are_refused() {
     let refused = |builder: CacheBuilder| {
-        let error = builder.redis(redis_url()).build().map(|_| ()).unwrap_err();
+        let error = builder
+            .redis(redis_url())
+            .listed(false)
+            .build()
+            .map(|_| ())
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         error.to_string()
     };

@@ -21,6 +21,7 @@ struct Scene {
 async fn cache_at(url: String) -> Cache {
     Cache::builder()
         .redis(url)
+        .listed(false)
         .namespace(unique("refusals"))
         .response_timeout(Duration::from_secs(10))
         .connect()

@@ -103,6 +103,7 @@ impl Scene {
     ) -> ItemRepository<Sqlite> {
         let builder = Cache::builder()
             .redis(format!("rediss://{host}:{}", self.port))
+            .listed(false)
             .namespace(unique("tls"));
         let cache = set(builder).connect().await.unwrap();
         Item::repository(&cache, self.world.pool.clone())
@@ -186,7 +187,7 @@ async fn a_server_that_asks_for_a_certificate_is_shown_it() {
 #[test]
 fn certificates_that_are_none_are_refused_and_keys_are_not_printed() {
     let own = Authority::new().sign(&["shop"]);
-    let builder = || Cache::builder().redis("rediss://localhost:1");
+    let builder = || Cache::builder().redis("rediss://localhost:1").listed(false);
     let (certificate, key) = (|| own.certificate.clone(), || own.key.clone());
     let wrong = [
         (builder().root_certificate("none"), "root_certificate"),

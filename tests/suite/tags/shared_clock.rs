@@ -47,6 +47,7 @@ async fn served_to_the_last_reader(left_out: Option<Mechanism>) -> (String, u64)
     let cache = async |url: String, faults: &Faults| {
         let builder = Cache::builder()
             .redis(url)
+            .listed(false)
             .namespace(&namespace)
             .response_timeout(Duration::from_secs(10))
             .faults(faults);

@@ -124,6 +124,7 @@ impl TurnedBack {
         let server = RedisServer::start_with(&options).await;
         let cache = Cache::builder()
             .redis(format!("redis://{}", server.address()))
+            .listed(false)
             .namespace(unique("turned-back"))
             .response_timeout(std::time::Duration::from_secs(10))
             .faults(faults)
