@@ -23,7 +23,7 @@ use tracing_subscriber::{
 
 use crate::{
     entities::{Behind, Item},
-    world::{Kind, World, filled, unique, until},
+    world::{Kind, World, filled, unique},
 };
 
 /// The fields of a span that has ended, with its name and that of its parent.
