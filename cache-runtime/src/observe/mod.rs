@@ -270,6 +270,36 @@ impl Signals {
         self.observe_as(operation, T::told, work)
     }
 
+    /// Returns whether a read is to be observed: somebody wants its span, or it is one of those that are measured. In process, a hit
+    /// takes less time than moving its future into the wrapper.
+    #[inline]
+    pub(crate) fn observes_read(&self) -> bool {
+        #[cfg(feature = "metrics")]
+        if !self.measured.samples_reads || is_sampled() {
+            return true;
+        }
+        tracing::span_enabled!(target: "larder", tracing::Level::DEBUG)
+    }
+
+    /// As [`Signals::observe`], for a read of which [`Signals::observes_read`] has said so.
+    #[inline]
+    pub(crate) fn observe_read<T: Tell, F: Future<Output = Result<T, Error>>>(
+        &self,
+        work: F,
+    ) -> Observed<'_, T, F> {
+        Observed {
+            #[cfg(feature = "metrics")]
+            began: Some(Began::now()),
+            #[cfg(not(feature = "metrics"))]
+            began: (),
+            span: Operation::Find.span(self),
+            operation: Operation::Find,
+            signals: self,
+            told: T::told,
+            work,
+        }
+    }
+
     /// As [`Signals::observe`]. `told` says what a result has.
     #[inline]
     pub(crate) fn observe_as<T, F: Future<Output = Result<T, Error>>>(

@@ -124,13 +124,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Option<Arc<E>>, Error>>>>
     {
         Id::Operation::from(Find::new(self, id, |repository, id| async move {
-            let read = repository.0.read(id.as_id());
-            Ok(repository
-                .0
-                .signals
-                .observe(Operation::Find, read)
-                .await?
-                .row)
+            let context = &repository.0;
+            if context.signals.observes_read() {
+                let read = context.signals.observe_read(context.read(id.as_id()));
+                return Ok(Box::pin(read).await?.row);
+            }
+            Ok(context.read(id.as_id()).await?.row)
         }))
     }
 
@@ -148,8 +147,12 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
         id: Id,
     ) -> Id::Operation<Find<'_, E, DB, Id, impl Future<Output = Result<Outcome<E>, Error>>>> {
         Id::Operation::from(Find::new(self, id, |repository, id| async move {
-            let read = repository.0.read(id.as_id());
-            repository.0.signals.observe(Operation::Find, read).await
+            let context = &repository.0;
+            if context.signals.observes_read() {
+                let read = context.signals.observe_read(context.read(id.as_id()));
+                return Box::pin(read).await;
+            }
+            context.read(id.as_id()).await
         }))
     }
 
