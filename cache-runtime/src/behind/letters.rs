@@ -417,15 +417,11 @@ pub async fn discard<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
     letter: &DeadLetter<E>,
 ) -> Result<bool, Error> {
-    let text = "DELETE FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
-    match tables::execute(pool, text, &letter.place()).await {
-        Ok(rows) => Ok(rows > 0),
-        Err(error) => Err(failed::<DB>("discard", &letter.queue, error)),
-    }
+    let place = (letter.partition, letter.epoch, letter.number);
+    discard_at(pool, &letter.queue, place).await
 }
 
-/// As [`discard`], for a program that does not have the entity.
-#[cfg(feature = "tools")]
+/// As [`discard`], by the place of the letter: its partition, its epoch and its number.
 pub(crate) async fn discard_at<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,

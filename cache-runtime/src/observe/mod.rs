@@ -275,7 +275,7 @@ impl Signals {
     #[inline]
     pub(crate) fn observes_read(&self) -> bool {
         #[cfg(feature = "metrics")]
-        if !self.measured.samples_reads || is_sampled() {
+        if self.measured.measures_read() {
             return true;
         }
         tracing::span_enabled!(target: "larder", tracing::Level::DEBUG)
@@ -394,8 +394,14 @@ impl Measured {
 
     #[inline]
     fn begin(&self, operation: Operation) -> Option<Began> {
-        let is_left_out = self.samples_reads && operation.kind() == Kind::Read && !is_sampled();
-        (!is_left_out).then(Began::now)
+        let is_measured = operation.kind() != Kind::Read || self.measures_read();
+        is_measured.then(Began::now)
+    }
+
+    /// Returns whether to measure the read that begins now.
+    #[inline]
+    fn measures_read(&self) -> bool {
+        !self.samples_reads || is_sampled()
     }
 }
 

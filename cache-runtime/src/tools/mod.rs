@@ -125,8 +125,7 @@ impl Tools {
     pub async fn processes(&self) -> Result<BTreeMap<String, ListedProcess>, Error> {
         let key = processes_key(self.namespace());
         let mut processes: BTreeMap<String, ListedProcess> = self.hash(&key).await?;
-        let (seconds, micros): (u64, u64) = self.ask_for(&redis::cmd("TIME")).await?;
-        let now_ms = seconds * 1_000 + micros / 1_000;
+        let now_ms = self.now_ms().await?;
         let gone: Vec<_> = processes
             .iter()
             .filter(|(_, process)| now_ms.saturating_sub(process.seen_ms) > GONE_AFTER_MS)
@@ -140,6 +139,12 @@ impl Tools {
             let _refused = self.ask(&remove).await;
         }
         Ok(processes)
+    }
+
+    /// Returns the time of the server in milliseconds since 1970.
+    async fn now_ms(&self) -> Result<u64, Error> {
+        let (seconds, micros): (u64, u64) = self.ask_for(&redis::cmd("TIME")).await?;
+        Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
     }
 
     /// Returns what is paused from outside, by entity, or `*` for all.

@@ -44,8 +44,7 @@ impl Tools {
         let Some(queue) = &entity.queue else {
             return Ok(Vec::new());
         };
-        let (seconds, micros): (u64, u64) = self.ask_for(&redis::cmd("TIME")).await?;
-        let now_ms = seconds * 1_000 + micros / 1_000;
+        let now_ms = self.now_ms().await?;
         let mut partitions = Vec::with_capacity(usize::from(queue.partitions));
         for number in 0..queue.partitions {
             let keys = PartitionKeys::new(&queue.name, number);
