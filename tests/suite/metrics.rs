@@ -539,15 +539,15 @@ fn fail<T>() -> T {
 
 impl Recorder for Panicking {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
-        fail()
+        fail::<()>();
     }
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
-        fail()
+        fail::<()>();
     }
 
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
-        fail()
+        fail::<()>();
     }
 
     fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
