@@ -19,10 +19,10 @@ pub use larder_runtime::private as __private;
 pub use larder_runtime::protocol::seal;
 pub use larder_runtime::{
     AdoptedTransaction, Announced, Answers, AsId, Audit, AuditOptions, Backend, Cache,
-    CacheBuilder, ChangeResult, Clock, Codec, DeadLetter, DeadLetters, DependsOn, Entity,
-    EntitySpec, Error, ErrorKind, FetchFuture, Find, FindAll, FindAllWithin, FindUncached,
+    CacheBuilder, ChangeResult, Clock, Codec, DeadLetter, DeadLetters, DependsOn, Difference,
+    Entity, EntitySpec, Error, ErrorKind, FetchFuture, Find, FindAll, FindAllWithin, FindUncached,
     FindWith, Flusher, Health, Modified, OmitsColumns, Origin, Outcome, Page, Pending, Problem,
-    ProblemKind, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport, StaleRow,
+    ProblemKind, Queries, Query, ReadResult, RepairStats, Repository, SchemaReport, StaleEntry,
     Stats, StoreStatus, Transaction, Within, policy, schema, writes,
 };
 #[cfg(feature = "redis")]

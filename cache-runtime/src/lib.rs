@@ -88,7 +88,7 @@ pub use crate::{
     },
     error::{Error, ErrorKind},
     health::{Health, Problem, ProblemKind, StoreStatus},
-    observe::audit::{Audit, AuditOptions, StaleRow},
+    observe::audit::{Audit, AuditOptions, Difference, StaleEntry},
     policy::Codec,
     protocol::{codec, key::AsId},
     read::{

@@ -108,10 +108,10 @@ counters! {
     reads_without_store,
     /// Reads that waited for a load of another process until their wait budget (`lease(wait = "..")`) was used up.
     waits_given_up,
-    /// Cached rows that an audit has compared with the database.
-    audited_rows,
-    /// Rows that an audit has found to be stale.
-    stale_rows,
+    /// Cached rows and lists that an audit has compared with the database.
+    audited_entries,
+    /// Cached rows and lists that an audit has found to be stale.
+    stale_entries,
     /// Commands that the store failed or refused.
     store_errors,
     /// Rows that were too large to be cached, or to be queued.

@@ -98,7 +98,7 @@ pub(crate) enum Command {
         #[arg(long, env = "LARDER_DATABASE", hide_env_values = true)]
         database: Option<String>,
     },
-    /// Show and discard dead letters: queued writes that the database has rejected.
+    /// Show, replay and discard dead letters: queued writes that the database has rejected.
     Letters {
         /// The URL of the database.
         #[arg(long, env = "LARDER_DATABASE", hide_env_values = true)]
@@ -181,7 +181,17 @@ pub(crate) enum LettersCommand {
         /// Its place, as `list` tells it: partition/epoch/number.
         place: String,
     },
-    /// Remove a letter for good. To replay one, call `dead_letters()` in a program that has the entity.
+    /// Queue the write of a letter again, in a process that has the entity, if the row was not written since it was rejected.
+    Replay {
+        /// The entity.
+        entity: String,
+        /// Its place, as `list` tells it: partition/epoch/number.
+        place: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Remove a letter for good.
     Discard {
         /// The entity.
         entity: String,

@@ -473,7 +473,7 @@ async fn letters(
     match command {
         LettersCommand::List { entity, limit } => {
             let queue = queue_of(tools, &entity).await?;
-            let letters = database.letters(&queue, limit).await?;
+            let letters = database.letters(tools, &queue, limit).await?;
             if json {
                 print::json(&letters)?;
             } else {
@@ -489,11 +489,39 @@ async fn letters(
         LettersCommand::Show { entity, place } => {
             let place = place_of(&place)?;
             let queue = queue_of(tools, &entity).await?;
-            let letters = database.letters(&queue, u32::MAX >> 1).await?;
+            let letters = database.letters(tools, &queue, u32::MAX >> 1).await?;
             let letter = letters.into_iter().find(|letter| letter.place == place);
             let letter = letter.ok_or_else(|| Failure::usage("there is no such letter"))?;
             print::json(&letter)?;
             Ok(Done::Well)
+        }
+        LettersCommand::Replay { entity, place, yes } => {
+            let place = place_of(&place)?;
+            let queue = queue_of(tools, &entity).await?;
+            let letters = database.letters(tools, &queue, u32::MAX >> 1).await?;
+            if letters.iter().all(|letter| letter.place != place) {
+                return Err(Failure::usage("there is no such letter"));
+            }
+            if !print::confirm("Queue the write of the letter again?", yes)? {
+                return Ok(Done::Found);
+            }
+            let Some(replay) = tools.replay(&queue, place, HEARD_WITHIN).await? else {
+                return Err(Failure::usage(format!(
+                    "no process has replayed it: is one running that has {entity}, and lists itself?"
+                )));
+            };
+            if json {
+                print::json(&replay)?;
+            } else {
+                match &replay.error {
+                    Some(error) => print::line(escaped(error))?,
+                    None => print::line("queued again")?,
+                }
+            }
+            Ok(match replay.error {
+                Some(_) => Done::Found,
+                None => Done::Well,
+            })
         }
         LettersCommand::Discard { entity, place, yes } => {
             let place = place_of(&place)?;
@@ -591,8 +619,7 @@ async fn audit(
     let mut entities = Vec::new();
     if only.is_empty() {
         let listed = tools.entities().await?;
-        let audited = listed.into_values().filter(|entity| entity.queue.is_none());
-        entities.extend(audited.map(|entity| entity.entity));
+        entities.extend(listed.into_values().map(|entity| entity.entity));
     }
     for name in only {
         entities.push(entity(tools, name).await?.entity);
@@ -635,17 +662,16 @@ fn print_audit(audit: &ListedAudit) -> Result<(), Failure> {
     };
     let entity = escaped(&audit.entity);
     print::line(format_args!(
-        "{entity}: {} rows checked, {} stale, {} just being written: {right}",
-        audit.checked, audit.stale, audit.changing
+        "{entity}: {} entries checked, of them {} lists, {} stale, {} just being written: {right}",
+        audit.checked, audit.lists, audit.stale, audit.changing
     ))?;
-    for row in &audit.examples {
-        let what = match &row.columns {
-            Some(columns) => format!("differs in {}", escaped(&columns.join(", "))),
-            None => "is not in the database".to_owned(),
-        };
-        let age = print::millis(row.age_ms);
-        let key = escaped(&row.key);
-        print::line(format_args!("stale: {key} {what}, loaded {age} ago"))?;
+    for entry in &audit.examples {
+        let (key, what) = (escaped(&entry.key), escaped(&entry.difference));
+        let age = print::millis(entry.age_ms);
+        let token = escaped(&entry.token);
+        print::line(format_args!(
+            "stale: {key} {what}; left {age} ago by {token}"
+        ))?;
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 //!
 //! 1. `options` reads the command line. 2. `airports` is the entity and its data. 3. `dialect` makes the table and fills it.
 //! 4. `phases` plays the look-ups, and `rush` those with edits in between, `chance` choosing the airports. 5. All of them
-//!    go through the `desk`, which counts them and compares every answer with the `ledger`. 6. `reports` writes behind the
-//!    cache, and compares the database with what was acknowledged.
+//!    go through the `desk`, which counts them and compares every answer with the `ledger`. 6. Meanwhile `audit` compares what is cached
+//!    with the database. 7. `reports` writes behind the cache, and compares the database with what was acknowledged.
 //!
 //! Invariant: the last line of the output is `departures: airports=N reads=N hits=N negative_hits=N database_reads=N
 //! stale=N`, and the exit code is 0 only if nothing was stale, nothing that was acknowledged is missing, and all
@@ -17,6 +17,7 @@
 //! (<https://creativecommons.org/licenses/by/4.0/>). It is loaded without the links of the airports.
 
 mod airports;
+mod audit;
 mod chance;
 mod desk;
 mod dialect;

@@ -3,6 +3,7 @@
 //! A mistake is found before anything is connected to or written, URLs included.
 
 use std::{
+    ffi::OsString,
     fmt,
     hash::{BuildHasher, RandomState},
     process,
@@ -37,19 +38,22 @@ Options:
   --reads N       look-ups of the phase with edits, 1 to 100000000; the other phases add
                   some thousands
                   Default: 200000
+  --audit N       how many cached rows are compared with the database, at least, during the
+                  look-ups and after them, 1 to 100000000
+                  Default: 100000
   --seed N        where the random choices start
                   Default: 1
   --break         edit with plain SQL, past the cache, to show that the check notices:
-                  the last line then ends in a `stale` above 0
+                  the last line then ends in a `stale` above 0, and the audit finds stale rows
   --help          print this text
 
-Exit code: 0 if no answer was stale, every report arrived and all counts agree, 1 if
+Exit code: 0 if no answer and no cached row was stale, every report arrived and all counts agree, 1 if
 not or if a server failed, 2 for a mistake on the command line.
 
 Data: airport-data by its authors, https://airportdata.dev, CC BY 4.0
 ";
 
-const MAX_READS: u64 = 100_000_000;
+const MOST: u64 = 100_000_000;
 
 /// What the command line asks for.
 pub(crate) enum Request {
@@ -65,6 +69,8 @@ pub(crate) struct Options {
     /// What the cache is, in words.
     pub(crate) cache_name: &'static str,
     pub(crate) reads: u64,
+    /// How many cached rows are compared with the database at least.
+    pub(crate) audit: u64,
     pub(crate) seed: u64,
     /// Whether to edit past the cache.
     pub(crate) breaks: bool,
@@ -88,18 +94,15 @@ pub(crate) fn read(mut arguments: Parser) -> Result<Request, lexopt::Error> {
     let mut place = None;
     let mut store = None;
     let mut reads = 200_000;
+    let mut audit = 100_000;
     let mut seed = 1;
     let mut breaks = false;
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Long("database") => place = Some(database(&arguments.value()?.string()?)?),
             Arg::Long("cache") => store = Some(redis(&arguments.value()?.string()?)?),
-            Arg::Long("reads") => {
-                reads = arguments.value()?.parse()?;
-                if !(1..=MAX_READS).contains(&reads) {
-                    return Err(format!("`--reads` takes 1 to {MAX_READS}").into());
-                }
-            }
+            Arg::Long("reads") => reads = count("reads", &arguments.value()?)?,
+            Arg::Long("audit") => audit = count("audit", &arguments.value()?)?,
             Arg::Long("seed") => seed = arguments.value()?.parse()?,
             Arg::Long("break") => breaks = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(Request::Help),
@@ -113,9 +116,19 @@ pub(crate) fn read(mut arguments: Parser) -> Result<Request, lexopt::Error> {
             .map_or("the memory of this process", |_| "Redis"),
         cache: store.map_or_else(|| cache(|cache| cache), Ok)?,
         reads,
+        audit,
         seed,
         breaks,
     })))
+}
+
+/// How many of something.
+fn count(option: &str, value: &OsString) -> Result<u64, lexopt::Error> {
+    let count = value.parse()?;
+    match (1..=MOST).contains(&count) {
+        true => Ok(count),
+        false => Err(format!("`--{option}` takes 1 to {MOST}").into()),
+    }
 }
 
 #[cfg(feature = "sqlite")]

@@ -17,6 +17,7 @@ use tokio::{sync::Barrier, task::JoinSet, time::Instant};
 use crate::{
     Fallible,
     airports::{self, Airport, Airports},
+    audit::Auditor,
     chance::Zipf,
     desk::{Desk, Figures},
     dialect::{self, ConnectOptions, Dialect},
@@ -78,11 +79,13 @@ pub(crate) async fn play<DB: Dialect>(
         failures: Vec::new(),
     };
     phases.first_reads().await?;
+    let auditor = Auditor::start(&cache, &setup)?;
     phases.rush(options).await?;
     phases.unknown_id().await?;
     phases.stampede().await?;
     phases.edits().await?;
     phases.delete().await?;
+    phases.audit(auditor, options).await?;
     phases.reports(&cache, server).await?;
     let passed = phases.summary();
     pool.close().await;
@@ -277,6 +280,30 @@ impl<DB: Dialect> Phases<DB> {
             ),
             "a deleted row does not come back, a new one in its place is seen",
         );
+        Ok(())
+    }
+
+    /// What is cached, compared with the database.
+    async fn audit(&mut self, auditor: Auditor<DB>, options: &Options) -> Fallible<()> {
+        let audited = auditor.end(options.audit).await?;
+        say(
+            "audit",
+            &format!(
+                "{} cached rows compared with the database by {} audits since the rush began, {} stale, {} just being written",
+                audited.checked, audited.audits, audited.stale, audited.changing
+            ),
+            &match audited.example {
+                None => "what the cache has is what the database has".to_owned(),
+                Some(example) => format!("the first stale row: {example}"),
+            },
+        );
+        match options.breaks {
+            false => self.expect(audited.stale == 0, "no cached row is stale"),
+            true => self.expect(
+                audited.stale > 0,
+                "an audit notices edits that went past the cache",
+            ),
+        }
         Ok(())
     }
 

@@ -218,7 +218,7 @@ async fn without_the_binding_rows_and_queued_writes_reach_the_other_database<DB:
     let ours = cache(world.kind, &world.namespace, &faults).await;
     let elsewhere = match world.kind {
         Kind::Memory => ours.clone(),
-        Kind::Redis => cache(Kind::Redis, &world.namespace, &faults).await,
+        kind => cache(kind, &world.namespace, &faults).await,
     };
     world.put(&Item::new(1, "ours")).await;
     let items = Item::repository(&ours, world.pool.clone());
@@ -283,7 +283,7 @@ async fn a_copy_is_refused_until_the_namespace_is_rebound<DB: Tested>(world: &Wo
     // Now the former database is another one.
     let back = match world.kind {
         Kind::Memory => world.cache.clone(),
-        Kind::Redis => world.cache_elsewhere().await,
+        Kind::Redis | Kind::Sealed => world.cache_elsewhere().await,
     };
     if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&back, world.pool.clone()).map(drop));
@@ -621,7 +621,7 @@ async fn a_namespace_of_an_entitys_own_is_bound_as_well<DB: Tested>(world: &Worl
     let server = RedisServer::start().await;
     let cache = match world.kind {
         Kind::Memory => Cache::in_process(),
-        Kind::Redis => Cache::connect(&server.url()).await.unwrap(),
+        Kind::Redis | Kind::Sealed => Cache::connect(&server.url()).await.unwrap(),
     };
     let (database, pool) = other::<DB>().await;
     let tenants = ["one", "two"].map(|tenant| cache.with_namespace(tenant).unwrap());
@@ -712,7 +712,7 @@ async fn a_database_that_was_created_again_is_another_one<DB: Tested>(world: &Wo
     }
     let open = async || match world.kind {
         // Another process has no state of this one.
-        Kind::Redis => Some(world.cache_elsewhere().await),
+        Kind::Redis | Kind::Sealed => Some(world.cache_elsewhere().await),
         Kind::Memory => None,
     };
     if let Some(elsewhere) = open().await {

@@ -36,6 +36,15 @@ everywhere!(
     a_beginning_that_fails_half_way_leaves_no_transaction,
 );
 
+mod sealed {
+    crate::world::case!(
+        a_future_that_is_dropped_at_any_poll_leaves_no_trace,
+        sqlite,
+        Sealed,
+        Sqlite
+    );
+}
+
 mod a_beginning_without_a_task_of_its_own_is_found {
     crate::world::case!(
         a_beginning_without_a_task_of_its_own_is_found,
@@ -677,7 +686,7 @@ impl<'w, DB: Tested> Stage<'w, DB> {
             Left::of(&cut.run(published).await)
         } else if group == CACHE {
             let connecting = match self.world.kind {
-                Kind::Redis => cut.run(Cache::connect(&redis_url())).await.map(drop),
+                Kind::Redis | Kind::Sealed => cut.run(Cache::connect(&redis_url())).await.map(drop),
                 Kind::Memory => Some(()),
             };
             Left::of(&connecting)

@@ -165,7 +165,7 @@ fn user(id: i64, name: &str) -> User {
 async fn program<DB: Tested>(world: &World<DB>, faults: &Faults, clock: &Clock) -> Cache {
     match world.kind {
         Kind::Memory => world.cache.clone(),
-        Kind::Redis => Cache::builder()
+        Kind::Redis | Kind::Sealed => Cache::builder()
             .namespace(&world.namespace)
             .faults(faults)
             .clock(clock.clone())

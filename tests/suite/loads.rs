@@ -33,7 +33,7 @@ fn limited<DB: Tested>(world: &World<DB>, running: usize, waiting: usize) -> Ite
         .max_waiting_loads(waiting);
     let builder = match world.kind {
         Kind::Memory => builder,
-        Kind::Redis => builder.redis(redis_url()).listed(false),
+        Kind::Redis | Kind::Sealed => builder.redis(redis_url()).listed(false),
     };
     Item::repository(&builder.build().unwrap(), world.pool.clone())
 }

@@ -181,7 +181,7 @@ async fn cache_for<DB: Tested>(world: &World<DB>, faults: &Faults, keys: usize) 
         .response_timeout(Duration::from_secs(10));
     match world.kind {
         Kind::Memory => builder.build().unwrap(),
-        Kind::Redis => builder
+        Kind::Redis | Kind::Sealed => builder
             .redis(redis_url())
             .listed(false)
             .connect()

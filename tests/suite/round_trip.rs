@@ -18,6 +18,7 @@ use larder::{
     behind::{
         Batch, Image, Queued,
         apply::Hooks,
+        letter_seal::LetterSeals,
         letters,
         offsets::{self, QueueIncarnation},
     },
@@ -821,7 +822,7 @@ async fn mismatch_is_logged_once_for_a_field(world: &World<Sqlite>) {
             read_all::<OnMemory>(world).await;
             "OnMemory"
         }
-        Kind::Redis => {
+        Kind::Redis | Kind::Sealed => {
             read_all::<OnRedis>(world).await;
             "OnRedis"
         }
@@ -932,11 +933,13 @@ async fn dead_letter_is_written_with_a_codec_that_carries_it(world: &World<Sqlit
         compares: true,
         codec: Codec::Json,
         layout: 7,
+        seals: LetterSeals::default(),
         now_ms: 0,
     };
     let applied = rows.apply_queued(&batch, &Hooks::default()).await.unwrap();
     assert_eq!(applied.dead.len(), 2);
-    let letters = letters::list::<LetterRow, _>(&world.pool, "letters", 7, 10).await;
+    let letters =
+        letters::list::<LetterRow, _>(&world.pool, "letters", 7, LetterSeals::default(), 10).await;
     let [first, second] = &letters.unwrap()[..] else {
         panic!("there are two letters");
     };

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use larder::{Backend, Cache, Clock, store::faulty::Faults};
+use larder::{Backend, Cache, CacheBuilder, Clock, SecretKey, store::faulty::Faults};
 use larder_testing::database::TestDatabase;
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr, Sqlite};
 
@@ -76,6 +76,8 @@ impl Tested for MySql {
 pub(crate) enum Kind {
     Memory,
     Redis,
+    /// Redis, with entries that are encrypted and compressed.
+    Sealed,
 }
 
 /// A cache over a database.
@@ -121,7 +123,7 @@ impl<DB: Tested> World<DB> {
     pub(crate) async fn cache_elsewhere(&self) -> Cache {
         match self.kind {
             Kind::Memory => self.cache.clone(),
-            Kind::Redis => cache(Kind::Redis, &self.namespace, &Faults::new()).await,
+            kind => cache(kind, &self.namespace, &Faults::new()).await,
         }
     }
 
@@ -133,7 +135,7 @@ impl<DB: Tested> World<DB> {
             .clock(clock);
         match self.kind {
             Kind::Memory => builder.build().expect("the options are valid"),
-            Kind::Redis => builder
+            kind => sealed(kind, builder)
                 .redis(redis_url())
                 .listed(false)
                 .connect()
@@ -243,12 +245,22 @@ pub(crate) async fn cache(kind: Kind, namespace: &str, faults: &Faults) -> Cache
         .response_timeout(Duration::from_secs(10));
     match kind {
         Kind::Memory => builder.build().expect("the options are valid"),
-        Kind::Redis => builder
+        kind => sealed(kind, builder)
             .redis(redis_url())
             .listed(false)
             .connect()
             .await
             .expect("the URL is valid"),
+    }
+}
+
+/// Returns a builder with keys, where entries are sealed.
+fn sealed(kind: Kind, builder: CacheBuilder) -> CacheBuilder {
+    match kind {
+        Kind::Memory | Kind::Redis => builder,
+        Kind::Sealed => builder
+            .encrypt([SecretKey::new([7; 32])])
+            .compress_above(64),
     }
 }
 

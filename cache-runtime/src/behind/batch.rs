@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use crate::{
-    behind::offsets::QueueIncarnation, database::entity::Entity, policy::Codec, protocol::key::Key,
+    behind::{letter_seal::LetterSeals, offsets::QueueIncarnation},
+    database::entity::Entity,
+    policy::Codec,
+    protocol::key::Key,
 };
 
 /// One write taken from a queue.
@@ -73,6 +76,8 @@ pub struct Batch<'a, E: Entity> {
     pub codec: Codec,
     /// The layout of the rows, which is stored in dead letters.
     pub layout: u32,
+    /// What seals dead letters.
+    pub seals: LetterSeals<'a>,
     /// The current time, in milliseconds since 1970.
     pub now_ms: u64,
 }

@@ -19,7 +19,11 @@ use std::{
 use sqlx::Pool;
 
 use crate::{
-    behind::{Batch, Image, Queued, canonical, offsets::QueueIncarnation},
+    behind::{
+        Batch, Image, Queued, canonical,
+        letter_seal::{Coded, LetterPlace, LetterSeals},
+        offsets::QueueIncarnation,
+    },
     database::{
         Database,
         backend::Backend,
@@ -37,6 +41,8 @@ use crate::{
 const LETTERS_AT_ONCE: usize = 100;
 /// The maximum length of a stored error, in bytes.
 const MAX_ERROR: usize = 2_000;
+/// What the error of a letter begins with whose write larder has not stored.
+pub(crate) const NOT_WRITTEN: &str = "not written by larder";
 /// The number of no codec: none could encode the write.
 const NO_CODEC: u8 = 0;
 
@@ -69,6 +75,12 @@ impl<E: Entity> DeadLetter<E> {
             RowChange::Row(row) => Some(row.id()),
             RowChange::Deletion(id) => Some(id.clone()),
         }
+    }
+
+    /// Returns whether larder has not stored the write that the letter holds.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_forged(&self) -> bool {
+        self.error.contains(NOT_WRITTEN)
     }
 
     /// Returns whether the write was a delete. Otherwise it was a save.
@@ -230,6 +242,8 @@ pub(crate) struct Letter {
     layout: u32,
     payload: Vec<u8>,
     error: String,
+    /// Whether larder has stored the write in the queue.
+    is_own: bool,
 }
 
 impl Letter {
@@ -259,11 +273,14 @@ impl Letter {
                 codec,
                 layout,
                 payload,
-                ..
+                reason,
             } => {
                 let error = shortened(error).to_owned();
                 let payload = payload.clone();
-                return Self::of(write, *is_deletion, *codec, *layout, payload, error, found);
+                return Self {
+                    is_own: !reason.starts_with(NOT_WRITTEN),
+                    ..Self::of(write, *is_deletion, *codec, *layout, payload, error, found)
+                };
             }
         };
         let mut error = shortened(error).to_owned();
@@ -311,11 +328,31 @@ impl Letter {
             layout,
             payload,
             error,
+            is_own: true,
         }
     }
 }
 
 impl Letter {
+    /// Returns its payload, sealed if it is larder's and there is a key.
+    fn coded(&self, place: &QueueIncarnation, seals: LetterSeals<'_>) -> Coded {
+        let own = LetterPlace {
+            queue: &place.queue,
+            partition: place.partition,
+            epoch: place.incarnation.epoch,
+            number: self.number,
+            operation: operation(self.is_deletion),
+            key: &self.key,
+        };
+        let sealed = self
+            .is_own
+            .then(|| seals.close(own, self.layout, self.codec, &self.payload));
+        sealed.flatten().unwrap_or_else(|| Coded {
+            codec: self.codec.into(),
+            payload: self.payload.clone(),
+        })
+    }
+
     /// Returns its approximate size in a message to the database, in bytes.
     fn size(&self) -> usize {
         self.payload.len() + self.key.len() + self.error.len() + 512
@@ -326,6 +363,7 @@ impl Letter {
 pub(crate) async fn insert<DB: Backend>(
     connection: &mut DB::Connection,
     place: &QueueIncarnation,
+    seals: LetterSeals<'_>,
     letters: &[Letter],
     now_ms: u64,
 ) -> Result<u64, sqlx::Error> {
@@ -352,9 +390,14 @@ pub(crate) async fn insert<DB: Backend>(
              (queue, partition_no, epoch, number, row_key, operation, codec, schema_hash, payload, error, failed_at, found) VALUES {}",
             rows.join(", ")
         );
+        let coded: Vec<_> = letters
+            .iter()
+            .map(|letter| letter.coded(place, seals))
+            .collect();
         let values: Vec<_> = letters
             .iter()
-            .flat_map(|letter| {
+            .zip(&coded)
+            .flat_map(|(letter, coded)| {
                 [
                     Value::Text(&place.queue),
                     Value::Integer(place.partition.into()),
@@ -362,9 +405,9 @@ pub(crate) async fn insert<DB: Backend>(
                     Value::Integer(letter.number),
                     Value::Text(&letter.key),
                     Value::Text(operation(letter.is_deletion)),
-                    Value::Integer(letter.codec.into()),
+                    Value::Integer(coded.codec),
                     Value::Integer(letter.layout.into()),
-                    Value::Bytes(&letter.payload),
+                    Value::Bytes(&coded.payload),
                     Value::Text(&letter.error),
                     Value::Integer(now_ms),
                     Value::Text(letter.found.text()),
@@ -383,16 +426,48 @@ pub async fn list<E: Entity, DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
     layout: u32,
+    seals: LetterSeals<'_>,
     limit: u32,
 ) -> Result<Vec<DeadLetter<E>>, Error> {
     let text = "SELECT partition_no, epoch, number, row_key, operation, codec, schema_hash, payload, error, failed_at \
                 FROM larder_dead_letters WHERE queue = ? ORDER BY partition_no, epoch, number LIMIT ?";
     let values = [Value::Text(queue), Value::Integer(limit.into())];
+    load(pool, queue, layout, seals, text, &values).await
+}
+
+/// Returns the letter at a place, if there is one.
+#[cfg(feature = "redis")]
+pub(crate) async fn at<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    layout: u32,
+    seals: LetterSeals<'_>,
+    (partition, epoch, number): (u16, u64, u64),
+) -> Result<Option<DeadLetter<E>>, Error> {
+    let text = "SELECT partition_no, epoch, number, row_key, operation, codec, schema_hash, payload, error, failed_at \
+                FROM larder_dead_letters WHERE queue = ? AND partition_no = ? AND epoch = ? AND number = ?";
+    let values = [
+        Value::Text(queue),
+        Value::Integer(partition.into()),
+        Value::Integer(epoch),
+        Value::Integer(number),
+    ];
+    Ok(load(pool, queue, layout, seals, text, &values).await?.pop())
+}
+
+async fn load<E: Entity, DB: Backend>(
+    pool: &Pool<DB>,
+    queue: &str,
+    layout: u32,
+    seals: LetterSeals<'_>,
+    text: &'static str,
+    values: &[Value<'_>],
+) -> Result<Vec<DeadLetter<E>>, Error> {
     let name = Arc::<str>::from(queue);
-    let rows = tables::fetch(pool, text, &values).await;
+    let rows = tables::fetch(pool, text, values).await;
     rows.and_then(|rows| {
         rows.iter()
-            .map(|row| read::<E, DB>(row, &name, layout))
+            .map(|row| read::<E, DB>(row, &name, layout, seals))
             .collect()
     })
     .map_err(|error| failed::<DB>("load", queue, error))
@@ -474,21 +549,34 @@ fn read<E: Entity, DB: Backend>(
     row: &DB::Row,
     queue: &Arc<str>,
     layout: u32,
+    seals: LetterSeals<'_>,
 ) -> Result<DeadLetter<E>, sqlx::Error> {
     let number = |index| tables::number::<DB>(row, index);
-    let is_deletion = tables::text::<DB>(row, 4)? == operation(true);
-    let content = decode(
-        is_deletion,
-        number(5)?,
-        number(6)? == u64::from(layout),
-        &DB::bytes(row, 7)?,
-    );
-    Ok(DeadLetter {
-        queue: Arc::clone(queue),
+    let key = tables::text::<DB>(row, 3)?;
+    let written = tables::text::<DB>(row, 4)?;
+    let is_deletion = written == operation(true);
+    let place = LetterPlace {
+        queue,
         partition: u16::try_from(number(0)?).unwrap_or(u16::MAX),
         epoch: number(1)?,
         number: number(2)?,
-        key: tables::text::<DB>(row, 3)?,
+        operation: &written,
+        key: &key,
+    };
+    let coded = Coded {
+        codec: number(5)?,
+        payload: DB::bytes(row, 7)?,
+    };
+    let is_own_layout = number(6)? == u64::from(layout);
+    let opened = seals.open(place, coded).map_err(str::to_owned);
+    let content = opened
+        .and_then(|Coded { codec, payload }| decode(is_deletion, codec, is_own_layout, &payload));
+    Ok(DeadLetter {
+        queue: Arc::clone(queue),
+        partition: place.partition,
+        epoch: place.epoch,
+        number: place.number,
+        key,
         is_deletion,
         content,
         error: tables::text::<DB>(row, 8)?,

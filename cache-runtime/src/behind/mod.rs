@@ -18,6 +18,7 @@ mod flush;
 mod flusher;
 mod held;
 mod incarnation;
+pub mod letter_seal;
 pub mod letters;
 mod loss;
 pub mod offsets;

@@ -17,6 +17,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     behind::{
         Image,
+        letter_seal::LetterSeals,
         letters::{self, DeadLetter, Found},
     },
     context::Context,
@@ -55,7 +56,14 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         let inner = &self.0;
         inner.bind_now().await?;
         let queue = &inner.queue().name;
-        letters::list(&inner.database.pool, queue, inner.fingerprint, limit).await
+        letters::list(
+            &inner.database.pool,
+            queue,
+            inner.fingerprint,
+            LetterSeals::of(&inner.cache.store),
+            limit,
+        )
+        .await
     }
 
     /// Queues the write of a letter again and removes the letter, if the row has not changed since the write was
@@ -89,6 +97,30 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
     /// If the future is dropped half-way, the write may be queued and the letter may still exist.
     pub async fn replay_over(&self, letter: &DeadLetter<E>) -> Result<(), Error> {
         self.queue_again(letter, true).await
+    }
+
+    /// As [`DeadLetters::replay`], of the letter at a place, for somebody who may be nobody with a key: a letter whose write larder
+    /// has not stored is refused.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn replay_from_outside(&self, place: (u16, u64, u64)) -> Result<(), Error> {
+        let inner = &self.0;
+        inner.bind_now().await?;
+        let (pool, queue) = (&inner.database.pool, &inner.queue().name);
+        let seals = LetterSeals::of(&inner.cache.store);
+        let letter = letters::at(pool, queue, inner.fingerprint, seals, place).await?;
+        let letter = letter.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("failed to replay a dead letter of {queue}: there is none at this place"),
+            )
+        })?;
+        if letter.is_forged() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("failed to replay {letter}: larder has not stored this write; discard it"),
+            ));
+        }
+        self.replay(&letter).await
     }
 
     async fn queue_again(&self, letter: &DeadLetter<E>, over: bool) -> Result<(), Error> {

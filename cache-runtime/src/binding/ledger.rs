@@ -49,6 +49,12 @@ pub(crate) trait Member: Send + Sync {
     /// Compares cached rows with the database.
     #[cfg(feature = "redis")]
     fn audit(self: Arc<Self>, options: AuditOptions) -> BoxFuture<'static, Result<Audit, Error>>;
+    /// Returns the name of its queue, if it has one.
+    #[cfg(feature = "redis")]
+    fn queue(&self) -> Option<Arc<str>>;
+    /// Replays a dead letter, given by its partition, epoch and number, for somebody who is not trusted.
+    #[cfg(feature = "redis")]
+    fn replay(self: Arc<Self>, place: (u16, u64, u64)) -> BoxFuture<'static, Result<(), Error>>;
     /// Returns how it is cached, for tools.
     #[cfg(feature = "redis")]
     fn listed(&self) -> ListedEntity;

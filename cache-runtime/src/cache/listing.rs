@@ -25,7 +25,7 @@ use crate::{
     protocol::{
         listing::{
             ALL, AuditRequest, ListedAudit, ListedCounts, ListedEntity, ListedProcess,
-            ListedStaleRow, Switches,
+            ListedReplay, ListedStaleEntry, ReplayRequest, Switches,
         },
         token::ProcessId,
     },
@@ -43,9 +43,11 @@ use crate::{
 const LISTED_EVERY: Duration = Duration::from_secs(5);
 /// How often entities are listed again.
 const ENTITIES_EVERY: Duration = Duration::from_secs(3_600);
-/// How many rows an audit compares at most that was asked for from outside, and how many in a second.
+/// How many entries an audit compares at most that was asked for from outside, and how many in a second.
 const MOST_ROWS: u64 = 10_000_000;
 const MOST_PER_SECOND: u32 = 10_000;
+/// How many requests are remembered, so that each is answered once. A later one is answered once by its key in Redis.
+const REMEMBERED: usize = 1_000;
 /// How many entities a process lists. A program with a namespace for each tenant has many.
 const MOST: usize = 1_000;
 
@@ -100,13 +102,13 @@ struct Lister {
     listed: Vec<ListedEntity>,
     connection: u64,
     relist: Option<Deadline>,
-    /// The audits that were asked for.
-    audited: Vec<String>,
-    /// Whether one is made.
-    is_auditing: Arc<AtomicBool>,
+    /// The requests that were answered, or left to another process.
+    answered: Vec<String>,
+    /// Whether one is being answered.
+    is_answering: Arc<AtomicBool>,
 }
 
-/// Says that an audit has ended, however it did.
+/// Says that an answer has ended, however it did.
 struct Ending(Arc<AtomicBool>);
 
 impl Drop for Ending {
@@ -122,8 +124,8 @@ impl Default for Lister {
             listed: Vec::new(),
             connection: 0,
             relist: None,
-            audited: Vec::new(),
-            is_auditing: Arc::default(),
+            answered: Vec::new(),
+            is_answering: Arc::default(),
         }
     }
 }
@@ -131,7 +133,12 @@ impl Default for Lister {
 impl Lister {
     async fn beat(&mut self, cache: &Arc<Inner>, store: &RedisStore) -> Result<(), NotListed> {
         let name = &*cache.name;
-        let (now_ms, Wishes { switches, audits }) = store.read_wishes(name).await?;
+        let (now_ms, wishes) = store.read_wishes(name).await?;
+        let Wishes {
+            switches,
+            audits,
+            replays,
+        } = wishes;
         let members = cache.ledger.members();
         for member in &members {
             let of_all = switches.get(ALL).copied().unwrap_or_default();
@@ -141,6 +148,9 @@ impl Lister {
         }
         for (entity, request) in audits {
             self.audit(cache, &members, entity, request);
+        }
+        for (queue, request) in replays {
+            self.replay(cache, &members, &queue, request);
         }
         let connection = cache.store.connection_number();
         let is_due = self.relist.is_none_or(Deadline::has_passed) || connection != self.connection;
@@ -173,7 +183,7 @@ impl Lister {
 }
 
 impl Lister {
-    /// Makes an audit that is asked for, unless another process does, in a task of its own.
+    /// Makes an audit that is asked for.
     fn audit(
         &mut self,
         cache: &Arc<Inner>,
@@ -185,40 +195,70 @@ impl Lister {
         let Some(member) = members.find(|member| member.spec().name == entity) else {
             return;
         };
-        if self.audited.contains(&request.id) {
+        // A request is a claim of whoever can write to Redis, so it is bounded.
+        let rate = match request.per_second {
+            0 => MOST_PER_SECOND,
+            rate => rate.min(MOST_PER_SECOND),
+        };
+        let options = AuditOptions::default()
+            .rows(request.rows.min(MOST_ROWS))
+            .per_second(rate);
+        let audited = Arc::clone(member).audit(options);
+        self.answer(cache, request.id, async move {
+            listed_audit(entity, audited.await)
+        });
+    }
+
+    /// Replays a dead letter. A request is a claim of whoever can write to Redis. So nothing is replayed over a later write, and
+    /// nothing that larder has not written.
+    fn replay(
+        &mut self,
+        cache: &Arc<Inner>,
+        members: &[Arc<dyn Member>],
+        queue: &str,
+        request: ReplayRequest,
+    ) {
+        let mut members = members.iter();
+        let Some(member) = members.find(|member| member.queue().as_deref() == Some(queue)) else {
+            return;
+        };
+        let place = (request.partition, request.epoch, request.number);
+        let replayed = Arc::clone(member).replay(place);
+        self.answer(cache, request.id, async move {
+            ListedReplay {
+                process: format!("{:?}", ProcessId::current()),
+                error: replayed.await.err().map(|error| error.to_string()),
+            }
+        });
+    }
+
+    /// Does what is asked for in a task of its own, unless another process does, and leaves the result. One request is answered at a
+    /// time; the others are still there at the next beat.
+    fn answer<R: serde::Serialize + Send + Sync>(
+        &mut self,
+        cache: &Arc<Inner>,
+        id: String,
+        work: impl Future<Output = R> + Send + 'static,
+    ) {
+        if self.answered.contains(&id) || self.is_answering.swap(true, Ordering::AcqRel) {
             return;
         }
-        // A request is a claim of whoever can write to Redis, so it is bounded, and one audit is made at a time.
-        if self.is_auditing.swap(true, Ordering::AcqRel) {
-            return;
+        self.answered.push(id.clone());
+        if self.answered.len() > REMEMBERED {
+            self.answered.remove(0);
         }
-        self.audited.push(request.id.clone());
-        let ends = Arc::clone(&self.is_auditing);
-        let (cache, member) = (Arc::clone(cache), Arc::clone(member));
+        let ends = Arc::clone(&self.is_answering);
+        let cache = Arc::clone(cache);
         detached::spawn(async move {
             let _ends = Ending(ends);
             let Some(store) = cache.store.redis() else {
                 return;
             };
-            let AuditRequest {
-                id,
-                rows,
-                per_second,
-            } = request;
-            if !matches!(store.claim_audit(&cache.name, &id).await, Ok(true)) {
+            if !matches!(store.claim_request(&cache.name, &id).await, Ok(true)) {
                 return;
             }
-            let rate = match per_second {
-                0 => MOST_PER_SECOND,
-                rate => rate.min(MOST_PER_SECOND),
-            };
-            let options = AuditOptions::default()
-                .rows(rows.min(MOST_ROWS))
-                .per_second(rate);
-            let audited = member.audit(options).await;
-            let listed = listed_audit(entity, audited);
             // Without it, whoever has asked waits in vain, and asks again.
-            let _left = store.leave_audit(&cache.name, &id, &listed).await;
+            let _left = store.leave_result(&cache.name, &id, &work.await).await;
         });
     }
 }
@@ -234,6 +274,7 @@ fn listed_audit(entity: String, audited: Result<Audit, Error>) -> ListedAudit {
         process,
         error,
         checked: audit.checked,
+        lists: audit.lists,
         stale: audit.stale,
         changing: audit.changing,
         not_comparable: audit.not_comparable,
@@ -241,12 +282,11 @@ fn listed_audit(entity: String, audited: Result<Audit, Error>) -> ListedAudit {
         examples: audit
             .examples
             .into_iter()
-            .map(|row| ListedStaleRow {
-                key: row.key,
-                age_ms: millis(row.age),
-                columns: row
-                    .columns
-                    .map(|columns| columns.into_iter().map(str::to_owned).collect()),
+            .map(|entry| ListedStaleEntry {
+                key: entry.key,
+                age_ms: millis(entry.age),
+                token: entry.token,
+                difference: entry.difference.to_string(),
             })
             .collect(),
     }

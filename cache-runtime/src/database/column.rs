@@ -4,11 +4,16 @@
 //! statements, and the values ([`Binder`]) are for their arguments. Both have the [`Role`] of each field. A statement
 //! that needs only some columns selects the same roles from both, so that text and arguments always match.
 
+use std::any::Any;
+
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 use sqlx::{Arguments, Encode, Type, TypeInfo, error::BoxDynError};
 
-use crate::{database::backend::Backend, protocol::codec::depth::Bounded};
+use crate::{
+    database::{backend::Backend, lookup::folded},
+    protocol::codec::depth::Bounded,
+};
 
 /// A type that database `DB` can store in a column.
 pub trait Column<DB: Backend>: for<'q> Encode<'q, DB> + Type<DB> + Sync + 'static {}
@@ -143,6 +148,8 @@ pub struct Binder<'a, DB: Backend> {
 enum Sink<'a, DB: Backend> {
     /// To the arguments of a statement, one by one.
     Arguments(&'a mut DB::Arguments),
+    /// As before, with texts in lower case.
+    Folded(&'a mut DB::Arguments),
     /// To one array per column, for the rows of a batch.
     Arrays(std::slice::IterMut<'a, Array>),
     /// Only their sizes are added up.
@@ -256,6 +263,16 @@ impl<'a, DB: Backend> Binder<'a, DB> {
         }
     }
 
+    /// As [`Binder::nth`], with a text in lower case.
+    pub(crate) fn nth_folded(arguments: &'a mut DB::Arguments, column: usize) -> Self {
+        Self {
+            sink: Sink::Folded(arguments),
+            wanted: |_| true,
+            text_only: false,
+            nth: Some(column),
+        }
+    }
+
     /// Returns a binder that appends only the text parts of an id.
     pub(crate) fn text_only(arguments: &'a mut DB::Arguments) -> Self {
         Self {
@@ -281,6 +298,10 @@ impl<'a, DB: Backend> Binder<'a, DB> {
     fn add<T: Column<DB>>(&mut self, value: &T) -> BindResult {
         match &mut self.sink {
             Sink::Arguments(arguments) => arguments.add(value),
+            Sink::Folded(arguments) => match text_of(value) {
+                Some(text) => DB::add_text(arguments, Some(&folded(text))),
+                None => arguments.add(value),
+            },
             Sink::Arrays(arrays) => {
                 let array = arrays.next().ok_or("a row has more values than columns")?;
                 array.length += 1;
@@ -396,4 +417,11 @@ pub trait Columns<DB: Backend> {
     fn told_apart(&self, _other: &Self) -> Option<&'static str> {
         None
     }
+}
+
+/// Returns the text of a value, if it is a `String`.
+fn text_of(value: &dyn Any) -> Option<&str> {
+    let nullable = || value.downcast_ref::<Option<String>>()?.as_ref();
+    let text = value.downcast_ref::<String>().or_else(nullable);
+    text.map(String::as_str)
 }

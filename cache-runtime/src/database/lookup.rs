@@ -263,6 +263,32 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         Ok(lists)
     }
 
+    /// Reads the ids of the rows that have the values of a lookup, as a row has them. None of these may be `NULL`.
+    pub(crate) async fn select_like(
+        &self,
+        connection: &mut DB::Connection,
+        lookup: usize,
+        row: &E,
+    ) -> Result<IdList<E::Id>, sqlx::Error> {
+        let spec = &E::SPEC.lookups[lookup];
+        let text = Text::new(E::SPEC.table, &self.columns);
+        let mut arguments = DB::Arguments::default();
+        for column in text.compared_for_lookup(spec) {
+            let mut binder = match spec.folds {
+                true => Binder::nth_folded(&mut arguments, column),
+                false => Binder::nth(&mut arguments, column),
+            };
+            (self.binding.bind)(row, &mut binder).map_err(sqlx::Error::Encode)?;
+        }
+        let mut ids = Vec::new();
+        for row in DB::fetch_all(connection, text.select_lookup(spec, 1), arguments).await? {
+            ids.push((self.binding.read_id)(&row)?);
+        }
+        let has_more = ids.len() > spec.most();
+        ids.truncate(spec.most());
+        Ok(IdList { ids, has_more })
+    }
+
     /// Reads the ids of at most this many rows that have the values of a lookup, in its order: the first, or those after a
     /// row. Returns whether there are more.
     pub(crate) async fn select_page(

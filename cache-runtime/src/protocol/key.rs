@@ -232,6 +232,12 @@ impl KeySpace {
         Ok(Key(out))
     }
 
+    /// Returns the name of the lookup that a key is of, if it is a key of a lookup.
+    pub(crate) fn lookup_name<'k>(&self, key: &'k Key) -> Option<&'k [u8]> {
+        let rest = key.as_bytes().strip_prefix(self.before_lookup())?;
+        rest.strip_prefix(b"#")?.split(|byte| *byte == b':').next()
+    }
+
     /// Returns the number of the partition that a key is in.
     pub(crate) fn partition(&self, key: &Key) -> usize {
         let digits = &key.as_bytes()[self.shared..self.shared + 2];

@@ -5,8 +5,9 @@
 //! 2. `namespace:@processes` is a hash with a field for each process: when it was last seen, and what it has counted.
 //! 3. `namespace:@switches` is a hash with a field for each entity that is paused from outside, or `*` for all.
 //!
-//! 4. In the same hash, a field `audit:Entity` asks one process to compare cached rows of the entity with the database. Whoever sets
-//!    the key `namespace:@audit:id` first makes the audit, and leaves its result at `namespace:@audit:id:result`.
+//! 4. In the same hash, a field `audit:Entity` asks one process to compare cached rows of the entity with the database, and a field
+//!    `replay:queue` to replay a dead letter. Whoever sets the key `namespace:@request:id` first does it, and leaves the result at
+//!    `namespace:@request:id:result`.
 //!
 //! The namespace is that of the cache. All values are JSON, so that a version can add fields.
 //!
@@ -170,30 +171,61 @@ pub struct ListedAudit {
     pub process: String,
     /// Why it was not made, if it was not.
     pub error: Option<String>,
-    /// How many rows were compared.
+    /// How many entries were compared: rows, and lists of ids that lookups have found.
     pub checked: u64,
-    /// How many of them were stale.
+    /// How many of them were lists of ids.
+    pub lists: u64,
+    /// How many of the checked entries were stale.
     pub stale: u64,
-    /// How many were written at the same time.
+    /// How many were written at the same time, or had a queued write.
     pub changing: u64,
-    /// How many have values that cannot be compared.
+    /// How many cannot be compared.
     pub not_comparable: u64,
     /// Whether all keys of the entity were looked at.
     pub is_complete: bool,
-    /// The first of the stale rows.
-    pub examples: Vec<ListedStaleRow>,
+    /// The first of the stale entries.
+    pub examples: Vec<ListedStaleEntry>,
 }
 
-/// A row that was stale.
+/// An entry that was stale.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ListedStaleRow {
+pub struct ListedStaleEntry {
     /// Its key.
     pub key: String,
-    /// How long ago it was loaded, in milliseconds.
+    /// How long ago it was loaded or written, in milliseconds.
     pub age_ms: u64,
-    /// The columns that differ. Missing if the database has no such row.
-    pub columns: Option<Vec<String>>,
+    /// The token of the load or the write that has left it. It begins with the id of its process.
+    pub token: String,
+    /// How it differs from the database, in words.
+    pub difference: String,
+}
+
+/// What the fields begin with that ask for the replay of a dead letter.
+pub const REPLAY: &str = "replay:";
+
+/// The request to replay a dead letter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplayRequest {
+    /// A name that no other request has.
+    pub id: String,
+    /// The partition of the letter.
+    pub partition: u16,
+    /// The epoch of its incarnation.
+    pub epoch: u64,
+    /// The number of its write.
+    pub number: u64,
+}
+
+/// The result of a replay that was requested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListedReplay {
+    /// The process that has tried it.
+    pub process: String,
+    /// Why the letter was not replayed, if it was not.
+    pub error: Option<String>,
 }
 
 impl Switches {
@@ -225,16 +257,16 @@ pub fn switches_key(namespace: &str) -> String {
     format!("{namespace}:@switches")
 }
 
-/// Returns the key that the process sets which makes an audit.
+/// Returns the key that the process sets which does what a request asks for.
 #[must_use]
-pub fn audit_key(namespace: &str, id: &str) -> String {
-    format!("{namespace}:@audit:{id}")
+pub fn request_key(namespace: &str, id: &str) -> String {
+    format!("{namespace}:@request:{id}")
 }
 
-/// Returns the key of the result of an audit.
+/// Returns the key of the result of a request.
 #[must_use]
-pub fn audit_result_key(namespace: &str, id: &str) -> String {
-    format!("{namespace}:@audit:{id}:result")
+pub fn result_key(namespace: &str, id: &str) -> String {
+    format!("{namespace}:@request:{id}:result")
 }
 
 /// Returns the field of an entity of this namespace in the hash of the entities.

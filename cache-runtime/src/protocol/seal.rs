@@ -24,7 +24,8 @@ use smallvec::SmallVec;
 use crate::protocol::{
     entry::{self, HEADER_LENGTH, SEAL_LENGTH, SEALED, flag, kind},
     key::Key,
-    state::{Pending, State},
+    state::{Identity, Lease, Meta, Pending, State},
+    token::Token,
 };
 
 /// Where the header says what the payload went through, whether the entry was queued, and which key has sealed it.
@@ -282,6 +283,45 @@ impl Seals {
         match self.close(key, &plain, payload) {
             None => (plain, None),
             Some(Sealed { header, payload }) => (header, payload),
+        }
+    }
+
+    /// Returns the payload of a dead letter with its seal, or `None` if there is no key to seal it with. `place` names where it belongs.
+    pub(crate) fn close_letter(
+        &self,
+        place: &Key,
+        identity: Identity,
+        payload: &[u8],
+    ) -> Option<Vec<u8>> {
+        self.sealing()?;
+        let meta = Meta {
+            lease: Lease {
+                token: Token::draw(),
+                identity,
+            },
+            loaded_at_ms: 0,
+            stamp: None,
+        };
+        Some(self.encode(place, &State::Value(meta, payload)))
+    }
+
+    /// Returns the payload of a dead letter without its seal. `believes`: also if the seal is wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seals::open`].
+    pub(crate) fn open_letter(
+        &self,
+        place: &Key,
+        bytes: &[u8],
+        believes: bool,
+    ) -> Result<Vec<u8>, Refusal> {
+        let State::Value(_, payload) = entry::decode(bytes) else {
+            return Err(WRONG_TAG);
+        };
+        match self.open(place, bytes, payload, u64::from(u32::MAX)) {
+            Err(refusal) if !believes => Err(refusal),
+            opened => Ok(opened.ok().flatten().unwrap_or_else(|| payload.to_vec())),
         }
     }
 

@@ -636,14 +636,13 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # use larder_runtime::{AuditOptions, Entity, Error, Repository, sqlx};
     /// # async fn example<E: Entity>(products: Repository<E, sqlx::Sqlite>) -> Result<(), Error> {
     /// let audit = products.audit(AuditOptions::default().rows(100_000)).await?;
-    /// println!("{} of {} rows are stale: {:?}", audit.stale, audit.checked, audit.examples);
+    /// println!("{} of {} entries are stale: {:?}", audit.stale, audit.checked, audit.examples);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Configuration`] for a `write_behind` entity, whose cache has rows that the database does not have yet.
     /// - [`ErrorKind::CacheUnavailable`] if the store cannot be reached. Errors of the database.
     ///
     /// # Cancel safety

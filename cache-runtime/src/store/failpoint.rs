@@ -5,7 +5,7 @@
 //! Both are methods of [`Store`](super::Store). They do nothing, and are constant, without the feature `internal-faults`.
 //! With it, the store is a `faulty` one, which a test controls.
 
-/// A point of a write at which a test may pause or end the process.
+/// A point of a write, a flush or an audit at which a test may do something else, pause, or end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
     /// Before the intent is placed.
@@ -32,6 +32,10 @@ pub enum Point {
     BeforeTrim,
     /// After the log was trimmed.
     AfterTrim,
+    /// After an audit has looked at keys, and before it reads the database.
+    BeforeAuditRead,
+    /// After an audit has read the database, and before it looks at the keys that differ again.
+    AfterAuditRead,
 }
 
 /// A mechanism that a negative control disables.
@@ -146,6 +150,8 @@ pub enum Mechanism {
     SecondLook,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
+    /// The comparison of a queued write with its place in the log. Without it, a number that somebody else has made up moves the position.
+    QueuePlace,
     /// The comparison of the id of a cached row with its key.
     OwnKey,
     /// The tags of entries. Without it, an entry with a wrong tag is believed, or one without.

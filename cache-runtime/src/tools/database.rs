@@ -6,12 +6,18 @@
 //! Not here: how letters come into being (`behind::letters`).
 
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use sqlx::Pool;
 
-use super::content::{printed, readable};
+use super::{
+    Tools,
+    content::{printed, readable},
+};
 use crate::{
-    behind::{letters, offsets},
+    behind::{
+        letter_seal::{self, Coded, LetterSeals},
+        letters, offsets,
+    },
     database::{
         backend::Backend,
         tables::{self, Value},
@@ -103,13 +109,20 @@ impl ToolDatabase {
         }
     }
 
-    /// Returns at most `limit` dead letters of a queue, ordered by partition, epoch and number.
+    /// Returns at most `limit` dead letters of a queue, ordered by partition, epoch and number. Those that are sealed are opened with
+    /// the keys of `tools`.
     ///
     /// # Errors
     ///
     /// Errors of the database.
-    pub async fn letters(&self, queue: &str, limit: u32) -> Result<Vec<RawLetter>, Error> {
-        with_pool!(self, pool => list(pool, queue, limit).await)
+    pub async fn letters(
+        &self,
+        tools: &Tools,
+        queue: &str,
+        limit: u32,
+    ) -> Result<Vec<RawLetter>, Error> {
+        let seals = LetterSeals::of(&tools.cache.inner().store);
+        with_pool!(self, pool => list(pool, queue, seals, limit).await)
     }
 
     /// Removes a letter. Returns whether there was one.
@@ -135,33 +148,58 @@ impl ToolDatabase {
 async fn list<DB: Backend>(
     pool: &Pool<DB>,
     queue: &str,
+    seals: LetterSeals<'_>,
     limit: u32,
 ) -> Result<Vec<RawLetter>, Error> {
     let text = "SELECT partition_no, epoch, number, row_key, operation, codec, payload, error, failed_at \
                 FROM larder_dead_letters WHERE queue = ? ORDER BY partition_no, epoch, number LIMIT ?";
     let values = [Value::Text(queue), Value::Integer(limit.into())];
     let rows = tables::fetch(pool, text, &values).await;
-    let read = rows.and_then(|rows| rows.iter().map(|row| read::<DB>(row)).collect());
+    let read = rows.and_then(|rows| {
+        rows.iter()
+            .map(|row| read::<DB>(row, queue, seals))
+            .collect()
+    });
     read.map_err(|error| {
         let what = format!("the dead letters of {queue}");
         tables::describe::<DB>("load", &what, error)
     })
 }
 
-fn read<DB: Backend>(row: &DB::Row) -> Result<RawLetter, sqlx::Error> {
+fn read<DB: Backend>(
+    row: &DB::Row,
+    queue: &str,
+    seals: LetterSeals<'_>,
+) -> Result<RawLetter, sqlx::Error> {
     let number = |index| tables::number::<DB>(row, index);
     let text = |index| tables::text::<DB>(row, index);
-    let codec = u8::try_from(number(5)?).unwrap_or(0);
-    let payload = DB::bytes(row, 6)?;
+    let place = LetterPlace {
+        partition: u16::try_from(number(0)?).unwrap_or(u16::MAX),
+        epoch: number(1)?,
+        number: number(2)?,
+    };
+    let (key, operation) = (text(3)?, text(4)?);
+    let coded = Coded {
+        codec: number(5)?,
+        payload: DB::bytes(row, 6)?,
+    };
+    let sealed_for = letter_seal::LetterPlace {
+        queue,
+        partition: place.partition,
+        epoch: place.epoch,
+        number: place.number,
+        operation: &operation,
+        key: &key,
+    };
+    let content = match seals.open(sealed_for, coded) {
+        Ok(Coded { codec, payload }) => readable(u8::try_from(codec).unwrap_or(0), &payload),
+        Err(reason) => json!({ "unreadable": reason }),
+    };
     Ok(RawLetter {
-        place: LetterPlace {
-            partition: u16::try_from(number(0)?).unwrap_or(u16::MAX),
-            epoch: number(1)?,
-            number: number(2)?,
-        },
-        key: printed(text(3)?.as_bytes()),
-        is_deletion: text(4)? == "delete",
-        content: readable(codec, &payload),
+        place,
+        key: printed(key.as_bytes()),
+        is_deletion: operation == "delete",
+        content,
         error: printed(text(7)?.as_bytes()),
         failed_at_ms: number(8)?,
     })

@@ -28,8 +28,8 @@ use crate::{
     protocol::{
         key::{Key, KeySpace},
         listing::{
-            AUDIT, AuditRequest, ListedAudit, ListedEntity, ListedProcess, Switches,
-            audit_result_key, entities_key, processes_key, switches_key,
+            AUDIT, AuditRequest, ListedAudit, ListedEntity, ListedProcess, ListedReplay, REPLAY,
+            ReplayRequest, Switches, entities_key, processes_key, result_key, switches_key,
         },
         tags::{Changed, Tag},
         token::Token,
@@ -199,14 +199,47 @@ impl Tools {
             rows,
             per_second,
         };
-        let (key, field) = (switches_key(self.namespace()), format!("{AUDIT}{entity}"));
-        let text = serde_json::to_string(&request).expect("a text and numbers are JSON");
+        let field = format!("{AUDIT}{entity}");
+        self.request(&field, &request.id, &request, patience).await
+    }
+
+    /// Asks one process to replay a dead letter, and returns the result. `None`: no process has answered in this time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tools::entities`].
+    pub async fn replay(
+        &self,
+        queue: &str,
+        place: LetterPlace,
+        patience: Duration,
+    ) -> Result<Option<ListedReplay>, Error> {
+        let request = ReplayRequest {
+            id: format!("{:?}", Token::draw()),
+            partition: place.partition,
+            epoch: place.epoch,
+            number: place.number,
+        };
+        let field = format!("{REPLAY}{queue}");
+        self.request(&field, &request.id, &request, patience).await
+    }
+
+    /// Asks one process for something, and returns the result.
+    async fn request<R: serde::de::DeserializeOwned>(
+        &self,
+        field: &str,
+        id: &str,
+        request: &impl serde::Serialize,
+        patience: Duration,
+    ) -> Result<Option<R>, Error> {
+        let key = switches_key(self.namespace());
+        let text = serde_json::to_string(request).expect("texts and numbers are JSON");
         let mut ask = redis::cmd("HSET");
-        ask.arg(&key).arg(&field).arg(text);
+        ask.arg(&key).arg(field).arg(text);
         self.ask(&ask).await?;
         let deadline = Deadline::after(patience);
         let mut get = redis::cmd("GET");
-        get.arg(audit_result_key(self.namespace(), &request.id));
+        get.arg(result_key(self.namespace(), id));
         let answer = loop {
             if let Value::BulkString(text) = self.ask(&get).await? {
                 break serde_json::from_slice(&text).ok();
@@ -217,7 +250,7 @@ impl Tools {
             Deadline::after(LOOK_EVERY).passed().await;
         };
         let mut forget = redis::cmd("HDEL");
-        forget.arg(&key).arg(&field);
+        forget.arg(&key).arg(field);
         self.ask(&forget).await?;
         Ok(answer)
     }

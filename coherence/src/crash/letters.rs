@@ -14,7 +14,8 @@ const ALL: u32 = 1_000_000;
 const FORGED: &str = "not written by larder";
 
 /// Writes down all dead letters: the id and the number of each, or `-` in place of what it does not tell. Those of an attacker are
-/// left out.
+/// left out: what he forged says so, or, where seals are not compared, tells no id. If it took the place of an acknowledged write,
+/// that one is lost, which the judge sees.
 pub(crate) async fn note<E: Row, DB: Site>(
     rows: &Repository<E, DB>,
     file: &Path,
@@ -23,9 +24,9 @@ pub(crate) async fn note<E: Row, DB: Site>(
     let letters = rows.dead_letters().list(ALL).await;
     let letters = letters.expect("the dead letters can be listed");
     let shown = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
-    let own = letters
-        .iter()
-        .filter(|letter| !is_attacked || !letter.error().contains(FORGED));
+    let own = letters.iter().filter(|letter| {
+        !is_attacked || (letter.id().is_some() && !letter.error().contains(FORGED))
+    });
     let lines = own.map(|letter| {
         let number = letter.row().map(Row::number);
         format!("{} {}\n", shown(letter.id()), shown(number))

@@ -32,6 +32,7 @@ const ATTACK: &str = r"
 local tries, attack, number, queues = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local HEADER, SEAL, POSITION = 44, 16, 24
 local VALUE, NEGATIVE, PENDING = 2, 3, 5
+local COPIES = 'copies of the attacker'
 
 local function changed(raw, from)
   if #raw <= from then return raw end
@@ -59,7 +60,10 @@ local function forged(key, raw)
   if attack == 3 then
     local other = redis.call('RANDOMKEY')
     local copy = redis.call('TYPE', other).ok == 'string' and other ~= key and redis.call('GET', other)
-    return is_entry(copy) and copy or nil
+    -- A copy of a copy may be what stood at this key before.
+    if not is_entry(copy) or redis.call('HGET', COPIES, other) == copy then return nil end
+    redis.call('HSET', COPIES, key, copy)
+    return copy
   end
   if string.find(key, '^{[^}]*:p%x%x}') and kind == VALUE then
     return string.sub(raw, 1, 2) .. string.char(PENDING, 0) .. string.sub(raw, 5, HEADER + SEAL)

@@ -12,6 +12,7 @@ use larder::{
     behind::{
         Batch, Image, Queued,
         apply::{Applied, Hooks},
+        letter_seal::LetterSeals,
         letters,
         offsets::{QueueIncarnation, position_of, register},
     },
@@ -163,6 +164,7 @@ pub(crate) fn batch<'a, E: larder::Entity>(
         compares: true,
         codec: Codec::default(),
         layout: 7,
+        seals: LetterSeals::default(),
         now_ms: 1_000,
     }
 }
@@ -216,9 +218,15 @@ impl<DB: Tested> Desk<'_, DB> {
     }
 
     pub(crate) async fn letters(&self) -> Vec<DeadLetter<Parcel>> {
-        letters::list(&self.world.pool, &self.place.queue, 7, 100)
-            .await
-            .unwrap()
+        letters::list(
+            &self.world.pool,
+            &self.place.queue,
+            7,
+            LetterSeals::default(),
+            100,
+        )
+        .await
+        .unwrap()
     }
 }
 

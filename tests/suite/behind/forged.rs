@@ -21,6 +21,7 @@ use crate::{
 
 on_redis!(
     an_entry_with_the_number_of_another_one_is_a_dead_letter,
+    without_the_comparison_a_made_up_number_moves_the_position,
     what_is_no_write_is_a_dead_letter,
     a_row_of_another_key_is_a_dead_letter,
     a_number_that_cannot_follow_does_not_move_the_position,
@@ -236,6 +237,15 @@ async fn an_entry_with_the_number_of_another_one_is_a_dead_letter(world: &World<
         are_not_ours(&scene.letters().await, numbers.len());
     }
     assert!(scene.largest().await.1 < 100);
+}
+
+async fn without_the_comparison_a_made_up_number_moves_the_position(world: &World<Sqlite>) {
+    world.faults.leave_out(larder::store::Mechanism::QueuePlace);
+    let mut scene = Scene::open(world).await;
+    scene.append_numbered(1 << 40).await;
+    scene.save().await;
+    scene.rows.flush().await.unwrap();
+    assert_eq!(scene.largest().await.1, 1 << 40);
 }
 
 async fn what_is_no_write_is_a_dead_letter(world: &World<Sqlite>) {

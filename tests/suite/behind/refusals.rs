@@ -9,6 +9,7 @@ use larder::{
     behind::{
         Batch, Image,
         apply::{ApplyError, Hooks},
+        letter_seal::LetterSeals,
         letters,
         offsets::close,
     },
@@ -447,7 +448,8 @@ async fn a_dead_letter_of_another_layout_is_read_only_by_the_names_of_its_fields
             .collect::<Vec<_>>(),
         rows
     );
-    let elsewhere = letters::list::<Parcel, DB>(&world.pool, &desk.place.queue, 8, 9);
+    let elsewhere =
+        letters::list::<Parcel, DB>(&world.pool, &desk.place.queue, 8, LetterSeals::default(), 9);
     let elsewhere = elsewhere.await.unwrap();
     let error = elsewhere[0].decode_error().unwrap();
     assert!(error.contains("another layout"), "{error}");

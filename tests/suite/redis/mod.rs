@@ -12,6 +12,7 @@ pub(crate) mod listing;
 pub(crate) mod messages;
 pub(crate) mod round_trips;
 pub(crate) mod scripts;
+pub(crate) mod sealed_letters;
 pub(crate) mod seals;
 pub(crate) mod server_status;
 pub(crate) mod tls;

@@ -3,13 +3,16 @@
 //! A link also sends commands of its own from time to time, which only add to a count. So each operation is counted several
 //! times, and the least is what it makes.
 
-use larder::{Cache, Cached, Transaction};
+use larder::{Cache, CacheBuilder, Cached, SecretKey, Transaction};
 use larder_testing::redis_server::RedisServer;
 use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use sqlx::{Pool, Sqlite};
 
-use crate::world::{Kind, World, filled};
+use crate::{
+    entities::{Behind, BehindRepository},
+    world::{Kind, World, filled},
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
 #[cached(table = "teams", ttl = "10m", jitter = 0, has_many(Player::team))]
@@ -305,4 +308,45 @@ async fn two_round_trips_are_not_counted_as_one() {
         })
         .await;
     world.database.close().await;
+}
+
+/// A write with a condition compares it with what is stored. With keys, the entry is verified here first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queued_write_makes_one_round_trip_and_with_keys_a_conditional_one_two() {
+    let world = World::<Sqlite>::open(Kind::Memory).await;
+    let server = RedisServer::start().await;
+    let mut scene = Scene::open(&world, &server).await;
+    let plain = behind(&world, &server, "plain", |builder| builder).await;
+    let keys = [SecretKey::new([1; 32])];
+    let sealed = |builder: CacheBuilder| builder.authenticate(keys);
+    let sealed = behind(&world, &server, "sealed", sealed).await;
+    for (what, rows, conditional) in [("", plain, 1), (" with keys", sealed, 2)] {
+        scene
+            .makes(&format!("save{what}"), 1, async |number| {
+                let row = Behind::new(1, &number.to_string());
+                rows.save(&row).await.unwrap();
+            })
+            .await;
+        scene
+            .makes(&format!("update{what}"), conditional, async |number| {
+                let row = Behind::new(1, &format!("updated {number}"));
+                rows.update(&row).await.unwrap();
+            })
+            .await;
+    }
+    world.database.close().await;
+}
+
+async fn behind(
+    world: &World<Sqlite>,
+    server: &RedisServer,
+    namespace: &str,
+    set: impl FnOnce(CacheBuilder) -> CacheBuilder,
+) -> BehindRepository<Sqlite> {
+    let builder = Cache::builder().redis(server.url()).namespace(namespace);
+    let cache = set(builder.listed(false)).connect().await.unwrap();
+    let rows = Behind::repository(&cache, world.pool.clone());
+    rows.install().await.unwrap();
+    rows.save(&Behind::new(1, "first")).await.unwrap();
+    rows
 }

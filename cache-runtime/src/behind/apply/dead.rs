@@ -39,8 +39,14 @@ impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
             .map(|((write, error), found)| Letter::new(self.database, write, batch, error, found))
             .collect();
         // A refused letter is not a row of the user's, so its error is not about a row.
-        let inserted =
-            letters::insert::<DB>(self.connection, batch.place, &letters, batch.now_ms).await;
+        let inserted = letters::insert::<DB>(
+            self.connection,
+            batch.place,
+            batch.seals,
+            &letters,
+            batch.now_ms,
+        )
+        .await;
         self.done.statements += inserted.map_err(|error| {
             TxError::ApplyError(if tables::is_missing_column(&error) {
                 ApplyError::Outdated(error)

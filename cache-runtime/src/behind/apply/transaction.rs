@@ -62,14 +62,21 @@ impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
         }
         let mut readable = Vec::with_capacity(batch.writes.len());
         let mut dead = Vec::new();
+        let all_die = match &*mode {
+            ApplyMode::DeadLetter(reason) => Some(*reason),
+            _ if batch.lost_counted_to.is_some() => Some(TOO_LATE),
+            _ => None,
+        };
         for write in batch.writes {
-            match (&*mode, &write.image) {
-                (ApplyMode::DeadLetter(reason), _) => dead.push((write, (*reason).to_owned())),
-                _ if batch.lost_counted_to.is_some() => dead.push((write, TOO_LATE.to_owned())),
-                (_, Image::Unreadable { reason, .. }) => {
+            match (all_die, &write.image) {
+                (Some(why), Image::Unreadable { reason, .. }) => {
+                    dead.push((write, format!("{why}; it cannot be read: {reason}")));
+                }
+                (Some(why), _) => dead.push((write, why.to_owned())),
+                (None, Image::Unreadable { reason, .. }) => {
                     dead.push((write, format!("it cannot be read: {reason}")));
                 }
-                (_, Image::Row(_) | Image::Deletion(_)) => readable.push(write),
+                (None, Image::Row(_) | Image::Deletion(_)) => readable.push(write),
             }
         }
         if let ApplyMode::Bisect(pace) = mode {

@@ -14,6 +14,7 @@ use std::{
 
 use super::{log_view::is_jump, settle::Unjudged};
 use crate::{
+    behind::letter_seal::LetterSeals,
     behind::{
         Batch,
         apply::{Applied, ApplyError, Flushed, Hooks, MAX_STATEMENTS},
@@ -147,6 +148,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
             compares: context.compares_flushed(),
             codec: context.codec,
             layout: context.fingerprint,
+            seals: LetterSeals::of(store),
             now_ms: context.cache.clock.wall_ms(),
         };
         let in_transaction = || store.reach(Point::InFlushTransaction);

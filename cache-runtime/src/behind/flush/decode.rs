@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    behind::{Image, Queued},
+    behind::{Image, Queued, letters::NOT_WRITTEN},
     context::Context,
     database::{backend::Backend, entity::Entity},
     policy::Codec,
@@ -125,6 +125,6 @@ fn not_written<E: Entity>(
         codec: identity.codec,
         layout: identity.fingerprint,
         payload: bytes[..bytes.len().min(KEPT)].to_vec(),
-        reason: format!("not written by larder: {why}"),
+        reason: format!("{NOT_WRITTEN}: {why}"),
     }
 }

@@ -45,8 +45,8 @@ metrics! {
         LEASE_WAITS "larder_lease_waits_total" "Times that a reader waited for a load of another process.",
         REPLACED "larder_replaced_entries_total" "Entries that could not be used and were loaded again, by entity and reason.",
         NOT_STORED "larder_rows_not_stored_total" "Rows that were not stored, by entity and reason.",
-        AUDITED "larder_audited_rows_total" "Cached rows that audits have compared with the database.",
-        STALE "larder_stale_rows_total" "Cached rows that audits have found to be stale.",
+        AUDITED "larder_audited_entries_total" "Cached rows and lists that audits have compared with the database.",
+        STALE "larder_stale_entries_total" "Cached rows and lists that audits have found to be stale.",
         STORE_ERRORS "larder_store_errors_total" "Commands of the store that failed or were refused, by entity.",
         WRITES "larder_writes_total" "Writes, by entity, operation and result.",
         WRITTEN_ROWS "larder_written_rows_total" "Rows that were inserted, updated, saved or deleted.",
@@ -151,8 +151,8 @@ pub(super) const ENTITY_COUNTERS: &[EntityCounter] = &[
     follow(&NOT_STORED, Some(("reason", "codec")), |stats| {
         stats.codec_mismatches
     }),
-    follow(&AUDITED, None, |stats| stats.audited_rows),
-    follow(&STALE, None, |stats| stats.stale_rows),
+    follow(&AUDITED, None, |stats| stats.audited_entries),
+    follow(&STALE, None, |stats| stats.stale_entries),
     follow(&STORE_ERRORS, None, |stats| stats.store_errors),
     follow(&WRITTEN_ROWS, None, |stats| stats.writes),
     follow(&INVALIDATIONS, None, |stats| stats.invalidations),

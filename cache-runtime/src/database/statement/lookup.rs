@@ -80,6 +80,21 @@ impl<DB: Backend> Text<'_, DB> {
         others.chain([place(last.0)]).collect()
     }
 
+    /// Returns the places of the columns whose values the condition of a lookup compares, in the order of its parameters.
+    pub(crate) fn compared_for_lookup(&self, spec: &LookupSpec) -> Vec<usize> {
+        let place = |name: &&str| {
+            let mut columns = self.columns.iter();
+            columns.position(|column| column.name == *name)
+        };
+        let mut places: Vec<_> = spec.columns.iter().filter_map(place).collect();
+        if self.repeats_texts(spec) {
+            let is_text = |place: &usize| self.dialect.is_text(self.columns[*place].type_name());
+            let texts: Vec<_> = places.iter().copied().filter(is_text).collect();
+            places.extend(texts);
+        }
+        places
+    }
+
     /// Counts the rows that have the values of a lookup. Binds the values.
     pub(crate) fn count_lookup(&self, spec: &LookupSpec) -> SqlStr {
         sql(format!(

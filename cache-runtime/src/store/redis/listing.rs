@@ -16,8 +16,8 @@ use crate::{
     error::StoreError,
     printed,
     protocol::listing::{
-        AUDIT, AuditRequest, ListedAudit, ListedEntity, ListedProcess, Switches, audit_key,
-        audit_result_key, entities_key, entity_field, processes_key, switches_key,
+        AUDIT, AuditRequest, ListedEntity, ListedProcess, REPLAY, ReplayRequest, Switches,
+        entities_key, entity_field, processes_key, request_key, result_key, switches_key,
     },
 };
 
@@ -26,14 +26,15 @@ const LISTED_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long the list of processes lives after the last one. The tools decide which of them are gone.
 const PROCESSES_FOR: Duration = Duration::from_secs(3_600);
 
-/// How long the result of an audit is kept.
+/// How long the result of a request is kept.
 const RESULTS_FOR: Duration = Duration::from_secs(3_600);
 
-/// What is asked from outside, by entity.
+/// What is asked from outside: by entity, replays by the name of the queue.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
     pub(crate) switches: HashMap<String, Switches>,
     pub(crate) audits: HashMap<String, AuditRequest>,
+    pub(crate) replays: HashMap<String, ReplayRequest>,
 }
 
 impl RedisStore {
@@ -48,42 +49,38 @@ impl RedisStore {
         let texts = HashMap::<String, String>::from_redis_value(switches).unwrap_or_default();
         let mut wishes = Wishes::default();
         for (field, text) in texts {
-            // What others have written there is passed over.
-            match field.strip_prefix(AUDIT) {
-                Some(entity) => wishes.audits.extend(
-                    serde_json::from_str(&text)
-                        .ok()
-                        .map(|request| (entity.to_owned(), request)),
-                ),
-                None => wishes
-                    .switches
-                    .extend(serde_json::from_str(&text).ok().map(|it| (field, it))),
+            if let Some(entity) = field.strip_prefix(AUDIT) {
+                wishes.audits.extend(wish(entity, &text));
+            } else if let Some(queue) = field.strip_prefix(REPLAY) {
+                wishes.replays.extend(wish(queue, &text));
+            } else {
+                wishes.switches.extend(wish(&field, &text));
             }
         }
         let now_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         Ok((now_ms, wishes))
     }
 
-    /// Returns whether this process makes an audit, because no other one has said so before.
-    pub(crate) async fn claim_audit(&self, namespace: &str, id: &str) -> Result<bool, NotListed> {
+    /// Returns whether this process does what a request asks for, because no other one has said so before.
+    pub(crate) async fn claim_request(&self, namespace: &str, id: &str) -> Result<bool, NotListed> {
         let link = self.connector.link()?;
         let mut set = redis::cmd("SET");
-        set.arg(audit_key(namespace, id)).arg(1);
+        set.arg(request_key(namespace, id)).arg(1);
         set.arg("NX").arg("PX").arg(millis(RESULTS_FOR));
         let replies = self.list(link, vec![set]).await?;
         Ok(matches!(replies[..], [Value::Okay]))
     }
 
-    /// Stores the result of an audit.
-    pub(crate) async fn leave_audit(
+    /// Stores the result of a request.
+    pub(crate) async fn leave_result(
         &self,
         namespace: &str,
         id: &str,
-        audit: &ListedAudit,
+        result: &impl serde::Serialize,
     ) -> Result<(), NotListed> {
         let link = self.connector.link()?;
         let mut set = redis::cmd("SET");
-        set.arg(audit_result_key(namespace, id)).arg(json(audit));
+        set.arg(result_key(namespace, id)).arg(json(result));
         set.arg("PX").arg(millis(RESULTS_FOR));
         self.list(link, vec![set]).await.map(drop)
     }
@@ -149,6 +146,11 @@ impl From<StoreError> for NotListed {
     fn from(_: StoreError) -> Self {
         Self::Failed
     }
+}
+
+/// Returns what a field asks for. What others have written there is passed over.
+fn wish<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Option<(String, T)> {
+    Some((name.to_owned(), serde_json::from_str(text).ok()?))
 }
 
 fn expire(key: &str, after: Duration) -> Cmd {

@@ -127,6 +127,11 @@ impl RedisStore {
         })
     }
 
+    /// Returns what seals its entries.
+    pub(crate) fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
     /// Tries once to connect. If that fails, it continues to try in the background.
     pub async fn connect(&self) -> Result<(), StoreError> {
         self.connector.connect().await

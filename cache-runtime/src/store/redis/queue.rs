@@ -449,7 +449,9 @@ impl RedisStore {
         };
         let open = |key: &Key, bytes: &[u8], payload: &[u8]| self.open(key, bytes, payload);
         let writes = writes.into_iter();
-        let writes = writes.map(|written| logged(written, partition, fetch.incarnation, open));
+        let compares = !self.connector.disables(Mechanism::QueuePlace);
+        let writes =
+            writes.map(|written| logged(written, partition, fetch.incarnation, compares, open));
         writes.collect()
     }
 }
@@ -525,11 +527,12 @@ fn unclaimed(history: u64) -> Fetched {
 }
 
 /// Reads an entry of a log: its id, then the names and values of its fields alternately. What it says is compared with where it
-/// stands. What larder cannot have written is a refused write with the number of its place.
+/// stands. What larder cannot have written is a refused write with the number of its place. `compares`: whether its position is compared.
 fn logged(
     written: Value,
     partition: &PartitionKeys,
     incarnation: Incarnation,
+    compares: bool,
     open: impl Fn(&Key, &[u8], &[u8]) -> Result<Option<Vec<u8>>, Refusal>,
 ) -> Result<Logged, StoreError> {
     let parts = match written {
@@ -561,7 +564,7 @@ fn logged(
     let own_key = key.filter(|key| partition.holds(key));
     let judged = match (&own_key, entry::decode(&bytes)) {
         (None, _) => Err("its key is of another queue or partition"),
-        (Some(_), State::Pending(pending, _)) if pending.position != position => {
+        (Some(_), State::Pending(pending, _)) if compares && pending.position != position => {
             Err("it says that it is another write than the one at its place in the log")
         }
         (Some(key), State::Pending(pending, payload)) => match open(key, &bytes, payload) {
@@ -604,7 +607,7 @@ fn logged(
 #[cfg(feature = "internal-faults")]
 pub(super) fn read_any(reply: &Value, partition: &PartitionKeys, incarnation: Incarnation) {
     let open = |_: &Key, _: &[u8], _: &[u8]| Ok(None);
-    if let Ok(write) = logged(reply.clone(), partition, incarnation, open)
+    if let Ok(write) = logged(reply.clone(), partition, incarnation, true, open)
         && write.refused.is_none()
     {
         assert!(partition.holds(&write.key), "a write of another partition");
@@ -688,7 +691,7 @@ mod tests {
         let partition = PartitionKeys::new("shop:Order/4", 0);
         let incarnation = pending.position.incarnation;
         let open = |_: &Key, _: &[u8], _: &[u8]| Ok(None);
-        let read = |fields| logged(entry_of(fields), &partition, incarnation, open).unwrap();
+        let read = |fields| logged(entry_of(fields), &partition, incarnation, true, open).unwrap();
         let write = read(fields);
         assert_eq!(
             (write.key, write.pending, write.at_ms, write.refused),
@@ -716,7 +719,7 @@ mod tests {
         }
         let elsewhere = Incarnation::from_bytes([2; 16]);
         let fields = vec![text("k"), text(KEY), text("e"), written()];
-        let write = logged(entry_of(fields), &partition, elsewhere, open).unwrap();
+        let write = logged(entry_of(fields), &partition, elsewhere, true, open).unwrap();
         assert!(write.refused.is_some());
         assert_eq!(write.pending.position.incarnation, elsewhere);
     }
