@@ -1,5 +1,6 @@
 //! The attacks of the test suite in a build with optimizations, where a stack, a loop and an arithmetic overflow behave differently.
-//! `cargo xtask test` builds and runs this binary with `--release`; in a debug build the suite has the same tests.
+//! Run it with `cargo xtask servers -- cargo test --release -p larder-shipped --features attacks --test attacks`. A debug build has nothing here:
+//! the suite has the same tests.
 //!
 //! Not here: the attacks themselves (`tests/suite`).
 

@@ -2,7 +2,7 @@
 //! A developer's own Redis or PostgreSQL has settings and data that change what a test proves.
 //! 1. Servers start in temporary folders. 2. Unit and integration tests run, with nextest when it
 //!    is installed, otherwise with `cargo test`. 3. Documentation tests run. 4. `shipped` runs in the builds that users
-//!    get: with one database alone, with the default features and without them. One of these has optimizations. 5. Servers stop.
+//!    get: with one database alone, with the default features and without them. 5. Servers stop.
 //!
 //! Invariant: all runs happen even when the first one fails; the command then fails.
 //! Not here: benchmarks.
@@ -17,13 +17,11 @@ use crate::interrupt::Interrupt;
 use crate::servers::{Durability, Kind, Servers, packages};
 
 /// The features of builds that users make. All other tests run with all features, the internal ones among them.
-const SHIPPED: [&[&str]; 5] = [
+const SHIPPED: [&[&str]; 4] = [
     &["--features", "postgres"],
     &["--features", "sqlite"],
     &["--no-default-features", "--features", "mysql,redis,json"],
     &["--no-default-features", "--features", "sqlite,postcard"],
-    // Attacks on bytes from outside are tried in a debug build too, by the suite.
-    &["--release", "--features", "attacks", "--test", "attacks"],
 ];
 
 /// Runs all tests, or those the filter names.
