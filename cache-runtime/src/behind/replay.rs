@@ -99,30 +99,6 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         self.queue_again(letter, true).await
     }
 
-    /// As [`DeadLetters::replay`], of the letter at a place, for somebody who may be nobody with a key: a letter whose write larder
-    /// has not stored is refused.
-    #[cfg(feature = "redis")]
-    pub(crate) async fn replay_from_outside(&self, place: (u16, u64, u64)) -> Result<(), Error> {
-        let inner = &self.0;
-        inner.bind_now().await?;
-        let (pool, queue) = (&inner.database.pool, &inner.queue().name);
-        let seals = LetterSeals::of(&inner.cache.store);
-        let letter = letters::at(pool, queue, inner.fingerprint, seals, place).await?;
-        let letter = letter.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("failed to replay a dead letter of {queue}: there is none at this place"),
-            )
-        })?;
-        if letter.is_forged() {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("failed to replay {letter}: larder has not stored this write; discard it"),
-            ));
-        }
-        self.replay(&letter).await
-    }
-
     async fn queue_again(&self, letter: &DeadLetter<E>, over: bool) -> Result<(), Error> {
         const VERB: &str = "replay";
         let inner = &self.0;
@@ -203,6 +179,34 @@ impl<E: Entity, DB: Backend> DeadLetters<E, DB> {
         self.0.bind_now().await?;
         letters::discard(&self.0.database.pool, letter).await?;
         Ok(())
+    }
+}
+
+#[cfg(feature = "redis")]
+impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// As [`DeadLetters::replay`], of the letter at a place, for somebody who may be nobody with a key: a letter whose write larder
+    /// has not stored is refused.
+    pub(crate) async fn replay_from_outside(
+        self: &Arc<Self>,
+        place: (u16, u64, u64),
+    ) -> Result<(), Error> {
+        self.bind_now().await?;
+        let (pool, queue) = (&self.database.pool, &self.queue().name);
+        let seals = LetterSeals::of(&self.cache.store);
+        let letter = letters::at(pool, queue, self.fingerprint, seals, place).await?;
+        let letter = letter.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("failed to replay a dead letter of {queue}: there is none at this place"),
+            )
+        })?;
+        if letter.is_forged() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("failed to replay {letter}: larder has not stored this write; discard it"),
+            ));
+        }
+        DeadLetters::of(self).replay(&letter).await
     }
 }
 

@@ -9,12 +9,6 @@ use futures_util::future::BoxFuture;
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
-#[cfg(feature = "redis")]
-use crate::{
-    behind::DeadLetters,
-    observe::audit::{Audit, AuditOptions},
-    protocol::listing::ListedEntity,
-};
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
     context::Context,
@@ -31,6 +25,11 @@ use crate::{
     },
     stats::Stats,
     store::{Store, failpoint::Mechanism},
+};
+#[cfg(feature = "redis")]
+use crate::{
+    observe::audit::{Audit, AuditOptions},
+    protocol::listing::ListedEntity,
 };
 
 /// How often a claim is retried if other processes change the binding at the same time.
@@ -98,7 +97,7 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
 
     #[cfg(feature = "redis")]
     fn replay(self: Arc<Self>, place: (u16, u64, u64)) -> BoxFuture<'static, Result<(), Error>> {
-        Box::pin(async move { DeadLetters::of(&self).replay_from_outside(place).await })
+        Box::pin(async move { self.replay_from_outside(place).await })
     }
 
     #[cfg(feature = "redis")]
