@@ -1,7 +1,7 @@
 //! The live view: what each entity does, from what its processes list every five seconds.
 //!
-//! 1. Each look reads the list of processes, sums up their counters by entity, and divides what was added since the look before by the
-//!    time between.
+//! 1. Each look reads the list of processes. A process lists itself more rarely than somebody looks, so its rates are those between its last
+//!    two listings, by the clock of the server.
 //! 2. On a terminal it is drawn with ratatui. Without one, or with `--json`, each look is written as text.
 //!
 //! Not here: where the numbers come from (`cache::listing` of the runtime).
@@ -35,7 +35,7 @@ use crate::{
 /// How often the keyboard is looked at.
 const KEYS_EVERY: Duration = Duration::from_millis(100);
 
-/// What an entity did between two looks.
+/// What an entity did between two listings.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Shown {
     entity: String,
@@ -62,12 +62,15 @@ struct Look {
     entities: Vec<Shown>,
 }
 
-/// The counters of the look before.
-#[derive(Default)]
-struct Before {
-    counts: BTreeMap<(String, String), ListedCounts>,
-    at: Option<Instant>,
+/// What a process has listed of an entity, and when, in milliseconds by the clock of the server.
+#[derive(Clone)]
+struct Listing {
+    at_ms: u64,
+    counts: ListedCounts,
 }
+
+/// The last two listings of each process and entity.
+type Before = BTreeMap<(String, String), [Listing; 2]>;
 
 /// Watches until the user ends it, or so many looks were made.
 pub(crate) async fn run(
@@ -155,9 +158,7 @@ async fn write_looks(
 
 async fn look(tools: &Tools, before: &mut Before) -> Result<Look, Failure> {
     let processes = tools.processes().await?;
-    let now = Instant::now();
-    let passed = before.at.replace(now).map(|at| (now - at).as_secs_f64());
-    let mut entities = added(&processes, &mut before.counts, passed);
+    let mut entities = added(&processes, before);
     for (name, entity) in tools.entities().await? {
         if entity.queue.is_none() {
             continue;
@@ -201,18 +202,29 @@ async fn look(tools: &Tools, before: &mut Before) -> Result<Look, Failure> {
     })
 }
 
-/// Sums up by entity what processes have counted since the look before.
+/// Sums up by entity what processes have counted between their last two listings.
 #[expect(clippy::cast_precision_loss, reason = "rates need not be exact")]
 fn added(
     processes: &BTreeMap<String, ListedProcess>,
-    before: &mut BTreeMap<(String, String), ListedCounts>,
-    passed: Option<f64>,
+    before: &mut Before,
 ) -> BTreeMap<String, Shown> {
     let mut entities = BTreeMap::<String, Shown>::new();
     let mut served = BTreeMap::<String, (u64, u64)>::new();
     for (id, process) in processes {
         for counts in &process.entities {
-            let last = before.insert((id.clone(), counts.entity.clone()), counts.clone());
+            let latest = Listing {
+                at_ms: process.seen_ms,
+                counts: counts.clone(),
+            };
+            // Of a process that is new, nothing is known of the time before.
+            let [last, known] = before
+                .entry((id.clone(), counts.entity.clone()))
+                .or_insert_with(|| [latest.clone(), latest.clone()]);
+            if known.at_ms != latest.at_ms {
+                *last = std::mem::replace(known, latest);
+            }
+            let passed_ms = known.at_ms.saturating_sub(last.at_ms);
+            let (last, counts) = (&last.counts, &known.counts);
             let shown = entities
                 .entry(counts.entity.clone())
                 .or_insert_with(|| Shown {
@@ -221,26 +233,25 @@ fn added(
                 });
             shown.lost += counts.lost;
             shown.read_us = shown.read_us.max(counts.read_us);
-            // At the first look, and of a process that is new, nothing is known of the time before.
-            let last = last.unwrap_or_else(|| counts.clone());
             let rate = |value: fn(&ListedCounts) -> u64| {
-                let added = value(counts).saturating_sub(value(&last));
-                passed.map_or(0.0, |passed| added as f64 / passed)
+                let added = value(counts).saturating_sub(value(last));
+                match passed_ms {
+                    0 => 0.0,
+                    passed_ms => 1_000.0 * added as f64 / passed_ms as f64,
+                }
             };
             shown.reads_per_second += rate(|counts| counts.reads);
             shown.loads_per_second += rate(|counts| counts.loads);
             shown.writes_per_second += rate(|counts| counts.writes);
             shown.errors_per_second += rate(|counts| counts.errors);
             let (all, of_cache) = served.entry(counts.entity.clone()).or_default();
-            // Without reads since the look before, the ratio is that of the whole time.
-            let is_idle = counts.reads == last.reads;
-            let base = if is_idle {
-                ListedCounts::default()
-            } else {
-                last
+            // Without reads in between, the ratio is that of the whole time.
+            let base = match counts.reads == last.reads {
+                true => (0, 0),
+                false => (last.reads, last.served),
             };
-            *all += counts.reads.saturating_sub(base.reads);
-            *of_cache += counts.served.saturating_sub(base.served);
+            *all += counts.reads.saturating_sub(base.0);
+            *of_cache += counts.served.saturating_sub(base.1);
         }
     }
     for (entity, (all, of_cache)) in served {
@@ -340,4 +351,36 @@ fn draw(frame: &mut Frame<'_>, namespace: &str, look: &Result<Look, Failure>) {
         .header(Row::new(HEAD).style(bold))
         .block(Block::default());
     frame.render_widget(table_widget, table);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(at_ms: u64, reads: u64) -> BTreeMap<String, ListedProcess> {
+        let counts = ListedCounts {
+            entity: "Product".to_owned(),
+            reads,
+            ..ListedCounts::default()
+        };
+        let process = ListedProcess {
+            seen_ms: at_ms,
+            entities: vec![counts],
+            ..ListedProcess::default()
+        };
+        BTreeMap::from([("one".to_owned(), process)])
+    }
+
+    /// A look between two listings shows the rate of the last two, and not zero, or what five seconds have added as that of one.
+    #[test]
+    fn rates_are_those_between_listings_however_often_one_looks() {
+        let mut before = Before::new();
+        let mut look =
+            |at_ms, reads| added(&listed(at_ms, reads), &mut before)["Product"].reads_per_second;
+        assert!(look(1_000, 700) == 0.0);
+        assert!(look(6_000, 1_200) == 100.0);
+        assert!(look(6_000, 1_200) == 100.0);
+        assert!(look(11_000, 1_200) == 0.0);
+        assert!(look(16_000, 2_200) == 200.0);
+    }
 }

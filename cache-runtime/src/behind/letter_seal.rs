@@ -10,7 +10,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use crate::store::{AnyStore, Store, failpoint::Mechanism};
+use crate::store::AnyStore;
 #[cfg(feature = "redis")]
 use crate::{
     protocol::{
@@ -18,7 +18,7 @@ use crate::{
         seal::{Refusal, Seals},
         state::Identity,
     },
-    store::redis::RedisStore,
+    store::{Store, failpoint::Mechanism, redis::RedisStore},
 };
 
 /// What is added to the number of the codec of a letter whose payload is sealed.
@@ -26,6 +26,10 @@ pub(crate) const SEALED: u64 = 256;
 
 /// Where a letter belongs, and what it does.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "redis"),
+    expect(dead_code, reason = "nothing is sealed")
+)]
 pub(crate) struct LetterPlace<'l> {
     pub(crate) queue: &'l str,
     pub(crate) partition: u16,
@@ -49,6 +53,7 @@ pub struct LetterSeals<'s> {
     #[cfg(feature = "redis")]
     store: Option<&'s RedisStore>,
     /// Whether a wrong seal is believed, in a negative control.
+    #[cfg(feature = "redis")]
     believes: bool,
     lifetime: PhantomData<&'s ()>,
 }
@@ -59,20 +64,17 @@ impl fmt::Debug for LetterSeals<'_> {
     }
 }
 
+#[cfg(feature = "redis")]
 impl<'s> LetterSeals<'s> {
     /// Returns those of a store.
     pub(crate) fn of(store: &'s AnyStore) -> Self {
         Self {
-            #[cfg(feature = "redis")]
             store: store.redis(),
             believes: store.disables(Mechanism::Seal),
             lifetime: PhantomData,
         }
     }
-}
 
-#[cfg(feature = "redis")]
-impl LetterSeals<'_> {
     /// Seals the payload of a letter, if there is a key.
     pub(crate) fn close(
         self,
@@ -134,7 +136,12 @@ impl LetterPlace<'_> {
 }
 
 #[cfg(not(feature = "redis"))]
-impl LetterSeals<'_> {
+impl<'s> LetterSeals<'s> {
+    /// Returns those of a store, which has no keys.
+    pub(crate) fn of(_: &'s AnyStore) -> Self {
+        Self::default()
+    }
+
     /// Seals nothing: there is no key.
     #[expect(clippy::unused_self, reason = "nothing is sealed")]
     pub(crate) fn close(self, _: LetterPlace<'_>, _: u32, _: u8, _: &[u8]) -> Option<Coded> {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::StoredEntry;
@@ -45,26 +46,34 @@ const EXPECTED_ROW: u64 = 4 << 10;
 /// Rows and absences by key.
 pub(super) struct Rows {
     entries: Arc<Entries>,
-    #[cfg(feature = "metrics")]
-    evictions: Evictions,
+    /// How many entries were dropped because there was no room for them.
+    evictions: AtomicU64,
     clock: Clock,
     /// Whether a task removes what has expired.
     is_swept: Arc<AtomicBool>,
 }
 
-type Entries = Cache<Key, StoredEntry, Weigher, DefaultHashBuilder, Evictions>;
+type Entries = Cache<Key, StoredEntry, Weigher, DefaultHashBuilder, Drops>;
 
-/// Counts the entries that were dropped because there was no room for them.
-#[derive(Clone, Debug, Default)]
-struct Evictions(Arc<AtomicU64>);
+/// Notes what an insert drops.
+#[derive(Clone, Copy, Debug)]
+struct Drops;
 
-impl Lifecycle<Key, StoredEntry> for Evictions {
-    /// What was dropped. It is freed after the lock of the cache's part is released.
-    type RequestState = Option<StoredEntry>;
+/// What an insert has dropped. It is freed after the lock of the cache's part is released.
+#[derive(Default)]
+struct Dropped {
+    /// The key of the insert. Its former entry is replaced, and not evicted.
+    own: Option<Key>,
+    evicted: u64,
+    entries: SmallVec<[StoredEntry; 1]>,
+}
 
-    fn on_evict(&self, dropped: &mut Option<StoredEntry>, _: Key, entry: StoredEntry) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        *dropped = Some(entry);
+impl Lifecycle<Key, StoredEntry> for Drops {
+    type RequestState = Dropped;
+
+    fn on_evict(&self, dropped: &mut Dropped, key: Key, entry: StoredEntry) {
+        dropped.evicted += u64::from(dropped.own.as_ref() != Some(&key));
+        dropped.entries.push(entry);
     }
 }
 
@@ -102,17 +111,15 @@ impl Rows {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
             options.shards(parts.clamp(1, threads * 4));
         }
-        let evictions = Evictions::default();
         let entries = Cache::with_options(
             options.build().expect("the capacity is set"),
             Weigher { in_bytes },
             DefaultHashBuilder::default(),
-            Evictions::clone(&evictions),
+            Drops,
         );
         Self {
             entries: Arc::new(entries),
-            #[cfg(feature = "metrics")]
-            evictions,
+            evictions: AtomicU64::new(0),
             clock,
             is_swept: Arc::default(),
         }
@@ -136,7 +143,14 @@ impl Rows {
     }
 
     pub(super) fn insert(&self, key: Key, entry: StoredEntry) {
-        self.entries.insert(key, entry);
+        let mut dropped = Dropped {
+            own: Some(key.clone()),
+            ..Dropped::default()
+        };
+        self.entries.insert_with_lifecycle(key, entry, &mut dropped);
+        if dropped.evicted > 0 {
+            self.evictions.fetch_add(dropped.evicted, Ordering::Relaxed);
+        }
         self.sweep_in_background();
     }
 
@@ -161,7 +175,7 @@ impl Rows {
             entries: self.entries.len() as u64,
             weight: self.entries.weight(),
             capacity: self.entries.capacity(),
-            evictions: self.evictions.0.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
         }
     }
 
@@ -248,6 +262,24 @@ mod tests {
         rows.insert(key(2_001), entry(2_000_000, 10));
         assert!(rows.get(&key(2_001), 0).is_none(), "more than there is");
         assert!(rows.entries.weight() <= CAPACITY);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn a_replaced_entry_is_no_eviction() {
+        let rows = Rows::new(Capacity::Rows(100), Clock::manual());
+        for _ in 0..3 {
+            for number in 0..20 {
+                rows.insert(key(number), entry(1, 10));
+            }
+        }
+        rows.remove(&key(7));
+        assert_eq!(rows.usage().evictions, 0);
+        for number in 0..1_000 {
+            rows.insert(key(number), entry(1, 10));
+        }
+        let kept = rows.len() as u64;
+        assert_eq!(rows.usage().evictions, 1_000 - kept);
     }
 
     #[test]
