@@ -107,7 +107,7 @@ async fn a_row_that_was_deleted_past_larder_is_found<DB: Tested>(world: &World<D
 }
 
 async fn rows_that_are_being_written_are_not_stale<DB: Tested>(world: &World<DB>) {
-    let (checked, stale) = audited_beside_writers(world, 200).await;
+    let (checked, stale) = audited_beside_writers(world, 100).await;
     assert_eq!(stale, 0, "of {checked}");
 }
 
@@ -193,7 +193,7 @@ async fn audited_beside_writers<DB: Tested>(world: &World<DB>, enough: u64) -> (
     for id in 0..8 {
         world.put(&Item::new(id, "0")).await;
     }
-    let work = beside(8, {
+    let work = beside(4, {
         let items = items.clone();
         move |id, round| {
             let items = items.clone();
@@ -414,7 +414,7 @@ async fn lookups_in_lower_case_are_audited<DB: Tested>(world: &World<DB>) {
 }
 
 async fn lists_that_are_being_written_are_not_stale<DB: Tested>(world: &World<DB>) {
-    let (lists, stale) = lists_beside_writers(world, 50).await;
+    let (lists, stale) = lists_beside_writers(world, 20).await;
     assert_eq!(stale, 0, "of {lists}");
 }
 
@@ -425,7 +425,7 @@ async fn lists_beside_writers<DB: Tested>(world: &World<DB>, enough: u64) -> (u6
     for id in 0..8 {
         add(world, id, "even", id).await;
     }
-    let work = beside(8, {
+    let work = beside(3, {
         let rows = rows.clone();
         move |id, round| {
             let rows = rows.clone();
@@ -434,7 +434,7 @@ async fn lists_beside_writers<DB: Tested>(world: &World<DB>, enough: u64) -> (u6
                 let mut row = Filed::new(id, name);
                 row.quantity = (id * 7 + round * 3) % 10;
                 rows.update(&row).await.unwrap();
-                for _ in 0..20 {
+                for _ in 0..100 {
                     rows.find_all_by_name(name).await.unwrap();
                     tokio::task::yield_now().await;
                 }
