@@ -3,7 +3,7 @@
 //! A letter becomes a write again when it is replayed. So it is sealed: for its place in the table, for its key, and for what it does.
 //! Whoever can change the table can then neither change a letter nor put it elsewhere unnoticed.
 //!
-//! The sealed payload is an entry (`docs/format.md`), and the number of the codec in the table is [`SEALED`] higher. What somebody else
+//! The sealed payload is an entry (`docs/format.md`), and the number of the codec in the table is 256 higher. What somebody else
 //! has written into the queue gets no seal.
 //!
 //! Not here: the seal itself (`protocol::seal`). A store in the process has no keys.
