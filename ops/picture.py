@@ -65,9 +65,9 @@ class Picture:
                 if points:
                     yield legend(target, one["metric"]), points
 
-    def panel(self, panel, top):
+    def panel(self, panel):
         place = panel["gridPos"]
-        x, y = COLUMN * place["x"], ROW * (place["y"] - top)
+        x, y = COLUMN * place["x"], ROW * place["y"]
         width, height = COLUMN * place["w"] - 6, ROW * place["h"] - 6
         if panel["type"] == "row":
             self.text(x + 4, y + 19, panel["title"], 14)
@@ -103,20 +103,12 @@ class Picture:
                 self.text(spot + 14, y + height - 13, name, 10)
                 spot += 7 * len(name) + 26
 
-    def draw(self, first, last):
-        """Draws the panels from the row with the title `first` to the one before `last`."""
+    def draw(self):
         panels = self.dashboard["panels"]
-        rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-        chosen, open_row = [], None
         for panel in panels:
-            open_row = panel["title"] if panel["type"] == "row" else open_row
-            if rows.index(first) <= rows.index(open_row) and (last is None or rows.index(open_row) < rows.index(last)):
-                chosen.append(panel)
-        top = min(panel["gridPos"]["y"] for panel in chosen)
-        bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in chosen)
-        for panel in chosen:
-            self.panel(panel, top)
-        width, height = 24 * COLUMN, ROW * (bottom - top)
+            self.panel(panel)
+        bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
+        width, height = 24 * COLUMN, ROW * bottom
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">'
         return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#111217"/>', *self.parts, "</svg>"])
 
@@ -124,10 +116,8 @@ class Picture:
 def main():
     server = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:9090"
     minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 5
-    first = sys.argv[3] if len(sys.argv) > 3 else "Overview"
-    last = sys.argv[4] if len(sys.argv) > 4 else None
     dashboard = json.loads(pathlib.Path(__file__).with_name("grafana.json").read_text())
-    print(Picture(dashboard, server, minutes).draw(first, last))
+    print(Picture(dashboard, server, minutes).draw())
 
 
 main()

@@ -33,6 +33,7 @@ on_both_stores!(
     without_the_second_look_a_row_that_is_written_during_an_audit_seems_stale,
     an_audit_changes_nothing,
     an_audit_is_bounded,
+    no_more_is_compared_at_once_than_in_a_second,
     an_entity_with_tags_is_audited_as_its_readers_see_it,
     a_list_that_was_cut_is_compared_as_far_as_it_goes,
     lists_that_are_being_written_are_not_stale,
@@ -207,15 +208,12 @@ async fn audited_beside_writers<DB: Tested>(world: &World<DB>, enough: u64) -> (
             }
         }
     });
-    let (mut checked, mut stale) = (0, 0);
-    eventually("enough was checked", async || {
-        let audit = items.audit(all()).await.unwrap();
-        (checked, stale) = (checked + audit.checked, stale + audit.stale);
-        checked >= enough
-    })
-    .await;
-    work.end().await;
-    (checked, stale)
+    let counts = work.audited(
+        enough,
+        async || items.audit(all()).await.unwrap(),
+        |audit| audit.checked,
+    );
+    counts.await
 }
 
 async fn an_audit_changes_nothing<DB: Tested>(world: &World<DB>) {
@@ -263,6 +261,26 @@ async fn an_audit_is_bounded<DB: Tested>(world: &World<DB>) {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Otherwise an audit with a low rate would begin with a burst of statements: each list takes one.
+async fn no_more_is_compared_at_once_than_in_a_second<DB: Tested>(world: &World<DB>) {
+    let items = world.items();
+    for id in 0..25 {
+        world.put(&Item::new(id, "row")).await;
+    }
+    let ids: Vec<_> = (0..25).collect();
+    items.find_many(&ids).await.unwrap();
+    filled(|| items.stats()).await;
+    let reads = Arc::new(AtomicU64::new(0));
+    let read = Arc::clone(&reads);
+    world.faults.at(Point::BeforeAuditRead, move || {
+        read.fetch_add(1, Ordering::SeqCst);
+    });
+    let slowly = AuditOptions::default().per_second(10);
+    let audit = items.audit(slowly).await.unwrap();
+    assert_eq!(audit.checked, 25);
+    assert!(reads.load(Ordering::SeqCst) >= 3);
 }
 
 /// A row whose tag was invalidated is not served, so it is not stale.
@@ -441,15 +459,12 @@ async fn lists_beside_writers<DB: Tested>(world: &World<DB>, enough: u64) -> (u6
             }
         }
     });
-    let (mut lists, mut stale) = (0, 0);
-    eventually("enough was checked", async || {
-        let audit = rows.audit(all()).await.unwrap();
-        (lists, stale) = (lists + audit.lists, stale + audit.stale);
-        lists >= enough
-    })
-    .await;
-    work.end().await;
-    (lists, stale)
+    let counts = work.audited(
+        enough,
+        async || rows.audit(all()).await.unwrap(),
+        |audit| audit.lists,
+    );
+    counts.await
 }
 
 async fn queued<DB: Tested>(world: &World<DB>) -> BehindRepository<DB> {
@@ -522,16 +537,14 @@ async fn queued_beside_writers<DB: Tested>(rows: &BehindRepository<DB>, enough: 
             }
         }
     });
-    let (mut checked, mut stale) = (0, 0);
-    eventually("enough was checked", async || {
-        let audit = rows.audit(all()).await.unwrap();
-        (checked, stale) = (checked + audit.checked, stale + audit.stale);
-        checked >= enough
-    })
-    .await;
-    work.end().await;
+    let counts = work.audited(
+        enough,
+        async || rows.audit(all()).await.unwrap(),
+        |audit| audit.checked,
+    );
+    let counts = counts.await;
     drop(flusher);
-    (checked, stale)
+    counts
 }
 
 /// Tasks that work until they are told to end.
@@ -562,10 +575,24 @@ fn beside<S: Future<Output = ()> + Send>(
 }
 
 impl Work {
-    async fn end(self) {
+    /// Audits until so much was counted, and ends the tasks. Returns what was counted, and how many entries were stale.
+    async fn audited(
+        self,
+        enough: u64,
+        audit: impl AsyncFn() -> Audit,
+        count: fn(&Audit) -> u64,
+    ) -> (u64, u64) {
+        let (mut counted, mut stale) = (0, 0);
+        eventually("enough was checked", async || {
+            let audit = audit().await;
+            (counted, stale) = (counted + count(&audit), stale + audit.stale);
+            counted >= enough
+        })
+        .await;
         self.is_over.store(true, Ordering::SeqCst);
         for task in self.tasks {
             task.await.unwrap();
         }
+        (counted, stale)
     }
 }

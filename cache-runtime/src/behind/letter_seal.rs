@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What is added to the number of the codec of a letter whose payload is sealed.
-pub(crate) const SEALED: u64 = 256;
+const SEALED: u64 = 256;
 
 /// Where a letter belongs, and what it does.
 #[derive(Clone, Copy)]
@@ -30,7 +30,7 @@ pub(crate) const SEALED: u64 = 256;
     not(feature = "redis"),
     expect(dead_code, reason = "nothing is sealed")
 )]
-pub(crate) struct LetterPlace<'l> {
+pub(crate) struct SealedPlace<'l> {
     pub(crate) queue: &'l str,
     pub(crate) partition: u16,
     pub(crate) epoch: u64,
@@ -78,7 +78,7 @@ impl<'s> LetterSeals<'s> {
     /// Seals the payload of a letter, if there is a key.
     pub(crate) fn close(
         self,
-        place: LetterPlace<'_>,
+        place: SealedPlace<'_>,
         layout: u32,
         codec: u8,
         payload: &[u8],
@@ -97,7 +97,7 @@ impl<'s> LetterSeals<'s> {
     }
 
     /// Returns a payload without its seal. Fails, with the reason, if nobody with a key has stored it there.
-    pub(crate) fn open(self, place: LetterPlace<'_>, coded: Coded) -> Result<Coded, &'static str> {
+    pub(crate) fn open(self, place: SealedPlace<'_>, coded: Coded) -> Result<Coded, &'static str> {
         let none = Seals::default();
         let seals = self.store.map_or(&none, RedisStore::seals);
         let opened = match coded.codec.checked_sub(SEALED) {
@@ -115,7 +115,7 @@ impl<'s> LetterSeals<'s> {
 }
 
 #[cfg(feature = "redis")]
-impl LetterPlace<'_> {
+impl SealedPlace<'_> {
     /// Returns a name that no other place has, for the tag.
     fn name(&self) -> Key {
         let Self {
@@ -144,13 +144,13 @@ impl<'s> LetterSeals<'s> {
 
     /// Seals nothing: there is no key.
     #[expect(clippy::unused_self, reason = "nothing is sealed")]
-    pub(crate) fn close(self, _: LetterPlace<'_>, _: u32, _: u8, _: &[u8]) -> Option<Coded> {
+    pub(crate) fn close(self, _: SealedPlace<'_>, _: u32, _: u8, _: &[u8]) -> Option<Coded> {
         None
     }
 
     /// Fails, with the reason, if the payload is sealed.
     #[expect(clippy::unused_self, reason = "nothing is sealed")]
-    pub(crate) fn open(self, _: LetterPlace<'_>, coded: Coded) -> Result<Coded, &'static str> {
+    pub(crate) fn open(self, _: SealedPlace<'_>, coded: Coded) -> Result<Coded, &'static str> {
         match coded.codec < SEALED {
             true => Ok(coded),
             false => {

@@ -21,7 +21,7 @@ use sqlx::Pool;
 use crate::{
     behind::{
         Batch, Image, Queued, canonical,
-        letter_seal::{Coded, LetterPlace, LetterSeals},
+        letter_seal::{Coded, LetterSeals, SealedPlace},
         offsets::QueueIncarnation,
     },
     database::{
@@ -41,7 +41,7 @@ use crate::{
 const LETTERS_AT_ONCE: usize = 100;
 /// The maximum length of a stored error, in bytes.
 const MAX_ERROR: usize = 2_000;
-/// What the error of a letter begins with whose write larder has not stored.
+/// What is said of a write in a queue that larder has not stored: the reason begins with it, and the error of the letter has it.
 pub(crate) const NOT_WRITTEN: &str = "not written by larder";
 /// The number of no codec: none could encode the write.
 const NO_CODEC: u8 = 0;
@@ -336,7 +336,7 @@ impl Letter {
 impl Letter {
     /// Returns its payload, sealed if it is larder's and there is a key.
     fn coded(&self, place: &QueueIncarnation, seals: LetterSeals<'_>) -> Coded {
-        let own = LetterPlace {
+        let own = SealedPlace {
             queue: &place.queue,
             partition: place.partition,
             epoch: place.incarnation.epoch,
@@ -555,7 +555,7 @@ fn read<E: Entity, DB: Backend>(
     let key = tables::text::<DB>(row, 3)?;
     let written = tables::text::<DB>(row, 4)?;
     let is_deletion = written == operation(true);
-    let place = LetterPlace {
+    let place = SealedPlace {
         queue,
         partition: u16::try_from(number(0)?).unwrap_or(u16::MAX),
         epoch: number(1)?,

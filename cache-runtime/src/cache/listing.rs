@@ -46,6 +46,8 @@ const ENTITIES_EVERY: Duration = Duration::from_secs(3_600);
 /// How many entries an audit compares at most that was asked for from outside, and how many in a second.
 const MOST_ROWS: u64 = 10_000_000;
 const MOST_PER_SECOND: u32 = 10_000;
+/// The maximum length of the id of a request, in bytes. It becomes a part of a key.
+const MOST_ID: usize = 64;
 /// How many requests are remembered, so that each is answered once. A later one is answered once by its key in Redis.
 const REMEMBERED: usize = 1_000;
 /// How many entities a process lists. A program with a namespace for each tenant has many.
@@ -240,7 +242,8 @@ impl Lister {
         id: String,
         work: impl Future<Output = R> + Send + 'static,
     ) {
-        if self.answered.contains(&id) || self.is_answering.swap(true, Ordering::AcqRel) {
+        let is_refused = !is_request_id(&id) || self.answered.contains(&id);
+        if is_refused || self.is_answering.swap(true, Ordering::AcqRel) {
             return;
         }
         self.answered.push(id.clone());
@@ -261,6 +264,11 @@ impl Lister {
             let _left = store.leave_result(&cache.name, &id, &work.await).await;
         });
     }
+}
+
+/// Returns whether a request may have this id. Whoever can write to Redis chooses it.
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MOST_ID && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn listed_audit(entity: String, audited: Result<Audit, Error>) -> ListedAudit {
@@ -326,6 +334,27 @@ impl Drop for Listing {
     fn drop(&mut self) {
         if let Some(cache) = self.0.upgrade() {
             cache.lists.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::token::Token;
+
+    #[test]
+    fn an_id_of_a_request_is_short_and_has_no_separators() {
+        assert!(is_request_id(&format!("{:?}", Token::draw())));
+        for id in [
+            "",
+            "a:result",
+            "a b",
+            "a\r\n",
+            "\u{202e}",
+            &"a".repeat(MOST_ID + 1),
+        ] {
+            assert!(!is_request_id(id), "{id:?}");
         }
     }
 }

@@ -143,6 +143,15 @@ pub struct IdList<Id> {
     pub has_more: bool,
 }
 
+impl<Id> IdList<Id> {
+    /// Returns at most so many of the ids. One more than that shows that there are more.
+    fn cut(mut ids: Vec<Id>, most: usize) -> Self {
+        let has_more = ids.len() > most;
+        ids.truncate(most);
+        Self { ids, has_more }
+    }
+}
+
 /// What a delete by a lookup has deleted.
 pub(crate) struct Deleted<Id> {
     /// The ids of the rows that had the values.
@@ -253,12 +262,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
                     ids.push((self.binding.read_id)(&row)?);
                 }
             }
-            let most = spec.most();
-            lists.extend(found.into_iter().map(|mut ids| {
-                let has_more = ids.len() > most;
-                ids.truncate(most);
-                IdList { ids, has_more }
-            }));
+            lists.extend(found.into_iter().map(|ids| IdList::cut(ids, spec.most())));
         }
         Ok(lists)
     }
@@ -284,9 +288,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         for row in DB::fetch_all(connection, text.select_lookup(spec, 1), arguments).await? {
             ids.push((self.binding.read_id)(&row)?);
         }
-        let has_more = ids.len() > spec.most();
-        ids.truncate(spec.most());
-        Ok(IdList { ids, has_more })
+        Ok(IdList::cut(ids, spec.most()))
     }
 
     /// Reads the ids of at most this many rows that have the values of a lookup, in its order: the first, or those after a
@@ -316,9 +318,7 @@ impl<E: AnyEntity, DB: Backend> Database<E, DB> {
         for row in DB::fetch_all(connection, sql, arguments).await? {
             ids.push((self.binding.read_id)(&row)?);
         }
-        let has_more = ids.len() > limit;
-        ids.truncate(limit);
-        Ok(IdList { ids, has_more })
+        Ok(IdList::cut(ids, limit))
     }
 
     /// Counts the rows that have the values of a lookup.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     behind::{
-        letter_seal::{self, Coded, LetterSeals},
+        letter_seal::{Coded, LetterSeals, SealedPlace},
         letters, offsets,
     },
     database::{
@@ -183,7 +183,7 @@ fn read<DB: Backend>(
         codec: number(5)?,
         payload: DB::bytes(row, 6)?,
     };
-    let sealed_for = letter_seal::LetterPlace {
+    let sealed_for = SealedPlace {
         queue,
         partition: place.partition,
         epoch: place.epoch,

@@ -14,10 +14,10 @@ use std::{
 
 use super::{log_view::is_jump, settle::Unjudged};
 use crate::{
-    behind::letter_seal::LetterSeals,
     behind::{
         Batch,
         apply::{Applied, ApplyError, Flushed, Hooks, MAX_STATEMENTS},
+        letter_seal::LetterSeals,
         offsets::{self, OpenIncarnation},
         partition::PartitionContext,
         queue::Committed,

@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// How many entries are compared at once.
+/// How many entries are compared at once, unless fewer may be compared in a second.
 const AT_ONCE: usize = 500;
 
 /// An entry that would be served.
@@ -63,6 +63,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn audit(self: &Arc<Self>, options: AuditOptions) -> Result<Audit, Error> {
         self.bind_now().await?;
         let (mut audit, began) = (Audit::default(), Stopwatch::start());
+        let at_once = match options.per_second {
+            0 => AT_ONCE,
+            rate => usize::try_from(rate).map_or(AT_ONCE, |rate| rate.min(AT_ONCE)),
+        };
         let prefixes = self.keys.prefixes(!E::SPEC.lookups.is_empty());
         let scans = prefixes.into_iter().enumerate();
         let mut scans: Vec<_> = scans
@@ -77,7 +81,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 let Some(cursor) = scan.cursor else { continue };
                 let scanned = self.cache.store.scan(&scan.prefix, cursor).await;
                 let (next, keys) = scanned.map_err(not_audited::<E>)?;
-                for keys in keys.chunks(AT_ONCE) {
+                for keys in keys.chunks(at_once) {
                     if audit.seen() >= options.rows {
                         return Ok(audit);
                     }
