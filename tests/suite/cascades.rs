@@ -30,6 +30,7 @@ on_both_stores!(
     deletes_by_others_are_told_by_invalidate_and_by_marks,
     queries_that_depend_on_the_deleted_rows_follow,
     an_entity_can_name_itself,
+    other_entities_over_the_table_of_the_deleted_rows_follow,
 );
 
 /// In the order in which they can be created.
@@ -82,11 +83,33 @@ struct Vote {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
-#[cached(table = "drafts", ttl = "10m", tags("article:{article_id}"))]
+#[cached(
+    table = "drafts",
+    ttl = "10m",
+    tags("article:{article_id}"),
+    same_table(BareDraft, TaggedDraft)
+)]
 struct Draft {
     #[cached(id)]
     id: i64,
     article_id: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "drafts", ttl = "10m", read_only)]
+struct BareDraft {
+    #[cached(id)]
+    id: i64,
+    article_id: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "drafts", ttl = "10m", read_only, tags("of:{article}"))]
+struct TaggedDraft {
+    #[cached(id)]
+    id: i64,
+    #[sqlx(rename = "article_id")]
+    article: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
@@ -246,9 +269,14 @@ async fn a_delete_that_is_rolled_back_changes_nothing<DB: Tested>(world: &World<
 async fn without_the_announcement_a_deleted_row_is_served<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::Cascade);
     let scene = Scene::open(world).await;
+    let bare = BareDraft::repository(&world.cache_elsewhere().await, world.pool.clone());
+    bare.find(21).await.unwrap();
+    filled(|| bare.stats()).await;
     scene.here.articles.delete(1).await.unwrap();
     let comment = scene.there.comments.find(11).await.unwrap();
     assert!(comment.is_some(), "the control shows what is prevented");
+    let draft = bare.find(21).await.unwrap().unwrap();
+    assert_eq!(draft.article_id, Some(1), "the other entity too");
 }
 
 async fn rows_that_are_deleted_with_those_are_not_served<DB: Tested>(world: &World<DB>) {
@@ -261,6 +289,34 @@ async fn rows_that_are_deleted_with_those_are_not_served<DB: Tested>(world: &Wor
     for process in [&scene.here, &scene.there] {
         assert!(process.votes.find(111).await.unwrap().is_none());
     }
+}
+
+/// The article names neither of them. One has a tag with its id, and the other one has none.
+async fn other_entities_over_the_table_of_the_deleted_rows_follow<DB: Tested>(world: &World<DB>) {
+    let scene = Scene::open(world).await;
+    let elsewhere = world.cache_elsewhere().await;
+    let bare =
+        [&world.cache, &elsewhere].map(|cache| BareDraft::repository(cache, world.pool.clone()));
+    let tagged =
+        [&world.cache, &elsewhere].map(|cache| TaggedDraft::repository(cache, world.pool.clone()));
+    let see = async |articles: [Option<i64>; 2]| {
+        for (bare, tagged) in bare.iter().zip(&tagged) {
+            for (id, article) in [21, 22].into_iter().zip(articles) {
+                assert_eq!(bare.find(id).await.unwrap().unwrap().article_id, article);
+                assert_eq!(tagged.find(id).await.unwrap().unwrap().article, article);
+            }
+            filled(|| bare.stats()).await;
+            filled(|| tagged.stats()).await;
+        }
+    };
+    see([Some(1), Some(2)]).await;
+    let loads = || tagged[1].stats().loads;
+    let before = loads();
+    scene.here.articles.delete(1).await.unwrap();
+    see([None, Some(2)]).await;
+    assert!(loads() - before <= 1, "the other draft has another tag");
+    scene.there.articles.delete_many(&[2, 3]).await.unwrap();
+    see([None, None]).await;
 }
 
 async fn between_the_commit_and_its_end_deleted_rows_are_not_served<DB: Tested>(world: &World<DB>) {

@@ -431,7 +431,7 @@ async fn a_clock_that_fails_never_fails_a_read<DB: Tested>(world: &World<DB>) {
         let rows = scene.here.find_many(&[1, 2, 3, 9]).await.unwrap();
         assert_eq!(rows.iter().flatten().count(), 3, "{operation:?}");
         world.faults.fail(operation, 0);
-        scene.here.invalidate_all().await.unwrap();
+        scene.here.bump().await.unwrap();
         scene.see(["new"; 3]).await;
         rename(world, "old").await;
     }

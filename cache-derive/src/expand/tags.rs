@@ -120,6 +120,7 @@ const CANCEL: &str = "If the future is dropped before it ends, the rows may or m
 ///     Repository::invalidate_tag(&self.inner, tag)
 /// }
 /// pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl Into<String>>) -> .. { .. }
+/// pub fn bump(&self) -> .. { Repository::invalidate_all(&self.inner) }
 /// pub fn write_tagged<T: Send>(
 ///     &self,
 ///     tags: impl IntoIterator<Item = impl Into<String>> + Send,
@@ -226,9 +227,18 @@ pub(super) fn methods(
             }
         }
     });
-    let (of_one, of_many) = (
+    let (of_one, of_many, of_all) = (
         body("invalidate_tag", &quote!(tag)),
         body("invalidate_tags", &quote!(tags)),
+        body("invalidate_all", &quote!()),
+    );
+    let bump = docs(
+        &format!(
+            "Begins a new version of every `{name}`: nothing that is cached so far is served any more, in any process. It is \
+             `invalidate_all` under a name that only entities with tags have, so it is one round trip and never a scan."
+        ),
+        FAILS,
+        CANCEL,
     );
     let string = quote!(impl ::core::convert::Into<::std::string::String>);
     let write = (writes != Writes::Nowhere).then(|| {
@@ -272,6 +282,11 @@ pub(super) fn methods(
             tags: impl ::core::iter::IntoIterator<Item = #string>,
         ) -> #future {
             #of_many
+        }
+
+        #[doc = #bump]
+        pub fn bump(&self) -> #future {
+            #of_all
         }
 
         #write

@@ -620,6 +620,7 @@ fn a_row_has_its_tags_and_the_repository_a_method_for_each() {
     let repository = methods(&[
         "invalidate_tag",
         "invalidate_tags",
+        "bump",
         "invalidate_board",
         "invalidate_origin",
         "invalidate_gate_and_origin",

@@ -4,8 +4,8 @@
 //!    stand for a query (`select`), which use the same.
 //! 2. An entity with `queries` announces each write at that clock too, with the tag of the entity: whatever depends on its rows
 //!    is neither served nor filled while the write is open, and outdated afterwards.
-//! 3. An entity with `on_delete` announces a delete at the clocks of the entities whose rows the database deletes with it. Of
-//!    the rows that are deleted with those, nothing is known, so all of them are announced.
+//! 3. An entity with `on_delete` announces a delete at the clocks of the entities whose rows the database deletes with it, and of
+//!    the others over their tables. Of the rows that are deleted with those, nothing is known, so all of them are announced.
 //! 4. An entity with `same_table` announces each write of a row at the key that the row has in each of the other entities, and, if
 //!    those have lookups, at their clock: their absences and lists may be concerned. The same holds for the entities over the
 //!    table that the store has named (`family`).
@@ -20,7 +20,7 @@ use crate::{
     cache,
     context::family::FamilyView,
     database::{
-        entity::{Cascade, Entity, EntitySpec},
+        entity::{Entity, EntitySpec},
         queries::NoRow,
     },
     error::{Error, ErrorKind},
@@ -219,35 +219,36 @@ fn twins(cache: &Arc<cache::Inner>, namespace: &str, spec: &EntitySpec) -> Vec<T
     twins.collect()
 }
 
-/// Returns the entities of the cascades, and all that are deleted with their rows.
+/// Returns the entities of the cascades, all that are deleted with their rows, and the other entities over their tables.
 fn cascades(cache: &Arc<cache::Inner>, namespace: &str, written: &EntitySpec) -> Vec<Cascaded> {
     let on_outage = written.policy.on_outage;
-    let target = |spec: &EntitySpec| {
+    let cascaded = |spec: &EntitySpec, tag: Option<TagPattern>| {
         let dependents = dependents(cache, namespace, spec, on_outage);
         let beside = Beside::new(cache, namespace, spec, on_outage, dependents);
-        Arc::new(beside) as Arc<dyn WriteTarget>
+        Cascaded {
+            target: Arc::new(beside),
+            tag,
+        }
     };
-    let mut cascaded = Vec::new();
-    let mut further: Vec<Cascade> = Vec::new();
+    let (mut found, mut reached, mut known) = (Vec::new(), Vec::new(), HashSet::new());
     for cascade in written.cascades {
         let spec = (cascade.entity)();
-        cascaded.push(Cascaded {
-            target: target(&spec),
-            tag: cascade.pattern(),
-        });
-        further.extend(spec.cascades);
+        let tag = cascade.pattern();
+        found.push(cascaded(&spec, tag));
+        reached.push((spec, tag.and_then(|tag| tag.column())));
     }
-    let mut known = HashSet::new();
-    while let Some(cascade) = further.pop() {
-        let spec = (cascade.entity)();
-        // Entities can name each other, and themselves.
-        if known.insert(spec.name) {
-            cascaded.push(Cascaded {
-                target: target(&spec),
-                tag: None,
-            });
-            further.extend(spec.cascades);
+    // The column with the id of the deleted row. `None`: the rows are deleted with others, and nothing tells which.
+    while let Some((spec, column)) = reached.pop() {
+        let same_rows = spec.same_table.iter().map(|other| (other(), column));
+        let further = spec.cascades.iter().map(|next| ((next.entity)(), None));
+        for (other, column) in same_rows.chain(further) {
+            // Entities can name each other, and themselves.
+            if known.insert((other.name, column)) {
+                let tag = column.and_then(|column| other.tag_of_column(column));
+                found.push(cascaded(&other, tag));
+                reached.push((other, column));
+            }
         }
     }
-    cascaded
+    found
 }

@@ -256,6 +256,12 @@ impl EntitySpec {
         }
     }
 
+    /// Returns the tag that consists of one column and text, if there is one.
+    pub(crate) fn tag_of_column(&self, column: &str) -> Option<TagPattern> {
+        let mut tags = self.tags.iter().copied();
+        tags.find(|tag| tag.is_of_column(column))
+    }
+
     /// Records the tags. Called by generated code.
     #[doc(hidden)]
     #[must_use]

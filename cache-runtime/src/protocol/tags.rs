@@ -111,6 +111,11 @@ impl TagPattern {
         }
     }
 
+    /// Returns whether this column, and no other, is a part of the tag.
+    pub(crate) fn is_of_column(&self, column: &str) -> bool {
+        matches!(self.fields, [(_, own)] if *own == column)
+    }
+
     /// Returns the column of its first field.
     pub(crate) fn column(&self) -> Option<&'static str> {
         self.fields.first().map(|(_, column)| *column)
