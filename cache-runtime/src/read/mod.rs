@@ -55,8 +55,10 @@ use crate::{
 /// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
 const MAX_SHARED_LOADS: u32 = 4;
 
-/// How often the store looks for damage at a key that says that a write is in progress.
-const SUSPECT_EVERY: Duration = Duration::from_secs(1);
+/// How often the store looks for damage at a key that says that a write is in progress, or whose entry should have expired.
+const SUSPECT_EVERY: Duration = Duration::from_millis(100);
+/// By how much the clocks of two machines may differ before one takes entries of the other one for overdue.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// The next step for a key that could not be served.
 #[derive(Clone, Copy, Debug)]
@@ -202,7 +204,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             LookedUp::Served(outcome)
                 if self.accepts(options, &outcome) && !self.drops_for_pause() =>
             {
-                self.count_hit(&outcome);
+                self.note_hit(&key, &outcome, options.ttl);
                 return Ok(outcome);
             }
             // The load drops the entry, so that callers who ask for the same share one load.
@@ -231,7 +233,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         for (at, ((key, content), looked_up)) in wanted.into_iter().zip(looked_up).enumerate() {
             let next = match looked_up {
                 LookedUp::Served(outcome) => {
-                    self.count_hit(&outcome);
+                    self.note_hit(&key, &outcome, None);
                     answers.push(Some(outcome));
                     continue;
                 }
@@ -496,11 +498,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    fn count_hit<V>(&self, outcome: &Outcome<V>) {
+    /// Records that an entry was served. `ttl`: the time to live of such entries, if it is not that of the policy.
+    fn note_hit<V>(&self, key: &Key, outcome: &Outcome<V>, ttl: Option<Duration>) {
         if outcome.row.is_some() {
             self.counters.hits.add_one();
         } else {
             self.counters.negative_hits.add_one();
+        }
+        // A read does not ask for the time to live. Another program may have taken it away.
+        let longest = self.policy.ttl.max(ttl.unwrap_or_default());
+        let is_overdue = outcome.age > longest.saturating_add(CLOCKS_DIFFER);
+        if is_overdue && !self.cache.store.disables(Mechanism::Overdue) {
+            self.suspect(key);
         }
     }
 
@@ -628,8 +637,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// A write is in progress at a key, or something that never ends and was not written by larder. The store looks, once in a
-    /// while.
+    /// What is at a key may never end, which larder has not written then. The store looks, once in a while, and drops it.
     fn suspect(&self, key: &Key) {
         if !self.suspicions.is_due(SUSPECT_EVERY) {
             return;

@@ -150,6 +150,8 @@ pub enum Mechanism {
     SecondLook,
     /// The comparison of the age of an entry with the `max_age` of a call. Without it, entries of any age are served.
     MaxAge,
+    /// Looking at the time to live of an entry that should have expired.
+    Overdue,
     /// The comparison of a queued write with its place in the log. Without it, a number that somebody else has made up moves the position.
     QueuePlace,
     /// The comparison of the id of a cached row with its key.

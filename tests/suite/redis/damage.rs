@@ -33,6 +33,9 @@ on_redis!(
     a_queued_write_at_a_key_without_a_queue_does_not_outlive_an_operation,
     what_never_expires_does_not_keep_a_key_uncached,
     what_never_expires_does_not_outlive_a_write,
+    what_was_found_and_never_expires_is_replaced,
+    without_the_look_at_it_a_row_that_never_expires_is_served,
+    an_entry_of_a_clock_that_is_behind_is_served,
     another_type_is_replaced,
     another_type_does_not_refuse_a_write,
     a_binding_of_another_type_is_bound_again,
@@ -393,6 +396,89 @@ async fn what_never_expires_does_not_outlive_a_write(world: &World<Sqlite>) {
             assert!(!scene.exists(&key).await, "{what}");
         }
         assert_eq!(scene.items.find(1).await.unwrap().unwrap().name, what);
+    }
+}
+
+/// Makes an entry one that was loaded in 1970. `is_endless`: also one without a time to live.
+async fn age(scene: &mut Scene, key: &Key, is_endless: bool) {
+    let mut entry = scene.get(key).await.expect("it is cached");
+    entry[16..24].fill(0);
+    scene.set(key, &entry, !is_endless).await;
+}
+
+async fn what_was_found_and_never_expires_is_replaced(world: &World<Sqlite>) {
+    let mut scene = Scene::open(world).await;
+    let namespace = format!("{}-named", world.namespace);
+    let cache = world.cache.with_namespace(&namespace).unwrap();
+    let named = Named::repository(&cache, world.pool.clone());
+    let queries = cache.queries(world.pool.clone());
+    // A row, an absence, what two lookups found, and an answer.
+    let items = scene.items.clone();
+    let see = async || {
+        let item = items.find(1).await.unwrap();
+        let absent = items.find(9).await.unwrap();
+        let by_name = named.find_by_name("new").await.unwrap();
+        let list = named.find_all_by_quantity(77).await.unwrap();
+        let query = queries.query::<i64>("count").ttl(Duration::from_secs(600));
+        let answer = query.fetch(|connection| {
+            Box::pin(sqlx::query_scalar("SELECT COUNT(*) FROM items").fetch_one(connection))
+        });
+        [
+            item.is_some_and(|item| item.name == "new"),
+            absent.is_some(),
+            by_name.is_some(),
+            list.rows.len() == 1,
+            *answer.await.unwrap() == 4,
+        ]
+    };
+    let mut keys = Vec::new();
+    eventually("all are cached", async || {
+        assert_eq!(see().await, [false; 5]);
+        keys.clear();
+        for pattern in [":Item:", "-named:Named#*", "-named:*count*"] {
+            let pattern = format!("{}{pattern}*", world.namespace);
+            let found: Vec<Vec<u8>> = scene.run(redis::cmd("KEYS").arg(&pattern)).await;
+            keys.extend(found.iter().map(|key| Key::from_bytes(key)));
+        }
+        keys.len() == 5
+    })
+    .await;
+    for key in &keys {
+        age(&mut scene, key, true).await;
+    }
+    world
+        .sql("UPDATE items SET name = 'new', quantity = 77 WHERE id = 1")
+        .await;
+    world.put(&Item::new(9, "nine")).await;
+    eventually("all are replaced", async || see().await == [true; 5]).await;
+    for key in &keys {
+        let left: i64 = scene.run(redis::cmd("PTTL").arg(key.as_bytes())).await;
+        assert_ne!(left, -1, "{key}");
+    }
+}
+
+async fn without_the_look_at_it_a_row_that_never_expires_is_served(world: &World<Sqlite>) {
+    world.faults.leave_out(Mechanism::Overdue);
+    let mut scene = Scene::open(world).await;
+    scene.cached(1).await;
+    let key = scene.key(1);
+    age(&mut scene, &key, true).await;
+    world
+        .sql("UPDATE items SET name = 'new' WHERE id = 1")
+        .await;
+    for _ in 0..20 {
+        assert_eq!(scene.items.find(1).await.unwrap().unwrap().name, "one");
+    }
+}
+
+async fn an_entry_of_a_clock_that_is_behind_is_served(world: &World<Sqlite>) {
+    let mut scene = Scene::open(world).await;
+    scene.cached(1).await;
+    let key = scene.key(1);
+    age(&mut scene, &key, false).await;
+    for _ in 0..20 {
+        let outcome = scene.items.find_outcome(1).await.unwrap();
+        assert_eq!(outcome.origin, Origin::Cache);
     }
 }
 
