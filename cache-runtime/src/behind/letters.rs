@@ -46,6 +46,11 @@ pub(crate) const NOT_WRITTEN: &str = "not written by larder";
 /// The number of no codec: none could encode the write.
 const NO_CODEC: u8 = 0;
 
+/// Returns the error of a queued write that cannot be read.
+pub(crate) fn unreadable(reason: &str) -> String {
+    format!("it cannot be read: {reason}")
+}
+
 /// An acknowledged write that the database has rejected, or that could not be read.
 ///
 /// It stays in the table until it is replayed or discarded.
@@ -80,7 +85,7 @@ impl<E: Entity> DeadLetter<E> {
     /// Returns whether larder has not stored the write that the letter holds.
     #[cfg(feature = "redis")]
     pub(crate) fn is_forged(&self) -> bool {
-        self.error.contains(NOT_WRITTEN)
+        self.error.contains(&unreadable(NOT_WRITTEN))
     }
 
     /// Returns whether the write was a delete. Otherwise it was a save.

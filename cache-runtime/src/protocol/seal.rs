@@ -17,7 +17,7 @@
 
 use std::fmt;
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit as _, Mac};
 use sha2::Sha256;
 use smallvec::SmallVec;
 
@@ -198,17 +198,16 @@ impl Keys {
             tag: keyed(&derive("larder: tags")),
             #[cfg(feature = "encrypt")]
             cipher: {
-                use aes_gcm_siv::KeyInit;
-                Box::new(aes_gcm_siv::Aes256GcmSiv::new(&derive(
-                    "larder: encryption",
-                )))
+                use aes_gcm_siv::{Aes256GcmSiv, KeyInit as _};
+                let key: [u8; 32] = derive("larder: encryption").into();
+                Box::new(Aes256GcmSiv::new(&key.into()))
             },
         }
     }
 }
 
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
-    <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
 impl Seals {
@@ -531,10 +530,10 @@ fn is_authentic(keys: &Keys, context: &[u8], payload: &[u8], tag: &[u8; SEAL_LEN
 /// Encrypts a payload in its place, and returns its tag. The context is covered by the tag, and not encrypted.
 #[cfg(feature = "encrypt")]
 fn encrypt(keys: &Keys, header: &[u8], context: &[u8], payload: &mut [u8]) -> [u8; SEAL_LENGTH] {
-    use aes_gcm_siv::AeadInPlace;
+    use aes_gcm_siv::AeadInOut;
     let tag = keys
         .cipher
-        .encrypt_in_place_detached(&nonce(header), context, payload);
+        .encrypt_inout_detached(&nonce(header), context, payload.into());
     tag.expect("a row is shorter than 64 GiB").into()
 }
 
@@ -553,10 +552,10 @@ fn decrypt(
     payload: &mut [u8],
     tag: &[u8; SEAL_LENGTH],
 ) -> Result<bool, Refusal> {
-    use aes_gcm_siv::AeadInPlace;
-    let done = keys
-        .cipher
-        .decrypt_in_place_detached(&nonce(header), context, payload, tag.into());
+    use aes_gcm_siv::AeadInOut;
+    let done =
+        keys.cipher
+            .decrypt_inout_detached(&nonce(header), context, payload.into(), tag.into());
     Ok(done.is_ok())
 }
 

@@ -12,7 +12,7 @@ use sqlx::SqlStr;
 
 use super::{ApplyError, ApplyMode, Flushed, Hooks, TxError, last_writes::coalesce, parts::Pace};
 use crate::{
-    behind::{Batch, Image, Queued, held::Held, offsets},
+    behind::{Batch, Image, Queued, held::Held, letters::unreadable, offsets},
     database::{Database, backend::Backend, dialect::Dialect, entity::Entity},
 };
 
@@ -70,11 +70,11 @@ impl<E: Entity, DB: Backend> FlushTransaction<'_, E, DB> {
         for write in batch.writes {
             match (all_die, &write.image) {
                 (Some(why), Image::Unreadable { reason, .. }) => {
-                    dead.push((write, format!("{why}; it cannot be read: {reason}")));
+                    dead.push((write, format!("{why}; {}", unreadable(reason))));
                 }
                 (Some(why), _) => dead.push((write, why.to_owned())),
                 (None, Image::Unreadable { reason, .. }) => {
-                    dead.push((write, format!("it cannot be read: {reason}")));
+                    dead.push((write, unreadable(reason)));
                 }
                 (None, Image::Row(_) | Image::Deletion(_)) => readable.push(write),
             }
