@@ -105,6 +105,8 @@ pub enum ProblemKind {
     NoLargeEntries,
     /// Invalidations wait until the store can be reached.
     InvalidationsPending,
+    /// All operations of an entity fail, because its namespace belongs to another database, or its name to another table.
+    NamespaceRefused,
     /// An entity is not cached, because another program may write to its table without announcing it.
     EntityNotCached,
     /// Reads or fills were paused.
@@ -113,13 +115,14 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All kinds, for exporters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::StoreAway,
         Self::StoreNotTrusted,
         Self::CommandsRefused,
         Self::NoWakeups,
         Self::NoLargeEntries,
         Self::InvalidationsPending,
+        Self::NamespaceRefused,
         Self::EntityNotCached,
         Self::Paused,
     ];
@@ -134,6 +137,7 @@ impl ProblemKind {
             Self::NoWakeups => "no_wakeups",
             Self::NoLargeEntries => "no_large_entries",
             Self::InvalidationsPending => "invalidations_pending",
+            Self::NamespaceRefused => "namespace_refused",
             Self::EntityNotCached => "entity_not_cached",
             Self::Paused => "paused",
         }

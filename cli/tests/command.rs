@@ -580,6 +580,35 @@ async fn the_doctor_tells_what_is_wrong_with_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_of_a_program_with_another_database() {
+    let scene = Scene::open().await;
+    scene.listed().await;
+    let about = |findings: &Value| {
+        let findings = findings.as_array().unwrap();
+        let mut found = findings
+            .iter()
+            .filter(|finding| finding["about"] == "database");
+        found.next().unwrap().clone()
+    };
+    assert_eq!(about(&scene.json(&["doctor"]))["severity"], "ok");
+    let other = SqliteConnectOptions::new()
+        .filename(scene.folder.path().join("other.db"))
+        .create_if_missing(true);
+    let other = SqlitePool::connect_with(other).await.unwrap();
+    let builder = Cache::builder().redis(scene.server.url()).namespace("shop");
+    let cache = builder.connect().await.unwrap();
+    let products = Product::repository(&cache, other);
+    products.find(1).await.unwrap_err();
+    eventually("it is listed", async || {
+        let finding = about(&scene.json(&["doctor"]));
+        let text = finding["text"].as_str().unwrap();
+        finding["severity"] == "error" && text.contains("other.db")
+    })
+    .await;
+    scene.run(&["doctor"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_away_or_refuses_is_an_error_of_its_own() {
     let mut scene = Scene::open().await;
     scene.listed().await;

@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use larder::{
-    Backend, Cache, Entity, Error, ErrorKind, Origin, Repository, Transaction,
+    Backend, Cache, Entity, Error, ErrorKind, Origin, ProblemKind, Repository, Transaction,
     store::{
         Mechanism, Store,
         faulty::{Faults, Operation},
@@ -142,6 +142,13 @@ async fn refuses_everything<
 }
 
 /// Staging and production on one Redis; two tenants on one in-process cache.
+/// Returns what the health of a cache says of namespaces that it cannot use.
+fn refusals(cache: &Cache) -> Vec<String> {
+    let problems = cache.health().problems.into_iter();
+    let refused = problems.filter(|problem| problem.kind == ProblemKind::NamespaceRefused);
+    refused.map(|problem| problem.message).collect()
+}
+
 async fn another_database_is_refused_by_every_operation<DB: Tested>(world: &World<DB>) {
     let (database, pool) = other::<DB>().await;
     world.put(&Item::new(1, "ours")).await;
@@ -163,6 +170,11 @@ async fn another_database_is_refused_by_every_operation<DB: Tested>(world: &Worl
                 assert!(message.contains(part), "{message}");
             }
         }
+        let refused = refusals(&elsewhere);
+        assert!(
+            refused[0].contains("Item cannot use the namespace"),
+            "{refused:?}"
+        );
         let theirs = Through::repository(&elsewhere, pool.clone());
         let row = Through::new(1, "theirs");
         refuses_everything(theirs.inner(), &row, &pool).await;
@@ -259,15 +271,20 @@ async fn a_copy_is_refused_until_the_namespace_is_rebound<DB: Tested>(world: &Wo
     if is_refused_at_creation::<DB>(world.kind) {
         refused(Item::try_repository(&elsewhere, pool.clone()).map(drop));
     } else {
-        let message = refused(Item::repository(&elsewhere, pool.clone()).find(1).await);
+        let early = Item::repository(&elsewhere, pool.clone());
+        let message = refused(early.find(1).await);
         assert!(
             message.contains(&id) && message.contains("copy"),
             "{message}"
         );
+        assert_eq!(refusals(&elsewhere).len(), 1);
+        elsewhere.rebind(&pool).await.unwrap();
+        early.find(1).await.unwrap();
     }
     elsewhere.rebind(&pool).await.unwrap();
     let theirs = Item::repository(&elsewhere, pool.clone());
     let found = theirs.find(1).await.unwrap().unwrap();
+    assert_eq!(refusals(&elsewhere), [""; 0]);
     assert_eq!(found.name, "moved", "what was cached is dropped");
     assert_eq!(
         ours.find_uncached(2).await.is_ok(),

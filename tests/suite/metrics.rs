@@ -395,6 +395,7 @@ const LABELS: [(&str, Option<&[&str]>); 9] = [
             "no_wakeups",
             "no_large_entries",
             "invalidations_pending",
+            "namespace_refused",
             "entity_not_cached",
             "paused",
         ]),

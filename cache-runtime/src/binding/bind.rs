@@ -75,6 +75,10 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
         Self::is_held(self)
     }
 
+    fn refusal(&self) -> Option<String> {
+        self.bond.refusal()
+    }
+
     #[cfg(feature = "metrics")]
     fn prefix(&self) -> Vec<u8> {
         self.keys.prefix().to_vec()
@@ -368,10 +372,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     leave = held.database;
                     continue;
                 }
-                let connection = held.connection_number + 1;
                 let note = || {
                     self.note_family(&held.family, asked_at_us);
-                    self.bond.bound_in.store(connection, Ordering::Release);
+                    self.bond.note_bound(held.connection_number);
                 };
                 if ledger.confirm(namespace, rebindings, note) {
                     return Ok(Claimed::Bound);

@@ -40,6 +40,8 @@ pub(crate) trait Member: Send + Sync {
     fn stats(&self) -> Stats;
     /// Returns whether it is not cached, because another program may write to its table without announcing it.
     fn is_held(&self) -> bool;
+    /// Returns why it cannot use its namespace, if so.
+    fn refusal(&self) -> Option<String>;
     /// Returns what the keys of its rows begin with.
     #[cfg(feature = "metrics")]
     fn prefix(&self) -> Vec<u8>;

@@ -27,7 +27,7 @@ pub(crate) mod ledger;
 pub(crate) mod prober;
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Bond<DB: Backend> {
     read_until: AtomicU64,
     /// Held while the namespace is claimed.
     claiming: tokio::sync::Mutex<()>,
+    /// Why the namespace was refused, since it was bound last.
+    refusal: Mutex<Option<String>>,
 }
 
 impl<DB: Backend> Bond<DB> {
@@ -82,6 +84,7 @@ impl<DB: Backend> Bond<DB> {
             provisional: AtomicU64::new(0),
             read_until: AtomicU64::new(0),
             claiming: tokio::sync::Mutex::default(),
+            refusal: Mutex::default(),
         }
     }
 
@@ -97,6 +100,19 @@ impl<DB: Backend> Bond<DB> {
     #[inline]
     pub(crate) fn holds(&self, connection: u64) -> bool {
         self.bound_in.load(Ordering::Acquire) == connection + 1
+    }
+
+    /// Returns why the repository cannot use its namespace, if so.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let refusal = self.refusal.lock();
+        refusal.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that the repository is bound on a connection of the store.
+    fn note_bound(&self, connection: u64) {
+        let refusal = self.refusal.lock();
+        *refusal.unwrap_or_else(PoisonError::into_inner) = None;
+        self.bound_in.store(connection + 1, Ordering::Release);
     }
 
     fn known_table(&self) -> Table {
@@ -160,11 +176,12 @@ impl<DB: Backend> Bond<DB> {
                 )
             }
         };
+        let why = format!("{entity} cannot use the namespace {namespace}: {why}");
+        let refusal = self.refusal.lock();
+        *refusal.unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
         Error::new(
             ErrorKind::Configuration,
-            format!(
-                "{entity} cannot use the namespace {namespace}: {why}. Nothing was read, cached or written"
-            ),
+            format!("{why}. Nothing was read, cached or written"),
         )
     }
 }

@@ -54,6 +54,9 @@ impl Inner {
         problems.extend(paused("this cache", pauses.reads(), pauses.fills()));
         for member in self.ledger.members() {
             let entity = member.spec().name;
+            if let Some(why) = member.refusal() {
+                problems.push(Problem::new(ProblemKind::NamespaceRefused, None, why));
+            }
             if member.is_held() {
                 let message = format!(
                     "{entity} is not cached, because another program may write to its table without announcing it"

@@ -50,6 +50,8 @@ const MOST_PER_SECOND: u32 = 10_000;
 const MOST_ID: usize = 64;
 /// How many requests are remembered, so that each is answered once. A later one is answered once by its key in Redis.
 const REMEMBERED: usize = 1_000;
+/// How many repositories that cannot use their namespace a process tells of.
+const MOST_REFUSED: usize = 10;
 /// How many entities a process lists. A program with a namespace for each tenant has many.
 const MOST: usize = 1_000;
 
@@ -177,6 +179,11 @@ impl Lister {
                 .stats_by_entity()
                 .into_iter()
                 .map(|(entity, stats)| counts(cache, entity, &stats))
+                .collect(),
+            refused: members
+                .iter()
+                .filter_map(|member| member.refusal())
+                .take(MOST_REFUSED)
                 .collect(),
         };
         let id = format!("{:?}", ProcessId::current());

@@ -112,6 +112,8 @@ pub struct ListedProcess {
     pub health: String,
     /// Its repositories.
     pub entities: Vec<ListedCounts>,
+    /// Why some of them cannot use their namespace.
+    pub refused: Vec<String>,
 }
 
 /// What a process has counted of one entity.

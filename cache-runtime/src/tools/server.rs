@@ -10,7 +10,10 @@ use redis::Value;
 use serde::Serialize;
 
 use super::Tools;
-use crate::{error::Error, protocol::listing::ListedEntity};
+use crate::{
+    error::Error,
+    protocol::listing::{ListedEntity, ListedProcess},
+};
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,7 +72,8 @@ impl Tools {
             fsync: entities.iter().any(wants_fsync),
             tags: entities.iter().any(|entity| !entity.tags.is_empty()),
         };
-        let mut findings = vec![listed(&entities, self.processes().await?.len())];
+        let processes = self.processes().await?;
+        let mut findings = vec![listed(&entities, processes.len())];
         match self.ask_for::<String>(&redis::cmd("INFO")).await {
             Ok(info) => {
                 let info = fields(&info);
@@ -86,7 +90,7 @@ impl Tools {
         }
         findings.extend(self.of_config(&needs).await);
         findings.extend(self.of_rights(&needs).await);
-        findings.push(self.of_database(&entities));
+        findings.extend(self.of_database(&entities, processes.values()));
         Ok(findings)
     }
 
@@ -309,8 +313,12 @@ impl Tools {
         }]
     }
 
-    /// Looks whether entities of the namespace name several kinds of databases.
-    fn of_database(&self, entities: &[ListedEntity]) -> Finding {
+    /// Looks whether programs use the namespace for another database or table than the one that it is bound to.
+    fn of_database<'p>(
+        &self,
+        entities: &[ListedEntity],
+        processes: impl Iterator<Item = &'p ListedProcess>,
+    ) -> Vec<Finding> {
         let mut systems: Vec<_> = entities
             .iter()
             .filter(|entity| entity.namespace == self.namespace())
@@ -318,22 +326,36 @@ impl Tools {
             .collect();
         systems.sort_unstable();
         systems.dedup();
+        let refused = processes.flat_map(|process| {
+            let of_process = move |why: &String| {
+                let text = format!("{} pid {}: {why}", process.host, process.pid);
+                Finding::new("database", Severity::Error, text)
+            };
+            process.refused.iter().map(of_process)
+        });
+        let mut findings: Vec<_> = refused.collect();
         match systems[..] {
-            [] => Finding::new("database", Severity::Unknown, "no entity is listed"),
-            [only] => Finding::new(
+            [] => findings.push(Finding::new(
+                "database",
+                Severity::Unknown,
+                "no entity is listed",
+            )),
+            [only] if findings.is_empty() => findings.push(Finding::new(
                 "database",
                 Severity::Ok,
                 format!("all entities are in {only}"),
-            ),
-            _ => Finding::new(
+            )),
+            [_] => {}
+            _ => findings.push(Finding::new(
                 "database",
                 Severity::Error,
                 format!(
                     "one namespace is used with several databases ({}); give each a namespace of its own",
                     systems.join(", ")
                 ),
-            ),
+            )),
         }
+        findings
     }
 }
 
