@@ -65,6 +65,10 @@ flights! {
     #[cached(table = "larder_benches.flights", ttl = "1h")]
     Flight;
 
+    /// A flight that is cached for so short a time that it has to be loaded.
+    #[cached(table = "larder_benches.flights", name = "Cold", ttl = "1ms", jitter = 0)]
+    ColdFlight;
+
     /// A flight with tags.
     #[cached(
         table = "larder_benches.flights",

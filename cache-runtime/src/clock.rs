@@ -14,6 +14,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(target_os = "linux")]
+use rustix::time::ClockId;
+
 /// The clock of a cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -28,6 +31,9 @@ pub enum Clock {
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     origin: Instant,
+    /// The same moment by the clock whose coarse readings are cheap, in milliseconds.
+    #[cfg(target_os = "linux")]
+    coarse_origin_ms: u64,
 }
 
 impl Default for Clock {
@@ -37,6 +43,8 @@ impl Default for Clock {
     )]
     fn default() -> Self {
         Self::System(SystemClock {
+            #[cfg(target_os = "linux")]
+            coarse_origin_ms: coarse_ms(ClockId::MonotonicCoarse),
             origin: Instant::now(),
         })
     }
@@ -73,6 +81,32 @@ impl Clock {
         self.now_us() / 1_000
     }
 
+    /// As [`Clock::now_ms`], but as late as the kernel's last tick, which is a few milliseconds. Where that is enough, it takes a
+    /// fifth of the time.
+    #[inline]
+    pub(crate) fn coarse_ms(&self) -> u64 {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::System(clock) => {
+                coarse_ms(ClockId::MonotonicCoarse).saturating_sub(clock.coarse_origin_ms)
+            }
+            _ => self.now_ms(),
+        }
+    }
+
+    /// Returns how long ago a row was loaded, with the same lateness.
+    #[inline]
+    pub(crate) fn coarse_age(&self, loaded_at_ms: u64) -> Duration {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::System(_) => {
+                let now_ms = coarse_ms(ClockId::RealtimeCoarse);
+                Duration::from_millis(now_ms.saturating_sub(loaded_at_ms))
+            }
+            _ => self.age(loaded_at_ms),
+        }
+    }
+
     /// Milliseconds since 1970, for load times and the ends of rows.
     #[expect(
         clippy::disallowed_methods,
@@ -98,6 +132,16 @@ impl Clock {
     pub(crate) fn age(&self, loaded_at_ms: u64) -> Duration {
         Duration::from_millis(self.wall_ms().saturating_sub(loaded_at_ms))
     }
+}
+
+/// Returns the reading of a clock at the kernel's last tick, in milliseconds.
+#[cfg(target_os = "linux")]
+#[inline]
+fn coarse_ms(clock: ClockId) -> u64 {
+    let reading = rustix::time::clock_gettime(clock);
+    let seconds = u64::try_from(reading.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(reading.tv_nsec).unwrap_or(0);
+    seconds * 1_000 + nanos / 1_000_000
 }
 
 /// Returns a duration in whole milliseconds, saturating.

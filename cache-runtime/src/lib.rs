@@ -35,6 +35,7 @@ mod context;
 pub mod database;
 mod detached;
 mod error;
+mod gathering;
 mod health;
 #[doc(hidden)]
 pub mod journal;

@@ -9,12 +9,13 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use larder::{Cache, ErrorKind, Origin};
+use larder::{Cache, Cached, ErrorKind, Origin, store::Mechanism};
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     entities::{Item, ItemRepository},
-    world::{Kind, Tested, World, filled, on_both_stores, redis_url, unique, until},
+    world::{Kind, Tested, World, everywhere, filled, on_both_stores, redis_url, unique, until},
 };
 
 on_both_stores!(
@@ -23,6 +24,12 @@ on_both_stores!(
     a_load_that_is_given_up_releases_its_lease,
     a_reader_that_has_left_waits_for_no_other_process,
     loads_beyond_those_that_may_wait_fail_at_once,
+);
+everywhere!(
+    loads_that_meet_are_read_by_one_statement,
+    without_a_shared_statement_each_load_has_its_own,
+    a_load_that_fails_takes_no_other_with_it,
+    a_load_that_is_given_up_takes_no_other_with_it,
 );
 
 /// Returns the items through a cache of their own with these limits.
@@ -191,4 +198,117 @@ async fn loads_beyond_those_that_may_wait_fail_at_once<DB: Tested>(world: &World
     }
     assert_eq!(rejected, READS - 4);
     assert!(items.find(1).await.unwrap().is_some(), "it recovers");
+}
+
+/// How many rows are read at the same time.
+const TOGETHER: i64 = 60;
+
+/// Starts a read of each row, and lets them to the database when all of them wait. Returns how many statements read them.
+async fn meet<DB: Tested>(world: &World<DB>) -> u64 {
+    for id in 1..=TOGETHER {
+        world.put(&Item::new(id, &format!("row {id}"))).await;
+    }
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let statements = || world.database.statement_log().count_on("items");
+    let before = statements();
+    // Some rows do not exist.
+    let reads: Vec<_> = (1..=TOGETHER + 5).map(|id| read(&items, id)).collect();
+    let all = reads.len() as u64;
+    until("all reads are on their way", || items.stats().misses == all).await;
+    drop(gate);
+    for (id, read) in (1..).zip(reads) {
+        let name = (id <= TOGETHER).then(|| format!("row {id}"));
+        assert_eq!(read.await.unwrap().unwrap(), name);
+    }
+    assert_eq!(items.stats().loads, all);
+    // Each has filled its own key.
+    until("all are cached", || items.stats().fills_accepted == all).await;
+    let read = statements() - before;
+    let again = items.find_outcome(TOGETHER).await.unwrap();
+    assert_eq!(again.origin, Origin::Cache);
+    read
+}
+
+async fn loads_that_meet_are_read_by_one_statement<DB: Tested>(world: &World<DB>) {
+    let statements = meet(world).await;
+    assert!(statements <= 12, "{statements} statements");
+}
+
+async fn without_a_shared_statement_each_load_has_its_own<DB: Tested>(world: &World<DB>) {
+    world.faults.leave_out(Mechanism::SharedStatement);
+    assert!(meet(world).await >= TOGETHER as u64);
+}
+
+/// The same row, of which some values cannot be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "items", name = "Narrow")]
+struct Narrow {
+    #[cached(id)]
+    id: i64,
+    name: String,
+    #[sqlx(try_from = "i64")]
+    quantity: u8,
+}
+
+async fn a_load_that_fails_takes_no_other_with_it<DB: Tested>(world: &World<DB>) {
+    for id in 1..=TOGETHER {
+        let quantity = if id % 20 == 7 { 1_000 } else { id };
+        let item = Item::new(id, "a row");
+        world.put(&Item { quantity, ..item }).await;
+    }
+    let narrow = Narrow::repository(&world.cache, world.pool.clone());
+    let gate = world.close_gate().await;
+    let reads: Vec<_> = (1..=TOGETHER)
+        .map(|id| {
+            let narrow = narrow.clone();
+            tokio::spawn(async move { narrow.find(id).await })
+        })
+        .collect();
+    until("all reads are on their way", || {
+        narrow.stats().misses == TOGETHER as u64
+    })
+    .await;
+    drop(gate);
+    for (id, read) in (1..).zip(reads) {
+        let found = read.await.unwrap();
+        if id % 20 == 7 {
+            let error = found.unwrap_err();
+            assert!(error.to_string().contains(&format!(":{id}")), "{error}");
+        } else {
+            assert_eq!(i64::from(found.unwrap().unwrap().quantity), id);
+        }
+    }
+}
+
+async fn a_load_that_is_given_up_takes_no_other_with_it<DB: Tested>(world: &World<DB>) {
+    for id in 1..=TOGETHER {
+        world.put(&Item::new(id, "a row")).await;
+    }
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let reads: Vec<_> = (1..=TOGETHER).map(|id| read(&items, id)).collect();
+    until("all reads are on their way", || {
+        items.stats().misses == TOGETHER as u64
+    })
+    .await;
+    let half = |id: &i64| id % 2 == 0;
+    for (_, read) in (1..).zip(&reads).filter(|(id, _)| half(id)) {
+        read.abort();
+    }
+    // A load that has its turn is given up when it has a connection.
+    const WITH_A_TURN: u64 = 6;
+    let few = TOGETHER as u64 / 2 - WITH_A_TURN;
+    until("those that wait are given up", || {
+        items.stats().abandoned_loads >= few
+    })
+    .await;
+    drop(gate);
+    for (_, read) in (1..).zip(reads).filter(|(id, _)| !half(id)) {
+        assert_eq!(read.await.unwrap().unwrap().as_deref(), Some("a row"));
+    }
+    let loads = items.stats().loads;
+    assert!(loads <= TOGETHER as u64 / 2 + WITH_A_TURN, "{loads} loads");
+    // What was given up can be read at once: it has no lease any more.
+    assert!(items.find(2).await.unwrap().is_some());
 }

@@ -27,6 +27,7 @@ use crate::{
         Database,
         backend::{Backend, Bound},
         column::ColumnSpec,
+        dialect::Dialect,
         entity::Entity,
         fields,
         lookup::IdList,
@@ -48,7 +49,11 @@ use crate::{
         state::Identity,
         tags::Stamp,
     },
-    read::{flight::Flights, turn::Turns},
+    read::{
+        flight::Flights,
+        turn::Turns,
+        units::{Statements, Units},
+    },
     stats::Counters,
     store::{Store, failpoint::Mechanism},
     write::row_gate::RowGates,
@@ -74,6 +79,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     pub(crate) flights: Flights<E>,
     pub(crate) lookup_flights: Flights<IdList<E::Id>>,
     pub(crate) turns: Turns,
+    /// The loads that wait to be read together, if ids of the entity have one spelling each.
+    pub(crate) units: Option<Arc<Units>>,
     pub(crate) row_gates: RowGates,
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
@@ -161,6 +168,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             &keys,
             form_of_id::<E, DB>(&database.columns),
         );
+        let units = has_exact_ids(&database.columns).then(Statements::gathered);
         let inner = Arc::new(Self {
             answers: Answers::default(),
             queries: OnceLock::new(),
@@ -189,6 +197,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             flights: Flights::default(),
             lookup_flights: Flights::default(),
             turns: Turns::new(cache.load_limits),
+            units,
             row_gates: RowGates::default(),
             queue,
             bond,
@@ -371,6 +380,12 @@ fn layout<E: Entity, DB: Backend>(columns: &[ColumnSpec<DB>], version: Option<&s
     write_tags::<E>(&mut hash);
     hash.write(&codec::shape::<E>().to_le_bytes());
     hash.finish()
+}
+
+/// Returns whether each id has one spelling, so that a row tells which id it was found by.
+fn has_exact_ids<DB: Backend>(columns: &[ColumnSpec<DB>]) -> bool {
+    let mut ids = columns.iter().filter(|column| column.role.is_id());
+    ids.all(|column| Dialect::is_exact(column.type_name()))
 }
 
 /// Returns the form of the ids. Two entities over one table with the same form have the same ids.

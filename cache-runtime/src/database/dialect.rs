@@ -115,6 +115,13 @@ impl Dialect {
         matches!(self, Self::Postgres)
     }
 
+    /// Returns whether two values of a type are equal only if they are written alike: a whole number, or a UUID. Texts may be equal
+    /// in several spellings, and so may `1.0` and `1.00`.
+    pub(crate) fn is_exact(type_name: &str) -> bool {
+        let name = type_name.to_ascii_uppercase();
+        name.contains("INT") || name == "UUID"
+    }
+
     /// Returns whether a type is text, so that a collation may treat different values as equal.
     pub(crate) fn is_text(self, type_name: &str) -> bool {
         let name = type_name.trim_matches('"').to_ascii_uppercase();

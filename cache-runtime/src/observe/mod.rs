@@ -204,8 +204,8 @@ pub(crate) struct Signals {
 #[cfg(feature = "metrics")]
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// A hit takes less than the time to measure it, so only some of the reads are.
-    samples_reads: bool,
+    /// One read of so many is measured: in process, a hit takes less than the time to measure it.
+    sample: u32,
     pub(crate) read: Timing,
     pub(crate) load: Timing,
     pub(crate) write: Timing,
@@ -240,9 +240,11 @@ fn result_of(error: Option<ErrorKind>) -> usize {
     }
 }
 
-/// One read of so many is measured where a read takes less time than the clock.
+/// One read of so many is measured where a read takes less time than the clock, and elsewhere.
 #[cfg(feature = "metrics")]
-const SAMPLE: u32 = 64;
+const SAMPLE_IN_PROCESS: u32 = 64;
+#[cfg(feature = "metrics")]
+const SAMPLE: u32 = 8;
 
 impl Signals {
     pub(crate) fn new(
@@ -278,7 +280,30 @@ impl Signals {
         if self.measured.measures_read() {
             return true;
         }
+        self.traces()
+    }
+
+    /// Returns whether somebody wants the spans of reads.
+    #[inline]
+    #[expect(clippy::unused_self, reason = "spans are of a repository")]
+    pub(crate) fn traces(&self) -> bool {
         tracing::span_enabled!(target: "larder", tracing::Level::DEBUG)
+    }
+
+    /// Begins to measure a read that has no future.
+    #[inline]
+    pub(crate) fn begin_read(&self) -> Measure {
+        #[cfg(feature = "metrics")]
+        return self.measured.begin(Operation::Find);
+    }
+
+    /// Ends it.
+    #[inline]
+    pub(crate) fn end_read(&self, began: Measure) {
+        #[cfg(feature = "metrics")]
+        self.measure(Operation::Find, began, None);
+        #[cfg(not(feature = "metrics"))]
+        let () = began;
     }
 
     /// As [`Signals::observe`], for a read of which [`Signals::observes_read`] has said so.
@@ -383,7 +408,11 @@ impl MeasuredEntities {
 impl Measured {
     fn new(in_process: bool) -> Self {
         Self {
-            samples_reads: in_process,
+            sample: if in_process {
+                SAMPLE_IN_PROCESS
+            } else {
+                SAMPLE
+            },
             read: Timing::default(),
             load: Timing::default(),
             write: Timing::default(),
@@ -401,21 +430,14 @@ impl Measured {
     /// Returns whether to measure the read that begins now.
     #[inline]
     fn measures_read(&self) -> bool {
-        !self.samples_reads || is_sampled()
+        // Of each thread, so that threads do not share it.
+        thread_local!(static READS: Cell<u32> = const { Cell::new(0) });
+        READS.with(|reads| {
+            let number = reads.get();
+            reads.set(number.wrapping_add(1));
+            number.is_multiple_of(self.sample)
+        })
     }
-}
-
-/// Returns whether to measure this read.
-#[cfg(feature = "metrics")]
-#[inline]
-fn is_sampled() -> bool {
-    // Of each thread, so that threads do not share it.
-    thread_local!(static READS: Cell<u32> = const { Cell::new(0) });
-    READS.with(|reads| {
-        let number = reads.get();
-        reads.set(number.wrapping_add(1));
-        number.is_multiple_of(SAMPLE)
-    })
 }
 
 /// When an operation began, if it is measured.

@@ -35,6 +35,11 @@ pub(crate) trait Content<E: Entity, DB: Backend>: Clone + Send + Sync + 'static 
     /// Returns the payload of a value, if it may be stored at this key.
     fn encode(context: &Context<E, DB>, key: &Key, value: &Arc<Self::Value>) -> Option<Payload>;
 
+    /// Returns whether it may be read by one statement with values that other callers want.
+    fn is_gathered(&self) -> bool {
+        false
+    }
+
     /// Returns the tags of a value, if they are known from it.
     fn tags(_value: &Self::Value) -> Option<Tags> {
         None
@@ -141,6 +146,10 @@ impl<E: Entity, DB: Backend> Content<E, DB> for RowOf<E> {
             return None;
         }
         context.encode_payload(row)
+    }
+
+    fn is_gathered(&self) -> bool {
+        !self.is_complete
     }
 
     fn tags(row: &E) -> Option<Tags> {

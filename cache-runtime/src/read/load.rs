@@ -5,8 +5,8 @@
 //! 1. Take the fill leases of all keys, in one round trip. A key that another process loads, or whose entry needs more steps,
 //!    gets a load of its own, so that the others do not wait for it. The number of steps is limited, and the entity's wait
 //!    budget limits the waiting.
-//! 2. Read all keys with one statement, those under a lease and those that bypass the cache. The flights of the latter are
-//!    sealed before.
+//! 2. Read all keys with one statement, those under a lease and those that bypass the cache, and those of other loads that wait
+//!    for a statement (`together`). The flights of keys without a lease are sealed before.
 //! 3. Close the flights, answer the leaders, fill the keys under their leases, and finish the flights.
 //!
 //! If all callers have left before the statement of the load is sent, the load gives up: it releases its leases and ends.
@@ -15,7 +15,13 @@
 //! Invariant: even if the task panics or is stopped, no caller joins a flight that will not finish.
 //! Not here: which callers may share the result (`flight`), the callers (`read`), and the statements (`content`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
@@ -41,7 +47,8 @@ use crate::{
         flight::{ALL, Flight, Follower, LoadResult},
         outcome::Outcome,
         tagged::Clock,
-        turn::Turn,
+        together,
+        turn::{Full, Turn},
     },
     store::{Fill, FillRequest, Found, LeaseRequest, Over, Store},
 };
@@ -80,26 +87,53 @@ pub(crate) fn load_stopped(described: &str) -> Error {
     )
 }
 
-/// Sends the leader's answer, once.
-struct Early<V>(Option<oneshot::Sender<Result<Outcome<V>, Error>>>);
+/// Sends the leader's answer, once. Its clones share it.
+struct Early<V>(Arc<Mutex<Option<oneshot::Sender<Result<Outcome<V>, Error>>>>>);
+
+impl<V> Clone for Early<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl<V> Early<V> {
     /// Waits until the leader needs no answer any more.
-    async fn left(&mut self) {
-        if let Some(early) = &mut self.0 {
-            early.closed().await;
-        }
+    async fn left(&self) {
+        poll_fn(|context| match &mut *self.lock() {
+            Some(early) => early.poll_closed(context),
+            None => Poll::Ready(()),
+        })
+        .await;
     }
 
     fn has_left(&self) -> bool {
-        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+        self.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn answer(&mut self, answer: Result<Outcome<V>, Error>) {
-        if let Some(early) = self.0.take() {
+    fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<Result<Outcome<V>, Error>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, answer: Result<Outcome<V>, Error>) {
+        let early = self.lock().take();
+        if let Some(early) = early {
             // If the leader's future was dropped, it needs no answer.
             let _gone = early.send(answer);
         }
+    }
+}
+
+/// The callers of one key of a load.
+pub(super) struct Callers<V> {
+    early: Early<V>,
+    flight: Arc<Flight<V>>,
+}
+
+impl<V> Callers<V> {
+    /// Waits until there are none. A caller may join afterwards.
+    pub(super) async fn left(&self) {
+        self.early.left().await;
+        self.flight.unfollowed().await;
     }
 }
 
@@ -117,7 +151,7 @@ impl Held {
 }
 
 /// A key whose value is read next.
-struct Ready<E: Entity, DB: Backend, C: Content<E, DB>> {
+pub(super) struct Ready<E: Entity, DB: Backend, C: Content<E, DB>> {
     item: Item<E, DB, C>,
     /// Its lease. Without one, the value is not cached.
     held: Option<Held>,
@@ -210,7 +244,7 @@ pub(crate) async fn run<E: Entity, DB: Backend, C: Content<E, DB>>(
     }
     ready.extend(open.into_iter().map(|(item, _)| Ready::uncached(item)));
     if !ready.is_empty() {
-        load(&context, ready).await;
+        together::load(&context, ready).await;
     }
 }
 
@@ -244,7 +278,8 @@ pub(crate) async fn bypass<E: Entity, DB: Backend, C: Content<E, DB>>(
     context: Arc<Context<E, DB>>,
     items: Vec<Item<E, DB, C>>,
 ) {
-    load(&context, items.into_iter().map(Ready::bypass).collect()).await;
+    let ready = items.into_iter().map(Ready::bypass).collect();
+    together::load(&context, ready).await;
 }
 
 /// A key that asks for a lease: its item, the entry that may be overwritten, and the generation of its flight.
@@ -306,11 +341,12 @@ async fn take_leases<E: Entity, DB: Backend, C: Content<E, DB>>(
     (answers.collect(), clock)
 }
 
-/// Reads the database, and fills the keys that have a lease.
-async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
+/// Reads the database, and fills the keys that have a lease. If nothing could be read, returns the keys: their callers have no
+/// answer yet.
+pub(super) async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     context: &Arc<Context<E, DB>>,
     mut ready: Vec<Ready<E, DB, C>>,
-) {
+) -> Result<(), Failed<E, DB, C>> {
     let told = |values: &Option<HashMap<Key, C::Value>>| {
         let rows = values.as_ref();
         rows.map_or_else(Told::default, |values| Told::rows(values.len()))
@@ -321,20 +357,13 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         Ok(Some(values)) => values,
         Ok(None) => {
             release_all(&ready).await;
-            return;
+            return Ok(());
         }
-        Err(error) => {
-            // Release the leases so that others can try immediately. An error is not "does not exist".
-            release_all(&ready).await;
-            for Ready { item, .. } in ready {
-                item.finish(LoadResult::Failed(error.clone()));
-            }
-            return;
-        }
+        Err(error) => return Err(Failed { ready, error }),
     };
     let mut leased = Vec::with_capacity(ready.len());
     for Ready {
-        mut item,
+        item,
         held,
         generation,
     } in ready
@@ -354,7 +383,7 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         leased.push((item, outcome, held, generation));
     }
     if leased.is_empty() {
-        return;
+        return Ok(());
     }
     let mut fills = Vec::with_capacity(leased.len());
     let mut ends = Vec::with_capacity(leased.len());
@@ -407,10 +436,42 @@ async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         let below = if is_shared { ALL } else { generation };
         item.finish(LoadResult::Shared { outcome, below });
     }
+    Ok(())
+}
+
+/// Keys that could not be read.
+pub(super) struct Failed<E: Entity, DB: Backend, C: Content<E, DB>> {
+    pub(super) ready: Vec<Ready<E, DB, C>>,
+    pub(super) error: Error,
+}
+
+impl<E: Entity, DB: Backend, C: Content<E, DB>> Failed<E, DB, C> {
+    /// Answers their callers.
+    pub(super) async fn answer(self) {
+        let Self { ready, error } = self;
+        // Release the leases so that others can try immediately. An error is not "does not exist".
+        release_all(&ready).await;
+        for Ready { item, .. } in ready {
+            item.finish(LoadResult::Failed(error.clone()));
+        }
+    }
+}
+
+/// Gives keys up that no caller waits for. Returns whether that are all of them.
+pub(super) fn are_given_up<E: Entity, DB: Backend, C: Content<E, DB>>(
+    ready: &mut [Ready<E, DB, C>],
+) -> bool {
+    let mut is_wanted = false;
+    for ready in ready {
+        is_wanted |= !ready.item.gives_up();
+    }
+    !is_wanted
 }
 
 /// Gives the leases of a load back that has read nothing.
-async fn release_all<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) {
+pub(super) async fn release_all<E: Entity, DB: Backend, C: Content<E, DB>>(
+    ready: &[Ready<E, DB, C>],
+) {
     let leased = ready.iter().filter_map(|ready| {
         let held = ready.held.as_ref()?;
         Some(ready.item.release(held.lease))
@@ -434,11 +495,7 @@ async fn select<E: Entity, DB: Backend, C: Content<E, DB>>(
         return Ok(None);
     };
     let read = async |connection: &mut DB::Connection| {
-        let mut is_wanted = false;
-        for ready in &mut *ready {
-            is_wanted |= !ready.item.gives_up();
-        }
-        if !is_wanted {
+        if are_given_up(ready) {
             return Ok(None);
         }
         let bound = context.bind_within(connection).await;
@@ -453,7 +510,9 @@ async fn select<E: Entity, DB: Backend, C: Content<E, DB>>(
     context.read_in_turn(turn, &described, count, read).await
 }
 
-fn wanted<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) -> Vec<(&Key, &C)> {
+pub(super) fn wanted<E: Entity, DB: Backend, C: Content<E, DB>>(
+    ready: &[Ready<E, DB, C>],
+) -> Vec<(&Key, &C)> {
     let wanted = ready.iter();
     wanted
         .map(|ready| (&ready.item.key, &ready.item.content))
@@ -461,6 +520,22 @@ fn wanted<E: Entity, DB: Backend, C: Content<E, DB>>(ready: &[Ready<E, DB, C>]) 
 }
 
 impl<E: Entity, DB: Backend, C: Content<E, DB>> Ready<E, DB, C> {
+    /// Returns its callers.
+    pub(super) fn callers(&self) -> Callers<C::Value> {
+        Callers {
+            early: self.item.early.clone(),
+            flight: Arc::clone(&self.item.flight),
+        }
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context<E, DB>> {
+        &self.item.context
+    }
+
+    pub(super) fn content(&self) -> &C {
+        &self.item.content
+    }
+
     fn under(item: Item<E, DB, C>, held: Held) -> Self {
         Self {
             item,
@@ -514,7 +589,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
             content,
             flight,
             ttl,
-            early: Early(Some(early)),
+            early: Early(Arc::new(Mutex::new(Some(early)))),
             deadline: None,
             is_abandoned: false,
         };
@@ -627,7 +702,7 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Item<E, DB, C> {
     }
 
     /// Ends the flight, and answers all callers that have no answer yet.
-    fn finish(mut self, result: LoadResult<C::Value>) {
+    fn finish(self, result: LoadResult<C::Value>) {
         self.close();
         self.early.answer(match &result {
             LoadResult::Shared { outcome, .. } => Ok(outcome.clone()),
@@ -646,13 +721,17 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         count: u64,
         left: impl Future<Output = ()>,
     ) -> Result<Option<Turn<'_>>, Error> {
-        self.turns.take(left).await.map_err(|full| {
-            self.counters.rejected_loads.add(count);
-            Error::new(
-                ErrorKind::Overloaded,
-                format!("failed to load {described}: {full}"),
-            )
-        })
+        let turn = self.turns.take(left).await;
+        turn.map_err(|full| self.overloaded(full, described, count))
+    }
+
+    /// Returns the error of a load that may not even wait.
+    pub(crate) fn overloaded(&self, full: Full, described: &str, count: u64) -> Error {
+        self.counters.rejected_loads.add(count);
+        Error::new(
+            ErrorKind::Overloaded,
+            format!("failed to load {described}: {full}"),
+        )
     }
 
     /// Reads the database on a connection of the pool.

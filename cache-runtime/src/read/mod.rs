@@ -31,7 +31,9 @@ pub(crate) mod outcome;
 pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod tagged;
+mod together;
 pub(crate) mod turn;
+pub(crate) mod units;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
@@ -49,7 +51,7 @@ use crate::{
         outcome::{Origin, Outcome},
         tagged::Clock,
     },
-    store::{Found, Over, Store, failpoint::Mechanism},
+    store::{Found, Hit, Over, Representation, Store, failpoint::Mechanism},
 };
 
 /// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
@@ -147,6 +149,52 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let fingerprint = self.fingerprint;
         let content = || RowOf::of(id.into_owned());
         self.read_content(key, fingerprint, content).await
+    }
+
+    /// Returns a row if the memory of this process has it and nothing stands in the way: then no future is needed. The steps are those
+    /// of [`Context::read`], which is called otherwise.
+    #[inline]
+    pub(crate) fn hit_now(&self, id: &E::Id) -> Option<Outcome<E>> {
+        if self.cache.store.keeps() != Representation::Rows || self.signals.traces() {
+            return None;
+        }
+        let began = self.signals.begin_read();
+        let hit = self.unobserved_hit(id)?;
+        self.signals.end_read(began);
+        Some(hit)
+    }
+
+    /// As [`Context::hit_now`], without measuring it.
+    #[inline]
+    pub(crate) fn unobserved_hit(&self, id: &E::Id) -> Option<Outcome<E>> {
+        // Where writes are queued or entries have tags, more has to be looked at.
+        let is_plain = self.groups.clock.is_none() && self.queue.is_none();
+        if !is_plain || !self.is_servable() || self.pauses_reads() {
+            return None;
+        }
+        if self.cache.repairs.may_block() {
+            return None;
+        }
+        let key = self.keys.key(id).ok()?;
+        let Hit { loaded_at_ms, row } = self.cache.store.get_now(&key, self.identity())?;
+        let row = match row {
+            Some(row) => Some(self.decode_row(&key, row)?),
+            None => None,
+        };
+        if row
+            .as_deref()
+            .is_some_and(|row| self.has_ended(row.ends_at()))
+        {
+            return None;
+        }
+        let outcome = Outcome {
+            row,
+            origin: Origin::Cache,
+            age: self.cache.clock.coarse_age(loaded_at_ms),
+            store_was_skipped: false,
+        };
+        self.count_hit(&outcome);
+        Some(outcome)
     }
 
     /// Reads a row from the database for one caller, and fills nothing.
@@ -498,13 +546,18 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
     }
 
-    /// Records that an entry was served. `ttl`: the time to live of such entries, if it is not that of the policy.
-    fn note_hit<V>(&self, key: &Key, outcome: &Outcome<V>, ttl: Option<Duration>) {
+    #[inline]
+    fn count_hit<V>(&self, outcome: &Outcome<V>) {
         if outcome.row.is_some() {
             self.counters.hits.add_one();
         } else {
             self.counters.negative_hits.add_one();
         }
+    }
+
+    /// Records that an entry was served. `ttl`: the time to live of such entries, if it is not that of the policy.
+    fn note_hit<V>(&self, key: &Key, outcome: &Outcome<V>, ttl: Option<Duration>) {
+        self.count_hit(outcome);
         // A read does not ask for the time to live. Another program may have taken it away.
         let longest = self.policy.ttl.max(ttl.unwrap_or_default());
         let is_overdue = outcome.age > longest.saturating_add(CLOCKS_DIFFER);

@@ -40,6 +40,14 @@ impl Turns {
         }
     }
 
+    /// Returns whether a load may not even wait. `gathered`: how many wait already, to be read together.
+    pub(crate) fn full(&self, gathered: usize) -> Option<Full> {
+        let has_none = |permits: &Semaphore| permits.available_permits() == 0;
+        let is_full = has_none(&self.running) && has_none(&self.waiting);
+        (is_full || gathered >= self.limits.running + self.limits.waiting)
+            .then_some(Full(self.limits))
+    }
+
     /// Takes a turn, or waits for one. Returns `None` if `left` is ready before the turn comes.
     pub(crate) async fn take(
         &self,

@@ -143,10 +143,16 @@ impl Repairs {
         self.start();
     }
 
+    /// Returns whether any key has a pending repair.
+    #[inline]
+    pub(crate) fn may_block(&self) -> bool {
+        self.pending.load(Ordering::Acquire) != 0
+    }
+
     /// Returns whether the key has a pending repair. Then it must be neither served nor filled.
     #[inline]
     pub(crate) fn blocks(&self, key: &Key) -> bool {
-        self.pending.load(Ordering::Acquire) != 0 && self.is_pending(key)
+        self.may_block() && self.is_pending(key)
     }
 
     #[cold]

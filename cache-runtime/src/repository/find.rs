@@ -42,25 +42,47 @@ pin_project! {
     where
         E: Entity,
         DB: Backend,
+        F: Future,
     {
         repository: &'r Repository<E, DB>,
         id: Option<Id>,
+        now: fn(&Repository<E, DB>, &Id) -> Option<F::Output>,
         begin: fn(&'r Repository<E, DB>, Id) -> F,
         #[pin]
         reading: Option<F>,
     }
 }
 
-impl<'r, E: Entity, DB: Backend, Id, F> Find<'r, E, DB, Id, F> {
+impl<'r, E: Entity, DB: Backend, Id, F, T> Find<'r, E, DB, Id, F>
+where
+    Id: AsId<E::Id>,
+    F: Future<Output = Result<T, Error>>,
+    T: ReadResult<E>,
+{
     /// Returns a read that begins when it is polled.
     pub(crate) fn new(
         repository: &'r Repository<E, DB>,
         id: Id,
         begin: fn(&'r Repository<E, DB>, Id) -> F,
     ) -> Self {
+        let now = |repository: &Repository<E, DB>, id: &Id| {
+            let hit = repository.0.hit_now(&id.as_id())?;
+            Some(Ok(T::of(hit)))
+        };
+        Self::or_now(repository, id, now, begin)
+    }
+
+    /// As [`Find::new`]. `now` returns what needs no future.
+    pub(crate) fn or_now(
+        repository: &'r Repository<E, DB>,
+        id: Id,
+        now: fn(&Repository<E, DB>, &Id) -> Option<F::Output>,
+        begin: fn(&'r Repository<E, DB>, Id) -> F,
+    ) -> Self {
         Self {
             repository,
             id: Some(id),
+            now,
             begin,
             reading: None,
         }
@@ -70,9 +92,13 @@ impl<'r, E: Entity, DB: Backend, Id, F> Find<'r, E, DB, Id, F> {
 impl<E: Entity, DB: Backend, Id, F: Future> Future for Find<'_, E, DB, Id, F> {
     type Output = F::Output;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         if let Some(id) = this.id.take() {
+            if let Some(hit) = (this.now)(this.repository, &id) {
+                return Poll::Ready(hit);
+            }
             this.reading.set(Some((this.begin)(this.repository, id)));
         }
         let reading = this.reading.as_pin_mut();
@@ -264,8 +290,8 @@ impl<'r, E: Entity, DB: Backend, T: ReadResult<E> + 'r> IntoFuture for FindUncac
 
 /// Writes what is wanted of which entity, and not the id, which may be a secret.
 macro_rules! debug {
-    ($($name:ident<$($parameter:ident),*>;)*) => {
-        $(impl<E: Entity, DB: Backend, $($parameter),*> fmt::Debug for $name<'_, E, DB, $($parameter),*> {
+    ($($name:ident<$($parameter:ident $(: $bound:ident)?),*>;)*) => {
+        $(impl<E: Entity, DB: Backend, $($parameter $(: $bound)?),*> fmt::Debug for $name<'_, E, DB, $($parameter),*> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct(stringify!($name))
                     .field("entity", &E::SPEC.name)
@@ -276,7 +302,7 @@ macro_rules! debug {
 }
 
 debug! {
-    Find<Id, F>;
+    Find<Id, F: Future>;
     FindWith<T>;
     FindUncached<T>;
 }

@@ -715,8 +715,17 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
 
     /// Reads a row as [`Repository::find`] does, but in no span and not measured, for benchmarks of these.
     #[doc(hidden)]
-    pub async fn find_unobserved(&self, id: E::Id) -> Result<Option<Arc<E>>, Error> {
-        Ok(self.0.read(std::borrow::Cow::Owned(id)).await?.row)
+    pub fn find_unobserved(
+        &self,
+        id: E::Id,
+    ) -> impl Future<Output = Result<Option<Arc<E>>, Error>> {
+        let now = |repository: &Self, id: &E::Id| {
+            let hit = repository.0.unobserved_hit(id)?;
+            Some(Ok(hit.row))
+        };
+        Find::or_now(self, id, now, |repository, id: E::Id| async move {
+            Ok(repository.0.read(id.as_id()).await?.row)
+        })
     }
 
     /// Applies a batch of queued writes, for tests of a flush without a queue.

@@ -152,6 +152,8 @@ pub enum Mechanism {
     MaxAge,
     /// Looking at the time to live of an entry that should have expired.
     Overdue,
+    /// Reading loads that meet by one statement. Without it, each is read by its own.
+    SharedStatement,
     /// The comparison of a queued write with its place in the log. Without it, a number that somebody else has made up moves the position.
     QueuePlace,
     /// The comparison of the id of a cached row with its key.

@@ -27,8 +27,8 @@ use crate::{
         token::Token,
     },
     store::{
-        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Mechanism, Payload, Point,
-        RealStore, Representation, Store,
+        AnnouncedKey, CacheUpdate, FillRequest, Found, Hit, LeaseRequest, Mechanism, Payload,
+        Point, RealStore, Representation, Store,
         queue::{Acknowledged, Fetch, Fetched, Logged, Put, PutAnswer, QueueStore, Settled},
         tags::{ClockAnswer, Marks, TagStore},
         wake::Wakeups,
@@ -75,6 +75,22 @@ struct Plan {
     off: Vec<Mechanism>,
     calls: HashMap<Operation, u64>,
     points: HashMap<Point, Action>,
+}
+
+impl Plan {
+    fn count(&mut self, operation: Operation) {
+        *self.calls.entry(operation).or_default() += 1;
+    }
+
+    /// Returns whether the next call of an operation fails or waits.
+    fn interferes(&self, operation: Operation) -> bool {
+        let is_due =
+            |faults: &HashMap<_, u64>| faults.get(&operation).is_some_and(|left| *left > 0);
+        let waits = self.pauses.get(&operation);
+        is_due(&self.failing)
+            || is_due(&self.unanswered)
+            || waits.is_some_and(|waits| !waits.is_empty())
+    }
 }
 
 /// What a test does at a point.
@@ -182,7 +198,7 @@ impl Faults {
     async fn before(&self, operation: Operation) -> Result<(), StoreError> {
         let pause = {
             let mut plan = self.plan();
-            *plan.calls.entry(operation).or_default() += 1;
+            plan.count(operation);
             plan.pauses
                 .get_mut(&operation)
                 .and_then(VecDeque::pop_front)
@@ -439,6 +455,18 @@ impl Store for FaultyStore {
         if let Some(faults) = &self.faults {
             faults.reach(point);
         }
+    }
+
+    fn get_now(&self, key: &Key, identity: Identity) -> Option<Hit> {
+        let faults = self.faults.as_ref();
+        if faults.is_some_and(|faults| faults.plan().interferes(Operation::Get)) {
+            return None;
+        }
+        let hit = self.store.get_now(key, identity)?;
+        if let Some(faults) = faults {
+            faults.plan().count(Operation::Get);
+        }
+        Some(hit)
     }
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {

@@ -78,6 +78,15 @@ impl fmt::Debug for Payload {
 /// The result of looking at a key.
 pub type Found = Lookup<Payload>;
 
+/// A row or an absence that is served at once.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    /// When it was loaded, in milliseconds since 1970.
+    pub loaded_at_ms: u64,
+    /// The row. `None`: it does not exist.
+    pub row: Option<Payload>,
+}
+
 /// What a fill stores.
 #[derive(Clone, Debug)]
 pub enum Fill {
@@ -237,6 +246,13 @@ pub trait Store: Send + Sync + 'static {
     #[inline]
     fn disables(&self, _mechanism: Mechanism) -> bool {
         false
+    }
+
+    /// Returns what can be served from a key, if that takes neither a wait nor a lock: a row or an absence of this identity in the
+    /// memory of this process. `None` says nothing: [`Store::get`] must be asked.
+    #[inline]
+    fn get_now(&self, _key: &Key, _identity: Identity) -> Option<Hit> {
+        None
     }
 
     /// Reads a key.
@@ -429,6 +445,11 @@ impl Store for RealStore {
 
     fn wakeups(&self) -> &Wakeups {
         dispatch!(self, store => store.wakeups())
+    }
+
+    #[inline]
+    fn get_now(&self, key: &Key, identity: Identity) -> Option<Hit> {
+        dispatch!(self, store => store.get_now(key, identity))
     }
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {

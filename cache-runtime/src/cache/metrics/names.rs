@@ -76,7 +76,7 @@ metrics! {
         TAG_FLOOR "larder_tag_floor" "The time of the tags' clock before which entries are loaded again, because marks were forgotten.",
     }
     durations {
-        READ_SECONDS "larder_read_duration_seconds" "How long reads took. In process, one of 64 is measured.",
+        READ_SECONDS "larder_read_duration_seconds" "How long reads took. One of 8 is measured, and one of 64 in process.",
         LOAD_SECONDS "larder_load_duration_seconds" "How long statements of loads took, with the wait for a connection.",
         WRITE_SECONDS "larder_write_duration_seconds" "How long writes took.",
         FLUSH_SECONDS "larder_flush_duration_seconds" "How long transactions of flushes took.",

@@ -36,12 +36,12 @@ use crate::{
         family::Family,
         key::Key,
         partition_keys::PartitionKeys,
-        state::{self, Change, Identity, Lease, Slot, State, Step},
+        state::{self, Change, Identity, Lease, Lookup, Slot, State, Step},
         token::{ProcessId, Token},
     },
     store::{
-        AnnouncedKey, CacheUpdate, FillRequest, Found, LeaseRequest, Over, Payload, Representation,
-        Store,
+        AnnouncedKey, CacheUpdate, FillRequest, Found, Hit, LeaseRequest, Over, Payload,
+        Representation, Store,
         memory::{
             families::Families,
             queue::{JournalHandle, MemoryQueue},
@@ -380,6 +380,17 @@ impl Store for MemoryStore {
 
     fn wakeups(&self) -> &Wakeups {
         &self.wakeups
+    }
+
+    #[inline]
+    fn get_now(&self, key: &Key, identity: Identity) -> Option<Hit> {
+        let kept = self.rows.get_with_time_left(key)?;
+        let loaded_at_ms = match state::lookup(Some(&kept.state), identity) {
+            Lookup::Value(meta, _) | Lookup::Negative(meta) => meta.loaded_at_ms,
+            _ => return None,
+        };
+        let row = kept.state.into_row();
+        Some(Hit { loaded_at_ms, row })
     }
 
     async fn get(&self, key: &Key, fingerprint: u32, codec: u8) -> Result<Found, StoreError> {

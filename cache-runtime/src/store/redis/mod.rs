@@ -12,7 +12,6 @@ mod closings;
 mod condition;
 pub mod connection;
 mod durability;
-mod gathering;
 mod heartbeat;
 mod large;
 pub(crate) mod listing;
@@ -41,6 +40,7 @@ pub use self::scripts::script_text;
 
 use crate::{
     error::StoreError,
+    gathering::Gathering,
     health::StoreHealth,
     printed,
     protocol::{
@@ -59,7 +59,6 @@ use crate::{
         Representation, Store,
         redis::{
             connection::{Certificates, Connector, Link, Observer, Options},
-            gathering::Gathering,
             large::LARGE_ENTRY,
             log_reader::{BatchBytes, KnownSizes},
             put::Puts,

@@ -17,6 +17,7 @@ use redis::{RedisError, Value, aio::MultiplexedConnection};
 
 use crate::{
     error::StoreError,
+    gathering::{Bounds, Gathering, Transport},
     printed,
     protocol::{
         key::Key,
@@ -31,7 +32,6 @@ use crate::{
         queue::{Body, Put, PutAnswer},
         redis::{
             connection::{Connector, Link, MAX_SYNC},
-            gathering::{Bounds, Gathering, Transport},
             log_reader::LARGE,
             queue::{incarnation, unexpected},
             scripts::SCRIPTS,
@@ -191,7 +191,7 @@ impl Puts {
             together: MAX_GROUP,
             bytes: MAX_BYTES,
             // For the group before, for its own group, and for a server that needs the script first.
-            timeout: longest * 3,
+            timeout: Some(longest * 3),
         };
         Gathering::new(Self { connector, synced }, bounds)
     }
@@ -320,15 +320,27 @@ impl Puts {
     }
 }
 
+/// Returns the error of a call to Redis that has no answer.
+pub(super) fn no_reply(waited: Option<Duration>) -> StoreError {
+    StoreError::unanswered(match waited {
+        Some(waited) => format!("Redis has not replied within {waited:?}"),
+        None => "the runtime stopped while the call was waiting for Redis".to_owned(),
+    })
+}
+
 impl Transport for Puts {
     type Call = Call;
-    type Answer = PutAnswer;
+    type Answer = Result<PutAnswer, StoreError>;
 
     fn size(call: &Call) -> usize {
         call.key.as_bytes().len() + call.header.len() + call.payload().len()
     }
 
-    async fn carry(&self, calls: Vec<Call>) -> Vec<Result<PutAnswer, StoreError>> {
+    fn unanswered(waited: Option<Duration>) -> Self::Answer {
+        Err(no_reply(waited))
+    }
+
+    async fn carry(&self, calls: Vec<Call>) -> Vec<Self::Answer> {
         let mut answers: Vec<Answer> = calls.iter().map(|_| None).collect();
         let sent = match self.connector.link() {
             Ok(link) => {

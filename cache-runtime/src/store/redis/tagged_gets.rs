@@ -11,18 +11,22 @@
 //! Invariant: an entry and its clock are read on one link. A clock of another run of the server may be earlier.
 //! Not here: what a reading means (`protocol/tags`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use redis::Value;
 
 use crate::{
     error::StoreError,
+    gathering::{Bounds, Gathering, Transport},
     protocol::key::Key,
     store::{
         failpoint::Mechanism,
         redis::{
             connection::{Connector, Link},
-            gathering::{Bounds, Gathering, Transport},
+            put::no_reply,
             read_beginning,
             send::run_all,
             tags::{no_answer, read_fields, reading},
@@ -67,7 +71,7 @@ impl TaggedGets {
             together: MAX_GROUP,
             bytes: usize::MAX,
             // For the group before, and for its own.
-            timeout: connector.timeouts().response * 2,
+            timeout: Some(connector.timeouts().response * 2),
         };
         let gets = Self {
             connector,
@@ -79,13 +83,17 @@ impl TaggedGets {
 
 impl Transport for TaggedGets {
     type Call = Call;
-    type Answer = Answer;
+    type Answer = Result<Answer, StoreError>;
 
     fn size(call: &Call) -> usize {
         call.key.as_bytes().len()
     }
 
-    async fn carry(&self, calls: Vec<Call>) -> Vec<Result<Answer, StoreError>> {
+    fn unanswered(waited: Option<Duration>) -> Self::Answer {
+        Err(no_reply(waited))
+    }
+
+    async fn carry(&self, calls: Vec<Call>) -> Vec<Self::Answer> {
         let link = match self.connector.link() {
             Ok(link) => link,
             Err(error) => return calls.iter().map(|_| Err(error.clone())).collect(),

@@ -1,4 +1,4 @@
-//! Sends concurrent calls to a server in groups.
+//! Sends concurrent calls to Redis or to a database in groups.
 //!
 //! A server needs as much time to receive a command as to execute a small one, and a disk needs as much for one write as for
 //! a hundred. So calls that arrive while others are in flight wait until one of those returns, and are then sent as one
@@ -8,11 +8,11 @@
 //! 2. Otherwise, if fewer groups are in flight than allowed, it is sent at once as a group of one, in a task of its own.
 //! 3. Otherwise it waits until a group is answered. The calls that have arrived by then are the next group.
 //!
-//! Invariant: a call waits only for groups, and the task of a group holds its permit until Redis replies. So a caller that
+//! Invariant: a call waits only for groups, and the task of a group holds its permit until the server replies. So a caller that
 //! is dropped, or not polled, neither drops nor delays other calls. A call that was dropped before it was sent is not sent.
 //! Invariant: calls that wait are sent in the order in which they arrived.
-//! Invariant: no caller waits longer than the timeout, whatever happens to the tasks.
-//! Not here: what a group is sent as (`put`, `tagged_gets`).
+//! Invariant: no caller waits longer than the timeout, if there is one, whatever happens to the tasks.
+//! Not here: what a group is sent as (`put`, `tagged_gets`, `read::together`).
 
 use std::{
     collections::VecDeque,
@@ -22,10 +22,10 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{clock::Deadline, error::StoreError};
+use crate::clock::Deadline;
 
 /// Sends calls to the server.
-pub(super) trait Transport: Send + Sync + 'static {
+pub(crate) trait Transport: Send + Sync + 'static {
     /// A call.
     type Call: Send + 'static;
     /// The answer to a call.
@@ -35,29 +35,29 @@ pub(super) trait Transport: Send + Sync + 'static {
     fn size(call: &Self::Call) -> usize;
 
     /// Sends calls in one round trip. Returns one answer for each, in their order.
-    fn carry(
-        &self,
-        calls: Vec<Self::Call>,
-    ) -> impl Future<Output = Vec<Result<Self::Answer, StoreError>>> + Send;
+    fn carry(&self, calls: Vec<Self::Call>) -> impl Future<Output = Vec<Self::Answer>> + Send;
+
+    /// Returns the answer to a call that has none: its runtime stopped, or it waited for as long as the timeout.
+    fn unanswered(waited: Option<Duration>) -> Self::Answer;
 }
 
 /// How many calls are sent at the same time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// The maximum number of single calls in flight, while no group is in flight.
-    pub(super) alone: usize,
+    pub(crate) alone: usize,
     /// The maximum number of groups in flight.
-    pub(super) at_once: usize,
+    pub(crate) at_once: usize,
     /// The maximum number of calls in a group.
-    pub(super) together: usize,
+    pub(crate) together: usize,
     /// The size in bytes at which a group takes no more calls.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// How long a caller waits.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// Groups the calls to one server.
-pub(super) struct Gathering<C: Transport> {
+pub(crate) struct Gathering<C: Transport> {
     carrier: C,
     bounds: Bounds,
     calls: Mutex<Calls<C>>,
@@ -74,7 +74,7 @@ struct Waiting<C: Transport> {
     call: C::Call,
     /// The runtime that drives the connection.
     runtime: Handle,
-    answer: oneshot::Sender<Result<C::Answer, StoreError>>,
+    answer: oneshot::Sender<C::Answer>,
 }
 
 /// The permit of a single call in flight.
@@ -85,14 +85,14 @@ enum Entered<C: Transport> {
     /// Alone, now.
     SinglePermit(C::Call, SinglePermit<C>),
     /// With a group. Its answer arrives here.
-    Waits(oneshot::Receiver<Result<C::Answer, StoreError>>),
+    Waits(oneshot::Receiver<C::Answer>),
 }
 
 /// The permit of a group in flight. When it is dropped, the next group is sent.
 struct BatchPermit<C: Transport>(Arc<Gathering<C>>);
 
 impl<C: Transport> Gathering<C> {
-    pub(super) fn new(carrier: C, bounds: Bounds) -> Arc<Self> {
+    pub(crate) fn new(carrier: C, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             carrier,
             bounds,
@@ -109,27 +109,28 @@ impl<C: Transport> Gathering<C> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the call may or may not be made.
-    pub(super) async fn call(
-        self: &Arc<Self>,
-        runtime: &Handle,
-        call: C::Call,
-    ) -> Result<C::Answer, StoreError> {
+    pub(crate) async fn call(self: &Arc<Self>, runtime: &Handle, call: C::Call) -> C::Answer {
         let answered = match self.enter(call, runtime) {
             Entered::SinglePermit(call, _alone) => {
                 // Boxed to keep the callers' futures small.
                 let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
-                return answers.pop().unwrap_or_else(no_answer);
+                return answers.pop().unwrap_or_else(|| C::unanswered(None));
             }
             Entered::Waits(answered) => answered,
         };
-        let answered = Deadline::after(self.bounds.timeout).bound(answered).await;
+        let answered = match self.bounds.timeout {
+            Some(timeout) => Deadline::after(timeout).bound(answered).await,
+            None => Some(answered.await),
+        };
         match answered {
-            Some(answer) => answer.unwrap_or_else(|_| no_answer()),
-            None => Err(StoreError::unanswered(format!(
-                "Redis has not replied within {:?}",
-                self.bounds.timeout
-            ))),
+            Some(answer) => answer.unwrap_or_else(|_| C::unanswered(None)),
+            None => C::unanswered(self.bounds.timeout),
         }
+    }
+
+    /// Returns how many calls wait for a group.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
     }
 
     /// Sends a call if a permit is free, or queues it.
@@ -218,12 +219,6 @@ impl<C: Transport> Drop for BatchPermit<C> {
     }
 }
 
-fn no_answer<A>() -> Result<A, StoreError> {
-    Err(StoreError::unanswered(
-        "the runtime stopped while the call was waiting for Redis",
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
@@ -239,16 +234,20 @@ mod tests {
 
     impl Transport for Slow {
         type Call = u32;
-        type Answer = u32;
+        type Answer = Option<u32>;
 
         fn size(call: &u32) -> usize {
             if *call < 100 { 1 } else { 60 }
         }
 
-        async fn carry(&self, calls: Vec<u32>) -> Vec<Result<u32, StoreError>> {
+        async fn carry(&self, calls: Vec<u32>) -> Vec<Option<u32>> {
             self.groups.lock().expect("no panic").push(calls.clone());
             self.lets.acquire().await.expect("never closed").forget();
-            calls.into_iter().map(|call| Ok(call * 10)).collect()
+            calls.into_iter().map(|call| Some(call * 10)).collect()
+        }
+
+        fn unanswered(_waited: Option<Duration>) -> Option<u32> {
+            None
         }
     }
 
@@ -266,7 +265,7 @@ mod tests {
             at_once,
             together,
             bytes: 100,
-            timeout,
+            timeout: Some(timeout),
         };
         Gathering::new(slow, bounds)
     }
@@ -279,7 +278,7 @@ mod tests {
     async fn start(
         gathering: &Arc<Gathering<Slow>>,
         call: u32,
-    ) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
+    ) -> tokio::task::JoinHandle<Option<u32>> {
         start_on(Handle::current(), gathering, call).await
     }
 
@@ -287,7 +286,7 @@ mod tests {
         runtime: Handle,
         gathering: &Arc<Gathering<Slow>>,
         call: u32,
-    ) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
+    ) -> tokio::task::JoinHandle<Option<u32>> {
         let own = Arc::clone(gathering);
         let task = tokio::spawn(async move { own.call(&runtime, call).await });
         settle().await;
@@ -380,7 +379,7 @@ mod tests {
         let _alone = start(&gathering, 1).await;
         let calls = [2, 3].map(|call| gathering.call(&runtime, call));
         for answer in futures_util::future::join_all(calls).await {
-            assert!(answer.expect_err("no answer comes").may_be_done);
+            assert_eq!(answer, None);
         }
         // A caller that has given up is not sent later.
         gathering.carrier.lets.add_permits(3);
@@ -403,8 +402,7 @@ mod tests {
         let foreign = second.block_on(start_on(ending, &gathering, 4));
         drop(first);
         let answer = second.block_on(foreign);
-        let error = answer.expect("no panic").expect_err("no runtime sent it");
-        assert!(error.may_be_done);
+        assert_eq!(answer.expect("no panic"), None, "no runtime sent it");
         {
             let calls = gathering.lock();
             assert_eq!((calls.alone, calls.in_flight), (0, 0));
