@@ -168,7 +168,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             &keys,
             form_of_id::<E, DB>(&database.columns),
         );
-        let units = has_exact_ids(&database.columns).then(Statements::gathered);
+        // A query that stands for a table may take long for each row.
+        let is_gathered = !spec.is_query && has_exact_ids(&database.columns);
+        let units = is_gathered.then(Statements::gathered);
         let inner = Arc::new(Self {
             answers: Answers::default(),
             queries: OnceLock::new(),

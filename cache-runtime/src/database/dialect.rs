@@ -118,8 +118,20 @@ impl Dialect {
     /// Returns whether two values of a type are equal only if they are written alike: a whole number, or a UUID. Texts may be equal
     /// in several spellings, and so may `1.0` and `1.00`.
     pub(crate) fn is_exact(type_name: &str) -> bool {
-        let name = type_name.to_ascii_uppercase();
-        name.contains("INT") || name == "UUID"
+        const EXACT: [&str; 10] = [
+            "INT",
+            "INT2",
+            "INT4",
+            "INT8",
+            "INTEGER",
+            "BIGINT",
+            "MEDIUMINT",
+            "SMALLINT",
+            "TINYINT",
+            "UUID",
+        ];
+        let name = type_name.split([' ', '(']).next().unwrap_or_default();
+        EXACT.iter().any(|exact| exact.eq_ignore_ascii_case(name))
     }
 
     /// Returns whether a type is text, so that a collation may treat different values as equal.
@@ -243,5 +255,35 @@ impl Dialect {
             Self::Postgres | Self::Sqlite => format!("SAVEPOINT {name}"),
         };
         (sql(set), sql(format!("RELEASE SAVEPOINT {name}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_numbers_and_uuids_have_one_spelling() {
+        for exact in [
+            "INT8",
+            "bigint",
+            "BIGINT UNSIGNED",
+            "TINYINT(1)",
+            "INTEGER",
+            "UUID",
+        ] {
+            assert!(Dialect::is_exact(exact), "{exact}");
+        }
+        for other in [
+            "TEXT",
+            "INTERVAL",
+            "POINT",
+            "NUMERIC",
+            "CHAR(36)",
+            "TIMESTAMPTZ",
+            "",
+        ] {
+            assert!(!Dialect::is_exact(other), "{other}");
+        }
     }
 }

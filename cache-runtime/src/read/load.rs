@@ -79,6 +79,9 @@ pub(crate) struct Item<E: Entity, DB: Backend, C: Content<E, DB>> {
 /// Receives the leader's answer.
 pub(crate) type Answer<V> = oneshot::Receiver<Result<Outcome<V>, Error>>;
 
+/// Sends it.
+type Sender<V> = oneshot::Sender<Result<Outcome<V>, Error>>;
+
 /// Returns the error for the callers of a load whose task did not answer.
 pub(crate) fn load_stopped(described: &str) -> Error {
     Error::new(
@@ -88,7 +91,7 @@ pub(crate) fn load_stopped(described: &str) -> Error {
 }
 
 /// Sends the leader's answer, once. Its clones share it.
-struct Early<V>(Arc<Mutex<Option<oneshot::Sender<Result<Outcome<V>, Error>>>>>);
+struct Early<V>(Arc<Mutex<Option<Sender<V>>>>);
 
 impl<V> Clone for Early<V> {
     fn clone(&self) -> Self {
@@ -110,7 +113,7 @@ impl<V> Early<V> {
         self.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<Result<Outcome<V>, Error>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Sender<V>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -9,8 +9,8 @@
 //! 3. If a statement for several loads fails, each is repeated by itself, so that one bad id fails alone. If the database cannot be
 //!    reached, all fail.
 //!
-//! Only rows whose ids are equal in one spelling alone are read together (`Dialect::is_exact`): a statement for several ids does not say
-//! which of them a row was found by.
+//! Only rows of tables whose ids are equal in one spelling alone are read together (`Dialect::is_exact`): a statement for several ids
+//! does not say which of them a row was found by.
 //!
 //! Invariant: a load that leaves, or that fails, takes nothing from the others.
 //! Not here: the steps of one load (`load`).
