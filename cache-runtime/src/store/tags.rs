@@ -95,7 +95,12 @@ impl TagStore for RealStore {
     }
 
     async fn read_clock(&self, clock: &Key) -> ClockAnswer {
-        dispatch!(self, store => store.read_clock(clock).await)
+        match self {
+            Self::Memory(store) => store.read_clock(clock).await,
+            // Boxed, to keep the future of a hit in process small.
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => Box::pin(store.read_clock(clock)).await,
+        }
     }
 
     #[cfg(feature = "metrics")]

@@ -49,9 +49,21 @@ impl RedisStore {
         key: &Key,
         first: Value,
     ) -> Result<Value, StoreError> {
-        if !matches!(&first, Value::BulkString(bytes) if bytes.len() == LARGE_ENTRY) {
-            return Ok(first);
+        match &first {
+            // Boxed, to keep the future of a hit small.
+            Value::BulkString(bytes) if bytes.len() == LARGE_ENTRY => {
+                Box::pin(self.read_whole(operation, link, key)).await
+            }
+            _ => Ok(first),
         }
+    }
+
+    async fn read_whole(
+        &self,
+        operation: &'static str,
+        link: Link,
+        key: &Key,
+    ) -> Result<Value, StoreError> {
         let link = self.connector.large_link(link).await?;
         let longest = self.longest_row.load(Ordering::Relaxed);
         let mut command = redis::Cmd::new();
