@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use larder::{Cache, Cached, ErrorKind, Origin, store::Mechanism};
@@ -28,6 +28,7 @@ on_both_stores!(
 everywhere!(
     loads_that_meet_are_read_by_one_statement,
     without_a_shared_statement_each_load_has_its_own,
+    a_row_that_is_wanted_twice_is_returned_twice,
     a_load_that_fails_takes_no_other_with_it,
     a_load_that_is_given_up_takes_no_other_with_it,
 );
@@ -232,12 +233,50 @@ async fn meet<DB: Tested>(world: &World<DB>) -> u64 {
 
 async fn loads_that_meet_are_read_by_one_statement<DB: Tested>(world: &World<DB>) {
     let statements = meet(world).await;
-    assert!(statements <= 12, "{statements} statements");
+    // Those that come late, because their lease took longer, may be read alone.
+    assert!(statements <= TOGETHER as u64 / 2, "{statements} statements");
 }
 
 async fn without_a_shared_statement_each_load_has_its_own<DB: Tested>(world: &World<DB>) {
     world.faults.leave_out(Mechanism::SharedStatement);
     assert!(meet(world).await >= TOGETHER as u64);
+}
+
+/// Reads past the cache share no flight, so one statement may read a row for several of them.
+async fn a_row_that_is_wanted_twice_is_returned_twice<DB: Tested>(world: &World<DB>) {
+    for id in [1, 2] {
+        world.put(&Item::new(id, "a row")).await;
+    }
+    let items = world.items();
+    let gate = world.close_gate().await;
+    let begun = Arc::new(AtomicI64::new(0));
+    let reads: Vec<_> = (0..TOGETHER)
+        .map(|number| {
+            let (items, begun) = (items.clone(), Arc::clone(&begun));
+            tokio::spawn(async move {
+                begun.fetch_add(1, Ordering::AcqRel);
+                let id = number % 3 + 1;
+                let found = match number % 5 {
+                    0 => items.find(id).await,
+                    1 => items.find(id).refresh().await,
+                    _ => items.find_uncached(id).await,
+                };
+                (id, found.unwrap().map(|item| item.id))
+            })
+        })
+        .collect();
+    until("all reads have begun", || {
+        begun.load(Ordering::Acquire) == TOGETHER
+    })
+    .await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(gate);
+    for read in reads {
+        let (id, found) = read.await.unwrap();
+        assert_eq!(found, (id < 3).then_some(id));
+    }
 }
 
 /// The same row, of which some values cannot be read.

@@ -356,8 +356,12 @@ pub(super) async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     };
     let selected = select(context, &mut ready);
     let selected = context.signals.observe_as(Operation::Load, told, selected);
-    let mut values = match selected.await {
-        Ok(Some(values)) => values,
+    let values: HashMap<_, _> = match selected.await {
+        // Several loads may want one key: callers that bypass the cache share no flight.
+        Ok(Some(values)) => values
+            .into_iter()
+            .map(|(key, value)| (key, Arc::new(value)))
+            .collect(),
         Ok(None) => {
             release_all(&ready).await;
             return Ok(());
@@ -371,7 +375,7 @@ pub(super) async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
         generation,
     } in ready
     {
-        let value = values.remove(&item.key).map(Arc::new);
+        let value = values.get(&item.key).cloned();
         let Some(held) = held else {
             item.finish(LoadResult::Shared {
                 outcome: Outcome::store_skipped(value),
