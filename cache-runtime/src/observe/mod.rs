@@ -290,20 +290,22 @@ impl Signals {
         tracing::span_enabled!(target: "larder", tracing::Level::DEBUG)
     }
 
-    /// Begins to measure a read that has no future.
+    /// Runs a read that has no future, and measures it if it was a hit.
     #[inline]
-    pub(crate) fn begin_read(&self) -> Measure {
+    #[cfg_attr(
+        not(feature = "metrics"),
+        expect(clippy::unused_self, reason = "nothing is measured")
+    )]
+    pub(crate) fn measure_hit<T>(&self, hit: impl FnOnce() -> Option<T>) -> Option<T> {
         #[cfg(feature = "metrics")]
-        return self.measured.begin(Operation::Find);
-    }
-
-    /// Ends it.
-    #[inline]
-    pub(crate) fn end_read(&self, began: Measure) {
-        #[cfg(feature = "metrics")]
-        self.measure(Operation::Find, began, None);
+        {
+            let began = self.measured.begin(Operation::Find);
+            let hit = hit()?;
+            self.measure(Operation::Find, began, None);
+            Some(hit)
+        }
         #[cfg(not(feature = "metrics"))]
-        let () = began;
+        hit()
     }
 
     /// As [`Signals::observe`], for a read of which [`Signals::observes_read`] has said so.

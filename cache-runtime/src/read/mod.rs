@@ -158,10 +158,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.cache.store.keeps() != Representation::Rows || self.signals.traces() {
             return None;
         }
-        let began = self.signals.begin_read();
-        let hit = self.unobserved_hit(id)?;
-        self.signals.end_read(began);
-        Some(hit)
+        self.signals.measure_hit(|| self.unobserved_hit(id))
     }
 
     /// As [`Context::hit_now`], without measuring it.
