@@ -31,7 +31,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// The answer to a call.
     type Answer: Send + 'static;
 
-    /// Returns the approximate size of a call, in bytes.
+    /// Returns the approximate size of a call, in bytes or in what else bounds a group.
     fn size(call: &Self::Call) -> usize;
 
     /// Sends calls in one round trip. Returns one answer for each, in their order.
@@ -50,8 +50,8 @@ pub(crate) struct Bounds {
     pub(crate) at_once: usize,
     /// The maximum number of calls in a group.
     pub(crate) together: usize,
-    /// The size in bytes at which a group takes no more calls.
-    pub(crate) bytes: usize,
+    /// The size at which a group takes no more calls, as [`Transport::size`] counts.
+    pub(crate) size: usize,
     /// How long a caller waits.
     pub(crate) timeout: Option<Duration>,
 }
@@ -160,12 +160,12 @@ impl<C: Transport> Gathering<C> {
     fn next_group(&self) -> Vec<Waiting<C>> {
         let mut calls = self.lock();
         let mut group = Vec::new();
-        let mut bytes = 0;
-        while group.len() < self.bounds.together && bytes < self.bounds.bytes {
+        let mut size = 0;
+        while group.len() < self.bounds.together && size < self.bounds.size {
             match calls.waiting.pop_front() {
                 Some(waiting) if waiting.answer.is_closed() => {}
                 Some(waiting) => {
-                    bytes += C::size(&waiting.call);
+                    size += C::size(&waiting.call);
                     group.push(waiting);
                 }
                 None => break,
@@ -264,7 +264,7 @@ mod tests {
             alone: 1,
             at_once,
             together,
-            bytes: 100,
+            size: 100,
             timeout: Some(timeout),
         };
         Gathering::new(slow, bounds)

@@ -63,8 +63,10 @@ counters! {
     /// coalesced + hits_after_wait`.
     misses,
     /// Rows that were looked for in the database by `find` and its like. A load that waits for a connection counts, also if
-    /// it is given up then (`abandoned_loads`).
+    /// it is given up then (`abandoned_loads`). One that failed together with others is repeated by itself, and counts twice.
     loads,
+    /// Statements that looked for them, each on a connection of the pool. Loads that meet share one.
+    load_statements,
     /// Misses answered by a load that another caller of this process had in flight.
     coalesced,
     /// Misses that found the row in the cache after all, because another process had just filled it.

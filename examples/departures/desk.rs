@@ -52,6 +52,8 @@ pub(crate) struct Figures {
     pub(crate) negative_hits: u64,
     /// Statements that look-ups sent to the database.
     pub(crate) statements: u64,
+    /// The rows that these statements looked for.
+    pub(crate) loads: u64,
 }
 
 impl<DB: Dialect> Desk<DB> {
@@ -132,7 +134,8 @@ impl<DB: Dialect> Desk<DB> {
             stale: self.stale.load(Relaxed),
             hits: stats.hits,
             negative_hits: stats.negative_hits,
-            statements: stats.loads,
+            loads: stats.loads,
+            statements: stats.load_statements,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Sub for Figures {
             stale: self.stale - before.stale,
             hits: self.hits - before.hits,
             negative_hits: self.negative_hits - before.negative_hits,
+            loads: self.loads - before.loads,
             statements: self.statements - before.statements,
         }
     }

@@ -223,9 +223,11 @@ async fn meet<DB: Tested>(world: &World<DB>) -> u64 {
         assert_eq!(read.await.unwrap().unwrap(), name);
     }
     assert_eq!(items.stats().loads, all);
+    let sent = items.stats().load_statements;
     // Each has filled its own key.
     until("all are cached", || items.stats().fills_accepted == all).await;
     let read = statements() - before;
+    assert_eq!(read, sent, "as the repository counts them");
     let again = items.find_outcome(TOGETHER).await.unwrap();
     assert_eq!(again.origin, Origin::Cache);
     read

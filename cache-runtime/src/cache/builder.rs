@@ -241,6 +241,8 @@ impl CacheBuilder {
     /// Sets how many loads of one repository may run or wait for a connection at the same time (default 64). Further
     /// loads wait for their turn, without a time limit, but not too many of them (`max_waiting_loads`). Hits do not count.
     ///
+    /// Loads by ids that are whole numbers or UUIDs share statements when they meet: then at most six of these run at the same time.
+    ///
     /// While the cache cannot answer, every read is a load. The limit keeps loads from filling the wait queue of the
     /// pool, where writes wait too. It applies to all loads, because an empty cache causes as many loads as an
     /// unreachable one.

@@ -95,7 +95,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     last_stamp: Mutex<Option<(u64, Stamp)>>,
     /// How often the store is asked to forget writes of many rows whose time is over.
     pub(crate) expiries: Pace,
-    /// How often the store is asked to look for damage at a key that says that a write is in progress.
+    /// How often the store is asked to look for damage at a key that says that a write is in progress, or whose
+    /// entry should have expired.
     pub(crate) suspicions: Pace,
     /// How often a slow load is logged.
     pub(crate) slow_loads: Pace,

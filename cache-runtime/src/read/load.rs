@@ -750,6 +750,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         read: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, SelectError>,
     ) -> Result<T, Error> {
         self.counters.loads.add(count);
+        self.counters.load_statements.add_one();
         let began = Stopwatch::start();
         let read = async {
             let mut connection = self.database.acquire().await?;

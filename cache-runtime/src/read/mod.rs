@@ -1,5 +1,7 @@
 //! One read, step by step: of a row by its id, of what a lookup found, or of many of them.
 //!
+//! A hit by id in the memory of this process ends before the first step, and needs no future ([`Context::hit_now`]).
+//!
 //! 1. Get the entry with one plain command. A row or an absence of this layout and history is a hit, and is returned.
 //! 2. Otherwise the caller joins the flight of the key (`flight`). The leader's task does the rest for all callers.
 //! 3. The key is empty: take the fill lease. If it is granted, read the database, answer the leader, and fill the key
@@ -51,7 +53,7 @@ use crate::{
         outcome::{Origin, Outcome},
         tagged::Clock,
     },
-    store::{Found, Hit, Over, Representation, Store, failpoint::Mechanism},
+    store::{Found, Hit, Over, Payload, Representation, Store, failpoint::Mechanism},
 };
 
 /// How often a caller joins another flight because it may not share the result of one, before it reads by itself.
@@ -175,15 +177,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let key = self.keys.key(id).ok()?;
         let Hit { loaded_at_ms, row } = self.cache.store.get_now(&key, self.identity())?;
         let row = match row {
-            Some(row) => Some(self.decode_row(&key, row)?),
+            Some(row) => Some(self.servable::<RowOf<E>>(&key, row).ok()?),
             None => None,
         };
-        if row
-            .as_deref()
-            .is_some_and(|row| self.has_ended(row.ends_at()))
-        {
-            return None;
-        }
         let outcome = Outcome {
             row,
             origin: Origin::Cache,
@@ -644,13 +640,9 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Found::Value(..) | Found::Negative(_) if !self.is_servable() || self.blocks(key) => {
                 LookedUp::Unserved(Next::Bypass)
             }
-            Found::Value(meta, payload) => match C::decode(self, key, payload) {
-                Some(row) if self.has_ended(C::ends_at(&row)) => LookedUp::Unserved(Next::Repair),
-                Some(row) => LookedUp::Served(self.cached(Some(row), meta)),
-                None => {
-                    self.counters.corrupt_entries.add_one();
-                    LookedUp::Unserved(Next::Repair)
-                }
+            Found::Value(meta, payload) => match self.servable::<C>(key, payload) {
+                Ok(row) => LookedUp::Served(self.cached(Some(row), meta)),
+                Err(next) => LookedUp::Unserved(next),
             },
             Found::Negative(meta) => LookedUp::Served(self.cached(None, meta)),
             // A lease would make others wait for what is not stored then.
@@ -684,6 +676,23 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 LookedUp::Unserved(Next::Bypass)
             }
             Found::StalePending => LookedUp::Unserved(Next::Settle),
+        }
+    }
+
+    /// Returns the value in a payload, or the next step if it must not be served.
+    #[inline]
+    fn servable<C: Content<E, DB>>(
+        &self,
+        key: &Key,
+        payload: Payload,
+    ) -> Result<Arc<C::Value>, Next> {
+        match C::decode(self, key, payload) {
+            Some(row) if self.has_ended(C::ends_at(&row)) => Err(Next::Repair),
+            Some(row) => Ok(row),
+            None => {
+                self.counters.corrupt_entries.add_one();
+                Err(Next::Repair)
+            }
         }
     }
 

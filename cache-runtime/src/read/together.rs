@@ -6,8 +6,8 @@
 //! 1. Each key keeps its own lease, flight and callers; only the statement is shared. A key is marked as sent when the statement of
 //!    its group is sent, so a caller joins only a statement that is not sent yet.
 //! 2. A load whose callers have all left leaves the group, as long as its statement has not begun.
-//! 3. If a statement for several loads fails, each is repeated by itself, so that one bad id fails alone. If the database cannot be
-//!    reached, all fail.
+//! 3. If a statement for several loads fails, and one row or id may be the cause, each is repeated by itself, so that it fails alone.
+//!    If the database cannot be reached, all fail at once.
 //!
 //! Only rows of tables whose ids are equal in one spelling alone are read together (`Dialect::is_exact`): a statement for several ids
 //! does not say which of them a row was found by.
@@ -17,7 +17,9 @@
 
 use std::{
     any::Any,
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use futures_util::{
@@ -53,6 +55,24 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Waiting<E, DB, C> {
     fn given_up(&self) -> Option<Vec<Ready<E, DB, C>>> {
         let mut ready = self.lock();
         load::are_given_up(ready.as_mut()?).then(|| ready.take())?
+    }
+
+    /// Waits until nobody waits for any of the keys, while they wait for their statement. A caller may join afterwards.
+    async fn callers_left(&self, callers: &[Callers<C::Value>]) {
+        let mut left = std::pin::pin!(async {
+            for callers in callers {
+                callers.left().await;
+            }
+        });
+        poll_fn(|context| {
+            // Held while it is polled: the sender of an answer wakes one task only, and that is the group's as soon as it has them.
+            let ready = self.lock();
+            match ready.is_some() {
+                true => left.as_mut().poll(context),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 }
 
@@ -101,21 +121,13 @@ pub(super) async fn load<E: Entity, DB: Backend, C: Content<E, DB>>(
     let runtime = Handle::current();
     let mut done = std::pin::pin!(units.call(&runtime, unit));
     loop {
-        let waits = waiting.lock().is_some();
         tokio::select! {
             () = &mut done => return,
-            () = have_left(&callers), if waits => {}
+            () = waiting.callers_left(&callers) => {}
         }
         if let Some(ready) = waiting.given_up() {
             return load::release_all(&ready).await;
         }
-    }
-}
-
-/// Waits until nobody waits for any of the keys. A caller may join afterwards.
-async fn have_left<V>(callers: &[Callers<V>]) {
-    for callers in callers {
-        callers.left().await;
     }
 }
 
@@ -134,7 +146,7 @@ async fn read<E: Entity, DB: Backend, C: Content<E, DB>>(mut loads: Vec<Vec<Read
     let Err(mut failed) = load::load(&context, all).await else {
         return;
     };
-    if is_out_of_reach(&failed.error) {
+    if !may_be_about_one(&failed.error) {
         return failed.answer().await;
     }
     let each = sizes.into_iter().map(|size| {
@@ -154,17 +166,33 @@ async fn alone<E: Entity, DB: Backend, C: Content<E, DB>>(
     }
 }
 
-/// Returns whether no other statement would fare better.
-fn is_out_of_reach(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    let source = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
+/// Returns whether one row or id may have made a statement for several fail.
+fn may_be_about_one(error: &Error) -> bool {
     matches!(
-        source,
+        error.database_error(),
         Some(
-            sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::Io(_)
-                | sqlx::Error::WorkerCrashed
+            sqlx::Error::Database(_)
+                | sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. }
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn what_all_loads_share_is_not_repeated_for_each() {
+        let caused = |source| Error::with_source(ErrorKind::Database, "no", source);
+        let decode = || sqlx::Error::Decode("a value is too large".into());
+        assert!(may_be_about_one(&caused(decode())));
+        for shared in [sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed] {
+            assert!(!may_be_about_one(&caused(shared)));
+        }
+        let refused = Error::new(ErrorKind::Configuration, "another database");
+        assert!(!may_be_about_one(&refused));
+    }
 }

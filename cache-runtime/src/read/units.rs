@@ -1,5 +1,7 @@
 //! What of a repository waits to be read by one statement: the loads that meet, whatever they load.
 //!
+//! A repository holds them, and what they load is known to the steps above it only. So they are here without their types.
+//!
 //! Not here: which loads meet, and what one statement reads (`together`).
 
 use std::{any::Any, sync::Arc, time::Duration};
@@ -38,7 +40,7 @@ impl Statements {
             alone: MAX_SINGLE,
             at_once: MAX_GROUPS,
             together: MAX_LOADS,
-            bytes: MAX_KEYS,
+            size: MAX_KEYS,
             // A statement has the time-outs of the pool and of the database.
             timeout: None,
         };

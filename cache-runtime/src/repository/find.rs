@@ -2,6 +2,7 @@
 //!
 //! A call without options must cost what it costs without this file. So [`Find`] is the future of the plain read, not boxed,
 //! and the id is passed on to it at the first poll. Until then an option can take the id, and a future of its own is boxed.
+//! A row that the memory of this process has is returned at the first poll, before there is a future.
 //!
 //! Not here: what the options do (`read::options`).
 
@@ -69,11 +70,11 @@ where
             let hit = repository.0.hit_now(&id.as_id())?;
             Some(Ok(T::of(hit)))
         };
-        Self::or_now(repository, id, now, begin)
+        Self::with_now(repository, id, now, begin)
     }
 
     /// As [`Find::new`]. `now` returns what needs no future.
-    pub(crate) fn or_now(
+    pub(crate) fn with_now(
         repository: &'r Repository<E, DB>,
         id: Id,
         now: fn(&Repository<E, DB>, &Id) -> Option<F::Output>,

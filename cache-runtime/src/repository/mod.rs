@@ -723,7 +723,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             let hit = repository.0.unobserved_hit(id)?;
             Some(Ok(hit.row))
         };
-        Find::or_now(self, id, now, |repository, id: E::Id| async move {
+        Find::with_now(self, id, now, |repository, id: E::Id| async move {
             Ok(repository.0.read(id.as_id()).await?.row)
         })
     }

@@ -189,7 +189,7 @@ impl Puts {
             alone,
             at_once,
             together: MAX_GROUP,
-            bytes: MAX_BYTES,
+            size: MAX_BYTES,
             // For the group before, for its own group, and for a server that needs the script first.
             timeout: Some(longest * 3),
         };

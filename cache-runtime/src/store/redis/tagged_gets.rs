@@ -69,7 +69,7 @@ impl TaggedGets {
             alone: MAX_SINGLE,
             at_once: MAX_GROUPS,
             together: MAX_GROUP,
-            bytes: usize::MAX,
+            size: usize::MAX,
             // For the group before, and for its own.
             timeout: Some(connector.timeouts().response * 2),
         };
