@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Failure,
-    entity::{ColdFlight, ColdFlightRepository, create_tables_of},
+    entity::{self, ColdFlight, ColdFlightRepository, create_tables, create_tables_of},
     measure::{Contest, Effort, Figure, Operation},
     report::{self, Goal},
     servers,
@@ -78,9 +78,9 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
 /// Two statements take twice as long as one.
 pub(crate) async fn control(effort: Effort) -> Result<(), Failure> {
     let pool = servers::pool(servers::POOL_SIZE).await?;
-    create_tables_of(&pool, ROWS).await?;
+    create_tables(&pool).await?;
     let select = Select(pool);
-    let variants = Contest::new(1, ROWS)
+    let variants = Contest::new(1, entity::ROWS)
         .enter("once", select.clone())
         .enter("twice", Twice(select))
         .run(effort)
