@@ -17,6 +17,11 @@ use std::{
 #[cfg(target_os = "linux")]
 use rustix::time::ClockId;
 
+/// By how much a coarse reading may differ from the exact time: a tick of a kernel with 100 of them per second, for the reading and
+/// for its origin.
+#[cfg(target_os = "linux")]
+const COARSENESS: Duration = Duration::from_millis(20);
+
 /// The clock of a cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -91,6 +96,16 @@ impl Clock {
                 coarse_ms(ClockId::MonotonicCoarse).saturating_sub(clock.coarse_origin_ms)
             }
             _ => self.now_ms(),
+        }
+    }
+
+    /// Microseconds since the same origin, or up to [`COARSENESS`] more. For the end of something that must not last longer.
+    #[inline]
+    pub(crate) fn latest_us(&self) -> u64 {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::System(_) => self.coarse_ms() * 1_000 + micros(COARSENESS),
+            _ => self.now_us(),
         }
     }
 

@@ -152,7 +152,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let read_until = self.bond.read_until.load(Ordering::Acquire);
         match self.cache.store.family_changes() {
             Some(changes) => read_until == changes + 1,
-            None => self.cache.clock.now_us() < read_until,
+            None => self.cache.clock.latest_us() < read_until,
         }
     }
 

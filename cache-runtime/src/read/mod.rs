@@ -712,7 +712,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Outcome {
             row,
             origin: Origin::Cache,
-            age: self.cache.clock.age(meta.loaded_at_ms),
+            age: self.cache.clock.coarse_age(meta.loaded_at_ms),
             store_was_skipped: false,
         }
     }

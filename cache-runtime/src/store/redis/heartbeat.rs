@@ -29,12 +29,12 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError, RedisResult};
 use tokio::sync::Notify;
 
 #[cfg(feature = "metrics")]
 use crate::observe::timing::Timing;
-use crate::{clock::timer_us, error::StoreError};
+use crate::{clock::timer_us, error::StoreError, store::redis::connection::Connection};
 
 /// The pause between two beats.
 pub(crate) const BEAT: Duration = Duration::from_millis(400);
@@ -193,7 +193,7 @@ pub(crate) struct Beat {
 impl Beat {
     /// Sends a heartbeat.
     pub(crate) async fn of(
-        connection: &MultiplexedConnection,
+        connection: &Connection,
         asks: bool,
         heartbeat_key: Option<&str>,
     ) -> Self {

@@ -11,6 +11,7 @@
 mod closings;
 mod condition;
 pub mod connection;
+mod direct;
 mod durability;
 mod heartbeat;
 mod large;
@@ -426,9 +427,8 @@ impl Store for RedisStore {
             fingerprint,
             codec,
         };
-        let command = read_beginning(key);
         // Without `unless_silent`, because a hit need not pay for it: the time-out of the command bounds the wait.
-        let answer = link.connection.send_packed_command(&command).await;
+        let answer = link.connection.read_beginning(key).await;
         let answer = answer.and_then(extract_entry);
         let first = self.connector.check_reply(&link, "get", answer)?;
         self.found_from(link, key, first, identity).await

@@ -13,7 +13,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{RedisError, Value, aio::MultiplexedConnection};
+use redis::{RedisError, Value};
 
 use crate::{
     error::StoreError,
@@ -31,7 +31,7 @@ use crate::{
         Payload,
         queue::{Body, Put, PutAnswer},
         redis::{
-            connection::{Connector, Link, MAX_SYNC},
+            connection::{Connection, Connector, Link, MAX_SYNC},
             log_reader::LARGE,
             queue::{incarnation, unexpected},
             scripts::SCRIPTS,
@@ -256,7 +256,7 @@ impl Puts {
     async fn round_trip(
         &self,
         link: &Link,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         calls: &[Call],
         batches: &[Batch],
         loads_script: bool,
@@ -277,7 +277,7 @@ impl Puts {
             let ms = u64::try_from(MAX_SYNC.as_millis()).unwrap_or(u64::MAX);
             pipeline.add_command(wait_for_sync(1, ms));
         }
-        let sent = connection.send_packed_commands(&pipeline, 0, pipeline.len());
+        let sent = connection.send_packed_commands(&pipeline);
         let replies = unless_silent(&link.heartbeat, sent).await?;
         let replies = if self.synced {
             self.connector.check_blocking_reply(link, "put", replies)?

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use redis::{RedisError, RedisResult, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
+use redis::{RedisError, RedisResult, Script, ScriptInvocation, Value};
 
 #[cfg(feature = "metrics")]
 use crate::observe::timing::Began;
@@ -17,7 +17,7 @@ use crate::{
     error::StoreError,
     store::redis::{
         RedisStore,
-        connection::{Connector, Link},
+        connection::{Connection, Connector, Link},
         heartbeat::Heartbeat,
     },
 };
@@ -192,7 +192,7 @@ async fn send_all(
 
 /// Sends commands together. Returns a reply for each. Those that call an unknown script are sent again after the scripts.
 async fn send_known(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     scripts: &[&Script],
     commands: Vec<redis::Cmd>,
 ) -> Result<Vec<Value>, RedisError> {
@@ -200,9 +200,7 @@ async fn send_known(
     for command in commands {
         pipeline.add_command(command);
     }
-    let mut answers = connection
-        .send_packed_commands(&pipeline, 0, pipeline.len())
-        .await?;
+    let mut answers = connection.send_packed_commands(&pipeline).await?;
     let is_unknown = |answer: &Value| {
         let error = answer.clone().extract_error().err();
         error.is_some_and(|error| is_unknown_script(&error))
@@ -226,9 +224,7 @@ async fn send_known(
             repetition.add_command(command.clone());
         }
     }
-    let repeated = connection
-        .send_packed_commands(&repetition, 0, repetition.len())
-        .await?;
+    let repeated = connection.send_packed_commands(&repetition).await?;
     for (at, answer) in again.into_iter().zip(repeated) {
         answers[at] = answer;
     }
@@ -237,12 +233,10 @@ async fn send_known(
 
 /// Sends commands together. Returns their replies, or the first refusal.
 pub(super) async fn send(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     pipeline: &redis::Pipeline,
 ) -> Result<Vec<Value>, RedisError> {
-    let answers = connection
-        .send_packed_commands(pipeline, 0, pipeline.len())
-        .await?;
+    let answers = connection.send_packed_commands(pipeline).await?;
     answers.into_iter().map(Value::extract_error).collect()
 }
 

@@ -4,19 +4,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
 };
 
-use redis::{Client, PushInfo, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{Client, PushInfo, RedisError, RedisResult};
 use tokio::runtime::Handle;
 
 use super::{
-    Connector, Link, LinkShared, Made, field, on_push, unless_refused, watch::suspect_window,
+    Connection, Connector, Link, LinkShared, Made, Timeouts, field, on_push, unless_refused,
+    watch::suspect_window,
 };
 use crate::store::{
     failpoint::Mechanism,
     redis::{
         condition::Unavailable,
+        direct::Direct,
         heartbeat::{Heartbeat, info},
         messages,
     },
@@ -34,15 +36,7 @@ const OUTPUT_BUFFER: &str = "client-output-buffer-limit";
 impl Connector {
     /// Makes a link, and its message connection.
     pub(super) async fn handshake(self: &Arc<Self>, number: u64) -> Result<Made, Unavailable> {
-        let connector = Arc::downgrade(self);
-        let config = self.config().set_push_sender(move |push: PushInfo| {
-            on_push(&connector, number, push);
-            Ok::<(), redis::aio::SendError>(())
-        });
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let mut connection = self.open(number).await?;
         // A server that is loading its data rejects all commands but INFO.
         unless_refused(redis::cmd("PING").exec_async(&mut connection).await)?;
         // A proxy or an access list may hide INFO. Then a restart is not detected, and stale rows last until their time
@@ -57,9 +51,6 @@ impl Connector {
         self.longest_argument.store(longest, Ordering::Relaxed);
         self.closings
             .note_output_limits(limits.remove(OUTPUT_BUFFER));
-        if self.options.disabled.has(Mechanism::OwnMessages) {
-            connection.subscribe(messages::channel()).await?;
-        }
         let messages = self.open_messages(history).await;
         let fenced = self.must_fence(&info, history);
         let link = Link {
@@ -93,10 +84,41 @@ impl Connector {
     }
 }
 
+impl Connector {
+    /// Opens the connection of a link.
+    async fn open(self: &Arc<Self>, number: u64) -> RedisResult<Connection> {
+        let connector = Arc::downgrade(self);
+        let Timeouts { connect, response } = self.options.timeouts;
+        let hears = self.options.disabled.has(Mechanism::OwnMessages);
+        if !hears {
+            let connector = Weak::clone(&connector);
+            let on_lost = move || {
+                if let Some(connector) = connector.upgrade() {
+                    connector.disconnected(number);
+                }
+            };
+            let info = self.client.get_connection_info();
+            if let Some(direct) = Direct::open(info, connect, response, on_lost).await? {
+                return Ok(Connection::Direct(direct));
+            }
+        }
+        let config = self.config().set_push_sender(move |push: PushInfo| {
+            on_push(&connector, number, push);
+            Ok::<(), redis::aio::SendError>(())
+        });
+        let opening = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        let mut connection = opening.await?;
+        if hears {
+            connection.subscribe(messages::channel()).await?;
+        }
+        Ok(Connection::Multiplexed(connection))
+    }
+}
+
 /// Returns the limits of a server, if it reports them.
-pub(super) async fn limits(
-    connection: &mut MultiplexedConnection,
-) -> RedisResult<HashMap<String, String>> {
+pub(super) async fn limits(connection: &mut Connection) -> RedisResult<HashMap<String, String>> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET")
         .arg(MAX_BULK)

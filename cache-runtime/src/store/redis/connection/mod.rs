@@ -26,6 +26,7 @@
 
 mod handshake;
 mod info;
+mod kinds;
 mod watch;
 
 use std::{
@@ -46,6 +47,7 @@ use tokio::runtime::Handle;
 pub(crate) use self::handshake::Certificates;
 use self::handshake::{MAX_ARGUMENT, client};
 pub(super) use self::info::field;
+pub(crate) use self::kinds::Connection;
 
 #[cfg(feature = "metrics")]
 use crate::observe::{survey::LinkUsage, timing::Timing};
@@ -177,7 +179,7 @@ pub(crate) struct Connector {
 /// One connection, to one run of one server.
 #[derive(Clone)]
 pub(crate) struct Link {
-    pub(crate) connection: MultiplexedConnection,
+    pub(crate) connection: Connection,
     /// The history of that run.
     pub(crate) history: u64,
     /// Whether the link may be used now.
@@ -191,7 +193,7 @@ pub(crate) struct Link {
 /// Rarely used fields of a link.
 struct LinkShared {
     /// Another connection to that run, if one is idle, and until when it may be used.
-    blocking_connection: Mutex<Option<(MultiplexedConnection, Deadline)>>,
+    blocking_connection: Mutex<Option<(Connection, Deadline)>>,
     /// The connection for large entries.
     large_connection: tokio::sync::Mutex<LargeConnection>,
     /// The runtime that drives its connections.
@@ -204,7 +206,7 @@ enum LargeConnection {
     /// There is none yet, or it was lost.
     #[default]
     Missing,
-    Open(MultiplexedConnection),
+    Open(Connection),
     /// It could not be opened, and nobody tries again before this time. Otherwise each operation would wait for all attempts
     /// before its own.
     Failed(Deadline),
@@ -221,7 +223,7 @@ impl Link {
         &self.shared.runtime
     }
 
-    fn blocking_connection(&self) -> MutexGuard<'_, Option<(MultiplexedConnection, Deadline)>> {
+    fn blocking_connection(&self) -> MutexGuard<'_, Option<(Connection, Deadline)>> {
         self.shared
             .blocking_connection
             .lock()
@@ -229,7 +231,7 @@ impl Link {
     }
 
     /// Keeps a blocking connection for later. All of its commands must have been answered.
-    pub(crate) fn keep_blocking_connection(&self, connection: MultiplexedConnection) {
+    pub(crate) fn keep_blocking_connection(&self, connection: Connection) {
         *self.blocking_connection() = Some((connection, Deadline::after(MAX_IDLE)));
     }
 }
@@ -492,6 +494,12 @@ impl Connector {
         });
     }
 
+    /// Drops a link whose connection has ended, and makes another.
+    fn disconnected(self: &Arc<Self>, number: u64) {
+        let away = Unavailable::new(UNREACHABLE, "the connection was lost");
+        self.lost(number, &away);
+    }
+
     /// Drops a link, and makes another.
     fn lost(self: &Arc<Self>, number: u64, away: &Unavailable) {
         let mut current = self.link.write().unwrap_or_else(PoisonError::into_inner);
@@ -633,6 +641,7 @@ impl Connector {
             LargeConnection::Missing | LargeConnection::Failed(_) => {
                 match self.open_another(link.history, &self.config()).await {
                     Ok(made) => {
+                        let made = Connection::Multiplexed(made);
                         *large = LargeConnection::Open(made.clone());
                         made
                     }
@@ -654,10 +663,7 @@ impl Connector {
 
     /// Returns another connection to the same run of the same server as a link, for commands that delay later ones, for
     /// up to [`MAX_SYNC`]. The caller uses it alone, and gives it back when all of its commands are answered.
-    pub(crate) async fn blocking_connection(
-        &self,
-        link: &Link,
-    ) -> Result<MultiplexedConnection, StoreError> {
+    pub(crate) async fn blocking_connection(&self, link: &Link) -> Result<Connection, StoreError> {
         // A connection that was idle for too long may be dead, or closed by the server.
         let kept = link.blocking_connection().take();
         if let Some((connection, _)) = kept.filter(|(_, idle)| !idle.has_passed()) {
@@ -666,7 +672,8 @@ impl Connector {
         let timeout = MAX_SYNC + self.options.timeouts.response;
         let config = self.config().set_response_timeout(Some(timeout));
         let made = self.open_another(link.history, &config).await;
-        made.map_err(|error| StoreError::new(printed::short(&error)))
+        made.map(Connection::Multiplexed)
+            .map_err(|error| StoreError::new(printed::short(&error)))
     }
 
     /// Checks the reply on a blocking connection. A failure of that connection does not affect the link.
@@ -747,10 +754,7 @@ fn on_push(connector: &Weak<Connector>, number: u64, push: PushInfo) {
     match push.kind {
         // Only in a test that lets messages arrive here.
         PushKind::Message => messages::on_message(&connector.wakeups, push),
-        PushKind::Disconnection => {
-            let away = Unavailable::new(UNREACHABLE, "the connection was lost");
-            connector.lost(number, &away);
-        }
+        PushKind::Disconnection => connector.disconnected(number),
         _ => {}
     }
 }

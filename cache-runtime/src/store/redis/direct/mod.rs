@@ -1,0 +1,561 @@
+//! A connection that adapts to how many callers it has.
+//!
+//! With redis-rs every command is handed to the task of its connection, and its reply back to the caller. Those hand-overs are
+//! most of what a small command costs. Here they are left out where nobody needs them.
+//!
+//! 1. A caller that is alone writes its command, and reads the reply ([`Mode::Alone`]).
+//! 2. Callers that meet write their commands, and the task of the connection reads ([`Mode::Few`]).
+//! 3. If more than [`FEW`] requests are in flight, the task writes too: one `write` for all commands that have come together
+//!    since it ran last ([`Mode::Many`]). There is no timer: it lets the callers that can run add their commands first.
+//! 4. While requests are made, the task looks at intervals for those that have waited for too long, and how many there were at
+//!    the same time. When there were none, it watches whether the server closes the connection.
+//!
+//! Invariant: if more than one request is in flight, the task reads. So a caller that is dropped, or not polled, delays nobody.
+//! Invariant: a request that was dropped or has timed out stays in the queue until its reply has arrived, so that a reply is
+//! never given to another request. Replies arrive in the order of the requests.
+//! Not here: TLS and pub/sub, which have connections of redis-rs (`connection`), and which commands are sent (`send`).
+
+mod replies;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redis::{Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult, Value};
+use smallvec::SmallVec;
+use tokio::sync::{Notify, oneshot};
+
+use self::{replies::Replies, socket::Socket};
+use crate::{clock::Deadline, protocol::key::Key, store::redis::large::LARGE_ENTRY};
+
+/// How many requests in flight are written by their callers.
+const FEW: usize = 8;
+/// How often requests are checked for their timeout, per timeout, if that is not too seldom or too often.
+const CHECKS: u32 = 8;
+/// The shortest and the longest time between two checks.
+const SHORTEST_CHECK: Duration = Duration::from_millis(1);
+const LONGEST_CHECK: Duration = Duration::from_millis(100);
+
+/// A buffer that has grown to more than this is given back when it is empty, in bytes.
+const KEPT: usize = 1 << 20;
+
+/// The replies to one request.
+type Values = SmallVec<[Value; 1]>;
+type Answer = oneshot::Sender<RedisResult<Values>>;
+
+/// A connection to one server. Its clones share the socket, which is closed with the last of them.
+#[derive(Clone)]
+pub(crate) struct Direct(Arc<Owner>);
+
+/// Closes the connection when the last clone is dropped.
+struct Owner {
+    shared: Arc<Shared>,
+    database: i64,
+}
+
+struct Shared {
+    socket: Socket,
+    timeout: Duration,
+    requests: Mutex<Requests>,
+    /// Locked before `requests` if both are.
+    replies: Mutex<Replies>,
+    /// Wakes the task of the connection.
+    work: Notify,
+    /// Called once, when the connection is lost.
+    on_lost: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Requests {
+    /// What was not written yet.
+    unsent: Vec<u8>,
+    /// An empty buffer.
+    spare: Vec<u8>,
+    /// Whether somebody writes now, and will write `unsent` too.
+    is_writing: bool,
+    /// Those without all of their replies, in order.
+    in_flight: VecDeque<Request>,
+    mode: Mode,
+    /// Whether the socket took less than everything.
+    is_blocked: bool,
+    /// Whether the task waits, and has to be woken for what it is to see.
+    task_waits: bool,
+    /// The most that were in flight since the last check.
+    most: usize,
+    /// How many checks there were.
+    checks: u64,
+    /// Why the connection no longer works.
+    closed: Option<Closed>,
+}
+
+/// Who writes and reads.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Mode {
+    /// Nobody has made a request for a while. The task watches the socket.
+    #[default]
+    Idle,
+    /// The caller writes and reads.
+    Alone,
+    /// Callers write, and the task reads.
+    Few,
+    /// The task writes and reads.
+    Many,
+}
+
+struct Request {
+    /// How many replies have yet to arrive.
+    missing: usize,
+    values: Values,
+    /// `None` if it has timed out.
+    answer: Option<Answer>,
+    /// How many checks there had been when it was added.
+    checks: u64,
+}
+
+/// Why a connection no longer works.
+#[derive(Clone, Debug)]
+struct Closed {
+    kind: io::ErrorKind,
+    reason: String,
+}
+
+impl Closed {
+    fn new(kind: io::ErrorKind, reason: &str) -> Self {
+        Self {
+            kind,
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn error(&self) -> RedisError {
+        io::Error::new(self.kind, self.reason.clone()).into()
+    }
+}
+
+impl From<io::Error> for Closed {
+    fn from(error: io::Error) -> Self {
+        Self::new(error.kind(), &error.to_string())
+    }
+}
+
+impl Direct {
+    /// Connects to a server, if it needs no TLS. The function is called once, when the connection is lost.
+    pub(crate) async fn open(
+        info: &ConnectionInfo,
+        connecting: Duration,
+        timeout: Duration,
+        on_lost: impl Fn() + Send + Sync + 'static,
+    ) -> RedisResult<Option<Self>> {
+        let opening = async {
+            let Some(socket) = Socket::open(info.addr()).await? else {
+                return Ok(None);
+            };
+            let shared = Arc::new(Shared {
+                socket,
+                timeout,
+                requests: Mutex::default(),
+                replies: Mutex::default(),
+                work: Notify::new(),
+                on_lost: Box::new(on_lost),
+            });
+            let database = info.redis_settings().db();
+            let direct = Self(Arc::new(Owner { shared, database }));
+            tokio::spawn(run(Arc::clone(&direct.0.shared)));
+            direct.introduce(info).await?;
+            Ok(Some(direct))
+        };
+        let opened = Deadline::after(connecting).bound(opening).await;
+        opened.unwrap_or_else(|| Err(timed_out(connecting)))
+    }
+
+    /// Tells the server who is connected.
+    async fn introduce(&self, info: &ConnectionInfo) -> RedisResult<()> {
+        let settings = info.redis_settings();
+        let mut greeting = redis::pipe();
+        greeting.cmd("HELLO").arg(3);
+        if let Some(password) = settings.password() {
+            let user = settings.username().unwrap_or("default");
+            greeting.arg("AUTH").arg(user).arg(password);
+        }
+        if settings.db() != 0 {
+            greeting.cmd("SELECT").arg(settings.db());
+        }
+        let needed = greeting.len();
+        // For the list of clients. Old servers do not know it.
+        let name = ["SETINFO", "LIB-NAME", "larder"];
+        greeting.cmd("CLIENT").arg(&name);
+        let replies = self.send_packed_commands(&greeting).await?;
+        for reply in replies.into_iter().take(needed) {
+            reply.extract_error()?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        self.0.database
+    }
+
+    /// Sends a command. An error of the server is a value.
+    pub(crate) async fn send_packed_command(&self, command: &Cmd) -> RedisResult<Value> {
+        self.one(|unsent| command.write_packed_command(unsent))
+            .await
+    }
+
+    /// Reads an entry, or the beginning of a large one. A hit is nothing else, so it does without a [`Cmd`].
+    pub(crate) async fn read_beginning(&self, key: &Key) -> RedisResult<Value> {
+        let (mut length, mut last, mut digits) = <[itoa::Buffer; 3]>::default().into();
+        let last = last.format(LARGE_ENTRY - 1).as_bytes();
+        let key = key.as_bytes();
+        let parts = [
+            b"*4\r\n$8\r\nGETRANGE\r\n$",
+            length.format(key.len()).as_bytes(),
+            b"\r\n",
+            key,
+            b"\r\n$1\r\n0\r\n$",
+            digits.format(last.len()).as_bytes(),
+            b"\r\n",
+            last,
+            b"\r\n",
+        ];
+        self.one(|unsent| parts.iter().for_each(|part| unsent.extend_from_slice(part)))
+            .await
+    }
+
+    /// Sends the commands of a pipeline. An error of the server is a value.
+    pub(crate) async fn send_packed_commands(
+        &self,
+        pipeline: &Pipeline,
+    ) -> RedisResult<Vec<Value>> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let write = |unsent: &mut Vec<u8>| {
+            for command in pipeline.cmd_iter() {
+                command.write_packed_command(unsent);
+            }
+        };
+        Ok(self.request(pipeline.len(), write).await?.into_vec())
+    }
+
+    /// Sends what the function writes, which is one command. It is sent by the call, before the future is polled.
+    fn one(&self, write: impl FnOnce(&mut Vec<u8>)) -> impl Future<Output = RedisResult<Value>> {
+        let replies = self.request(1, write);
+        async move { Ok(replies.await?.pop().unwrap_or_default()) }
+    }
+
+    /// Sends what the function writes, which has this many replies. It is sent by the call, before the future is polled.
+    fn request(
+        &self,
+        replies: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> impl Future<Output = RedisResult<Values>> {
+        let shared = &*self.0.shared;
+        let (answer, answered) = oneshot::channel();
+        let entered = shared.enter(replies, answer, write);
+        async move {
+            let answered = match entered? {
+                true => shared.read_until(answered).await,
+                false => answered.await,
+            };
+            answered.unwrap_or_else(|_| Err(shared.requests().closed_error()))
+        }
+    }
+}
+
+impl Requests {
+    fn closed_error(&self) -> RedisError {
+        let ended = || Closed::new(io::ErrorKind::BrokenPipe, "the connection has ended");
+        self.closed.clone().unwrap_or_else(ended).error()
+    }
+}
+
+impl Shared {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replies(&self) -> MutexGuard<'_, Replies> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request, and sends it if nobody else will. Returns whether its caller has to read.
+    fn enter(
+        &self,
+        replies: usize,
+        answer: Answer,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> RedisResult<bool> {
+        let mut requests = self.requests();
+        if requests.closed.is_some() {
+            return Err(requests.closed_error());
+        }
+        write(&mut requests.unsent);
+        let checks = requests.checks;
+        requests.in_flight.push_back(Request {
+            missing: replies,
+            values: Values::with_capacity(replies),
+            answer: Some(answer),
+            checks,
+        });
+        let in_flight = requests.in_flight.len();
+        requests.most = requests.most.max(in_flight);
+        let mode = match requests.mode {
+            Mode::Idle | Mode::Alone if in_flight == 1 => Mode::Alone,
+            Mode::Idle | Mode::Alone | Mode::Few if in_flight <= FEW => Mode::Few,
+            _ => Mode::Many,
+        };
+        // The task acts otherwise from now on, or has to write.
+        let wakes = requests.task_waits && (mode != requests.mode || mode == Mode::Many);
+        requests.task_waits &= !wakes;
+        requests.mode = mode;
+        if mode == Mode::Many {
+            drop(requests);
+        } else {
+            self.write(requests);
+        }
+        if wakes {
+            self.work.notify_one();
+        }
+        Ok(mode == Mode::Alone)
+    }
+
+    /// Writes what the socket takes, also what others add in the meantime. The rest is left to the task.
+    fn write<'s>(&'s self, mut requests: MutexGuard<'s, Requests>) {
+        if requests.is_writing {
+            return;
+        }
+        requests.is_writing = true;
+        while !requests.unsent.is_empty() {
+            let spare = std::mem::take(&mut requests.spare);
+            let mut bytes = std::mem::replace(&mut requests.unsent, spare);
+            // A system call takes long, so others must not wait for the lock.
+            drop(requests);
+            let written = self.socket.try_write(&bytes);
+            requests = self.requests();
+            match written {
+                Ok(all) if all == bytes.len() => {
+                    bytes.clear();
+                    if bytes.capacity() <= KEPT {
+                        requests.spare = bytes;
+                    }
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    drop(requests);
+                    self.close(&error.into());
+                    return;
+                }
+                written => {
+                    bytes.drain(..written.unwrap_or(0));
+                    bytes.append(&mut requests.unsent);
+                    requests.unsent = bytes;
+                    requests.mode = Mode::Many;
+                    requests.is_blocked = true;
+                    if std::mem::take(&mut requests.task_waits) {
+                        self.work.notify_one();
+                    }
+                    break;
+                }
+            }
+        }
+        requests.is_writing = false;
+    }
+
+    /// Reads until the answer is there.
+    async fn read_until(
+        &self,
+        mut answered: oneshot::Receiver<RedisResult<Values>>,
+    ) -> Result<RedisResult<Values>, oneshot::error::RecvError> {
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answered => return answer,
+                readable = self.socket.readable() => self.receive(readable),
+            }
+        }
+    }
+
+    /// Reads what has arrived, and gives the replies to their callers.
+    fn receive(&self, readable: io::Result<()>) {
+        if let Err(error) = readable {
+            self.close(&error.into());
+            return;
+        }
+        let mut replies = self.replies();
+        let received = replies.receive(|room| self.socket.try_read(room));
+        let mut answered: SmallVec<[(Answer, Values); 8]> = SmallVec::new();
+        let mut requests = self.requests();
+        let mut is_odd = false;
+        for value in replies.take() {
+            let Some(first) = requests.in_flight.front_mut() else {
+                is_odd = true;
+                break;
+            };
+            first.values.push(value);
+            first.missing -= 1;
+            if first.missing == 0
+                && let Some(Request {
+                    values,
+                    answer: Some(answer),
+                    ..
+                }) = requests.in_flight.pop_front()
+            {
+                answered.push((answer, values));
+            }
+        }
+        drop(requests);
+        drop(replies);
+        for (answer, values) in answered {
+            // A caller may have been dropped.
+            let _answered = answer.send(Ok(values));
+        }
+        match received {
+            Err(closed) => self.close(&closed),
+            Ok(()) if is_odd => {
+                let reason = "Redis has sent a reply that nobody asked for";
+                self.close(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Ends the connection, because it was lost.
+    fn close(&self, why: &Closed) {
+        if self.end(why) {
+            (self.on_lost)();
+        }
+    }
+
+    /// Ends the connection, if it has not ended. All requests in flight fail.
+    fn end(&self, why: &Closed) -> bool {
+        let mut requests = self.requests();
+        if requests.closed.is_some() {
+            return false;
+        }
+        requests.closed = Some(why.clone());
+        requests.unsent = Vec::new();
+        let failed = std::mem::take(&mut requests.in_flight);
+        drop(requests);
+        for answer in failed.into_iter().filter_map(|request| request.answer) {
+            let _answered = answer.send(Err(why.error()));
+        }
+        self.work.notify_one();
+        true
+    }
+}
+
+/// The task of a connection.
+async fn run(shared: Arc<Shared>) {
+    let closing = Closing(&shared);
+    let mut checks = tokio::time::interval(shared.check_every());
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        if shared.requests().mode == Mode::Many {
+            // The callers that can run add their requests first.
+            tokio::task::yield_now().await;
+            shared.write(shared.requests());
+        }
+        let Some((mode, is_blocked)) = shared.wait() else {
+            break;
+        };
+        tokio::select! {
+            readable = shared.socket.readable(), if mode != Mode::Alone => shared.receive(readable),
+            // Whatever is wrong, the next write finds it.
+            _ = shared.socket.writable(), if is_blocked => {}
+            () = shared.work.notified() => {}
+            _ = checks.tick(), if mode != Mode::Idle => shared.check(),
+        }
+        let mut requests = shared.requests();
+        requests.task_waits = false;
+        requests.is_blocked = false;
+    }
+    drop(closing);
+}
+
+impl Shared {
+    fn check_every(&self) -> Duration {
+        (self.timeout / CHECKS).clamp(SHORTEST_CHECK, LONGEST_CHECK)
+    }
+
+    /// Called before the task waits. Returns the mode, and whether it has to write again; `None` if the connection has ended.
+    fn wait(&self) -> Option<(Mode, bool)> {
+        let mut requests = self.requests();
+        if requests.closed.is_some() {
+            return None;
+        }
+        requests.task_waits = true;
+        if !requests.unsent.is_empty() && !requests.is_blocked && !requests.is_writing {
+            // Added since it wrote.
+            self.work.notify_one();
+        }
+        Some((requests.mode, requests.is_blocked))
+    }
+
+    /// Fails the requests that have waited for as long as the timeout, whose replies are still read. Then adapts to how many
+    /// there were.
+    fn check(&self) {
+        let mut requests = self.requests();
+        requests.checks += 1;
+        // The first check may have come at once.
+        let checks = self
+            .timeout
+            .as_nanos()
+            .div_ceil(self.check_every().as_nanos());
+        let checks = u64::try_from(checks).unwrap_or(u64::MAX);
+        let late_before = requests.checks.saturating_sub(checks);
+        let late = requests.in_flight.iter_mut();
+        let late = late.take_while(|request| request.checks < late_before);
+        let late: Vec<_> = late.filter_map(|request| request.answer.take()).collect();
+        let in_flight = requests.in_flight.len();
+        let most = std::mem::replace(&mut requests.most, in_flight);
+        let has_left = |request: &Request| request.answer.as_ref().is_none_or(Answer::is_closed);
+        requests.mode = match most {
+            0 => Mode::Idle,
+            // Nobody reads the reply.
+            1 if requests.in_flight.front().is_some_and(has_left) => Mode::Few,
+            1 if in_flight == 0 => Mode::Alone,
+            2..=FEW if requests.unsent.is_empty() => Mode::Few,
+            _ => requests.mode,
+        };
+        drop(requests);
+        for answer in late {
+            let _answered = answer.send(Err(timed_out(self.timeout)));
+        }
+    }
+}
+
+/// Ends the connection also if its task is stopped with its runtime.
+struct Closing<'c>(&'c Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let reason = "the runtime of the connection has ended";
+        // Whoever sends something next finds out. Here nothing can be spawned.
+        self.0.end(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let reason = "the connection was closed";
+        self.shared
+            .end(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+    }
+}
+
+fn timed_out(waited: Duration) -> RedisError {
+    let message = format!("Redis has not answered within {waited:?}");
+    io::Error::new(io::ErrorKind::TimedOut, message).into()
+}
+
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct").finish_non_exhaustive()
+    }
+}
