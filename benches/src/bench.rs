@@ -6,7 +6,8 @@
 //! 1. `measure` lets the variants of a target run in turn, many short slices each, and compares slice with slice.
 //! 2. `targets` has one file per question; each prints what every variant did, and then one line
 //!    `ratio NAME=VALUE target=TARGET ok|missed` for each ratio that has a target.
-//! 3. `--self-test` runs the same measuring code on variants whose ratio is known, and fails if it is not seen.
+//! 3. At the end there is one table of all ratios. `--check` fails if one of them has crossed its floor (`floors`).
+//! 4. `--self-test` runs the same measuring code on variants whose ratio is known, and fails if it is not seen.
 //!
 //! Invariant: a variant that did not do its work (a failed call, a miss where a hit is measured) ends the run with an
 //! error; no figure is printed for it.
@@ -15,6 +16,7 @@
 
 mod allocations;
 mod entity;
+mod floors;
 mod measure;
 mod redis_server;
 mod report;
@@ -31,8 +33,9 @@ use crate::{measure::Effort, targets::TARGETS};
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "\
-usage: larder-benches [--self-test] [--rounds N] [--slice MS] [--writes N] [TARGET..]
+usage: larder-benches [--check] [--self-test] [--rounds N] [--slice MS] [--writes N] [TARGET..]
 
+  --check        fail if a ratio is beyond its floor in `floors.txt`
   --self-test    measure variants whose ratio is known, and fail if it is not seen
   --rounds N     how often each variant has its turn (default 60)
   --slice MS     how long a turn takes (default 50)
@@ -41,6 +44,7 @@ usage: larder-benches [--self-test] [--rounds N] [--slice MS] [--writes N] [TARG
 
 struct Arguments {
     effort: Effort,
+    check: bool,
     self_test: bool,
     list: bool,
     names: Vec<String>,
@@ -91,6 +95,14 @@ fn run() -> Result<(), Failure> {
         };
         runtime.block_on(run(arguments.effort))?;
     }
+    if arguments.self_test {
+        return floors::control();
+    }
+    let lines = report::lines();
+    report::table(measure::noise());
+    if arguments.check {
+        floors::check(&lines)?;
+    }
     Ok(())
 }
 
@@ -104,12 +116,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 fn arguments(mut parser: lexopt::Parser) -> Result<Arguments, Failure> {
     let mut arguments = Arguments {
         effort: Effort::default(),
+        check: false,
         self_test: false,
         list: false,
         names: Vec::new(),
     };
     while let Some(argument) = parser.next()? {
         match argument {
+            Arg::Long("check") => arguments.check = true,
             Arg::Long("self-test") => arguments.self_test = true,
             Arg::Long("list") => arguments.list = true,
             Arg::Long("rounds") => arguments.effort.rounds = parser.value()?.parse()?,

@@ -186,6 +186,31 @@ impl Contest {
     }
 }
 
+/// How often the work is done that shows the noise of the machine.
+pub(crate) const NOISE_TURNS: usize = 200;
+
+/// Returns how long the same work of the processor takes, as shares of its median: the middle half of many turns.
+pub(crate) fn noise() -> Spread {
+    let mut turns: Vec<f64> = (0..NOISE_TURNS)
+        .map(|_| {
+            let began = now();
+            let mut rows = Rows::new(1, u64::MAX);
+            let sum = (0..100_000).fold(0_u64, |sum, _| sum ^ rows.bits());
+            std::hint::black_box(sum);
+            #[expect(clippy::cast_precision_loss, reason = "a time that is far below 2^53")]
+            let took = (now() - began) as f64;
+            took
+        })
+        .collect();
+    turns.sort_by(f64::total_cmp);
+    let median = quantile(&turns, 0.5);
+    Spread {
+        low: quantile(&turns, 0.25) / median,
+        median: 1.0,
+        high: quantile(&turns, 0.75) / median,
+    }
+}
+
 /// Whose turn it is, one after the other: everybody once, each round begun by another one, every second round backwards.
 pub(crate) fn order(places: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..places).map(move |step| {

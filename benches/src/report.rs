@@ -1,8 +1,29 @@
-//! What a run prints: a line per variant with its absolute figures, and a line per ratio that has a target.
+//! What a run prints: a line per variant with its absolute figures, a line per ratio, and at the end one table of all ratios.
+//!
+//! Not here: the floors that `--check` compares them with (`floors`).
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::measure::{Figure, Spread, Variant};
+
+/// All ratios of this run.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+/// A ratio that was printed.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) spread: Spread,
+    pub(crate) goal: Goal,
+}
+
+/// Returns the ratios that were printed so far.
+pub(crate) fn lines() -> Vec<Line> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// The bound of a ratio.
 #[derive(Clone, Copy, Debug)]
@@ -72,15 +93,56 @@ pub(crate) fn ratio(name: &str, spread: Spread, goal: Goal) {
         digits(spread.low),
         digits(spread.high)
     );
-    value(name, spread.median, goal);
+    tell(name, spread, goal);
 }
 
 /// Prints a figure that is held against a bound by itself.
 pub(crate) fn value(name: &str, value: f64, goal: Goal) {
+    let spread = Spread {
+        low: value,
+        median: value,
+        high: value,
+    };
+    tell(name, spread, goal);
+}
+
+fn tell(name: &str, spread: Spread, goal: Goal) {
+    let value = spread.median;
+    LINES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Line {
+            name: name.to_owned(),
+            spread,
+            goal,
+        });
     println!(
         "ratio {name}={} target={goal}{}",
         digits(value),
         goal.verdict(value)
+    );
+}
+
+/// Prints all ratios of this run in one table (Markdown), and how much the machine disturbs one measurement.
+pub(crate) fn table(noise: Spread) {
+    println!("\n| ratio | median | 95 % between | target | |\n|---|---|---|---|---|");
+    for Line { name, spread, goal } in lines() {
+        let between = if spread.low < spread.high {
+            format!("{} and {}", digits(spread.low), digits(spread.high))
+        } else {
+            String::new()
+        };
+        println!(
+            "| {name} | {} | {between} | {goal} |{} |",
+            digits(spread.median),
+            goal.verdict(spread.median)
+        );
+    }
+    println!(
+        "\nnoise: the same work took from {} to {} times its median (the middle half of {} turns)",
+        digits(noise.low),
+        digits(noise.high),
+        crate::measure::NOISE_TURNS
     );
 }
 

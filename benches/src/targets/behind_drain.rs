@@ -109,7 +109,7 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
     report::ratio(
         "behind-drain",
         Spread::of_ratios(redis, hand),
-        Goal::AtLeast(0.7),
+        Goal::AtLeast(0.6),
     );
     steady(&pool, &rows).await
 }

@@ -132,7 +132,7 @@ pub(crate) async fn run(effort: Effort) -> Result<(), Failure> {
     report::ratio(
         "l2-peer-cached",
         larder.ratio(cached, figure),
-        Goal::AtLeast(1.15),
+        Goal::AtLeast(1.2),
     );
     report::ratio(
         "l2-peer-hitbox",

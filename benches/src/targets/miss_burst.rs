@@ -31,8 +31,9 @@ impl Operation for Select {
     }
 }
 
+/// A read of larder that is nearly always a miss.
 #[derive(Clone)]
-struct Cold(ColdFlightRepository<Postgres>);
+pub(super) struct Cold(pub(super) ColdFlightRepository<Postgres>);
 
 impl Operation for Cold {
     async fn call(&mut self, id: i64) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! The targets: one question each, with the variants that answer it and the bound of their ratio.
 
+mod aside;
 mod behind;
 mod behind_ack;
 mod behind_drain;
@@ -54,6 +55,8 @@ macro_rules! targets {
 targets! {
     "l2-hit-1", "what does a hit in Redis cost, beside a GET by hand?" => l2_hit::latency, l2_hit::latency_control;
     "l2-hit-64", "how many hits in Redis do 64 tasks get, beside GETs by hand?" => l2_hit::throughput, l2_hit::throughput_control;
+    "l2-hit-256", "how many hits in Redis do 256 tasks get, beside GETs by hand?" => l2_hit::crowd, l2_hit::throughput_control;
+    "aside-90", "how many reads do 64 tasks get if nine in ten are hits, beside cache-aside by hand?" => aside::run, l2_hit::throughput_control;
     "l2-peer", "how many hits in Redis do 64 tasks get, beside other caches?" => l2_peer::run, l2_hit::throughput_control;
     "find-many", "what do a hundred rows cost, beside MGET and ANY by hand?" => lookups::find_many, lookups::control;
     "find-by", "what does a hit by another column cost, beside one by id?" => lookups::find_by, lookups::control;
@@ -69,6 +72,7 @@ targets! {
     "orm-trace", "how many reads of an application does the in-process store answer, beside an LRU and the map itself?" => orm_trace::run, orm_trace::control;
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
+    "write-64", "how many updates do 64 tasks make, beside bare UPDATEs?" => write::crowd, write::control;
     "round-trip", "what does it cost to see that a row comes back from the codec?" => round_trip::run, round_trip::control;
     "transaction", "how many transactions over three entities are made, beside bare ones?" => transaction::run, transaction::control;
     "behind-ack", "how many queued writes are acknowledged, beside bare UPDATEs?" => behind_ack::run, behind_ack::control;

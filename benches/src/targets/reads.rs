@@ -62,20 +62,26 @@ impl Find {
     }
 }
 
-/// Cache-aside by hand: GET, decode JSON; on a miss SELECT and SETEX.
+/// Cache-aside by hand: GET, decode JSON; on a miss SELECT and PSETEX.
 #[derive(Clone)]
 pub(crate) struct ByHand {
     connection: MultiplexedConnection,
     prefix: Arc<str>,
     pool: PgPool,
+    ttl_ms: u64,
 }
 
 impl ByHand {
     pub(crate) async fn new(pool: &PgPool) -> Result<Self, Failure> {
+        Self::with_ttl(pool, "by-hand", TTL_SECONDS * 1_000).await
+    }
+
+    pub(crate) async fn with_ttl(pool: &PgPool, part: &str, ttl_ms: u64) -> Result<Self, Failure> {
         Ok(Self {
             connection: servers::redis().await?,
-            prefix: servers::namespace("by-hand").into(),
+            prefix: servers::namespace(part).into(),
             pool: pool.clone(),
+            ttl_ms,
         })
     }
 
@@ -88,7 +94,7 @@ impl ByHand {
         let row = select(&self.pool, id).await?;
         if let Some(row) = &row {
             let json = serde_json::to_vec(row)?;
-            let () = self.connection.set_ex(&key, json, TTL_SECONDS).await?;
+            let () = self.connection.pset_ex(&key, json, self.ttl_ms).await?;
         }
         Ok(row)
     }

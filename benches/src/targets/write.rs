@@ -118,12 +118,17 @@ impl Operation for Through {
 
 /// One task.
 pub(crate) async fn alone(effort: Effort) -> Result<(), Failure> {
-    measure(effort, 1, "write-1", 0.80).await
+    measure(effort, 1, "write-1", 0.75).await
 }
 
 /// As many tasks as connections.
 pub(crate) async fn together(effort: Effort) -> Result<(), Failure> {
     measure(effort, 16, "write-16", 0.90).await
+}
+
+/// More tasks than connections.
+pub(crate) async fn crowd(effort: Effort) -> Result<(), Failure> {
+    measure(effort, 64, "write-64", 3.0).await
 }
 
 async fn measure(effort: Effort, tasks: u64, name: &str, bound: f64) -> Result<(), Failure> {

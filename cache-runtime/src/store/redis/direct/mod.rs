@@ -42,6 +42,8 @@ const CHECKS: u32 = 8;
 const SHORTEST_CHECK: Duration = Duration::from_millis(1);
 const LONGEST_CHECK: Duration = Duration::from_millis(100);
 
+/// How often a caller writes at most, before the task writes what others add.
+const WRITES: usize = 3;
 /// A buffer that has grown to more than this is given back when it is empty, in bytes.
 const KEPT: usize = 1 << 20;
 
@@ -332,7 +334,10 @@ impl Shared {
             return;
         }
         requests.is_writing = true;
-        while !requests.unsent.is_empty() {
+        for _ in 0..WRITES {
+            if requests.unsent.is_empty() {
+                break;
+            }
             let spare = std::mem::take(&mut requests.spare);
             let mut bytes = std::mem::replace(&mut requests.unsent, spare);
             // A system call takes long, so others must not wait for the lock.
@@ -355,16 +360,18 @@ impl Shared {
                     bytes.drain(..written.unwrap_or(0));
                     bytes.append(&mut requests.unsent);
                     requests.unsent = bytes;
-                    requests.mode = Mode::Many;
                     requests.is_blocked = true;
-                    if std::mem::take(&mut requests.task_waits) {
-                        self.work.notify_one();
-                    }
                     break;
                 }
             }
         }
         requests.is_writing = false;
+        if !requests.unsent.is_empty() {
+            requests.mode = Mode::Many;
+            if std::mem::take(&mut requests.task_waits) {
+                self.work.notify_one();
+            }
+        }
     }
 
     /// Reads until the answer is there.
