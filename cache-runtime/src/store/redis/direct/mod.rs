@@ -27,12 +27,15 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, Value};
 use smallvec::SmallVec;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+};
 
 use self::{replies::Replies, socket::Socket};
-use crate::{clock::Deadline, protocol::key::Key, store::redis::large::LARGE_ENTRY};
+use crate::{clock::Deadline, printed, protocol::key::Key, store::redis::large::LARGE_ENTRY};
 
 /// How many requests in flight are written by their callers.
 const FEW: usize = 8;
@@ -42,6 +45,8 @@ const CHECKS: u32 = 8;
 const SHORTEST_CHECK: Duration = Duration::from_millis(1);
 const LONGEST_CHECK: Duration = Duration::from_millis(100);
 
+/// How much may wait to be sent, in bytes, before more is refused. What comes then may be longer.
+const MOST_UNSENT: usize = 16 << 20;
 /// How often a caller writes at most, before the task writes what others add.
 const WRITES: usize = 3;
 /// A buffer that has grown to more than this is given back when it is empty, in bytes.
@@ -64,6 +69,8 @@ struct Owner {
 struct Shared {
     socket: Socket,
     timeout: Duration,
+    /// The runtime of the task.
+    runtime: tokio::runtime::Id,
     requests: Mutex<Requests>,
     /// Locked before `requests` if both are.
     replies: Mutex<Replies>,
@@ -90,6 +97,8 @@ struct Requests {
     task_waits: bool,
     /// The most that were in flight since the last check.
     most: usize,
+    /// Whether that was one at the last check.
+    is_calm: bool,
     /// How many checks there were.
     checks: u64,
     /// Why the connection no longer works.
@@ -122,27 +131,22 @@ struct Request {
 
 /// Why a connection no longer works.
 #[derive(Clone, Debug)]
-struct Closed {
-    kind: io::ErrorKind,
-    reason: String,
-}
+struct Closed(String);
 
 impl Closed {
-    fn new(kind: io::ErrorKind, reason: &str) -> Self {
-        Self {
-            kind,
-            reason: reason.to_owned(),
-        }
+    fn new(reason: &str) -> Self {
+        Self(reason.to_owned())
     }
 
+    /// Returns the error of a request, which says the same of the connection whatever has ended it.
     fn error(&self) -> RedisError {
-        io::Error::new(self.kind, self.reason.clone()).into()
+        io::Error::new(io::ErrorKind::BrokenPipe, self.0.clone()).into()
     }
 }
 
 impl From<io::Error> for Closed {
     fn from(error: io::Error) -> Self {
-        Self::new(error.kind(), &error.to_string())
+        Self::new(&error.to_string())
     }
 }
 
@@ -161,6 +165,7 @@ impl Direct {
             let shared = Arc::new(Shared {
                 socket,
                 timeout,
+                runtime: Handle::current().id(),
                 requests: Mutex::default(),
                 replies: Mutex::default(),
                 work: Notify::new(),
@@ -262,18 +267,18 @@ impl Direct {
         let (answer, answered) = oneshot::channel();
         let entered = shared.enter(replies, answer, write);
         async move {
-            let answered = match entered? {
-                true => shared.read_until(answered).await,
-                false => answered.await,
-            };
-            answered.unwrap_or_else(|_| Err(shared.requests().closed_error()))
+            let reads = entered?;
+            if shared.is_of_another_runtime() {
+                return Box::pin(shared.answer_in_time(answered, reads)).await;
+            }
+            shared.answer(answered, reads).await
         }
     }
 }
 
 impl Requests {
     fn closed_error(&self) -> RedisError {
-        let ended = || Closed::new(io::ErrorKind::BrokenPipe, "the connection has ended");
+        let ended = || Closed::new("the connection has ended");
         self.closed.clone().unwrap_or_else(ended).error()
     }
 }
@@ -298,6 +303,9 @@ impl Shared {
         if requests.closed.is_some() {
             return Err(requests.closed_error());
         }
+        if requests.unsent.len() > MOST_UNSENT {
+            return Err((ErrorKind::Client, "too much waits to be sent to Redis").into());
+        }
         write(&mut requests.unsent);
         let checks = requests.checks;
         requests.in_flight.push_back(Request {
@@ -308,8 +316,10 @@ impl Shared {
         });
         let in_flight = requests.in_flight.len();
         requests.most = requests.most.max(in_flight);
+        requests.is_calm &= in_flight == 1;
         let mode = match requests.mode {
             Mode::Idle | Mode::Alone if in_flight == 1 => Mode::Alone,
+            Mode::Few if requests.is_calm => Mode::Alone,
             Mode::Idle | Mode::Alone | Mode::Few if in_flight <= FEW => Mode::Few,
             _ => Mode::Many,
         };
@@ -374,6 +384,35 @@ impl Shared {
         }
     }
 
+    /// Returns the answer to a request, whose caller reads or not.
+    async fn answer(
+        &self,
+        answered: oneshot::Receiver<RedisResult<Values>>,
+        reads: bool,
+    ) -> RedisResult<Values> {
+        let answered = match reads {
+            true => self.read_until(answered).await,
+            false => answered.await,
+        };
+        answered.unwrap_or_else(|_| Err(self.requests().closed_error()))
+    }
+
+    /// The same for a caller in another runtime than that of the task, which may not run while this one does. So nobody else may
+    /// look at the time.
+    async fn answer_in_time(
+        &self,
+        answered: oneshot::Receiver<RedisResult<Values>>,
+        reads: bool,
+    ) -> RedisResult<Values> {
+        let answer = self.answer(answered, reads);
+        let answer = Deadline::after(self.timeout + self.check_every()).bound(answer);
+        answer.await.unwrap_or_else(|| Err(timed_out(self.timeout)))
+    }
+
+    fn is_of_another_runtime(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() != self.runtime)
+    }
+
     /// Reads until the answer is there.
     async fn read_until(
         &self,
@@ -398,10 +437,10 @@ impl Shared {
         let received = replies.receive(|room| self.socket.try_read(room));
         let mut answered: SmallVec<[(Answer, Values); 8]> = SmallVec::new();
         let mut requests = self.requests();
-        let mut is_odd = false;
+        let mut odd = None;
         for value in replies.take() {
             let Some(first) = requests.in_flight.front_mut() else {
-                is_odd = true;
+                odd = Some(value);
                 break;
             };
             first.values.push(value);
@@ -422,13 +461,18 @@ impl Shared {
             // A caller may have been dropped.
             let _answered = answer.send(Ok(values));
         }
-        match received {
-            Err(closed) => self.close(&closed),
-            Ok(()) if is_odd => {
-                let reason = "Redis has sent a reply that nobody asked for";
-                self.close(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+        match (received, odd) {
+            (Err(closed), _) => self.close(&closed),
+            (Ok(()), Some(odd)) => {
+                // Such as why it does not want the connection.
+                let why = odd.extract_error().err();
+                let why = why.map(|error| printed::short(&error));
+                let why = why.unwrap_or_else(|| "it is no error".to_owned());
+                self.close(&Closed::new(&format!(
+                    "Redis has sent a reply that nobody asked for: {why}"
+                )));
             }
-            Ok(()) => {}
+            (Ok(()), None) => {}
         }
     }
 
@@ -476,7 +520,11 @@ async fn run(shared: Arc<Shared>) {
             // Whatever is wrong, the next write finds it.
             _ = shared.socket.writable(), if is_blocked => {}
             () = shared.work.notified() => {}
-            _ = checks.tick(), if mode != Mode::Idle => shared.check(),
+            _ = checks.tick(), if mode != Mode::Idle => {
+                // The next one comes no earlier than after a whole period.
+                checks.reset();
+                shared.check();
+            }
         }
         let mut requests = shared.requests();
         requests.task_waits = false;
@@ -521,13 +569,16 @@ impl Shared {
         let late: Vec<_> = late.filter_map(|request| request.answer.take()).collect();
         let in_flight = requests.in_flight.len();
         let most = std::mem::replace(&mut requests.most, in_flight);
+        requests.is_calm = most == 1;
         let has_left = |request: &Request| request.answer.as_ref().is_none_or(Answer::is_closed);
         requests.mode = match most {
+            // Only in this mode the task writes what is left.
+            _ if !requests.unsent.is_empty() => Mode::Many,
             0 => Mode::Idle,
             // Nobody reads the reply.
             1 if requests.in_flight.front().is_some_and(has_left) => Mode::Few,
             1 if in_flight == 0 => Mode::Alone,
-            2..=FEW if requests.unsent.is_empty() => Mode::Few,
+            ..=FEW => Mode::Few,
             _ => requests.mode,
         };
         drop(requests);
@@ -544,15 +595,14 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         let reason = "the runtime of the connection has ended";
         // Whoever sends something next finds out. Here nothing can be spawned.
-        self.0.end(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+        self.0.end(&Closed::new(reason));
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
         let reason = "the connection was closed";
-        self.shared
-            .end(&Closed::new(io::ErrorKind::BrokenPipe, reason));
+        self.shared.end(&Closed::new(reason));
     }
 }
 

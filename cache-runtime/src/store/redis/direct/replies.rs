@@ -42,7 +42,7 @@ impl Replies {
             let read = match read(&mut self.bytes[self.filled..]) {
                 Ok(0) => {
                     let reason = "Redis has closed the connection";
-                    return Err(Closed::new(io::ErrorKind::UnexpectedEof, reason));
+                    return Err(Closed::new(reason));
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -103,8 +103,9 @@ impl Replies {
             match reply[0] {
                 b'$' if reply[1] != b'-' => {
                     let start = reply.iter().position(|&byte| byte == b'\n').unwrap_or(0) + 1;
-                    let string = reply[start..reply.len() - 2].to_vec();
-                    self.values.push(Value::BulkString(string));
+                    let string = reply[start..].strip_suffix(b"\r\n");
+                    let string = string.ok_or_else(|| malformed("a string without an end"))?;
+                    self.values.push(Value::BulkString(string.to_vec()));
                 }
                 // Nobody subscribes on this connection, so a message answers nobody.
                 b'>' => {}
@@ -129,24 +130,34 @@ impl Replies {
             let Some(line) = rest.iter().position(|&byte| byte == b'\n') else {
                 return Ok(None);
             };
-            let (kind, text) = (rest[0], &rest[1..line]);
+            // As redis-rs reads it.
+            if line < 2 || rest[line - 1] != b'\r' {
+                return Err(malformed("a line without an end"));
+            }
+            let (kind, text) = (rest[0], &rest[1..line - 1]);
             let (length, adds) = match kind {
                 b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => (line + 1, 0),
                 b'$' | b'=' | b'!' => match count(text)? {
                     None => (line + 1, 0),
-                    Some(bytes) => (line + 1 + bytes + 2, 0),
+                    Some(bytes) => (bytes.saturating_add(line + 3), 0),
                 },
                 b'*' | b'~' | b'>' => (line + 1, count(text)?.unwrap_or(0)),
-                b'%' => (line + 1, count(text)?.unwrap_or(0) * 2),
+                b'%' => (line + 1, count(text)?.unwrap_or(0).saturating_mul(2)),
                 // Attributes come before the value that they belong to.
-                b'|' => (line + 1, count(text)?.unwrap_or(0) * 2 + 1),
+                b'|' => (
+                    line + 1,
+                    count(text)?
+                        .unwrap_or(0)
+                        .saturating_mul(2)
+                        .saturating_add(1),
+                ),
                 _ => return Err(malformed("a value of an unknown kind")),
             };
             if length > rest.len() {
                 return Ok(None);
             }
             self.at += length;
-            self.missing = self.missing - 1 + adds;
+            self.missing = (self.missing - 1).saturating_add(adds);
         }
         Ok(Some(self.at))
     }
@@ -154,11 +165,10 @@ impl Replies {
 
 /// Returns the number in a line; `None` for `-1`.
 fn count(line: &[u8]) -> Result<Option<usize>, Closed> {
-    let digits = line.strip_suffix(b"\r").unwrap_or(line);
-    if digits == b"-1" {
+    if line == b"-1" {
         return Ok(None);
     }
-    let text = std::str::from_utf8(digits).ok();
+    let text = std::str::from_utf8(line).ok();
     let number = text.and_then(|text| text.parse::<u32>().ok());
     match number {
         Some(number) => Ok(Some(number as usize)),
@@ -168,5 +178,5 @@ fn count(line: &[u8]) -> Result<Option<usize>, Closed> {
 
 fn malformed(what: &str) -> Closed {
     let reason = format!("Redis has sent {what}");
-    Closed::new(io::ErrorKind::UnexpectedEof, &reason)
+    Closed::new(&reason)
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use futures_util::future::select_ok;
 use redis::ConnectionAddr;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -21,7 +22,16 @@ impl Socket {
     pub(super) async fn open(address: &ConnectionAddr) -> io::Result<Option<Self>> {
         match address {
             ConnectionAddr::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+                // All at once: one of them may not answer for longer than a program waits.
+                let attempts: Vec<_> = addresses
+                    .map(|address| Box::pin(TcpStream::connect(address)))
+                    .collect();
+                if attempts.is_empty() {
+                    let message = format!("no address is known of {host}");
+                    return Err(io::Error::new(io::ErrorKind::NotFound, message));
+                }
+                let (stream, _) = select_ok(attempts).await?;
                 // A command is sent when it is complete.
                 stream.set_nodelay(true)?;
                 Ok(Some(Self::Tcp(stream)))

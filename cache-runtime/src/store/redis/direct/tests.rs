@@ -164,7 +164,7 @@ fn replies_in_pieces_are_what_redis_rs_reads_at_once() {
     let all = replies.concat();
     for piece in 1..=all.len() {
         let values = parsed(all.as_bytes(), piece);
-        let values = values.unwrap_or_else(|closed| panic!("{piece}: {}", closed.reason));
+        let values = values.unwrap_or_else(|closed| panic!("{piece}: {}", closed.0));
         assert_eq!(values, expected, "in pieces of {piece}");
     }
 }
@@ -196,9 +196,35 @@ fn long_replies_are_read_and_their_room_is_given_back() {
 
 #[test]
 fn what_is_no_reply_closes_the_connection() {
-    for bytes in ["hello\r\n", "$x\r\n", "*99999999999\r\n", "%1"] {
-        let closed = parsed(bytes.as_bytes(), 4).err();
-        assert_eq!(closed.is_some(), bytes.contains('\r'), "{bytes:?}");
+    let malformed = [
+        "hello\r\n",
+        "$x\r\n",
+        "*99999999999\r\n",
+        "\n",
+        "\r\n",
+        ":\n",
+        "$1\r\na\r\n\n",
+        "*1\r\n\n",
+        "*2\r\n+x\n$13\r\n*4294967295\r\n\r\n",
+        "$1\r\nabc",
+        "$1\n",
+    ];
+    for bytes in malformed {
+        for piece in 1..=bytes.len() {
+            assert!(parsed(bytes.as_bytes(), piece).is_err(), "{bytes:?}");
+        }
+    }
+    for bytes in [
+        "%1",
+        "*4294967295\r\n",
+        "%4294967295\r\n|4294967295\r\n",
+        "$4294967295\r\nx",
+    ] {
+        assert_eq!(
+            parsed(bytes.as_bytes(), 3).ok(),
+            Some(Vec::new()),
+            "{bytes:?}"
+        );
     }
     let info = serve(|mut client| {
         client.command();
@@ -416,6 +442,102 @@ fn command_that_the_socket_does_not_take_at_once_is_sent_whole() {
             assert!(direct.0.shared.requests().spare.capacity() <= KEPT);
         });
     }
+}
+
+#[test]
+fn command_that_is_sent_in_part_and_dropped_stops_nobody() {
+    let (lets, permitted) = mpsc::channel();
+    let info = serve(move |mut client| {
+        permitted.recv().expect("a test");
+        while let Some(command) = client.command() {
+            client.reply(&format!(":{}\r\n", command.len()));
+        }
+    });
+    let [runtime, _] = runtimes();
+    runtime.block_on(async {
+        let (direct, _) = open(&info, PATIENCE).await;
+        let mut long = redis::cmd("ECHO");
+        long.arg("x".repeat(8 << 20));
+        let mut left = Box::pin(direct.send_packed_command(&long));
+        assert!((&mut left).now_or_never().is_none());
+        assert!(direct.0.shared.requests().mode == Mode::Many);
+        drop(left);
+        // Some checks later the only thread of this runtime still runs other tasks.
+        tokio::time::sleep(LONGEST_CHECK * 4).await;
+        lets.send(()).expect("a server");
+        let reply = direct
+            .send_packed_command(redis::cmd("ECHO").arg("a"))
+            .await;
+        assert_eq!(reply.ok(), Some(Value::Int(2)));
+    });
+}
+
+#[test]
+fn too_much_that_waits_to_be_sent_is_refused() {
+    let (_lets, permitted) = mpsc::channel::<()>();
+    let info = serve(move |_client| {
+        let _end = permitted.recv();
+    });
+    let [runtime, _] = runtimes();
+    runtime.block_on(async {
+        let (direct, lost) = open(&info, PATIENCE).await;
+        let mut long = redis::cmd("ECHO");
+        long.arg("x".repeat(4 << 20));
+        let mut waiting = Vec::new();
+        let refused = loop {
+            let mut call = Box::pin(direct.send_packed_command(&long));
+            match (&mut call).now_or_never() {
+                None => waiting.push(call),
+                Some(answer) => break answer.expect_err("nothing was sent"),
+            }
+            assert!(waiting.len() < 20, "nothing is refused");
+        };
+        assert!(refused.to_string().contains("too much waits"), "{refused}");
+        assert_eq!(lost.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// The task of the connection does not run, so it cannot look at the time.
+#[test]
+fn callers_of_another_runtime_wait_no_longer_than_the_timeout() {
+    for callers in [1, 3, 20] {
+        let (_lets, permitted) = mpsc::channel();
+        let info = echo_when_let(permitted);
+        let [first, second] = runtimes();
+        let (direct, _) = first.block_on(open(&info, Duration::from_millis(200)));
+        second.block_on(async {
+            let calls = (0..callers).map(|_| echo(&direct, "a"));
+            let answers = futures_util::future::join_all(calls);
+            let answers = tokio::time::timeout(PATIENCE, answers).await;
+            for answer in answers.expect("in time") {
+                assert!(answer.is_err_and(|error| error.is_timeout()));
+            }
+        });
+    }
+}
+
+#[test]
+fn caller_who_was_met_by_another_is_alone_again() {
+    let (lets, permitted) = mpsc::channel();
+    let info = echo_when_let(permitted);
+    let [runtime, _] = runtimes();
+    runtime.block_on(async {
+        let (direct, _) = open(&info, PATIENCE).await;
+        let both = async { tokio::join!(echo(&direct, "a"), echo(&direct, "b")) };
+        for _ in 0..200_000 {
+            // The server may be gone when the test ends.
+            let _sent = lets.send(());
+        }
+        let (first, second) = both.await;
+        assert!(first.is_ok() && second.is_ok());
+        let again = async {
+            while direct.0.shared.requests().mode != Mode::Alone {
+                assert!(echo(&direct, "c").await.is_ok());
+            }
+        };
+        let again = tokio::time::timeout(PATIENCE, again).await;
+        again.expect("it is alone again");
+    });
 }
 
 #[test]
