@@ -1,3 +1,5 @@
+//! The connection against a server that answers as a test says: whoever leaves, whatever arrives, and in whatever pieces.
+
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
