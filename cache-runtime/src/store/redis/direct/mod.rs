@@ -578,7 +578,7 @@ impl Shared {
             // Nobody reads the reply.
             1 if requests.in_flight.front().is_some_and(has_left) => Mode::Few,
             1 if in_flight == 0 => Mode::Alone,
-            ..=FEW => Mode::Few,
+            1..=FEW => Mode::Few,
             _ => requests.mode,
         };
         drop(requests);
