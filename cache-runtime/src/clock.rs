@@ -99,7 +99,8 @@ impl Clock {
         }
     }
 
-    /// Microseconds since the same origin, or up to [`COARSENESS`] more. For the end of something that must not last longer.
+    /// Microseconds since the same origin, never less than there are, and more by at most one and a half times [`COARSENESS`]. For the
+    /// end of something that must not last longer.
     #[inline]
     pub(crate) fn latest_us(&self) -> u64 {
         match self {

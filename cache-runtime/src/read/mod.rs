@@ -712,7 +712,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         Outcome {
             row,
             origin: Origin::Cache,
-            age: self.cache.clock.coarse_age(meta.loaded_at_ms),
+            // Exact, because `max_age` compares it.
+            age: self.cache.clock.age(meta.loaded_at_ms),
             store_was_skipped: false,
         }
     }

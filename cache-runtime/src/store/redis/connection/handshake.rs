@@ -82,9 +82,7 @@ impl Connector {
             window,
         })
     }
-}
 
-impl Connector {
     /// Opens the connection of a link.
     async fn open(self: &Arc<Self>, number: u64) -> RedisResult<Connection> {
         let connector = Arc::downgrade(self);

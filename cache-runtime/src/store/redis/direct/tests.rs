@@ -423,7 +423,6 @@ fn command_that_the_socket_does_not_take_at_once_is_sent_whole() {
             while let Some(command) = client.command() {
                 let length: usize = command.iter().map(String::len).sum();
                 client.reply(&format!(":{length}\r\n"));
-                std::thread::sleep(Duration::from_millis(5));
             }
         });
         runtime.block_on(async {
@@ -465,7 +464,15 @@ fn command_that_is_sent_in_part_and_dropped_stops_nobody() {
         assert!(direct.0.shared.requests().mode == Mode::Many);
         drop(left);
         // Some checks later the only thread of this runtime still runs other tasks.
-        tokio::time::sleep(LONGEST_CHECK * 4).await;
+        let checks = || direct.0.shared.requests().checks;
+        let later = checks() + 4;
+        let checked = async {
+            while checks() < later {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let checked = tokio::time::timeout(PATIENCE, checked).await;
+        checked.expect("it is checked");
         lets.send(()).expect("a server");
         let reply = direct
             .send_packed_command(redis::cmd("ECHO").arg("a"))
