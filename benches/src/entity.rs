@@ -81,6 +81,10 @@ flights! {
     #[cached(table = "larder_benches.flights", strategy = "write_through", ttl = "1h")]
     ThroughFlight;
 
+    /// A flight whose writes are executed one by one.
+    #[cached(table = "larder_benches.flights", ttl = "1h", gather_writes = false)]
+    SingleFlight;
+
     /// A flight whose load takes 50 ms; its readers wait for each other as long as a connection may take to be made.
     #[cached(table = "larder_benches.slow_flights", ttl = "1h", lease(wait = "1s"))]
     SlowFlight;
@@ -161,6 +165,7 @@ macro_rules! from_flight {
 }
 
 from_flight!(
+    SingleFlight,
     ThroughFlight,
     MemoryFlight,
     FsyncFlight,

@@ -94,6 +94,7 @@ pub(crate) enum Value {
     /// What could not be read; reported.
     Unreadable,
     Flag,
+    Switch(bool),
     Text(LitStr),
     /// Whole milliseconds, above zero where the form does not allow it.
     Duration(u64),

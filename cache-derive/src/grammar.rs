@@ -50,6 +50,8 @@ impl Place {
 pub(crate) enum Form {
     /// Nothing.
     Flag,
+    /// `= true` or `= false`.
+    Switch,
     /// `= "text"`.
     Text,
     /// `= "10m"`.
@@ -87,6 +89,7 @@ impl Form {
     pub(crate) fn expects(self) -> String {
         match self {
             Self::Flag => "no value".to_owned(),
+            Self::Switch => "`true` or `false`".to_owned(),
             Self::Text => "a string".to_owned(),
             Self::Duration => "a duration".to_owned(),
             Self::DurationOrOff => "a duration or `false`".to_owned(),
@@ -159,6 +162,12 @@ pub(crate) const KEYS: &[Key] = &[
         Place::Struct,
         Form::Flag,
         "after_triggers",
+    ),
+    key(
+        "gather_writes",
+        Place::Struct,
+        Form::Switch,
+        "gather_writes = false",
     ),
     key(
         "coherence",

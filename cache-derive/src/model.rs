@@ -306,6 +306,7 @@ pub(crate) struct IdPart {
 pub(crate) struct Policy {
     pub(crate) strategy: Option<Word>,
     pub(crate) after_triggers: bool,
+    pub(crate) gather_writes: Option<bool>,
     pub(crate) coherence: Option<Word>,
     pub(crate) on_outage: Option<Word>,
     pub(crate) ttl: Option<u64>,

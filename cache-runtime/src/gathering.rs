@@ -12,7 +12,7 @@
 //! is dropped, or not polled, neither drops nor delays other calls. A call that was dropped before it was sent is not sent.
 //! Invariant: calls that wait are sent in the order in which they arrived.
 //! Invariant: no caller waits longer than the timeout, if there is one, whatever happens to the tasks.
-//! Not here: what a group is sent as (`put`, `tagged_gets`, `read::together`).
+//! Not here: what a group is sent as (`put`, `tagged_gets`, `units`).
 
 use std::{
     collections::VecDeque,
@@ -78,15 +78,7 @@ struct Waiting<C: Transport> {
 }
 
 /// The permit of a single call in flight.
-struct SinglePermit<C: Transport>(Arc<Gathering<C>>);
-
-/// How a call is sent.
-enum Entered<C: Transport> {
-    /// Alone, now.
-    SinglePermit(C::Call, SinglePermit<C>),
-    /// With a group. Its answer arrives here.
-    Waits(oneshot::Receiver<C::Answer>),
-}
+pub(crate) struct SinglePermit<C: Transport>(Arc<Gathering<C>>);
 
 /// The permit of a group in flight. When it is dropped, the next group is sent.
 struct BatchPermit<C: Transport>(Arc<Gathering<C>>);
@@ -110,14 +102,25 @@ impl<C: Transport> Gathering<C> {
     ///
     /// If the future is dropped, the call may or may not be made.
     pub(crate) async fn call(self: &Arc<Self>, runtime: &Handle, call: C::Call) -> C::Answer {
-        let answered = match self.enter(call, runtime) {
-            Entered::SinglePermit(call, _alone) => {
-                // Boxed to keep the callers' futures small.
-                let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
-                return answers.pop().unwrap_or_else(|| C::unanswered(None));
-            }
-            Entered::Waits(answered) => answered,
-        };
+        if let Some(_alone) = self.try_alone() {
+            // Boxed to keep the callers' futures small.
+            let mut answers = Box::pin(self.carrier.carry(vec![call])).await;
+            return answers.pop().unwrap_or_else(|| C::unanswered(None));
+        }
+        self.call_in_group(runtime, call).await
+    }
+
+    /// Makes a call in a group, be it a group of one. The group is sent to its end, whatever happens to its callers.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the call may or may not be made.
+    pub(crate) async fn call_in_group(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        call: C::Call,
+    ) -> C::Answer {
+        let answered = self.enter(call, runtime);
         let answered = match self.bounds.timeout {
             Some(timeout) => Deadline::after(timeout).bound(answered).await,
             None => Some(answered.await),
@@ -128,18 +131,24 @@ impl<C: Transport> Gathering<C> {
         }
     }
 
+    /// Returns a permit for work of the caller's own that stands for a single call, if a single call would be sent alone now.
+    pub(crate) fn try_alone(self: &Arc<Self>) -> Option<SinglePermit<C>> {
+        let mut calls = self.lock();
+        let is_free = calls.alone < self.bounds.alone && calls.in_flight == 0;
+        is_free.then(|| {
+            calls.alone += 1;
+            SinglePermit(Arc::clone(self))
+        })
+    }
+
     /// Returns how many calls wait for a group.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 
-    /// Sends a call if a permit is free, or queues it.
-    fn enter(self: &Arc<Self>, call: C::Call, runtime: &Handle) -> Entered<C> {
+    /// Sends a call as a group if a permit is free, or queues it. Returns where its answer arrives.
+    fn enter(self: &Arc<Self>, call: C::Call, runtime: &Handle) -> oneshot::Receiver<C::Answer> {
         let mut calls = self.lock();
-        if calls.alone < self.bounds.alone && calls.in_flight == 0 {
-            calls.alone += 1;
-            return Entered::SinglePermit(call, SinglePermit(Arc::clone(self)));
-        }
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             call,
@@ -153,7 +162,7 @@ impl<C: Transport> Gathering<C> {
         } else {
             calls.waiting.push_back(waiting);
         }
-        Entered::Waits(answered)
+        answered
     }
 
     /// Returns the next group for a permit that was released. Without one, gives the permit up.

@@ -56,6 +56,7 @@ pub mod store;
 #[cfg(feature = "tools")]
 #[doc(hidden)]
 pub mod tools;
+mod units;
 mod write;
 
 #[doc(hidden)]

@@ -80,6 +80,8 @@ pub struct Policy {
     pub on_outage: OnOutage,
     /// Whether triggers change rows after the statement that wrote them. Then the rows it returned are not cached.
     pub after_triggers: bool,
+    /// Whether single writes of several callers that meet are executed together. `None`: as the database gains by it.
+    pub gather_writes: Option<bool>,
     /// How writes are queued, under [`Strategy::WriteBehind`].
     pub queue: QueuePolicy,
 }
@@ -136,6 +138,7 @@ impl Policy {
         intent_ttl: Duration::from_secs(10),
         on_outage: OnOutage::Available,
         after_triggers: false,
+        gather_writes: None,
         queue: QueuePolicy::DEFAULT,
     };
 
@@ -241,6 +244,13 @@ impl Policy {
     #[must_use]
     pub const fn after_triggers(mut self) -> Self {
         self.after_triggers = true;
+        self
+    }
+
+    /// Sets whether single writes of several callers that meet are executed together.
+    #[must_use]
+    pub const fn gather_writes(mut self, gathers: bool) -> Self {
+        self.gather_writes = Some(gathers);
         self
     }
 

@@ -120,6 +120,8 @@ counters! {
     too_large,
     /// Rows written: inserted, updated, saved or deleted.
     writes,
+    /// Those among them that were committed together with writes of other callers (`gather_writes`).
+    gathered_writes,
     /// Writes that ended in an error.
     write_errors,
     /// Calls of `invalidate`, `invalidate_all` and `refresh`.

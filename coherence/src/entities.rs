@@ -28,6 +28,7 @@ macro_rules! rows {
                 ttl = "1h",
                 negative_ttl = "1h",
                 on_outage = "consistent",
+                gather_writes = true,
                 lease(ttl = "2s", wait = "20ms"),
                 $($option)*
             )]

@@ -58,6 +58,8 @@ pub(crate) async fn work<DB: Site>(shared: Arc<Shared<DB>>, task: u64) {
             shared.write_batch(&mut random).await;
         } else if random.per_mille(shared.mix.tagged) {
             shared.change_by_tags(&mut random).await;
+        } else if random.per_mille(shared.mix.bursts) {
+            shared.write_burst(&mut random).await;
         } else {
             shared.write(&mut random, row).await;
         }
@@ -125,11 +127,20 @@ impl<DB: Site> Shared<DB> {
         };
         let table = random.below(self.tables.len() as u64);
         let table = usize::try_from(table).expect("tables are few");
+        (table, self.id_below(random, table, rows))
+    }
+
+    /// A row of a table.
+    fn any_row_of(&self, random: &mut Random, table: usize) -> Row {
+        (table, self.id_below(random, table, self.mix.rows))
+    }
+
+    fn id_below(&self, random: &mut Random, table: usize, rows: u64) -> i64 {
         let id = i64::try_from(random.below(rows)).expect("ids are small");
         match self.tables[table].kin {
             // The others have no children.
-            Kin::Parent => (table, parent(id)),
-            _ => (table, id),
+            Kin::Parent => parent(id),
+            _ => id,
         }
     }
 
@@ -237,13 +248,44 @@ impl<DB: Site> Shared<DB> {
     }
 
     async fn write(&self, random: &mut Random, row: Row) {
-        let Some(begun) = self.begin(random, row) else {
-            return;
+        let begun = self.begin(random, row);
+        let leaving = self.leaving(random);
+        self.finish(begun, leaving).await;
+    }
+
+    /// Single writes of several rows of one table at once.
+    async fn write_burst(&self, random: &mut Random) {
+        let (table, _) = self.any_row(random);
+        let mut rows = HashSet::new();
+        let mut next = || {
+            let row = self.any_row_of(random, table);
+            let begun = if rows.insert(row) {
+                self.begin(random, row)
+            } else {
+                None
+            };
+            (begun, self.leaving(random))
         };
-        let Begun { verb, value, .. } = begun;
+        let [one, two, three, four, five, six] = std::array::from_fn(|_| next());
+        tokio::join!(
+            self.finish(one.0, one.1),
+            self.finish(two.0, two.1),
+            self.finish(three.0, three.1),
+            self.finish(four.0, four.1),
+            self.finish(five.0, five.1),
+            self.finish(six.0, six.1),
+        );
+    }
+
+    /// Makes a write that was logged.
+    async fn finish(&self, begun: Option<Begun>, leaving: Cut) {
+        let Some(begun) = begun else { return };
+        let Begun {
+            row, verb, value, ..
+        } = begun;
         let leaving = match verb {
             Verb::Delete => STAYS,
-            _ => self.leaving(random),
+            _ => leaving,
         };
         let write = self.tables[row.0].rows.write(verb, row.1, value);
         // One that is dropped goes on without us.

@@ -49,6 +49,10 @@ pub(crate) async fn run<DB: Site>(orders: Orders) {
     if let Some(mechanism) = orders.broken.and_then(mechanism) {
         faults.leave_out(mechanism);
     }
+    // Half of the workers let no write go alone, so that they meet more often.
+    if orders.seed.is_multiple_of(2) {
+        faults.leave_out(Mechanism::LoneWrite);
+    }
     let mix = Mix::of(orders.broken, orders.tags, orders.role());
     let connections = u32::try_from(mix.tasks.min(MAX_CONNECTIONS)).expect("they are few");
     let pool: Pool<DB> = pool(&orders.address, &orders.name, connections)

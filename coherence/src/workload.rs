@@ -27,6 +27,8 @@ pub(crate) struct Mix {
     pub(crate) batches: u64,
     /// Of a thousand writes that are neither, how many change rows by their tags.
     pub(crate) tagged: u64,
+    /// Of a thousand of the others, how many are made together with some of other rows, so that they meet.
+    pub(crate) bursts: u64,
     /// Of a thousand changes by tags, how many only invalidate.
     pub(crate) invalidations: u64,
     /// Of a thousand of the others, how many are followed by so many invalidations that the clock drops their marks.
@@ -62,6 +64,7 @@ impl Mix {
             transactions: 200,
             batches: 50,
             tagged: if tags { 40 } else { 0 },
+            bursts: 300,
             invalidations: 300,
             crowds: 30,
             abandoned: 20,

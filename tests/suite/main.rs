@@ -19,6 +19,7 @@ mod entities;
 mod examples;
 mod expiry;
 mod fuzzed;
+mod gathered;
 mod generated_ids;
 mod health;
 mod hostile_bytes;

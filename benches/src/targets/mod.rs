@@ -7,6 +7,7 @@ mod behind_drain;
 mod behind_million;
 mod derive_cost;
 mod frozen;
+mod gather;
 mod l2_hit;
 mod l2_peer;
 mod lookups;
@@ -73,6 +74,7 @@ targets! {
     "write-1", "how many updates does one task make, beside bare UPDATEs?" => write::alone, write::control;
     "write-16", "how many updates do 16 tasks make, beside bare UPDATEs?" => write::together, write::control;
     "write-64", "how many updates do 64 tasks make, beside bare UPDATEs?" => write::crowd, write::control;
+    "gather-writes", "what do updates gain that are committed together, and what does a locked row cost them?" => gather::run, write::control;
     "round-trip", "what does it cost to see that a row comes back from the codec?" => round_trip::run, round_trip::control;
     "transaction", "how many transactions over three entities are made, beside bare ones?" => transaction::run, transaction::control;
     "behind-ack", "how many queued writes are acknowledged, beside bare UPDATEs?" => behind_ack::run, behind_ack::control;

@@ -159,6 +159,9 @@ fn policy(private: &TokenStream, policy: &Policy) -> Option<TokenStream> {
     let calls = [
         choice("strategy", "Strategy", policy.strategy),
         policy.after_triggers.then(|| quote!(.after_triggers())),
+        policy
+            .gather_writes
+            .map(|gathers| quote!(.gather_writes(#gathers))),
         choice("coherence", "Coherence", policy.coherence),
         choice("on_outage", "OnOutage", policy.on_outage),
         policy.ttl.map(|milliseconds| quote!(.ttl(#milliseconds))),

@@ -23,6 +23,7 @@ pub(super) fn read(
 ) -> Value {
     let value = match (key.form, written) {
         (Form::Flag, Written::Nothing) => Some(Value::Flag),
+        (Form::Switch, Written::Equals(tokens)) => switch(tokens).map(Value::Switch),
         (Form::Text, Written::Equals(tokens)) => text(tokens).map(Value::Text),
         (Form::Duration | Form::DurationOrOff | Form::Pause(_), Written::Equals(tokens)) => {
             duration(errors, key, tokens)
@@ -87,6 +88,11 @@ fn paths(tokens: &TokenStream) -> Option<Vec<Path>> {
     let parser = Punctuated::<Path, Token![,]>::parse_terminated;
     let paths = parser.parse2(tokens.clone()).ok()?;
     (!paths.is_empty()).then(|| paths.into_iter().collect())
+}
+
+fn switch(tokens: &TokenStream) -> Option<bool> {
+    let switch: syn::LitBool = syn::parse2(tokens.clone()).ok()?;
+    Some(switch.value)
 }
 
 fn text(tokens: &TokenStream) -> Option<LitStr> {

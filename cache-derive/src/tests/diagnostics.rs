@@ -682,6 +682,7 @@ fn queue_refuses_what_would_do_nothing_beside_it() {
             "`intent(..)` is about the announcement of a write",
         ),
         ("hash_tag", "`hash_tag` has no effect"),
+        ("gather_writes = true", "`gather_writes` has no effect with"),
     ];
     for (key, message) in keys {
         let faults = faults(&queued(key));
@@ -689,8 +690,8 @@ fn queue_refuses_what_would_do_nothing_beside_it() {
         assert!(faults[0].starts_with(message), "{faults:#?}");
         assert!(faults[0].contains("\nhelp: remove `"), "{faults:#?}");
     }
-    let all = r#"coherence = "ttl", on_outage = "consistent", intent(ttl = "5s"), hash_tag"#;
-    assert_eq!(faults(&queued(all)).len(), 4);
+    let all = r#"coherence = "ttl", on_outage = "consistent", intent(ttl = "5s"), hash_tag, gather_writes = false"#;
+    assert_eq!(faults(&queued(all)).len(), 5);
     let harmless = r#"coherence = "intent", after_triggers, ttl = "1h", jitter = 0, negative_ttl = false,
                       namespace = "a", codec = "json", lease(wait = "1s")"#;
     assert_eq!(faults(&queued(harmless)), [""; 0]);
@@ -700,6 +701,19 @@ fn queue_refuses_what_would_do_nothing_beside_it() {
     );
     one(&queued("intent()"), "`intent` expects keys in parentheses");
     one(&queued("hash_tag = true"), "`hash_tag` expects no value");
+    for wrong in [
+        "gather_writes",
+        r#"gather_writes = "yes""#,
+        "gather_writes = 1",
+    ] {
+        let message = "`gather_writes` expects `true` or `false`";
+        one(&queued(wrong), message);
+        one(&entity(wrong), message);
+    }
+    one(
+        &entity("read_only, gather_writes = true"),
+        "`gather_writes` is about writes, and an entity with `read_only` has none",
+    );
     one(
         &queued(r#"on_outage = "x""#),
         "unknown value `x` for `on_outage`",
@@ -1110,6 +1124,7 @@ fn message_is_lower_case_without_full_stop() {
         with_field("#[cached(version)] a: Option<i64>"),
         with_field("#[cached(version, generated)] a: i64"),
         entity("after_triggers"),
+        entity("gather_writes"),
         entity(r#"read_only, strategy = "write_through", intent(ttl = "5s")"#),
         entity(r#"coherence = "ttl", strategy = "write_through", on_outage = "consistent""#),
         entity(r#"intent(ttl = "1ms")"#),

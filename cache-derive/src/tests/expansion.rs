@@ -394,6 +394,8 @@ fn policy_names_only_what_was_named() {
             "write-through",
             r#", strategy = "write_through", after_triggers"#,
         ),
+        ("gathered writes", ", gather_writes = true"),
+        ("no gathered writes", ", gather_writes = false"),
         ("coherence", r#", coherence = "lease""#),
         ("outages", r#", on_outage = "consistent""#),
         ("ttl", r#", ttl = "10m""#),

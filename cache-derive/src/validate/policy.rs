@@ -166,6 +166,12 @@ fn policy(settings: &Settings) -> Policy {
     Policy {
         strategy: settings.get("strategy").and_then(word),
         after_triggers: settings.names("after_triggers"),
+        gather_writes: settings
+            .get("gather_writes")
+            .and_then(|setting| match setting.value {
+                Value::Switch(gathers) => Some(gathers),
+                _ => None,
+            }),
         coherence: settings.get("coherence").and_then(word),
         on_outage: settings.get("on_outage").and_then(word),
         ttl: milliseconds(settings, "ttl"),

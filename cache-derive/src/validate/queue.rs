@@ -28,6 +28,7 @@ pub(super) fn check(errors: &mut Errors, input: &Input) {
         check_on_outage(errors, settings);
         check_intent(errors, settings);
         check_hash_tag(errors, settings);
+        check_gathered(errors, settings);
         check_room(errors, settings);
         check_journal(errors, settings);
     } else if settings
@@ -171,6 +172,21 @@ fn check_intent(errors: &mut Errors, settings: &Settings) {
     let message = format!(
         "`intent(..)` is about the announcement of a write, and with {STRATEGY} there is none\n\
          help: remove `intent(..)`, or use `strategy = \"write_through\"`"
+    );
+    errors.report(&setting.name, message);
+}
+
+/// A queue flushes its writes in batches.
+fn check_gathered(errors: &mut Errors, settings: &Settings) {
+    let Some(setting) = settings.get("gather_writes") else {
+        return;
+    };
+    if !matches!(setting.value, Value::Switch(_)) {
+        return;
+    }
+    let message = format!(
+        "`gather_writes` has no effect with {STRATEGY}, whose writes are flushed in batches\n\
+         help: remove `gather_writes`; `batch` is how many writes a flush takes"
     );
     errors.report(&setting.name, message);
 }

@@ -5,7 +5,7 @@ use super::{named, word};
 use crate::{ast::Input, diagnostics::Errors};
 
 /// The options of the struct that are about writes.
-const ABOUT_WRITES: &[&str] = &["on_outage", "intent"];
+const ABOUT_WRITES: &[&str] = &["on_outage", "intent", "gather_writes"];
 
 /// The marks of a field that are about writes.
 const MARKS: &[(&str, &str)] = &[

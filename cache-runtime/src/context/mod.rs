@@ -24,7 +24,7 @@ use crate::{
     cache::{self, Cache},
     clock::Pace,
     database::{
-        Database,
+        Database, Write,
         backend::{Backend, Bound},
         column::ColumnSpec,
         dialect::Dialect,
@@ -35,6 +35,7 @@ use crate::{
         schema,
         source::Binding,
         tables::check_name,
+        together::Kind,
     },
     detached,
     error::{Error, ErrorKind, StoreError},
@@ -49,13 +50,10 @@ use crate::{
         state::Identity,
         tags::Stamp,
     },
-    read::{
-        flight::Flights,
-        turn::Turns,
-        units::{Statements, Units},
-    },
+    read::{flight::Flights, turn::Turns},
     stats::Counters,
     store::{Store, failpoint::Mechanism},
+    units::{Statements, Units},
     write::row_gate::RowGates,
 };
 
@@ -82,6 +80,8 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
     /// The loads that wait to be read together, if ids of the entity have one spelling each.
     pub(crate) units: Option<Arc<Units>>,
     pub(crate) row_gates: RowGates,
+    /// The writes of each kind that wait to be executed together, if they are.
+    writes: [Option<Arc<Units>>; Kind::ALL.len()],
     /// The queue of a write-behind entity.
     pub(crate) queue: Option<Queue>,
     /// The namespace, and its binding.
@@ -172,6 +172,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         // A query that stands for a table may take long for each row.
         let is_gathered = !spec.is_query && has_exact_ids(&database.columns);
         let units = is_gathered.then(Statements::gathered);
+        let gathers = policy.gather_writes.unwrap_or(DB::DIALECT.gathers_writes());
+        let writes = Kind::ALL.map(|kind| {
+            let is_gathered = gathers && database.can_gather(kind);
+            is_gathered.then(Statements::gathered)
+        });
         let inner = Arc::new(Self {
             answers: Answers::default(),
             queries: OnceLock::new(),
@@ -202,6 +207,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             turns: Turns::new(cache.load_limits),
             units,
             row_gates: RowGates::default(),
+            writes,
             queue,
             bond,
             size_was_logged: OnceLock::new(),
@@ -250,6 +256,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             );
             Error::with_source(ErrorKind::Conversion, message, error)
         })
+    }
+
+    /// Returns the writes that wait to be executed together with this one, if it is executed so.
+    pub(crate) fn gathering_of(&self, write: &Write<E>) -> Option<(Kind, &Arc<Units>)> {
+        let kind = Kind::of(write)?;
+        Some((kind, self.writes[kind as usize].as_ref()?))
     }
 
     /// Returns the fingerprint of the entries of a lookup. They depend on the layout of the id and on what is looked up.
@@ -358,16 +370,16 @@ pub(crate) fn run_detached<E: Entity, T: Send + 'static>(
     let running = detached::run(operation);
     async move {
         running.await.unwrap_or_else(|stopped| {
-            Err(Error::with_source(
-                ErrorKind::TaskFailed,
-                format!(
-                    "failed to {verb} {}: its task panicked or its runtime shut down",
-                    E::SPEC.name
-                ),
-                stopped,
-            ))
+            let (kind, message) = (ErrorKind::TaskFailed, stopped_message::<E>(verb));
+            Err(Error::with_source(kind, message, stopped))
         })
     }
+}
+
+/// Returns the message of an operation whose task has ended before it.
+pub(crate) fn stopped_message<E: Entity>(verb: &str) -> String {
+    let name = E::SPEC.name;
+    format!("failed to {verb} {name}: its task panicked or its runtime shut down")
 }
 
 /// Returns the fingerprint of the entity and its table. It covers what the derive sees of the struct, and what it does

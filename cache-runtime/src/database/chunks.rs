@@ -17,7 +17,7 @@ use crate::database::{
     backend::Backend,
     column::{Array, Binder, Role},
     entity::Entity,
-    statement::{DEFERRED, TRIGGERS, Text},
+    statement::{DEFERRED, Purpose, TRIGGERS, Text},
 };
 
 /// The maximum number of rows as arrays in one statement: enough to make its own cost small, and only a few megabytes.
@@ -35,7 +35,7 @@ const IDS_IN_CONDITION: usize = 256;
 const MESSAGE_OVERHEAD: usize = 4_096;
 
 /// The columns of a new row that the application sets.
-const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
+pub(super) const GIVEN_ON_INSERT: fn(Role) -> bool = |role| !role.is_generated();
 
 /// The result of statements on many rows.
 pub(crate) struct Changed<E> {
@@ -233,7 +233,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         if self.has_arrays(Role::is_saved) {
             let text = Text::new(E::SPEC.table, &self.columns);
             for (left, rows) in self.by_columns_left(rows, old.is_some())? {
-                let sql = text.update_arrays(&left);
+                let sql = text.update_arrays(&left, Purpose::Batch);
                 let mut rest = &rows[..];
                 while !rest.is_empty() {
                     let (_, arguments) = self.arrays_of_rows(&mut rest, Role::is_saved)?;
@@ -432,7 +432,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             let mut rest = items;
             while !rest.is_empty() {
                 let (_, arguments) = self.arrays(&mut rest, identified_by, &add)?;
-                let sql = text.delete_arrays(compares_version);
+                let sql = text.delete_arrays(compares_version, Purpose::Batch);
                 deleted.add(DB::execute(connection, sql, arguments).await?.rows);
             }
             return Ok(deleted);
@@ -570,7 +570,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Takes the next rows that fit into one statement of arrays. Returns their arrays.
-    fn arrays_of_rows<'r, R: Borrow<E>>(
+    pub(super) fn arrays_of_rows<'r, R: Borrow<E>>(
         &self,
         rest: &mut &'r [R],
         wanted: fn(Role) -> bool,
@@ -581,7 +581,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Takes the next items that fit into one statement, as one array per wanted column.
-    fn arrays<'i, T>(
+    pub(super) fn arrays<'i, T>(
         &self,
         rest: &mut &'i [T],
         wanted: fn(Role) -> bool,
@@ -609,7 +609,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Returns whether all wanted columns can be sent as arrays.
-    fn has_arrays(&self, wanted: fn(Role) -> bool) -> bool {
+    pub(super) fn has_arrays(&self, wanted: fn(Role) -> bool) -> bool {
         let mut columns = self.columns.iter().filter(|column| wanted(column.role));
         self.count(wanted) > 0 && columns.all(|column| DB::has_arrays_of(&column.type_info))
     }

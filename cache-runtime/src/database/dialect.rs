@@ -189,6 +189,32 @@ pub(crate) struct DeadlineSql {
 const BEGUN: &str = "SAVEPOINT larder_begun";
 
 impl Dialect {
+    /// Returns whether writes that meet are executed together unless the entity says otherwise: where one statement does it
+    /// (`cargo xtask bench gather-writes`).
+    pub(crate) const fn gathers_writes(self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
+    /// Returns the statements that begin a transaction for the writes of several callers, those that follow, and those that reset
+    /// the session afterwards. The transaction waits for each lock no longer than the database can be told to.
+    pub(crate) const fn begin_gathered(self) -> (Option<SqlStr>, Option<SqlStr>, Option<SqlStr>) {
+        match self {
+            Self::Postgres => (None, None, None),
+            // Not less than a second.
+            Self::MySql => (
+                None,
+                Some(SqlStr::from_static(
+                    "SET @larder_lock_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = 1",
+                )),
+                Some(SqlStr::from_static(
+                    "SET SESSION innodb_lock_wait_timeout = @larder_lock_wait",
+                )),
+            ),
+            // Another one may have written since a transaction began to read.
+            Self::Sqlite => (Some(SqlStr::from_static("BEGIN IMMEDIATE")), None, None),
+        }
+    }
+
     /// Returns the statements that begin a transaction, if not just `BEGIN`.
     pub(crate) const fn begin(self) -> Option<SqlStr> {
         match self {

@@ -27,6 +27,7 @@ mod sqlite_value;
 pub(crate) mod stale_plan;
 pub(crate) mod statement;
 pub mod tables;
+pub(crate) mod together;
 pub mod writes;
 
 use std::{borrow::Cow, sync::Arc};
@@ -62,7 +63,7 @@ pub(crate) struct Database<E: Entity, DB: Backend> {
 
 /// One write.
 #[doc(hidden)]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Write<E: Entity> {
     Insert(E),
     Update(E),
@@ -193,13 +194,20 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
 
     /// Returns whether a write takes more than one statement, or its key is not known before the statement.
     pub(crate) fn needs_transaction(&self, write: &Write<E>) -> bool {
-        let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
-        let is_unknown = self.generates_lookups();
         match write {
-            Write::Insert(_) => reads_back || is_unknown || self.statements.generates_id,
-            Write::Update(_) | Write::Save(_) | Write::Modify(..) => reads_back || is_unknown,
+            Write::Insert(_) => self.inserts_in_transaction(),
+            Write::Update(_) | Write::Save(_) | Write::Modify(..) => self.updates_in_transaction(),
             Write::Delete(_) | Write::DeleteRow(_) => false,
         }
+    }
+
+    fn inserts_in_transaction(&self) -> bool {
+        self.statements.generates_id || self.updates_in_transaction()
+    }
+
+    fn updates_in_transaction(&self) -> bool {
+        let reads_back = self.statements.reads_back && !DB::DIALECT.returns_rows();
+        reads_back || self.generates_lookups()
     }
 
     /// Takes a connection out of the pool.

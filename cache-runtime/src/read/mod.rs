@@ -35,7 +35,6 @@ pub(crate) mod reader;
 pub(crate) mod tagged;
 mod together;
 pub(crate) mod turn;
-pub(crate) mod units;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 

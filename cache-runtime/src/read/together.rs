@@ -16,7 +16,6 @@
 //! Not here: the steps of one load (`load`).
 
 use std::{
-    any::Any,
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
@@ -35,9 +34,9 @@ use crate::{
     read::{
         content::{self, Content},
         load::{self, Callers, Failed, Ready},
-        units::Unit,
     },
     store::{Store, failpoint::Mechanism},
+    units::{self, Unit},
 };
 
 /// The keys of one load, until their statement begins or their callers have left.
@@ -77,21 +76,13 @@ impl<E: Entity, DB: Backend, C: Content<E, DB>> Waiting<E, DB, C> {
 }
 
 impl<E: Entity, DB: Backend, C: Content<E, DB>> Unit for Waiting<E, DB, C> {
-    fn keys(&self) -> usize {
+    fn rows(&self) -> usize {
         self.keys
     }
 
-    fn read(&self, all: Vec<Arc<dyn Unit>>) -> BoxFuture<'static, ()> {
-        let mut loads = Vec::with_capacity(all.len());
-        for unit in all {
-            let any: Arc<dyn Any + Send + Sync> = unit;
-            let Ok(unit) = any.downcast::<Self>() else {
-                continue;
-            };
-            let ready = unit.lock().take();
-            loads.extend(ready);
-        }
-        read(loads).boxed()
+    fn run(&self, all: Vec<Arc<dyn Unit>>) -> BoxFuture<'static, ()> {
+        let units = units::of_type::<Self>(all).into_iter();
+        read(units.filter_map(|unit| unit.lock().take()).collect()).boxed()
     }
 }
 

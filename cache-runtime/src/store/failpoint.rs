@@ -152,8 +152,10 @@ pub enum Mechanism {
     MaxAge,
     /// Looking at the time to live of an entry that should have expired.
     Overdue,
-    /// Reading loads that meet by one statement. Without it, each is read by its own.
+    /// Reading loads that meet by one statement, and executing writes that meet by one. Without it, each has its own.
     SharedStatement,
+    /// Executing a write that meets nobody by itself. Without it, it is a group of one, and those that come meanwhile are the next.
+    LoneWrite,
     /// The comparison of a queued write with its place in the log. Without it, a number that somebody else has made up moves the position.
     QueuePlace,
     /// The comparison of the id of a cached row with its key.

@@ -21,6 +21,7 @@ pub(crate) mod modify;
 pub(crate) mod modify_found;
 pub(crate) mod row_gate;
 pub(crate) mod target;
+pub(crate) mod together;
 pub(crate) mod transaction;
 
 use std::sync::Arc;
@@ -87,7 +88,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Runs a write to its end. Returns the row if it was read back.
     pub(crate) async fn write(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         if self.database.needs_transaction(write) {
-            return self.write_in_transaction(write).await;
+            // What is awaited rarely is boxed here and below, so that the future of a write stays small: it is copied when its task begins.
+            return Box::pin(self.write_in_transaction(write)).await;
         }
         let written = self.write_announced(write).await;
         self.count(&written);
@@ -137,44 +139,51 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut announcement =
             Announcement::of_one(intent, target, key.clone(), lookups.clone(), beside);
         // Get a connection and announce the write at the same time.
-        let (connection, ()) = tokio::join!(self.database.acquire(), announcement.begin());
+        let (connection, ()) =
+            tokio::join!(Box::pin(self.database.acquire()), announcement.begin());
         let failed =
             |error, fate| database::describe(write.verb(), &self.describe_row(&key), error, fate);
         let mut connection = match connection {
             Ok(connection) => connection,
             Err(error) => {
-                announcement.end(WriteEnd::Undone).await;
+                Box::pin(announcement.end(WriteEnd::Undone)).await;
                 return Err(failed(error, WriteOutcome::Nothing));
             }
         };
         // Before the statement, which commits: afterwards, others may change the row again and advance the clock of its tags.
         let stamp = *self.last_stamp();
-        let statement = self.database.apply(&mut connection, write);
+        let statement = Box::pin(self.database.apply(&mut connection, write));
         let (written, mut announcement) = announcement.attempt(write.verb(), statement).await?;
         let written = match written {
             Ok(written) => written,
             Err(error) => {
                 let fate = WriteOutcome::of(&error);
-                announcement.end(fate.into()).await;
+                Box::pin(announcement.end(fate.into())).await;
                 return Err(failed(error, fate));
             }
         };
         if written.rows == 0 {
-            announcement.end(WriteEnd::Undone).await;
-            return Err(self.refused(&mut connection, write, &key).await);
+            Box::pin(announcement.end(WriteEnd::Undone)).await;
+            return Err(Box::pin(self.refused(&mut connection, write, &key)).await);
         }
         drop(connection);
         let row = written.row.map(Arc::new);
-        for other in self.keys_of_other(write, &key, &lookups, row.as_ref()) {
-            // A trigger has given the row another id or other values, whose absence may be cached.
-            if self.cache.store.invalidate(&other).await.is_err() {
-                self.cache.repairs.remember(&other, Repair::Drop);
-            }
-        }
+        let others = self.keys_of_other(write, &key, &lookups, row.as_ref());
+        self.drop_others(others).await;
         let stamp = self.stamp_of_write(stamp).await;
         announcement.set_update(self.update(write, &key, row.as_ref(), stamp));
         announcement.end(WriteEnd::Committed).await;
         Ok(row)
+    }
+
+    /// Drops keys that a write has changed and that were not announced: a trigger has given the row another id or other values,
+    /// whose absence may be cached.
+    async fn drop_others(&self, others: Vec<Key>) {
+        for other in others {
+            if self.cache.store.invalidate(&other).await.is_err() {
+                self.cache.repairs.remember(&other, Repair::Drop);
+            }
+        }
     }
 
     /// Runs a write inside a transaction and stages its effect on the cache.
@@ -261,11 +270,16 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     fn beside(&self, write: &Write<E>) -> PendingWrites {
         let mut beside = PendingWrites::default();
         beside.mark_dependents(self);
-        self.mark_twins(&mut beside, &write.id());
-        if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
-            self.mark_cascades(&mut beside, Some(&write.id()));
-        }
+        self.mark_beside(&mut beside, write);
         beside
+    }
+
+    /// Records what a write changes in other entities.
+    fn mark_beside(&self, staging: &mut PendingWrites, write: &Write<E>) {
+        self.mark_twins(staging, &write.id());
+        if matches!(write, Write::Delete(_) | Write::DeleteRow(_)) {
+            self.mark_cascades(staging, Some(&write.id()));
+        }
     }
 
     /// Records a row in the other entities over its table.

@@ -7,6 +7,8 @@
 //! 1. A write of one row that commits by itself enters the gates of its keys, in the order of the keys, before it announces
 //!    itself.
 //! 2. It leaves when it has ended.
+//! 3. A write that is executed together with others enters the gate of its row only, and only if it is the first there: the group
+//!    has one intent for all.
 //!
 //! Invariant: a write waits here only while it holds no connection and no lock. So transactions and batches, which may hold
 //! some, do not enter.
@@ -36,6 +38,15 @@ struct Gate {
     places: Arc<Semaphore>,
 }
 
+impl Gate {
+    fn new() -> Self {
+        Self {
+            writers: 0,
+            places: Arc::new(Semaphore::new(MAX_WRITERS)),
+        }
+    }
+}
+
 /// A write that has entered. It leaves when this is dropped.
 pub(crate) struct Entered<'a> {
     place: Option<OwnedSemaphorePermit>,
@@ -60,14 +71,28 @@ impl RowGates {
         entered
     }
 
+    /// Enters the gate of a key if no other write of the row is under way.
+    pub(crate) fn enter_first(&self, key: Key) -> Option<Entered<'_>> {
+        let mut gates = self.lock();
+        if gates.contains_key(&key) {
+            return None;
+        }
+        let mut gate = Gate::new();
+        gate.writers = 1;
+        let place = Arc::clone(&gate.places).try_acquire_owned().ok()?;
+        gates.insert(key.clone(), gate);
+        Some(Entered {
+            place: Some(place),
+            gates: self,
+            key,
+        })
+    }
+
     /// Enters the gate of a key. Waits while too many writes of the row are under way.
     pub(crate) async fn enter(&self, key: Key) -> Entered<'_> {
         let places = {
             let mut gates = self.lock();
-            let gate = gates.entry(key.clone()).or_insert_with(|| Gate {
-                writers: 0,
-                places: Arc::new(Semaphore::new(MAX_WRITERS)),
-            });
+            let gate = gates.entry(key.clone()).or_insert_with(Gate::new);
             gate.writers += 1;
             Arc::clone(&gate.places)
         };

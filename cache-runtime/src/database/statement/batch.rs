@@ -16,6 +16,20 @@ pub(crate) const TRIGGERS: i64 = 1;
 /// The value after a returned row that triggers may change when the transaction ends.
 pub(crate) const DEFERRED: i64 = 2;
 
+/// How long a statement for the writes of several callers waits for each lock, in milliseconds. Few writes hold one for as long,
+/// and a write that must wait delays its neighbours by this at most.
+const LOCK_WAIT_MS: u32 = 20;
+
+/// What a statement of arrays is for, and so what it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// One batch of one caller. It waits for locks as the session says.
+    Batch,
+    /// The writes of several callers. It returns the place of each row among the given ones, after the row itself if that is read
+    /// back, and waits for each lock at most [`LOCK_WAIT_MS`].
+    Gathered { reads_back: bool },
+}
+
 impl<DB: Backend> Text<'_, DB> {
     /// Inserts this many rows. Binds the wanted columns, row by row.
     pub(crate) fn insert_rows(
@@ -56,14 +70,32 @@ impl<DB: Backend> Text<'_, DB> {
 
     /// Inserts rows given as arrays, in their order. Binds one array per wanted column.
     pub(crate) fn insert_arrays(&self, wanted: fn(Role) -> bool, reads_back: bool) -> SqlStr {
+        sql(self.insert_in_order(wanted, "") + &self.returning(reads_back))
+    }
+
+    /// Inserts rows of several callers given as arrays, in their order. Binds one array per wanted column. Returns the inserted rows
+    /// in that order.
+    pub(crate) fn insert_gathered(&self, wanted: fn(Role) -> bool) -> SqlStr {
+        sql(self.insert_in_order(wanted, &bounded()) + &self.returning(true))
+    }
+
+    /// Inserts rows of several callers given as arrays, or updates those that exist, in their order. Binds one array per column that
+    /// a save writes. Returns the written rows in that order.
+    pub(crate) fn upsert_gathered(&self) -> SqlStr {
+        sql(self.insert_in_order(Role::is_saved, &bounded())
+            + &self.on_conflict(&[])
+            + &self.returning(true))
+    }
+
+    fn insert_in_order(&self, wanted: fn(Role) -> bool, more: &str) -> String {
         let names = self.names(wanted).join(", ");
         // The index of each row determines the order in which ids are generated.
-        sql(format!(
-            "INSERT INTO {} ({names}) SELECT {names} FROM {} ORDER BY larder_place{}",
+        format!(
+            "INSERT INTO {} ({names}){} SELECT {names} FROM {}{more} ORDER BY larder_place",
             self.table,
-            self.given(wanted, " WITH ORDINALITY", ", larder_place"),
-            self.returning(reads_back)
-        ))
+            self.overriding(wanted),
+            self.given_in_order(wanted),
+        )
     }
 
     /// Inserts the rows given as arrays, or updates those that exist. Binds one array per column that a save writes.
@@ -100,7 +132,7 @@ impl<DB: Backend> Text<'_, DB> {
 
     /// Updates the rows given as arrays, except in the columns with the places `left`. Binds one array per column that a save
     /// writes.
-    pub(crate) fn update_arrays(&self, left: &[usize]) -> SqlStr {
+    pub(crate) fn update_arrays(&self, left: &[usize], purpose: Purpose) -> SqlStr {
         let mut assignments = self.assignments(left, |_, name| format!("{GIVEN}.{name}"));
         let version = self.version();
         assignments.extend(
@@ -114,27 +146,36 @@ impl<DB: Backend> Text<'_, DB> {
         }
         let mut conditions = vec![self.is_given(true)];
         conditions.extend(self.same_immutable(TARGET, GIVEN));
-        let returned: Vec<_> = self
-            .names(|_| true)
-            .iter()
-            .map(|name| format!("{TARGET}.{name}"))
-            .collect();
+        let mut returned = match purpose {
+            Purpose::Gathered { reads_back: false } => Vec::new(),
+            Purpose::Batch | Purpose::Gathered { reads_back: true } => {
+                let names = self.names(|_| true).into_iter();
+                names.map(|name| format!("{TARGET}.{name}")).collect()
+            }
+        };
+        if purpose != Purpose::Batch {
+            returned.push(format!("{GIVEN}.larder_place"));
+        }
         sql(format!(
             "UPDATE {} AS {TARGET} SET {} FROM {} WHERE {} RETURNING {}",
             self.table,
             assignments.join(", "),
-            self.given(Role::is_saved, "", ""),
+            self.given_for(Role::is_saved, purpose),
             conditions.join(" AND "),
             returned.join(", ")
         ))
     }
 
     /// Deletes the rows given as arrays. Binds one array per part of the id, and one of versions if they are compared.
-    pub(crate) fn delete_arrays(&self, compares_version: bool) -> SqlStr {
+    pub(crate) fn delete_arrays(&self, compares_version: bool, purpose: Purpose) -> SqlStr {
+        let returned = match purpose {
+            Purpose::Batch => String::new(),
+            Purpose::Gathered { .. } => format!(" RETURNING {GIVEN}.larder_place"),
+        };
         sql(format!(
-            "DELETE FROM {} AS {TARGET} USING {} WHERE {}",
+            "DELETE FROM {} AS {TARGET} USING {} WHERE {}{returned}",
             self.table,
-            self.given(Self::identified_by(compares_version), "", ""),
+            self.given_for(Self::identified_by(compares_version), purpose),
             self.is_given(compares_version)
         ))
     }
@@ -228,6 +269,20 @@ impl<DB: Backend> Text<'_, DB> {
         }
     }
 
+    /// Returns the given rows as a table expression, with their places and a bound for the wait for locks if they are of several
+    /// callers.
+    fn given_for(&self, wanted: fn(Role) -> bool, purpose: Purpose) -> String {
+        match purpose {
+            Purpose::Batch => self.given(wanted, "", ""),
+            Purpose::Gathered { .. } => self.given_in_order(wanted) + &bounded(),
+        }
+    }
+
+    /// Returns the given rows as a table expression with their places, from 1 on.
+    fn given_in_order(&self, wanted: fn(Role) -> bool) -> String {
+        self.given(wanted, " WITH ORDINALITY", ", larder_place")
+    }
+
     /// Returns the rows of a batch as a table expression.
     fn given(&self, wanted: fn(Role) -> bool, suffix: &str, more: &str) -> String {
         let names = self.names(wanted);
@@ -273,4 +328,10 @@ impl<DB: Backend> Text<'_, DB> {
             .collect();
         rows.join(" OR ")
     }
+}
+
+/// Returns what bounds the wait for each lock of a statement, to stand after its last table expression. The database evaluates it
+/// before it has the first row to lock, and forgets it when the statement ends, which is a transaction of its own.
+fn bounded() -> String {
+    format!(", (SELECT set_config('lock_timeout', '{LOCK_WAIT_MS}', true)) AS larder_bound")
 }

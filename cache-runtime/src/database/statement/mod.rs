@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 use sqlx::SqlStr;
 
-pub(crate) use self::batch::{DEFERRED, TRIGGERS};
+pub(crate) use self::batch::{DEFERRED, Purpose, TRIGGERS};
 use crate::database::{
     backend::Backend,
     column::{ColumnSpec, Role},

@@ -22,7 +22,7 @@ mod pending;
 #[cfg(all(test, feature = "internal-faults"))]
 mod tests;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
@@ -92,13 +92,13 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
     }
 }
 
-/// How a write has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a write has ended. That of several is the greatest of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum WriteEnd {
-    /// It was committed.
-    Committed,
     /// It changed nothing.
     Undone,
+    /// It was committed.
+    Committed,
     /// It may have been committed, or may still be.
     Unknown,
 }
@@ -167,6 +167,16 @@ impl Announcement {
         }
     }
 
+    /// Sets the cache updates of rows, once they are known.
+    pub(crate) fn set_updates(&mut self, mut updates: HashMap<Key, CacheUpdate>) {
+        let keys = self.parts.iter_mut().flat_map(|part| &mut part.keys);
+        for announced in keys {
+            if let Some(update) = updates.remove(&announced.key) {
+                announced.update = Some(update);
+            }
+        }
+    }
+
     /// Places the intent at the keys, or prolongs it. A store that fails stops the write only if an entity demands it
     /// ([`Announcement::reject_reason`]).
     pub(crate) async fn begin(&mut self) {
@@ -210,7 +220,7 @@ impl Announcement {
         let is_more = self.add_family().await;
         let again = |part: &TargetIntent| part.is_lost() || part.refuses();
         if is_more || self.renewal.has_passed() || self.parts.iter().any(again) {
-            self.begin().await;
+            Box::pin(self.begin()).await;
         }
         self.reach(Point::BeforeCommit);
     }
@@ -296,7 +306,7 @@ impl Announcement {
     ) -> Result<(T, Self), Error> {
         self.confirm().await;
         if let Err(reason) = self.reject_reason(verb) {
-            self.end(WriteEnd::Undone).await;
+            Box::pin(self.end(WriteEnd::Undone)).await;
             return Err(reason);
         }
         let done = self.renew_while(step).await;
@@ -313,7 +323,7 @@ impl Announcement {
                 biased;
                 done = step.as_mut() => return done,
                 // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
-                () = async { renewal.passed().await; self.begin().await; }, if note_write => {}
+                () = async { renewal.passed().await; Box::pin(self.begin()).await; }, if note_write => {}
             }
         }
     }
