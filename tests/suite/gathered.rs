@@ -51,6 +51,8 @@ on_postgres!(
     writes_of_postgres_are_gathered_unless_the_entity_says_otherwise,
     a_row_that_a_trigger_skips_is_refused_alone,
     a_trigger_that_changes_an_id_confuses_no_caller,
+    rows_whose_ids_are_generated_are_inserted_together,
+    a_generated_row_that_waits_for_a_lock_does_not_hold_its_neighbours,
 );
 
 mod a_locked_row_does_not_hold_its_neighbours {
@@ -774,4 +776,97 @@ async fn a_trigger_that_changes_an_id_confuses_no_caller(world: &World<Postgres>
             "{id}"
         );
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow, Cached)]
+#[cached(table = "tickets", strategy = "write_through")]
+struct Ticket {
+    #[cached(id, generated)]
+    id: i64,
+    #[cached(unique)]
+    code: i64,
+    #[cached(version)]
+    version: i64,
+}
+
+async fn tickets(world: &World<Postgres>) -> TicketRepository<Postgres> {
+    world
+        .sql("CREATE TABLE tickets (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code BIGINT NOT NULL UNIQUE, version BIGINT NOT NULL)")
+        .await;
+    Ticket::repository(&world.cache, world.pool.clone())
+}
+
+fn ticket(code: i64) -> Ticket {
+    Ticket {
+        id: 0,
+        code,
+        version: 1,
+    }
+}
+
+async fn rows_whose_ids_are_generated_are_inserted_together(world: &World<Postgres>) {
+    let tickets = tickets(world).await;
+    tickets.insert(&ticket(1_030)).await.unwrap();
+    for round in 0..2 {
+        // In the second round one of them is refused. Its absence was cached before.
+        let code = |number: i64| match (round, number) {
+            (1, 30) => 1_030,
+            _ => 100 * (round + 1) + number,
+        };
+        for number in 1..=TOGETHER {
+            assert!(number == 30 || tickets.find_by_code(code(number)).await.unwrap().is_none());
+        }
+        let before = tickets.stats().gathered_writes;
+        let inserts = (1..=TOGETHER).map(|number| {
+            let (tickets, row) = (tickets.clone(), ticket(code(number)));
+            async move { tickets.insert(&row).await }
+        });
+        let mut ids = std::collections::HashSet::new();
+        for (number, row) in (1..).zip(meet(world, inserts).await) {
+            match row {
+                Ok(row) => {
+                    assert_eq!((row.code, row.version), (code(number), 1));
+                    assert!(ids.insert(row.id), "{}", row.id);
+                    let outcome = tickets.find_outcome(row.id).await.unwrap();
+                    assert_eq!(outcome.row.as_deref(), Some(&*row));
+                    assert_eq!(outcome.origin, Origin::Cache);
+                    let found = tickets.find_by_code(code(number)).await.unwrap();
+                    assert_eq!(found.as_deref(), Some(&*row));
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Duplicate, "{error}");
+                    assert_eq!(code(number), 1_030);
+                }
+            }
+        }
+        assert_eq!(ids.len() as i64, TOGETHER - round);
+        let gathered = tickets.stats().gathered_writes - before;
+        assert_eq!(gathered > 0, round == 0, "{gathered}");
+    }
+    let stats = tickets.stats();
+    assert_eq!(stats.writes, 2 * TOGETHER as u64);
+    assert_eq!(stats.write_errors, 1);
+}
+
+async fn a_generated_row_that_waits_for_a_lock_does_not_hold_its_neighbours(
+    world: &World<Postgres>,
+) {
+    let tickets = tickets(world).await;
+    tickets.insert(&ticket(1)).await.unwrap();
+    let mut locking = larder::Transaction::begin(&world.pool).await.unwrap();
+    let single = Ticket::repository(&Cache::in_process(), world.pool.clone());
+    let inserted = single.within(&mut locking).insert(&ticket(130)).await;
+    inserted.unwrap();
+    let inserts = (101..=100 + TOGETHER).map(|code| {
+        let (tickets, row) = (tickets.clone(), ticket(code));
+        async move { tickets.insert(&row).await }
+    });
+    let mut writing = begin(inserts).await;
+    let locked = writing.remove(29);
+    for write in writing {
+        write.await.unwrap().unwrap();
+    }
+    assert!(!locked.is_finished());
+    locking.rollback().await.unwrap();
+    assert_eq!(locked.await.unwrap().unwrap().code, 130);
 }

@@ -260,7 +260,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
 
     /// Returns the writes that wait to be executed together with this one, if it is executed so.
     pub(crate) fn gathering_of(&self, write: &Write<E>) -> Option<(Kind, &Arc<Units>)> {
-        let kind = Kind::of(write)?;
+        let kind = Kind::of(write, self.database.generates_id())?;
         Some((kind, self.writes[kind as usize].as_ref()?))
     }
 

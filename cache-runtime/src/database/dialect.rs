@@ -18,6 +18,10 @@ pub enum Dialect {
     Sqlite,
 }
 
+/// How long the writes of several callers wait for each lock together, in milliseconds. Few writes hold one for as long, and a write that
+/// must wait delays its neighbours by this at most.
+pub(super) const LOCK_WAIT_MS: u32 = 20;
+
 /// A statement.
 pub(super) fn sql(text: String) -> SqlStr {
     // The text consists of quoted names from the struct's attributes, and contains no value.
@@ -189,6 +193,16 @@ pub(crate) struct DeadlineSql {
 const BEGUN: &str = "SAVEPOINT larder_begun";
 
 impl Dialect {
+    /// Returns the statements that begin a transaction for a batch of rows of several callers, if not just `BEGIN`.
+    pub(crate) fn begin_shared_batch(self) -> Option<SqlStr> {
+        match self {
+            Self::Postgres => Some(sql(format!(
+                "BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT_MS}"
+            ))),
+            Self::MySql | Self::Sqlite => None,
+        }
+    }
+
     /// Returns whether writes that meet are executed together unless the entity says otherwise: where one statement does it
     /// (`cargo xtask bench gather-writes`).
     pub(crate) const fn gathers_writes(self) -> bool {

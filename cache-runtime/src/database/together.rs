@@ -38,6 +38,8 @@ pub(crate) enum Answer<E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Insert,
+    /// Inserts whose ids the database generates (`write::inserted_together`).
+    InsertGenerated,
     Update,
     Save,
     Delete,
@@ -51,8 +53,9 @@ pub(crate) enum Shared<DB: Backend> {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Insert,
+        Self::InsertGenerated,
         Self::Update,
         Self::Save,
         Self::Delete,
@@ -60,8 +63,9 @@ impl Kind {
     ];
 
     /// Returns the kind of a write. `None`: it is always run alone.
-    pub(crate) fn of<E: Entity>(write: &Write<E>) -> Option<Self> {
+    pub(crate) fn of<E: Entity>(write: &Write<E>, generates_id: bool) -> Option<Self> {
         Some(match write {
+            Write::Insert(_) if generates_id => Self::InsertGenerated,
             Write::Insert(_) => Self::Insert,
             Write::Update(_) => Self::Update,
             Write::Save(_) => Self::Save,
@@ -75,7 +79,7 @@ impl Kind {
     /// Returns the verb for messages.
     pub(crate) fn verb(self) -> &'static str {
         match self {
-            Self::Insert => "insert",
+            Self::Insert | Self::InsertGenerated => "insert",
             Self::Update => "update",
             Self::Save => "save",
             Self::Delete | Self::DeleteRow => "delete",
@@ -85,7 +89,7 @@ impl Kind {
     /// Returns the columns that a statement of arrays is given.
     fn given<DB: Backend>(self, is_versioned: bool) -> fn(Role) -> bool {
         match self {
-            Self::Insert => GIVEN_ON_INSERT,
+            Self::Insert | Self::InsertGenerated => GIVEN_ON_INSERT,
             Self::Update | Self::Save => Role::is_saved,
             Self::Delete => Text::<DB>::identified_by(false),
             Self::DeleteRow => Text::<DB>::identified_by(is_versioned),
@@ -153,6 +157,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     pub(crate) fn can_gather(&self, kind: Kind) -> bool {
         let is_more_than_a_statement = match kind {
             Kind::Insert => self.inserts_in_transaction(),
+            Kind::InsertGenerated => {
+                !(self.statements.generates_id && DB::DIALECT == Dialect::Postgres)
+            }
             Kind::Update | Kind::Save => self.updates_in_transaction() || E::SPEC.omits,
             Kind::Delete | Kind::DeleteRow => false,
         };
@@ -216,7 +223,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         let text = Text::new(E::SPEC.table, &self.columns);
         let purpose = Purpose::Gathered { reads_back };
         let sql = match kind {
-            Kind::Insert => text.insert_gathered(given),
+            Kind::Insert | Kind::InsertGenerated => text.insert_gathered(given),
             Kind::Save => text.upsert_gathered(),
             Kind::Update => text.update_arrays(&[], purpose),
             Kind::Delete => text.delete_arrays(false, purpose),
@@ -227,7 +234,9 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
             Err(error) => return refused(error, sent.len()),
         };
         match kind {
-            Kind::Insert | Kind::Save => self.answers_in_order(sent, &returned),
+            Kind::Insert | Kind::InsertGenerated | Kind::Save => {
+                self.answers_in_order(sent, &returned)
+            }
             Kind::Update => self.answers_by_place(sent.len(), &returned, reads_back),
             Kind::Delete | Kind::DeleteRow => self.answers_by_place(sent.len(), &returned, false),
         }

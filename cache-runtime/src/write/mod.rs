@@ -16,6 +16,7 @@ pub(crate) mod adopted;
 mod announce;
 pub(crate) mod bulk;
 mod commit;
+mod inserted_together;
 mod invalidate;
 pub(crate) mod modify;
 pub(crate) mod modify_found;

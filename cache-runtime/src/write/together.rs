@@ -90,6 +90,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         {
             return Told::Alone(write, Some(permit));
         }
+        let write = match write {
+            Write::Insert(row) if kind == Kind::InsertGenerated => {
+                return Box::pin(self.insert_together(units, row)).await;
+            }
+            other => other,
+        };
         let (Ok(key), Ok(lookups)) = (self.key(&write.id()), self.announced_lookups(&write)) else {
             // It fails with the reason when it is executed by itself.
             return Told::Alone(write, None);

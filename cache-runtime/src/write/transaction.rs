@@ -525,11 +525,24 @@ impl<DB: Backend> Transaction<'_, DB> {
         if written.as_ref().is_err_and(|failure| failure.dooms) {
             database::restart_if_rolled_back::<DB>(connection, scope.savepoints).await;
         }
-        scope.finish_statement(repository, written)
+        let written = scope.finish_statement(written);
+        repository.count(&written);
+        written
     }
 
     /// Runs a batch of a repository. After an error the transaction must be undone.
     pub(crate) async fn write_batch<E: Entity>(
+        &mut self,
+        repository: &Arc<Context<E, DB>>,
+        batch: Batch<E>,
+    ) -> Result<Done<E>, Error> {
+        let written = self.write_batch_uncounted(repository, batch).await;
+        repository.count(&written);
+        written
+    }
+
+    /// As [`Transaction::write_batch`], for the rows of several callers, each of whom counts its own.
+    pub(crate) async fn write_batch_uncounted<E: Entity>(
         &mut self,
         repository: &Arc<Context<E, DB>>,
         batch: Batch<E>,
@@ -543,7 +556,7 @@ impl<DB: Backend> Transaction<'_, DB> {
         if written.as_ref().is_err_and(|failure| failure.dooms) {
             database::restart_if_rolled_back::<DB>(connection, scope.savepoints).await;
         }
-        scope.finish_statement(repository, written)
+        scope.finish_statement(written)
     }
 
     /// Returns the connection and the scope. Fails if the transaction can only be rolled back.
@@ -630,14 +643,9 @@ impl Scope {
     }
 
     /// Records how a write has ended.
-    fn finish_statement<E: Entity, DB: Backend, T>(
-        &mut self,
-        repository: &Context<E, DB>,
-        written: Result<T, StagedFailure>,
-    ) -> Result<T, Error> {
+    fn finish_statement<T>(&mut self, written: Result<T, StagedFailure>) -> Result<T, Error> {
         self.end_statement();
         self.has_failed |= written.is_err();
-        repository.count(&written);
         written.map_err(|failure| {
             if failure.dooms {
                 self.is_doomed.store(true, Ordering::Relaxed);

@@ -5,7 +5,11 @@
 use sqlx::SqlStr;
 
 use super::Text;
-use crate::database::{backend::Backend, column::Role, dialect::sql};
+use crate::database::{
+    backend::Backend,
+    column::Role,
+    dialect::{LOCK_WAIT_MS, sql},
+};
 
 /// The alias of the given rows in a statement.
 const GIVEN: &str = "given";
@@ -16,17 +20,13 @@ pub(crate) const TRIGGERS: i64 = 1;
 /// The value after a returned row that triggers may change when the transaction ends.
 pub(crate) const DEFERRED: i64 = 2;
 
-/// How long a statement for the writes of several callers waits for each lock, in milliseconds. Few writes hold one for as long,
-/// and a write that must wait delays its neighbours by this at most.
-const LOCK_WAIT_MS: u32 = 20;
-
 /// What a statement of arrays is for, and so what it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// One batch of one caller. It waits for locks as the session says.
     Batch,
     /// The writes of several callers. It returns the place of each row among the given ones, after the row itself if that is read
-    /// back, and waits for each lock at most [`LOCK_WAIT_MS`].
+    /// back, and waits for each lock at most [`LOCK_WAIT_MS`](crate::database::dialect::LOCK_WAIT_MS).
     Gathered { reads_back: bool },
 }
 
