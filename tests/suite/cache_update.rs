@@ -198,7 +198,7 @@ async fn an_update_after_another_caches_no_row_of_the_snapshot(world: &World<MyS
 /// Both have the same keys, so each key is recorded once, and the last write counts.
 async fn two_repositories_of_one_entity_cache_the_last_row_once(world: &World<Sqlite>) {
     let rows = Both::<Through, Sqlite>::of(world).await;
-    let second = Repository::<Through, _>::new(&world.cache, world.pool.clone());
+    let second = Both::<Through, Sqlite>::repository(world, &world.cache);
     rows.here.insert(&Through::new(1, "old")).await.unwrap();
     let ends = world.faults.calls(Operation::End);
     let mut transaction = Transaction::begin(&world.pool).await.unwrap();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use larder::{
-    Entity, ErrorKind, Origin, Repository, Transaction,
+    Cache, Entity, ErrorKind, Origin, Repository, Transaction,
     store::{Mechanism, faulty::Operation},
     writes::{ById, ToDatabase},
 };
@@ -96,10 +96,18 @@ pub(crate) struct Both<R: Row, DB: Tested> {
 impl<R: Row, DB: Tested> Both<R, DB> {
     pub(crate) async fn of(world: &World<DB>) -> Self {
         world.sql("DELETE FROM items").await;
+        // In one namespace, a new entity over the table would not be cached until all processes have heard of it.
         Self {
-            here: Repository::new(&world.cache, world.pool.clone()),
-            there: Repository::new(&world.cache_elsewhere().await, world.pool.clone()),
+            here: Self::repository(world, &world.cache),
+            there: Self::repository(world, &world.cache_elsewhere().await),
         }
+    }
+
+    /// Returns a repository that shares its rows with both.
+    pub(crate) fn repository(world: &World<DB>, cache: &Cache) -> Repository<R, DB> {
+        let namespace = format!("{}-{}", world.namespace, R::SPEC.name);
+        let cache = cache.with_namespace(&namespace).unwrap();
+        Repository::new(&cache, world.pool.clone())
     }
 
     /// Checks that both processes read this name, or that the row does not exist.

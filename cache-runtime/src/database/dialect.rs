@@ -18,14 +18,19 @@ pub enum Dialect {
     Sqlite,
 }
 
-/// How long the writes of several callers wait for each lock together, in milliseconds. Few writes hold one for as long, and a write that
-/// must wait delays its neighbours by this at most.
+/// How long the writes of several callers wait for each lock together, in milliseconds. Few writes hold one for as long.
 pub(super) const LOCK_WAIT_MS: u32 = 20;
 
 /// A statement.
 pub(super) fn sql(text: String) -> SqlStr {
     // The text consists of quoted names from the struct's attributes, and contains no value.
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
+
+/// Returns how long a commit may take that is announced with intents of this life. An intent that is older than a third of it is
+/// renewed before the commit.
+fn deadline_of(intent_ttl: Duration) -> Duration {
+    intent_ttl * 3 / 5
 }
 
 impl Dialect {
@@ -210,18 +215,26 @@ impl Dialect {
     }
 
     /// Returns the statements that begin a transaction for the writes of several callers, those that follow, and those that reset
-    /// the session afterwards. The transaction waits for each lock no longer than the database can be told to.
-    pub(crate) const fn begin_gathered(self) -> (Option<SqlStr>, Option<SqlStr>, Option<SqlStr>) {
+    /// the session afterwards. The transaction waits for each lock no longer than the database can be told to, and the database ends
+    /// it before an intent with this life expires ([`Dialect::deadline`]).
+    pub(crate) fn begin_gathered(
+        self,
+        intent_ttl: Duration,
+    ) -> (Option<SqlStr>, Option<SqlStr>, Option<SqlStr>) {
         match self {
             Self::Postgres => (None, None, None),
-            // Not less than a second.
+            // A lock is waited for no less than a second.
             Self::MySql => (
                 None,
+                Some(sql(format!(
+                    "SET @larder_wait_timeout = @@SESSION.wait_timeout, \
+                     @larder_lock_wait = @@SESSION.innodb_lock_wait_timeout, \
+                     SESSION innodb_lock_wait_timeout = 1, SESSION wait_timeout = {}",
+                    deadline_of(intent_ttl).as_secs().max(1)
+                ))),
                 Some(SqlStr::from_static(
-                    "SET @larder_lock_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = 1",
-                )),
-                Some(SqlStr::from_static(
-                    "SET SESSION innodb_lock_wait_timeout = @larder_lock_wait",
+                    "SET SESSION wait_timeout = @larder_wait_timeout, \
+                     SESSION innodb_lock_wait_timeout = @larder_lock_wait",
                 )),
             ),
             // Another one may have written since a transaction began to read.
@@ -249,8 +262,7 @@ impl Dialect {
     /// the process stops or is cut off in between. Otherwise readers could cache the old row before a late commit. The
     /// statement fails if the transaction is no longer open.
     pub(crate) fn deadline(self, intent_ttl: Duration) -> Option<DeadlineSql> {
-        // An intent that is older than a third of its life is renewed before the commit.
-        let within = intent_ttl * 3 / 5;
+        let within = deadline_of(intent_ttl);
         match self {
             // Run deferred checks in a statement, because a commit has no time-out.
             Self::Postgres => Some(DeadlineSql {

@@ -5,11 +5,13 @@
 //! 2. Elsewhere they are one transaction of single statements.
 //! 3. If it fails and one of them may be the cause, nothing was written, and each must be run by itself.
 //!
-//! Invariant: the writes are given in one order, whoever writes, so two groups do not wait for each other in a circle.
+//! The writes are given in one order, whoever writes, so two groups seldom wait for each other in a circle. If they do, because the
+//! database has chosen another order, they give up after the wait for a lock that they are allowed.
+//!
 //! Invariant: nothing is reported as written before the commit.
 //! Not here: which writes meet, and their announcements (`write::together`).
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use sqlx::pool::PoolConnection;
 
@@ -32,6 +34,23 @@ pub(crate) enum Answer<E> {
     Failed(sqlx::Error, WriteOutcome),
     /// Nothing was written. It must be run by itself.
     Alone,
+}
+
+/// The results of several writes.
+pub(crate) struct Answers<E> {
+    /// That of each, in their order.
+    pub(crate) each: Vec<Answer<E>>,
+    /// Rows that were written and that no caller is told of, because a trigger has changed their ids.
+    pub(crate) untold: Vec<E>,
+}
+
+impl<E> From<Vec<Answer<E>>> for Answers<E> {
+    fn from(each: Vec<Answer<E>>) -> Self {
+        Self {
+            each,
+            untold: Vec::new(),
+        }
+    }
 }
 
 /// A kind of writes that one statement can execute for several callers.
@@ -168,11 +187,14 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Takes a connection for the writes of several callers.
-    pub(crate) async fn open_shared(&self) -> Result<Shared<DB>, sqlx::Error> {
+    pub(crate) async fn open_shared(
+        &self,
+        intent_ttl: Duration,
+    ) -> Result<Shared<DB>, sqlx::Error> {
         if DB::DIALECT == Dialect::Postgres {
             return Ok(Shared::Connection(self.acquire().await?));
         }
-        let (begin, then, reset) = DB::DIALECT.begin_gathered();
+        let (begin, then, reset) = DB::DIALECT.begin_gathered(intent_ttl);
         let open = OpenTransaction::begin(&self.pool, begin, then, reset).await?;
         Ok(Shared::Transaction(open))
     }
@@ -183,17 +205,21 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         opened: Result<Shared<DB>, sqlx::Error>,
         kind: Kind,
         writes: &[&Write<E>],
-    ) -> Vec<Answer<E>> {
+    ) -> Answers<E> {
         let mut connection = match opened {
             Ok(Shared::Connection(connection)) => connection,
-            Ok(Shared::Transaction(open)) => return self.write_in_transaction(open, writes).await,
-            Err(error) => return failed(error, WriteOutcome::Nothing, writes.len()),
+            Ok(Shared::Transaction(open)) => {
+                return self.write_in_transaction(open, writes).await.into();
+            }
+            Err(error) => return failed(error, WriteOutcome::Nothing, writes.len()).into(),
         };
-        let mut answers = Vec::with_capacity(writes.len());
-        while answers.len() < writes.len() {
+        let mut answers = Answers::from(Vec::with_capacity(writes.len()));
+        while answers.each.len() < writes.len() {
             // More than one statement only if the values are too large for one.
-            let left = &writes[answers.len()..];
-            answers.extend(self.write_arrays(&mut connection, kind, left).await);
+            let left = &writes[answers.each.len()..];
+            let more = self.write_arrays(&mut connection, kind, left).await;
+            answers.each.extend(more.each);
+            answers.untold.extend(more.untold);
         }
         answers
     }
@@ -204,7 +230,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         connection: &mut DB::Connection,
         kind: Kind,
         writes: &[&Write<E>],
-    ) -> Vec<Answer<E>> {
+    ) -> Answers<E> {
         let given = kind.given::<DB>(E::SPEC.versioned);
         let mut rest = writes;
         let arrays = self.arrays(&mut rest, given, |write, binder| match write {
@@ -217,7 +243,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         });
         let (sent, arguments) = match arrays {
             Ok(arrays) => arrays,
-            Err(error) => return refused(error, writes.len()),
+            Err(error) => return refused(error, writes.len()).into(),
         };
         let reads_back = self.statements.reads_back;
         let text = Text::new(E::SPEC.table, &self.columns);
@@ -231,14 +257,18 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
         };
         let returned = match DB::fetch_all(connection, sql, arguments).await {
             Ok(returned) => returned,
-            Err(error) => return refused(error, sent.len()),
+            Err(error) => return refused(error, sent.len()).into(),
         };
         match kind {
             Kind::Insert | Kind::InsertGenerated | Kind::Save => {
                 self.answers_in_order(sent, &returned)
             }
-            Kind::Update => self.answers_by_place(sent.len(), &returned, reads_back),
-            Kind::Delete | Kind::DeleteRow => self.answers_by_place(sent.len(), &returned, false),
+            Kind::Update => self
+                .answers_by_place(sent.len(), &returned, reads_back)
+                .into(),
+            Kind::Delete | Kind::DeleteRow => {
+                self.answers_by_place(sent.len(), &returned, false).into()
+            }
         }
     }
 
@@ -266,44 +296,53 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Returns the answers of writes whose statement returns the written rows in the order of the writes.
-    fn answers_in_order(&self, writes: &[&Write<E>], returned: &[DB::Row]) -> Vec<Answer<E>> {
+    fn answers_in_order(&self, writes: &[&Write<E>], returned: &[DB::Row]) -> Answers<E> {
         let reads_back = self.statements.reads_back;
         if returned.len() == writes.len() {
             let rows = returned.iter();
-            return rows.map(|row| self.answer(Some(row), reads_back)).collect();
+            let answers: Vec<_> = rows.map(|row| self.answer(Some(row), reads_back)).collect();
+            return answers.into();
         }
         // Some were not written. The ids tell which.
-        let rows = returned.iter().map(|row| self.row(row));
-        let ids: Result<Vec<_>, _> = rows.map(|row| self.id_values(&row?.id())).collect();
-        let mut ids = match ids {
-            Ok(ids) => ids.into_iter().map(Some).collect::<Vec<_>>(),
-            Err(error) => return failed(error, WriteOutcome::Unknown, writes.len()),
+        let mut rows: Vec<_> = returned
+            .iter()
+            .map(|returned| {
+                let row = self.row(returned).ok();
+                let id = row.as_ref().and_then(|row| self.id_values(&row.id()).ok());
+                Some((returned, row, id))
+            })
+            .collect();
+        let find = |write: &&Write<E>| {
+            let wanted = self.id_values(&write.id()).ok()?;
+            let is_it = |row: &&mut Option<(_, _, Option<Values>)>| {
+                row.as_ref()
+                    .is_some_and(|(_, _, id)| id.as_ref() == Some(&wanted))
+            };
+            rows.iter_mut().find(is_it)?.take()
         };
-        let mut answers = Vec::with_capacity(writes.len());
-        for write in writes {
-            let found = self.id_values(&write.id()).ok().and_then(|id| {
-                let place = ids
-                    .iter()
-                    .position(|returned| returned.as_ref() == Some(&id))?;
-                ids[place] = None;
-                returned.get(place)
-            });
-            answers.push(self.answer(found, reads_back));
-        }
-        if ids.iter().all(Option::is_none) {
-            return answers;
-        }
-        // A trigger has changed the id of a row, and suppressed another row. The database does not say which is which.
-        let is_unknown = |answer| match answer {
-            Answer::Written(Written { rows: 0, .. }) => {
+        let found: Vec<Option<&DB::Row>> = writes
+            .iter()
+            .map(find)
+            .map(|found| found.map(|(returned, ..)| returned))
+            .collect();
+        let left: Vec<_> = rows.into_iter().flatten().collect();
+        let is_unclear = !left.is_empty();
+        let each = found.into_iter().map(|returned| match returned {
+            // A trigger has changed the id of a row, or it cannot be read, and another row was suppressed. The database does not
+            // say which is which.
+            None if is_unclear => {
                 let error = sqlx::Error::Protocol(
-                    "a trigger has changed the id of a row and suppressed another one".to_owned(),
+                    "the database has returned a row with an id that was not given, and suppressed another row"
+                        .to_owned(),
                 );
                 Answer::Failed(error, WriteOutcome::Unknown)
             }
-            known => known,
-        };
-        answers.into_iter().map(is_unknown).collect()
+            returned => self.answer(returned, reads_back),
+        });
+        Answers {
+            each: each.collect(),
+            untold: left.into_iter().filter_map(|(_, row, _)| row).collect(),
+        }
     }
 
     /// Returns the answer of a write from the row that the statement has returned for it, if there is one.

@@ -57,12 +57,12 @@ impl RowWrites for ToDatabase {
     ) -> Result<Option<Arc<E>>, Error> {
         let context = Arc::clone(&repository.0);
         context.bind_for_write().await?;
-        let (write, permit) = match context.write_together(write).await {
-            Told::Written(row) => return row,
-            Told::Alone(write, permit) => (write, permit),
-        };
         run_detached::<E, _>(write.verb(), async move {
-            let row = context.write(&write).await?;
+            let (write, permit) = match context.write_together(write).await {
+                Told::Written(row) => return row,
+                Told::Alone(write, permit) => (write, permit),
+            };
+            let row = Box::pin(context.write(&write)).await?;
             drop(permit);
             Ok(row.or_else(|| context.row_of(write)))
         })

@@ -43,11 +43,7 @@ enum Outcome<E> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Inserts a row together with others.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Context::write_together`].
+    /// Inserts a row together with others. The caller runs it to its end.
     pub(super) async fn insert_together(self: &Arc<Self>, units: &Arc<Units>, row: E) -> Told<E> {
         let waiting = Arc::new(Waiting {
             context: Arc::clone(self),

@@ -11,12 +11,14 @@
 //! 4. A write of a row that another caller of this process is writing is executed by itself, because it would wait for that one.
 //!
 //! Invariant: the announcement of each write lies around the shared commit.
-//! Invariant: a write that fails, or whose caller leaves, takes nothing from the others. A group ends in a task of its own.
+//! Invariant: a write that fails takes nothing from the others. A group ends in a task of its own, and each of its writes is in one,
+//! so all run to their end when their callers have left.
 //! Not here: the statements (`database::together`), and the announcement (`announce`).
 
 use std::{
     collections::HashMap,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -29,7 +31,7 @@ use crate::{
         self, Write, WriteOutcome, Written,
         backend::Backend,
         entity::Entity,
-        together::{Answer, Kind},
+        together::{Answer, Answers, Kind},
     },
     error::{Error, ErrorKind},
     gathering::SinglePermit,
@@ -73,11 +75,8 @@ enum Outcome<E> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
-    /// Executes a write together with others of its kind, if it meets some. Returns the row as written, or `None` for a delete.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the write may or may not be executed. If it is, it runs to its end.
+    /// Executes a write together with others of its kind, if it meets some. Returns the row as written, or `None` for a delete. The
+    /// caller runs it to its end.
     pub(crate) async fn write_together(self: &Arc<Self>, write: Write<E>) -> Told<E> {
         let store = &self.cache.store;
         let gathering = self.gathering_of(&write);
@@ -199,13 +198,18 @@ async fn write<E: Entity, DB: Backend>(
         context.mark_beside(&mut staging, &waiting.write);
     }
     let mut announcement = Announcement::new(Token::draw(), staging);
-    let (opened, ()) = tokio::join!(context.database.open_shared(), announcement.begin());
+    let (opened, ()) = tokio::join!(
+        context.database.open_shared(context.policy.intent_ttl),
+        announcement.begin()
+    );
     let writes: Vec<_> = all.iter().map(|waiting| &waiting.write).collect();
     // Before the statement, which commits: afterwards, others may change the rows again and advance the clock of their tags.
     let stamp = *context.last_stamp();
     let statement = context.database.write_together(opened, kind, &writes);
     let verb = kind.verb();
-    let Ok((answers, mut announcement)) = announcement.attempt(verb, statement).await else {
+    let Ok((Answers { each, untold }, mut announcement)) =
+        announcement.attempt(verb, statement).await
+    else {
         // It must be announced and cannot be. Each is told why when it is executed by itself.
         for waiting in all {
             waiting.replace_outcome(Outcome::Alone);
@@ -216,7 +220,12 @@ async fn write<E: Entity, DB: Backend>(
     let mut ending = WriteEnd::Undone;
     let (mut updates, mut others) = (HashMap::new(), Vec::new());
     let mut outcomes = Vec::with_capacity(all.len());
-    for (waiting, answer) in all.iter().zip(answers) {
+    for row in untold {
+        // A trigger has given it another id. What was cached of that one is old.
+        others.extend(context.key(&row.id()).into_iter());
+        others.extend(context.lookup_keys(&row).unwrap_or_default());
+    }
+    for (waiting, answer) in all.iter().zip(each) {
         outcomes.push(match answer {
             Answer::Written(Written { rows: 0, .. }) => Outcome::Refused,
             Answer::Written(written) => {
@@ -232,7 +241,9 @@ async fn write<E: Entity, DB: Backend>(
                     ..
                 } = &**waiting;
                 others.extend(context.keys_of_other(write, key, lookups, row.as_ref()));
-                if let Some(update) = context.update(write, key, row.as_ref(), stamp) {
+                // The types of the row encode it. If one panics, this row is not stored, and its neighbours are.
+                let update = || context.update(write, key, row.as_ref(), stamp);
+                if let Ok(Some(update)) = catch_unwind(AssertUnwindSafe(update)) {
                     updates.insert(key.clone(), update);
                 }
                 Outcome::Written(row)
