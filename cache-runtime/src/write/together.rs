@@ -222,7 +222,7 @@ async fn write<E: Entity, DB: Backend>(
     let mut outcomes = Vec::with_capacity(all.len());
     for row in untold {
         // A trigger has given it another id. What was cached of that one is old.
-        others.extend(context.key(&row.id()).into_iter());
+        others.extend(context.key(&row.id()));
         others.extend(context.lookup_keys(&row).unwrap_or_default());
     }
     for (waiting, answer) in all.iter().zip(each) {
