@@ -4,7 +4,12 @@
 //!
 //! Not here: which of them meet, and what one statement does (`read::together`, `write::together`).
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 
@@ -45,6 +50,20 @@ impl Statements {
             timeout: None,
         };
         Gathering::new(Self, bounds)
+    }
+}
+
+/// What became of a unit: its group leaves it here, and its caller takes it.
+pub(crate) struct Slot<T>(Mutex<T>);
+
+impl<T> Slot<T> {
+    pub(crate) fn new(outcome: T) -> Self {
+        Self(Mutex::new(outcome))
+    }
+
+    pub(crate) fn replace(&self, outcome: T) -> T {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::replace(&mut *held, outcome)
     }
 }
 

@@ -64,7 +64,7 @@ impl Mix {
             transactions: 200,
             batches: 50,
             tagged: if tags { 40 } else { 0 },
-            bursts: 300,
+            bursts: 80,
             invalidations: 300,
             crowds: 30,
             abandoned: 20,

@@ -570,7 +570,7 @@ impl<E: Entity, DB: Backend> Database<E, DB> {
     }
 
     /// Takes the next rows that fit into one statement of arrays. Returns their arrays.
-    pub(super) fn arrays_of_rows<'r, R: Borrow<E>>(
+    fn arrays_of_rows<'r, R: Borrow<E>>(
         &self,
         rest: &mut &'r [R],
         wanted: fn(Role) -> bool,

@@ -198,18 +198,8 @@ pub(crate) struct DeadlineSql {
 const BEGUN: &str = "SAVEPOINT larder_begun";
 
 impl Dialect {
-    /// Returns the statements that begin a transaction for a batch of rows of several callers, if not just `BEGIN`.
-    pub(crate) fn begin_shared_batch(self) -> Option<SqlStr> {
-        match self {
-            Self::Postgres => Some(sql(format!(
-                "BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT_MS}"
-            ))),
-            Self::MySql | Self::Sqlite => None,
-        }
-    }
-
-    /// Returns whether writes that meet are executed together unless the entity says otherwise: where one statement does it
-    /// (`cargo xtask bench gather-writes`).
+    /// Returns whether writes that meet are executed together unless the entity says otherwise: where one statement does it, which
+    /// `cargo xtask bench gather-writes` measures. Elsewhere each is a statement still, and nothing was measured.
     pub(crate) const fn gathers_writes(self) -> bool {
         matches!(self, Self::Postgres)
     }
@@ -222,7 +212,10 @@ impl Dialect {
         intent_ttl: Duration,
     ) -> (Option<SqlStr>, Option<SqlStr>, Option<SqlStr>) {
         match self {
-            Self::Postgres => (None, None, None),
+            Self::Postgres => {
+                let begin = format!("BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT_MS}");
+                (Some(sql(begin)), None, None)
+            }
             // A lock is waited for no less than a second.
             Self::MySql => (
                 None,

@@ -137,15 +137,15 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 
     /// Runs a batch of rows of several callers in a transaction of its own. It waits for each lock no longer than
-    /// [`Dialect::begin_shared_batch`] says.
+    /// [`Dialect::begin_gathered`](database::dialect::Dialect::begin_gathered) says, whose session needs no reset on Postgres.
     pub(crate) async fn write_shared_batch(
         self: &Arc<Self>,
         batch: Batch<E>,
     ) -> Result<Done<E>, Error> {
         let pool = &self.database.pool;
-        let mut transaction = match DB::DIALECT.begin_shared_batch() {
-            Some(statement) => Transaction::begin_with(pool, statement).await?,
-            None => Transaction::begin(pool).await?,
+        let mut transaction = match DB::DIALECT.begin_gathered(self.policy.intent_ttl) {
+            (Some(statement), ..) => Transaction::begin_with(pool, statement).await?,
+            (None, ..) => Transaction::begin(pool).await?,
         };
         let done = transaction.write_batch_uncounted(self, batch).await?;
         transaction.commit().await?;

@@ -5,10 +5,7 @@
 //!
 //! Only on Postgres, where one statement generates the ids of many rows in their order.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::runtime::Handle;
@@ -17,7 +14,7 @@ use crate::{
     context::{Context, stopped_message},
     database::{Write, backend::Backend, entity::Entity, together::Kind},
     error::{Error, ErrorKind},
-    units::{self, Unit, Units},
+    units::{self, Slot, Unit, Units},
     write::{
         bulk::{Batch, Done},
         together::Told,
@@ -28,7 +25,7 @@ use crate::{
 struct Waiting<E: Entity, DB: Backend> {
     context: Arc<Context<E, DB>>,
     row: E,
-    outcome: Mutex<Outcome<E>>,
+    outcome: Slot<Outcome<E>>,
 }
 
 /// What became of an insert in its group.
@@ -48,11 +45,11 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let waiting = Arc::new(Waiting {
             context: Arc::clone(self),
             row,
-            outcome: Mutex::new(Outcome::Stopped),
+            outcome: Slot::new(Outcome::Stopped),
         });
         let unit: Arc<dyn Unit> = Arc::clone(&waiting) as _;
         units.call_in_group(&Handle::current(), unit).await;
-        let written = match waiting.replace_outcome(Outcome::Stopped) {
+        let written = match waiting.outcome.replace(Outcome::Stopped) {
             Outcome::Inserted(row) => Ok(Some(row)),
             Outcome::Failed(error) => Err(error),
             Outcome::Alone => {
@@ -67,13 +64,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         };
         self.count(&written);
         Told::Written(written)
-    }
-}
-
-impl<E: Entity, DB: Backend> Waiting<E, DB> {
-    fn replace_outcome(&self, outcome: Outcome<E>) -> Outcome<E> {
-        let mut held = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::replace(&mut *held, outcome)
     }
 }
 
@@ -100,18 +90,18 @@ async fn insert<E: Entity, DB: Backend>(
                 if all.len() > 1 {
                     context.counters.gathered_writes.add_one();
                 }
-                waiting.replace_outcome(Outcome::Inserted(row));
+                waiting.outcome.replace(Outcome::Inserted(row));
             }
         }
         Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
             for waiting in all {
-                waiting.replace_outcome(Outcome::Failed(error.clone()));
+                waiting.outcome.replace(Outcome::Failed(error.clone()));
             }
         }
         // Nothing was committed, and one of them may be the cause.
         Ok(Done::Count(_)) | Err(_) => {
             for waiting in all {
-                waiting.replace_outcome(Outcome::Alone);
+                waiting.outcome.replace(Outcome::Alone);
             }
         }
     }

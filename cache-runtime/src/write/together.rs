@@ -17,9 +17,8 @@
 
 use std::{
     collections::HashMap,
-    mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -37,7 +36,7 @@ use crate::{
     gathering::SinglePermit,
     protocol::{key::Key, token::Token},
     store::{Store, failpoint::Mechanism},
-    units::{self, Statements, Unit},
+    units::{self, Slot, Statements, Unit},
     write::{
         announce::{Announcement, PendingWrites, WriteEnd},
         target::WriteTarget,
@@ -59,7 +58,7 @@ struct Waiting<E: Entity, DB: Backend> {
     key: Key,
     lookups: Vec<Key>,
     write: Write<E>,
-    outcome: Mutex<Outcome<E>>,
+    outcome: Slot<Outcome<E>>,
 }
 
 /// What became of a write in its group.
@@ -108,12 +107,12 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             key,
             lookups,
             write,
-            outcome: Mutex::new(Outcome::Stopped),
+            outcome: Slot::new(Outcome::Stopped),
         });
         let unit: Arc<dyn Unit> = Arc::clone(&waiting) as _;
         units.call_in_group(&Handle::current(), unit).await;
         drop(entered);
-        let outcome = waiting.replace_outcome(Outcome::Stopped);
+        let outcome = waiting.outcome.replace(Outcome::Stopped);
         let (key, write) = match Arc::try_unwrap(waiting) {
             Ok(waiting) => (waiting.key, waiting.write),
             Err(waiting) => (waiting.key.clone(), waiting.write.clone()),
@@ -151,13 +150,6 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     }
 }
 
-impl<E: Entity, DB: Backend> Waiting<E, DB> {
-    fn replace_outcome(&self, outcome: Outcome<E>) -> Outcome<E> {
-        let mut held = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::replace(&mut *held, outcome)
-    }
-}
-
 impl<E: Entity, DB: Backend> Unit for Waiting<E, DB> {
     fn rows(&self) -> usize {
         1
@@ -166,13 +158,13 @@ impl<E: Entity, DB: Backend> Unit for Waiting<E, DB> {
     fn run(&self, all: Vec<Arc<dyn Unit>>) -> BoxFuture<'static, ()> {
         let (context, kind) = (Arc::clone(&self.context), self.kind);
         let mut all = units::of_type::<Self>(all);
-        // The order in which every process locks rows.
+        // All processes give their rows in this order.
         all.sort_by(|one, other| one.key.as_bytes().cmp(other.key.as_bytes()));
         all.dedup_by(|later, first| {
             // A row cannot be written twice by one statement.
             let is_same = later.key == first.key;
             if is_same {
-                later.replace_outcome(Outcome::Alone);
+                later.outcome.replace(Outcome::Alone);
             }
             is_same
         });
@@ -212,7 +204,7 @@ async fn write<E: Entity, DB: Backend>(
     else {
         // It must be announced and cannot be. Each is told why when it is executed by itself.
         for waiting in all {
-            waiting.replace_outcome(Outcome::Alone);
+            waiting.outcome.replace(Outcome::Alone);
         }
         return;
     };
@@ -259,6 +251,6 @@ async fn write<E: Entity, DB: Backend>(
     announcement.set_updates(updates);
     announcement.end(ending).await;
     for (waiting, outcome) in all.iter().zip(outcomes) {
-        waiting.replace_outcome(outcome);
+        waiting.outcome.replace(outcome);
     }
 }
