@@ -11,7 +11,7 @@ mod cascades;
 #[expect(
     dead_code,
     unused_imports,
-    reason = "the other binary makes further entities"
+    reason = "the other binaries make further entities"
 )]
 mod entities;
 mod families;
@@ -31,7 +31,7 @@ mod within_lookups;
     dead_code,
     unused_macros,
     unused_imports,
-    reason = "the other binary makes tests in more ways"
+    reason = "the other binaries make tests in more ways"
 )]
 mod world;
 

@@ -1,42 +1,33 @@
 //! The tests that need a server or both crates. Each module is named after the concept that it tests. Tests of the Redis server are in
 //! `redis`.
 //!
-//! There are two binaries of the files in this folder, which are compiled side by side. `groups.rs` has the tests of several rows or
-//! entities at once, and this one has all others. Those of queued writes are in `behind`.
+//! There are three binaries of the files in this folder, because one would need too much memory to compile. `groups.rs` has the tests of
+//! several rows or entities at once, `writes.rs` those of writes, and this one has all others.
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod adopted;
 mod altered_table;
 mod audit;
-mod behind;
 mod binding;
-mod cache_update;
-mod crash;
 mod documentation;
-mod dropped;
+#[expect(dead_code, reason = "the other binaries make further entities")]
 mod entities;
 mod examples;
 mod expiry;
 mod fuzzed;
-mod gathered;
-mod generated_ids;
 mod health;
 mod hostile_bytes;
 mod immutable;
-mod journal;
 mod key;
 mod large_rows;
 mod loads;
 mod log_lines;
-mod lost_transactions;
 mod metrics;
-mod modify;
 mod negative;
 mod on_outage;
 mod ops;
 mod outage;
-mod panics;
 mod pause;
 mod processes;
 mod read;
@@ -47,17 +38,20 @@ mod round_trip;
 mod schema;
 mod schema_keys;
 mod secrets;
-mod skipped_writes;
 mod spans;
 mod stampede;
 mod stats;
-mod transaction;
 mod type_matrix;
 mod types;
 mod upgrade;
 mod version;
+#[expect(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "the other binaries make tests in more ways"
+)]
 mod world;
-mod write;
 mod write_through;
 
 use larder_testing::process::work;
@@ -67,8 +61,6 @@ use larder_testing::process::work;
 fn worker_entry() {
     work(&[
         binding::FORKING,
-        crash::WRITER,
-        journal::APPENDER,
         metrics::PANICKING,
         processes::CROWD,
         processes::DOOMED,

@@ -29,6 +29,7 @@ pub(crate) const CRATES: [Layers; 2] = [
                 "health",
                 "pause",
                 "observe",
+                "boxed",
                 "detached",
                 "printed",
                 "gathering",

@@ -112,7 +112,7 @@ const MODELS: Stage = Stage {
 const SUITE: Stage = Stage {
     name: "suite",
     package: "larder",
-    tests: &["--test", "suite", "--test", "groups"],
+    tests: &["--test", "suite", "--test", "groups", "--test", "writes"],
 };
 
 impl Stage {

@@ -15,11 +15,13 @@ mod memory_hit;
 mod miss_burst;
 mod observed;
 mod orm_trace;
+mod processes;
 mod reads;
 mod round_trip;
 mod seals;
 pub(crate) mod stampede;
 mod tags;
+mod tiers;
 mod transaction;
 mod write;
 
@@ -59,6 +61,7 @@ targets! {
     "l2-hit-256", "how many hits in Redis do 256 tasks get, beside GETs by hand?" => l2_hit::crowd, l2_hit::throughput_control;
     "aside-90", "how many reads do 64 tasks get if nine in ten are hits, beside cache-aside by hand?" => aside::run, l2_hit::throughput_control;
     "l2-peer", "how many hits in Redis do 64 tasks get, beside other caches?" => l2_peer::run, l2_hit::throughput_control;
+    "tiers", "how many hits do 64 tasks get, beside programs that keep rows in memory and in Redis?" => tiers::run, l2_hit::throughput_control;
     "find-many", "what do a hundred rows cost, beside MGET and ANY by hand?" => lookups::find_many, lookups::control;
     "find-by", "what does a hit by another column cost, beside one by id?" => lookups::find_by, lookups::control;
     "list-50", "what does a cached list of fifty rows cost, beside one by hand?" => lookups::list, lookups::control;
@@ -82,6 +85,7 @@ targets! {
     "behind-million", "does a flood of writes with poison in it stay bounded and come out right?" => behind_million::run, behind_million::control;
     "frozen", "what does a read cost while Redis is frozen, beside a read past the cache?" => frozen::run, frozen::control;
     "stampede", "how many loads does a cold key cost eight processes, and how long do they wait?" => stampede::run, stampede::control;
+    "processes", "what do many processes that are in use cost one Redis?" => processes::run, processes::control;
     "derive-cost", "how much longer does `cargo check` take for 50 entities than for their structs?" => derive_cost::run, derive_cost::control;
 }
 

@@ -15,6 +15,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
+    boxed::boxed,
     context::{Context, payload::RowSource},
     database::{Write, backend::Backend, entity::Entity, round_trip::Mismatch},
     error::{Error, ErrorKind},
@@ -194,7 +195,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if std::mem::take(&mut loads.left_nothing) {
             self.start_queue_and_drain(key).await?;
         }
-        let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
+        let outcome = boxed(self.read(std::borrow::Cow::Borrowed(id))).await?;
         if condition != Condition::Absent
             && outcome.origin != Origin::Cache
             && let Some(row) = &outcome.row
@@ -215,8 +216,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Makes the rows of a partition cacheable: begins an incarnation in the store's present history, and flushes the queue.
     async fn start_queue_and_drain(&self, key: &Key) -> Result<(), Error> {
         let partition = self.partition_of(key);
-        Box::pin(partition.begin()).await?;
-        Box::pin(partition.flush()).await
+        boxed(partition.begin()).await?;
+        boxed(partition.flush()).await
     }
 
     /// Queues a row, or its deletion.
@@ -256,14 +257,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     if !state.may_be_given(position.incarnation) {
                         // Nothing would flush it. It is queued again, and the row is the same.
                         let from = Some(position.incarnation);
-                        Box::pin(partition.start_incarnation(from, history, incarnations_started))
+                        boxed(partition.start_incarnation(from, history, incarnations_started))
                             .await?;
                         continue;
                     }
                     state.acknowledged(position);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {
-                        let flushed = Box::pin(partition.flush_up_to(Some(position))).await;
+                        let flushed = boxed(partition.flush_up_to(Some(position))).await;
                         flushed.map_err(|error| self.queued_only(verb, key, error))?;
                     }
                     return Ok(PutOutcome::Queued);
@@ -271,8 +272,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::ConditionFailed => return Ok(PutOutcome::ConditionFailed),
                 PutAnswer::RowUnknown => return Ok(PutOutcome::RowUnknown),
                 PutAnswer::NeedsIncarnation(from) => {
-                    Box::pin(partition.start_incarnation(from, history, incarnations_started))
-                        .await?;
+                    boxed(partition.start_incarnation(from, history, incarnations_started)).await?;
                 }
                 PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
                     self.counters.backpressure.add_one();
@@ -289,7 +289,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::Full => {
                     self.counters.backpressure.add_one();
                     made_room = true;
-                    Box::pin(partition.make_room()).await?;
+                    boxed(partition.make_room()).await?;
                 }
             }
         }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use futures_util::FutureExt;
+
 use crate::{
     behind::{Pending, letters, offsets},
     context::Context,
@@ -20,11 +22,20 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if !self.bond.holds(self.cache.store.connection_number()) {
             return Survey::default();
         }
+        let (partitions, dead_letters) = match Self::QUEUES {
+            true => self.survey_queue().boxed().await,
+            false => Default::default(),
+        };
         Survey {
-            partitions: self.survey_partitions().await,
-            dead_letters: self.count_dead_letters().await,
+            partitions,
+            dead_letters,
             tags: self.survey_tags().await,
         }
+    }
+
+    async fn survey_queue(&self) -> (Vec<PartitionSurvey>, Option<u64>) {
+        let partitions = self.survey_partitions().await;
+        (partitions, self.count_dead_letters().await)
     }
 
     async fn survey_partitions(&self) -> Vec<PartitionSurvey> {

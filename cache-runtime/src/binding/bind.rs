@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use crate::observe::survey::Survey;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
+    boxed::boxed,
     context::Context,
     database::{
         backend::Backend,
@@ -27,7 +28,11 @@ use crate::{
     store::{Store, failpoint::Mechanism},
 };
 #[cfg(feature = "redis")]
+use futures_util::{FutureExt, future};
+
+#[cfg(feature = "redis")]
 use crate::{
+    error::ErrorKind,
     observe::audit::{Audit, AuditOptions},
     protocol::listing::ListedEntity,
 };
@@ -101,7 +106,15 @@ impl<E: Entity, DB: Backend> Member for Context<E, DB> {
 
     #[cfg(feature = "redis")]
     fn replay(self: Arc<Self>, place: (u16, u64, u64)) -> BoxFuture<'static, Result<(), Error>> {
-        Box::pin(async move { self.replay_from_outside(place).await })
+        match Self::QUEUES {
+            true => async move { self.replay_from_outside(place).await }.boxed(),
+            false => {
+                let name = E::SPEC.name;
+                let why =
+                    format!("failed to replay a dead letter of {name}: its writes are not queued");
+                future::err(Error::new(ErrorKind::NotFound, why)).boxed()
+            }
+        }
     }
 
     #[cfg(feature = "redis")]
@@ -226,7 +239,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(Box::pin(self.bind(Asking::Read)).await)
+        without_store(boxed(self.bind(Asking::Read)).await)
     }
 
     /// Binds the repository before a write. Fails if the namespace belongs to another database, or the database does
@@ -236,7 +249,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(Box::pin(self.bind(Asking::Write)).await)
+        without_store(boxed(self.bind(Asking::Write)).await)
     }
 
     /// As [`Context::bind_for_write`], for a load or a transaction, which have a connection and must not wait for
@@ -246,7 +259,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(Box::pin(self.bind(Asking::Within(connection))).await)
+        without_store(boxed(self.bind(Asking::Within(connection))).await)
     }
 
     /// Binds the repository before an operation on its queue, which needs the store.
@@ -255,7 +268,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        match Box::pin(self.bind(Asking::Write)).await {
+        match boxed(self.bind(Asking::Write)).await {
             Err(Unbound::Store(error)) => Err(self.queue_away(verb, error)),
             bound => without_store(bound),
         }

@@ -105,6 +105,13 @@ pub(crate) struct Context<E: Entity, DB: Backend> {
 }
 
 impl<E: Entity, DB: Backend> Context<E, DB> {
+    /// Whether the writes of the entity are queued. A branch on a constant is not compiled if it is never taken, and a future that is
+    /// boxed there is not either: so the code of queues is compiled for the entities that have one.
+    pub(crate) const QUEUES: bool = matches!(E::SPEC.policy.strategy, Strategy::WriteBehind);
+
+    /// Whether rows are found by other columns than the id, a constant for the same reason.
+    pub(crate) const HAS_LOOKUPS: bool = !E::SPEC.lookups.is_empty();
+
     /// Checks that the entity, the cache and the database can work together, and creates the state of a repository.
     pub(crate) fn open(cache: &Cache, pool: Pool<DB>) -> Result<Arc<Self>, Error> {
         let binding = <DB::Of<E> as Bound<E, DB>>::BINDING.ok_or_else(|| {
@@ -143,10 +150,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             bond.check_at_first_sight(&cache.ledger)?;
         }
         let keys = KeySpace::new(&namespace, spec.name, &policy);
-        for prefix in keys.prefixes(!spec.lookups.is_empty()) {
+        for prefix in keys.prefixes(Self::HAS_LOOKUPS) {
             cache.repairs.register(&prefix);
         }
-        let queue = (policy.strategy == Strategy::WriteBehind).then(|| {
+        let queue = Self::QUEUES.then(|| {
             let name = key::queue_name(&namespace, spec.name, &policy);
             let mut queue = Queue::new(&name, policy.queue);
             let own = cache

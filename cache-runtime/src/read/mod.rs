@@ -39,6 +39,7 @@ pub(crate) mod turn;
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
+    boxed::boxed,
     context::Context,
     database::{backend::Backend, entity::Entity},
     detached,
@@ -237,7 +238,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
         if self.skips_store(&key) {
-            return Box::pin(self.miss_with(key, content(), Next::Bypass, options)).await;
+            return boxed(self.miss_with(key, content(), Next::Bypass, options)).await;
         }
         let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
@@ -252,7 +253,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             LookedUp::Unserved(next) => next,
         };
         // Boxed, to keep the future of a hit small.
-        Box::pin(self.miss_with(key, content(), next, options)).await
+        boxed(self.miss_with(key, content(), next, options)).await
     }
 
     /// Reads what is at several keys, each of which is given once, from the cache as far as possible. Returns the answers in
@@ -289,7 +290,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             });
         }
         if !missed.is_empty() {
-            for (at, answer) in Box::pin(self.miss_many(missed)).await {
+            for (at, answer) in boxed(self.miss_many(missed)).await {
                 answers[at] = Some(answer?);
             }
         }
@@ -334,7 +335,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         } else {
             Next::Bypass
         };
-        Box::pin(self.miss_from(key, content, next, ttl)).await
+        boxed(self.miss_from(key, content, next, ttl)).await
     }
 
     /// Reads what is at a key that could not be served to a caller with these options.
@@ -611,7 +612,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let answer = match clock.settles(&answer) {
             true => answer,
             // Boxed, to keep the future of a hit small.
-            false => Box::pin(self.check_tags::<C>(key, answer, clock)).await,
+            false => boxed(self.check_tags::<C>(key, answer, clock)).await,
         };
         Ok(self.interpret::<C>(key, answer))
     }

@@ -250,7 +250,7 @@ impl QueueStore for RealStore {
         &self,
         policy: &QueuePolicy,
     ) -> Result<Result<Acknowledged, String>, StoreError> {
-        dispatch!(self, store => store.check_queue(policy).await)
+        ask!(self, store => store.check_queue(policy))
     }
 
     async fn put(
@@ -259,7 +259,7 @@ impl QueueStore for RealStore {
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
-        dispatch!(self, store => store.put(partition, key, put).await)
+        ask!(self, store => store.put(partition, key, put))
     }
 
     async fn start_incarnation(
@@ -269,11 +269,11 @@ impl QueueStore for RealStore {
         to: Incarnation,
         history: u64,
     ) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.start_incarnation(partition, from, to, history).await)
+        ask!(self, store => store.start_incarnation(partition, from, to, history))
     }
 
     async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
-        dispatch!(self, store => store.fetch(partition, fetch).await)
+        ask!(self, store => store.fetch(partition, fetch))
     }
 
     async fn settle(
@@ -283,15 +283,15 @@ impl QueueStore for RealStore {
         settled: &[Settled],
         up_to: u64,
     ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.settle(partition, incarnation, settled, up_to).await)
+        ask!(self, store => store.settle(partition, incarnation, settled, up_to))
     }
 
     async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
-        dispatch!(self, store => store.queued(key).await)
+        ask!(self, store => store.queued(key))
     }
 
     async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
-        dispatch!(self, store => store.logs(partition).await)
+        ask!(self, store => store.logs(partition))
     }
 
     async fn drop_log(
@@ -299,7 +299,7 @@ impl QueueStore for RealStore {
         partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.drop_log(partition, incarnation).await)
+        ask!(self, store => store.drop_log(partition, incarnation))
     }
 
     async fn pending_index(
@@ -307,10 +307,10 @@ impl QueueStore for RealStore {
         partition: &PartitionKeys,
         cursor: u64,
     ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
-        dispatch!(self, store => store.pending_index(partition, cursor).await)
+        ask!(self, store => store.pending_index(partition, cursor))
     }
 
     async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
-        dispatch!(self, store => store.disclaim(partition).await)
+        ask!(self, store => store.disclaim(partition))
     }
 }

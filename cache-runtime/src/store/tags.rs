@@ -91,33 +91,28 @@ impl TagStore for RealStore {
         codec: u8,
         clock: &Key,
     ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
-        dispatch!(self, store => store.get_many_tagged(keys, fingerprint, codec, clock).await)
+        ask!(self, store => store.get_many_tagged(keys, fingerprint, codec, clock))
     }
 
     async fn read_clock(&self, clock: &Key) -> ClockAnswer {
-        match self {
-            Self::Memory(store) => store.read_clock(clock).await,
-            // Boxed, to keep the future of a hit in process small.
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => Box::pin(store.read_clock(clock)).await,
-        }
+        ask!(self, store => store.read_clock(clock))
     }
 
     #[cfg(feature = "metrics")]
     async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
-        dispatch!(self, store => store.count_marks(clock).await)
+        ask!(self, store => store.count_marks(clock))
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
-        dispatch!(self, store => store.read_marks(clock, tags).await)
+        ask!(self, store => store.read_marks(clock, tags))
     }
 
     async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
-        dispatch!(self, store => store.start_clock(clock).await)
+        ask!(self, store => store.start_clock(clock))
     }
 
     async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
-        dispatch!(self, store => store.advance_clock(clock, changed).await)
+        ask!(self, store => store.advance_clock(clock, changed))
     }
 
     async fn begin_tagged(
@@ -127,7 +122,7 @@ impl TagStore for RealStore {
         changed: &Changed,
         ttl_ms: u64,
     ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.begin_tagged(clock, write, changed, ttl_ms).await)
+        ask!(self, store => store.begin_tagged(clock, write, changed, ttl_ms))
     }
 
     async fn end_tagged(
@@ -136,14 +131,14 @@ impl TagStore for RealStore {
         write: Token,
         changed: &Changed,
     ) -> Result<(), StoreError> {
-        dispatch!(self, store => store.end_tagged(clock, write, changed).await)
+        ask!(self, store => store.end_tagged(clock, write, changed))
     }
 
     async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
-        dispatch!(self, store => store.expire_tagged(clock).await)
+        ask!(self, store => store.expire_tagged(clock))
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
-        dispatch!(self, store => store.restamp(key, token, stamp).await)
+        ask!(self, store => store.restamp(key, token, stamp))
     }
 }

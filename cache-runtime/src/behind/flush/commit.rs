@@ -22,6 +22,7 @@ use crate::{
         partition::PartitionContext,
         queue::Committed,
     },
+    boxed::boxed,
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, tables},
     error::Error,
@@ -159,7 +160,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         let applied = loop {
             // Named as a type, because the compiler cannot infer that the future may change threads.
             let applied: Pin<Box<dyn Future<Output = Result<_, ApplyError>> + Send + '_>> =
-                Box::pin(context.database.apply_queued(&batch, &hooks));
+                boxed(context.database.apply_queued(&batch, &hooks));
             let applied = applied.await;
             if matches!(applied, Err(ApplyError::Overtaken))
                 && store.disables(Mechanism::OffsetCompare)

@@ -17,7 +17,7 @@ mod rows;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     clock::{Deadline, Stopwatch},
@@ -67,7 +67,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             0 => AT_ONCE,
             rate => usize::try_from(rate).map_or(AT_ONCE, |rate| rate.min(AT_ONCE)),
         };
-        let prefixes = self.keys.prefixes(!E::SPEC.lookups.is_empty());
+        let prefixes = self.keys.prefixes(Self::HAS_LOOKUPS);
         let scans = prefixes.into_iter().enumerate();
         let mut scans: Vec<_> = scans
             .map(|(at, prefix)| Scan {
@@ -85,9 +85,10 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     if audit.seen() >= options.rows {
                         return Ok(audit);
                     }
-                    match scan.is_of_rows {
-                        true => self.audit_rows(keys, &mut audit).await?,
-                        false => self.audit_lists(keys, &mut audit).await?,
+                    if scan.is_of_rows {
+                        self.audit_rows(keys, &mut audit).await?;
+                    } else if Self::HAS_LOOKUPS {
+                        self.audit_lists(keys, &mut audit).boxed().await?;
                     }
                     keep_to(options, &audit, began).await;
                 }

@@ -34,6 +34,7 @@ pub(crate) use self::pending::PendingWrites;
 #[cfg(feature = "metrics")]
 use crate::observe::timing::Began;
 use crate::{
+    boxed::boxed,
     cache,
     clock::{Deadline, Stopwatch, millis},
     context::Context,
@@ -60,7 +61,7 @@ impl<E: Entity, DB: Backend> WriteTarget for Context<E, DB> {
     }
 
     fn prefixes(&self) -> Vec<Vec<u8>> {
-        self.keys.prefixes(!E::SPEC.lookups.is_empty())
+        self.keys.prefixes(Self::HAS_LOOKUPS)
     }
 
     fn tag_clock(&self) -> Option<&Key> {
@@ -220,7 +221,7 @@ impl Announcement {
         let is_more = self.add_family().await;
         let again = |part: &TargetIntent| part.is_lost() || part.refuses();
         if is_more || self.renewal.has_passed() || self.parts.iter().any(again) {
-            Box::pin(self.begin()).await;
+            boxed(self.begin()).await;
         }
         self.reach(Point::BeforeCommit);
     }
@@ -306,7 +307,7 @@ impl Announcement {
     ) -> Result<(T, Self), Error> {
         self.confirm().await;
         if let Err(reason) = self.reject_reason(verb) {
-            Box::pin(self.end(WriteEnd::Undone)).await;
+            boxed(self.end(WriteEnd::Undone)).await;
             return Err(reason);
         }
         let done = self.renew_while(step).await;
@@ -323,7 +324,7 @@ impl Announcement {
                 biased;
                 done = step.as_mut() => return done,
                 // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
-                () = async { renewal.passed().await; Box::pin(self.begin()).await; }, if note_write => {}
+                () = async { renewal.passed().await; boxed(self.begin()).await; }, if note_write => {}
             }
         }
     }
