@@ -12,7 +12,7 @@
 //! is dropped, or not polled, neither drops nor delays other calls. A call that was dropped before it was sent is not sent.
 //! Invariant: calls that wait are sent in the order in which they arrived.
 //! Invariant: no caller waits longer than the timeout, if there is one, whatever happens to the tasks.
-//! Not here: what a group is sent as (`put`, `tagged_gets`, `units`).
+//! Not here: what a group is sent as (`put`, `units`).
 
 use std::{
     collections::VecDeque,
@@ -327,6 +327,59 @@ mod tests {
             assert_eq!(answer, expected);
         }
         assert_eq!(groups(&gathering)[3..], [vec![6, 7]]);
+        assert_eq!(gathering.lock().in_flight, 0);
+    }
+
+    #[tokio::test]
+    async fn permit_of_a_single_call_is_given_while_few_are_in_flight_and_no_group_is() {
+        let gathering = gathering(1, 8);
+        let alone = gathering.try_alone();
+        assert!(alone.is_some());
+        assert!(gathering.try_alone().is_none(), "one may be alone");
+        drop(alone);
+        // In a group, although nobody else is there.
+        let task = tokio::spawn({
+            let own = Arc::clone(&gathering);
+            async move { own.call_in_group(&Handle::current(), 1).await }
+        });
+        settle().await;
+        assert_eq!(groups(&gathering), [vec![1]]);
+        assert!(gathering.try_alone().is_none(), "a group is in flight");
+        gathering.carrier.lets.add_permits(1);
+        assert_eq!(task.await.expect("no panic"), Some(10));
+        assert!(gathering.try_alone().is_some());
+    }
+
+    #[tokio::test]
+    async fn permit_of_a_single_call_makes_others_wait_for_groups_only() {
+        let gathering = gathering(1, 8);
+        let alone = gathering.try_alone();
+        let [first, second] = [start(&gathering, 1).await, start(&gathering, 2).await];
+        assert_eq!(
+            groups(&gathering),
+            [vec![1]],
+            "the second waits for the first"
+        );
+        assert_eq!(gathering.waiting(), 1);
+        gathering.carrier.lets.add_permits(2);
+        assert_eq!(first.await.expect("no panic"), Some(10));
+        assert_eq!(second.await.expect("no panic"), Some(20));
+        drop(alone);
+        let calls = gathering.lock();
+        assert_eq!((calls.alone, calls.in_flight), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn call_in_a_group_is_made_although_its_caller_has_left() {
+        let gathering = gathering(1, 8);
+        let runtime = Handle::current();
+        let mut left = Box::pin(gathering.call_in_group(&runtime, 1));
+        assert!((&mut left).now_or_never().is_none());
+        drop(left);
+        settle().await;
+        assert_eq!(groups(&gathering), [vec![1]]);
+        gathering.carrier.lets.add_permits(1);
+        settle().await;
         assert_eq!(gathering.lock().in_flight, 0);
     }
 

@@ -19,6 +19,7 @@ usage: cargo xtask coherence [options]
   --break MECHANISM     switch one mechanism off, to see that the checker notices:
                         fill-compare, intent, accepted-fill, history, contended, end,
                         dropped-begin, round-trip, lookup-check, pointer-intent, list-intent,
+                        group-intent,
                         or with tags: tag-clock, tag-floor, tag-intent, cascade,
                         or with an attacker: seal
   --keep FOLDER         keep the logs of the workers and the record of the database
@@ -193,6 +194,8 @@ named! {
         PointerIntent = "pointer-intent",
         /// The announcement of a write at the list that its row gets into.
         ListIntent = "list-intent",
+        /// The announcement of each of several writes that are committed together.
+        GroupIntent = "group-intent",
         /// The comparison of an entry with the clock of its tags.
         TagClock = "tag-clock",
         /// The floor of a clock that has dropped marks.

@@ -59,7 +59,11 @@ pub(crate) fn revealing(broken: Broken) -> Vec<Fault> {
         Broken::LookupCheck | Broken::PointerIntent | Broken::ListIntent => vec![Fault::Stall],
         Broken::TagClock | Broken::TagFloor | Broken::TagIntent => vec![Fault::Stall],
         // They need no fault to show.
-        Broken::DroppedBegin | Broken::RoundTrip | Broken::Cascade | Broken::Seal => {
+        Broken::DroppedBegin
+        | Broken::RoundTrip
+        | Broken::GroupIntent
+        | Broken::Cascade
+        | Broken::Seal => {
             vec![Fault::Stall]
         }
         Broken::AcceptedFill => vec![Fault::DatabaseSlow],

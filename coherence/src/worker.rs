@@ -127,6 +127,7 @@ fn mechanism(broken: Broken) -> Option<Mechanism> {
         Broken::LookupCheck => Mechanism::LookupCheck,
         Broken::PointerIntent => Mechanism::PointerIntent,
         Broken::ListIntent => Mechanism::ListIntent,
+        Broken::GroupIntent => Mechanism::GroupIntent,
         Broken::TagClock => Mechanism::TagClock,
         Broken::TagFloor => Mechanism::TagFloor,
         Broken::TagIntent => Mechanism::TagIntent,

@@ -130,6 +130,11 @@ fn lists_that_are_not_announced_are_caught() {
 }
 
 #[test]
+fn writes_of_a_group_that_are_not_announced_are_caught() {
+    is_caught("group-intent");
+}
+
+#[test]
 fn a_beginning_that_is_dropped_half_way_is_caught() {
     is_caught("dropped-begin");
 }

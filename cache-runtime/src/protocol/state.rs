@@ -174,6 +174,14 @@ pub struct Step<P, R> {
 
 impl<P> State<P> {
     /// Returns the row, if there is one.
+    pub(crate) fn row(&self) -> Option<&P> {
+        match self {
+            Self::Value(_, row) | Self::Pending(_, row) => Some(row),
+            _ => None,
+        }
+    }
+
+    /// As [`State::row`].
     pub(crate) fn into_row(self) -> Option<P> {
         match self {
             Self::Value(_, row) | Self::Pending(_, row) => Some(row),

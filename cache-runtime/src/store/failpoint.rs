@@ -156,6 +156,8 @@ pub enum Mechanism {
     SharedStatement,
     /// Executing a write that meets nobody by itself. Without it, it is a group of one, and those that come meanwhile are the next.
     LoneWrite,
+    /// The announcement of every write of a group that is committed together. Without it, only the first of them is announced.
+    GroupIntent,
     /// The comparison of a queued write with its place in the log. Without it, a number that somebody else has made up moves the position.
     QueuePlace,
     /// The comparison of the id of a cached row with its key.

@@ -180,7 +180,11 @@ async fn write<E: Entity, DB: Backend>(
     all: &[Arc<Waiting<E, DB>>],
 ) {
     let mut staging = PendingWrites::default();
-    for waiting in all {
+    let announced = match context.cache.store.disables(Mechanism::GroupIntent) {
+        true => 1,
+        false => all.len(),
+    };
+    for waiting in &all[..announced] {
         for key in std::iter::once(&waiting.key).chain(&waiting.lookups) {
             staging.mark_changed(
                 Arc::clone(context) as Arc<dyn WriteTarget>,

@@ -271,7 +271,7 @@ impl MemoryStore {
     fn slot(&self, shard: &Shard, key: &Key, now_ms: u64) -> Option<Slot<Payload>> {
         let kept = match shard.busy.get(key) {
             Some(kept) => kept.clone(),
-            None => self.rows.peek(key, now_ms)?,
+            None => Arc::unwrap_or_clone(self.rows.peek(key, now_ms)?),
         };
         (kept.until_ms > now_ms).then(|| Slot {
             state: kept.state,
@@ -389,7 +389,7 @@ impl Store for MemoryStore {
             Lookup::Value(meta, _) | Lookup::Negative(meta) => meta.loaded_at_ms,
             _ => return None,
         };
-        let row = kept.state.into_row();
+        let row = kept.state.row().cloned();
         Some(Hit { loaded_at_ms, row })
     }
 
@@ -402,7 +402,7 @@ impl Store for MemoryStore {
         let now_ms = self.clock.now_ms();
         // No lock: a value that is found here is current, because a writer removes it before it commits.
         if let Some(kept) = self.rows.get(key, now_ms) {
-            return Ok(found(Some(kept.state), identity));
+            return Ok(found(Some(kept.state.clone()), identity));
         }
         let state = self.peek(key).map(|slot| slot.state);
         self.visible(key, found(state, identity)).await

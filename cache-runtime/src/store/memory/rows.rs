@@ -39,7 +39,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const SOON_MS: u64 = 1_000;
 
 /// What an entry takes beside its key and its row, in bytes: the entry itself, and its places in the cache.
-const OVERHEAD: u64 = (size_of::<StoredEntry>() + size_of::<Key>() + 64) as u64;
+const OVERHEAD: u64 = (size_of::<StoredEntry>() + size_of::<Key>() + 80) as u64;
 
 /// With a capacity in bytes, each part of the cache has at least this many, so that large rows fit.
 const MIN_PART: u64 = 8 << 20;
@@ -66,7 +66,10 @@ pub(super) struct Rows {
     is_swept: Arc<AtomicBool>,
 }
 
-type Entries = Cache<Key, StoredEntry, Weigher, DefaultHashBuilder, Drops>;
+/// What the cache holds. A hit copies it, so it is a pointer: a state is large.
+type Kept = Arc<StoredEntry>;
+
+type Entries = Cache<Key, Kept, Weigher, DefaultHashBuilder, Drops>;
 
 /// Notes what an insert drops.
 #[derive(Clone, Copy, Debug)]
@@ -78,13 +81,13 @@ struct Dropped {
     /// The key of the insert. Its former entry is replaced, and not evicted.
     own: Option<Key>,
     evicted: u64,
-    entries: SmallVec<[StoredEntry; 1]>,
+    entries: SmallVec<[Kept; 1]>,
 }
 
-impl Lifecycle<Key, StoredEntry> for Drops {
+impl Lifecycle<Key, Kept> for Drops {
     type RequestState = Dropped;
 
-    fn on_evict(&self, dropped: &mut Dropped, key: Key, entry: StoredEntry) {
+    fn on_evict(&self, dropped: &mut Dropped, key: Key, entry: Kept) {
         dropped.evicted += u64::from(dropped.own.as_ref() != Some(&key));
         dropped.entries.push(entry);
     }
@@ -96,8 +99,8 @@ struct Weigher {
     in_bytes: bool,
 }
 
-impl Weighter<Key, StoredEntry> for Weigher {
-    fn weight(&self, key: &Key, entry: &StoredEntry) -> u64 {
+impl Weighter<Key, Kept> for Weigher {
+    fn weight(&self, key: &Key, entry: &Kept) -> u64 {
         if !self.in_bytes {
             return 1;
         }
@@ -147,19 +150,19 @@ impl Rows {
     /// Returns an entry that does not expire soon, and notes that it was used. The clock is a few milliseconds late, so it tells
     /// only of what has more time left than it can be late by.
     #[inline]
-    pub(super) fn get_with_time_left(&self, key: &Key) -> Option<StoredEntry> {
+    pub(super) fn get_with_time_left(&self, key: &Key) -> Option<Kept> {
         let entry = self.entries.get(key.as_bytes())?;
         (entry.until_ms > self.clock.coarse_ms() + SOON_MS).then_some(entry)
     }
 
     /// Returns an entry, and notes that it was used.
-    pub(super) fn get(&self, key: &Key, now_ms: u64) -> Option<StoredEntry> {
+    pub(super) fn get(&self, key: &Key, now_ms: u64) -> Option<Kept> {
         let entry = self.entries.get(key.as_bytes())?;
         (entry.until_ms > now_ms).then_some(entry)
     }
 
     /// Returns an entry. Removes it if it has expired.
-    pub(super) fn peek(&self, key: &Key, now_ms: u64) -> Option<StoredEntry> {
+    pub(super) fn peek(&self, key: &Key, now_ms: u64) -> Option<Kept> {
         let entry = self.entries.peek(key.as_bytes())?;
         if entry.until_ms > now_ms {
             return Some(entry);
@@ -174,6 +177,7 @@ impl Rows {
             own: Some(key.clone()),
             ..Dropped::default()
         };
+        let entry = Arc::new(entry);
         self.entries.insert_with_lifecycle(key, entry, &mut dropped);
         if dropped.evicted > 0 {
             self.evictions.fetch_add(dropped.evicted, Ordering::Relaxed);

@@ -24,13 +24,12 @@ mod queue;
 pub mod replies;
 mod scripts;
 mod send;
-mod tagged_gets;
 mod tags;
 
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -65,8 +64,8 @@ use crate::{
             put::Puts,
             scripts::SCRIPTS,
             send::{calling, extract_entry},
-            tagged_gets::TaggedGets,
         },
+        tags::ClockAnswer,
         wake::Wakeups,
     },
 };
@@ -81,8 +80,8 @@ pub struct RedisStore {
     puts: Arc<Gathering<Puts>>,
     /// The same for queued writes that wait for the server's disk.
     synced_puts: Arc<Gathering<Puts>>,
-    /// Gathers reads of entities with tags.
-    tagged_gets: Arc<Gathering<TaggedGets>>,
+    /// The first reading of a clock, for a test.
+    first_reading: OnceLock<ClockAnswer>,
     /// How large the queued writes are that are read next.
     sizes: KnownSizes,
     /// How many bytes the next batch of them may have.
@@ -114,12 +113,11 @@ impl RedisStore {
         let connector = Arc::new(connector);
         let puts = Puts::at_once(Arc::clone(&connector));
         let synced_puts = Puts::after_sync(Arc::clone(&connector));
-        let tagged_gets = TaggedGets::new(Arc::clone(&connector));
         Ok(Self {
             connector,
             puts,
             synced_puts,
-            tagged_gets,
+            first_reading: OnceLock::new(),
             sizes: KnownSizes::default(),
             batch_bytes: BatchBytes::default(),
             longest_row: AtomicU64::new(0),

@@ -10,7 +10,7 @@
 
 use redis::Value;
 
-use super::{RedisStore, connection::Link, read_beginning, scripts::SCRIPTS, tagged_gets::Call};
+use super::{RedisStore, connection::Link, read_beginning, scripts::SCRIPTS, send::extract_entry};
 use crate::{
     error::StoreError,
     protocol::{
@@ -22,7 +22,7 @@ use crate::{
         token::{self, TOKEN_LENGTH, Token},
     },
     store::{
-        Found,
+        Found, Mechanism,
         tags::{ClockAnswer, Marks, TagStore},
     },
 };
@@ -59,7 +59,7 @@ impl TagStore for RedisStore {
             Err(error) => return (vec![Err(error.clone()); keys.len()], Err(error)),
         };
         if let [key] = keys {
-            let (found, read) = self.get_tagged(&link, key, fingerprint, codec, clock).await;
+            let (found, read) = self.get_tagged(link, key, fingerprint, codec, clock).await;
             return (vec![found], read);
         }
         let mut commands: Vec<_> = keys.iter().map(|key| read_beginning(key)).collect();
@@ -173,33 +173,43 @@ impl TagStore for RedisStore {
 }
 
 impl RedisStore {
-    /// Reads one key and a clock, which readers share.
+    /// Reads one key and a clock, whose reading others may share. Both are read on one link: a clock of another run of the server
+    /// may be earlier.
     async fn get_tagged(
         &self,
-        link: &Link,
+        mut link: Link,
         key: &Key,
         fingerprint: u32,
         codec: u8,
         clock: &Key,
     ) -> (Result<Found, StoreError>, ClockAnswer) {
-        let call = Call {
-            key: key.clone(),
-            clock: clock.clone(),
-        };
-        let answer = match self.tagged_gets.call(link.runtime(), call).await {
-            Ok(answer) => answer,
-            Err(error) => return (Err(error.clone()), Err(error)),
-        };
         let identity = Identity {
-            history: answer.link.history,
+            history: link.history,
             fingerprint,
             codec,
         };
-        let found = match answer.entry {
-            Ok(first) => self.found_from(answer.link, key, first, identity).await,
+        let read = || read_fields(clock, &[]);
+        let answers = link.connection.read_beginning_and(key, clock, read).await;
+        let (first, fields) = match answers {
+            Ok([first, fields]) => (extract_entry(first), fields.extract_error()),
+            Err(error) => (Err(error.clone()), Err(error)),
+        };
+        let fields = self.connector.check_reply(&link, "get", fields);
+        let clock = self.seen(fields.map(|fields| reading(&fields)));
+        let found = match self.connector.check_reply(&link, "get", first) {
+            Ok(first) => self.found_from(link, key, first, identity).await,
             Err(error) => Err(error),
         };
-        (found, answer.clock)
+        (found, clock)
+    }
+
+    /// Returns a reading as readers see it: the first one of all, if a test leaves out that they share only what was asked for after
+    /// they began.
+    fn seen(&self, clock: ClockAnswer) -> ClockAnswer {
+        if !self.connector.disables(Mechanism::SharedClock) {
+            return clock;
+        }
+        self.first_reading.get_or_init(|| clock).clone()
     }
 
     async fn change_clock(

@@ -3,7 +3,7 @@
 //! Not here: which is made when (`handshake`).
 
 use redis::{
-    Cmd, Pipeline, RedisFuture, RedisResult, Value,
+    Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
@@ -36,6 +36,31 @@ impl Connection {
             Self::Direct(direct) => direct.read_beginning(key).await,
             Self::Multiplexed(connection) => {
                 connection.send_packed_command(&read_beginning(key)).await
+            }
+        }
+    }
+
+    /// Reads an entry, or the beginning of a large one, and then a clock, whose reading may be shared with others.
+    pub(crate) async fn read_beginning_and(
+        &mut self,
+        key: &Key,
+        clock: &Key,
+        command: impl FnOnce() -> Cmd,
+    ) -> RedisResult<[Value; 2]> {
+        match self {
+            Self::Direct(direct) => direct.read_beginning_and(key, clock, command).await,
+            Self::Multiplexed(connection) => {
+                let mut both = redis::pipe();
+                both.add_command(read_beginning(key)).add_command(command());
+                let values = connection.send_packed_commands(&both, 0, 2).await?;
+                let values = <[Value; 2]>::try_from(values);
+                values.map_err(|_| {
+                    (
+                        ErrorKind::UnexpectedReturnType,
+                        "two commands have other than two replies",
+                    )
+                        .into()
+                })
             }
         }
     }

@@ -7,7 +7,9 @@
 //! 2. Callers that meet write their commands, and the task of the connection reads ([`Mode::Few`]).
 //! 3. If more than [`FEW`] requests are in flight, the task writes too: one `write` for all commands that have come together
 //!    since it ran last ([`Mode::Many`]). There is no timer: it lets the callers that can run add their commands first.
-//! 4. While requests are made, the task looks at intervals for those that have waited for too long, and how many there were at
+//! 4. What several callers ask for beside their own command, the clock of their tags, is sent once with all that is written together, after
+//!    their commands (`beside`).
+//! 5. While requests are made, the task looks at intervals for those that have waited for too long, and how many there were at
 //!    the same time. When there were none, it watches whether the server closes the connection.
 //!
 //! Invariant: if more than one request is in flight, the task reads. So a caller that is dropped, or not polled, delays nobody.
@@ -15,6 +17,7 @@
 //! never given to another request. Replies arrive in the order of the requests.
 //! Not here: TLS and pub/sub, which have connections of redis-rs (`connection`), and which commands are sent (`send`).
 
+mod beside;
 mod replies;
 mod socket;
 #[cfg(test)]
@@ -34,7 +37,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 
-use self::{replies::Replies, socket::Socket};
+use self::{beside::Beside, replies::Replies, socket::Socket};
 use crate::{clock::Deadline, printed, protocol::key::Key, store::redis::large::LARGE_ENTRY};
 
 /// How many requests in flight are written by their callers.
@@ -84,6 +87,8 @@ struct Shared {
 struct Requests {
     /// What was not written yet.
     unsent: Vec<u8>,
+    /// What will be sent once, with what was not written yet and after it.
+    beside: Vec<Beside>,
     /// An empty buffer.
     spare: Vec<u8>,
     /// Whether somebody writes now, and will write `unsent` too.
@@ -123,8 +128,8 @@ struct Request {
     /// How many replies have yet to arrive.
     missing: usize,
     values: Values,
-    /// `None` if it has timed out.
-    answer: Option<Answer>,
+    /// Who waits for them: one, or all who have asked for the same beside their commands. Empty if it has timed out.
+    answers: SmallVec<[Answer; 1]>,
     /// How many checks there had been when it was added.
     checks: u64,
 }
@@ -215,24 +220,9 @@ impl Direct {
             .await
     }
 
-    /// Reads an entry, or the beginning of a large one. A hit is nothing else, so it does without a [`Cmd`].
+    /// Reads an entry, or the beginning of a large one.
     pub(crate) async fn read_beginning(&self, key: &Key) -> RedisResult<Value> {
-        let (mut length, mut last, mut digits) = <[itoa::Buffer; 3]>::default().into();
-        let last = last.format(LARGE_ENTRY - 1).as_bytes();
-        let key = key.as_bytes();
-        let parts = [
-            b"*4\r\n$8\r\nGETRANGE\r\n$",
-            length.format(key.len()).as_bytes(),
-            b"\r\n",
-            key,
-            b"\r\n$1\r\n0\r\n$",
-            digits.format(last.len()).as_bytes(),
-            b"\r\n",
-            last,
-            b"\r\n",
-        ];
-        self.one(|unsent| parts.iter().for_each(|part| unsent.extend_from_slice(part)))
-            .await
+        self.one(|unsent| write_read(key, unsent)).await
     }
 
     /// Sends the commands of a pipeline. An error of the server is a value.
@@ -251,6 +241,29 @@ impl Direct {
         Ok(self.request(pipeline.len(), write).await?.into_vec())
     }
 
+    /// Reads an entry, or the beginning of a large one, and then a clock. The reading is shared with others who read the same clock at the
+    /// same time: it is made after all of them have asked.
+    pub(crate) async fn read_beginning_and(
+        &self,
+        key: &Key,
+        clock: &Key,
+        command: impl FnOnce() -> Cmd,
+    ) -> RedisResult<[Value; 2]> {
+        let shared = &*self.0.shared;
+        let (answer, answered) = oneshot::channel();
+        let (beside, beside_answered) = oneshot::channel();
+        let reads = shared.enter(1, answer, |requests| {
+            write_read(key, &mut requests.unsent);
+            requests.add_beside(clock, beside, command);
+        })?;
+        let mut values = [Value::Nil, Value::Nil];
+        for (value, answered) in values.iter_mut().zip([answered, beside_answered]) {
+            let answer = shared.answer_to(answered, reads).await?;
+            *value = answer.into_iter().next().unwrap_or_default();
+        }
+        Ok(values)
+    }
+
     /// Sends what the function writes, which is one command. It is sent by the call, before the future is polled.
     fn one(&self, write: impl FnOnce(&mut Vec<u8>)) -> impl Future<Output = RedisResult<Value>> {
         let replies = self.request(1, write);
@@ -265,18 +278,44 @@ impl Direct {
     ) -> impl Future<Output = RedisResult<Values>> {
         let shared = &*self.0.shared;
         let (answer, answered) = oneshot::channel();
-        let entered = shared.enter(replies, answer, write);
+        let entered = shared.enter(replies, answer, |requests| write(&mut requests.unsent));
         async move {
             let reads = entered?;
-            if shared.is_of_another_runtime() {
-                return Box::pin(shared.answer_in_time(answered, reads)).await;
-            }
-            shared.answer(answered, reads).await
+            shared.answer_to(answered, reads).await
         }
     }
 }
 
+/// Writes the command that reads an entry, or the beginning of a large one. A hit is nothing else, so it does without a [`Cmd`].
+fn write_read(key: &Key, unsent: &mut Vec<u8>) {
+    let (mut length, mut last, mut digits) = <[itoa::Buffer; 3]>::default().into();
+    let last = last.format(LARGE_ENTRY - 1).as_bytes();
+    let key = key.as_bytes();
+    let parts = [
+        b"*4\r\n$8\r\nGETRANGE\r\n$",
+        length.format(key.len()).as_bytes(),
+        b"\r\n",
+        key,
+        b"\r\n$1\r\n0\r\n$",
+        digits.format(last.len()).as_bytes(),
+        b"\r\n",
+        last,
+        b"\r\n",
+    ];
+    parts.iter().for_each(|part| unsent.extend_from_slice(part));
+}
+
 impl Requests {
+    /// Adds a request whose command was written to what is not sent yet.
+    fn await_replies(&mut self, replies: usize, answers: SmallVec<[Answer; 1]>) {
+        self.in_flight.push_back(Request {
+            missing: replies,
+            values: Values::with_capacity(replies),
+            answers,
+            checks: self.checks,
+        });
+    }
+
     fn closed_error(&self) -> RedisError {
         let ended = || Closed::new("the connection has ended");
         self.closed.clone().unwrap_or_else(ended).error()
@@ -297,7 +336,7 @@ impl Shared {
         &self,
         replies: usize,
         answer: Answer,
-        write: impl FnOnce(&mut Vec<u8>),
+        write: impl FnOnce(&mut Requests),
     ) -> RedisResult<bool> {
         let mut requests = self.requests();
         if requests.closed.is_some() {
@@ -306,14 +345,8 @@ impl Shared {
         if requests.unsent.len() > MOST_UNSENT {
             return Err((ErrorKind::Client, "too much waits to be sent to Redis").into());
         }
-        write(&mut requests.unsent);
-        let checks = requests.checks;
-        requests.in_flight.push_back(Request {
-            missing: replies,
-            values: Values::with_capacity(replies),
-            answer: Some(answer),
-            checks,
-        });
+        write(&mut requests);
+        requests.await_replies(replies, smallvec::smallvec![answer]);
         let in_flight = requests.in_flight.len();
         requests.most = requests.most.max(in_flight);
         requests.is_calm &= in_flight == 1;
@@ -345,6 +378,7 @@ impl Shared {
         }
         requests.is_writing = true;
         for _ in 0..WRITES {
+            requests.write_beside();
             if requests.unsent.is_empty() {
                 break;
             }
@@ -385,6 +419,17 @@ impl Shared {
     }
 
     /// Returns the answer to a request, whose caller reads or not.
+    async fn answer_to(
+        &self,
+        answered: oneshot::Receiver<RedisResult<Values>>,
+        reads: bool,
+    ) -> RedisResult<Values> {
+        match self.is_of_another_runtime() {
+            true => Box::pin(self.answer_in_time(answered, reads)).await,
+            false => self.answer(answered, reads).await,
+        }
+    }
+
     async fn answer(
         &self,
         answered: oneshot::Receiver<RedisResult<Values>>,
@@ -435,7 +480,7 @@ impl Shared {
         }
         let mut replies = self.replies();
         let received = replies.receive(|room| self.socket.try_read(room));
-        let mut answered: SmallVec<[(Answer, Values); 8]> = SmallVec::new();
+        let mut answered: SmallVec<[(SmallVec<[Answer; 1]>, Values); 8]> = SmallVec::new();
         let mut requests = self.requests();
         let mut odd = None;
         for value in replies.take() {
@@ -446,20 +491,20 @@ impl Shared {
             first.values.push(value);
             first.missing -= 1;
             if first.missing == 0
-                && let Some(Request {
-                    values,
-                    answer: Some(answer),
-                    ..
-                }) = requests.in_flight.pop_front()
+                && let Some(request) = requests.in_flight.pop_front()
             {
-                answered.push((answer, values));
+                answered.push((request.answers, request.values));
             }
         }
         drop(requests);
         drop(replies);
-        for (answer, values) in answered {
+        for (mut answers, values) in answered {
             // A caller may have been dropped.
-            let _answered = answer.send(Ok(values));
+            let last = answers.pop();
+            for answer in answers {
+                let _answered = answer.send(Ok(values.clone()));
+            }
+            let _answered = last.map(|answer| answer.send(Ok(values)));
         }
         match (received, odd) {
             (Err(closed), _) => self.close(&closed),
@@ -492,8 +537,11 @@ impl Shared {
         requests.closed = Some(why.clone());
         requests.unsent = Vec::new();
         let failed = std::mem::take(&mut requests.in_flight);
+        let beside = std::mem::take(&mut requests.beside);
         drop(requests);
-        for answer in failed.into_iter().filter_map(|request| request.answer) {
+        let failed = failed.into_iter().map(|request| request.answers);
+        let failed = failed.chain(beside.into_iter().map(|beside| beside.answers));
+        for answer in failed.flatten() {
             let _answered = answer.send(Err(why.error()));
         }
         self.work.notify_one();
@@ -566,11 +614,11 @@ impl Shared {
         let late_before = requests.checks.saturating_sub(checks);
         let late = requests.in_flight.iter_mut();
         let late = late.take_while(|request| request.checks < late_before);
-        let late: Vec<_> = late.filter_map(|request| request.answer.take()).collect();
+        let late: Vec<_> = late.flat_map(|request| request.answers.drain(..)).collect();
         let in_flight = requests.in_flight.len();
         let most = std::mem::replace(&mut requests.most, in_flight);
         requests.is_calm = most == 1;
-        let has_left = |request: &Request| request.answer.as_ref().is_none_or(Answer::is_closed);
+        let has_left = |request: &Request| request.answers.iter().all(Answer::is_closed);
         requests.mode = match most {
             // Only in this mode the task writes what is left.
             _ if !requests.unsent.is_empty() => Mode::Many,

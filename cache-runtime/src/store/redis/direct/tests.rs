@@ -100,6 +100,17 @@ async fn echo(direct: &Direct, text: &str) -> RedisResult<String> {
     Ok(redis::from_redis_value(reply).expect("text"))
 }
 
+/// Reads an entry and a clock.
+async fn read(direct: &Direct, key: &str, clock: &str) -> RedisResult<[Value; 2]> {
+    let [key, clock] = [key, clock].map(|name| Key::from_bytes(name.as_bytes()));
+    let command = || {
+        let mut command = redis::cmd("CLOCK");
+        command.arg(clock.as_bytes());
+        command
+    };
+    direct.read_beginning_and(&key, &clock, command).await
+}
+
 fn runtimes() -> [tokio::runtime::Runtime; 2] {
     let one = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -252,8 +263,8 @@ fn everybody_gets_his_own_reply_whoever_leaves() {
                 let mut random = Random(seed);
                 let mut replies = String::new();
                 while let Some(command) = client.command() {
-                    let last = command.last().expect("a name");
-                    replies += &format!("${}\r\n{last}\r\n", last.len());
+                    let name = &command[1];
+                    replies += &format!("${}\r\n{name}\r\n", name.len());
                     // In pieces that have nothing to do with the replies.
                     let now = usize::try_from(random.below(60)).expect("small");
                     let piece = now.min(replies.len());
@@ -275,8 +286,12 @@ fn everybody_gets_his_own_reply_whoever_leaves() {
                         let mut random = Random(seed * 1_000 + caller + 1);
                         for round in 0..150 {
                             let text = format!("{caller}-{round}");
+                            let clock = format!("clock {}", random.below(3));
                             let polls = random.below(4);
-                            let mut call = Box::pin(echo(&direct, &text));
+                            let mut call = match random.below(2) {
+                                0 => echo(&direct, &text).map(drop).boxed(),
+                                _ => read(&direct, &text, &clock).map(drop).boxed(),
+                            };
                             for _ in 0..polls {
                                 if (&mut call).now_or_never().is_some() {
                                     break;
@@ -287,6 +302,13 @@ fn everybody_gets_his_own_reply_whoever_leaves() {
                             if random.below(3) > 0 {
                                 let answer = echo(&direct, &text).await.expect("an answer");
                                 assert_eq!(answer, text);
+                            }
+                            if random.below(3) > 0 {
+                                let answers = read(&direct, &text, &clock).await;
+                                let answers = answers.expect("two answers").map(|answer| {
+                                    redis::from_redis_value::<String>(answer).expect("text")
+                                });
+                                assert_eq!(answers, [text, clock]);
                             }
                         }
                     }));
@@ -644,4 +666,97 @@ fn pipelines_have_a_reply_for_each_command() {
             Value::Array(vec![Value::BulkString(b"x".to_vec())])
         );
     });
+}
+
+/// Readers that meet share a clock, which is read after the entries of all of them.
+#[test]
+fn clock_is_read_once_for_those_who_meet_and_after_their_entries() {
+    const READERS: usize = 40;
+    for runtime in runtimes() {
+        let (seen, clocks) = mpsc::channel();
+        let info = serve(move |mut client| {
+            let mut place = 0;
+            while let Some(command) = client.command() {
+                place += 1;
+                if command[0] == "CLOCK" {
+                    seen.send(place).expect("the test waits");
+                }
+                client.reply(&format!(":{place}\r\n"));
+            }
+        });
+        runtime.block_on(async {
+            let (direct, _) = open(&info, PATIENCE).await;
+            let keys: Vec<_> = (0..READERS).map(|reader| reader.to_string()).collect();
+            let readers = keys.iter().map(|key| read(&direct, key, "clock"));
+            for places in futures_util::future::join_all(readers).await {
+                let [entry, clock] = places
+                    .expect("two answers")
+                    .map(|place| redis::from_redis_value::<usize>(place).expect("a place"));
+                assert!(entry < clock, "the clock was read before the entry");
+            }
+            let readings = clocks.try_iter().count();
+            assert!((1..READERS / 2).contains(&readings), "{readings}");
+        });
+    }
+}
+
+#[test]
+fn connection_that_is_lost_fails_those_who_wait_for_a_clock() {
+    for readers in [1, 3, 20] {
+        for runtime in runtimes() {
+            // The entries are answered, and no clock is.
+            let info = serve(move |mut client| {
+                for _ in 0..readers {
+                    if client
+                        .command()
+                        .is_some_and(|command| command[0] == "CLOCK")
+                    {
+                        return;
+                    }
+                    client.reply(":1\r\n");
+                }
+            });
+            runtime.block_on(async {
+                let (direct, lost) = open(&info, PATIENCE).await;
+                let keys: Vec<_> = (0..readers).map(|reader| reader.to_string()).collect();
+                let calls = keys.iter().map(|key| read(&direct, key, "clock"));
+                for answer in futures_util::future::join_all(calls).await {
+                    let error = answer.expect_err("the server has left");
+                    assert!(error.is_connection_dropped(), "{error}");
+                }
+                assert_eq!(lost.load(Ordering::SeqCst), 1);
+                assert!(direct.0.shared.requests().beside.is_empty());
+            });
+        }
+    }
+}
+
+#[test]
+fn late_clock_is_given_to_nobody() {
+    for readers in [1, 3, 20] {
+        for runtime in runtimes() {
+            let (lets, permitted) = mpsc::channel();
+            let info = serve(move |mut client| {
+                let mut is_permitted = false;
+                while let Some(command) = client.command() {
+                    if command[0] == "CLOCK" && !is_permitted {
+                        is_permitted = permitted.recv().is_ok();
+                    }
+                    client.reply(&format!("${}\r\n{}\r\n", command[1].len(), command[1]));
+                }
+            });
+            runtime.block_on(async {
+                let (direct, lost) = open(&info, Duration::from_millis(500)).await;
+                let keys: Vec<_> = (0..readers).map(|reader| reader.to_string()).collect();
+                let calls = keys.iter().map(|key| read(&direct, key, "clock"));
+                for answer in futures_util::future::join_all(calls).await {
+                    let error = answer.expect_err("the server was silent");
+                    assert!(error.is_timeout(), "{error}");
+                }
+                lets.send(()).expect("a server");
+                assert_eq!(echo(&direct, "now").await.ok().as_deref(), Some("now"));
+                assert_eq!(lost.load(Ordering::SeqCst), 0);
+            });
+        }
+    }
 }

@@ -3,7 +3,7 @@
 -- large, then for each row the header of its Pending entry, its payload, the condition (0 any, 1 present, 2 absent, 3 the
 -- token) and the token. Answers {1, incarnation} if the queue is of another history; else for each row its position, 2 if
 -- the queue is full, 3 if the row must be loaded first, 4 if the condition is not met, or the error of a command.
-local call, format = redis.call, string.format
+local call, pcall, format, pack = redis.call, redis.pcall, string.format, struct.pack
 local state, pending_index, flusher = KEYS[1], KEYS[2], KEYS[3]
 local history, most, large = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local queue = typed_call('HMGET', state, 'i', 's', 'l', 'n', 't')
@@ -16,6 +16,8 @@ if #incarnation ~= TOKEN or not log or string.sub(log, -2 * TOKEN) ~= format(nam
   or count_of(first) ~= first or count_of(cut) ~= cut or cut > first or first + #KEYS > MAX_NUMBER then
   return { 1, incarnation }
 end
+-- Most checks need only the header and a queue position. A number would be printed anew for each row.
+local head_end = format('%d', HEADER + SEAL + POSITION - 1)
 local time = call('TIME')
 local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
 
@@ -37,8 +39,7 @@ end
 local answers, marked, last, is_stuck = {}, {}, first, false
 for at = 4, #KEYS do
   local key, head, demand = KEYS[at], ARGV[4 * at - 12], ARGV[4 * at - 10]
-  -- Most checks need only the header and a queue position.
-  local raw = typed_call('GETRANGE', key, '0', HEADER + SEAL + POSITION - 1)
+  local raw = typed_call('GETRANGE', key, '0', head_end)
   if type(raw) == 'table' then
     answers[at - 3] = raw
   else
@@ -47,24 +48,23 @@ for at = 4, #KEYS do
     if not answer and last - cut >= most then answer = 2 end
     if not answer then
       last = last + 1
-      local position = incarnation .. struct.pack('>I8', last)
+      local position = incarnation .. pack('>I8', last)
       local entry = head .. position .. ARGV[4 * at - 11]
       local size = #key + #entry
       -- If an error ended the script here, the rows before this one would be in the log, but `n` would not count them.
-      local place, name = log .. ':large', format('%d:%d', last, size)
-      local listed = size <= large or typed_call('ZADD', place, last, name)
+      local listed = size <= large or typed_call('ZADD', log .. ':large', last, format('%d:%d', last, size))
       local added = type(listed) == 'table' and listed
-        or redis.pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
+        or pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
       if type(added) == 'table' and added.err then
         -- The log has an entry that was not written here, or is none. Another incarnation has a log of its own.
         is_stuck = is_stuck or string.find(added.err, 'equal or smaller', 1, true)
           or string.find(added.err, 'last possible ID', 1, true) or string.sub(added.err, 1, 9) == 'WRONGTYPE'
-        if size > large and listed ~= added then redis.pcall('ZREM', place, name) end
+        if size > large and listed ~= added then pcall('ZREM', log .. ':large', format('%d:%d', last, size)) end
         answer, last = added, last - 1
       else
         if k == LOADING then raw = call('GET', key) end
-        local set = redis.pcall('SET', key, entry)
-        local unset = set.err and redis.pcall('DEL', key)
+        local set = pcall('SET', key, entry)
+        local unset = set.err and pcall('DEL', key)
         if k == LOADING then wake(key, raw) end
         marked[#marked + 1] = key
         marked[#marked + 1] = position
@@ -81,7 +81,7 @@ if last > first then
   call('HSET', state, 'n', format('%d', last))
   if first == cut then
     local process = typed_call('GET', flusher)
-    if process then redis.pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
+    if process then pcall('PUBLISH', 'larder:wake:' .. process, flusher) end
   end
 end
 return answers
