@@ -311,6 +311,7 @@ async fn without_the_store_one_statement_reads_all<DB: Tested>(world: &World<DB>
     put(world, 1..=3).await;
     let items = world.items();
     items.find(7).await.unwrap();
+    filled(|| items.stats()).await;
     world.faults.fail(Operation::Get, 1);
     let before = world.database.statements();
     assert_eq!(

@@ -191,7 +191,7 @@ impl RedisStore {
         let read = || read_fields(clock, &[]);
         let answers = link.connection.read_beginning_and(key, clock, read).await;
         let (first, fields) = match answers {
-            Ok([first, fields]) => (extract_entry(first), fields.extract_error()),
+            Ok([first, fields]) => (extract_entry(first), extract_entry(fields)),
             Err(error) => (Err(error.clone()), Err(error)),
         };
         let fields = self.connector.check_reply(&link, "get", fields);
