@@ -222,7 +222,9 @@ impl Direct {
 
     /// Reads an entry, or the beginning of a large one.
     pub(crate) async fn read_beginning(&self, key: &Key) -> RedisResult<Value> {
-        self.one(|unsent| write_read(key, unsent)).await
+        let mut command = ReadCommand::new(key);
+        let parts = command.parts();
+        self.one(|unsent| copy(parts, unsent)).await
     }
 
     /// Sends the commands of a pipeline. An error of the server is a value.
@@ -252,8 +254,10 @@ impl Direct {
         let shared = &*self.0.shared;
         let (answer, answered) = oneshot::channel();
         let (beside, beside_answered) = oneshot::channel();
+        let mut read = ReadCommand::new(key);
+        let parts = read.parts();
         let reads = shared.enter(1, answer, |requests| {
-            write_read(key, &mut requests.unsent);
+            copy(parts, &mut requests.unsent);
             requests.add_beside(clock, beside, command);
         })?;
         let mut values = [Value::Nil, Value::Nil];
@@ -286,23 +290,39 @@ impl Direct {
     }
 }
 
-/// Writes the command that reads an entry, or the beginning of a large one. A hit is nothing else, so it does without a [`Cmd`].
-fn write_read(key: &Key, unsent: &mut Vec<u8>) {
-    let (mut length, mut last, mut digits) = <[itoa::Buffer; 3]>::default().into();
-    let last = last.format(LARGE_ENTRY - 1).as_bytes();
-    let key = key.as_bytes();
-    let parts = [
-        b"*4\r\n$8\r\nGETRANGE\r\n$",
-        length.format(key.len()).as_bytes(),
-        b"\r\n",
-        key,
-        b"\r\n$1\r\n0\r\n$",
-        digits.format(last.len()).as_bytes(),
-        b"\r\n",
-        last,
-        b"\r\n",
-    ];
-    parts.iter().for_each(|part| unsent.extend_from_slice(part));
+/// The command that reads an entry, or the beginning of a large one. A hit is nothing else, so it does without a [`Cmd`], and all but
+/// copying is done before the connection is locked.
+struct ReadCommand<'k> {
+    key: &'k [u8],
+    length: itoa::Buffer,
+}
+
+impl<'k> ReadCommand<'k> {
+    /// What comes before the length of the key.
+    const HEAD: &'static [u8] = b"*4\r\n$8\r\nGETRANGE\r\n$";
+    /// What comes after the key: the places of the first and the last byte that is read.
+    const TAIL: &'static [u8] = b"\r\n$1\r\n0\r\n$6\r\n131071\r\n";
+
+    fn new(key: &'k Key) -> Self {
+        const { assert!(LARGE_ENTRY - 1 == 131_071) };
+        Self {
+            key: key.as_bytes(),
+            length: itoa::Buffer::new(),
+        }
+    }
+
+    /// Returns what is to be copied.
+    fn parts(&mut self) -> [&[u8]; 5] {
+        let length = self.length.format(self.key.len()).as_bytes();
+        [Self::HEAD, length, b"\r\n", self.key, Self::TAIL]
+    }
+}
+
+/// Copies a command to what is not sent yet.
+fn copy(parts: [&[u8]; 5], unsent: &mut Vec<u8>) {
+    for part in parts {
+        unsent.extend_from_slice(part);
+    }
 }
 
 impl Requests {
