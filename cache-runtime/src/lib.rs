@@ -28,7 +28,6 @@ compile_error!(
 pub mod behind;
 #[doc(hidden)]
 pub mod binding;
-mod boxed;
 mod cache;
 mod clock;
 mod context;

@@ -29,7 +29,6 @@ pub(crate) const CRATES: [Layers; 2] = [
                 "health",
                 "pause",
                 "observe",
-                "boxed",
                 "detached",
                 "printed",
                 "gathering",

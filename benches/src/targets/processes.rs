@@ -196,7 +196,7 @@ impl Cost {
     }
 }
 
-/// Measures crowds of different sizes, and says what the largest one means for a core.
+/// Measures crowds of different sizes.
 pub(crate) async fn run(_effort: Effort) -> Result<(), Failure> {
     servers::describe(None, &["larder", "redis"]).await?;
     let mut crowd = Crowd::new().await?;

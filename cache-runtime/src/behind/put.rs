@@ -15,7 +15,6 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    boxed::boxed,
     context::{Context, payload::RowSource},
     database::{Write, backend::Backend, entity::Entity, round_trip::Mismatch},
     error::{Error, ErrorKind},
@@ -195,7 +194,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if std::mem::take(&mut loads.left_nothing) {
             self.start_queue_and_drain(key).await?;
         }
-        let outcome = boxed(self.read(std::borrow::Cow::Borrowed(id))).await?;
+        let outcome = Box::pin(self.read(std::borrow::Cow::Borrowed(id))).await?;
         if condition != Condition::Absent
             && outcome.origin != Origin::Cache
             && let Some(row) = &outcome.row
@@ -216,8 +215,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     /// Makes the rows of a partition cacheable: begins an incarnation in the store's present history, and flushes the queue.
     async fn start_queue_and_drain(&self, key: &Key) -> Result<(), Error> {
         let partition = self.partition_of(key);
-        boxed(partition.begin()).await?;
-        boxed(partition.flush()).await
+        Box::pin(partition.begin()).await?;
+        Box::pin(partition.flush()).await
     }
 
     /// Queues a row, or its deletion.
@@ -257,14 +256,14 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                     if !state.may_be_given(position.incarnation) {
                         // Nothing would flush it. It is queued again, and the row is the same.
                         let from = Some(position.incarnation);
-                        boxed(partition.start_incarnation(from, history, incarnations_started))
+                        Box::pin(partition.start_incarnation(from, history, incarnations_started))
                             .await?;
                         continue;
                     }
                     state.acknowledged(position);
                     self.cache.store.reach(crate::store::Point::AfterPut);
                     if made_room {
-                        let flushed = boxed(partition.flush_up_to(Some(position))).await;
+                        let flushed = Box::pin(partition.flush_up_to(Some(position))).await;
                         flushed.map_err(|error| self.queued_only(verb, key, error))?;
                     }
                     return Ok(PutOutcome::Queued);
@@ -272,7 +271,8 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::ConditionFailed => return Ok(PutOutcome::ConditionFailed),
                 PutAnswer::RowUnknown => return Ok(PutOutcome::RowUnknown),
                 PutAnswer::NeedsIncarnation(from) => {
-                    boxed(partition.start_incarnation(from, history, incarnations_started)).await?;
+                    Box::pin(partition.start_incarnation(from, history, incarnations_started))
+                        .await?;
                 }
                 PutAnswer::Full if queue.policy.on_full == OnFull::Refuse => {
                     self.counters.backpressure.add_one();
@@ -289,7 +289,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 PutAnswer::Full => {
                     self.counters.backpressure.add_one();
                     made_room = true;
-                    boxed(partition.make_room()).await?;
+                    Box::pin(partition.make_room()).await?;
                 }
             }
         }

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use crate::{
     behind::{offsets, queue::Queue},
     binding::Member,
-    boxed::boxed,
     context::Context,
     database::{backend::Backend, entity::Entity, tables},
     error::{Error, ErrorKind},
@@ -32,7 +31,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
                 Acknowledged::AtOnce
             });
         }
-        let acknowledged = boxed(self.verify(queue)).await?;
+        let acknowledged = Box::pin(self.verify(queue)).await?;
         let syncs = acknowledged == Acknowledged::AfterSync;
         // A slow check of an earlier connection must not overwrite the result for a later one.
         queue

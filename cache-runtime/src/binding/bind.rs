@@ -6,12 +6,13 @@ use std::sync::{Arc, atomic::Ordering};
 
 #[cfg(any(feature = "metrics", feature = "redis"))]
 use futures_util::future::BoxFuture;
+#[cfg(feature = "redis")]
+use futures_util::{FutureExt, future};
 
 #[cfg(feature = "metrics")]
 use crate::observe::survey::Survey;
 use crate::{
     binding::{Bond, Bound, Member, Mismatch, Other, Seen, Table, Verdict, prober},
-    boxed::boxed,
     context::Context,
     database::{
         backend::Backend,
@@ -27,9 +28,6 @@ use crate::{
     stats::Stats,
     store::{Store, failpoint::Mechanism},
 };
-#[cfg(feature = "redis")]
-use futures_util::{FutureExt, future};
-
 #[cfg(feature = "redis")]
 use crate::{
     error::ErrorKind,
@@ -239,7 +237,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(boxed(self.bind(Asking::Read)).await)
+        without_store(Box::pin(self.bind(Asking::Read)).await)
     }
 
     /// Binds the repository before a write. Fails if the namespace belongs to another database, or the database does
@@ -249,7 +247,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(boxed(self.bind(Asking::Write)).await)
+        without_store(Box::pin(self.bind(Asking::Write)).await)
     }
 
     /// As [`Context::bind_for_write`], for a load or a transaction, which have a connection and must not wait for
@@ -259,7 +257,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        without_store(boxed(self.bind(Asking::Within(connection))).await)
+        without_store(Box::pin(self.bind(Asking::Within(connection))).await)
     }
 
     /// Binds the repository before an operation on its queue, which needs the store.
@@ -268,7 +266,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         if self.is_bound() {
             return Ok(());
         }
-        match boxed(self.bind(Asking::Write)).await {
+        match Box::pin(self.bind(Asking::Write)).await {
             Err(Unbound::Store(error)) => Err(self.queue_away(verb, error)),
             bound => without_store(bound),
         }

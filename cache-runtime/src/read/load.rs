@@ -27,7 +27,6 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use crate::{
-    boxed::boxed,
     clock::{Deadline, Stopwatch, millis},
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity},
@@ -257,7 +256,7 @@ pub(crate) fn run_alone<E: Entity, DB: Backend, C: Content<E, DB>>(
     item: Item<E, DB, C>,
     next: Next,
 ) -> BoxFuture<'static, ()> {
-    boxed(run(Arc::clone(&item.context), vec![(item, next)]))
+    Box::pin(run(Arc::clone(&item.context), vec![(item, next)]))
 }
 
 /// As [`run_alone`], after the flight before this one has ended.

@@ -19,7 +19,6 @@ use std::{collections::HashMap, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    boxed::boxed,
     context::Context,
     database::{
         backend::Backend,
@@ -208,7 +207,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             Some(row) => Ok(Some(row)),
             None => {
                 let mut reader = self;
-                boxed(find_again(&mut reader, &key, &content)).await
+                Box::pin(find_again(&mut reader, &key, &content)).await
             }
         }
     }
@@ -274,7 +273,7 @@ pub(crate) async fn find_many_by<E: Entity, DB: Backend, R: Reader<E, DB>, V: Va
             // No row has the values.
             None => None,
             Some(Some(row)) if reader.context().has_values(&row, lookup, key) => Some(row),
-            Some(_) => boxed(find_again(reader, key, content)).await?,
+            Some(_) => Box::pin(find_again(reader, key, content)).await?,
         });
     }
     Ok(places

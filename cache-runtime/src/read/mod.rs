@@ -39,7 +39,6 @@ pub(crate) mod turn;
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
-    boxed::boxed,
     context::Context,
     database::{backend::Backend, entity::Entity},
     detached,
@@ -238,7 +237,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     ) -> Result<Outcome<C::Value>, Error> {
         self.bind_for_read().await?;
         if self.skips_store(&key) {
-            return boxed(self.miss_with(key, content(), Next::Bypass, options)).await;
+            return Box::pin(self.miss_with(key, content(), Next::Bypass, options)).await;
         }
         let (found, clock) = self.look(&key, fingerprint).await;
         let next = match self.interpret_bound::<C>(&key, found, &clock).await? {
@@ -253,7 +252,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             LookedUp::Unserved(next) => next,
         };
         // Boxed, to keep the future of a hit small.
-        boxed(self.miss_with(key, content(), next, options)).await
+        Box::pin(self.miss_with(key, content(), next, options)).await
     }
 
     /// Reads what is at several keys, each of which is given once, from the cache as far as possible. Returns the answers in
@@ -290,7 +289,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             });
         }
         if !missed.is_empty() {
-            for (at, answer) in boxed(self.miss_many(missed)).await {
+            for (at, answer) in Box::pin(self.miss_many(missed)).await {
                 answers[at] = Some(answer?);
             }
         }
@@ -335,7 +334,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         } else {
             Next::Bypass
         };
-        boxed(self.miss_from(key, content, next, ttl)).await
+        Box::pin(self.miss_from(key, content, next, ttl)).await
     }
 
     /// Reads what is at a key that could not be served to a caller with these options.
@@ -612,7 +611,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let answer = match clock.settles(&answer) {
             true => answer,
             // Boxed, to keep the future of a hit small.
-            false => boxed(self.check_tags::<C>(key, answer, clock)).await,
+            false => Box::pin(self.check_tags::<C>(key, answer, clock)).await,
         };
         Ok(self.interpret::<C>(key, answer))
     }

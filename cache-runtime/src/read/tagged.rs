@@ -19,7 +19,6 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    boxed::boxed,
     context::Context,
     database::{backend::Backend, entity::Entity},
     detached,
@@ -83,7 +82,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
             }
             Some(_) => {}
         }
-        let (mut found, clock) = boxed(self.look_at_many(&[key], fingerprint)).await;
+        let (mut found, clock) = Box::pin(self.look_at_many(&[key], fingerprint)).await;
         let no_answer = || Err(StoreError::new("the store has not answered"));
         (found.pop().unwrap_or_else(no_answer), clock)
     }

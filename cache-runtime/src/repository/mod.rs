@@ -17,7 +17,6 @@ use sqlx::Pool;
 #[cfg(feature = "internal-faults")]
 use crate::protocol::state::Identity;
 use crate::{
-    boxed::boxed,
     cache::Cache,
     context::{Context, run_detached},
     database::{
@@ -128,7 +127,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             let context = &repository.0;
             if context.signals.observes_read() {
                 let read = context.signals.observe_read(context.read(id.as_id()));
-                return Ok(boxed(read).await?.row);
+                return Ok(Box::pin(read).await?.row);
             }
             Ok(context.read(id.as_id()).await?.row)
         }))
@@ -151,7 +150,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
             let context = &repository.0;
             if context.signals.observes_read() {
                 let read = context.signals.observe_read(context.read(id.as_id()));
-                return boxed(read).await;
+                return Box::pin(read).await;
             }
             context.read(id.as_id()).await
         }))
@@ -217,7 +216,7 @@ impl<E: Entity, DB: Backend> Repository<E, DB> {
     /// # async fn example<E>(products: Repository<E, sqlx::Sqlite>) -> Result<Vec<Arc<E>>, Error>
     /// # where E: Entity + Unpin + for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> {
     /// let cheapest = "SELECT * FROM products ORDER BY price LIMIT 100";
-    /// products.fill_from(move |connection| boxed(sqlx::query_as(cheapest).fetch_all(connection))).await
+    /// products.fill_from(move |connection| Box::pin(sqlx::query_as(cheapest).fetch_all(connection))).await
     /// # }
     /// ```
     ///

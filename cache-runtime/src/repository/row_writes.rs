@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use crate::{
-    boxed::boxed,
     context::run_detached,
     database::{
         Write,
@@ -63,7 +62,7 @@ impl RowWrites for ToDatabase {
                 Told::Written(row) => return row,
                 Told::Alone(write, permit) => (write, permit),
             };
-            let row = boxed(context.write(&write)).await?;
+            let row = Box::pin(context.write(&write)).await?;
             drop(permit);
             Ok(row.or_else(|| context.row_of(write)))
         })

@@ -17,18 +17,6 @@ macro_rules! dispatch {
     };
 }
 
-/// Calls the actual store, and waits for its answer. What Redis does then is long, and it is the same for all entities: so it is
-/// compiled once, behind a pointer. A hit is not asked for so.
-macro_rules! ask {
-    ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            Self::Memory($store) => $call.await,
-            #[cfg(feature = "redis")]
-            Self::Redis($store) => $crate::boxed::boxed($call).await,
-        }
-    };
-}
-
 pub mod failpoint;
 #[cfg(feature = "internal-faults")]
 pub mod faulty;
@@ -474,7 +462,7 @@ impl Store for RealStore {
         fingerprint: u32,
         codec: u8,
     ) -> Vec<Result<Found, StoreError>> {
-        ask!(self, store => store.get_many(keys, fingerprint, codec))
+        dispatch!(self, store => store.get_many(keys, fingerprint, codec).await)
     }
 
     async fn acquire_many(
@@ -482,11 +470,11 @@ impl Store for RealStore {
         wanted: &[LeaseRequest<'_>],
         lease_ttl_ms: u64,
     ) -> Vec<Result<Option<Found>, StoreError>> {
-        ask!(self, store => store.acquire_many(wanted, lease_ttl_ms))
+        dispatch!(self, store => store.acquire_many(wanted, lease_ttl_ms).await)
     }
 
     async fn wait(&self, key: &Key, identity: Identity) -> Result<Option<Found>, StoreError> {
-        ask!(self, store => store.wait(key, identity))
+        dispatch!(self, store => store.wait(key, identity).await)
     }
 
     async fn fill_many(
@@ -494,11 +482,11 @@ impl Store for RealStore {
         fills: Vec<FillRequest>,
         lease_ttl_ms: u64,
     ) -> Vec<Result<bool, StoreError>> {
-        ask!(self, store => store.fill_many(fills, lease_ttl_ms))
+        dispatch!(self, store => store.fill_many(fills, lease_ttl_ms).await)
     }
 
     async fn release(&self, key: &Key, lease: Lease) -> Result<bool, StoreError> {
-        ask!(self, store => store.release(key, lease))
+        dispatch!(self, store => store.release(key, lease).await)
     }
 
     async fn begin(
@@ -507,19 +495,19 @@ impl Store for RealStore {
         intent: Token,
         intent_ttl_ms: u64,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.begin(touched, intent, intent_ttl_ms))
+        dispatch!(self, store => store.begin(touched, intent, intent_ttl_ms).await)
     }
 
     async fn end(&self, touched: &[AnnouncedKey], intent: Token) -> Result<(), StoreError> {
-        ask!(self, store => store.end(touched, intent))
+        dispatch!(self, store => store.end(touched, intent).await)
     }
 
     async fn invalidate(&self, key: &Key) -> Result<(), StoreError> {
-        ask!(self, store => store.invalidate(key))
+        dispatch!(self, store => store.invalidate(key).await)
     }
 
     async fn drop_damaged(&self, key: &Key, forged: Option<Token>) -> Result<(), StoreError> {
-        ask!(self, store => store.drop_damaged(key, forged))
+        dispatch!(self, store => store.drop_damaged(key, forged).await)
     }
 
     async fn bind(
@@ -527,11 +515,11 @@ impl Store for RealStore {
         claim: &Claim<'_>,
         journal: Option<&PartitionKeys>,
     ) -> Result<InForce, StoreError> {
-        ask!(self, store => store.bind(claim, journal))
+        dispatch!(self, store => store.bind(claim, journal).await)
     }
 
     async fn scan(&self, prefix: &[u8], cursor: u64) -> Result<(u64, Vec<Key>), StoreError> {
-        ask!(self, store => store.scan(prefix, cursor))
+        dispatch!(self, store => store.scan(prefix, cursor).await)
     }
 }
 

@@ -250,7 +250,7 @@ impl QueueStore for RealStore {
         &self,
         policy: &QueuePolicy,
     ) -> Result<Result<Acknowledged, String>, StoreError> {
-        ask!(self, store => store.check_queue(policy))
+        dispatch!(self, store => store.check_queue(policy).await)
     }
 
     async fn put(
@@ -259,7 +259,7 @@ impl QueueStore for RealStore {
         key: &Key,
         put: Put,
     ) -> Result<PutAnswer, StoreError> {
-        ask!(self, store => store.put(partition, key, put))
+        dispatch!(self, store => store.put(partition, key, put).await)
     }
 
     async fn start_incarnation(
@@ -269,11 +269,11 @@ impl QueueStore for RealStore {
         to: Incarnation,
         history: u64,
     ) -> Result<bool, StoreError> {
-        ask!(self, store => store.start_incarnation(partition, from, to, history))
+        dispatch!(self, store => store.start_incarnation(partition, from, to, history).await)
     }
 
     async fn fetch(&self, partition: &PartitionKeys, fetch: Fetch) -> Result<Fetched, StoreError> {
-        ask!(self, store => store.fetch(partition, fetch))
+        dispatch!(self, store => store.fetch(partition, fetch).await)
     }
 
     async fn settle(
@@ -283,15 +283,15 @@ impl QueueStore for RealStore {
         settled: &[Settled],
         up_to: u64,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.settle(partition, incarnation, settled, up_to))
+        dispatch!(self, store => store.settle(partition, incarnation, settled, up_to).await)
     }
 
     async fn queued(&self, key: &Key) -> Result<Option<(Pending, Payload)>, StoreError> {
-        ask!(self, store => store.queued(key))
+        dispatch!(self, store => store.queued(key).await)
     }
 
     async fn logs(&self, partition: &PartitionKeys) -> Result<Vec<Incarnation>, StoreError> {
-        ask!(self, store => store.logs(partition))
+        dispatch!(self, store => store.logs(partition).await)
     }
 
     async fn drop_log(
@@ -299,7 +299,7 @@ impl QueueStore for RealStore {
         partition: &PartitionKeys,
         incarnation: Incarnation,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.drop_log(partition, incarnation))
+        dispatch!(self, store => store.drop_log(partition, incarnation).await)
     }
 
     async fn pending_index(
@@ -307,10 +307,10 @@ impl QueueStore for RealStore {
         partition: &PartitionKeys,
         cursor: u64,
     ) -> Result<(u64, Vec<(Key, QueuePosition)>), StoreError> {
-        ask!(self, store => store.pending_index(partition, cursor))
+        dispatch!(self, store => store.pending_index(partition, cursor).await)
     }
 
     async fn disclaim(&self, partition: &PartitionKeys) -> Result<(), StoreError> {
-        ask!(self, store => store.disclaim(partition))
+        dispatch!(self, store => store.disclaim(partition).await)
     }
 }

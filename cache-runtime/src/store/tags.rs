@@ -91,28 +91,33 @@ impl TagStore for RealStore {
         codec: u8,
         clock: &Key,
     ) -> (Vec<Result<Found, StoreError>>, ClockAnswer) {
-        ask!(self, store => store.get_many_tagged(keys, fingerprint, codec, clock))
+        dispatch!(self, store => store.get_many_tagged(keys, fingerprint, codec, clock).await)
     }
 
     async fn read_clock(&self, clock: &Key) -> ClockAnswer {
-        ask!(self, store => store.read_clock(clock))
+        match self {
+            Self::Memory(store) => store.read_clock(clock).await,
+            // Boxed, to keep the future of a hit in process small.
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => Box::pin(store.read_clock(clock)).await,
+        }
     }
 
     #[cfg(feature = "metrics")]
     async fn count_marks(&self, clock: &Key) -> Result<u64, StoreError> {
-        ask!(self, store => store.count_marks(clock))
+        dispatch!(self, store => store.count_marks(clock).await)
     }
 
     async fn read_marks(&self, clock: &Key, tags: &[Tag]) -> Result<Marks, StoreError> {
-        ask!(self, store => store.read_marks(clock, tags))
+        dispatch!(self, store => store.read_marks(clock, tags).await)
     }
 
     async fn start_clock(&self, clock: &Key) -> Result<Reading, StoreError> {
-        ask!(self, store => store.start_clock(clock))
+        dispatch!(self, store => store.start_clock(clock).await)
     }
 
     async fn advance_clock(&self, clock: &Key, changed: &Changed) -> Result<(), StoreError> {
-        ask!(self, store => store.advance_clock(clock, changed))
+        dispatch!(self, store => store.advance_clock(clock, changed).await)
     }
 
     async fn begin_tagged(
@@ -122,7 +127,7 @@ impl TagStore for RealStore {
         changed: &Changed,
         ttl_ms: u64,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.begin_tagged(clock, write, changed, ttl_ms))
+        dispatch!(self, store => store.begin_tagged(clock, write, changed, ttl_ms).await)
     }
 
     async fn end_tagged(
@@ -131,14 +136,14 @@ impl TagStore for RealStore {
         write: Token,
         changed: &Changed,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.end_tagged(clock, write, changed))
+        dispatch!(self, store => store.end_tagged(clock, write, changed).await)
     }
 
     async fn expire_tagged(&self, clock: &Key) -> Result<(), StoreError> {
-        ask!(self, store => store.expire_tagged(clock))
+        dispatch!(self, store => store.expire_tagged(clock).await)
     }
 
     async fn restamp(&self, key: &Key, token: Token, stamp: Stamp) -> Result<bool, StoreError> {
-        ask!(self, store => store.restamp(key, token, stamp))
+        dispatch!(self, store => store.restamp(key, token, stamp).await)
     }
 }

@@ -28,7 +28,6 @@ pub(crate) mod transaction;
 use std::sync::Arc;
 
 use crate::{
-    boxed::boxed,
     context::Context,
     database::{
         self, Write, WriteOutcome, Written, backend::Backend, entity::Entity, lookup::Moves,
@@ -91,7 +90,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
     pub(crate) async fn write(self: &Arc<Self>, write: &Write<E>) -> Result<Option<Arc<E>>, Error> {
         if self.database.needs_transaction(write) {
             // What is awaited rarely is boxed here and below, so that the future of a write stays small: it is copied when its task begins.
-            return boxed(self.write_in_transaction(write)).await;
+            return Box::pin(self.write_in_transaction(write)).await;
         }
         let written = self.write_announced(write).await;
         self.count(&written);
@@ -141,31 +140,32 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         let mut announcement =
             Announcement::of_one(intent, target, key.clone(), lookups.clone(), beside);
         // Get a connection and announce the write at the same time.
-        let (connection, ()) = tokio::join!(boxed(self.database.acquire()), announcement.begin());
+        let (connection, ()) =
+            tokio::join!(Box::pin(self.database.acquire()), announcement.begin());
         let failed =
             |error, fate| database::describe(write.verb(), &self.describe_row(&key), error, fate);
         let mut connection = match connection {
             Ok(connection) => connection,
             Err(error) => {
-                boxed(announcement.end(WriteEnd::Undone)).await;
+                Box::pin(announcement.end(WriteEnd::Undone)).await;
                 return Err(failed(error, WriteOutcome::Nothing));
             }
         };
         // Before the statement, which commits: afterwards, others may change the row again and advance the clock of its tags.
         let stamp = *self.last_stamp();
-        let statement = boxed(self.database.apply(&mut connection, write));
+        let statement = Box::pin(self.database.apply(&mut connection, write));
         let (written, mut announcement) = announcement.attempt(write.verb(), statement).await?;
         let written = match written {
             Ok(written) => written,
             Err(error) => {
                 let fate = WriteOutcome::of(&error);
-                boxed(announcement.end(fate.into())).await;
+                Box::pin(announcement.end(fate.into())).await;
                 return Err(failed(error, fate));
             }
         };
         if written.rows == 0 {
-            boxed(announcement.end(WriteEnd::Undone)).await;
-            return Err(boxed(self.refused(&mut connection, write, &key)).await);
+            Box::pin(announcement.end(WriteEnd::Undone)).await;
+            return Err(Box::pin(self.refused(&mut connection, write, &key)).await);
         }
         drop(connection);
         let row = written.row.map(Arc::new);

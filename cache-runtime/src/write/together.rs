@@ -25,7 +25,6 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::runtime::Handle;
 
 use crate::{
-    boxed::boxed,
     context::{Context, stopped_message},
     database::{
         self, Write, WriteOutcome, Written,
@@ -91,7 +90,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         }
         let write = match write {
             Write::Insert(row) if kind == Kind::InsertGenerated => {
-                return boxed(self.insert_together(units, row)).await;
+                return Box::pin(self.insert_together(units, row)).await;
             }
             other => other,
         };
@@ -120,7 +119,7 @@ impl<E: Entity, DB: Backend> Context<E, DB> {
         };
         let written = match outcome {
             Outcome::Written(row) => Ok(row.or_else(|| self.row_of(write))),
-            Outcome::Refused => Err(boxed(self.refused_in_group(&write, &key)).await),
+            Outcome::Refused => Err(Box::pin(self.refused_in_group(&write, &key)).await),
             Outcome::Failed(error, fate) => Err(self.failed_in_group(&write, &key, error, fate)),
             Outcome::Alone => return Told::Alone(write, None),
             Outcome::Stopped => Err(Error::new(

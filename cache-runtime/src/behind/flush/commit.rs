@@ -22,7 +22,6 @@ use crate::{
         partition::PartitionContext,
         queue::Committed,
     },
-    boxed::boxed,
     context::Context,
     database::{self, WriteOutcome, backend::Backend, entity::Entity, tables},
     error::Error,
@@ -160,7 +159,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         let applied = loop {
             // Named as a type, because the compiler cannot infer that the future may change threads.
             let applied: Pin<Box<dyn Future<Output = Result<_, ApplyError>> + Send + '_>> =
-                boxed(context.database.apply_queued(&batch, &hooks));
+                Box::pin(context.database.apply_queued(&batch, &hooks));
             let applied = applied.await;
             if matches!(applied, Err(ApplyError::Overtaken))
                 && store.disables(Mechanism::OffsetCompare)

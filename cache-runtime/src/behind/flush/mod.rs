@@ -38,7 +38,6 @@ use crate::{
         partition::PartitionContext,
         queue::FlushCursor,
     },
-    boxed::boxed,
     database::{backend::Backend, entity::Entity},
     error::Error,
     observe::{Operation, Told},
@@ -86,7 +85,7 @@ impl<E: Entity, DB: Backend> PartitionContext<'_, E, DB> {
         self.context.bind_for_queue("flush").await?;
         let mut flusher = self.flusher(mode).await;
         // Boxed, to keep the callers' futures small.
-        let stepped = boxed(flusher.step()).await;
+        let stepped = Box::pin(flusher.step()).await;
         if stepped.is_err() {
             // It may be unknown whether a transaction was committed, so the next step asks the database.
             flusher.cursor.forget();

@@ -34,7 +34,6 @@ pub(crate) use self::pending::PendingWrites;
 #[cfg(feature = "metrics")]
 use crate::observe::timing::Began;
 use crate::{
-    boxed::boxed,
     cache,
     clock::{Deadline, Stopwatch, millis},
     context::Context,
@@ -221,7 +220,7 @@ impl Announcement {
         let is_more = self.add_family().await;
         let again = |part: &TargetIntent| part.is_lost() || part.refuses();
         if is_more || self.renewal.has_passed() || self.parts.iter().any(again) {
-            boxed(self.begin()).await;
+            Box::pin(self.begin()).await;
         }
         self.reach(Point::BeforeCommit);
     }
@@ -307,7 +306,7 @@ impl Announcement {
     ) -> Result<(T, Self), Error> {
         self.confirm().await;
         if let Err(reason) = self.reject_reason(verb) {
-            boxed(self.end(WriteEnd::Undone)).await;
+            Box::pin(self.end(WriteEnd::Undone)).await;
             return Err(reason);
         }
         let done = self.renew_while(step).await;
@@ -324,7 +323,7 @@ impl Announcement {
                 biased;
                 done = step.as_mut() => return done,
                 // A renewal that is dropped half-way was sent before the end of the write, on the same connection.
-                () = async { renewal.passed().await; boxed(self.begin()).await; }, if note_write => {}
+                () = async { renewal.passed().await; Box::pin(self.begin()).await; }, if note_write => {}
             }
         }
     }

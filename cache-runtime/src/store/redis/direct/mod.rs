@@ -12,7 +12,7 @@
 //! 5. While requests are made, the task looks at intervals for those that have waited for too long, and how many there were at
 //!    the same time. When there were none, it watches whether the server closes the connection.
 //!
-//! Invariant: if more than one request is in flight, the task reads. So a caller that is dropped, or not polled, delays nobody.
+//! Invariant: if requests of more than one caller are in flight, the task reads. So a caller that is dropped, or not polled, delays nobody.
 //! Invariant: a request that was dropped or has timed out stays in the queue until its reply has arrived, so that a reply is
 //! never given to another request. Replies arrive in the order of the requests.
 //! Not here: TLS and pub/sub, which have connections of redis-rs (`connection`), and which commands are sent (`send`).
@@ -260,12 +260,12 @@ impl Direct {
             copy(parts, &mut requests.unsent);
             requests.add_beside(clock, beside, command);
         })?;
-        let mut values = [Value::Nil, Value::Nil];
-        for (value, answered) in values.iter_mut().zip([answered, beside_answered]) {
-            let answer = shared.answer_to(answered, reads).await?;
-            *value = answer.into_iter().next().unwrap_or_default();
-        }
-        Ok(values)
+        let both = async {
+            let mut entry = shared.answer(answered, reads).await?;
+            let mut clock = shared.answer(beside_answered, reads).await?;
+            Ok([&mut entry, &mut clock].map(|values| values.pop().unwrap_or_default()))
+        };
+        shared.in_time(both).await
     }
 
     /// Sends what the function writes, which is one command. It is sent by the call, before the future is polled.
@@ -285,7 +285,7 @@ impl Direct {
         let entered = shared.enter(replies, answer, |requests| write(&mut requests.unsent));
         async move {
             let reads = entered?;
-            shared.answer_to(answered, reads).await
+            shared.in_time(shared.answer(answered, reads)).await
         }
     }
 }
@@ -439,17 +439,6 @@ impl Shared {
     }
 
     /// Returns the answer to a request, whose caller reads or not.
-    async fn answer_to(
-        &self,
-        answered: oneshot::Receiver<RedisResult<Values>>,
-        reads: bool,
-    ) -> RedisResult<Values> {
-        match self.is_of_another_runtime() {
-            true => Box::pin(self.answer_in_time(answered, reads)).await,
-            false => self.answer(answered, reads).await,
-        }
-    }
-
     async fn answer(
         &self,
         answered: oneshot::Receiver<RedisResult<Values>>,
@@ -462,16 +451,15 @@ impl Shared {
         answered.unwrap_or_else(|_| Err(self.requests().closed_error()))
     }
 
-    /// The same for a caller in another runtime than that of the task, which may not run while this one does. So nobody else may
-    /// look at the time.
-    async fn answer_in_time(
-        &self,
-        answered: oneshot::Receiver<RedisResult<Values>>,
-        reads: bool,
-    ) -> RedisResult<Values> {
-        let answer = self.answer(answered, reads);
-        let answer = Deadline::after(self.timeout + self.check_every()).bound(answer);
-        answer.await.unwrap_or_else(|| Err(timed_out(self.timeout)))
+    /// Waits for an answer. If the caller is in another runtime than that of the task, which may not run while this one does, nobody
+    /// else may look at the time.
+    async fn in_time<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        if !self.is_of_another_runtime() {
+            return answer.await;
+        }
+        let bounded = Deadline::after(self.timeout + self.check_every()).bound(answer);
+        let bounded = Box::pin(bounded).await;
+        bounded.unwrap_or_else(|| Err(timed_out(self.timeout)))
     }
 
     fn is_of_another_runtime(&self) -> bool {
