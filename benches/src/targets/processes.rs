@@ -32,8 +32,11 @@ const MOST_CLIENTS: &str = "20000";
 const ROWS: u64 = 100;
 /// How often each process reads a row.
 const PAUSE: Duration = Duration::from_millis(330);
-/// How long new processes have to become quiet.
-const SETTLE: Duration = Duration::from_secs(12);
+/// New processes are quiet when Redis executes as many commands in a look as in the one before, within this share.
+const QUIET: f64 = 0.05;
+/// How long a look takes, and how many there are at most.
+const LOOK: Duration = Duration::from_secs(2);
+const MOST_LOOKS: usize = 30;
 /// How long they are watched.
 const WATCH: Duration = Duration::from_secs(8);
 /// How many processes are started at a time.
@@ -103,12 +106,9 @@ impl Crowd {
 
     /// Watches them for a while.
     async fn watch(&mut self, connection: &mut MultiplexedConnection) -> Result<Cost, Failure> {
-        tokio::time::sleep(SETTLE).await;
-        let before = Reading::take(connection).await?;
-        tokio::time::sleep(WATCH).await;
-        let after = Reading::take(connection).await?;
+        quiet(connection).await?;
+        let (cost, after) = look(connection, WATCH).await?;
         self.check()?;
-        let cost = Cost::between(&before, &after)?;
         #[expect(clippy::cast_precision_loss, reason = "a few thousand fit")]
         let processes = self.processes.len() as f64;
         println!(
@@ -149,6 +149,30 @@ async fn use_now_and_then(
         repository.find(id).await?.ok_or("a row is missing")?;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Returns what the processes cost for so long, and what Redis says at the end.
+async fn look(
+    connection: &mut MultiplexedConnection,
+    time: Duration,
+) -> Result<(Cost, Reading), Failure> {
+    let before = Reading::take(connection).await?;
+    tokio::time::sleep(time).await;
+    let after = Reading::take(connection).await?;
+    Ok((Cost::between(&before, &after)?, after))
+}
+
+/// Returns when new processes no longer do what they do once.
+async fn quiet(connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    let mut before = f64::INFINITY;
+    for _ in 0..MOST_LOOKS {
+        let (Cost { commands, .. }, _) = look(connection, LOOK).await?;
+        if (commands - before).abs() <= QUIET * before && before.is_finite() {
+            return Ok(());
+        }
+        before = commands;
+    }
+    Err("the processes do not become quiet".into())
 }
 
 impl Reading {

@@ -172,24 +172,6 @@ pub struct Step<P, R> {
     pub wake: Vec<ProcessId>,
 }
 
-impl<P> State<P> {
-    /// Returns the row, if there is one.
-    pub(crate) fn row(&self) -> Option<&P> {
-        match self {
-            Self::Value(_, row) | Self::Pending(_, row) => Some(row),
-            _ => None,
-        }
-    }
-
-    /// As [`State::row`].
-    pub(crate) fn into_row(self) -> Option<P> {
-        match self {
-            Self::Value(_, row) | Self::Pending(_, row) => Some(row),
-            _ => None,
-        }
-    }
-}
-
 /// What a reader may conclude from the state of a key. `P` is the row as the store keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup<P> {

@@ -335,12 +335,8 @@ impl MemoryStore {
 }
 
 /// Returns what a reader finds in a state.
-fn found(state: Option<State<Payload>>, identity: Identity) -> Found {
-    let found = state::lookup(state.as_ref(), identity).map(|_| ());
-    found.map(|()| {
-        let row = state.and_then(State::into_row);
-        row.expect("a state that reads as a value has a row")
-    })
+fn found(state: Option<&State<Payload>>, identity: Identity) -> Found {
+    state::lookup(state, identity).map(Payload::clone)
 }
 
 async fn written_down(journaled: &JournalHandle, record: u64) -> Result<(), StoreError> {
@@ -385,11 +381,12 @@ impl Store for MemoryStore {
     #[inline]
     fn get_now(&self, key: &Key, identity: Identity) -> Option<Hit> {
         let kept = self.rows.get_with_time_left(key)?;
-        let loaded_at_ms = match state::lookup(Some(&kept.state), identity) {
-            Lookup::Value(meta, _) | Lookup::Negative(meta) => meta.loaded_at_ms,
+        let (meta, row) = match found(Some(&kept.state), identity) {
+            Lookup::Value(meta, row) => (meta, Some(row)),
+            Lookup::Negative(meta) => (meta, None),
             _ => return None,
         };
-        let row = kept.state.row().cloned();
+        let loaded_at_ms = meta.loaded_at_ms;
         Some(Hit { loaded_at_ms, row })
     }
 
@@ -402,10 +399,10 @@ impl Store for MemoryStore {
         let now_ms = self.clock.now_ms();
         // No lock: a value that is found here is current, because a writer removes it before it commits.
         if let Some(kept) = self.rows.get(key, now_ms) {
-            return Ok(found(Some(kept.state.clone()), identity));
+            return Ok(found(Some(&kept.state), identity));
         }
         let state = self.peek(key).map(|slot| slot.state);
-        self.visible(key, found(state, identity)).await
+        self.visible(key, found(state.as_ref(), identity)).await
     }
 
     async fn get_many(
@@ -446,7 +443,7 @@ impl Store for MemoryStore {
             answers.push(match granted {
                 true => Ok(None),
                 false => {
-                    let found = found(seen, lease.identity);
+                    let found = found(seen.as_ref(), lease.identity);
                     self.visible(key, found).await.map(Some)
                 }
             });
@@ -466,7 +463,7 @@ impl Store for MemoryStore {
         if waiting {
             return Ok(None);
         }
-        let found = found(seen, identity);
+        let found = found(seen.as_ref(), identity);
         self.visible(key, found).await.map(Some)
     }
 

@@ -18,6 +18,8 @@ if #incarnation ~= TOKEN or not log or string.sub(log, -2 * TOKEN) ~= format(nam
 end
 -- Most checks need only the header and a queue position. A number would be printed anew for each row.
 local head_end = format('%d', HEADER + SEAL + POSITION - 1)
+local place = log .. ':large'
+local function listed_as(number, size) return format('%d:%d', number, size) end
 local time = call('TIME')
 local now = time[1] .. format('%03d', math.floor(time[2] / 1000))
 
@@ -52,14 +54,14 @@ for at = 4, #KEYS do
       local entry = head .. position .. ARGV[4 * at - 11]
       local size = #key + #entry
       -- If an error ended the script here, the rows before this one would be in the log, but `n` would not count them.
-      local listed = size <= large or typed_call('ZADD', log .. ':large', last, format('%d:%d', last, size))
+      local listed = size <= large or typed_call('ZADD', place, last, listed_as(last, size))
       local added = type(listed) == 'table' and listed
         or pcall('XADD', log, format('0-%d', last), 'k', key, 'e', entry, 'a', now)
       if type(added) == 'table' and added.err then
         -- The log has an entry that was not written here, or is none. Another incarnation has a log of its own.
         is_stuck = is_stuck or string.find(added.err, 'equal or smaller', 1, true)
           or string.find(added.err, 'last possible ID', 1, true) or string.sub(added.err, 1, 9) == 'WRONGTYPE'
-        if size > large and listed ~= added then pcall('ZREM', log .. ':large', format('%d:%d', last, size)) end
+        if size > large and listed ~= added then pcall('ZREM', place, listed_as(last, size)) end
         answer, last = added, last - 1
       else
         if k == LOADING then raw = call('GET', key) end
